@@ -1,0 +1,1 @@
+"""What the suites share: real servers to start, commands to find, a clock to move by hand."""
