@@ -1,0 +1,161 @@
+"""One exception per error code of the registry's API.
+
+The codes are those of distribution-spec, "Error Codes". Those it has no word for are CNCF
+distribution's (TAG_INVALID, RANGE_INVALID, PAGINATION_NUMBER_INVALID, UNAVAILABLE), Azure Container
+Registry's (REGISTRY_DISALLOWED_OPERATION), or our own (STORAGE_FULL).
+How an error travels over HTTP is not decided here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+_SHOWN_CHARACTERS = 100
+
+
+def shown(text: str) -> str:
+    """What a client sent, quoted so that a message or a log line may repeat it: short, ASCII."""
+    if len(text) > _SHOWN_CHARACTERS:
+        return ascii(text[:_SHOWN_CHARACTERS]) + "..."
+    return ascii(text)
+
+
+class RegistryError(Exception):
+    """A request that cannot be granted.
+
+    `code` is the word a client's program looks at, `message` the sentence its user reads, `detail`
+    the facts of this one case, as JSON values. Without a `message` the class's own is used.
+    """
+
+    code: str = "UNKNOWN"
+    message: str = "the request cannot be granted"
+
+    def __init__(
+        self, detail: Mapping[str, object] | None = None, message: str | None = None
+    ) -> None:
+        if message is not None:
+            self.message = message
+        self.detail = detail
+        super().__init__(self.message)
+
+
+class BlobUnknown(RegistryError):
+    code = "BLOB_UNKNOWN"
+    message = "the blob is not in this repository"
+
+
+class BlobUploadInvalid(RegistryError):
+    code = "BLOB_UPLOAD_INVALID"
+    message = "the blob upload is invalid"
+
+
+class BlobUploadUnknown(RegistryError):
+    code = "BLOB_UPLOAD_UNKNOWN"
+    message = "there is no such upload; it may have been finished, cancelled or given up"
+
+
+class DigestInvalid(RegistryError):
+    code = "DIGEST_INVALID"
+    message = "the digest is malformed, or the content has another"
+
+
+class ManifestBlobUnknown(RegistryError):
+    code = "MANIFEST_BLOB_UNKNOWN"
+    message = "the manifest refers to content that is not in this repository"
+
+
+class ManifestInvalid(RegistryError):
+    code = "MANIFEST_INVALID"
+    message = "the manifest is invalid"
+
+
+class ManifestTooLarge(ManifestInvalid):
+    """A manifest of more bytes than are accepted; the same code, as the spec has no other."""
+
+    message = "the manifest is too large"
+
+
+class ManifestUnknown(RegistryError):
+    code = "MANIFEST_UNKNOWN"
+    message = "the manifest is not in this repository"
+
+
+class NameInvalid(RegistryError):
+    code = "NAME_INVALID"
+    message = "the repository name is invalid"
+
+
+class NameUnknown(RegistryError):
+    code = "NAME_UNKNOWN"
+    message = "there is no such repository"
+
+
+class SizeInvalid(RegistryError):
+    code = "SIZE_INVALID"
+    message = "the content has another length than was announced"
+
+
+class Unauthorized(RegistryError):
+    code = "UNAUTHORIZED"
+    message = "authentication is required"
+
+
+class Denied(RegistryError):
+    code = "DENIED"
+    message = "access to this resource is denied"
+
+
+class Unsupported(RegistryError):
+    code = "UNSUPPORTED"
+    message = "the operation is not supported"
+
+
+class TooManyRequests(RegistryError):
+    code = "TOOMANYREQUESTS"
+    message = "too many requests; try again later"
+
+
+class TagInvalid(RegistryError):
+    code = "TAG_INVALID"
+    message = "the tag is invalid"
+
+
+class RangeInvalid(RegistryError):
+    """The bytes sent do not start where the upload session ends. `offset`: bytes that it holds."""
+
+    code = "RANGE_INVALID"
+    message = "the bytes do not continue the upload where it ends"
+
+    def __init__(
+        self,
+        detail: Mapping[str, object] | None = None,
+        message: str | None = None,
+        *,
+        offset: int,
+    ) -> None:
+        super().__init__(detail, message)
+        self.offset = offset
+
+
+class PaginationNumberInvalid(RegistryError):
+    code = "PAGINATION_NUMBER_INVALID"
+    message = "the number of results asked for is invalid"
+
+
+class OperationDisallowed(RegistryError):
+    """A lock, or something that still needs the object, forbids it."""
+
+    code = "REGISTRY_DISALLOWED_OPERATION"
+    message = "the operation is not allowed on this object"
+
+
+class StorageFull(RegistryError):
+    code = "STORAGE_FULL"
+    message = "the registry has no space left"
+
+
+class Unavailable(RegistryError):
+    """Not now: busy, or damaged until somebody mends it."""
+
+    code = "UNAVAILABLE"
+    message = "the service is not available at the moment; try again later"
