@@ -1,0 +1,184 @@
+"""Objects in memory: the same contract as on a disk, for tests and demonstrations."""
+
+from __future__ import annotations
+
+import errno
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from ullage.blobs import Buffer, KeyUnknown, StoredObject, StoreFull, validate_key
+
+
+class _Object:
+    def __init__(self) -> None:
+        self.data = bytearray()
+        self.modified = time.time()
+        self.committed = False
+        self.writer: MemoryAppend | None = None
+
+
+class MemoryBlobStore:
+    """A store that ends with its process. `capacity` (bytes) makes it fill up like a disk."""
+
+    def __init__(self, capacity: int | None = None) -> None:
+        self._capacity = capacity
+        self._objects: dict[str, _Object] = {}
+        # One lock for names and bytes: a bytearray must not grow while a reader looks into it.
+        self._lock = threading.Lock()
+
+    def create(self, key: str) -> None:
+        validate_key(key)
+        with self._lock:
+            if key in self._objects:
+                raise FileExistsError(errno.EEXIST, "the storage key is in use", key)
+            self._objects[key] = _Object()
+
+    def append(self, key: str, offset: int) -> MemoryAppend:
+        with self._lock:
+            stored = self._find(key)
+            if stored.committed:
+                raise KeyUnknown(key)
+            _refuse_if_held(stored, key)
+            if not 0 <= offset <= len(stored.data):
+                raise OSError(errno.EINVAL, f"the object has no byte {offset}", key)
+            del stored.data[offset:]
+            stored.writer = MemoryAppend(self, stored)
+            return stored.writer
+
+    def commit(self, key: str) -> int:
+        with self._lock:
+            stored = self._find(key)
+            _refuse_if_held(stored, key)
+            stored.committed = True
+            return len(stored.data)
+
+    def open(self, key: str) -> MemoryReader:
+        with self._lock:
+            stored = self._find(key)
+            return MemoryReader(self._lock, stored.data)
+
+    def delete(self, keys: Iterable[str]) -> None:
+        doomed = {validate_key(key) for key in keys}
+        with self._lock:
+            for key in doomed:
+                self._objects.pop(key, None)
+
+    def list(self) -> Iterator[StoredObject]:
+        with self._lock:
+            there = tuple(self._objects.items())
+        for key, stored in there:
+            yield StoredObject(key, len(stored.data), stored.modified, stored.committed)
+
+    def size(self, key: str) -> int | None:
+        validate_key(key)
+        with self._lock:
+            stored = self._objects.get(key)
+            return None if stored is None else len(stored.data)
+
+    def free_bytes(self) -> int | None:
+        with self._lock:
+            return self._room()
+
+    def _find(self, key: str) -> _Object:
+        try:
+            return self._objects[validate_key(key)]
+        except KeyError:
+            raise KeyUnknown(key) from None
+
+    def _room(self) -> int | None:
+        if self._capacity is None:
+            return None
+        return self._capacity - sum(len(stored.data) for stored in self._objects.values())
+
+    def _extend(self, stored: _Object, data: Buffer) -> None:
+        with self._lock, memoryview(data) as view:
+            room = self._room()
+            if room is not None and view.nbytes > room:
+                raise StoreFull(errno.ENOSPC, "the store's capacity is used up")
+            stored.data += view
+            stored.modified = time.time()
+
+    def _release(self, stored: _Object, writer: MemoryAppend) -> None:
+        with self._lock:
+            if stored.writer is writer:
+                stored.writer = None
+
+
+def _refuse_if_held(stored: _Object, key: str) -> None:
+    if stored.writer is not None:
+        raise OSError(errno.EBUSY, "an append to this object is still open", key)
+
+
+class MemoryAppend:
+    def __init__(self, store: MemoryBlobStore, stored: _Object) -> None:
+        self._store = store
+        self._stored = stored
+        self._closed = False
+
+    @property
+    def offset(self) -> int:
+        return len(self._stored.data)
+
+    def write(self, data: Buffer) -> None:
+        self._refuse_if_closed()
+        self._store._extend(self._stored, data)
+
+    def sync(self) -> None:
+        self._refuse_if_closed()
+
+    def close(self) -> None:
+        self._closed = True
+        self._store._release(self._stored, self)
+
+    def _refuse_if_closed(self) -> None:
+        if self._closed:
+            raise ValueError("I/O operation on a closed append")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+        /,
+    ) -> None:
+        self.close()
+
+
+class MemoryReader:
+    def __init__(self, lock: threading.Lock, data: bytearray) -> None:
+        self._lock = lock
+        self._data: bytearray | None = data
+        self.size = len(data)
+        self.path: Path | None = None
+
+    def read_at(self, offset: int, n: int) -> bytes:
+        if offset < 0 or n < 0:
+            raise OSError(errno.EINVAL, "offset and length count from zero")
+        data = self._data
+        if data is None:
+            raise ValueError("I/O operation on a closed reader")
+        # Slicing the view and not the bytearray: one copy instead of two.
+        with self._lock, memoryview(data) as view, view[offset : offset + n] as part:
+            return bytes(part)
+
+    def close(self) -> None:
+        self._data = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+        /,
+    ) -> None:
+        self.close()

@@ -1,0 +1,522 @@
+"""What every blob store promises (`ullage.blobs.BlobStore`), run over each driver.
+
+A driver's test file subclasses `BlobStoreContract` and provides two fixtures: `store`, and
+`small_store` with room for between 1 and 8 MiB.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import secrets
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from itertools import chain
+from typing import Any
+
+import pytest
+
+from ullage.blobs import Append, BlobStore, Buffer, KeyUnknown, StoredObject, StoreFull
+
+MiB = 1024 * 1024
+
+BAD_KEYS = [
+    "",
+    "../x",
+    "../../../../../../../etc/passwd/x",
+    "/etc/passwd",
+    "0123456789abcdef0123456789abcde",
+    "0123456789abcdef0123456789abcdef0",
+    "0123456789ABCDEF0123456789ABCDEF",
+    "0123456789abcdef0123456789abcdeg",
+    "0123456789abcdef0123456789abcde\n",
+    "0123456789abcdef0123456789abcdef\n",
+    "0123456789abcdef0123456789abcde\0",
+    "0123456789abcdef0123456789abcde/",
+    "01/23/456789abcdef0123456789abcd",
+    "\u0660123456789abcdef0123456789abcdef",  # a digit, but not one of ours
+]
+
+OPERATIONS: dict[str, Callable[[BlobStore, str], Any]] = {
+    "create": lambda store, key: store.create(key),
+    "append": lambda store, key: store.append(key, 0),
+    "commit": lambda store, key: store.commit(key),
+    "open": lambda store, key: store.open(key),
+    "delete": lambda store, key: store.delete([key]),
+    "size": lambda store, key: store.size(key),
+}
+
+
+def fresh_key() -> str:
+    return secrets.token_hex(16)
+
+
+def upload(store: BlobStore, data: Buffer = b"bytes", key: str | None = None) -> str:
+    """A synced, still appendable object."""
+    key = key or fresh_key()
+    store.create(key)
+    with store.append(key, 0) as append:
+        append.write(data)
+        append.sync()
+    return key
+
+
+def put(store: BlobStore, data: Buffer = b"bytes", key: str | None = None) -> str:
+    """A committed object."""
+    key = upload(store, data, key)
+    assert store.commit(key) == len(data)
+    return key
+
+
+def content(store: BlobStore, key: str) -> bytes:
+    with store.open(key) as reader:
+        return reader.read_at(0, reader.size)
+
+
+def listed(store: BlobStore) -> dict[str, StoredObject]:
+    objects = list(store.list())
+    by_key = {each.key: each for each in objects}
+    assert len(by_key) == len(objects), "an object is listed twice"
+    return by_key
+
+
+def in_threads(*calls: Callable[[], Any]) -> list[Any]:
+    """Run every call in a thread of its own, all let go at once; the first error is raised."""
+    barrier = threading.Barrier(len(calls))
+
+    def run(call: Callable[[], Any]) -> Any:
+        barrier.wait()
+        return call()
+
+    with ThreadPoolExecutor(len(calls)) as pool:
+        return [future.result() for future in [pool.submit(run, call) for call in calls]]
+
+
+def fill(append: Append, piece: Buffer) -> None:
+    for _ in range(9):
+        append.write(piece)
+
+
+class BlobStoreContract:
+    # --- append ---
+
+    def test_appended_bytes_are_read_back(self, store: BlobStore) -> None:
+        key = fresh_key()
+        store.create(key)
+        with store.append(key, 0) as append:
+            append.write(b"one ")
+            append.write(bytearray(b"two "))
+            append.write(memoryview(b"...three...")[3:8])
+            append.write(b"")
+            assert append.offset == 13
+            append.sync()
+        assert store.commit(key) == 13
+        assert content(store, key) == b"one two three"
+
+    def test_views_of_wider_items_are_written_as_their_bytes(self, store: BlobStore) -> None:
+        key = put(store, b"")
+        other = fresh_key()
+        store.create(other)
+        with store.append(other, 0) as append:
+            append.write(memoryview(b"abcdefgh").cast("I"))
+            assert append.offset == 8
+        assert content(store, other) == b"abcdefgh"
+        assert content(store, key) == b""
+
+    def test_large_pieces_arrive_whole(self, store: BlobStore) -> None:
+        pieces = [secrets.token_bytes(MiB) for _ in range(3)] + [b"tail"]
+        key = fresh_key()
+        store.create(key)
+        with store.append(key, 0) as append:
+            for piece in pieces:
+                append.write(memoryview(piece))
+        assert store.commit(key) == 3 * MiB + 4
+        with store.open(key) as reader:
+            read = b"".join(reader.read_at(at, 700_000) for at in range(0, reader.size, 700_000))
+        assert hashlib.sha256(read).digest() == hashlib.sha256(b"".join(pieces)).digest()
+
+    def test_the_callers_buffer_is_free_again_after_a_write(self, store: BlobStore) -> None:
+        key = fresh_key()
+        store.create(key)
+        buffer = bytearray(b"first")
+        with store.append(key, 0) as append:
+            append.write(buffer)
+            buffer[:] = b"second one"  # a BufferError if the store still held a view of it
+            append.write(buffer)
+        assert content(store, key) == b"firstsecond one"
+
+    def test_an_upload_is_resumed_where_it_stopped(self, store: BlobStore) -> None:
+        key = upload(store, b"hello, ")
+        with store.append(key, 7) as append:
+            assert append.offset == 7
+            append.write(b"world")
+        assert store.commit(key) == 12
+        assert content(store, key) == b"hello, world"
+
+    def test_resuming_drops_what_lies_beyond_the_offset(self, store: BlobStore) -> None:
+        """deletion.md R18: write at the recorded offset after truncating the tail."""
+        key = upload(store, b"kept|not recorded, and longer than what comes")
+        with store.append(key, 5) as append:
+            append.write(b"new")
+        assert store.size(key) == 8
+        assert store.commit(key) == 8
+        assert content(store, key) == b"kept|new"
+
+    def test_truncating_alone_is_enough(self, store: BlobStore) -> None:
+        key = upload(store, b"0123456789")
+        store.append(key, 4).close()
+        assert store.commit(key) == 4
+        assert content(store, key) == b"0123"
+
+    @pytest.mark.parametrize("offset", [6, 2**40, -1])
+    def test_an_offset_the_object_does_not_have_is_refused(
+        self, store: BlobStore, offset: int
+    ) -> None:
+        key = upload(store, b"12345")
+        with pytest.raises(OSError, match="no byte") as refused:
+            store.append(key, offset)
+        assert refused.value.errno == errno.EINVAL
+        assert content(store, key) == b"12345"
+
+    def test_a_committed_object_takes_no_more_bytes(self, store: BlobStore) -> None:
+        key = put(store)
+        with pytest.raises(KeyUnknown):
+            store.append(key, 0)
+        assert content(store, key) == b"bytes"
+
+    def test_an_object_has_one_append_at_a_time(self, store: BlobStore) -> None:
+        """A stalled request must not write into what another one has taken over and hashed."""
+        key = upload(store)
+        with store.append(key, 5) as first:
+            with pytest.raises(OSError, match="still open") as refused:
+                store.append(key, 0)
+            assert refused.value.errno == errno.EBUSY
+            first.write(b" kept")
+        with store.append(key, 10) as second:
+            second.write(b" too")
+        assert content(store, key) == b"bytes kept too"
+
+    def test_an_open_append_holds_up_the_commit(self, store: BlobStore) -> None:
+        key = upload(store)
+        with store.append(key, 5) as append:
+            with pytest.raises(OSError, match="still open") as refused:
+                store.commit(key)
+            assert refused.value.errno == errno.EBUSY
+            append.write(b"!")
+        assert store.commit(key) == 6
+
+    def test_a_closed_append_takes_nothing(self, store: BlobStore) -> None:
+        key = upload(store)
+        append = store.append(key, 5)
+        append.close()
+        append.close()
+        with pytest.raises(ValueError, match="closed"):
+            append.write(b"late")
+        with pytest.raises(ValueError, match="closed"):
+            append.sync()
+        assert content(store, key) == b"bytes"
+
+    def test_an_append_closes_when_its_block_fails(self, store: BlobStore) -> None:
+        key = upload(store)
+
+        def broken_connection() -> None:
+            with store.append(key, 5) as append:
+                append.write(b", kept")
+                raise ConnectionResetError
+
+        with pytest.raises(ConnectionResetError):
+            broken_connection()
+        with store.append(key, 11) as append:
+            append.write(b", resumed")
+        assert content(store, key) == b"bytes, kept, resumed"
+
+    # --- create and commit ---
+
+    def test_an_object_of_no_bytes_is_an_object(self, store: BlobStore) -> None:
+        key = fresh_key()
+        store.create(key)
+        assert store.size(key) == 0
+        assert store.commit(key) == 0
+        assert store.size(key) == 0
+        with store.open(key) as reader:
+            assert reader.size == 0
+            assert reader.read_at(0, 10) == b""
+
+    def test_commit_is_idempotent(self, store: BlobStore) -> None:
+        key = upload(store)
+        assert [store.commit(key) for _ in range(3)] == [5, 5, 5]
+        assert content(store, key) == b"bytes"
+        assert listed(store)[key].committed
+
+    @pytest.mark.parametrize("make", [upload, put])
+    def test_a_key_in_use_is_not_created_again(
+        self, store: BlobStore, make: Callable[[BlobStore], str]
+    ) -> None:
+        key = make(store)
+        with pytest.raises(FileExistsError):
+            store.create(key)
+        assert content(store, key) == b"bytes"
+
+    def test_objects_do_not_touch_each_other(self, store: BlobStore) -> None:
+        """Keys that differ in one digit, first or last, are as different as any."""
+        keys = ["0" * 32, "0" * 31 + "1", "1" + "0" * 31, "0010" + "0" * 28]
+        for key in keys:
+            put(store, key.encode(), key)
+        store.delete([keys[1]])
+        assert {key: content(store, key) for key in listed(store)} == {
+            key: key.encode() for key in keys if key != keys[1]
+        }
+
+    # --- missing and malformed keys ---
+
+    @pytest.mark.parametrize("operation", ["append", "commit", "open"])
+    def test_a_missing_key_is_unknown(self, store: BlobStore, operation: str) -> None:
+        key = fresh_key()
+        with pytest.raises(KeyUnknown) as unknown:
+            OPERATIONS[operation](store, key)
+        assert unknown.value.key == key
+
+    def test_a_missing_key_has_no_size(self, store: BlobStore) -> None:
+        assert store.size(fresh_key()) is None
+
+    @pytest.mark.parametrize("key", BAD_KEYS)
+    @pytest.mark.parametrize("operation", OPERATIONS)
+    def test_what_is_not_a_key_is_refused(self, store: BlobStore, operation: str, key: str) -> None:
+        with pytest.raises(ValueError, match="is not a storage key"):
+            OPERATIONS[operation](store, key)
+
+    def test_one_bad_key_keeps_a_whole_batch_from_being_deleted(self, store: BlobStore) -> None:
+        key = put(store)
+        with pytest.raises(ValueError, match="is not a storage key"):
+            store.delete([key, "../x"])
+        assert content(store, key) == b"bytes"
+
+    # --- reading ---
+
+    def test_any_part_can_be_read(self, store: BlobStore) -> None:
+        key = put(store, b"0123456789")
+        with store.open(key) as reader:
+            assert reader.size == 10
+            assert reader.read_at(0, 10) == b"0123456789"
+            assert reader.read_at(3, 4) == b"3456"
+            assert reader.read_at(8, 100) == b"89"
+            assert reader.read_at(10, 1) == b""
+            assert reader.read_at(10**6, 1) == b""
+            assert reader.read_at(5, 0) == b""
+
+    @pytest.mark.parametrize(("offset", "n"), [(-1, 1), (0, -1)])
+    def test_negative_places_are_refused(self, store: BlobStore, offset: int, n: int) -> None:
+        with store.open(put(store)) as reader, pytest.raises(OSError) as refused:  # noqa: PT011
+            reader.read_at(offset, n)
+        assert refused.value.errno == errno.EINVAL
+
+    def test_an_upload_can_be_read_too(self, store: BlobStore) -> None:
+        """Its digest is worked out again from its bytes when a session is resumed."""
+        key = upload(store, b"so far")
+        with store.open(key) as reader:
+            assert reader.size == 6
+            assert reader.read_at(3, 3) == b"far"
+            assert reader.path is None
+
+    def test_a_path_leads_to_the_same_bytes(self, store: BlobStore) -> None:
+        with store.open(put(store)) as reader:
+            assert reader.path is None or reader.path.read_bytes() == b"bytes"
+
+    def test_a_closed_reader_reads_nothing(self, store: BlobStore) -> None:
+        reader = store.open(put(store))
+        reader.close()
+        reader.close()
+        with pytest.raises(ValueError, match="closed"):
+            reader.read_at(0, 1)
+
+    def test_an_open_reader_survives_the_deletion(self, store: BlobStore) -> None:
+        """deletion.md R20: a pull in progress ends well."""
+        key = put(store, b"0123456789")
+        with store.open(key) as reader:
+            assert reader.read_at(0, 3) == b"012"
+            store.delete([key])
+            assert reader.read_at(3, 7) == b"3456789"
+        with pytest.raises(KeyUnknown):
+            store.open(key)
+
+    def test_an_open_reader_survives_the_commit(self, store: BlobStore) -> None:
+        key = upload(store)
+        with store.open(key) as reader:
+            store.commit(key)
+            assert reader.read_at(0, 5) == b"bytes"
+
+    def test_threads_share_a_reader(self, store: BlobStore) -> None:
+        data = secrets.token_bytes(8 * 4096)
+        with store.open(put(store, data)) as reader:
+
+            def read(start: int) -> bool:
+                spans = range(start, len(data), 1009)
+                return all(reader.read_at(at, 4096) == data[at : at + 4096] for at in spans)
+
+            assert all(in_threads(*[partial(read, start) for start in range(8)]))
+
+    # --- delete ---
+
+    def test_deleting_removes_uploads_and_committed_objects(self, store: BlobStore) -> None:
+        gone, kept = [upload(store), put(store), fresh_key()], [upload(store), put(store)]
+        store.delete(iter(gone))
+        assert [store.size(key) for key in gone] == [None] * 3
+        assert set(listed(store)) == set(kept)
+        assert [content(store, key) for key in kept] == [b"bytes"] * 2
+
+    def test_deleting_twice_or_nothing_is_fine(self, store: BlobStore) -> None:
+        key = put(store)
+        store.delete([])
+        store.delete([key, key])
+        store.delete([key])
+        assert listed(store) == {}
+
+    def test_an_upload_deleted_under_its_writer_stays_deleted(self, store: BlobStore) -> None:
+        """deletion.md R17: cancel against a running PATCH; the loser learns it at the commit."""
+        key = upload(store)
+        with store.append(key, 5) as append:
+            store.delete([key])
+            append.write(b"into the void")
+            append.sync()
+        with pytest.raises(KeyUnknown):
+            store.commit(key)
+        assert store.size(key) is None
+        assert listed(store) == {}
+
+    # --- listing and sizes ---
+
+    def test_listing_tells_every_object(self, store: BlobStore) -> None:
+        expected = {upload(store, b"123"): (3, False), put(store, b"12345"): (5, True)}
+        found = listed(store)
+        assert {key: (each.size, each.committed) for key, each in found.items()} == expected
+        assert [each.problem for each in found.values()] == [None, None]
+        assert all(each.modified > 1_600_000_000 for each in found.values())
+
+    def test_an_empty_store_lists_nothing(self, store: BlobStore) -> None:
+        assert listed(store) == {}
+
+    def test_two_listings_do_not_disturb_each_other(self, store: BlobStore) -> None:
+        keys = {put(store) for _ in range(20)} | {upload(store) for _ in range(20)}
+        first, second = store.list(), store.list()
+        pairs = list(zip(first, second, strict=True))
+        assert {a.key for a, _ in pairs} == {b.key for _, b in pairs} == keys
+
+    def test_what_stays_is_listed_while_others_come_and_go(self, store: BlobStore) -> None:
+        """The slow walk of deletion.md section 3 runs beside pushes and deletions."""
+        stay = {put(store) for _ in range(30)} | {upload(store) for _ in range(10)}
+        done = threading.Event()
+
+        def churn() -> None:
+            while not done.is_set():
+                store.delete([put(store)])
+
+        def walk() -> list[list[str]]:
+            try:
+                return [[each.key for each in store.list()] for _ in range(20)]
+            finally:
+                done.set()
+
+        for keys in in_threads(walk, churn)[0]:
+            assert sorted(key for key in keys if key in stay) == sorted(stay)
+
+    def test_a_commit_during_a_listing_hides_nothing(self, store: BlobStore) -> None:
+        keys = {upload(store) for _ in range(30)}
+        listing = store.list()
+        seen = {next(listing).key}
+        for key in keys:
+            store.commit(key)
+        seen.update(each.key for each in listing)
+        assert seen == keys
+
+    def test_sizes_are_known_before_and_after_the_commit(self, store: BlobStore) -> None:
+        key = upload(store, b"1234")
+        assert store.size(key) == 4
+        store.commit(key)
+        assert store.size(key) == 4
+
+    # --- concurrency ---
+
+    def test_threads_that_create_commit_and_delete_do_not_meet(self, store: BlobStore) -> None:
+        """All keys share their first four digits, and so whatever a driver groups them by."""
+
+        def live(thread: int) -> list[str]:
+            kept = []
+            for round_ in range(25):
+                key = "abcd" + secrets.token_hex(14)
+                data = f"{thread} {round_}".encode()
+                put(store, data, key)
+                assert content(store, key) == data
+                assert store.size(key) == len(data)
+                if round_ % 8:
+                    store.delete([key])
+                    assert store.size(key) is None
+                else:
+                    kept.append(key)
+            return kept
+
+        kept = chain.from_iterable(in_threads(*[partial(live, thread) for thread in range(8)]))
+        assert set(listed(store)) == set(kept)
+
+    def test_one_of_many_creators_wins(self, store: BlobStore) -> None:
+        for _ in range(10):
+            key = fresh_key()
+
+            def create(key: str = key) -> bool:
+                try:
+                    store.create(key)
+                except FileExistsError:
+                    return False
+                return True
+
+            assert sorted(in_threads(*[create] * 8)) == [False] * 7 + [True]
+
+    def test_commit_and_delete_of_one_key_end_one_way_or_the_other(self, store: BlobStore) -> None:
+        """deletion.md R17. Whoever was first: after the delete nothing of the object is left."""
+        for _ in range(50):
+            key = upload(store)
+
+            def commit(key: str = key) -> int | None:
+                try:
+                    return store.commit(key)
+                except KeyUnknown:
+                    return None
+
+            outcome, _ = in_threads(commit, partial(store.delete, [key]))
+            assert outcome in (5, None)
+            assert store.size(key) is None
+        assert listed(store) == {}
+
+    # --- room ---
+
+    def test_free_bytes_are_a_number_or_unknown(self, store: BlobStore) -> None:
+        free = store.free_bytes()
+        assert free is None or free > 0
+
+    def test_a_full_store_says_so_and_recovers(self, small_store: BlobStore) -> None:
+        """reliability.md F15: deletes and reads keep working, the session stays resumable."""
+        kept = put(small_store, b"kept")
+        key = fresh_key()
+        small_store.create(key)
+        piece = bytearray(secrets.token_bytes(MiB))
+        with small_store.append(key, 0) as append:
+            with pytest.raises(StoreFull) as full:
+                fill(append, piece)
+            assert full.value.errno == errno.ENOSPC
+            piece.clear()  # the failed write does not hold on to the buffer either
+            held = append.offset
+        assert small_store.size(key) == held
+        free = small_store.free_bytes()
+        assert free is not None
+        assert free < MiB
+        assert content(small_store, kept) == b"kept"
+
+        small_store.append(key, held // 2).close()
+        assert small_store.commit(key) == held // 2
+        small_store.delete([key])
+        free = small_store.free_bytes()
+        assert free is not None
+        assert free >= MiB
+        again = put(small_store, secrets.token_bytes(MiB // 2))
+        assert set(listed(small_store)) == {kept, again}

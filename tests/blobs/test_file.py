@@ -1,0 +1,895 @@
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import secrets
+import stat
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from tests.blobs.contract import (
+    OPERATIONS,
+    BlobStoreContract,
+    content,
+    fresh_key,
+    in_threads,
+    listed,
+    put,
+    upload,
+)
+from ullage.blobs import BlobStore, KeyUnknown, StoreFull, StoreUnusable, open_blob_store
+from ullage.blobs import file as driver
+from ullage.blobs.file import FileBlobStore
+
+KEY = "abcd" + "0" * 28
+SIBLING = "abcd" + "1" * 28
+COUSIN = "abef" + "0" * 28
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    return tmp_path / "store"
+
+
+@pytest.fixture
+def store(root: Path) -> BlobStore:
+    return open_blob_store(f"file:{root}")
+
+
+@contextmanager
+def mounted(place: Path, options: str) -> Iterator[Path]:
+    """A small tmpfs of its own at `place`, or the test is skipped."""
+    command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(place)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        pytest.skip(f"cannot mount a tmpfs: {done.stderr.strip()}")
+    try:
+        yield place
+    finally:
+        # Lazily: the store keeps its directories open for as long as it is referred to.
+        subprocess.run(["umount", "--lazy", str(place)], check=True)
+
+
+class TestFileBlobStore(BlobStoreContract):
+    @pytest.fixture
+    def small_store(self, tmp_path: Path) -> Iterator[BlobStore]:
+        with mounted(tmp_path, "size=3m"):
+            yield FileBlobStore(tmp_path / "store")
+
+
+def tree(root: Path) -> set[str]:
+    return {str(path.relative_to(root)) for path in root.rglob("*")}
+
+
+def open_descriptors() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+# --- layout and modes ---
+
+
+def test_objects_lie_where_the_documentation_says(store: BlobStore, root: Path) -> None:
+    upload(store, b"bytes", KEY)
+    assert tree(root) == {"uploads", "blobs", f"uploads/{KEY}"}
+    store.commit(KEY)
+    assert tree(root) == {"uploads", "blobs", "blobs/ab", "blobs/ab/cd", f"blobs/ab/cd/{KEY}"}
+    with store.open(KEY) as reader:
+        assert reader.path == root / "blobs" / "ab" / "cd" / KEY
+
+
+def test_nobody_else_may_read_whatever_the_umask_says(tmp_path: Path) -> None:
+    """reliability.md S59, I30."""
+    before = os.umask(0)
+    try:
+        store = FileBlobStore(tmp_path / "new" / "store")
+        put(store)
+        upload(store)
+    finally:
+        os.umask(before)
+    modes = {stat.S_IMODE(path.stat().st_mode) for path in tmp_path.rglob("*") if path.is_file()}
+    assert modes == {0o600}
+    modes = {stat.S_IMODE(path.stat().st_mode) for path in tmp_path.rglob("*") if path.is_dir()}
+    assert modes == {0o700}
+    assert [each.problem for each in store.list()] == [None, None]
+
+
+def test_a_reopened_store_has_everything(store: BlobStore, root: Path) -> None:
+    committed, appendable = put(store), upload(store)
+    reopened = FileBlobStore(root)
+    assert content(reopened, committed) == b"bytes"
+    with reopened.append(appendable, 5) as append:
+        append.write(b" and more")
+    assert reopened.commit(appendable) == 14
+
+
+def test_deleting_the_last_object_of_a_shard_removes_its_directories(
+    store: BlobStore, root: Path
+) -> None:
+    """reliability.md I15: what `du` says returns to where it was."""
+    for key in (KEY, SIBLING, COUSIN):
+        put(store, b"bytes", key)
+    store.delete([KEY])
+    assert tree(root / "blobs") == {
+        *("ab", "ab/cd", f"ab/cd/{SIBLING}"),
+        *("ab/ef", f"ab/ef/{COUSIN}"),
+    }
+    store.delete([SIBLING])
+    assert tree(root / "blobs") == {"ab", "ab/ef", f"ab/ef/{COUSIN}"}
+    store.delete([COUSIN])
+    assert tree(root) == {"uploads", "blobs"}
+
+
+def test_deleting_again_clears_what_a_killed_process_left(store: BlobStore, root: Path) -> None:
+    """Killed between mkdir and rename, or between unlink and rmdir."""
+    (root / "blobs" / "ab" / "cd").mkdir(parents=True)
+    (root / "blobs" / "ef").mkdir()
+    store.delete([KEY, "ef" + "0" * 30])
+    assert tree(root) == {"uploads", "blobs"}
+
+
+def test_an_object_with_two_names_is_removed_whole(store: BlobStore, root: Path) -> None:
+    """A file system that forgets half of a rename brings the name in uploads/ back."""
+    put(store, b"bytes", KEY)
+    (root / "uploads" / KEY).hardlink_to(root / "blobs" / "ab" / "cd" / KEY)
+    store.delete([KEY])
+    assert tree(root) == {"uploads", "blobs"}
+
+
+# --- opening ---
+
+
+def refused(root: Path) -> str:
+    before = open_descriptors()
+    with pytest.raises(StoreUnusable) as unusable:
+        FileBlobStore(root)
+    assert open_descriptors() == before
+    return str(unusable.value)
+
+
+def test_a_file_is_no_store(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    assert "Not a directory" in refused(tmp_path / "file")
+    assert "Not a directory" in refused(tmp_path / "file" / "below")
+
+
+@pytest.mark.parametrize("name", ["uploads", "blobs"])
+def test_a_store_whose_directories_are_links_is_refused(tmp_path: Path, name: str) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    root = tmp_path / "store"
+    root.mkdir()
+    (root / name).symlink_to(tmp_path / "elsewhere")
+    assert name in refused(root)
+    assert tree(tmp_path / "elsewhere") == set()
+
+
+def test_the_root_itself_may_be_a_link(tmp_path: Path) -> None:
+    (tmp_path / "large disk").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "large disk")
+    store = FileBlobStore(tmp_path / "link")
+    with store.open(put(store)) as reader:
+        assert reader.path is not None
+        assert reader.path.is_relative_to(tmp_path / "large disk")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+@pytest.mark.parametrize("name", [".", "uploads", "blobs"])
+def test_a_store_without_write_permission_is_refused(root: Path, name: str) -> None:
+    FileBlobStore(root)
+    if name == ".":
+        (root / "uploads").rmdir()
+    (root / name).chmod(0o500)
+    try:
+        assert "writable" in refused(root) or "Permission denied" in refused(root)
+    finally:
+        (root / name).chmod(0o700)
+
+
+def test_a_read_only_file_system_is_refused(tmp_path: Path) -> None:
+    with mounted(tmp_path, "size=1m"):
+        put(FileBlobStore(tmp_path))
+        subprocess.run(["mount", "-o", "remount,ro", str(tmp_path)], check=True)
+        assert "uploads/ is not writable" in refused(tmp_path)
+        assert "Read-only file system" in refused(tmp_path / "new")
+
+
+def test_a_store_across_two_file_systems_is_refused(root: Path) -> None:
+    FileBlobStore(root)
+    with mounted(root / "blobs", "size=1m"):
+        assert "must lie on one file system" in refused(root)
+
+
+def test_a_full_disk_does_not_keep_a_store_from_opening(tmp_path: Path) -> None:
+    """reliability.md F16: a full disk can still delete, also after a restart."""
+    with mounted(tmp_path, "size=1m"):
+        store = FileBlobStore(tmp_path)
+        key = upload(store, b"")
+        with store.append(key, 0) as append, pytest.raises(StoreFull):
+            append.write(bytes(2**21))
+        reopened = FileBlobStore(tmp_path)
+        assert reopened.free_bytes() == 0
+        reopened.delete([key])
+        assert reopened.free_bytes() == 2**20
+
+
+def test_descriptors_are_given_back(tmp_path: Path) -> None:
+    before = open_descriptors()
+    store = FileBlobStore(tmp_path)
+    keys = [put(store), upload(store)]
+    for operation in OPERATIONS.values():
+        for key in (*keys, fresh_key()):
+            try:
+                result = operation(store, key)
+            except (OSError, KeyUnknown):
+                continue
+            if hasattr(result, "close"):
+                result.close()
+    put(store)
+    listing = store.list()
+    next(listing)
+    del listing, store
+    assert open_descriptors() == before
+
+
+# --- symbolic links and other planted things ---
+
+
+@pytest.fixture
+def victim(tmp_path: Path) -> Path:
+    victim = tmp_path / "victim"
+    victim.mkdir()
+    (victim / "secret").write_bytes(b"secret")
+    return victim
+
+
+def untouched(victim: Path) -> bool:
+    return tree(victim) == {"secret"} and (victim / "secret").read_bytes() == b"secret"
+
+
+@pytest.mark.parametrize("place", ["uploads/{}", "blobs/ab/cd/{}"])
+@pytest.mark.parametrize("operation", ["create", "append", "commit", "open", "size"])
+def test_a_link_in_the_place_of_an_object_is_not_followed(
+    store: BlobStore, root: Path, victim: Path, operation: str, place: str
+) -> None:
+    """reliability.md S64."""
+    link = root / place.format(KEY)
+    link.parent.mkdir(parents=True, exist_ok=True)
+    link.symlink_to(victim / "secret")
+    with pytest.raises((OSError, KeyUnknown)):
+        OPERATIONS[operation](store, KEY)
+    assert link.is_symlink()
+    assert untouched(victim)
+
+
+@pytest.mark.parametrize("place", ["uploads/{}", "blobs/ab/cd/{}"])
+def test_deleting_a_link_removes_the_link(
+    store: BlobStore, root: Path, victim: Path, place: str
+) -> None:
+    link = root / place.format(KEY)
+    link.parent.mkdir(parents=True, exist_ok=True)
+    link.symlink_to(victim / "secret")
+    store.delete([KEY])
+    assert tree(root) == {"uploads", "blobs"}
+    assert untouched(victim)
+
+
+@pytest.mark.parametrize("place", ["blobs/ab", "blobs/ab/cd"])
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_a_link_in_the_place_of_a_shard_is_not_followed(
+    store: BlobStore, root: Path, victim: Path, operation: str, place: str
+) -> None:
+    inner = victim if place.endswith("cd") else victim / "cd"
+    inner.mkdir(exist_ok=True)
+    (inner / KEY).write_bytes(b"not ours")
+    (root / place).parent.mkdir(exist_ok=True)
+    (root / place).symlink_to(victim)
+    if operation == "commit":
+        upload(FileBlobStore(root.parent / "other"), b"bytes", KEY)
+        (root.parent / "other" / "uploads" / KEY).rename(root / "uploads" / KEY)
+    with pytest.raises((NotADirectoryError, KeyUnknown)):
+        OPERATIONS[operation](store, KEY)
+    assert (inner / KEY).read_bytes() == b"not ours"
+    assert (root / place).is_symlink()
+    if operation == "commit":
+        assert (root / "uploads" / KEY).exists()
+
+
+@pytest.mark.parametrize("operation", ["append", "commit", "open", "size"])
+def test_a_fifo_in_the_place_of_an_object_does_not_hang(
+    store: BlobStore, root: Path, operation: str
+) -> None:
+    os.mkfifo(root / "uploads" / KEY)
+    with pytest.raises(OSError, match="not a regular file") as error:
+        OPERATIONS[operation](store, KEY)
+    assert error.value.errno == errno.EIO
+
+
+# --- listing oddities ---
+
+
+def foreign_file(root: Path) -> str:
+    (root / "uploads" / "notes.txt").write_text("mine")
+    return "uploads/notes.txt"
+
+
+def foreign_file_among_shards(root: Path) -> str:
+    (root / "blobs" / ".DS_Store").touch()
+    return "blobs/.DS_Store"
+
+
+def foreign_directory(root: Path) -> str:
+    (root / "blobs" / "ab" / "XY" / "deep").mkdir(parents=True)
+    return "blobs/ab/XY"
+
+
+def directory_in_place_of_an_object(root: Path) -> str:
+    (root / "uploads" / KEY).mkdir()
+    return KEY
+
+
+def object_above_its_shard(root: Path) -> str:
+    (root / "blobs" / KEY).touch(0o600)
+    return f"blobs/{KEY}"
+
+
+def object_in_another_shard(root: Path) -> str:
+    (root / "blobs" / "ab" / "ef" / KEY).touch(0o600)
+    return f"blobs/ab/ef/{KEY}"
+
+
+def name_that_is_no_text(root: Path) -> str:
+    os.close(os.open(os.fsencode(root / "uploads") + b"/caf\xe9", os.O_CREAT, 0o600))
+    return "uploads/caf\\xe9"
+
+
+def link_to_an_object(root: Path) -> str:
+    (root / "uploads" / KEY).symlink_to(root / "blobs" / "ab" / "ef" / COUSIN)
+    return KEY
+
+
+def dangling_link(root: Path) -> str:
+    (root / "uploads" / KEY).symlink_to("nowhere")
+    return KEY
+
+
+def link_to_a_shard(root: Path) -> str:
+    (root / "blobs" / "cc").symlink_to(root / "blobs" / "ab")
+    return "blobs/cc"
+
+
+def world_writable_object(root: Path) -> str:
+    (root / "blobs" / "ab" / "ef" / COUSIN).chmod(0o666)
+    return COUSIN
+
+
+def readable_object(root: Path) -> str:
+    (root / "blobs" / "ab" / "ef" / COUSIN).chmod(0o644)
+    return COUSIN
+
+
+def world_writable_shard(root: Path) -> str:
+    (root / "blobs" / "ab").chmod(0o777)
+    return "blobs/ab"
+
+
+def world_writable_uploads(root: Path) -> str:
+    (root / "uploads").chmod(0o777)
+    return "uploads"
+
+
+def world_writable_root(root: Path) -> str:
+    root.chmod(0o777)
+    return "."
+
+
+def socket_in_place_of_an_object(root: Path) -> str:
+    os.mknod(root / "uploads" / KEY, stat.S_IFSOCK | 0o600)
+    return KEY
+
+
+def object_of_somebody_else(root: Path) -> str:
+    if os.geteuid() != 0:
+        pytest.skip("only root can give files away")
+    os.chown(root / "blobs" / "ab" / "ef" / COUSIN, 12345, -1)
+    return COUSIN
+
+
+ODDITIES: list[tuple[Callable[[Path], str], str]] = [
+    (foreign_file, "not a storage key; mode 0644, expected 0600"),
+    (foreign_file_among_shards, "not a shard directory; mode 0644, expected 0600"),
+    (foreign_directory, "not a shard directory; not a regular file"),
+    (directory_in_place_of_an_object, "not a regular file"),
+    (object_above_its_shard, "not a shard directory"),
+    (object_in_another_shard, "in the wrong shard"),
+    (name_that_is_no_text, "not a storage key"),
+    (link_to_an_object, "symbolic link"),
+    (dangling_link, "symbolic link"),
+    (link_to_a_shard, "not a shard directory; symbolic link"),
+    (world_writable_object, "mode 0666, expected 0600"),
+    (readable_object, "mode 0644, expected 0600"),
+    (world_writable_shard, "mode 0777, expected 0700"),
+    (world_writable_uploads, "mode 0777, expected 0700"),
+    (world_writable_root, "any user can replace the store"),
+    (socket_in_place_of_an_object, "not a regular file"),
+    (object_of_somebody_else, "owned by user 12345, expected {uid}"),
+]
+
+
+@pytest.mark.parametrize(("plant", "problem"), ODDITIES, ids=lambda p: getattr(p, "__name__", ""))
+def test_a_listing_reports_what_does_not_belong(
+    store: BlobStore, root: Path, plant: Callable[[Path], str], problem: str
+) -> None:
+    """reliability.md I30; a listing reports and goes on, whatever it meets."""
+    put(store, b"bytes", COUSIN)
+    before = os.umask(0o022)
+    try:
+        key = plant(root)
+    finally:
+        os.umask(before)
+    found = listed(store)
+    assert {each.key: each.problem for each in found.values() if each.problem} == {
+        key: problem.format(uid=os.geteuid())
+    }
+    assert found[COUSIN].size == 5
+
+
+def test_what_lies_beside_the_store_is_not_listed(store: BlobStore, root: Path) -> None:
+    (root / "lost+found").mkdir()
+    (root / "ballast").touch()
+    assert listed(store) == {}
+
+
+@pytest.mark.parametrize("name", ["uploads", "blobs"])
+def test_a_store_that_lost_a_directory_is_not_taken_for_an_empty_one(
+    store: BlobStore, root: Path, name: str
+) -> None:
+    """deletion.md, "Fail closed"."""
+    (root / name).rmdir()
+    with pytest.raises(FileNotFoundError):
+        list(store.list())
+
+
+def test_a_listing_reads_as_it_goes(
+    store: BlobStore, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for first in range(16):
+        put(store, key=f"{first:02x}" + secrets.token_hex(15))
+    opened: list[object] = []
+    real = os.scandir
+
+    def scandir(place: int) -> os._ScandirIterator[str]:
+        opened.append(place)
+        return real(place)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    listing = store.list()
+    next(listing)
+    assert len(opened) == 4  # uploads, blobs, and the two directories above the first object
+    assert len(list(listing)) == 15
+    assert len(opened) == 2 + 16 * 2
+
+
+# --- durability: what is done, in which order ---
+
+
+@pytest.fixture
+def steps(root: Path, store: BlobStore, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What the driver asks of the disk from here on, failpoints included, in order."""
+    steps: list[str] = []
+
+    def place(descriptor: int) -> str:
+        return str(Path(f"/proc/self/fd/{descriptor}").readlink()).removeprefix(f"{root}/")
+
+    real_fsync, real_rename, real_unlink, real_rmdir = os.fsync, os.rename, os.unlink, os.rmdir
+
+    def fsync(descriptor: int) -> None:
+        steps.append(f"fsync {place(descriptor)}")
+        real_fsync(descriptor)
+
+    def rename(source: str, target: str, *, src_dir_fd: int, dst_dir_fd: int) -> None:
+        real_rename(source, target, src_dir_fd=src_dir_fd, dst_dir_fd=dst_dir_fd)
+        steps.append(f"rename {place(src_dir_fd)} -> {place(dst_dir_fd)}")
+
+    def unlink(name: str, *, dir_fd: int) -> None:
+        real_unlink(name, dir_fd=dir_fd)
+        steps.append(f"unlink {place(dir_fd)}/{name}")
+
+    def rmdir(name: str, *, dir_fd: int) -> None:
+        real_rmdir(name, dir_fd=dir_fd)
+        steps.append(f"rmdir {place(dir_fd)}/{name}")
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    monkeypatch.setattr(os, "rename", rename)
+    monkeypatch.setattr(os, "unlink", unlink)
+    monkeypatch.setattr(os, "rmdir", rmdir)
+    monkeypatch.setattr(driver, "failpoint", lambda name: steps.append(f"({name})"))
+    return steps
+
+
+def test_syncing_an_append_makes_bytes_and_name_durable(store: BlobStore, steps: list[str]) -> None:
+    upload(store, b"bytes", KEY)
+    assert steps == [
+        "(blob.create.after_file)",
+        "(blob.append.after_write)",
+        f"fsync uploads/{KEY}",
+        "fsync uploads",
+        "(blob.append.after_fsync)",
+    ]
+
+
+COMMIT_DIRECTORIES = ["fsync blobs/ab/cd", "fsync blobs/ab", "fsync blobs"]
+
+
+def test_a_commit_syncs_bytes_before_the_name_and_then_every_directory_above(
+    store: BlobStore, steps: list[str]
+) -> None:
+    """deletion.md section 3, UPLOAD; reliability.md F7."""
+    upload(store, b"bytes", KEY)
+    steps.clear()
+    store.commit(KEY)
+    assert steps == [
+        f"fsync uploads/{KEY}",
+        "(blob.commit.after_fsync)",
+        "rename uploads -> blobs/ab/cd",
+        "(blob.commit.after_rename)",
+        *COMMIT_DIRECTORIES,
+        "(blob.commit.after_dirsync)",
+    ]
+
+
+def test_a_repeated_commit_syncs_what_a_killed_one_may_not_have(
+    store: BlobStore, steps: list[str]
+) -> None:
+    put(store, b"bytes", KEY)
+    steps.clear()
+    assert store.commit(KEY) == 5
+    assert steps == COMMIT_DIRECTORIES
+
+
+def test_a_delete_syncs_each_directory_once(store: BlobStore, steps: list[str]) -> None:
+    """deletion.md R7: an object must not return after its tombstone is dropped."""
+    keys = ["abcd" + secrets.token_hex(14) for _ in range(4)]
+    for key in keys:
+        put(store, b"bytes", key)
+    upload(store, b"bytes", COUSIN)
+    steps.clear()
+    store.delete([*keys[:3], COUSIN])
+    removed = {f"unlink blobs/ab/cd/{key}" for key in keys[:3]} | {f"unlink uploads/{COUSIN}"}
+    assert {step for step in steps if step.startswith("unlink")} == removed
+    assert steps.count("(blob.delete.after_unlink)") == 4
+    assert sorted(steps[8:]) == [
+        "(blob.delete.after_dirsync)",
+        "fsync blobs/ab",  # for blobs/ab/ef, which may have been removed a moment before a crash
+        "fsync blobs/ab/cd",
+        "fsync uploads",
+    ]
+    assert steps[-1] == "(blob.delete.after_dirsync)"
+
+
+def test_a_delete_that_empties_a_shard_syncs_its_parent(store: BlobStore, steps: list[str]) -> None:
+    put(store, b"bytes", KEY)
+    put(store, b"bytes", COUSIN)
+    steps.clear()
+    store.delete([KEY])
+    assert steps[2:] == [
+        "rmdir blobs/ab/cd",
+        "fsync blobs/ab",
+        "fsync uploads",
+        "(blob.delete.after_dirsync)",
+    ]
+    steps.clear()
+    store.delete([COUSIN])
+    assert steps[2:] == [
+        "rmdir blobs/ab/ef",
+        "rmdir blobs/ab",
+        "fsync blobs",
+        "fsync uploads",
+        "(blob.delete.after_dirsync)",
+    ]
+
+
+def test_a_repeated_delete_syncs_what_a_killed_one_may_not_have(
+    store: BlobStore, steps: list[str]
+) -> None:
+    put(store, b"bytes", SIBLING)
+    steps.clear()
+    store.delete([KEY])
+    assert [step for step in steps if step.startswith("fsync")] == [
+        "fsync blobs/ab/cd",
+        "fsync uploads",
+    ]
+
+
+# --- faults ---
+
+
+class FailingFsync:
+    """os.fsync that fails for files whose path contains `part`, `times` times."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, part: str, error: int, times: int) -> None:
+        self.part, self.error, self.left, self.calls = part, error, times, 0
+        self.real = os.fsync
+        monkeypatch.setattr(os, "fsync", self)
+
+    def __call__(self, descriptor: int) -> None:
+        if self.part in str(Path(f"/proc/self/fd/{descriptor}").readlink()):
+            self.calls += 1
+            if self.left:
+                self.left -= 1
+                raise OSError(self.error, os.strerror(self.error))
+        self.real(descriptor)
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.ENOSPC, errno.EDQUOT])
+def test_a_failed_fsync_is_never_tried_again(
+    store: BlobStore, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """reliability.md F18: once, then fine; the second success would be a lie."""
+    key = upload(store)
+    append = store.append(key, 5)
+    append.write(b" that may be lost")
+    fsync = FailingFsync(monkeypatch, key, number, times=1)
+    with pytest.raises(OSError, match=os.strerror(number)) as error:
+        append.sync()
+    assert isinstance(error.value, StoreFull) is (number != errno.EIO)
+    for again in (append.sync, lambda: store.append(key, 5), lambda: store.commit(key)):
+        with pytest.raises(OSError, match="an earlier fsync of this object failed"):
+            again()
+    append.close()
+    with pytest.raises(OSError, match="an earlier fsync of this object failed"):
+        store.commit(key)
+    assert fsync.calls == 1
+    store.delete([key])
+    assert store.size(key) is None
+    with pytest.raises(KeyUnknown):
+        store.commit(key)
+
+
+@pytest.mark.parametrize("part", ["uploads/", "blobs/ab/cd", "blobs/ab", "blobs"])
+def test_a_commit_that_cannot_be_made_durable_stays_failed(
+    store: BlobStore, root: Path, monkeypatch: pytest.MonkeyPatch, part: str
+) -> None:
+    upload(store, b"bytes", KEY)
+    with monkeypatch.context() as fault:
+        FailingFsync(fault, part, errno.EIO, times=1)
+        with pytest.raises(OSError, match=os.strerror(errno.EIO)):
+            store.commit(KEY)
+        with pytest.raises(OSError, match="an earlier fsync of this object failed"):
+            store.commit(KEY)
+    store.delete([KEY])
+    assert tree(root) == {"uploads", "blobs"}
+    assert content(store, put(store, b"others go on")) == b"others go on"
+
+
+@pytest.mark.parametrize("part", ["uploads", "blobs"])
+def test_a_delete_that_is_not_durable_says_so(
+    store: BlobStore, monkeypatch: pytest.MonkeyPatch, part: str
+) -> None:
+    key = put(store)
+    with monkeypatch.context() as fault:
+        FailingFsync(fault, part, errno.EIO, times=1)
+        with pytest.raises(OSError, match=os.strerror(errno.EIO)):
+            store.delete([key])
+    store.delete([key])
+
+
+def test_one_stubborn_key_does_not_keep_the_others(store: BlobStore, root: Path) -> None:
+    """reliability.md F28: the tombstone of one key is retried, the others are done."""
+    others = [put(store) for _ in range(5)] + [upload(store) for _ in range(5)]
+    (root / "uploads" / KEY).mkdir()
+    with pytest.raises(IsADirectoryError):
+        store.delete([*others[:5], KEY, *others[5:]])
+    assert [each.key for each in store.list()] == [KEY]
+
+
+def test_a_planted_shard_link_does_not_keep_the_others(
+    store: BlobStore, root: Path, victim: Path
+) -> None:
+    others = ["0" + secrets.token_hex(16)[1:] for _ in range(5)]
+    for key in others:
+        put(store, b"bytes", key)
+    (root / "blobs" / "ab").symlink_to(victim)
+    with pytest.raises(NotADirectoryError):
+        store.delete([KEY, *others])
+    assert [each.key for each in store.list()] == ["blobs/ab"]
+    assert untouched(victim)
+
+
+def test_a_short_write_is_continued(store: BlobStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = secrets.token_bytes(10_000)
+    real = os.pwrite
+    monkeypatch.setattr(os, "pwrite", lambda fd, view, offset: real(fd, view[:999], offset))
+    assert content(store, put(store, data)) == data
+
+
+def test_a_short_read_is_continued(store: BlobStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = secrets.token_bytes(10_000)
+    key = put(store, data)
+    real = os.pread
+    monkeypatch.setattr(os, "pread", lambda fd, n, offset: real(fd, min(n, 999), offset))
+    assert content(store, key) == data
+    with store.open(key) as reader:
+        assert reader.read_at(9_500, 5_000) == data[9_500:]
+
+
+def test_a_write_that_fails_half_way_tells_how_far_it_came(
+    store: BlobStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = os.pwrite
+
+    def pwrite(descriptor: int, view: memoryview, offset: int) -> int:
+        if offset >= 2_000:
+            raise OSError(errno.EDQUOT, os.strerror(errno.EDQUOT))
+        return real(descriptor, view[:1_000], offset)
+
+    key = upload(store, b"")
+    data = bytearray(secrets.token_bytes(5_000))
+    monkeypatch.setattr(os, "pwrite", pwrite)
+    with store.append(key, 0) as append:
+        with pytest.raises(StoreFull):
+            append.write(data)
+        assert append.offset == 2_000
+        append.sync()
+    assert content(store, key) == data[:2_000]
+
+
+def test_running_out_of_inodes_is_a_full_store(tmp_path: Path) -> None:
+    """reliability.md F17; the root and two directories of the store take three."""
+    with mounted(tmp_path, "size=1m,nr_inodes=5"):
+        store = FileBlobStore(tmp_path)
+        key = upload(store)
+        other = upload(store)
+        with pytest.raises(StoreFull):
+            store.create(fresh_key())
+        with pytest.raises(StoreFull):
+            store.commit(key)  # no inode for the shard directories
+        store.delete([other])
+        with pytest.raises(StoreFull):
+            store.commit(key)
+        subprocess.run(["mount", "-o", "remount,nr_inodes=9", str(tmp_path)], check=True)
+        assert store.commit(key) == 5
+        assert content(store, key) == b"bytes"
+
+
+# --- races ---
+
+
+def test_a_commit_survives_its_shard_vanishing(
+    store: BlobStore, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A delete of the last neighbour removes the directory between our mkdir and our rename."""
+    upload(store, b"bytes", KEY)
+    real = os.rename
+    vanished: list[str] = []
+
+    def rename(source: str, target: str, *, src_dir_fd: int, dst_dir_fd: int) -> None:
+        if len(vanished) < 20:
+            vanished.append(target)
+            (root / "blobs" / "ab" / "cd").rmdir()
+            if len(vanished) % 2:
+                (root / "blobs" / "ab").rmdir()
+        real(source, target, src_dir_fd=src_dir_fd, dst_dir_fd=dst_dir_fd)
+
+    monkeypatch.setattr(os, "rename", rename)
+    assert store.commit(KEY) == 5
+    assert content(store, KEY) == b"bytes"
+    assert len(vanished) == 20
+
+
+def test_a_shard_that_always_vanishes_ends_in_an_error(
+    store: BlobStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    upload(store, b"bytes", KEY)
+
+    def rename(*_: object, **__: object) -> None:
+        raise FileNotFoundError(errno.ENOENT, "no such shard")
+
+    monkeypatch.setattr(os, "rename", rename)
+    with pytest.raises(OSError, match="keeps vanishing") as error:
+        store.commit(KEY)
+    assert error.value.errno == errno.EAGAIN
+    monkeypatch.undo()
+    assert store.commit(KEY) == 5
+
+
+def test_an_upload_deleted_during_its_commit_leaves_no_directories(
+    store: BlobStore, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    upload(store, b"bytes", KEY)
+    other = FileBlobStore(root)
+    real = os.rename
+
+    def rename(source: str, target: str, *, src_dir_fd: int, dst_dir_fd: int) -> None:
+        other.delete([KEY])
+        (root / "blobs" / "ab" / "cd").mkdir(parents=True)
+        real(source, target, src_dir_fd=src_dir_fd, dst_dir_fd=dst_dir_fd)
+
+    monkeypatch.setattr(os, "rename", rename)
+    with pytest.raises(KeyUnknown):
+        store.commit(KEY)
+    assert tree(root) == {"uploads", "blobs"}
+
+
+def test_commits_and_deletes_in_one_shard_never_lose_an_object(
+    store: BlobStore, root: Path
+) -> None:
+    """Two stores on one directory stand for two processes; the shard comes and goes."""
+    stores = [store, FileBlobStore(root)]
+
+    def live(thread: int) -> None:
+        mine = stores[thread % 2]
+        for _ in range(60):
+            key = put(mine, b"bytes", "abcd" + secrets.token_hex(14))
+            assert content(mine, key) == b"bytes"
+            mine.delete([key])
+
+    in_threads(*[partial(live, thread) for thread in range(8)])
+    assert tree(root) == {"uploads", "blobs"}
+
+
+def test_an_append_taken_after_the_file_was_committed_is_refused(
+    store: BlobStore, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the open and the lock of a slow worker, another one finishes the upload."""
+    upload(store, b"bytes", KEY)
+    other = FileBlobStore(root)
+    real = fcntl.flock
+
+    def flock(descriptor: int, how: int) -> None:
+        monkeypatch.undo()
+        other.commit(KEY)
+        real(descriptor, how)
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with pytest.raises(KeyUnknown):
+        store.append(KEY, 0)
+    assert content(store, KEY) == b"bytes"
+
+
+HOLD = """
+import sys
+from pathlib import Path
+from ullage.blobs.file import FileBlobStore
+append = FileBlobStore(Path(sys.argv[1])).append(sys.argv[2], 5)
+append.write(b", and a tail")
+print("holding", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_an_append_of_another_process_counts_until_that_process_is_dead(
+    store: BlobStore, root: Path
+) -> None:
+    """reliability.md F44: a worker that is stopped for a while must not come back writing."""
+    key = upload(store)
+    command = [sys.executable, "-c", HOLD, str(root), key]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+    ) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "holding\n"
+        for operation in (lambda: store.append(key, 5), lambda: store.commit(key)):
+            with pytest.raises(OSError, match="still open"):
+                operation()
+        other.kill()
+        other.wait()
+    with store.append(key, 5) as append:
+        append.write(b"!")
+    assert store.commit(key) == 6
+    assert content(store, key) == b"bytes!"
+
+
+def test_a_stopped_worker_does_not_keep_an_upload_from_being_deleted(
+    store: BlobStore, root: Path
+) -> None:
+    key = upload(store)
+    with FileBlobStore(root).append(key, 5):
+        store.delete([key])
+        assert tree(root) == {"uploads", "blobs"}
