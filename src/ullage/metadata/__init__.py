@@ -1,0 +1,1 @@
+"""Facts by SQL: repositories, manifests, tags, links, sessions, leases. Knows no bytes."""

@@ -1,0 +1,23 @@
+"""What a database can refuse, in words the services understand."""
+
+from __future__ import annotations
+
+
+class DatabaseFull(Exception):
+    """No room left for the database to write."""
+
+
+class DatabaseBusy(Exception):
+    """The database did not answer in time, or could not be reached; trying again may work."""
+
+
+class DatabaseBroken(Exception):
+    """The database failed in a way that makes further writing unsafe until a restart."""
+
+
+class DatabaseUnusable(Exception):
+    """The database cannot be opened. The text tells an operator what to change."""
+
+
+class DatabaseInUse(DatabaseUnusable):
+    """Another process owns this SQLite database."""

@@ -1,0 +1,477 @@
+"""Leases: promises made to pushers ("you need not upload this") that no manifest redeemed yet.
+
+A grant is one promise to one push: an upload that was acknowledged, a HEAD answered 200 to somebody
+who may push, a mount. The manifest of that push redeems one grant of its own for each blob. While a
+grant runs, the repository's link to the blob is not dropped (docs/design/deletion.md).
+
+Leases guard a decision, not data, so they need not be durable. Where one process owns the database
+they live in its memory; on PostgreSQL in an UNLOGGED table. What may have been forgotten after a
+crash counts as leased for one lease period.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import NamedTuple, Protocol
+
+import sqlalchemy as sa
+
+from ullage.metadata import schema
+from ullage.metadata.database import Database, Transaction, chunks
+from ullage.metadata.moments import from_moment, moment
+from ullage.oci.digest import Digest
+
+# How long after its upload or mount a client may ask for the same blob once more without that
+# counting as a second push. Docker's daemon does so (distribution/registry/client, blob_writer.go:
+# Commit ends with a Stat), on whichever of its connections is free.
+CONFIRM = timedelta(seconds=10)
+
+
+class Holder(NamedTuple):
+    """Whom a promise was made to, as well as can be told from requests."""
+
+    key: str
+    # This client asks for a blob once more right after uploading or mounting it.
+    confirms: bool
+
+
+class Link(NamedTuple):
+    """A blob as one repository sees it."""
+
+    repository_id: int
+    digest: Digest
+    linked_at: datetime
+
+
+class Leases(Protocol):
+    period: timedelta
+
+    def grant(
+        self, tx: Transaction, repository_id: int, digest: Digest, holder: Holder, now: datetime
+    ) -> datetime:
+        """In the transaction that links the blob: promise it to `holder`; returns until when."""
+
+    def offer(
+        self,
+        db: Database,
+        repository_id: int,
+        digest: Digest,
+        holder: Holder,
+        now: datetime,
+    ) -> bool:
+        """Promise a blob that was just seen linked; False if it is gone or going after all."""
+
+    def redeem(
+        self, tx: Transaction, repository_id: int, digests: Iterable[Digest], holder: Holder
+    ) -> None:
+        """A manifest kept the promise: take back one grant of `holder` for each digest."""
+
+    def running(
+        self, tx: Transaction, links: Sequence[Link], now: datetime
+    ) -> dict[Digest, datetime]:
+        """Which of these links (of one repository) are leased, and until when.
+
+        The caller holds the blobs' row locks. A link not in the answer may be dropped in this
+        transaction: nobody is promised it before the transaction has ended.
+        """
+
+    def forget(self, tx: Transaction, repository_id: int, digests: Iterable[Digest]) -> None:
+        """The link is gone by somebody's explicit wish, and every promise with it."""
+
+    def expire(self, db: Database, now: datetime) -> None:
+        """Drop what has ended."""
+
+    def shift(self, db: Database, by: timedelta) -> None:
+        """The clock was put forward (or back) by this much: promises last as long as before."""
+
+    def close(self, db: Database, now: datetime) -> None:
+        """A clean stop: leave nothing to be forgotten."""
+
+
+@dataclass(slots=True)
+class _Grant:
+    count: int
+    until: datetime
+    confirm_until: datetime
+
+
+class MemoryLeases:
+    """For one process on SQLite. Opening it takes over what the last clean stop saved."""
+
+    def __init__(self, db: Database, period: timedelta, now: datetime) -> None:
+        self.period = period
+        self._lock = threading.Lock()
+        self._grants: dict[tuple[int, Digest], dict[str, _Grant]] = {}
+        # Links being dropped by a transaction that has not ended: a promise would come too late.
+        self._going: dict[tuple[int, Digest], int] = {}
+        self._started = now
+        self._complete_from = self._load(db, now)
+
+    def grant(
+        self, tx: Transaction, repository_id: int, digest: Digest, holder: Holder, now: datetime
+    ) -> datetime:
+        with self._lock:
+            grant = self._add((repository_id, digest), holder, now)
+            if holder.confirms:
+                grant.confirm_until = now + CONFIRM
+            return grant.until
+
+    def offer(
+        self,
+        db: Database,
+        repository_id: int,
+        digest: Digest,
+        holder: Holder,
+        now: datetime,
+    ) -> bool:
+        link = (repository_id, digest)
+        with self._lock:
+            if link in self._going:
+                return False
+            grant = self._grants.get(link, {}).get(holder.key)
+            if grant is not None and now < grant.confirm_until:
+                # The same push asking again. What it was promised still stands.
+                grant.confirm_until = now
+                return True
+            self._add(link, holder, now)
+        # Granted first, looked at second: whoever drops the link from now on sees the grant.
+        if db.read(lambda tx: _linked(tx, repository_id, digest)):
+            return True
+        with self._lock:
+            self._take_back(link, holder.key)
+        return False
+
+    def redeem(
+        self, tx: Transaction, repository_id: int, digests: Iterable[Digest], holder: Holder
+    ) -> None:
+        links = [(repository_id, digest) for digest in digests]
+
+        def take_back() -> None:
+            with self._lock:
+                for link in links:
+                    self._take_back(link, holder.key)
+
+        tx.after_commit(take_back)
+
+    def running(
+        self, tx: Transaction, links: Sequence[Link], now: datetime
+    ) -> dict[Digest, datetime]:
+        leased: dict[Digest, datetime] = {}
+        going: list[tuple[int, Digest]] = []
+        with self._lock:
+            for link in links:
+                until = self._until(link, now)
+                if until is not None:
+                    leased[link.digest] = until
+                else:
+                    key = (link.repository_id, link.digest)
+                    self._going[key] = self._going.get(key, 0) + 1
+                    going.append(key)
+        tx.at_end(lambda: self._settled(going))
+        return leased
+
+    def forget(self, tx: Transaction, repository_id: int, digests: Iterable[Digest]) -> None:
+        links = [(repository_id, digest) for digest in digests]
+
+        def forget() -> None:
+            with self._lock:
+                for link in links:
+                    self._grants.pop(link, None)
+
+        tx.after_commit(forget)
+
+    def expire(self, db: Database, now: datetime) -> None:
+        with self._lock:
+            for link, grants in list(self._grants.items()):
+                for key, grant in list(grants.items()):
+                    if grant.until <= now:
+                        del grants[key]
+                if not grants:
+                    del self._grants[link]
+
+    def shift(self, db: Database, by: timedelta) -> None:
+        with self._lock:
+            self._complete_from += by
+            self._started += by
+            for grants in self._grants.values():
+                for grant in grants.values():
+                    grant.until += by
+                    grant.confirm_until += by
+
+    def close(self, db: Database, now: datetime) -> None:
+        with self._lock:
+            rows = [
+                {
+                    "repository_id": repository_id,
+                    "digest": digest,
+                    "holder": key,
+                    "grants": grant.count,
+                    "until": moment(grant.until),
+                    "confirm_until": moment(grant.confirm_until),
+                }
+                for (repository_id, digest), grants in self._grants.items()
+                for key, grant in grants.items()
+                if grant.until > now
+            ]
+            complete_from = self._complete_from
+
+        def save(tx: Transaction) -> None:
+            tx.execute(schema.leases.delete())
+            for some in chunks(rows):
+                tx.execute(schema.leases.insert(), list(some))
+            tx.execute(
+                schema.lease_memory.insert().values(id=1, complete_from=moment(complete_from))
+            )
+
+        db.write(save)
+
+    def _load(self, db: Database, now: datetime) -> datetime:
+        """Take back what a clean stop saved; returns from when on nothing can be missing."""
+
+        def take(tx: Transaction) -> tuple[int | None, list[sa.Row[tuple[object, ...]]]]:
+            saved = tx.execute(sa.select(schema.lease_memory.c.complete_from)).scalar()
+            rows = list(tx.execute(sa.select(schema.leases)).all())
+            # From here on a crash means that promises are forgotten; only a clean stop undoes this.
+            tx.execute(schema.lease_memory.delete())
+            tx.execute(schema.leases.delete())
+            fresh = tx.execute(sa.select(sa.func.count()).select_from(schema.repositories)).scalar()
+            if saved is None and not fresh:
+                saved = moment(now)
+            return saved, rows
+
+        saved, rows = db.write(take)
+        for row in rows:
+            grants = self._grants.setdefault((row.repository_id, Digest(row.digest)), {})
+            grants[row.holder] = _Grant(
+                row.grants, from_moment(row.until), from_moment(row.confirm_until)
+            )
+        return now + self.period if saved is None else from_moment(saved)
+
+    def _add(self, link: tuple[int, Digest], holder: Holder, now: datetime) -> _Grant:
+        grants = self._grants.setdefault(link, {})
+        grant = grants.get(holder.key)
+        if grant is None or grant.until <= now:
+            grant = grants[holder.key] = _Grant(0, now, now)
+        grant.count += 1
+        grant.until = now + self.period
+        return grant
+
+    def _take_back(self, link: tuple[int, Digest], key: str) -> None:
+        grants = self._grants.get(link)
+        grant = grants.get(key) if grants else None
+        if grants is None or grant is None:
+            return
+        grant.count -= 1
+        if grant.count <= 0:
+            del grants[key]
+        if not grants:
+            del self._grants[link]
+
+    def _until(self, link: Link, now: datetime) -> datetime | None:
+        ends = [
+            grant.until
+            for grant in self._grants.get((link.repository_id, link.digest), {}).values()
+            if grant.until > now
+        ]
+        if now < self._complete_from and link.linked_at <= self._started:
+            ends.append(self._complete_from)
+        return max(ends, default=None)
+
+    def _settled(self, going: list[tuple[int, Digest]]) -> None:
+        with self._lock:
+            for link in going:
+                self._going[link] -= 1
+                if not self._going[link]:
+                    del self._going[link]
+
+
+class SqlLeases:
+    """For many processes on PostgreSQL. The blob's row lock orders promises and deletions."""
+
+    def __init__(self, db: Database, period: timedelta, now: datetime) -> None:
+        self.period = period
+        db.write(lambda tx: self._begin(tx, now))
+
+    def grant(
+        self, tx: Transaction, repository_id: int, digest: Digest, holder: Holder, now: datetime
+    ) -> datetime:
+        confirm_until = now + CONFIRM if holder.confirms else now
+        return self._add(tx, repository_id, digest, holder, now, confirm_until)
+
+    def offer(
+        self,
+        db: Database,
+        repository_id: int,
+        digest: Digest,
+        holder: Holder,
+        now: datetime,
+    ) -> bool:
+        def promise(tx: Transaction) -> bool:
+            blob = sa.select(schema.blobs.c.digest).where(
+                schema.blobs.c.digest == digest, schema.blobs.c.damaged_at.is_(None)
+            )
+            if tx.execute(blob.with_for_update(read=True, key_share=True)).first() is None:
+                return False
+            # A new statement, so that it sees what was committed while the lock was waited for.
+            if not _linked(tx, repository_id, digest):
+                return False
+            if not self._confirmed(tx, repository_id, digest, holder, now):
+                self._add(tx, repository_id, digest, holder, now, now)
+            return True
+
+        return db.write(promise)
+
+    def redeem(
+        self, tx: Transaction, repository_id: int, digests: Iterable[Digest], holder: Holder
+    ) -> None:
+        ordered = sorted(digests)
+        own = sa.and_(
+            schema.leases.c.repository_id == repository_id,
+            schema.leases.c.digest.in_(ordered),
+            schema.leases.c.holder == holder.key,
+        )
+        locked = sa.select(schema.leases.c.digest).where(own)
+        tx.execute(locked.order_by(schema.leases.c.digest).with_for_update())
+        tx.execute(schema.leases.update().where(own).values(grants=schema.leases.c.grants - 1))
+        tx.execute(schema.leases.delete().where(own, schema.leases.c.grants <= 0))
+
+    def running(
+        self, tx: Transaction, links: Sequence[Link], now: datetime
+    ) -> dict[Digest, datetime]:
+        if not links:
+            return {}
+        found = tx.execute(
+            sa.select(schema.leases.c.digest, sa.func.max(schema.leases.c.until))
+            .where(
+                schema.leases.c.repository_id == links[0].repository_id,
+                schema.leases.c.digest.in_([link.digest for link in links]),
+                schema.leases.c.until > moment(now),
+            )
+            .group_by(schema.leases.c.digest)
+        )
+        leased = {Digest(digest): from_moment(until) for digest, until in found}
+        complete_from = self._complete_from(tx, now)
+        for link in links if now < complete_from else ():
+            if link.linked_at <= complete_from - self.period:
+                leased[link.digest] = max(complete_from, leased.get(link.digest, complete_from))
+        return leased
+
+    def forget(self, tx: Transaction, repository_id: int, digests: Iterable[Digest]) -> None:
+        tx.execute(
+            schema.leases.delete().where(
+                schema.leases.c.repository_id == repository_id,
+                schema.leases.c.digest.in_(list(digests)),
+            )
+        )
+
+    def expire(self, db: Database, now: datetime) -> None:
+        ended = (
+            sa.select(schema.leases.c.repository_id, schema.leases.c.digest, schema.leases.c.holder)
+            .where(schema.leases.c.until <= moment(now))
+            .limit(1000)
+            .with_for_update(skip_locked=True)
+        )
+        key = sa.tuple_(
+            schema.leases.c.repository_id, schema.leases.c.digest, schema.leases.c.holder
+        )
+        db.write(lambda tx: tx.execute(schema.leases.delete().where(key.in_(ended))))
+
+    def shift(self, db: Database, by: timedelta) -> None:
+        """Nothing to do: every process goes by the database server's clock."""
+
+    def close(self, db: Database, now: datetime) -> None:
+        """Nothing to do: the table outlives the process."""
+
+    def _begin(self, tx: Transaction, now: datetime) -> None:
+        """A registry that holds nothing yet has nothing to forget."""
+        if tx.execute(sa.select(schema.repositories.c.id).limit(1)).first() is None:
+            self._remember(tx, now)
+        else:
+            self._complete_from(tx, now)
+
+    def _complete_from(self, tx: Transaction, now: datetime) -> datetime:
+        """From when on no promise can be missing, remembered where a crash erases it too."""
+        known = tx.execute(sa.select(schema.lease_memory.c.complete_from)).scalar()
+        if known is not None:
+            return from_moment(known)
+        return self._remember(tx, now + self.period)
+
+    @staticmethod
+    def _remember(tx: Transaction, until: datetime) -> datetime:
+        tx.execute(
+            tx.insert(schema.lease_memory)
+            .values(id=1, complete_from=moment(until))
+            .on_conflict_do_nothing()
+        )
+        return until
+
+    def _confirmed(
+        self, tx: Transaction, repository_id: int, digest: Digest, holder: Holder, now: datetime
+    ) -> bool:
+        update = (
+            schema.leases.update()
+            .where(
+                schema.leases.c.repository_id == repository_id,
+                schema.leases.c.digest == digest,
+                schema.leases.c.holder == holder.key,
+                schema.leases.c.confirm_until > moment(now),
+            )
+            .values(confirm_until=moment(now))
+        )
+        return tx.execute(update).rowcount > 0
+
+    def _add(
+        self,
+        tx: Transaction,
+        repository_id: int,
+        digest: Digest,
+        holder: Holder,
+        now: datetime,
+        confirm_until: datetime,
+    ) -> datetime:
+        until = now + self.period
+        insert = tx.insert(schema.leases).values(
+            repository_id=repository_id,
+            digest=digest,
+            holder=holder.key,
+            grants=1,
+            until=moment(until),
+            confirm_until=moment(confirm_until),
+        )
+        # What ended but was not swept up yet starts again from one.
+        counted = sa.case((schema.leases.c.until > moment(now), schema.leases.c.grants), else_=0)
+        tx.execute(
+            insert.on_conflict_do_update(
+                index_elements=["repository_id", "digest", "holder"],
+                set_={
+                    "grants": counted + 1,
+                    "until": insert.excluded.until,
+                    "confirm_until": insert.excluded.confirm_until,
+                },
+            )
+        )
+        return until
+
+
+def open_leases(db: Database, period: timedelta, now: datetime) -> Leases:
+    kind = SqlLeases if db.dialect == "postgresql" else MemoryLeases
+    return kind(db, period, now)
+
+
+def _linked(tx: Transaction, repository_id: int, digest: Digest) -> bool:
+    found = tx.execute(_LINKED, {"repository_id": repository_id, "digest": digest})
+    return found.first() is not None
+
+
+_LINKED = (
+    sa.select(schema.repo_blobs.c.digest)
+    .join(schema.blobs, schema.blobs.c.digest == schema.repo_blobs.c.digest)
+    .where(
+        schema.repo_blobs.c.repository_id == sa.bindparam("repository_id"),
+        schema.repo_blobs.c.digest == sa.bindparam("digest"),
+        schema.blobs.c.damaged_at.is_(None),
+    )
+)

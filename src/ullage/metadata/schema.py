@@ -1,0 +1,221 @@
+"""The tables: what Ullage knows about repositories, manifests, tags and blobs.
+
+The foreign keys carry the deletion protocol (docs/design/deletion.md): a manifest's reference to a
+blob points to the repository's link, the link points to the blob. So the database itself refuses to
+drop a link that a manifest needs, or a blob that a repository needs. Deleting the `blobs` row *is*
+the condemnation of its bytes; the tombstone written in the same transaction says where they are.
+
+`migrations/` creates these tables; tests/metadata/test_migrations.py proves that both agree.
+Times are integer microseconds since the epoch, UTC. Sizes are bytes.
+"""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+
+metadata = sa.MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+# Names sort by bytes, in listings and cursors alike. PostgreSQL would otherwise use the locale.
+Name = sa.Text().with_variant(sa.Text(collation="C"), "postgresql")
+# SQLite only gives never-reused row ids to a column declared INTEGER PRIMARY KEY.
+Id = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
+Moment = sa.BigInteger
+
+repositories = sa.Table(
+    "repositories",
+    metadata,
+    # The id is the repository's generation: a repository deleted and pushed again is a new row.
+    sa.Column("id", Id, primary_key=True, autoincrement=True),
+    # NULL once deleted: invisible at once, erased in batches by the worker.
+    sa.Column("name", Name, unique=True),
+    sa.Column("created_at", Moment, nullable=False),
+    sa.Column("deleted_at", Moment),
+    # Counters, changed in the transaction that changes the facts; `ullage check` recounts them.
+    sa.Column("manifest_count", sa.BigInteger, nullable=False, server_default="0"),
+    sa.Column("tag_count", sa.BigInteger, nullable=False, server_default="0"),
+    sa.Column("manifest_bytes", sa.BigInteger, nullable=False, server_default="0"),
+    sa.Column("blob_bytes", sa.BigInteger, nullable=False, server_default="0"),
+    sqlite_autoincrement=True,
+)
+sa.Index("ix_repositories_deleted_at", repositories.c.deleted_at)
+
+blobs = sa.Table(
+    "blobs",
+    metadata,
+    sa.Column("digest", Name, primary_key=True),
+    sa.Column("size", sa.BigInteger, nullable=False),
+    sa.Column("storage_key", sa.Text, nullable=False, unique=True),
+    # How many manifests reference it, over all repositories.
+    sa.Column("manifest_refs", sa.BigInteger, nullable=False, server_default="0"),
+    sa.Column("created_at", Moment, nullable=False),
+    # Set when the stored bytes were found wrong: not served, and the next upload replaces them.
+    sa.Column("damaged_at", Moment),
+    sqlite_with_rowid=False,
+)
+
+repo_blobs = sa.Table(
+    "repo_blobs",
+    metadata,
+    sa.Column("repository_id", Id, sa.ForeignKey("repositories.id"), primary_key=True),
+    sa.Column("digest", Name, sa.ForeignKey("blobs.digest"), primary_key=True),
+    sa.Column("linked_at", Moment, nullable=False),
+    sa.Index("ix_repo_blobs_digest", "digest"),
+    sqlite_with_rowid=False,
+)
+
+manifests = sa.Table(
+    "manifests",
+    metadata,
+    sa.Column("id", Id, primary_key=True, autoincrement=True),
+    sa.Column("repository_id", Id, sa.ForeignKey("repositories.id"), nullable=False),
+    sa.Column("digest", Name, nullable=False),
+    sa.Column("media_type", sa.Text, nullable=False),
+    sa.Column("artifact_type", sa.Text),
+    # Annotations as JSON, for the referrers API; NULL when there are none.
+    sa.Column("annotations", sa.Text),
+    # A soft reference: the subject may not exist yet, or not any more.
+    sa.Column("subject", Name),
+    sa.Column("size", sa.BigInteger, nullable=False),
+    sa.Column("pushed_at", Moment, nullable=False),
+    sa.Column("raw", sa.LargeBinary, nullable=False),
+    sa.UniqueConstraint("repository_id", "digest"),
+    sa.Index("ix_manifests_repository_id_subject", "repository_id", "subject", "digest"),
+    sqlite_autoincrement=True,
+)
+
+manifest_blobs = sa.Table(
+    "manifest_blobs",
+    metadata,
+    sa.Column("manifest_id", Id, sa.ForeignKey("manifests.id"), primary_key=True),
+    sa.Column("digest", Name, primary_key=True),
+    sa.Column("repository_id", Id, nullable=False),
+    sa.ForeignKeyConstraint(
+        ["repository_id", "digest"], ["repo_blobs.repository_id", "repo_blobs.digest"]
+    ),
+    sa.Index("ix_manifest_blobs_repository_id_digest", "repository_id", "digest"),
+    sqlite_with_rowid=False,
+)
+
+manifest_children = sa.Table(
+    "manifest_children",
+    metadata,
+    sa.Column("parent_id", Id, sa.ForeignKey("manifests.id"), primary_key=True),
+    sa.Column("child_id", Id, sa.ForeignKey("manifests.id"), primary_key=True),
+    sa.Index("ix_manifest_children_child_id", "child_id"),
+    sqlite_with_rowid=False,
+)
+
+tags = sa.Table(
+    "tags",
+    metadata,
+    sa.Column("repository_id", Id, sa.ForeignKey("repositories.id"), primary_key=True),
+    sa.Column("name", Name, primary_key=True),
+    sa.Column("manifest_id", Id, sa.ForeignKey("manifests.id"), nullable=False),
+    sa.Column("created_at", Moment, nullable=False),
+    sa.Column("updated_at", Moment, nullable=False),
+    sa.Index("ix_tags_manifest_id", "manifest_id"),
+    sqlite_with_rowid=False,
+)
+
+uploads = sa.Table(
+    "uploads",
+    metadata,
+    sa.Column("id", sa.Text, primary_key=True),
+    sa.Column("repository_id", Id, sa.ForeignKey("repositories.id"), nullable=False),
+    # Who opened it; only they may go on with it.
+    sa.Column("subject", sa.Text, nullable=False),
+    sa.Column("storage_key", sa.Text, nullable=False, unique=True),
+    sa.Column("algorithm", sa.Text, nullable=False),
+    sa.Column("offset", sa.BigInteger, nullable=False),
+    # One POST with the whole blob: nobody can resume it, so a restart ends it.
+    sa.Column("single", sa.Boolean, nullable=False),
+    sa.Column("created_at", Moment, nullable=False),
+    sa.Column("expires_at", Moment, nullable=False),
+    # Only on PostgreSQL, where several processes serve one session: who works on it until when.
+    sa.Column("claim", sa.Text),
+    sa.Column("claimed_until", Moment),
+    sa.Index("ix_uploads_repository_id", "repository_id"),
+    sa.Index("ix_uploads_expires_at", "expires_at"),
+    sqlite_with_rowid=False,
+)
+
+finished_uploads = sa.Table(
+    "finished_uploads",
+    metadata,
+    # Remembered for a while so that a client that lost the answer to its last PUT may ask again.
+    sa.Column("id", sa.Text, primary_key=True),
+    sa.Column("repository_id", Id, nullable=False),
+    sa.Column("subject", sa.Text, nullable=False),
+    sa.Column("digest", Name, nullable=False),
+    sa.Column("forget_at", Moment, nullable=False),
+    sa.Index("ix_finished_uploads_forget_at", "forget_at"),
+    sqlite_with_rowid=False,
+)
+
+reviews = sa.Table(
+    "reviews",
+    metadata,
+    # A link that no manifest of its repository uses, to be looked at when its lease has ended.
+    sa.Column("repository_id", Id, primary_key=True),
+    sa.Column("digest", Name, primary_key=True),
+    sa.Column("due_at", Moment, nullable=False),
+    sa.Index("ix_reviews_due_at", "due_at"),
+    sqlite_with_rowid=False,
+)
+
+tombstones = sa.Table(
+    "tombstones",
+    metadata,
+    sa.Column("storage_key", sa.Text, primary_key=True),
+    # What the bytes were; NULL for an upload that never became a blob.
+    sa.Column("digest", Name),
+    sa.Column("size", sa.BigInteger, nullable=False),
+    sa.Column("due_at", Moment, nullable=False),
+    sa.Column("attempts", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("claimed_until", Moment),
+    sa.Index("ix_tombstones_due_at", "due_at"),
+    sqlite_with_rowid=False,
+)
+
+counters = sa.Table(
+    "counters",
+    metadata,
+    # Registry-wide totals. Spread over slots so that PostgreSQL's pushers do not queue for one row.
+    sa.Column("name", sa.Text, primary_key=True),
+    sa.Column("slot", sa.Integer, primary_key=True),
+    sa.Column("value", sa.BigInteger, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+leases = sa.Table(
+    "leases",
+    metadata,
+    # Promises to pushers that are not redeemed yet. On PostgreSQL this is the live table (the
+    # migration makes it UNLOGGED); on SQLite the process keeps them in memory, and saves them here
+    # at a clean stop only.
+    sa.Column("repository_id", Id, primary_key=True),
+    sa.Column("digest", Name, primary_key=True),
+    sa.Column("holder", sa.Text, primary_key=True),
+    sa.Column("grants", sa.Integer, nullable=False),
+    sa.Column("until", Moment, nullable=False),
+    sa.Column("confirm_until", Moment, nullable=False),
+    sa.Index("ix_leases_until", "until"),
+    sqlite_with_rowid=False,
+)
+
+lease_memory = sa.Table(
+    "lease_memory",
+    metadata,
+    # One row: before this moment promises may have been forgotten, so everything counts as leased.
+    # UNLOGGED as well, so that it vanishes together with the leases when PostgreSQL crashes.
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("complete_from", Moment, nullable=False),
+    sqlite_with_rowid=False,
+)

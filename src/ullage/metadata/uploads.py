@@ -1,0 +1,176 @@
+"""Upload sessions: where bytes that are not a blob yet are, and how many of them count."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+
+import sqlalchemy as sa
+
+from ullage.metadata import schema
+from ullage.metadata.database import Transaction
+from ullage.metadata.moments import moment
+from ullage.oci.digest import Digest
+from ullage.oci.reference import RepositoryName
+
+_uploads = schema.uploads
+_finished = schema.finished_uploads
+_repositories = schema.repositories
+
+
+@dataclass(frozen=True, slots=True)
+class Upload:
+    """An upload session: `offset` bytes are stored under `key` and will not be lost."""
+
+    id: str
+    repository_id: int
+    subject: str
+    key: str
+    algorithm: str
+    offset: int
+
+
+_COLUMNS = (
+    _uploads.c.id,
+    _uploads.c.repository_id,
+    _uploads.c.subject,
+    _uploads.c.storage_key,
+    _uploads.c.algorithm,
+    _uploads.c.offset,
+)
+
+
+def insert_upload(
+    tx: Transaction, upload: Upload, *, single: bool, now: datetime, expires_at: datetime
+) -> None:
+    tx.execute(
+        _uploads.insert().values(
+            id=upload.id,
+            repository_id=upload.repository_id,
+            subject=upload.subject,
+            storage_key=upload.key,
+            algorithm=upload.algorithm,
+            offset=upload.offset,
+            single=single,
+            created_at=moment(now),
+            expires_at=moment(expires_at),
+        )
+    )
+
+
+def count_uploads(tx: Transaction) -> int:
+    return int(tx.execute(sa.select(sa.func.count()).select_from(_uploads)).scalar_one())
+
+
+def find_upload(tx: Transaction, name: RepositoryName, upload_id: str) -> Upload | None:
+    """The session, if it belongs to this repository."""
+    query = (
+        sa.select(*_COLUMNS)
+        .join(_repositories, _repositories.c.id == _uploads.c.repository_id)
+        .where(_uploads.c.id == upload_id, _repositories.c.name == name)
+    )
+    row = tx.execute(query).first()
+    return Upload(*row) if row else None
+
+
+def set_offset(tx: Transaction, upload_id: str, offset: int, expires_at: datetime) -> bool:
+    """Record how many bytes are safe; False if the session has ended meanwhile."""
+    statement = (
+        _uploads.update()
+        .where(_uploads.c.id == upload_id)
+        .values(offset=offset, expires_at=moment(expires_at))
+    )
+    return tx.execute(statement).rowcount == 1
+
+
+def prolong(tx: Transaction, upload_id: str, expires_at: datetime) -> None:
+    """Bytes are arriving: keep the session from expiring."""
+    tx.execute(
+        _uploads.update().where(_uploads.c.id == upload_id).values(expires_at=moment(expires_at))
+    )
+
+
+def delete_upload(tx: Transaction, upload_id: str) -> bool:
+    """End the session; False if somebody else did. Whoever ends it answers for its bytes."""
+    return tx.execute(_uploads.delete().where(_uploads.c.id == upload_id)).rowcount == 1
+
+
+def expired_uploads(tx: Transaction, now: datetime, limit: int) -> list[Upload]:
+    """Sessions to clean up: idle for too long and not being worked on."""
+    query = (
+        sa.select(*_COLUMNS)
+        .where(
+            _uploads.c.expires_at <= moment(now),
+            sa.or_(_uploads.c.claimed_until.is_(None), _uploads.c.claimed_until <= moment(now)),
+        )
+        .order_by(_uploads.c.expires_at)
+        .limit(limit)
+    )
+    return [Upload(*row) for row in tx.execute(query)]
+
+
+def single_uploads(tx: Transaction) -> list[Upload]:
+    """Uploads made of one request; after a restart nobody can go on with them."""
+    return [Upload(*row) for row in tx.execute(sa.select(*_COLUMNS).where(_uploads.c.single))]
+
+
+def uploads_of(tx: Transaction, repository_id: int, limit: int) -> list[Upload]:
+    query = sa.select(*_COLUMNS).where(_uploads.c.repository_id == repository_id).limit(limit)
+    return [Upload(*row) for row in tx.execute(query)]
+
+
+def keys_in_deleted_repositories(tx: Transaction) -> list[str]:
+    """Storage keys of sessions whose repository was deleted around them."""
+    query = (
+        sa.select(_uploads.c.storage_key)
+        .join(_repositories, _repositories.c.id == _uploads.c.repository_id)
+        .where(_repositories.c.deleted_at.is_not(None))
+    )
+    return list(tx.execute(query).scalars())
+
+
+def uploading_bytes(tx: Transaction) -> int:
+    """Bytes stored in all sessions."""
+    return int(
+        tx.execute(sa.select(sa.func.coalesce(sa.func.sum(_uploads.c.offset), 0))).scalar_one()
+    )
+
+
+def shift_uploads(tx: Transaction, by_microseconds: int) -> None:
+    """The clock was put forward or back: sessions last as long as they would have."""
+    tx.execute(_uploads.update().values(expires_at=_uploads.c.expires_at + by_microseconds))
+
+
+def remember_finished(tx: Transaction, upload: Upload, digest: Digest, forget_at: datetime) -> None:
+    """So that a client that lost the answer to its last PUT may ask again."""
+    tx.execute(
+        _finished.insert().values(
+            id=upload.id,
+            repository_id=upload.repository_id,
+            subject=upload.subject,
+            digest=digest,
+            forget_at=moment(forget_at),
+        )
+    )
+
+
+def find_finished(
+    tx: Transaction, name: RepositoryName, upload_id: str
+) -> tuple[str, Digest] | None:
+    """Who finished this session, and as which blob."""
+    query = (
+        sa.select(_finished.c.subject, _finished.c.digest)
+        .join(_repositories, _repositories.c.id == _finished.c.repository_id)
+        .where(_finished.c.id == upload_id, _repositories.c.name == name)
+    )
+    row = tx.execute(query).first()
+    return (row[0], Digest(row[1])) if row else None
+
+
+def finished_to_forget(tx: Transaction, now: datetime) -> bool:
+    query = sa.select(_finished.c.id).where(_finished.c.forget_at <= moment(now)).limit(1)
+    return tx.execute(query).first() is not None
+
+
+def forget_finished(tx: Transaction, now: datetime) -> None:
+    tx.execute(_finished.delete().where(_finished.c.forget_at <= moment(now)))

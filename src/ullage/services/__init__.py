@@ -1,0 +1,118 @@
+"""What a registry does. One function is one use case, and usually one transaction."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from functools import cached_property
+from typing import TypeVar
+
+from ullage.blobs import BlobStore, StoredObject, StoreFull
+from ullage.metadata.claims import Claims
+from ullage.metadata.database import Database, Work
+from ullage.metadata.errors import DatabaseBroken, DatabaseBusy, DatabaseFull
+from ullage.metadata.leases import Holder, Leases
+from ullage.oci.errors import StorageFull, Unavailable
+from ullage.services.hashers import Hashers
+
+__all__ = ["Caller", "Limits", "Registry", "StoredObject", "store_errors"]
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one client may ask of the registry, and how long things last. Sizes in bytes."""
+
+    max_manifest_bytes: int = 4 * 1024 * 1024
+    max_manifest_descriptors: int = 1000
+    max_page_size: int = 1000
+    max_name_length: int = 255
+    max_uploads: int = 1000
+    # Uploads are refused while the store has less room than this: deletions need some.
+    min_free_bytes: int = 8 * 1024 * 1024
+    upload_idle: timedelta = timedelta(hours=24)
+    # How long a promise to a pusher holds (docs/design/deletion.md, leases).
+    lease: timedelta = timedelta(hours=1)
+    # From a deletion to the erasing of bytes: time for a reader that was just told to send them.
+    read_grace: timedelta = timedelta(seconds=2)
+    # How long a finished upload is remembered, for clients that lost the answer.
+    finished_upload: timedelta = timedelta(minutes=10)
+
+
+@dataclass(frozen=True)
+class Caller:
+    """Who asks. `subject` is the account, "" for anonymous."""
+
+    subject: str
+    address: str
+    agent: str
+
+    @cached_property
+    def holder(self) -> Holder:
+        """Whom a lease is granted to: this account, at this address, with this client."""
+        identity = "\n".join((self.subject, self.address, self.agent)).encode()
+        key = hashlib.blake2b(identity, digest_size=16).hexdigest()
+        return Holder(key, confirms=self.agent.startswith("docker/"))
+
+
+@dataclass(frozen=True)
+class Registry:
+    """What every service takes first: where facts and bytes are, the clock, and the limits."""
+
+    db: Database
+    blobs: BlobStore
+    leases: Leases
+    claims: Claims
+    now: Callable[[], datetime]
+    # A 32-digit hexadecimal name that nobody can guess and that is never given out again.
+    fresh_key: Callable[[], str]
+    limits: Limits = field(default_factory=Limits)
+    # Tells the worker that there is something to reclaim.
+    wake: Callable[[], None] = lambda: None
+    hashers: Hashers = field(default_factory=Hashers)
+
+    def read(self, work: Work[T]) -> T:
+        """Run reading work; raises Unavailable if the database does not answer."""
+        with _spoken():
+            return self.db.read(work)
+
+    def snapshot(self, work: Work[T]) -> T:
+        """Run reading work that must see one moment."""
+        with _spoken():
+            return self.db.snapshot(work)
+
+    def write(self, work: Work[T], *, freeing: bool = False) -> T:
+        """Run work in one transaction. `freeing` work gets through on a full disk too.
+
+        Raises StorageFull or Unavailable when the database cannot, or whatever `work` raises.
+        """
+        with _spoken():
+            return self.db.write(work, freeing=freeing)
+
+
+@contextmanager
+def _spoken() -> Iterator[None]:
+    """Say a database's troubles in the words of the protocol."""
+    try:
+        yield
+    except DatabaseFull as error:
+        raise StorageFull(message="no space left for the registry's database") from error
+    except DatabaseBusy as error:
+        raise Unavailable(message="the registry's database is busy; try again") from error
+    except DatabaseBroken as error:
+        raise Unavailable(
+            message="the registry's database failed and takes no changes until it is restarted"
+        ) from error
+
+
+@contextmanager
+def store_errors() -> Iterator[None]:
+    """Say a blob store's lack of room in the words of the protocol."""
+    try:
+        yield
+    except StoreFull as error:
+        raise StorageFull(message="no space left for blobs") from error

@@ -1,0 +1,226 @@
+"""Giving space back, off the request path: reviews, tombstones, expired sessions, recovery.
+
+Each function does one bounded piece of work and says how much it did, so that the worker can go on
+until there is nothing left. Every piece may be cut short anywhere and done again.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from datetime import UTC, datetime, timedelta
+from itertools import islice
+
+from ullage.blobs import StoredObject
+from ullage.failpoints import failpoint
+from ullage.metadata import content, reclaim, uploads
+from ullage.metadata.database import Transaction
+from ullage.services import Registry
+from ullage.services.push import end_upload
+
+log = logging.getLogger(__name__)
+
+REVIEW_BATCH = 200
+RECLAIM_BATCH = 500
+ERASE_BATCH = 200
+# A worker that dies with tombstones in hand keeps others from them for this long.
+RECLAIM_CLAIM = timedelta(seconds=60)
+MAX_BACKOFF = timedelta(hours=1)
+# An unknown key in the store is left alone for this long. Its row may simply be younger than the
+# look at the database; and nobody needs its room in a hurry.
+UNKNOWN_KEY_GRACE = timedelta(hours=24)
+
+
+def recover(registry: Registry) -> int:
+    """What a start has to do after a crash: end the uploads that nobody can resume.
+
+    Only where this process alone owns the database. Everything else (tombstones, reviews,
+    repositories half erased) simply goes on; no walk over the store is needed.
+    """
+    if registry.db.dialect != "sqlite":
+        return 0
+    left = registry.read(uploads.single_uploads)
+    failpoint("recover.after_claim")
+    for upload in left:
+        end_upload(registry, upload)
+        failpoint("recover.after_row")
+    return len(left)
+
+
+def review_due(registry: Registry) -> int:
+    """Look again at links whose lease should have ended; returns how many were looked at."""
+    now = registry.now()
+    due_at = now + registry.limits.read_grace
+    if registry.read(lambda tx: reclaim.next_review(tx, now, 1)) is None:
+        return 0
+
+    def review(tx: Transaction) -> int:
+        due = reclaim.next_review(tx, now, REVIEW_BATCH)
+        if due is None:
+            return 0
+        repository_id, digests = due
+        if content.lock_repository_id(tx, repository_id):
+            content.lock_blobs(tx, digests, to_drop=True)
+            reclaim.cancel_reviews(tx, repository_id, digests)
+            # What is still leased gets a new review, what is in use none, the rest goes.
+            reclaim.release_links(
+                tx, registry.leases, repository_id, digests, now=now, due_at=due_at
+            )
+            content.drop_repository_if_empty(tx, repository_id)
+        else:
+            reclaim.cancel_reviews(tx, repository_id, digests)
+        failpoint("review.in_transaction")
+        return len(digests)
+
+    looked_at = registry.write(review, freeing=True)
+    failpoint("review.after_row")
+    return looked_at
+
+
+def reclaim_due(registry: Registry) -> int:
+    """Erase the bytes of due tombstones; returns how many were taken up, erased or not."""
+    now = registry.now()
+    if not registry.read(lambda tx: reclaim.tombstone_due(tx, now)):
+        return 0
+    claimed = registry.write(
+        lambda tx: reclaim.claim_tombstones(tx, now, now + RECLAIM_CLAIM, RECLAIM_BATCH),
+        freeing=True,
+    )
+    if not claimed:
+        return 0
+    failpoint("reclaim.after_claim")
+    try:
+        registry.blobs.delete([tombstone.storage_key for tombstone in claimed])
+    except OSError as error:
+        backoff = min(timedelta(seconds=2 ** min(claimed[0].attempts + 1, 20)), MAX_BACKOFF)
+        log.error("erasing bytes failed, next try in %s: %s", backoff, error)
+        registry.write(lambda tx: reclaim.postpone_tombstones(tx, claimed, now + backoff))
+        return 0
+    failpoint("reclaim.before_drop")
+    registry.write(lambda tx: reclaim.drop_tombstones(tx, claimed), freeing=True)
+    failpoint("reclaim.after_drop")
+    return len(claimed)
+
+
+def expire_uploads(registry: Registry) -> int:
+    """End upload sessions that nobody touched for too long."""
+    now = registry.now()
+    expired = registry.read(lambda tx: uploads.expired_uploads(tx, now, 100))
+    for upload in expired:
+        end_upload(registry, upload)
+    if registry.read(lambda tx: uploads.finished_to_forget(tx, now)):
+        registry.write(lambda tx: uploads.forget_finished(tx, now), freeing=True)
+    return len(expired)
+
+
+def erase_deleted(registry: Registry) -> int:
+    """Take the next batch out of a repository that was deleted; 0 when there is none left."""
+    if not registry.read(reclaim.deleted_repository_waits):
+        return 0
+    now = registry.now()
+    due_at = now + registry.limits.read_grace
+    sizes = _upload_sizes(registry)
+
+    def erase(tx: Transaction) -> int:
+        repository_id = reclaim.next_deleted_repository(tx)
+        if repository_id is None:
+            return 0
+        rows = reclaim.some_manifests(tx, repository_id, ERASE_BATCH)
+        references = content.blobs_of(tx, [row.id for row in rows])
+        digests = references.keys() if rows else reclaim.some_links(tx, repository_id, ERASE_BATCH)
+        content.lock_blobs(tx, digests, to_drop=True)
+        content.remove_manifests(tx, repository_id, rows, references)
+        reclaim.release_links(
+            tx,
+            registry.leases,
+            repository_id,
+            digests,
+            now=now,
+            due_at=due_at,
+            despite_leases=True,
+        )
+        sessions = uploads.uploads_of(tx, repository_id, ERASE_BATCH)
+        for upload in sessions:
+            uploads.delete_upload(tx, upload.id)
+            reclaim.bury(tx, repository_id, upload.key, sizes.get(upload.key, upload.offset), now)
+        content.drop_repository_if_empty(tx, repository_id)
+        return len(rows) + len(digests) + len(sessions) + 1
+
+    erased = registry.write(erase, freeing=True)
+    failpoint("repository.erase.after_batch")
+    return erased
+
+
+def _upload_sizes(registry: Registry) -> dict[str, int]:
+    """How much the sessions of deleted repositories really hold, asked outside any transaction."""
+    keys = registry.read(uploads.keys_in_deleted_repositories)
+    return {key: registry.blobs.size(key) or 0 for key in keys}
+
+
+def expire_leases(registry: Registry) -> None:
+    registry.leases.expire(registry.db, registry.now())
+
+
+def shift_deadlines(registry: Registry, by: timedelta) -> None:
+    """The clock was set: leases, sessions and reviews last as long as they would have.
+
+    Otherwise a clock put forward by a day would end every push at once (race R31).
+    """
+    registry.leases.shift(registry.db, by)
+    if registry.db.dialect != "sqlite":
+        return
+    microseconds = by // timedelta(microseconds=1)
+
+    def shift(tx: Transaction) -> None:
+        uploads.shift_uploads(tx, microseconds)
+        reclaim.shift_reviews(tx, microseconds)
+
+    registry.write(shift)
+
+
+def reconcile(registry: Registry, objects: Iterable[StoredObject], *, batch: int = 500) -> int:
+    """Bury what the store holds and no row names, if it is old enough; returns how many.
+
+    `objects` is a listing of the store, taken as slowly as the caller likes. A key is unknown only
+    if no blob, session or tombstone names it in one transaction *after* it was listed.
+    """
+    buried = 0
+    listing = iter(objects)
+    while some := list(islice(listing, batch)):
+        buried += _bury_unknown(registry, [found for found in some if found.problem is None])
+    if buried:
+        registry.wake()
+    return buried
+
+
+def _bury_unknown(registry: Registry, objects: list[StoredObject]) -> int:
+    now = registry.now()
+    old = [
+        found
+        for found in objects
+        if datetime.fromtimestamp(found.modified, UTC) + UNKNOWN_KEY_GRACE < now
+    ]
+    unknown = _unknown(registry, old)
+    if not unknown:
+        return 0
+    failpoint("reconcile.before_tombstone")
+
+    def bury(tx: Transaction) -> int:
+        known = reclaim.known_keys(tx, [found.key for found in unknown])
+        left = [found for found in unknown if found.key not in known]
+        for found in left:
+            log.warning("unknown bytes in the store: %s (%d bytes)", found.key, found.size)
+            reclaim.bury(tx, 0, found.key, found.size, now)
+        return len(left)
+
+    return registry.write(bury, freeing=True)
+
+
+def _unknown(registry: Registry, objects: list[StoredObject]) -> list[StoredObject]:
+    known = registry.read(lambda tx: reclaim.known_keys(tx, [found.key for found in objects]))
+    return [found for found in objects if found.key not in known]
+
+
+def next_due(registry: Registry) -> datetime | None:
+    """When there will be something to do next, as far as is known now."""
+    return registry.read(reclaim.next_due)
