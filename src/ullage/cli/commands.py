@@ -1,0 +1,170 @@
+"""The commands that run in this process: serve, check, version."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import logging
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+
+from ullage import __version__
+from ullage.config import SETTINGS, ConfigError, Settings, load_settings
+
+app = typer.Typer(
+    name="ullage",
+    help="A container registry that gives space back.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def fail(message: str, code: int = 1) -> NoReturn:
+    """One line on stderr, and an exit code as az's: 1 error, 2 usage, 3 not found."""
+    typer.echo(f"ullage: {message}", err=True)
+    raise typer.Exit(code)
+
+
+def _with_settings(command: Any, names: set[str] | None = None) -> Any:
+    """Give a command a flag for each setting (or those in `names`), passed as one dict."""
+    own = [
+        parameter
+        for parameter in inspect.signature(command, eval_str=True).parameters.values()
+        if parameter.name != "flags"
+    ]
+    flags = [
+        inspect.Parameter(
+            setting.name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=None,
+            annotation=Annotated[
+                str | None,
+                typer.Option(
+                    setting.flag,
+                    help=setting.help,
+                    show_default=setting.default or False,
+                    envvar=setting.variable,
+                    # Read by load_settings, which knows which source a wrong value came from.
+                    allow_from_autoenv=False,
+                    metavar="TEXT",
+                ),
+            ],
+        )
+        for setting in SETTINGS
+        if names is None or setting.name in names
+    ]
+
+    def run(**values: Any) -> None:
+        chosen = {flag.name: values.pop(flag.name) for flag in flags}
+        command(flags=chosen, **values)
+
+    parameters = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in own]
+    run.__signature__ = inspect.Signature([*parameters, *flags])  # type: ignore[attr-defined]
+    run.__annotations__ = {p.name: p.annotation for p in [*parameters, *flags]}
+    run.__doc__ = command.__doc__
+    run.__name__ = command.__name__
+    return run
+
+
+def _settings(flags: dict[str, str | None], config: Path | None) -> Settings:
+    try:
+        return load_settings(flags, os.environ, config)
+    except ConfigError as error:
+        fail(str(error), 2)
+
+
+Config = Annotated[
+    Path | None,
+    typer.Option("--config", help="TOML file with settings.", envvar="ULLAGE_CONFIG"),
+]
+
+
+def serve(flags: dict[str, str | None], config: Config = None) -> None:
+    """Run the registry.
+
+    Settings come from these flags, ULLAGE_* variables or a TOML file, in that order.
+    """
+    settings = _settings(flags, config)
+    from ullage.wiring import CannotStart, run_server
+
+    logging.basicConfig(
+        level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr
+    )
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    try:
+        clean = run_server(settings, lambda url: _announce(settings, url))
+    except CannotStart as error:
+        fail(str(error))
+    if not clean:
+        raise typer.Exit(1)
+
+
+def _announce(settings: Settings, url: str) -> None:
+    """What somebody who just started the registry wants to know."""
+    host = url.removeprefix("http://")
+    storage = "" if not settings.storage else f", blobs in {settings.storage}"
+    print(f"Ullage {__version__} serves {url}, data in {settings.data}{storage}")
+    print("Try next:")
+    print(f"  docker tag IMAGE {host}/IMAGE && docker push {host}/IMAGE")
+    print(f"  curl {url}/v2/_catalog")
+    print(f"  {_command()} check --data {_shown(settings.data)}", flush=True)
+
+
+def _command() -> str:
+    """How this very command is spelled from here."""
+    return _shown(Path(sys.argv[0])) if sys.argv[0].endswith("ullage") else "ullage"
+
+
+def _shown(path: Path) -> str:
+    try:
+        return str(path.absolute().relative_to(Path.cwd()))
+    except ValueError:
+        return str(path)
+
+
+def check(
+    flags: dict[str, str | None],
+    fast: Annotated[bool, typer.Option("--fast", help="Only look at the database.")] = False,
+    deep: Annotated[bool, typer.Option("--deep", help="Also read and hash every blob.")] = False,
+    repair: Annotated[bool, typer.Option("--repair", help="Mend what is safe to mend.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
+    config: Config = None,
+) -> None:
+    """Prove that what the database says and what the disk holds agree, also while it serves.
+
+    Exit codes: 0 clean, 1 leak or wrong count (repairable), 2 damage, 3 could not check.
+    """
+    if fast and deep:
+        fail("--fast and --deep exclude each other", 3)
+    settings = _settings(flags, config)
+    from ullage import wiring
+    from ullage.services.check import render
+
+    logging.basicConfig(level=logging.WARNING, format="ullage: %(message)s")
+    mode = "fast" if fast else "deep" if deep else "default"
+    report: dict[str, Any] = {}
+    try:
+        for line in wiring.check(settings, {"mode": mode, "repair": repair}):
+            report = line
+    except (wiring.CannotStart, OSError) as error:
+        fail(str(error), 3)
+    if "exit_code" not in report:
+        fail(str(report.get("error", "the check did not finish")), 3)
+    print(json.dumps(report, indent=2) if as_json else render(report))
+    raise typer.Exit(int(report["exit_code"]))
+
+
+def version() -> None:
+    """Print the version."""
+    print(__version__)
+
+
+app.command()(_with_settings(serve))
+app.command()(_with_settings(check, {"data", "database", "storage"}))
+app.command()(version)

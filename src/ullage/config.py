@@ -1,0 +1,247 @@
+"""Settings: from flags, `ULLAGE_*` variables or a TOML file, in that order.
+
+`SETTINGS` is the one list of them; the command line and docs/reference/settings.md come from it.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+import tomllib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+_SIZE = re.compile(r"([0-9]{1,15})(?: ?(B|KiB|MiB|GiB|TiB|kB|KB|MB|GB|TB))?")
+_UNITS = {
+    None: 1, "B": 1, "kB": 10**3, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12,
+    "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40,
+}  # fmt: skip
+_DURATION = re.compile(r"([0-9]{1,9})(ms|s|m|h|d)")
+_SECONDS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400}
+_NUMBER = re.compile(r"[0-9]{1,12}")
+_LISTEN = re.compile(r"(?:\[([0-9a-fA-F:.%]+)\]|([^:\s]*)):([0-9]{1,5})")
+
+
+class ConfigError(Exception):
+    """A setting cannot be used. The text names it, its value and what was expected."""
+
+
+def _wrong(name: str, value: object, expected: str) -> ConfigError:
+    return ConfigError(f"{name}: {value!r} - expected {expected}")
+
+
+def parse_size(name: str, text: str) -> int:
+    """`512KiB`, `4MiB`, `1GB` or plain bytes, as bytes."""
+    match = _SIZE.fullmatch(text)
+    if not match:
+        raise _wrong(name, text, "a size such as 4MiB, 10GB or 65536")
+    return int(match[1]) * _UNITS[match[2]]
+
+
+def parse_duration(name: str, text: str) -> timedelta:
+    """`500ms`, `30s`, `15m`, `24h` or `7d`; up to 100 years, so that nothing wraps round."""
+    match = _DURATION.fullmatch(text)
+    if not match or int(match[1]) * _SECONDS[match[2]] > 100 * 365 * 86400:
+        raise _wrong(name, text, "a duration such as 500ms, 30s, 15m, 24h or 7d")
+    return timedelta(seconds=int(match[1]) * _SECONDS[match[2]])
+
+
+def parse_number(name: str, text: str) -> int:
+    if not _NUMBER.fullmatch(text):
+        raise _wrong(name, text, "a whole number")
+    return int(text)
+
+
+def parse_text(name: str, text: str) -> str:
+    return text
+
+
+def parse_path(name: str, text: str) -> Path:
+    return Path(text).expanduser().absolute()
+
+
+@dataclass(frozen=True, slots=True)
+class Listen:
+    """Where to listen. Port 0 takes any free port."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+    @property
+    def loopback(self) -> bool:
+        if self.host == "localhost":
+            return True
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return False
+
+
+def parse_listen(name: str, text: str) -> Listen:
+    """`127.0.0.1:5000`, `[::1]:5000`, `:5000` (every address)."""
+    match = _LISTEN.fullmatch(text)
+    if not match or int(match[3]) > 65535:
+        raise _wrong(name, text, "address:port, such as 127.0.0.1:5000 or [::1]:5000")
+    return Listen(match[1] or match[2] or "0.0.0.0", int(match[3]))  # noqa: S104 - asked for
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One setting. `default` is spelled as a user would."""
+
+    name: str
+    default: str
+    parse: Callable[[str, str], Any]
+    help: str
+
+    @property
+    def flag(self) -> str:
+        return "--" + self.name.replace("_", "-")
+
+    @property
+    def variable(self) -> str:
+        return "ULLAGE_" + self.name.upper()
+
+
+SETTINGS = (
+    Setting("listen", "127.0.0.1:5000", parse_listen, "Address and port to serve on."),
+    Setting("data", "./ullage-data", parse_path, "Folder for the database and the blobs."),
+    Setting(
+        "database",
+        "",
+        parse_text,
+        "sqlite:///path or postgresql://user@host/name; a SQLite file in the data folder if empty.",
+    ),
+    Setting(
+        "storage",
+        "",
+        parse_text,
+        "Where blobs are kept: file:/path, or memory: for a trial; the data folder if empty.",
+    ),
+    Setting("max_manifest", "4MiB", parse_size, "Largest manifest that is taken."),
+    Setting("max_page", "1000", parse_number, "Most items in one page of a listing."),
+    Setting("max_name", "255", parse_number, "Longest repository name, in characters."),
+    Setting("max_uploads", "1000", parse_number, "Most upload sessions open at once."),
+    Setting("max_descriptors", "1000", parse_number, "Most layers or children of one manifest."),
+    Setting("upload_idle", "24h", parse_duration, "An upload nobody goes on with ends after this."),
+    Setting("lease", "1h", parse_duration, "How long a blob is kept for the push that needs it."),
+    Setting("read_grace", "2s", parse_duration, "From a deletion to the erasing of its bytes."),
+    Setting("min_free", "8MiB", parse_size, "Uploads are refused when the disk has less room."),
+    Setting("ballast", "4MiB", parse_size, "Room set aside so that a full disk can still delete."),
+    Setting("header_timeout", "10s", parse_duration, "A request's headers must come within this."),
+    Setting("body_timeout", "60s", parse_duration, "Longest silence inside a request's body."),
+    Setting("shutdown_grace", "30s", parse_duration, "Running requests may finish within this."),
+    Setting("threads", "32", parse_number, "Threads for database and disk work."),
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    listen: Listen
+    data: Path
+    database: str
+    storage: str
+    max_manifest: int
+    max_page: int
+    max_name: int
+    max_uploads: int
+    max_descriptors: int
+    upload_idle: timedelta
+    lease: timedelta
+    read_grace: timedelta
+    min_free: int
+    ballast: int
+    header_timeout: timedelta
+    body_timeout: timedelta
+    shutdown_grace: timedelta
+    threads: int
+
+    @property
+    def database_url(self) -> str:
+        return self.database or f"sqlite:///{self.data / 'ullage.db'}"
+
+    @property
+    def storage_url(self) -> str:
+        return self.storage or f"file:{self.data}"
+
+
+def load_settings(
+    flags: Mapping[str, str | None], environment: Mapping[str, str], config: Path | None = None
+) -> Settings:
+    """Every setting from the first source that has it. Raises ConfigError."""
+    chosen = config or (
+        Path(environment["ULLAGE_CONFIG"]) if "ULLAGE_CONFIG" in environment else None
+    )
+    file = _read_file(chosen) if chosen else {}
+    _refuse_unknown(environment, file, chosen)
+    values = {}
+    for setting in SETTINGS:
+        flag = flags.get(setting.name)
+        if flag is not None:
+            values[setting.name] = setting.parse(setting.flag, flag)
+        elif setting.variable in environment:
+            values[setting.name] = setting.parse(setting.variable, environment[setting.variable])
+        elif setting.name in file:
+            name = f"{setting.name} in {chosen}"
+            values[setting.name] = setting.parse(name, _as_text(name, file[setting.name]))
+        else:
+            values[setting.name] = setting.parse(setting.name, setting.default)
+    settings = Settings(**values)
+    _require_sense(settings)
+    return settings
+
+
+def _read_file(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError(f"configuration file {path}: {error}") from error
+
+
+# Variables that are no settings: where the file is, and what commands that talk to a server use.
+_OTHER_VARIABLES = {
+    "ULLAGE_CONFIG",
+    "ULLAGE_FAILPOINTS",
+    "ULLAGE_REGISTRY",
+    "ULLAGE_REQUIRE_CLIENTS",
+}
+
+
+def _refuse_unknown(
+    environment: Mapping[str, str], file: Mapping[str, Any], path: Path | None
+) -> None:
+    """A misspelt setting must not be taken for the default."""
+    names = {setting.name for setting in SETTINGS}
+    for name in file:
+        if name not in names:
+            raise ConfigError(f"{name} in {path}: no such setting; see docs/reference/settings.md")
+    known = {setting.variable for setting in SETTINGS} | _OTHER_VARIABLES
+    for name in environment:
+        if name.startswith("ULLAGE_") and name not in known:
+            raise ConfigError(f"{name}: no such setting; see docs/reference/settings.md")
+
+
+def _as_text(name: str, value: object) -> str:
+    if isinstance(value, str):
+        return value
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    raise _wrong(name, value, "a string or a whole number")
+
+
+def _require_sense(settings: Settings) -> None:
+    if not settings.listen.loopback:
+        raise ConfigError(
+            f"listen: '{settings.listen}' - without accounts anybody who reaches that address can "
+            "push and delete. Listen on 127.0.0.1, and let a proxy that asks for credentials "
+            "forward to it"
+        )
+    for name in ("max_page", "max_name", "max_uploads", "max_descriptors", "threads"):
+        if getattr(settings, name) < 1:
+            raise _wrong(name, getattr(settings, name), "at least 1")

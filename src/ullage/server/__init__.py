@@ -1,0 +1,1 @@
+"""The HTTP face: requests into services, answers and errors onto the wire."""

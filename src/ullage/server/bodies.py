@@ -1,0 +1,119 @@
+"""Request bodies: read whole up to a limit, or streamed into an upload session.
+
+Bytes arrive on the event loop and are hashed and written by a thread, a piece of about 1 MiB at a
+time, while the next piece arrives. A client that sends slowly holds no thread in between.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+from starlette.requests import ClientDisconnect, Request
+
+from ullage.oci.errors import ManifestTooLarge, SizeInvalid
+from ullage.server.threads import Threads
+from ullage.server.wire import BodyTimeout, decimal_header
+from ullage.services.push import AppendSession
+
+PIECE_BYTES = 1024 * 1024
+# Once all uploads together hold this much in memory, they hand over smaller pieces.
+CROWDED_BYTES = 48 * 1024 * 1024
+CROWDED_PIECE_BYTES = 64 * 1024
+
+
+class Bodies:
+    """Reads the bodies of all requests; knows how much of them is in memory."""
+
+    def __init__(self, threads: Threads, idle_seconds: float) -> None:
+        self._threads = threads
+        self._idle_seconds = idle_seconds
+        self._held = 0
+
+    async def read(self, request: Request, limit: int) -> bytes:
+        """The whole body. Raises ManifestTooLarge beyond `limit` bytes, BodyTimeout."""
+        declared = decimal_header(request.headers.get("content-length"))
+        if declared is not None and declared > limit:
+            raise _too_large(limit)
+        body = bytearray()
+        async for chunk in self._chunks(request):
+            body += chunk
+            if len(body) > limit:
+                raise _too_large(limit)
+        return bytes(body)
+
+    async def stream(self, request: Request, session: AppendSession) -> None:
+        """Write the body to the session.
+
+        Raises ClientDisconnect or BodyTimeout when it stops short; what had arrived by then is
+        written, and the session is still open. Any other failure has abandoned the session.
+        """
+        writing: asyncio.Future[None] | None = None
+        waiting: list[bytes] = []
+        size = 0
+        try:
+            async for chunk in self._chunks(request):
+                waiting.append(chunk)
+                size += len(chunk)
+                self._held += len(chunk)
+                if size >= self._piece_bytes():
+                    if writing is not None:
+                        await writing
+                    writing, waiting, size = self._write(session, waiting, size), [], 0
+        finally:
+            try:
+                if writing is not None:
+                    await writing
+            finally:
+                self._held -= size
+        if waiting:
+            self._held += size
+            await self._write(session, waiting, size)
+
+    def _piece_bytes(self) -> int:
+        return PIECE_BYTES if self._held < CROWDED_BYTES else CROWDED_PIECE_BYTES
+
+    def _write(
+        self, session: AppendSession, chunks: list[bytes], size: int
+    ) -> asyncio.Future[None]:
+        def write() -> None:
+            for chunk in chunks:
+                session.write(chunk)
+
+        def written(_: object) -> None:
+            self._held -= size
+
+        future = self._threads.submit(write)
+        future.add_done_callback(written)
+        return future
+
+    async def _chunks(self, request: Request) -> AsyncIterator[bytes]:
+        stream = request.stream().__aiter__()
+        while True:
+            try:
+                async with asyncio.timeout(self._idle_seconds):
+                    chunk = await anext(stream)
+            except StopAsyncIteration:
+                return
+            except TimeoutError:
+                raise BodyTimeout(
+                    message=f"no byte of the request's body arrived for {self._idle_seconds:g} s"
+                ) from None
+            if chunk:
+                yield chunk
+
+
+def _too_large(limit: int) -> ManifestTooLarge:
+    return ManifestTooLarge({"max_bytes": limit}, f"the manifest is larger than {limit} bytes")
+
+
+def require_length(expected: int | None, received: int) -> None:
+    """Raises SizeInvalid if a chunk's body was not as long as its Content-Range says."""
+    if expected is not None and expected != received:
+        raise SizeInvalid(
+            {"expected": expected, "received": received},
+            f"Content-Range covers {expected} bytes, the body had {received}",
+        )
+
+
+__all__ = ["Bodies", "ClientDisconnect", "require_length"]

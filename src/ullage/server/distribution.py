@@ -1,0 +1,474 @@
+"""OCI Distribution 1.1 and what is newer on the specification's main branch: `/v2/`, in spec order.
+
+Every handler reads: parse, call one service, shape the answer. `ROUTES` at the end is the protocol.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+
+from ullage.oci.digest import Digest, parse_digest
+from ullage.oci.errors import (
+    BlobUploadUnknown,
+    DigestInvalid,
+    RangeInvalid,
+    RegistryError,
+    SizeInvalid,
+    TagInvalid,
+)
+from ullage.oci.reference import (
+    RepositoryName,
+    Tag,
+    parse_reference,
+    parse_repository_name,
+    parse_tag,
+)
+from ullage.server.blobs import SMALL_BYTES, BlobResponse, blob_headers
+from ullage.server.bodies import Bodies, require_length
+from ullage.server.routes import Route
+from ullage.server.threads import Threads
+from ullage.server.wire import (
+    API_VERSION,
+    BodyTimeout,
+    Query,
+    RangeNotSatisfiable,
+    byte_range,
+    content_range,
+    decimal_header,
+    empty_response,
+    error_response,
+    held_range,
+    json_response,
+    next_link,
+    page_size,
+)
+from ullage.services import Caller, Registry, delete, pull, push
+from ullage.services.push import AppendSession, Upload
+
+OCI_INDEX = "application/vnd.oci.image.index.v1+json"
+# A User-Agent is only kept to tell clients apart.
+MAX_AGENT = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Face:
+    """What every handler needs besides the request."""
+
+    registry: Registry
+    threads: Threads
+    bodies: Bodies
+
+    def name(self, text: str) -> RepositoryName:
+        return parse_repository_name(text, self.registry.limits.max_name_length)
+
+
+Handler: TypeAlias = Callable[..., Awaitable[Response]]
+
+
+def caller_of(request: Request) -> Caller:
+    client = request.scope.get("client")
+    agent = request.headers.get("user-agent", "")[:MAX_AGENT]
+    return Caller(subject="", address=client[0] if client else "", agent=agent)
+
+
+def query_of(request: Request) -> Query:
+    return Query(request.scope["query_string"])
+
+
+# --- end-1 ----------------------------------------------------------------------------------------
+
+
+async def get_base(face: Face, request: Request) -> Response:
+    """distribution-spec, "Determining Support"."""
+    return json_response({})
+
+
+# --- blobs: end-2, end-10 -------------------------------------------------------------------------
+
+
+async def get_blob(face: Face, request: Request, name: str, reference: str) -> Response:
+    """distribution-spec, "Pulling blobs"."""
+    repository, digest = face.name(name), parse_digest(reference)
+    if _not_modified(request, digest):
+        await face.threads.read(pull.stat_blob, face.registry, repository, digest)
+        return empty_response(304, {"ETag": f'"{digest}"'})
+    reader = await face.threads.submit(
+        pull.open_blob, face.registry, repository, digest, read_ahead=SMALL_BYTES
+    )
+    try:
+        span = byte_range(request.headers.get("range"), reader.size)
+    except RangeNotSatisfiable:
+        reader.close()
+        return error_response(
+            RangeInvalid({"size": reader.size}, offset=reader.size),
+            {"Content-Range": f"bytes */{reader.size}"},
+        )
+    headers = API_VERSION | blob_headers(digest, reader.size)
+    if span is None:
+        return BlobResponse(face.threads, reader, (0, reader.size), 200, headers)
+    headers["Content-Length"] = str(span[1] - span[0])
+    headers["Content-Range"] = f"bytes {span[0]}-{span[1] - 1}/{reader.size}"
+    return BlobResponse(face.threads, reader, span, 206, headers)
+
+
+async def head_blob(face: Face, request: Request, name: str, reference: str) -> Response:
+    """distribution-spec, "Checking if content exists in the registry".
+
+    Whoever may push is promised the blob with the answer: it need not upload it.
+    """
+    repository, digest = face.name(name), parse_digest(reference)
+    blob = await face.threads.read(
+        pull.stat_blob_for_push, face.registry, repository, digest, caller_of(request)
+    )
+    return empty_response(200, blob_headers(digest, blob.size))
+
+
+async def delete_blob(face: Face, request: Request, name: str, reference: str) -> Response:
+    """distribution-spec, "Deleting Blobs"."""
+    repository, digest = face.name(name), parse_digest(reference)
+    await face.threads.submit(
+        delete.delete_blob, face.registry, repository, digest, caller_of(request)
+    )
+    return empty_response(202, {"Docker-Content-Digest": digest})
+
+
+def _not_modified(request: Request, digest: Digest) -> bool:
+    """RFC 9110 §13.1.2, with the digest as the entity tag. "*" is left to the lookup."""
+    header = request.headers.get("if-none-match")
+    if header is None:
+        return False
+    tags = (tag.strip().removeprefix("W/").strip('"') for tag in header.split(","))
+    return digest in tags
+
+
+# --- manifests: end-3, end-7, end-9 ---------------------------------------------------------------
+
+
+async def get_manifest(face: Face, request: Request, name: str, reference: str) -> Response:
+    """distribution-spec, "Pulling manifests". What was pushed is served, whatever Accept says."""
+    manifest = await face.threads.read(
+        pull.get_manifest, face.registry, face.name(name), parse_reference(reference)
+    )
+    headers = {
+        **API_VERSION,
+        "Docker-Content-Digest": manifest.digest,
+        "ETag": f'"{manifest.digest}"',
+        "X-Content-Type-Options": "nosniff",
+    }
+    if _not_modified(request, manifest.digest):
+        return Response(b"", 304, headers)
+    headers["Content-Type"] = manifest.media_type
+    headers["Content-Length"] = str(len(manifest.raw))
+    body = b"" if request.method == "HEAD" else manifest.raw
+    return Response(body, 200, headers)
+
+
+async def put_manifest(face: Face, request: Request, name: str, reference: str) -> Response:
+    """distribution-spec, "Pushing Manifests"; with `tag` parameters, end-7b."""
+    repository, target = face.name(name), parse_reference(reference)
+    tags = [parse_tag(tag) for tag in query_of(request).all("tag")]
+    if tags and isinstance(target, Tag):
+        raise TagInvalid(
+            {"tag": tags[0]}, "tag parameters are for pushing by digest; this push names a tag"
+        )
+    raw = await face.bodies.read(request, face.registry.limits.max_manifest_bytes)
+    media_type = request.headers.get("content-type")
+    result = await face.threads.submit(
+        push.put_manifest,
+        face.registry,
+        repository,
+        target,
+        raw,
+        media_type,
+        caller_of(request),
+        tags,
+    )
+    headers = {
+        "Location": f"/v2/{repository}/manifests/{result.digest}",
+        "Docker-Content-Digest": result.digest,
+    }
+    if result.subject is not None:
+        headers["OCI-Subject"] = result.subject
+    response = empty_response(201, headers)
+    for tag in result.tags if tags else ():
+        response.headers.append("OCI-Tag", tag)
+    return response
+
+
+async def delete_manifest(face: Face, request: Request, name: str, reference: str) -> Response:
+    """distribution-spec, "Deleting Manifests" and "Deleting tags": a tag goes alone."""
+    repository, target = face.name(name), parse_reference(reference)
+    caller = caller_of(request)
+    if isinstance(target, Digest):
+        await face.threads.submit(delete.delete_manifest, face.registry, repository, target, caller)
+    else:
+        await face.threads.submit(delete.delete_tag, face.registry, repository, target, caller)
+    return empty_response(202, {})
+
+
+# --- uploads: end-4, end-5, end-6, end-11, end-13, end-14 -----------------------------------------
+
+
+async def start_upload(face: Face, request: Request, name: str) -> Response:
+    """distribution-spec, "Pushing blobs": open a session (end-4a), take a whole blob (end-4b), with
+    the digest algorithm announced (end-4c), or mount one from another repository (end-11)."""
+    repository, query = face.name(name), query_of(request)
+    caller = caller_of(request)
+    mount, source = query.one("mount"), query.one("from")
+    if mount is not None:
+        digest = parse_digest(mount)
+        if source is not None and await _mounted(face, repository, source, digest, caller):
+            return _created(repository, digest)
+        algorithm = digest.algorithm
+    else:
+        algorithm = query.one("digest-algorithm") or "sha256"
+    whole = query.one("digest")
+    if whole is not None:
+        return await _take_whole_blob(face, request, repository, parse_digest(whole), caller)
+    upload = await face.threads.submit(
+        push.start_upload, face.registry, repository, caller, algorithm
+    )
+    return _session(repository, upload.id, upload.offset, 202)
+
+
+async def _mounted(
+    face: Face, repository: RepositoryName, source: str, digest: Digest, caller: Caller
+) -> bool:
+    try:
+        from_repository = face.name(source)
+    except RegistryError:
+        # "If a registry does not support cross-repository mounting or is unable to mount the
+        # requested blob, it SHOULD return a 202": an upload session.
+        return False
+    return await face.threads.submit(
+        push.mount_blob, face.registry, repository, from_repository, digest, caller
+    )
+
+
+async def _take_whole_blob(
+    face: Face, request: Request, repository: RepositoryName, digest: Digest, caller: Caller
+) -> Response:
+    upload = await face.threads.submit(
+        push.start_upload, face.registry, repository, caller, digest.algorithm, single=True
+    )
+    try:
+        session = await face.threads.submit(
+            push.append_upload, face.registry, repository, upload.id, caller
+        )
+        await _stream_or_abandon(face, request, session)
+        await face.threads.submit(session.finish, digest)
+    except BaseException:
+        # Nobody knows this session's address, so nobody can go on with it.
+        await asyncio.shield(face.threads.submit(push.end_upload, face.registry, upload))
+        raise
+    return _created(repository, digest)
+
+
+async def get_upload(face: Face, request: Request, name: str, upload_id: str) -> Response:
+    """distribution-spec, "Pushing a blob in chunks": how much the session holds (end-13)."""
+    repository = face.name(name)
+    upload = await face.threads.read(
+        push.get_upload, face.registry, repository, _upload_id(upload_id), caller_of(request)
+    )
+    return _session(repository, upload.id, upload.offset, 204)
+
+
+async def patch_upload(face: Face, request: Request, name: str, upload_id: str) -> Response:
+    """distribution-spec, "Pushing a blob in chunks" (end-5); without Content-Range, a stream.
+
+    When the connection breaks, what arrived is kept and the client may go on from there.
+    """
+    repository = face.name(name)
+    session, expected = await _open_session(face, request, repository, upload_id)
+    start = session.offset
+    try:
+        await face.bodies.stream(request, session)
+        require_length(expected, session.offset - start)
+    except (ClientDisconnect, BodyTimeout, asyncio.CancelledError):
+        await asyncio.shield(face.threads.submit(session.end))
+        raise
+    except SizeInvalid:
+        await face.threads.submit(session.abandon)
+        raise
+    upload: Upload = await face.threads.submit(session.end)
+    return _session(repository, upload.id, upload.offset, 202)
+
+
+async def finish_upload(face: Face, request: Request, name: str, upload_id: str) -> Response:
+    """distribution-spec, "Pushing a blob monolithically" and the end of chunks (end-6)."""
+    repository = face.name(name)
+    text = query_of(request).one("digest")
+    if text is None:
+        raise DigestInvalid(message="the digest parameter is missing: PUT <location>?digest=…")
+    digest = parse_digest(text)
+    if _has_no_body(request):
+        await face.threads.submit(
+            push.finish_upload,
+            face.registry,
+            repository,
+            _upload_id(upload_id),
+            caller_of(request),
+            digest,
+        )
+        return _created(repository, digest)
+    session, expected = await _open_session(face, request, repository, upload_id)
+    start = session.offset
+    await _stream_or_abandon(face, request, session)
+    try:
+        require_length(expected, session.offset - start)
+    except SizeInvalid:
+        await face.threads.submit(session.abandon)
+        raise
+    await face.threads.submit(session.finish, digest)
+    return _created(repository, digest)
+
+
+async def cancel_upload(face: Face, request: Request, name: str, upload_id: str) -> Response:
+    """distribution-spec main, "Cancel a blob upload" (end-14)."""
+    await face.threads.submit(
+        push.cancel_upload,
+        face.registry,
+        face.name(name),
+        _upload_id(upload_id),
+        caller_of(request),
+    )
+    return empty_response(204, {})
+
+
+async def _open_session(
+    face: Face, request: Request, repository: RepositoryName, upload_id: str
+) -> tuple[AppendSession, int | None]:
+    """The session, open at the right place, and how many bytes the request announces for it."""
+    length = decimal_header(request.headers.get("content-length"))
+    span = content_range(request.headers.get("content-range"), length)
+    session = await face.threads.submit(
+        push.append_upload,
+        face.registry,
+        repository,
+        _upload_id(upload_id),
+        caller_of(request),
+        span[0] if span else None,
+    )
+    return session, span[1] - span[0] if span else None
+
+
+async def _stream_or_abandon(face: Face, request: Request, session: AppendSession) -> None:
+    """Stream the body of a request that is all or nothing."""
+    try:
+        await face.bodies.stream(request, session)
+    except (ClientDisconnect, BodyTimeout, asyncio.CancelledError):
+        await asyncio.shield(face.threads.submit(session.abandon))
+        raise
+
+
+def _has_no_body(request: Request) -> bool:
+    if "transfer-encoding" in request.headers:
+        return False
+    return decimal_header(request.headers.get("content-length")) in (None, 0)
+
+
+def _upload_id(text: str) -> str:
+    if len(text) != 32 or not set(text) <= set("0123456789abcdef"):
+        raise BlobUploadUnknown({"upload": text[:64]})
+    return text
+
+
+def _session(repository: RepositoryName, upload_id: str, offset: int, status: int) -> Response:
+    """Every answer about a session says where it is and what it holds."""
+    return empty_response(status, _session_headers(repository, upload_id, offset))
+
+
+def _session_headers(repository: RepositoryName, upload_id: str, offset: int) -> dict[str, str]:
+    return {
+        # Relative: an absolute one breaks clients behind a proxy, and Azure's SDK anywhere.
+        "Location": f"/v2/{repository}/blobs/uploads/{upload_id}",
+        "Range": held_range(offset),
+        "Docker-Upload-UUID": upload_id,
+    }
+
+
+def _created(repository: RepositoryName, digest: Digest) -> Response:
+    return empty_response(
+        201,
+        {"Location": f"/v2/{repository}/blobs/{digest}", "Docker-Content-Digest": digest},
+    )
+
+
+# --- listings: end-8, end-12, and the catalog -----------------------------------------------------
+
+
+async def list_tags(face: Face, request: Request, name: str) -> Response:
+    """distribution-spec, "Listing Tags"."""
+    repository, query = face.name(name), query_of(request)
+    n = page_size(query, face.registry.limits.max_page_size)
+    page = await face.threads.read(pull.list_tags, face.registry, repository, n, query.one("last"))
+    more = page.more and page.items
+    link = next_link(f"/v2/{repository}/tags/list", n=n, last=page.items[-1]) if more else {}
+    return json_response({"name": repository, "tags": page.items}, headers=link)
+
+
+async def list_repositories(face: Face, request: Request) -> Response:
+    """Docker's catalog, which the OCI specification leaves out; paged like tags."""
+    query = query_of(request)
+    n = page_size(query, face.registry.limits.max_page_size)
+    page = await face.threads.read(pull.list_repositories, face.registry, n, query.one("last"))
+    more = page.more and page.items
+    link = next_link("/v2/_catalog", n=n, last=page.items[-1]) if more else {}
+    return json_response({"repositories": page.items}, headers=link)
+
+
+async def list_referrers(face: Face, request: Request, name: str, reference: str) -> Response:
+    """distribution-spec, "Listing Referrers": always an index, empty if there are none."""
+    repository, digest, query = face.name(name), parse_digest(reference), query_of(request)
+    artifact_type = query.one("artifactType")
+    n = page_size(query, face.registry.limits.max_page_size) or 1
+    page = await face.threads.read(
+        pull.list_referrers,
+        face.registry,
+        repository,
+        digest,
+        artifact_type,
+        n,
+        query.one("last"),
+    )
+    headers = {"OCI-Filters-Applied": "artifactType"} if artifact_type is not None else {}
+    if page.next is not None:
+        path = f"/v2/{repository}/referrers/{digest}"
+        headers |= next_link(path, artifactType=artifact_type, n=query.one("n"), last=page.next)
+    index = {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": page.descriptors}
+    return json_response(index, headers=headers, media_type=OCI_INDEX)
+
+
+# --- errors that say where the session stands -----------------------------------------------------
+
+
+def range_headers(name: str, upload_id: str, error: RangeInvalid) -> dict[str, str]:
+    """distribution-spec, "Pushing a blob in chunks": a 416 tells the client where to go on."""
+    return _session_headers(parse_repository_name(name), upload_id, error.offset)
+
+
+# distribution-spec, "Endpoints". `{name}` may contain slashes; the last marker in a path counts.
+ROUTES = (
+    Route("end-1", "GET", "/v2/", get_base),
+    Route("end-2", "GET", "/v2/{name}/blobs/{digest}", get_blob),
+    Route("end-2", "HEAD", "/v2/{name}/blobs/{digest}", head_blob),
+    Route("end-3", "GET", "/v2/{name}/manifests/{reference}", get_manifest),
+    Route("end-3", "HEAD", "/v2/{name}/manifests/{reference}", get_manifest),
+    Route("end-4", "POST", "/v2/{name}/blobs/uploads/", start_upload),
+    Route("end-5", "PATCH", "/v2/{name}/blobs/uploads/{session}", patch_upload),
+    Route("end-6", "PUT", "/v2/{name}/blobs/uploads/{session}", finish_upload),
+    Route("end-7", "PUT", "/v2/{name}/manifests/{reference}", put_manifest),
+    Route("end-8", "GET", "/v2/{name}/tags/list", list_tags),
+    Route("end-9", "DELETE", "/v2/{name}/manifests/{reference}", delete_manifest),
+    Route("end-10", "DELETE", "/v2/{name}/blobs/{digest}", delete_blob),
+    Route("end-12", "GET", "/v2/{name}/referrers/{digest}", list_referrers),
+    Route("end-13", "GET", "/v2/{name}/blobs/uploads/{session}", get_upload),
+    Route("end-14", "DELETE", "/v2/{name}/blobs/uploads/{session}", cancel_upload),
+    Route("catalog", "GET", "/v2/_catalog", list_repositories),
+)

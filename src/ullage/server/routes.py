@@ -1,0 +1,57 @@
+"""From a method and a raw path to a handler.
+
+Routing looks at the path as it came, before percent-decoding: an encoded slash never moves a
+boundary. A repository name contains slashes, so paths are read from their right end.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass
+
+from starlette.responses import Response
+
+from ullage.server.wire import MethodNotAllowed, NotFound, decoded_path
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """One row of the protocol: the specification's endpoint id, a method, a path, a handler."""
+
+    endpoint: str
+    method: str
+    path: str
+    handler: Callable[..., Awaitable[Response]]
+
+
+class Router:
+    def __init__(self, routes: Iterable[Route]) -> None:
+        self.routes = tuple(routes)
+        by_path: dict[str, dict[str, Route]] = {}
+        for route in self.routes:
+            by_path.setdefault(route.path, {})[route.method] = route
+        # The longer path first: /v2/{name}/blobs/uploads/{session} is no blob called "uploads".
+        self._table = [
+            (_pattern(path), methods)
+            for path, methods in sorted(by_path.items(), key=lambda item: -item[0].count("/"))
+        ]
+
+    def find(self, method: str, raw_path: str) -> tuple[Route, list[str]]:
+        """The route and the decoded parts of the path. Raises NotFound, MethodNotAllowed."""
+        for pattern, methods in self._table:
+            match = pattern.fullmatch(raw_path)
+            if match is None:
+                continue
+            route = methods.get(method)
+            if route is None:
+                raise MethodNotAllowed(method[:20], ", ".join(sorted(methods)))
+            return route, [decoded_path(part) for part in match.groups()]
+        raise NotFound
+
+
+def _pattern(path: str) -> re.Pattern[str]:
+    """`{name}` matches any number of path components, every other placeholder exactly one."""
+    pattern = re.sub(r"\{(\w+)\}", lambda match: "(.+)" if match[1] == "name" else "([^/]+)", path)
+    # "/v2" and ".../uploads" are what people type.
+    return re.compile(pattern + "?" if path.endswith("/") else pattern)

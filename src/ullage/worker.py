@@ -1,0 +1,127 @@
+"""The clock as a face: a thread that reclaims space and cleans up, while the registry serves.
+
+It sleeps until something is due or somebody deletes something, works until nothing is left, and
+backs off when something fails. It decides nothing: every step is a service.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+
+from ullage.oci.errors import RegistryError
+from ullage.services import Registry, StoredObject, reclaim
+
+log = logging.getLogger(__name__)
+
+# Look around at least this often, whatever is known to be due.
+IDLE_SECONDS = 30.0
+# The store is compared with the database this often, and one object is looked at per this long.
+RECONCILE_SECONDS = 24 * 3600.0
+RECONCILE_PAUSE_SECONDS = 0.001
+FIRST_RECONCILE_SECONDS = 600.0
+# A wall clock that moved by more than this against the boot clock was set.
+CLOCK_JUMP = timedelta(minutes=1)
+
+
+class Worker:
+    def __init__(self, registry: Registry, adopt_clock: Callable[[], timedelta]) -> None:
+        """`adopt_clock` takes over the wall clock and says how far it was from our own."""
+        self._registry = registry
+        self._adopt_clock = adopt_clock
+        self._wake = threading.Event()
+        self._stop = threading.Event()
+        self._failures = 0
+        self._thread = threading.Thread(target=self._run, name="ullage-worker", daemon=True)
+        self._reconciler = threading.Thread(
+            target=self._reconcile, name="ullage-reconcile", daemon=True
+        )
+
+    def start(self) -> None:
+        self._thread.start()
+        self._reconciler.start()
+
+    def wake(self) -> None:
+        """There is something to reclaim."""
+        self._wake.set()
+
+    def stop(self) -> None:
+        """Finish the piece of work at hand and end."""
+        self._stop.set()
+        self._wake.set()
+        for thread in (self._thread, self._reconciler):
+            if thread.is_alive():
+                thread.join()
+
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            self._wake.wait(self._pause())
+            self._wake.clear()
+            self._cycle()
+
+    def _cycle(self) -> None:
+        try:
+            jump = self._adopt_clock()
+            if abs(jump) > CLOCK_JUMP:
+                log.warning("the clock was set by %s: deadlines move along", jump)
+                reclaim.shift_deadlines(self._registry, jump)
+                return
+            self._work()
+            self._failures = 0
+        except (RegistryError, OSError) as error:
+            self._failures += 1
+            log.error("reclaiming failed, trying again soon: %s", error)
+        except Exception:
+            # Whatever is wrong with one piece of work must not end all reclaiming.
+            self._failures += 1
+            log.exception("reclaiming failed, trying again soon")
+
+    def _work(self) -> None:
+        registry = self._registry
+        reclaim.expire_leases(registry)
+        for step in (
+            reclaim.expire_uploads,
+            reclaim.erase_deleted,
+            reclaim.review_due,
+            reclaim.reclaim_due,
+        ):
+            while not self._stop.is_set() and step(registry):
+                pass
+        registry.db.housekeep()
+
+    def _pause(self) -> float:
+        """Seconds until something is due."""
+        if self._failures:
+            return min(60.0, 2.0**self._failures) * random.uniform(0.5, 1.0)  # noqa: S311 - jitter
+        try:
+            due = reclaim.next_due(self._registry)
+        except RegistryError:
+            return 1.0
+        if due is None:
+            return IDLE_SECONDS
+        seconds = (due - self._registry.now()).total_seconds()
+        # Something overdue was just tried; it waits for its own back-off.
+        return min(IDLE_SECONDS, seconds) if seconds > 0 else 1.0
+
+    def _reconcile(self) -> None:
+        """Now and then, slowly, look for bytes in the store that no row names."""
+        wait = FIRST_RECONCILE_SECONDS
+        while not self._stop.wait(wait):
+            wait = RECONCILE_SECONDS
+            try:
+                buried = reclaim.reconcile(self._registry, self._slow_listing())
+                if buried:
+                    log.warning("%d unknown objects in the store will be erased", buried)
+            except (RegistryError, OSError) as error:
+                log.error("comparing the store with the database failed: %s", error)
+
+    def _slow_listing(self) -> Iterator[StoredObject]:
+        for found in self._registry.blobs.list():
+            if self._stop.is_set():
+                return
+            time.sleep(RECONCILE_PAUSE_SECONDS)
+            yield found
