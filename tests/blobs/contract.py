@@ -421,6 +421,17 @@ class BlobStoreContract:
         for keys in in_threads(walk, churn)[0]:
             assert sorted(key for key in keys if key in stay) == sorted(stay)
 
+    def test_a_listing_goes_on_from_where_it_was(self, store: BlobStore) -> None:
+        stay = {put(store) for _ in range(10)} | {upload(store) for _ in range(10)}
+        gone = upload(store)
+        listing = store.list()
+        seen = [next(listing).key]
+        come = {put(store), upload(store)}
+        store.delete([gone])
+        seen += [each.key for each in listing]
+        assert sorted(key for key in seen if key in stay) == sorted(stay)
+        assert set(seen) <= stay | come | {gone}
+
     def test_a_commit_during_a_listing_hides_nothing(self, store: BlobStore) -> None:
         keys = {upload(store) for _ in range(30)}
         listing = store.list()

@@ -68,6 +68,10 @@ def tree(root: Path) -> set[str]:
     return {str(path.relative_to(root)) for path in root.rglob("*")}
 
 
+def name_of(descriptor: int) -> str:
+    return Path(f"/proc/self/fd/{descriptor}").readlink().name
+
+
 def open_descriptors() -> int:
     return len(list(Path("/proc/self/fd").iterdir()))
 
@@ -455,6 +459,17 @@ def test_a_store_that_lost_a_directory_is_not_taken_for_an_empty_one(
         list(store.list())
 
 
+@pytest.mark.parametrize("make", [upload, put])
+def test_a_listing_passes_over_what_vanishes_under_it(
+    store: BlobStore, make: Callable[[BlobStore], str]
+) -> None:
+    """The names were read from the directory before; files and whole shards are gone since."""
+    keys = {make(store) for _ in range(20)}
+    listing = store.list()
+    store.delete(keys - {next(listing).key})
+    assert list(listing) == []
+
+
 def test_a_listing_reads_as_it_goes(
     store: BlobStore, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -691,13 +706,13 @@ def test_one_stubborn_key_does_not_keep_the_others(store: BlobStore, root: Path)
 def test_a_planted_shard_link_does_not_keep_the_others(
     store: BlobStore, root: Path, victim: Path
 ) -> None:
-    others = ["0" + secrets.token_hex(16)[1:] for _ in range(5)]
+    others = [f"{first:02x}" + secrets.token_hex(15) for first in range(16)]
     for key in others:
         put(store, b"bytes", key)
     (root / "blobs" / "ab").symlink_to(victim)
     with pytest.raises(NotADirectoryError):
         store.delete([KEY, *others])
-    assert [each.key for each in store.list()] == ["blobs/ab"]
+    assert tree(root) == {"uploads", "blobs", "blobs/ab"}
     assert untouched(victim)
 
 
@@ -716,6 +731,44 @@ def test_a_short_read_is_continued(store: BlobStore, monkeypatch: pytest.MonkeyP
     assert content(store, key) == data
     with store.open(key) as reader:
         assert reader.read_at(9_500, 5_000) == data[9_500:]
+
+
+def test_the_callers_bytes_are_written_from_where_they_are(
+    store: BlobStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = secrets.token_bytes(10_000)
+    real = os.pwrite
+    owners: list[object] = []
+
+    def pwrite(descriptor: int, view: memoryview, offset: int) -> int:
+        owners.append(view.obj)
+        return real(descriptor, view, offset)
+
+    monkeypatch.setattr(os, "pwrite", pwrite)
+    put(store, data)
+    assert len(owners) == 1
+    assert owners[0] is data
+
+
+def test_a_long_upload_goes_to_the_disk_as_it_arrives(
+    store: BlobStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each span once, and while it is new: naming it again would drop it from memory."""
+    advised: list[tuple[str, int, int, int]] = []
+
+    def advise(descriptor: int, offset: int, length: int, advice: int) -> None:
+        advised.append((name_of(descriptor), offset, length, advice))
+
+    monkeypatch.setattr(driver, "_WRITE_BACK_EVERY", 1_000)
+    monkeypatch.setattr(os, "posix_fadvise", advise)
+    key = upload(store, bytes(500))
+    with store.append(key, 500) as append:
+        for _ in range(7):
+            append.write(bytes(400))
+    assert advised == [
+        (key, 500, 1_200, os.POSIX_FADV_DONTNEED),
+        (key, 1_700, 1_200, os.POSIX_FADV_DONTNEED),
+    ]
 
 
 def test_a_write_that_fails_half_way_tells_how_far_it_came(

@@ -246,10 +246,8 @@ class FileBlobStore:
             except BlockingIOError:
                 message = "an append to this object is still open"
                 raise OSError(errno.EBUSY, message, key) from None
-            # The file may have been committed between the open and the lock.
-            named = os.stat(key, dir_fd=self._uploads, follow_symlinks=False)
-            if not os.path.samestat(named, os.fstat(file.fileno())):
-                raise FileNotFoundError(errno.ENOENT, "the upload was replaced", key)
+            # It may have been committed between the open and the lock: then this finds nothing.
+            os.stat(key, dir_fd=self._uploads, follow_symlinks=False)
         except BaseException:
             file.close()
             raise
