@@ -51,7 +51,6 @@ NAMES = frozenset(
         "reconcile.before_tombstone",
         "recover.after_claim",
         "recover.after_row",
-        "recover.after_unlink",
         "repository.delete.after_mark",
         "repository.erase.after_batch",
         "review.after_row",

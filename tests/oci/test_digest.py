@@ -1,5 +1,6 @@
 """OCI image-spec, descriptor.md, "Digests"."""
 
+import contextlib
 import hashlib
 
 import pytest
@@ -36,7 +37,7 @@ def test_the_registered_algorithms_are_read(text: str) -> None:
         "sha256:" + "g" * 64,
         "SHA256:" + "a" * 64,
         "sha256:../../" + "a" * 58,
-        "sha256:" + "١" * 64,
+        "sha256:" + "\u0661" * 64,
         SHA256 + "\n",
         " " + SHA256,
         SHA256 + "\x00",
@@ -53,7 +54,7 @@ def test_anything_but_the_exact_spelling_is_refused(text: str) -> None:
 
 @pytest.mark.parametrize("algorithm", ["md5", "sha384", "blake3", "sha256+b64", "", "SHA512"])
 def test_an_unknown_algorithm_is_named_as_the_reason(algorithm: str) -> None:
-    with pytest.raises(DigestInvalid, match="algorithm .* expected one of sha256, sha512"):
+    with pytest.raises(DigestInvalid, match=r"algorithm .* expected one of sha256, sha512"):
         parse_digest(f"{algorithm}:{'a' * 64}")
     with pytest.raises(DigestInvalid, match="expected one of sha256, sha512"):
         Hasher(algorithm)
@@ -61,10 +62,8 @@ def test_an_unknown_algorithm_is_named_as_the_reason(algorithm: str) -> None:
 
 @given(st.text())
 def test_no_text_raises_anything_but_digest_invalid(text: str) -> None:
-    try:
+    with contextlib.suppress(DigestInvalid):
         assert parse_digest(text) == text
-    except DigestInvalid:
-        pass
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)

@@ -1,5 +1,6 @@
 """distribution-spec, "Pulling manifests": the grammars of <name> and <reference>."""
 
+import contextlib
 import re
 import time
 from itertools import chain, product
@@ -60,10 +61,8 @@ def test_every_tag_of_the_spec_is_read(text: str) -> None:
 def test_no_text_raises_anything_but_the_error_of_its_grammar(text: str) -> None:
     assert is_name(text) == (len(text) <= 255 and bool(re.fullmatch(SPEC_NAME, text)))
     assert is_tag(text) == bool(re.fullmatch(SPEC_TAG, text))
-    try:
-        parse_reference(text)
-    except (TagInvalid, DigestInvalid) as error:
-        assert error.message.isascii()
+    with contextlib.suppress(TagInvalid, DigestInvalid):
+        assert parse_reference(text) == text
 
 
 @pytest.mark.parametrize(
@@ -89,8 +88,8 @@ def test_no_text_raises_anything_but_the_error_of_its_grammar(text: str) -> None
         "a:b",
         "a@b",
         "é",
-        "а",  # noqa: RUF001 - the Cyrillic letter is the point
-        "١",
+        "\u0430",
+        "\u0661",
         "\ud800",
     ],
 )
@@ -126,7 +125,7 @@ def test_no_name_makes_the_matcher_search_for_long(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", ".a", "-a", "a" * 129, "a b", "a/b", "a\n", "a+b", "é", "١", "\ud800"]
+    "text", ["", ".a", "-a", "a" * 129, "a b", "a/b", "a\n", "a+b", "é", "\u0661", "\ud800"]
 )
 def test_what_is_no_tag_is_refused(text: str) -> None:
     """S25."""

@@ -22,7 +22,7 @@ _MAX_INTEGER_DIGITS = 19
 _MAX_FLOAT_CHARACTERS = 64
 
 _ESCAPE = re.compile(r"\\.", re.DOTALL)
-# A string (an unfinished one as well, so that no text takes more than one pass), or other filling.
+# A string, which may be unfinished (the parser will say so), or anything else but a bracket.
 _NOT_A_BRACKET = re.compile(r'"[^"]*"?|[^][{}"]+')
 # May find a little more than it should, in a text with a literal backslash: what it finds is looked
 # at again.
