@@ -220,6 +220,19 @@ def test_an_image_without_layers_and_an_index_without_manifests_are_fine() -> No
     assert parse(index(manifests=[])).required_children == ()
 
 
+def test_an_index_of_layers_holds_them_as_blobs() -> None:
+    """BuildKit's registry cache is an index of layers and of a configuration of its own."""
+    cached = [
+        descriptor("layer", LAYER_TYPE),
+        descriptor("cache", "application/vnd.buildkit.cacheconfig.v0"),
+        descriptor("amd64", OCI_IMAGE),
+    ]
+    manifest = parse(index(manifests=cached))
+    assert names(manifest.required_blobs) == [digest("layer"), digest("cache")]
+    assert names(manifest.required_children) == [digest("amd64")]
+    assert names(manifest.manifests) == [digest("layer"), digest("cache"), digest("amd64")]
+
+
 def test_one_digest_cannot_have_two_sizes() -> None:
     other_size = {**descriptor("config"), "size": 1}
     refuse(image(layers=[other_size]), match="one size for one digest")

@@ -57,6 +57,16 @@ _NON_DISTRIBUTABLE = frozenset(
     }
 )
 
+# BuildKit stores its cache as an index that lists layers and a configuration where manifests belong
+# (`--cache-to type=registry` before `image-manifest=true` became its default). They are blobs.
+_BLOB_TYPES = (
+    "application/vnd.buildkit.cacheconfig.",
+    "application/vnd.docker.container.image.",
+    "application/vnd.docker.image.rootfs.",
+    "application/vnd.oci.image.config.",
+    "application/vnd.oci.image.layer.",
+)
+
 _MAX_MEDIA_TYPE_CHARACTERS = 255
 _MAX_SIZE = 2**53
 
@@ -349,7 +359,9 @@ def _read_known(body: _Object, media_type: str, kind: _Kind) -> Manifest:
     manifests = _descriptors(part.get("manifests"), "manifests")
     subject = _subject(part.get("subject"))
     _refuse_conflicting_sizes([*_present(config), *layers, *blobs, *manifests, *_present(subject)])
-    required, optional = _by_need([*_present(config), *blobs], layers)
+    children = [listed for listed in manifests if not _is_blob(listed)]
+    cached = [listed for listed in manifests if _is_blob(listed)]
+    required, optional = _by_need([*_present(config), *blobs, *cached], layers)
     artifact_type = _artifact_type(body.get("artifactType"), "artifactType")
     return Manifest(
         media_type=media_type,
@@ -362,8 +374,12 @@ def _read_known(body: _Object, media_type: str, kind: _Kind) -> Manifest:
         subject=subject,
         required_blobs=required,
         optional_blobs=optional,
-        required_children=_distinct(manifests),
+        required_children=_distinct(children),
     )
+
+
+def _is_blob(listed: Descriptor) -> bool:
+    return listed.media_type.lower().startswith(_BLOB_TYPES)
 
 
 def _subject(value: JSONValue) -> Descriptor | None:
