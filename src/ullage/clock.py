@@ -2,7 +2,7 @@
 
 Leases, sessions and grace periods are judged by this clock. It follows the machine's boot clock,
 which only runs forward, from a wall time taken at the start. When the wall clock is set, the worker
-notices, moves the deadlines along, and only then adopts the new time.
+notices, and moves this clock and the deadlines along.
 """
 
 from __future__ import annotations
@@ -25,12 +25,13 @@ class SteadyClock:
     def __call__(self) -> datetime:
         return self._offset + timedelta(seconds=_boot_seconds())
 
-    def adopt(self) -> timedelta:
-        """Take over the wall clock's time; returns by how much it had moved against this clock."""
-        measured = self._measured()
-        moved = measured - self._offset
-        self._offset = measured
-        return moved
+    def moved(self) -> timedelta:
+        """How far the wall clock has been put forward, or back, against this one."""
+        return self._measured() - self._offset
+
+    def adopt(self, moved: timedelta) -> None:
+        """Go forward, or back, by as much."""
+        self._offset += moved
 
     def _measured(self) -> datetime:
         """The wall time at which the machine started, as the wall clock has it now."""

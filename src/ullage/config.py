@@ -75,8 +75,6 @@ class Listen:
 
     @property
     def loopback(self) -> bool:
-        if self.host == "localhost":
-            return True
         try:
             return ipaddress.ip_address(self.host).is_loopback
         except ValueError:
@@ -88,7 +86,18 @@ def parse_listen(name: str, text: str) -> Listen:
     match = _LISTEN.fullmatch(text)
     if not match or int(match[3]) > 65535:
         raise _wrong(name, text, "address:port, such as 127.0.0.1:5000 or [::1]:5000")
-    return Listen(match[1] or match[2] or "0.0.0.0", int(match[3]))  # noqa: S104 - asked for
+    host = match[1] or match[2] or "0.0.0.0"  # noqa: S104 - asked for
+    return Listen("127.0.0.1" if host == "localhost" else host, int(match[3]))
+
+
+_KINDS: dict[Callable[[str, str], Any], str] = {
+    parse_listen: "ADDRESS:PORT",
+    parse_path: "FOLDER",
+    parse_text: "URL",
+    parse_size: "SIZE",
+    parse_duration: "DURATION",
+    parse_number: "NUMBER",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +108,11 @@ class Setting:
     default: str
     parse: Callable[[str, str], Any]
     help: str
+
+    @property
+    def kind(self) -> str:
+        """What its value is, in a word."""
+        return _KINDS[self.parse]
 
     @property
     def flag(self) -> str:

@@ -83,7 +83,7 @@ def _assemble(settings: Settings, db: Database) -> tuple[Registry, Worker]:
         limits=limits_of(settings),
         wake=lambda: worker.wake(),
     )
-    worker = Worker(registry, clock.adopt)
+    worker = Worker(registry, clock)
     return registry, worker
 
 
@@ -106,10 +106,13 @@ def run_server(settings: Settings, announce: Callable[[str], None]) -> bool:
             threads=settings.threads,
             body_idle_seconds=settings.body_timeout.total_seconds(),
         )
+        try:
+            control = serve_control(
+                control_path(settings), {"check": lambda request: run_check(registry, request)}
+            )
+        except OSError as error:
+            raise CannotStart(f"data: {error}") from error
         worker.start()
-        control = serve_control(
-            control_path(settings), {"check": lambda request: run_check(registry, request)}
-        )
         try:
             return serve(
                 app,

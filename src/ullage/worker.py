@@ -10,8 +10,9 @@ import logging
 import random
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import timedelta
+from typing import Protocol
 
 from ullage.oci.errors import RegistryError
 from ullage.services import Registry, StoredObject, reclaim
@@ -26,13 +27,24 @@ RECONCILE_PAUSE_SECONDS = 0.001
 FIRST_RECONCILE_SECONDS = 600.0
 # A wall clock that moved by more than this against the boot clock was set.
 CLOCK_JUMP = timedelta(minutes=1)
+# Something that fails is tried again after at most this long.
+MAX_BACKOFF_SECONDS = 60.0
+
+
+class Clock(Protocol):
+    """The registry's `now`, which goes its own way beside the machine's wall clock."""
+
+    def moved(self) -> timedelta:
+        """How far the wall clock has been put forward, or back, against this one."""
+
+    def adopt(self, moved: timedelta) -> None:
+        """Go forward, or back, by as much."""
 
 
 class Worker:
-    def __init__(self, registry: Registry, adopt_clock: Callable[[], timedelta]) -> None:
-        """`adopt_clock` takes over the wall clock and says how far it was from our own."""
+    def __init__(self, registry: Registry, clock: Clock) -> None:
         self._registry = registry
-        self._adopt_clock = adopt_clock
+        self._clock = clock
         self._wake = threading.Event()
         self._stop = threading.Event()
         self._failures = 0
@@ -65,11 +77,7 @@ class Worker:
 
     def _cycle(self) -> None:
         try:
-            jump = self._adopt_clock()
-            if abs(jump) > CLOCK_JUMP:
-                log.warning("the clock was set by %s: deadlines move along", jump)
-                reclaim.shift_deadlines(self._registry, jump)
-                return
+            self._follow_clock()
             self._work()
             self._failures = 0
         except (RegistryError, OSError) as error:
@@ -79,6 +87,22 @@ class Worker:
             # Whatever is wrong with one piece of work must not end all reclaiming.
             self._failures += 1
             log.exception("reclaiming failed, trying again soon")
+
+    def _follow_clock(self) -> None:
+        """Take over the wall clock's time. If somebody set it, deadlines move along."""
+        moved = self._clock.moved()
+        if moved > CLOCK_JUMP:
+            log.warning("the clock was put forward by %s: deadlines move along", moved)
+            # In this order a promise lasts too long for a moment, rather than not long enough; and
+            # if the deadlines cannot be moved now, neither is the clock.
+            reclaim.shift_deadlines(self._registry, moved)
+            self._clock.adopt(moved)
+        elif moved < -CLOCK_JUMP:
+            log.warning("the clock was put back by %s: deadlines move along", -moved)
+            self._clock.adopt(moved)
+            reclaim.shift_deadlines(self._registry, moved)
+        else:
+            self._clock.adopt(moved)
 
     def _work(self) -> None:
         registry = self._registry
@@ -96,10 +120,11 @@ class Worker:
     def _pause(self) -> float:
         """Seconds until something is due."""
         if self._failures:
-            return min(60.0, 2.0**self._failures) * random.uniform(0.5, 1.0)  # noqa: S311 - jitter
+            return backoff_seconds(self._failures)
         try:
             due = reclaim.next_due(self._registry)
-        except RegistryError:
+        except Exception as error:  # noqa: BLE001 - the work that comes next says it in full
+            log.error("the next deadline is not known: %s", error)
             return 1.0
         if due is None:
             return IDLE_SECONDS
@@ -125,3 +150,10 @@ class Worker:
                 return
             time.sleep(RECONCILE_PAUSE_SECONDS)
             yield found
+
+
+def backoff_seconds(failures: int) -> float:
+    """How long to wait after so many failures in a row: twice as long each time, more or less."""
+    # The exponent has a limit of its own: 2.0**1024 is no number.
+    longest = min(MAX_BACKOFF_SECONDS, 2.0 ** min(failures, 10))
+    return longest * random.uniform(0.5, 1.0)  # noqa: S311 - jitter

@@ -47,12 +47,14 @@ def _with_settings(command: Any, names: set[str] | None = None) -> Any:
                 str | None,
                 typer.Option(
                     setting.flag,
-                    help=setting.help,
-                    show_default=setting.default or False,
+                    # The backslash is for Rich, which would take the bracket for one of its own.
+                    help=setting.help + f" \\[default: {setting.default}]" * bool(setting.default),
+                    # The default is None, so that one can tell it from the same value given.
+                    show_default=False,
                     envvar=setting.variable,
                     # Read by load_settings, which knows which source a wrong value came from.
                     allow_from_autoenv=False,
-                    metavar="TEXT",
+                    metavar=setting.kind,
                 ),
             ],
         )

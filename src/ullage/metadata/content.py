@@ -99,16 +99,13 @@ def lock_repository_id(tx: Transaction, repository_id: int) -> bool:
 
 def ensure_repository(tx: Transaction, name: RepositoryName, now: datetime) -> int:
     """Find and lock the repository, or make it."""
-    repository_id = lock_repository(tx, name)
-    if repository_id is not None:
-        return repository_id
-    tx.execute(
-        tx.insert(_repositories)
-        .values(name=name, created_at=moment(now))
-        .on_conflict_do_nothing(index_elements=["name"])
-    )
-    repository_id = lock_repository(tx, name)
-    assert repository_id is not None
+    # Others may make it and remove it again between any two statements.
+    while (repository_id := lock_repository(tx, name)) is None:
+        tx.execute(
+            tx.insert(_repositories)
+            .values(name=name, created_at=moment(now))
+            .on_conflict_do_nothing(index_elements=["name"])
+        )
     return repository_id
 
 
@@ -255,6 +252,21 @@ def insert_manifest(
     ).inserted_primary_key
     assert inserted is not None
     manifest_id = int(inserted[0])
+    hold(tx, repository_id, manifest_id, blobs=blobs, children=children)
+    add_to_repository(tx, repository_id, manifest_count=1, manifest_bytes=len(raw))
+    add_to_counters(tx, repository_id, manifest_count=1, manifest_bytes=len(raw))
+    return manifest_id
+
+
+def hold(
+    tx: Transaction,
+    repository_id: int,
+    manifest_id: int,
+    *,
+    blobs: Sequence[Digest],
+    children: Iterable[int],
+) -> None:
+    """Record what a manifest refers to; the caller holds the rows of `blobs`."""
     references = [
         {"manifest_id": manifest_id, "digest": blob, "repository_id": repository_id}
         for blob in blobs
@@ -266,9 +278,6 @@ def insert_manifest(
     pairs = [{"parent_id": manifest_id, "child_id": child} for child in children]
     for some_pairs in chunks(pairs):
         tx.execute(_children.insert(), list(some_pairs))
-    add_to_repository(tx, repository_id, manifest_count=1, manifest_bytes=len(raw))
-    add_to_counters(tx, repository_id, manifest_count=1, manifest_bytes=len(raw))
-    return manifest_id
 
 
 def _count_references(tx: Transaction, digests: Sequence[Digest], by: int) -> None:

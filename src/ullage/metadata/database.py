@@ -79,7 +79,9 @@ class Transaction:
 
     def insert(self, table: sa.Table) -> sqlite.Insert | postgresql.Insert:
         """An INSERT that knows ON CONFLICT; both dialects spell it alike, SQLAlchemy does not."""
-        return postgresql.insert(table) if self.dialect == "postgresql" else sqlite.insert(table)
+        insert = postgresql.insert(table) if self.dialect == "postgresql" else sqlite.insert(table)
+        # Otherwise SQLAlchemy says -1 on PostgreSQL, and nobody can tell a conflict from a new row.
+        return insert.execution_options(preserve_rowcount=True)
 
     def after_commit(self, callback: Callable[[], None]) -> None:
         """Call `callback` once this piece of work is committed; never if it is rolled back."""
@@ -303,9 +305,12 @@ class _Writer:
 
     def _run(self, opened: Future[None]) -> None:
         try:
-            connection = self._engine.connect()
             with _sqlite_errors():
+                connection = self._engine.connect()
+                # All or nothing. SQLite can undo changes of tables; Alembic does not count on it.
+                connection.exec_driver_sql("BEGIN IMMEDIATE")
                 migrations.upgrade(connection)
+                connection.exec_driver_sql("COMMIT")
         except BaseException as error:  # noqa: BLE001 - handed to whoever waits
             opened.set_exception(error)
             return
@@ -322,13 +327,21 @@ class _Writer:
             for job in jobs:
                 job.failure = DatabaseBroken(self._broken)
         elif not self._attempt(connection, jobs):
-            # Something concerned the whole commit (a full disk, mostly): find out whom it hits.
-            for job in jobs:
-                if not self._attempt(connection, [job]) and job.freeing:
-                    self._attempt_on_ballast(connection, job)
+            self._attempt_each(connection, jobs)
         for job in jobs:
             job.settle()
         return go_on
+
+    def _attempt_each(self, connection: sa.Connection, jobs: list[_Job]) -> None:
+        """Something concerned the whole commit (a full disk, mostly): find out whom it hits."""
+        if isinstance(jobs[0].failure, DatabaseBusy):
+            # Somebody else's lock hits all of them alike, and each would wait for it once more.
+            return
+        for job in jobs:
+            if self._broken is not None:
+                job.failure = DatabaseBroken(self._broken)
+            elif not self._attempt(connection, [job]) and job.freeing:
+                self._attempt_on_ballast(connection, job)
 
     def _gather(self, first: _Job) -> tuple[list[_Job], bool]:
         jobs = [first]

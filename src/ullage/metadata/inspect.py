@@ -190,7 +190,7 @@ def repositories(tx: Transaction, which: Which[int]) -> list[RepositoryFacts]:
     ).where(_repositories.c.deleted_at.is_(None))
     return [
         RepositoryFacts(row[0], row[1], Counts(*map(int, row[2:6])), Counts(*map(int, row[6:10])))
-        for row in tx.execute(_choose(query, (id_,), which))
+        for row in tx.execute(_choose(query, (id_,), which)).all()
     ]
 
 
@@ -204,7 +204,7 @@ def manifests(tx: Transaction, which: Which[int]) -> list[ManifestFacts]:
     for some in chunks(ids, _MANIFEST_PAGE):
         references = _references(tx, some)
         children = _recorded_children(tx, some)
-        for row in tx.execute(_MANIFESTS.where(_manifests.c.id.in_(some))):
+        for row in tx.execute(_MANIFESTS.where(_manifests.c.id.in_(some))).all():
             facts = ManifestFacts(*row)
             found.append(
                 facts._replace(
@@ -244,7 +244,8 @@ def _manifest_page(tx: Transaction, after: After[int]) -> list[int]:
     page: list[int] = []
     room = _MANIFEST_PAGE_BYTES
     limit = min(after.limit, _MANIFEST_PAGE)
-    for id_, size in tx.execute(_choose(query, (_manifests.c.id,), After(after.key, limit))):
+    chosen = _choose(query, (_manifests.c.id,), After(after.key, limit))
+    for id_, size in tx.execute(chosen).all():
         room -= size
         if page and room < 0:
             break
@@ -273,7 +274,7 @@ def _references(tx: Transaction, manifest_ids: Sequence[int]) -> dict[int, list[
         .order_by(_manifest_blobs.c.manifest_id, _manifest_blobs.c.digest)
     )
     found: dict[int, list[Reference]] = {}
-    for manifest_id, *rest in tx.execute(query):
+    for manifest_id, *rest in tx.execute(query).all():
         found.setdefault(manifest_id, []).append(Reference(*rest))
     return found
 
@@ -337,7 +338,7 @@ def blobs(tx: Transaction, which: Which[str]) -> list[BlobFacts]:
     )
     return [
         BlobFacts(row[0], row[1], row[2], bool(row[3]), bool(row[4]), row[5], row[6])
-        for row in tx.execute(_choose(query, (_blobs.c.digest,), which))
+        for row in tx.execute(_choose(query, (_blobs.c.digest,), which)).all()
     ]
 
 
@@ -453,25 +454,30 @@ def overdue_reviews(tx: Transaction, which: Which[Pair], before: datetime) -> li
 
 def stored_totals(tx: Transaction) -> dict[str, int]:
     """The registry-wide counters that can be counted again."""
-    return {name: value for name, value in totals(tx).items() if name in _COUNTED}
+    return {name: value for name, value in totals(tx).items() if name != "reclaimed_bytes"}
 
 
 def counted_totals(tx: Transaction) -> dict[str, int]:
     """What they ought to be."""
-    return {name: int(tx.execute(query).scalar_one()) for name, query in _COUNTED.items()}
+    blob_count, blob_bytes = _count_and_sum(tx, _blobs.c.size)
+    manifest_count, manifest_bytes = _count_and_sum(tx, _manifests.c.size)
+    _, pending_bytes = _count_and_sum(tx, _tombstones.c.size)
+    return {
+        "blob_count": blob_count,
+        "blob_bytes": blob_bytes,
+        "manifest_count": manifest_count,
+        "manifest_bytes": manifest_bytes,
+        "pending_bytes": pending_bytes,
+    }
+
+
+def _count_and_sum(tx: Transaction, size: sa.Column[int]) -> tuple[int, int]:
+    count, total = tx.execute(sa.select(sa.func.count(), _sum(size))).one()
+    return int(count), int(total)
 
 
 def _sum(column: sa.ColumnElement[int]) -> sa.ColumnElement[int]:
     return sa.func.coalesce(sa.func.sum(column), 0)
-
-
-_COUNTED = {
-    "blob_count": sa.select(sa.func.count()).select_from(_blobs),
-    "blob_bytes": sa.select(_sum(_blobs.c.size)),
-    "manifest_count": sa.select(sa.func.count()).select_from(_manifests),
-    "manifest_bytes": sa.select(_sum(_manifests.c.size)),
-    "pending_bytes": sa.select(_sum(_tombstones.c.size)),
-}
 
 
 def count_links(tx: Transaction) -> int:
@@ -517,7 +523,7 @@ def _images(tx: Transaction, holders: sa.Select[tuple[int]], limit: int) -> tupl
     order = (_repositories.c.name, _tags.c.name.is_(None), _tags.c.name, _manifests.c.digest)
     named = [
         f"{name}:{tag}" if tag is not None else f"{name}@{digest}"
-        for name, tag, digest in tx.execute(rows.order_by(*order).limit(limit))
+        for name, tag, digest in tx.execute(rows.order_by(*order).limit(limit)).all()
     ]
     return named, int(count)
 

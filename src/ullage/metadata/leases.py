@@ -35,7 +35,9 @@ class Holder(NamedTuple):
 
     key: str
     # This client asks for a blob once more right after uploading or mounting it.
-    confirms: bool
+    confirms: bool = False
+    # This client asks for a blob in the source repository before it mounts it from there.
+    asks_source: bool = False
 
 
 class Link(NamedTuple):
@@ -195,7 +197,8 @@ class MemoryLeases:
     def shift(self, db: Database, by: timedelta) -> None:
         with self._lock:
             self._complete_from += by
-            self._started += by
+            # Links keep their times, so a clock put back must not make those of before look newer.
+            self._started = max(self._started, self._started + by)
             for grants in self._grants.values():
                 for grant in grants.values():
                     grant.until += by

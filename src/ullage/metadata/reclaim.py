@@ -77,8 +77,10 @@ def release_links(
         for digest, until in leased.items():
             schedule_review(tx, repository_id, digest, until)
         going = [(link.digest, size) for link, size in links if link.digest not in leased]
-        waiting = sum(size for link, size in links if link.digest in leased)
-        released += Released(leased_bytes=waiting)
+        waiting = leased.keys() - _linked_elsewhere(tx, repository_id, leased.keys())
+        released += Released(
+            leased_bytes=sum(size for link, size in links if link.digest in waiting)
+        )
         released += _drop_links(tx, repository_id, going, due_at)
     return released
 
@@ -95,6 +97,18 @@ def _links(
         (Link(repository_id, Digest(digest), from_moment(linked_at)), size)
         for digest, linked_at, size in tx.execute(query)
     ]
+
+
+def _linked_elsewhere(
+    tx: Transaction, repository_id: int, digests: Collection[Digest]
+) -> set[Digest]:
+    """Which of these blobs other repositories keep, whatever becomes of them in this one."""
+    if not digests:
+        return set()
+    query = sa.select(_repo_blobs.c.digest).where(
+        _repo_blobs.c.digest.in_(digests), _repo_blobs.c.repository_id != repository_id
+    )
+    return {Digest(digest) for digest in tx.execute(query.distinct()).scalars()}
 
 
 def _drop_links(
@@ -161,12 +175,13 @@ def bury(
     digest: Digest | None = None,
 ) -> None:
     """Leave a tombstone for bytes that never were, or no longer are, a blob's."""
-    tx.execute(
+    made = tx.execute(
         tx.insert(_tombstones)
         .values(storage_key=key, digest=digest, size=size, due_at=moment(due_at))
         .on_conflict_do_nothing(index_elements=["storage_key"])
-    )
-    add_to_counters(tx, spread, pending_bytes=size)
+    ).rowcount
+    if made:
+        add_to_counters(tx, spread, pending_bytes=size)
 
 
 # --- reviews --------------------------------------------------------------------------------------
@@ -272,6 +287,16 @@ def postpone_tombstones(tx: Transaction, tombstones: Sequence[Tombstone], until:
         )
 
 
+def shift_tombstones(tx: Transaction, by_microseconds: int) -> None:
+    """The clock was put forward or back: the second would keep bytes for as long as it was."""
+    tx.execute(
+        _tombstones.update().values(
+            due_at=_tombstones.c.due_at + by_microseconds,
+            claimed_until=_tombstones.c.claimed_until + by_microseconds,
+        )
+    )
+
+
 def tombstone_due(tx: Transaction, now: datetime) -> bool:
     query = sa.select(_tombstones.c.storage_key).where(
         _tombstones.c.due_at <= moment(now),
@@ -284,9 +309,10 @@ def known_keys(tx: Transaction, keys: Collection[str]) -> set[str]:
     """Which of these storage keys a blob, an upload session or a tombstone names."""
     known: set[str] = set()
     for some in chunks(sorted(keys)):
+        # The way a key goes: asked in this order it is not missed where it moves on in between.
         for column in (
-            _blobs.c.storage_key,
             schema.uploads.c.storage_key,
+            _blobs.c.storage_key,
             _tombstones.c.storage_key,
         ):
             known.update(tx.execute(sa.select(column).where(column.in_(some))).scalars())
@@ -368,19 +394,17 @@ def adopt_blob(
 
     Whichever copy is not needed gets a tombstone: the newcomer, or the old one if it was damaged.
     """
-    made = tx.execute(
-        tx.insert(_blobs)
-        .values(digest=digest, size=size, storage_key=key, created_at=moment(now))
-        .on_conflict_do_nothing(index_elements=["digest"])
-    ).rowcount
-    if made:
-        add_to_counters(tx, repository_id, blob_count=1, blob_bytes=size)
-        return key
-    current = tx.execute(
-        sa.select(_blobs.c.storage_key, _blobs.c.damaged_at, _blobs.c.size)
-        .where(_blobs.c.digest == digest)
-        .with_for_update(key_share=True)
-    ).one()
+    current = None
+    while current is None:
+        if _insert_blob(tx, digest, size, key, now):
+            add_to_counters(tx, repository_id, blob_count=1, blob_bytes=size)
+            return key
+        current = tx.execute(
+            sa.select(_blobs.c.storage_key, _blobs.c.damaged_at, _blobs.c.size)
+            .where(_blobs.c.digest == digest)
+            .with_for_update(key_share=True)
+        ).first()
+        # None: it was condemned between these two statements, and the way is free now.
     if current.damaged_at is None:
         bury(tx, repository_id, key, size, due_at)
         return str(current.storage_key)
@@ -389,3 +413,13 @@ def adopt_blob(
     )
     bury(tx, repository_id, current.storage_key, current.size, due_at, digest)
     return key
+
+
+def _insert_blob(tx: Transaction, digest: Digest, size: int, key: str, now: datetime) -> bool:
+    """Whether there was no such blob yet."""
+    made = tx.execute(
+        tx.insert(_blobs)
+        .values(digest=digest, size=size, storage_key=key, created_at=moment(now))
+        .on_conflict_do_nothing(index_elements=["digest"])
+    ).rowcount
+    return bool(made)

@@ -95,18 +95,21 @@ def delete_upload(tx: Transaction, upload_id: str) -> bool:
     return tx.execute(_uploads.delete().where(_uploads.c.id == upload_id)).rowcount == 1
 
 
+def delete_expired_upload(tx: Transaction, upload_id: str, now: datetime) -> bool:
+    """As delete_upload, unless somebody came back to the session since it was found expired."""
+    expired = _uploads.delete().where(_uploads.c.id == upload_id, _expired(now))
+    return tx.execute(expired).rowcount == 1
+
+
 def expired_uploads(tx: Transaction, now: datetime, limit: int) -> list[Upload]:
     """Sessions to clean up: idle for too long and not being worked on."""
-    query = (
-        sa.select(*_COLUMNS)
-        .where(
-            _uploads.c.expires_at <= moment(now),
-            sa.or_(_uploads.c.claimed_until.is_(None), _uploads.c.claimed_until <= moment(now)),
-        )
-        .order_by(_uploads.c.expires_at)
-        .limit(limit)
-    )
+    query = sa.select(*_COLUMNS).where(_expired(now)).order_by(_uploads.c.expires_at).limit(limit)
     return [Upload(*row) for row in tx.execute(query)]
+
+
+def _expired(now: datetime) -> sa.ColumnElement[bool]:
+    free = sa.or_(_uploads.c.claimed_until.is_(None), _uploads.c.claimed_until <= moment(now))
+    return sa.and_(_uploads.c.expires_at <= moment(now), free)
 
 
 def single_uploads(tx: Transaction) -> list[Upload]:

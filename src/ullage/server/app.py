@@ -9,19 +9,17 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from ullage.oci.errors import RangeInvalid, RegistryError, Unsupported
+from ullage.oci.errors import RangeInvalid, RegistryError, SizeInvalid
 from ullage.server import distribution
 from ullage.server.bodies import Bodies
 from ullage.server.distribution import Face
+from ullage.server.head import raw_path, require_plain
 from ullage.server.routes import Router
 from ullage.server.threads import Threads
 from ullage.server.wire import error_response, json_response
 from ullage.services import Registry
 
 log = logging.getLogger(__name__)
-
-MAX_PATH_BYTES = 8 * 1024
-MAX_HEADER_BYTES = 32 * 1024
 
 
 def create_app(
@@ -58,11 +56,12 @@ class App:
         except ClientDisconnect:
             # Nobody is there to be told; a half-closed connection still gets an answer.
             if not started:
-                gone = Unsupported(message="the request's body ended before its announced length")
+                gone = SizeInvalid(message="the request's body ended before its announced length")
                 await error_response(gone)(scope, receive, send)
         except Exception as error:
             if started:
                 # Too late for an answer: break the connection, so that nobody takes it for whole.
+                log.exception("broke off the answer to %s %r", request.method, scope["path"])
                 raise
             await _internal_error(request, error)(scope, receive, send)
 
@@ -70,12 +69,14 @@ class App:
         """Find the handler and ask it; say its refusals in the protocol's words."""
         route_parts: list[str] = []
         try:
-            path = _raw_path(request.scope)
+            path = raw_path(request.scope)
+            require_plain(request.scope)
             route, route_parts = self.router.find(request.method, path)
             return await route.handler(self._face, request, *route_parts)
         except RangeInvalid as error:
             name, upload_id = route_parts
-            return error_response(error, distribution.range_headers(name, upload_id, error))
+            headers = distribution.range_headers(self._face.name(name), upload_id, error)
+            return error_response(error, headers)
         except RegistryError as error:
             return error_response(error)
 
@@ -86,15 +87,6 @@ class App:
             if message["type"] == "lifespan.shutdown":
                 self._face.threads.close()
                 return
-
-
-def _raw_path(scope: Scope) -> str:
-    raw: bytes = scope.get("raw_path") or scope["path"].encode("utf-8", "surrogateescape")
-    if len(raw) > MAX_PATH_BYTES:
-        raise Unsupported(message=f"the path is longer than {MAX_PATH_BYTES} bytes")
-    if sum(len(name) + len(value) for name, value in scope["headers"]) > MAX_HEADER_BYTES:
-        raise Unsupported(message=f"the headers are longer than {MAX_HEADER_BYTES} bytes")
-    return raw.partition(b"?")[0].decode("latin-1")
 
 
 def _internal_error(request: Request, error: Exception) -> Response:

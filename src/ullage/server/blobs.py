@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from pathlib import Path
 
+from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
@@ -13,7 +15,8 @@ from ullage.oci.errors import Unavailable
 from ullage.server.threads import Threads
 from ullage.services.pull import BlobReader
 
-PIECE_BYTES = 1024 * 1024
+# A server keeps several pieces ready for each reader, however slow it reads.
+PIECE_BYTES = 128 * 1024
 # Up to here reading in the thread that opened the blob beats a second round.
 SMALL_BYTES = 64 * 1024
 # A blob is whatever somebody pushed, on our origin: no browser may run or show it.
@@ -33,6 +36,15 @@ def blob_headers(digest: Digest, size: int) -> dict[str, str]:
         "Content-Length": str(size),
         "Docker-Content-Digest": digest,
         "ETag": f'"{digest}"',
+    }
+
+
+def unchanged_headers(digest: Digest) -> dict[str, str]:
+    """RFC 9110, section 15.4.5: what a 304 repeats of the 200."""
+    return {
+        "Docker-Content-Digest": digest,
+        "ETag": f'"{digest}"',
+        "Cache-Control": HEADERS["Cache-Control"],
     }
 
 
@@ -67,7 +79,7 @@ class BlobResponse(Response):
                 # The read grace keeps the file in place until the server has opened it.
                 await send({"type": "http.response.pathsend", "path": str(path)})
             else:
-                await self._send_pieces(send, start, stop)
+                await self._send_pieces(receive, send, start, stop)
         finally:
             self._reader.close()
 
@@ -76,16 +88,29 @@ class BlobResponse(Response):
         offered = "http.response.pathsend" in (scope.get("extensions") or {})
         return self._reader.path if whole and offered and self._reader.size > SMALL_BYTES else None
 
-    async def _send_pieces(self, send: Send, start: int, stop: int) -> None:
-        while start < stop:
-            piece = self._reader.ready(start, stop)
-            if piece is None:
+    async def _send_pieces(self, receive: Receive, send: Send, start: int, stop: int) -> None:
+        ready = self._reader.ready(start, stop)
+        if ready is not None:
+            await send({"type": "http.response.body", "body": ready})
+            return
+        # Not every server says so when it is handed bytes for a client that is gone.
+        gone = asyncio.ensure_future(_disconnected(receive))
+        try:
+            while start < stop:
                 size = min(PIECE_BYTES, stop - start)
                 piece = await self._threads.submit(self._reader.read_at, start, size)
-            if not piece:
-                # Never a clean short answer: the connection breaks before its announced end.
-                raise Unavailable(message="the blob's bytes ended early")
-            start += len(piece)
-            await send({"type": "http.response.body", "body": piece, "more_body": start < stop})
-        if self._span[0] == self._span[1]:
-            await send({"type": "http.response.body", "body": b""})
+                if gone.done():
+                    raise ClientDisconnect
+                if not piece:
+                    # Never a clean short answer: the connection breaks before its announced end.
+                    raise Unavailable(message="the blob's bytes ended early")
+                start += len(piece)
+                await send({"type": "http.response.body", "body": piece, "more_body": start < stop})
+        finally:
+            gone.cancel()
+
+
+async def _disconnected(receive: Receive) -> None:
+    """Return once the client has gone; what is left of the request's body is passed over."""
+    while (await receive())["type"] != "http.disconnect":
+        pass

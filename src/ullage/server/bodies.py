@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 from starlette.requests import ClientDisconnect, Request
 
-from ullage.oci.errors import ManifestTooLarge, SizeInvalid
+from ullage.oci.errors import ManifestTooLarge, SizeInvalid, TooManyRequests
 from ullage.server.threads import Threads
 from ullage.server.wire import BodyTimeout, decimal_header
 from ullage.services.push import AppendSession
@@ -20,6 +21,10 @@ PIECE_BYTES = 1024 * 1024
 # Once all uploads together hold this much in memory, they hand over smaller pieces.
 CROWDED_BYTES = 48 * 1024 * 1024
 CROWDED_PIECE_BYTES = 64 * 1024
+# What a chunk costs beside its bytes: somebody may send a megabyte two bytes at a time.
+CHUNK_BYTES = 64
+# All manifests being received or stored, together. Far more than clients ever send at once.
+MANIFESTS_BYTES = 128 * 1024 * 1024
 
 
 class Bodies:
@@ -29,18 +34,29 @@ class Bodies:
         self._threads = threads
         self._idle_seconds = idle_seconds
         self._held = 0
+        self._manifests_held = 0
 
-    async def read(self, request: Request, limit: int) -> bytes:
-        """The whole body. Raises ManifestTooLarge beyond `limit` bytes, BodyTimeout."""
+    @asynccontextmanager
+    async def whole(self, request: Request, limit: int) -> AsyncIterator[bytes]:
+        """The whole body, a manifest, to be done with when the block ends.
+
+        Raises ManifestTooLarge beyond `limit` bytes, TooManyRequests, BodyTimeout.
+        """
         declared = decimal_header(request.headers.get("content-length"))
         if declared is not None and declared > limit:
             raise _too_large(limit)
         body = bytearray()
-        async for chunk in self._chunks(request):
-            body += chunk
-            if len(body) > limit:
-                raise _too_large(limit)
-        return bytes(body)
+        try:
+            async for chunk in self._chunks(request):
+                body += chunk
+                self._manifests_held += len(chunk)
+                if len(body) > limit:
+                    raise _too_large(limit)
+                if self._manifests_held > MANIFESTS_BYTES:
+                    raise TooManyRequests(message="too many manifests at once; try again")
+            yield bytes(body)
+        finally:
+            self._manifests_held -= len(body)
 
     async def stream(self, request: Request, session: AppendSession) -> None:
         """Write the body to the session.
@@ -54,24 +70,33 @@ class Bodies:
         try:
             async for chunk in self._chunks(request):
                 waiting.append(chunk)
-                size += len(chunk)
-                self._held += len(chunk)
+                size += len(chunk) + CHUNK_BYTES
+                self._held += len(chunk) + CHUNK_BYTES
                 if size >= self._piece_bytes():
-                    if writing is not None:
-                        await writing
+                    await _end_of(writing)
                     writing, waiting, size = self._write(session, waiting, size), [], 0
         finally:
-            try:
-                if writing is not None:
-                    await writing
-            finally:
-                self._held -= size
-        if waiting:
-            self._held += size
-            await self._write(session, waiting, size)
+            # Also when the body stops short: on a bad line an upload gets on only by what arrived.
+            await self._write_rest(session, writing, waiting, size)
 
     def _piece_bytes(self) -> int:
         return PIECE_BYTES if self._held < CROWDED_BYTES else CROWDED_PIECE_BYTES
+
+    async def _write_rest(
+        self,
+        session: AppendSession,
+        writing: asyncio.Future[None] | None,
+        waiting: list[bytes],
+        size: int,
+    ) -> None:
+        try:
+            await _end_of(writing)
+        except BaseException:
+            # The session is abandoned.
+            self._held -= size
+            raise
+        if waiting:
+            await _end_of(self._write(session, waiting, size))
 
     def _write(
         self, session: AppendSession, chunks: list[bytes], size: int
@@ -101,6 +126,12 @@ class Bodies:
                 ) from None
             if chunk:
                 yield chunk
+
+
+async def _end_of(writing: asyncio.Future[None] | None) -> None:
+    """Wait for a thread that writes. Whoever is cancelled must not let go of it in the middle."""
+    if writing is not None:
+        await asyncio.shield(writing)
 
 
 def _too_large(limit: int) -> ManifestTooLarge:

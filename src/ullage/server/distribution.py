@@ -29,7 +29,7 @@ from ullage.oci.reference import (
     parse_repository_name,
     parse_tag,
 )
-from ullage.server.blobs import SMALL_BYTES, BlobResponse, blob_headers
+from ullage.server.blobs import SMALL_BYTES, BlobResponse, blob_headers, unchanged_headers
 from ullage.server.bodies import Bodies, require_length
 from ullage.server.routes import Route
 from ullage.server.threads import Threads
@@ -97,12 +97,12 @@ async def get_blob(face: Face, request: Request, name: str, reference: str) -> R
     repository, digest = face.name(name), parse_digest(reference)
     if _not_modified(request, digest):
         await face.threads.read(pull.stat_blob, face.registry, repository, digest)
-        return empty_response(304, {"ETag": f'"{digest}"'})
+        return empty_response(304, unchanged_headers(digest))
     reader = await face.threads.submit(
         pull.open_blob, face.registry, repository, digest, read_ahead=SMALL_BYTES
     )
     try:
-        span = byte_range(request.headers.get("range"), reader.size)
+        span = byte_range(_range_asked(request, digest), reader.size)
     except RangeNotSatisfiable:
         reader.close()
         return error_response(
@@ -126,6 +126,8 @@ async def head_blob(face: Face, request: Request, name: str, reference: str) -> 
     blob = await face.threads.read(
         pull.stat_blob_for_push, face.registry, repository, digest, caller_of(request)
     )
+    if _not_modified(request, digest):
+        return empty_response(304, unchanged_headers(digest))
     return empty_response(200, blob_headers(digest, blob.size))
 
 
@@ -139,12 +141,16 @@ async def delete_blob(face: Face, request: Request, name: str, reference: str) -
 
 
 def _not_modified(request: Request, digest: Digest) -> bool:
-    """RFC 9110 §13.1.2, with the digest as the entity tag. "*" is left to the lookup."""
-    header = request.headers.get("if-none-match")
-    if header is None:
-        return False
-    tags = (tag.strip().removeprefix("W/").strip('"') for tag in header.split(","))
-    return digest in tags
+    """RFC 9110 §13.1.2, with the digest as the entity tag, of something that exists."""
+    tags = [tag.strip() for tag in request.headers.get("if-none-match", "").split(",")]
+    return tags == ["*"] or digest in (tag.removeprefix("W/").strip('"') for tag in tags)
+
+
+def _range_asked(request: Request, digest: Digest) -> str | None:
+    """RFC 9110 §13.1.5: with If-Range, a Range counts for exactly that version of the blob."""
+    if request.headers.get("if-range", f'"{digest}"') != f'"{digest}"':
+        return None
+    return request.headers.get("range")
 
 
 # --- manifests: end-3, end-7, end-9 ---------------------------------------------------------------
@@ -177,18 +183,18 @@ async def put_manifest(face: Face, request: Request, name: str, reference: str) 
         raise TagInvalid(
             {"tag": tags[0]}, "tag parameters are for pushing by digest; this push names a tag"
         )
-    raw = await face.bodies.read(request, face.registry.limits.max_manifest_bytes)
     media_type = request.headers.get("content-type")
-    result = await face.threads.submit(
-        push.put_manifest,
-        face.registry,
-        repository,
-        target,
-        raw,
-        media_type,
-        caller_of(request),
-        tags,
-    )
+    async with face.bodies.whole(request, face.registry.limits.max_manifest_bytes) as raw:
+        result = await face.threads.submit(
+            push.put_manifest,
+            face.registry,
+            repository,
+            target,
+            raw,
+            media_type,
+            caller_of(request),
+            tags,
+        )
     headers = {
         "Location": f"/v2/{repository}/manifests/{result.digest}",
         "Docker-Content-Digest": result.digest,
@@ -308,16 +314,12 @@ async def finish_upload(face: Face, request: Request, name: str, upload_id: str)
         raise DigestInvalid(message="the digest parameter is missing: PUT <location>?digest=…")
     digest = parse_digest(text)
     if _has_no_body(request):
-        await face.threads.submit(
-            push.finish_upload,
-            face.registry,
-            repository,
-            _upload_id(upload_id),
-            caller_of(request),
-            digest,
-        )
-        return _created(repository, digest)
-    session, expected = await _open_session(face, request, repository, upload_id)
+        return await _finish_as_it_is(face, request, repository, upload_id, digest)
+    try:
+        session, expected = await _open_session(face, request, repository, upload_id)
+    except BlobUploadUnknown:
+        # Whoever lost the answer sends the same request, with its body, once more.
+        return await _finish_as_it_is(face, request, repository, upload_id, digest)
     start = session.offset
     await _stream_or_abandon(face, request, session)
     try:
@@ -326,6 +328,21 @@ async def finish_upload(face: Face, request: Request, name: str, upload_id: str)
         await face.threads.submit(session.abandon)
         raise
     await face.threads.submit(session.finish, digest)
+    return _created(repository, digest)
+
+
+async def _finish_as_it_is(
+    face: Face, request: Request, repository: RepositoryName, upload_id: str, digest: Digest
+) -> Response:
+    """The session's bytes are all there, or even a blob already."""
+    await face.threads.submit(
+        push.finish_upload,
+        face.registry,
+        repository,
+        _upload_id(upload_id),
+        caller_of(request),
+        digest,
+    )
     return _created(repository, digest)
 
 
@@ -368,9 +385,12 @@ async def _stream_or_abandon(face: Face, request: Request, session: AppendSessio
 
 
 def _has_no_body(request: Request) -> bool:
-    if "transfer-encoding" in request.headers:
-        return False
-    return decimal_header(request.headers.get("content-length")) in (None, 0)
+    length = request.headers.get("content-length")
+    if length is not None:
+        return decimal_header(length) == 0
+    # Since HTTP/2 a body needs no header to announce it.
+    http_1: bool = request.scope["http_version"].startswith("1")
+    return http_1 and "transfer-encoding" not in request.headers
 
 
 def _upload_id(text: str) -> str:
@@ -448,9 +468,9 @@ async def list_referrers(face: Face, request: Request, name: str, reference: str
 # --- errors that say where the session stands -----------------------------------------------------
 
 
-def range_headers(name: str, upload_id: str, error: RangeInvalid) -> dict[str, str]:
+def range_headers(name: RepositoryName, upload_id: str, error: RangeInvalid) -> dict[str, str]:
     """distribution-spec, "Pushing a blob in chunks": a 416 tells the client where to go on."""
-    return _session_headers(parse_repository_name(name), upload_id, error.offset)
+    return _session_headers(name, upload_id, error.offset)
 
 
 # distribution-spec, "Endpoints". `{name}` may contain slashes; the last marker in a path counts.

@@ -20,8 +20,8 @@ from starlette.types import ASGIApp
 log = logging.getLogger(__name__)
 
 BACKLOG = 1024
-# Requests whose headers are read but that wait to be handled; more wait in the kernel.
-BACKPRESSURE = 2048
+# Connections held at once, idle ones among them; more wait in the kernel.
+MAX_CONNECTIONS = 8192
 
 
 class AddressUnusable(Exception):
@@ -85,11 +85,12 @@ async def _serve(
         address=host,
         port=port,
         interface=Interfaces.ASGI,
-        http=HTTPModes.auto,
+        # Not auto: it waits for the first bytes of a connection without any time limit.
+        http=HTTPModes.http1,
         http1_settings=HTTP1Settings(header_read_timeout=int(header_seconds * 1000)),
         websockets=False,
         backlog=BACKLOG,
-        backpressure=BACKPRESSURE,
+        backpressure=MAX_CONNECTIONS,
         log_enabled=False,
     )
     stopping = asyncio.Event()

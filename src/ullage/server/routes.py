@@ -31,6 +31,10 @@ class Router:
         by_path: dict[str, dict[str, Route]] = {}
         for route in self.routes:
             by_path.setdefault(route.path, {})[route.method] = route
+        for methods in by_path.values():
+            # RFC 9110, section 9.1: GET and HEAD are always supported; the server drops the body.
+            if "GET" in methods:
+                methods.setdefault("HEAD", methods["GET"])
         # The longer path first: /v2/{name}/blobs/uploads/{session} is no blob called "uploads".
         self._table = [
             (_pattern(path), methods)

@@ -74,6 +74,25 @@ class MethodNotAllowed(Unsupported):
         self.allowed = allowed
 
 
+class ContentRangeMalformed(RegistryError):
+    """Not to be confused with a well-formed range in the wrong place, which is a 416."""
+
+    code = RangeInvalid.code
+    message = "the Content-Range header is malformed"
+
+
+class UriTooLong(Unsupported):
+    message = "the path or the query string is too long"
+
+
+class HeadersTooLarge(Unsupported):
+    message = "the request's headers are too long"
+
+
+class EncodingUnsupported(Unsupported):
+    message = "the body is encoded"
+
+
 class BodyTimeout(RegistryError):
     """The client stopped sending."""
 
@@ -84,7 +103,11 @@ class BodyTimeout(RegistryError):
 _FACE_STATUS: Mapping[type[RegistryError], int] = {
     NotFound: 404,
     MethodNotAllowed: 405,
+    ContentRangeMalformed: 400,
     BodyTimeout: 408,
+    UriTooLong: 414,
+    EncodingUnsupported: 415,
+    HeadersTooLarge: 431,
 }
 
 
@@ -93,7 +116,7 @@ def status_of(error: RegistryError) -> int:
         status = STATUS.get(kind) or _FACE_STATUS.get(kind)
         if status is not None:
             return status
-    return 500
+    raise LookupError(f"{type(error).__name__} has no status")
 
 
 def error_response(error: RegistryError, headers: Mapping[str, str] | None = None) -> Response:
@@ -107,6 +130,9 @@ def error_response(error: RegistryError, headers: Mapping[str, str] | None = Non
         extra["Retry-After"] = _RETRY_AFTER[status]
     if isinstance(error, MethodNotAllowed):
         extra["Allow"] = error.allowed
+    if isinstance(error, EncodingUnsupported):
+        # RFC 9110, section 12.5.3: what would have been taken.
+        extra["Accept-Encoding"] = "identity"
     return json_response({"errors": [entry]}, status=status, headers=extra)
 
 
@@ -174,13 +200,6 @@ def content_range(header: str | None, content_length: int | None) -> tuple[int, 
     return first, last + 1
 
 
-class ContentRangeMalformed(RegistryError):
-    """Not to be confused with a well-formed range in the wrong place, which is a 416."""
-
-    code = RangeInvalid.code
-    message = "the Content-Range header is malformed"
-
-
 def held_range(offset: int) -> str:
     """The Range header of a session that holds `offset` bytes: inclusive, and 0-0 for none."""
     return f"0-{max(0, offset - 1)}"
@@ -190,11 +209,11 @@ def held_range(offset: int) -> str:
 
 
 class Query:
-    """A query string, read strictly: UTF-8 only, and what is single-valued is given once."""
+    """A query string, read strictly: UTF-8 without NUL, and what is single-valued is given once."""
 
     def __init__(self, raw: bytes) -> None:
         if len(raw) > MAX_QUERY_BYTES:
-            raise Unsupported(message=f"the query string is longer than {MAX_QUERY_BYTES} bytes")
+            raise UriTooLong(message=f"the query string is longer than {MAX_QUERY_BYTES} bytes")
         self._values: dict[str, list[str]] = {}
         for part in raw.split(b"&") if raw else ():
             name, _, value = part.partition(b"=")
@@ -216,9 +235,13 @@ class Query:
 
 def _decoded(text: bytes) -> str:
     try:
-        return unquote_to_bytes(text.replace(b"+", b" ")).decode("utf-8")
+        decoded = unquote_to_bytes(text.replace(b"+", b" ")).decode("utf-8")
     except UnicodeDecodeError:
         raise Unsupported(message="the query string is not UTF-8") from None
+    if "\0" in decoded:
+        # PostgreSQL has no such text, so nothing could be found with it.
+        raise Unsupported(message="there is a NUL character in the query string")
+    return decoded
 
 
 def decoded_path(text: str) -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -20,6 +22,7 @@ from ullage.services.hashers import Hashers
 
 __all__ = ["Caller", "Limits", "Registry", "StoredObject", "store_errors"]
 
+log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
@@ -43,6 +46,14 @@ class Limits:
     finished_upload: timedelta = timedelta(minutes=10)
 
 
+# Docker's daemon and docker's own client: distribution/registry/client ends an upload and a mount
+# with one more look at the blob (blob_writer.go, Commit; repository.go, Create).
+_CONFIRMING = ("docker/", "Docker-Client/")
+# Clients of containers/image look whether the source has a blob before they mount it from there
+# (docker_image_dest.go, TryReusingBlob). Others mount without asking.
+_ASKING_SOURCE = ("containers/", "skopeo/", "Buildah/", "buildah/", "libpod/", "podman/")
+
+
 @dataclass(frozen=True)
 class Caller:
     """Who asks. `subject` is the account, "" for anonymous."""
@@ -56,7 +67,11 @@ class Caller:
         """Whom a lease is granted to: this account, at this address, with this client."""
         identity = "\n".join((self.subject, self.address, self.agent)).encode()
         key = hashlib.blake2b(identity, digest_size=16).hexdigest()
-        return Holder(key, confirms=self.agent.startswith("docker/"))
+        return Holder(
+            key,
+            confirms=self.agent.startswith(_CONFIRMING),
+            asks_source=self.agent.startswith(_ASKING_SOURCE),
+        )
 
 
 @dataclass(frozen=True)
@@ -111,8 +126,14 @@ def _spoken() -> Iterator[None]:
 
 @contextmanager
 def store_errors() -> Iterator[None]:
-    """Say a blob store's lack of room in the words of the protocol."""
+    """Say a blob store's troubles in the words of the protocol."""
     try:
         yield
     except StoreFull as error:
         raise StorageFull(message="no space left for blobs") from error
+    except OSError as error:
+        if error.errno != errno.EBUSY:
+            log.error("the blob store failed: %s", error)
+            raise Unavailable(message="the registry's storage failed; try again") from error
+        # The request that claimed it before is not quite gone.
+        raise Unavailable(message="another request is writing this upload; try again") from error

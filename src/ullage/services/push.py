@@ -229,6 +229,9 @@ class AppendSession:
     def _store(self, digest: Digest) -> StoredBlob:
         registry, upload = self._registry, self._upload
         size = self._append.offset
+        with store_errors():
+            # An error of writing back would be lost with the file's closing.
+            self._append.sync()
         self._append.close()
         failpoint("upload.finish.before_commit")
         try:
@@ -382,13 +385,17 @@ def cancel_upload(registry: Registry, name: RepositoryName, upload_id: str, call
         raise BlobUploadUnknown({"upload": upload_id})
 
 
-def end_upload(registry: Registry, upload: Upload) -> bool:
+def end_upload(registry: Registry, upload: Upload, *, only_if_expired: bool = False) -> bool:
     """End a session for whatever reason and bury its bytes; False if it had ended already."""
     size = registry.blobs.size(upload.key) or 0
     now = registry.now()
 
     def end(tx: Transaction) -> bool:
-        if not uploads.delete_upload(tx, upload.id):
+        if only_if_expired:
+            ended = uploads.delete_expired_upload(tx, upload.id, now)
+        else:
+            ended = uploads.delete_upload(tx, upload.id)
+        if not ended:
             return False
         content.drop_repository_if_empty(tx, upload.repository_id)
         reclaim.bury(tx, upload.repository_id, upload.key, size, now)
@@ -438,8 +445,9 @@ def mount_blob(
             raise _NothingToMount
         failpoint("mount.in_transaction")
         _link_and_lease(tx, registry, repository_id, digest, sizes[digest], caller, now)
-        # Clients of containers/image ask the source before they mount: that question is answered.
-        registry.leases.redeem(tx, source_id, [digest], caller.holder)
+        if caller.holder.asks_source and source_id != repository_id:
+            # What it was promised in the source was for this mount.
+            registry.leases.redeem(tx, source_id, [digest], caller.holder)
 
     try:
         registry.write(mount)
@@ -506,6 +514,8 @@ def put_manifest(
         else:
             _require_same_type(tx, known.id, manifest)
             manifest_id = known.id
+            if manifest.optional_blobs or manifest.optional_children:
+                _hold_what_came_since(tx, repository_id, manifest_id, references, children)
         failpoint("manifest.put.in_transaction")
         for tag in wanted:
             content.put_tag(tx, repository_id, tag, manifest_id, now)
@@ -548,6 +558,22 @@ def _require_children(tx: Transaction, repository_id: int, manifest: Manifest) -
     for digest, row in here.items():
         _require_size(named[digest], row.size)
     return sorted(row.id for row in here.values())
+
+
+def _hold_what_came_since(
+    tx: Transaction,
+    repository_id: int,
+    manifest_id: int,
+    references: list[Digest],
+    children: list[int],
+) -> None:
+    """What a stored manifest could do without, foreign layers mostly, may be here by now."""
+    held = content.blobs_of(tx, [manifest_id])
+    listed = {row.id for row in content.children_of(tx, [manifest_id])}
+    blobs = [digest for digest in references if digest not in held]
+    new_children = [child for child in children if child not in listed]
+    content.hold(tx, repository_id, manifest_id, blobs=blobs, children=new_children)
+    reclaim.cancel_reviews(tx, repository_id, blobs)
 
 
 def _require_size(named: Descriptor, stored: int) -> None:

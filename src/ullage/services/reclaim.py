@@ -7,7 +7,7 @@ until there is nothing left. Every piece may be cut short anywhere and done agai
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from itertools import islice
 
@@ -15,6 +15,7 @@ from ullage.blobs import StoredObject
 from ullage.failpoints import failpoint
 from ullage.metadata import content, reclaim, uploads
 from ullage.metadata.database import Transaction
+from ullage.metadata.reclaim import Tombstone
 from ullage.services import Registry
 from ullage.services.push import end_upload
 
@@ -78,7 +79,7 @@ def review_due(registry: Registry) -> int:
 
 
 def reclaim_due(registry: Registry) -> int:
-    """Erase the bytes of due tombstones; returns how many were taken up, erased or not."""
+    """Erase the bytes of due tombstones; returns of how many. What fails is tried again later."""
     now = registry.now()
     if not registry.read(lambda tx: reclaim.tombstone_due(tx, now)):
         return 0
@@ -89,28 +90,40 @@ def reclaim_due(registry: Registry) -> int:
     if not claimed:
         return 0
     failpoint("reclaim.after_claim")
-    try:
-        registry.blobs.delete([tombstone.storage_key for tombstone in claimed])
-    except OSError as error:
-        backoff = min(timedelta(seconds=2 ** min(claimed[0].attempts + 1, 20)), MAX_BACKOFF)
-        log.error("erasing bytes failed, next try in %s: %s", backoff, error)
-        registry.write(lambda tx: reclaim.postpone_tombstones(tx, claimed, now + backoff))
-        return 0
+    failed = _erase(registry, claimed)
+    if failed:
+        backoff = min(timedelta(seconds=2 ** min(failed[0].attempts + 1, 20)), MAX_BACKOFF)
+        log.error("%d objects could not be erased, next try in %s", len(failed), backoff)
+        registry.write(lambda tx: reclaim.postpone_tombstones(tx, failed, now + backoff))
+    erased = [tombstone for tombstone in claimed if tombstone not in failed]
     failpoint("reclaim.before_drop")
-    registry.write(lambda tx: reclaim.drop_tombstones(tx, claimed), freeing=True)
+    registry.write(lambda tx: reclaim.drop_tombstones(tx, erased), freeing=True)
     failpoint("reclaim.after_drop")
-    return len(claimed)
+    return len(erased)
+
+
+def _erase(registry: Registry, tombstones: Sequence[Tombstone]) -> list[Tombstone]:
+    """Take bytes off the store, durably; returns the tombstones of those that are still there."""
+    try:
+        registry.blobs.delete([tombstone.storage_key for tombstone in tombstones])
+    except OSError as error:
+        if len(tombstones) == 1:
+            log.warning("erasing %s failed: %s", tombstones[0].storage_key, error)
+            return list(tombstones)
+        # Somewhere in there is one that fails; it must not hold up the others' accounts.
+        middle = len(tombstones) // 2
+        return _erase(registry, tombstones[:middle]) + _erase(registry, tombstones[middle:])
+    return []
 
 
 def expire_uploads(registry: Registry) -> int:
     """End upload sessions that nobody touched for too long."""
     now = registry.now()
     expired = registry.read(lambda tx: uploads.expired_uploads(tx, now, 100))
-    for upload in expired:
-        end_upload(registry, upload)
+    ended = sum(end_upload(registry, upload, only_if_expired=True) for upload in expired)
     if registry.read(lambda tx: uploads.finished_to_forget(tx, now)):
         registry.write(lambda tx: uploads.forget_finished(tx, now), freeing=True)
-    return len(expired)
+    return ended
 
 
 def erase_deleted(registry: Registry) -> int:
@@ -141,8 +154,10 @@ def erase_deleted(registry: Registry) -> int:
         )
         sessions = uploads.uploads_of(tx, repository_id, ERASE_BATCH)
         for upload in sessions:
-            uploads.delete_upload(tx, upload.id)
-            reclaim.bury(tx, repository_id, upload.key, sizes.get(upload.key, upload.offset), now)
+            # Otherwise somebody else has ended it meanwhile, and answers for its bytes.
+            if uploads.delete_upload(tx, upload.id):
+                size = sizes.get(upload.key, upload.offset)
+                reclaim.bury(tx, repository_id, upload.key, size, now)
         content.drop_repository_if_empty(tx, repository_id)
         return len(rows) + len(digests) + len(sessions) + 1
 
@@ -174,6 +189,7 @@ def shift_deadlines(registry: Registry, by: timedelta) -> None:
     def shift(tx: Transaction) -> None:
         uploads.shift_uploads(tx, microseconds)
         reclaim.shift_reviews(tx, microseconds)
+        reclaim.shift_tombstones(tx, microseconds)
 
     registry.write(shift)
 
@@ -218,7 +234,9 @@ def _bury_unknown(registry: Registry, objects: list[StoredObject]) -> int:
 
 def _unknown(registry: Registry, objects: list[StoredObject]) -> list[StoredObject]:
     known = registry.read(lambda tx: reclaim.known_keys(tx, [found.key for found in objects]))
-    return [found for found in objects if found.key not in known]
+    unknown = [found for found in objects if found.key not in known]
+    # What was erased since it was listed is no longer known either, and must not be counted twice.
+    return [found for found in unknown if registry.blobs.size(found.key) is not None]
 
 
 def next_due(registry: Registry) -> datetime | None:

@@ -1,0 +1,111 @@
+"""Small file systems that a test may fill or cut the power of; without root, it is skipped."""
+
+import errno
+import fcntl
+import os
+import struct
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.support.require import require_command
+
+# linux/fs.h: _IOR('X', 125, __u32). The flag drops all that is not durable, as a power cut does.
+_FS_IOC_SHUTDOWN = 0x8004587D
+_WITHOUT_FLUSHING_THE_LOG = 2
+_PAGE = 4096
+
+
+@contextmanager
+def tmpfs(folder: Path, options: str) -> Iterator[Path]:
+    """A file system in memory, with limits such as "size=16m,nr_inodes=100"."""
+    folder.mkdir()
+    _run_or_skip("mount", "-t", "tmpfs", "-o", f"mode=0700,{options}", "tmpfs", str(folder))
+    try:
+        yield folder
+    finally:
+        _run("umount", "--lazy", str(folder))
+
+
+def fill(folder: Path) -> Path:
+    """Fill the file system to its last byte with one file, for the caller to remove."""
+    filler = folder / "filler"
+    with filler.open("ab", buffering=0) as file:
+        for piece in (bytes(256 * _PAGE), bytes(_PAGE)):
+            try:
+                while file.write(piece):
+                    pass
+            except OSError as error:
+                if error.errno != errno.ENOSPC:
+                    raise
+    return filler
+
+
+class Disk:
+    """ext4 in a file, mounted at `folder`."""
+
+    def __init__(self, folder: Path, device: str) -> None:
+        self.folder = folder
+        self._device = device
+
+    def cut_power(self) -> None:
+        """From now on nothing reaches the disk any more; what was not durable is lost."""
+        descriptor = os.open(self.folder, os.O_RDONLY)
+        try:
+            fcntl.ioctl(descriptor, _FS_IOC_SHUTDOWN, struct.pack("I", _WITHOUT_FLUSHING_THE_LOG))
+        finally:
+            os.close(descriptor)
+
+    def power_up(self) -> None:
+        """Mount it again, once nobody holds a file of it; the kernel replays its journal."""
+        _run("umount", str(self.folder))
+        _run("mount", self._device, str(self.folder))
+
+    def sync(self) -> None:
+        """Make all that is on it durable."""
+        _run("sync", "--file-system", str(self.folder))
+
+    def clear(self) -> None:
+        """Remove all that is on it."""
+        for path in self.folder.iterdir():
+            if path.name != "lost+found":
+                _run("rm", "-r", str(path))
+
+
+@contextmanager
+def ext4(folder: Path, mebibytes: int = 64) -> Iterator[Disk]:
+    """A disk whose power can be cut."""
+    make = require_command("mkfs.ext4")
+    image = folder.with_suffix(".img")
+    with image.open("wb") as file:
+        file.truncate(mebibytes * 1024 * 1024)
+    _run(make, "-q", "-F", str(image))
+    device = _run_or_skip("losetup", "--find", "--show", str(image)).strip()
+    try:
+        folder.mkdir()
+        _run_or_skip("mount", device, str(folder))
+        try:
+            yield Disk(folder, device)
+        finally:
+            _run("umount", "--lazy", str(folder))
+    finally:
+        _run("losetup", "--detach", device)
+        image.unlink()
+
+
+def _run_or_skip(*command: str) -> str:
+    """Run what a machine may not let us do."""
+    if os.geteuid() != 0:
+        pytest.skip(f"{command[0]} needs root")
+    try:
+        return _run(*command)
+    except subprocess.CalledProcessError as error:
+        pytest.skip(f"{' '.join(command)}: {error.stderr.strip()}")
+
+
+def _run(*command: str) -> str:
+    found = require_command(command[0])
+    return subprocess.run([found, *command[1:]], check=True, capture_output=True, text=True).stdout

@@ -1,0 +1,127 @@
+"""Reading everything page by page: every row once, whatever the size of a page."""
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Any
+
+import pytest
+
+from tests.support.clock import FakeClock
+from tests.support.registry import ALICE, make_registry, push_blob, push_image, push_index
+from ullage.blobs.memory import MemoryBlobStore
+from ullage.metadata import inspect
+from ullage.metadata.database import Transaction
+from ullage.metadata.inspect import After, Only, Which
+from ullage.oci.reference import parse_repository_name
+from ullage.services import Registry
+from ullage.services.delete import delete_manifest, delete_repository
+from ullage.services.push import start_upload
+
+Fetch = Callable[[Transaction, Which[Any]], Sequence[Any]]
+
+
+@pytest.fixture
+def filled(ready_url: str, clock: FakeClock) -> Iterator[Registry]:
+    registry = make_registry(ready_url, MemoryBlobStore(), clock)
+    for name in ("a", "b"):
+        one = push_image(registry, name, "one", [b"shared", name.encode()])
+        two = push_image(registry, name, "two", [b"shared", b"2"], config=name.encode() * 3)
+        push_index(registry, name, "both", [one, two])
+        loose = push_image(registry, name, None, [name.encode() * 2])
+        delete_manifest(registry, parse_repository_name(name), loose, ALICE)
+        start_upload(registry, parse_repository_name(name), ALICE)
+    push_image(registry, "gone", "v1", [b"shared"])
+    push_blob(registry, "gone", b"loose")
+    delete_repository(registry, parse_repository_name("gone"), ALICE)
+    yield registry
+    registry.db.close()
+
+
+KINDS: dict[str, tuple[Fetch, int]] = {
+    "repositories": (inspect.repositories, 2),
+    "manifests": (inspect.manifests, 6),
+    "tags": (inspect.tags, 6),
+    "blobs": (inspect.blobs, 8),
+    "uploads": (inspect.uploads, 2),
+    "tombstones": (inspect.tombstones, 11),
+}
+
+
+def read(registry: Registry, fetch: Fetch, which: Which[Any]) -> list[Any]:
+    return list(registry.snapshot(lambda tx: fetch(tx, which)))
+
+
+def pages(registry: Registry, fetch: Fetch, limit: int) -> Iterator[list[Any]]:
+    after = None
+    while rows := read(registry, fetch, After(after, limit)):
+        yield rows
+        after = rows[-1].key
+
+
+def test_pages_of_any_size_hold_every_row_once_and_in_order(filled: Registry) -> None:
+    """Rows of a repository that is being erased are left out."""
+    for kind, (fetch, count) in KINDS.items():
+        everything = read(filled, fetch, After(None, 1000))
+        assert len(everything) == count, kind
+        keys = [row.key for row in everything]
+        assert keys == sorted(set(keys)), kind
+        for limit in (1, 2, 3):
+            found = list(pages(filled, fetch, limit))
+            assert [row for page in found for row in page] == everything, kind
+            assert max(map(len, found)) == min(limit, count), kind
+
+
+def test_a_row_fetched_again_is_the_same_row(filled: Registry) -> None:
+    for kind, (fetch, _) in KINDS.items():
+        everything = read(filled, fetch, After(None, 1000))
+        assert read(filled, fetch, Only([row.key for row in everything])) == everything, kind
+        assert read(filled, fetch, Only([everything[-1].key])) == everything[-1:], kind
+        assert read(filled, fetch, Only([])) == [], kind
+
+
+def test_a_page_of_large_manifests_ends_early(
+    filled: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A page is judged in memory, and a manifest may have megabytes."""
+    everything = read(filled, inspect.manifests, After(None, 1000))
+    monkeypatch.setattr(inspect, "_MANIFEST_PAGE_BYTES", len(everything[0].raw) * 2)
+    found = list(pages(filled, inspect.manifests, 1000))
+    assert [row for page in found for row in page] == everything
+    assert len(found) > 2
+    assert all(
+        len(page) == 1 or sum(len(row.raw) for row in page) <= len(everything[0].raw) * 2
+        for page in found
+    )
+
+
+def test_what_a_registry_does_leaves_nothing_broken_or_forgotten(filled: Registry) -> None:
+    for fetch in (
+        inspect.broken_links,
+        inspect.forgotten_links,
+        inspect.ownerless_references,
+        inspect.ownerless_children,
+    ):
+        assert read(filled, fetch, After(None, 1000)) == []
+    assert filled.read(inspect.stored_totals) == filled.read(inspect.counted_totals)
+
+
+def test_a_blob_is_only_given_up_when_nothing_links_it(filled: Registry, clock: FakeClock) -> None:
+    linked = read(filled, inspect.blobs, After(None, 1))[0]
+    assert not filled.write(lambda tx: inspect.condemn_unlinked(tx, linked.key, clock()))
+    assert not filled.write(lambda tx: inspect.condemn_unlinked(tx, "no such blob", clock()))
+    assert read(filled, inspect.blobs, Only([linked.key])) == [linked]
+
+
+def test_a_blob_is_only_changed_while_it_has_the_bytes_that_were_judged(
+    filled: Registry, clock: FakeClock
+) -> None:
+    blob = read(filled, inspect.blobs, After(None, 1))[0]
+    now = clock()
+    for change in (
+        lambda tx, key: inspect.quarantine(tx, blob.key, key, now),
+        lambda tx, key: inspect.correct_size(tx, blob.key, key, 77),
+        lambda tx, key: inspect.lift_quarantine(tx, blob.key, key),
+    ):
+        keys = ["0" * 32, blob.storage_key, blob.storage_key]
+        done = [filled.write(partial(change, key=key)) for key in keys]
+        assert done == [False, True, False], "another's bytes, these, and these once more"

@@ -1,0 +1,152 @@
+"""The migrations make exactly the tables of schema.py, in one piece, on both engines."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+
+from tests.support.server import command_environment
+from ullage.metadata import schema
+from ullage.metadata.database import open_database
+
+
+@contextmanager
+def connected(url: str) -> Iterator[sa.Connection]:
+    """A connection of our own, beside the registry's."""
+    engine = sa.create_engine(url.replace("postgresql://", "postgresql+psycopg://"))
+    try:
+        with engine.connect() as connection:
+            yield connection
+    finally:
+        engine.dispose()
+
+
+@pytest.fixture
+def migrated_url(database_url: str) -> str:
+    open_database(database_url).close()
+    return database_url
+
+
+def test_migrations_make_the_tables_of_the_schema(migrated_url: str) -> None:
+    with connected(migrated_url) as connection:
+        context = MigrationContext.configure(
+            connection, opts={"compare_type": True, "compare_server_default": True}
+        )
+        assert compare_metadata(context, schema.metadata) == []
+
+
+def test_migrations_make_the_same_keys_checks_and_options_as_the_schema(
+    migrated_url: str, database_url: str, tmp_path: Path
+) -> None:
+    """What Alembic does not compare: primary keys, collations, WITHOUT ROWID, AUTOINCREMENT."""
+    with connected(migrated_url) as connection:
+        migrated = _definitions(connection)
+        schema.metadata.drop_all(connection)
+        schema.metadata.create_all(connection)
+        assert migrated == _definitions(connection)
+
+
+def _definitions(connection: sa.Connection) -> dict[str, object]:
+    """Each table's columns and constraints as the engine itself describes them."""
+    if connection.dialect.name == "sqlite":
+        query = "SELECT name, sql FROM sqlite_master WHERE name <> 'alembic_version'"
+        # The order of columns and constraints says nothing, nor do the commas between them.
+        return {
+            name: sorted(line.strip(" \t,") for line in (sql or "").splitlines())
+            for name, sql in connection.execute(sa.text(query))
+        }
+    columns = connection.execute(
+        sa.text(
+            "SELECT table_name, column_name, data_type, is_nullable, collation_name, column_default"
+            " FROM information_schema.columns"
+            " WHERE table_schema = 'public' AND table_name <> 'alembic_version'"
+        )
+    )
+    constraints = connection.execute(
+        sa.text(
+            "SELECT conrelid::regclass::text, conname, pg_get_constraintdef(oid)"
+            " FROM pg_constraint"
+            " WHERE connamespace = 'public'::regnamespace AND conname NOT LIKE 'alembic%'"
+        )
+    )
+    return {
+        "columns": sorted(map(tuple, columns), key=repr),
+        "constraints": sorted(map(tuple, constraints)),
+    }
+
+
+@pytest.mark.postgresql
+def test_only_promises_are_unlogged(postgres_url: str) -> None:
+    """deletion.md section 3: leases need not be durable, everything else has to be."""
+    open_database(postgres_url).close()
+    with connected(postgres_url) as connection:
+        query = "SELECT relname FROM pg_class WHERE relkind = 'r' AND relpersistence = 'u'"
+        assert set(connection.execute(sa.text(query)).scalars()) == {"leases", "lease_memory"}
+
+
+def test_opening_again_changes_nothing(migrated_url: str) -> None:
+    with connected(migrated_url) as connection:
+        before = _definitions(connection)
+    open_database(migrated_url).close()
+    with connected(migrated_url) as connection:
+        assert _definitions(connection) == before
+
+
+# Dies before the CREATE statement number `sys.argv[2]`, as at a power cut.
+_DIES_MIGRATING = """
+import os, signal, sys
+import sqlalchemy as sa
+from ullage.metadata.database import open_database
+
+left = int(sys.argv[2])
+
+@sa.event.listens_for(sa.Engine, "before_cursor_execute")
+def die(connection, cursor, statement, *_):
+    global left
+    left -= "CREATE " in statement
+    if not left:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+open_database(sys.argv[1])
+"""
+
+
+@pytest.mark.parametrize("statement", [2, 9])
+def test_a_kill_during_migration_leaves_nothing_or_everything(
+    database_url: str, statement: int
+) -> None:
+    """reliability.md F6: never half a schema."""
+    done = subprocess.run(
+        [sys.executable, "-c", _DIES_MIGRATING, database_url, str(statement)],
+        env=command_environment(),
+        capture_output=True,
+        check=False,
+    )
+    assert done.returncode == -9, done.stderr.decode()
+    db = open_database(database_url)
+    try:
+        assert db.integrity_problems() == []
+    finally:
+        db.close()
+    with connected(database_url) as connection:
+        assert compare_metadata(MigrationContext.configure(connection), schema.metadata) == []
+
+
+@pytest.mark.postgresql
+def test_several_processes_starting_at_once_make_the_tables_once(postgres_url: str) -> None:
+    program = "import sys; from ullage.metadata.database import open_database as o; o(sys.argv[1])"
+    command = [sys.executable, "-c", program, postgres_url]
+    started = [
+        subprocess.Popen(command, env=command_environment(), stderr=subprocess.PIPE)
+        for _ in range(os.cpu_count() or 2)
+    ]
+    for process in started:
+        _, complaints = process.communicate(timeout=60)
+        assert process.returncode == 0, complaints.decode()

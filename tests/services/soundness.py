@@ -1,0 +1,64 @@
+"""What must hold of a registry at any moment when nobody is in the middle of something."""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+
+from ullage.metadata import inspect, schema
+from ullage.metadata.database import Transaction
+from ullage.metadata.inspect import After
+from ullage.services import Registry
+
+_EVERYTHING: After[int] = After(None, 1_000_000)
+_EVERY_NAME: After[str] = After(None, 1_000_000)
+
+
+def assert_sound(registry: Registry) -> None:
+    """The invariants of the reliability design that hold at any time; those it numbers are named.
+
+    What the registry keeps beside the facts (counters, numbers of references) equals a recount, and
+    the database's view of the store equals the store, to the byte.
+    """
+    registry.snapshot(_assert_counters)
+    registry.snapshot(_assert_nothing_forgotten)
+    _assert_store(registry)
+
+
+def _assert_counters(tx: Transaction) -> None:
+    """I14: counters equal what there is."""
+    assert inspect.stored_totals(tx) == inspect.counted_totals(tx)
+    for repository in inspect.repositories(tx, _EVERYTHING):
+        assert repository.stored == repository.counted, repository.name
+    for blob in inspect.blobs(tx, _EVERY_NAME):
+        assert blob.stored_references == blob.counted_references, blob.key
+
+
+def _assert_nothing_forgotten(tx: Transaction) -> None:
+    """I9: whatever nothing needs goes at once, or a review will look at it again."""
+    assert [blob.key for blob in inspect.blobs(tx, _EVERY_NAME) if not blob.linked] == []
+    assert inspect.forgotten_links(tx, After(None, 1000)) == []
+
+
+def _assert_store(registry: Registry) -> None:
+    """I8, I12, I15, I17: every key in the store belongs to one row, which knows its size."""
+    blobs, uploads, tombstones = registry.snapshot(_keys)
+    assert not blobs.keys() & uploads.keys()
+    assert not tombstones.keys() & (blobs.keys() | uploads.keys())
+    there = {found.key: found.size for found in registry.blobs.list()}
+    assert there.keys() <= blobs.keys() | uploads.keys() | tombstones.keys()
+    for key, size in blobs.items():
+        assert there.get(key) == size
+    for key, size in tombstones.items():
+        # An erasing that was cut short leaves a tombstone without bytes.
+        assert there.get(key, size) == size
+    for key, offset in uploads.items():
+        assert there.get(key, 0) >= offset
+
+
+def _keys(tx: Transaction) -> tuple[dict[str, int], dict[str, int], dict[str, int]]:
+    sizes = (schema.blobs.c.size, schema.uploads.c.offset, schema.tombstones.c.size)
+    blobs, uploads, tombstones = (
+        dict(map(tuple, tx.execute(sa.select(column.table.c.storage_key, column))))
+        for column in sizes
+    )
+    return blobs, uploads, tombstones

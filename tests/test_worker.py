@@ -1,0 +1,284 @@
+"""The worker: a real thread over a real registry, with a clock that only the test moves."""
+
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from tests.support.clock import FakeClock
+from tests.support.registry import ALICE, make_registry, push_blob, push_image
+from ullage import worker as worker_module
+from ullage.blobs.memory import MemoryBlobStore
+from ullage.clock import SteadyClock
+from ullage.metadata.errors import DatabaseBusy
+from ullage.oci.digest import digest_of
+from ullage.oci.errors import RegistryError
+from ullage.oci.reference import parse_repository_name
+from ullage.services import Limits, Registry, reclaim
+from ullage.services.delete import delete_manifest
+from ullage.services.pull import stat_blob
+from ullage.services.push import get_upload, start_upload
+from ullage.worker import MAX_BACKOFF_SECONDS, Worker, backoff_seconds
+
+APP = parse_repository_name("app")
+LAYER = os.urandom(1000)
+GRACE = timedelta(seconds=5)
+HOUR = timedelta(hours=1)
+DAY = timedelta(days=1)
+
+
+class Store(MemoryBlobStore):
+    """A store whose deletions fail while `fault` is set."""
+
+    fault: Exception | None = None
+
+    def delete(self, keys: Iterable[str]) -> None:
+        if self.fault is not None:
+            raise self.fault
+        super().delete(keys)
+
+
+class TwoClocks(FakeClock):
+    """The registry's clock, and beside it a wall clock that somebody may set."""
+
+    wall_ahead = timedelta(0)
+
+    def moved(self) -> timedelta:
+        return self.wall_ahead
+
+    def adopt(self, moved: timedelta) -> None:
+        self.advance(moved.total_seconds())
+        self.wall_ahead -= moved
+
+
+@dataclass(frozen=True)
+class Running:
+    registry: Registry
+    worker: Worker
+    clock: TwoClocks
+    store: Store
+
+    def keys(self) -> int:
+        """How many objects the store holds."""
+        return len(list(self.store.list()))
+
+    def pass_time(self, by: timedelta) -> None:
+        """Time goes by for the registry; the worker looks around."""
+        self.clock.advance(by.total_seconds())
+        self.worker.wake()
+
+    def set_wall_clock(self, by: timedelta) -> None:
+        """Somebody sets the wall clock; wait until the worker has taken that over."""
+        self.clock.wall_ahead += by
+        self.worker.wake()
+        wait_for(lambda: self.clock.wall_ahead == timedelta(0))
+
+    def has_layer(self) -> bool:
+        try:
+            stat_blob(self.registry, APP, digest_of(LAYER))
+        except RegistryError:
+            return False
+        return True
+
+    def has_upload(self, upload_id: str) -> bool:
+        try:
+            get_upload(self.registry, APP, upload_id, ALICE)
+        except RegistryError:
+            return False
+        return True
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    """Wait for the worker's thread; a failure is one of its, not of a clock."""
+    deadline = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < deadline, "the worker does nothing"
+        time.sleep(0.005)
+
+
+@pytest.fixture
+def running(tmp_path: Path) -> Iterator[Running]:
+    """A registry with its worker at work."""
+    clock, store = TwoClocks(datetime.now(UTC)), Store()
+    limits = Limits(read_grace=GRACE, lease=HOUR, upload_idle=HOUR)
+    bare = make_registry(f"sqlite:///{tmp_path / 'ullage.db'}", store, clock, limits)
+    worker: Worker
+    registry = replace(bare, wake=lambda: worker.wake())
+    worker = Worker(registry, clock)
+    worker.start()
+    yield Running(registry, worker, clock, store)
+    worker.stop()
+    registry.db.close()
+
+
+# --- waking up ------------------------------------------------------------------------------------
+
+
+def test_it_erases_what_was_deleted_when_the_grace_is_over(running: Running) -> None:
+    """A deletion wakes it, so that it knows when to look again."""
+    image = push_image(running.registry, "app", "v1", [LAYER])
+    delete_manifest(running.registry, APP, image, ALICE)
+    assert running.keys() == 2
+    running.pass_time(GRACE)
+    wait_for(lambda: running.keys() == 0)
+
+
+def test_it_sleeps_until_something_is_due(
+    running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody wakes it here, and the next look-around would be far too late for this test."""
+    image = push_image(running.registry, "app", "v1", [LAYER])
+    short = replace(running.registry.limits, read_grace=timedelta(seconds=0.3))
+    delete_manifest(replace(running.registry, limits=short), APP, image, ALICE)
+    running.clock.advance(1)
+    wait_for(lambda: running.keys() == 0)
+
+
+def test_it_ends_promises_and_uploads_that_nobody_went_on_with(running: Running) -> None:
+    push_blob(running.registry, "app", LAYER)
+    upload = start_upload(running.registry, APP, ALICE)
+    running.pass_time(HOUR - GRACE)
+    assert running.has_layer()
+    assert running.has_upload(upload.id)
+    running.pass_time(2 * GRACE)
+    wait_for(lambda: not running.has_layer() and not running.has_upload(upload.id))
+    running.pass_time(GRACE)
+    wait_for(lambda: running.keys() == 0)
+
+
+def test_it_ends_when_it_is_told_to(running: Running) -> None:
+    """Also in its sleep, also twice, and also if it never began."""
+    for worker in (running.worker, running.worker, Worker(running.registry, running.clock)):
+        began = time.monotonic()
+        worker.stop()
+        assert time.monotonic() - began < 5
+
+
+# --- failures -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "fault", [OSError("the disk is away"), RuntimeError("a defect")], ids=["disk", "defect"]
+)
+def test_it_goes_on_after_a_failure(
+    running: Running, caplog: pytest.LogCaptureFixture, fault: Exception
+) -> None:
+    """Nothing is forgotten: what could not be erased is erased when it can be."""
+    image = push_image(running.registry, "app", "v1", [LAYER])
+    running.store.fault = fault
+    delete_manifest(running.registry, APP, image, ALICE)
+    running.pass_time(GRACE)
+    wait_for(lambda: str(fault) in caplog.text)
+    assert running.keys() == 2
+    running.store.fault = None
+    running.pass_time(timedelta(minutes=2))
+    wait_for(lambda: running.keys() == 0)
+
+
+def test_it_goes_on_when_it_cannot_even_tell_what_is_due(
+    running: Running, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(registry: Registry) -> datetime:
+        raise RuntimeError("no deadline")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(reclaim, "next_due", broken)
+        running.worker.wake()
+        wait_for(lambda: "no deadline" in caplog.text)
+    image = push_image(running.registry, "app", "v1", [LAYER])
+    delete_manifest(running.registry, APP, image, ALICE)
+    running.pass_time(GRACE)
+    wait_for(lambda: running.keys() == 0)
+
+
+@pytest.mark.parametrize("failures", [1, 2, 5, 6, 60, 1023, 1024, 10**6])
+def test_it_waits_longer_after_each_failure_up_to_a_limit(failures: int) -> None:
+    """And goes on doing so if a disk is away over a long weekend (2.0**1024 is no number)."""
+    longest = min(MAX_BACKOFF_SECONDS, 2 ** min(failures, 10))
+    waits = {backoff_seconds(failures) for _ in range(100)}
+    assert all(longest / 2 <= wait <= longest for wait in waits)
+    assert len(waits) > 1
+
+
+# --- clocks that are set --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("by", [DAY, -DAY, 365 * DAY])
+def test_promises_last_as_long_when_the_clock_is_set(running: Running, by: timedelta) -> None:
+    """R31: a clock put forward by a day would end every push at once."""
+    push_blob(running.registry, "app", LAYER)
+    upload = start_upload(running.registry, APP, ALICE)
+    before = running.clock()
+    running.set_wall_clock(by)
+    assert running.clock() == before + by
+    running.pass_time(HOUR / 2)
+    # Something that the worker does after that, to know that it looked around.
+    elsewhere = push_image(running.registry, "elsewhere", "v1", [b"other"])
+    delete_manifest(running.registry, parse_repository_name("elsewhere"), elsewhere, ALICE)
+    running.pass_time(GRACE)
+    wait_for(lambda: running.keys() == 2)
+    assert running.has_layer()
+    assert running.has_upload(upload.id)
+    running.pass_time(HOUR / 2)
+    wait_for(lambda: not running.has_layer() and not running.has_upload(upload.id))
+
+
+def test_the_clock_waits_for_the_deadlines(
+    running: Running, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """If they cannot be moved along now, no promise ends by that."""
+    push_blob(running.registry, "app", LAYER)
+    before = running.clock()
+
+    def busy(registry: Registry, by: timedelta) -> None:
+        raise DatabaseBusy("not now")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(reclaim, "shift_deadlines", busy)
+        running.clock.wall_ahead = DAY
+        running.worker.wake()
+        wait_for(lambda: "not now" in caplog.text)
+        assert running.clock() == before
+    running.worker.wake()
+    wait_for(lambda: running.clock() == before + DAY)
+    assert running.has_layer()
+
+
+def test_a_steady_clock_follows_the_wall_clock_only_when_told() -> None:
+    """What the registry goes by: forward at the machine's own pace, whatever somebody sets."""
+    real = datetime.now(UTC)
+    clock = SteadyClock(lambda: real)
+    began = clock()
+    assert abs(began - real) < timedelta(seconds=1)
+    assert clock() >= began
+    real += DAY
+    assert clock() - began < HOUR
+    moved = clock.moved()
+    assert abs(moved - DAY) < timedelta(seconds=10)
+    clock.adopt(moved)
+    assert abs(clock() - real) < timedelta(seconds=10)
+    assert abs(clock.moved()) < timedelta(seconds=10)
+
+
+# --- bytes that nobody knows ----------------------------------------------------------------------
+
+
+def test_it_finds_bytes_that_nobody_knows(
+    running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a bug or a restored backup left behind goes too, a day later; nothing else does."""
+    push_image(running.registry, "app", "v1", [LAYER])
+    running.store.create("f" * 32)
+    running.clock.advance(2 * DAY.total_seconds())
+    monkeypatch.setattr(worker_module, "FIRST_RECONCILE_SECONDS", 0)
+    second = Worker(running.registry, running.clock)
+    second.start()
+    try:
+        wait_for(lambda: running.store.size("f" * 32) is None)
+    finally:
+        second.stop()
+    assert running.has_layer()
