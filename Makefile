@@ -6,6 +6,8 @@ PYTHON ?= python3
 ARGS ?=
 PYTEST_ARGS ?=
 UV ?= uv
+# Tests run in this many processes; a file stays in one.
+JOBS ?= 2
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -25,7 +27,7 @@ install: $(VENV)/runtime.stamp ## leave the command at .venv/bin/ullage
 	@echo "ready: $(BIN)/ullage"
 
 test: lint ## everything: lint, format, types, tests (PYTEST_ARGS=…)
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(PYTEST_ARGS)
 
 lint: $(VENV)/dev.stamp ## ruff and mypy
 	$(BIN)/ruff check .
@@ -40,7 +42,7 @@ format: $(VENV)/dev.stamp ## let ruff format and sort
 LOCK = $(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --no-emit-find-links --no-header --no-annotate pyproject.toml --group build
 lock: ## pin again after a change of dependencies in pyproject.toml (needs uv; LOCK_ARGS=--upgrade)
-	$(LOCK) $(LOCK_ARGS) --output-file constraints.txt
+	$(LOCK) $(LOCK_ARGS) --extra postgres --output-file constraints.txt
 	$(LOCK) $(LOCK_ARGS) --all-extras --constraints constraints.txt --output-file constraints-dev.txt
 
 clean: ## remove what make and the tools made; never the data
