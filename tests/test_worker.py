@@ -127,9 +127,7 @@ def test_it_erases_what_was_deleted_when_the_grace_is_over(running: Running) -> 
     wait_for(lambda: running.keys() == 0)
 
 
-def test_it_sleeps_until_something_is_due(
-    running: Running, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_it_sleeps_until_something_is_due(running: Running) -> None:
     """Nobody wakes it here, and the next look-around would be far too late for this test."""
     image = push_image(running.registry, "app", "v1", [LAYER])
     short = replace(running.registry.limits, read_grace=timedelta(seconds=0.3))

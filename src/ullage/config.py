@@ -60,7 +60,13 @@ def parse_text(name: str, text: str) -> str:
 
 
 def parse_path(name: str, text: str) -> Path:
-    return Path(text).expanduser().absolute()
+    wrong = _wrong(name, text, "a folder, such as ./ullage-data")
+    if not text or "\0" in text:
+        raise wrong
+    try:
+        return Path(text).expanduser().absolute()
+    except RuntimeError:  # ~somebody, and there is nobody of that name
+        raise wrong from None
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,6 +262,10 @@ def _require_sense(settings: Settings) -> None:
             "push and delete. Listen on 127.0.0.1, and let a proxy that asks for credentials "
             "forward to it"
         )
-    for name in ("max_page", "max_name", "max_uploads", "max_descriptors", "threads"):
+    counts = ("max_manifest", "max_page", "max_name", "max_uploads", "max_descriptors", "threads")
+    for name in counts:
         if getattr(settings, name) < 1:
             raise _wrong(name, getattr(settings, name), "at least 1")
+    for name in ("upload_idle", "lease", "header_timeout", "body_timeout"):
+        if not getattr(settings, name):
+            raise _wrong(name, "0s", "more than no time at all")

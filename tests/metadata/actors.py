@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from contextlib import contextmanager
 from typing import Any, Generic, TypeVar
 
@@ -80,10 +80,20 @@ class Actor(Generic[T]):
     def ended(self) -> bool:
         return self._outcome.done()
 
-    @property
-    def stopped(self) -> bool:
-        """Whether it stands at its `stop_at`."""
-        return self._arrived.is_set() and not self._go_on.is_set()
+    def wait_until_stopped(self) -> bool:
+        """Wait until it stands at its `stop_at`; False if it ended before it came there."""
+        assert self._arrived.wait(PATIENCE_SECONDS), "waited in vain for the actor to stop"
+        return not self.ended
+
+    def wait_until_blocked(self, observer: Observer) -> bool:
+        """Wait until it waits for a lock, the only one that does; False if it ended instead."""
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        # Most often it ends soon, and asking PostgreSQL costs more than what it does.
+        while wait([self._outcome], timeout=0.003).not_done:
+            if observer.blocked():
+                return True
+            assert time.monotonic() < deadline, "waited in vain for the actor to end or block"
+        return False
 
     def go_on(self) -> None:
         self._go_on.set()
@@ -115,6 +125,7 @@ class Actor(Generic[T]):
             self._outcome.set_exception(error)
         finally:
             del _actors[threading.get_ident()]
+            self._arrived.set()
 
 
 _actors: dict[int, Actor[Any]] = {}
@@ -141,11 +152,10 @@ def interleave(
     `first` ended before it came to that statement; `second` does not act at all then.
     """
     one = Actor(first, stop_at=at)
-    wait_until(lambda: one.stopped or one.ended, "the first actor")
-    if one.ended:
+    if not one.wait_until_stopped():
         one.failure()
         return None
     two = Actor(second)
-    wait_until(lambda: two.ended or observer.blocked(), "the second actor")
+    two.wait_until_blocked(observer)
     one.go_on()
     return one.failure(), two.failure()

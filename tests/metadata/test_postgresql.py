@@ -9,7 +9,7 @@ import psycopg
 import pytest
 import sqlalchemy as sa
 
-from tests.metadata.actors import Actor, observing, wait_until
+from tests.metadata.actors import Actor, observing
 from tests.metadata.test_database import insert, keys
 from ullage.metadata import database, schema
 from ullage.metadata.database import (
@@ -122,9 +122,9 @@ def test_a_deadlock_ends_with_both_done(postgres_db: Database, emptied_postgres_
 
     with observing(emptied_postgres_url) as observer:
         one = Actor(lambda: add_to("a", "b", 10), stop_at=1)
-        wait_until(lambda: one.stopped, "the first to hold a")
+        assert one.wait_until_stopped()
         other = Actor(lambda: add_to("b", "a", 100))
-        wait_until(observer.blocked, "the second to hold b and wait for a")
+        assert other.wait_until_blocked(observer)
         one.go_on()
         one.result()
         other.result()

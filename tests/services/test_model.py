@@ -460,7 +460,7 @@ ALICE = Caller("alice", "192.0.2.1", "test")
 
 @pytest.mark.parametrize(
     ("engine", "examples"),
-    [("sqlite_db", 30), pytest.param("postgres_db", 10, marks=pytest.mark.postgresql)],
+    [("sqlite_db", 20), pytest.param("postgres_db", 6, marks=pytest.mark.postgresql)],
 )
 def test_every_history_ends_with_exactly_what_is_needed(
     request: pytest.FixtureRequest, engine: str, examples: int

@@ -7,7 +7,7 @@ meets an error that has no name.
 
 Races that need no second actor are tested where they belong: R2 and R3 in test_leases.py, R4 in
 tests/metadata/test_condemn_statements.py, R5 to R8 and R24 in test_reclaim.py, R18 in test_push.py.
-ULLAGE_SCHEDULES=all tries every step. The rule is every fourth one, and all of the short races.
+ULLAGE_SCHEDULES=all tries every step. The rule is every eighth one, and all of a short race.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import psycopg
 import pytest
 
-from tests.metadata.actors import Actor, Observer, interleave, observing, wait_until
+from tests.metadata.actors import Actor, Observer, interleave, observing
 from tests.services.conftest import registry_on
 from tests.services.planting import image_manifest, plant_blobs, plant_image
 from tests.services.soundness import assert_sound
@@ -61,7 +61,7 @@ from ullage.services.push import (
 from ullage.services.reclaim import erase_deleted, expire_uploads, review_due
 
 BOB = Caller(subject="bob", address="192.0.2.2", agent="test")
-STRIDE = 1 if os.environ.get("ULLAGE_SCHEDULES") == "all" else 4
+STRIDE = 1 if os.environ.get("ULLAGE_SCHEDULES") == "all" else 8
 Failure = BaseException | None
 
 
@@ -679,12 +679,12 @@ def test_a_repository_that_comes_and_goes_while_it_is_looked_for_is_made_again(
     ):
         # The count of sessions, the first look; then the repository would be made.
         actor = Actor(ensure, stop_at=2)
-        wait_until(lambda: actor.stopped, "the first look")
+        assert actor.wait_until_stopped()
         third.execute("INSERT INTO repositories (name, created_at) VALUES ('app', 0)")
         third.commit()
         third.execute("SELECT FROM repositories WHERE name = 'app' FOR UPDATE")
         actor.go_on()
-        wait_until(observer.blocked, "the second look to wait")
+        assert actor.wait_until_blocked(observer)
         third.execute("DELETE FROM repositories WHERE name = 'app'")
         third.commit()
         upload_id = actor.result()

@@ -287,7 +287,8 @@ def test_a_session_that_ends_while_its_repository_is_erased_is_counted_once(
     """Two who may end a session: only the one who did answers for its bytes."""
     registry = registry_on(postgres_db, faulty, clock, Limits(upload_idle=timedelta(0)))
     with observing(emptied_postgres_url) as observer:
-        for step in range(60):
+        # The look at the sessions comes late: the steps before it are like any other race's.
+        for step in range(0, 60, 3):
             session = append_upload(
                 registry, APP, start_upload(registry, APP, ALICE).id, ALICE, start=0
             )

@@ -13,7 +13,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from ullage import __version__
-from ullage.config import SETTINGS, ConfigError, Settings, load_settings
+from ullage.config import SETTINGS, ConfigError, Setting, Settings, load_settings
 
 app = typer.Typer(
     name="ullage",
@@ -47,13 +47,9 @@ def _with_settings(command: Any, names: set[str] | None = None) -> Any:
                 str | None,
                 typer.Option(
                     setting.flag,
-                    # The backslash is for Rich, which would take the bracket for one of its own.
-                    help=setting.help + f" \\[default: {setting.default}]" * bool(setting.default),
-                    # The default is None, so that one can tell it from the same value given.
+                    help=_help(setting),
+                    # Not known to Typer: load_settings must see which source a value came from.
                     show_default=False,
-                    envvar=setting.variable,
-                    # Read by load_settings, which knows which source a wrong value came from.
-                    allow_from_autoenv=False,
                     metavar=setting.kind,
                 ),
             ],
@@ -72,6 +68,12 @@ def _with_settings(command: Any, names: set[str] | None = None) -> Any:
     run.__doc__ = command.__doc__
     run.__name__ = command.__name__
     return run
+
+
+def _help(setting: Setting) -> str:
+    # The backslashes are for Rich, which would take the brackets for its own.
+    default = f" \\[default: {setting.default}]" if setting.default else ""
+    return f"{setting.help}{default} \\[{setting.variable}]"
 
 
 def _settings(flags: dict[str, str | None], config: Path | None) -> Settings:

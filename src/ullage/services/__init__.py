@@ -17,6 +17,7 @@ from ullage.metadata.claims import Claims
 from ullage.metadata.database import Database, Work
 from ullage.metadata.errors import DatabaseBroken, DatabaseBusy, DatabaseFull
 from ullage.metadata.leases import Holder, Leases
+from ullage.oci.digest import Digest
 from ullage.oci.errors import StorageFull, Unavailable
 from ullage.services.hashers import Hashers
 
@@ -107,6 +108,33 @@ class Registry:
         """
         with _spoken():
             return self.db.write(work, freeing=freeing)
+
+    def promise(self, repository_id: int, digest: Digest, caller: Caller) -> bool:
+        """Promise a linked blob to a pusher; False if it is gone or going. Raises Unavailable."""
+        with _spoken():
+            return self.leases.offer(self.db, repository_id, digest, caller.holder, self.now())
+
+    def expire_leases(self) -> None:
+        """Drop promises that have ended. Raises Unavailable."""
+        with _spoken():
+            self.leases.expire(self.db, self.now())
+
+    def claim(self, upload_id: str, token: str) -> bool:
+        """Take an upload session for one request; False while another one works on it."""
+        with _spoken():
+            return self.claims.claim(self.db, upload_id, token, self.now())
+
+    def renew_claim(self, upload_id: str, token: str) -> None:
+        """Still at it. Raises Unavailable."""
+        with _spoken():
+            self.claims.renew(self.db, upload_id, token, self.now())
+
+    def release_claim(self, upload_id: str, token: str) -> None:
+        """Done with it. What cannot be released ends by itself, and is no reason to fail."""
+        try:
+            self.claims.release(self.db, upload_id, token)
+        except (DatabaseFull, DatabaseBusy, DatabaseBroken) as error:
+            log.warning("upload %s stays claimed for a while: %s", upload_id, error)
 
 
 @contextmanager

@@ -610,8 +610,8 @@ class _Check:
 
     def _judge_unknown(self, suspects: Sequence[StoredObject]) -> None:
         size = self._registry.blobs.size
-        there = [found for found in suspects if size(found.key) is not None]
-        unknown = self._unknown(there) if there else []
+        # Their rows would have gone after them, so those that are still there never had one.
+        unknown = [found for found in suspects if size(found.key) is not None]
         self._bytes["unknown"] += sum(found.size for found in unknown)
         self._record([self._unknown_object(found) for found in unknown])
 

@@ -77,10 +77,7 @@ def stat_blob_for_push(
     Its push may leave the upload out, so the blob is leased until the manifest comes.
     """
     blob = stat_blob(registry, name, digest)
-    promised = registry.leases.offer(
-        registry.db, blob.repository_id, digest, caller.holder, registry.now()
-    )
-    if not promised:
+    if not registry.promise(blob.repository_id, digest, caller):
         # It is being deleted at this moment: the client uploads it, which is always safe.
         raise BlobUnknown({"digest": digest})
     return blob

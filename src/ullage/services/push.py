@@ -112,7 +112,7 @@ def append_upload(
     """
     get_upload(registry, name, upload_id, caller)
     token = registry.fresh_key()
-    if not registry.claims.claim(registry.db, upload_id, token, registry.now()):
+    if not registry.claim(upload_id, token):
         raise Unavailable(
             {"upload": upload_id}, "another request is working on this upload; try again"
         )
@@ -124,10 +124,10 @@ def append_upload(
         with store_errors():
             append = registry.blobs.append(upload.key, upload.offset)
     except KeyUnknown as error:
-        registry.claims.release(registry.db, upload_id, token)
+        registry.release_claim(upload_id, token)
         raise BlobUploadUnknown({"upload": upload_id}) from error
     except BaseException:
-        registry.claims.release(registry.db, upload_id, token)
+        registry.release_claim(upload_id, token)
         raise
     return AppendSession(registry, upload, append, token, caller)
 
@@ -155,16 +155,19 @@ class AppendSession:
         return self._append.offset
 
     def write(self, piece: bytes | bytearray | memoryview) -> None:
-        """Add bytes. Raises StorageFull; the session then goes back to where it was."""
+        """Add bytes.
+
+        Raises StorageFull, Unavailable; the session then goes back to where it was.
+        """
         try:
             with store_errors():
                 self._append.write(piece)
+            if self._hasher is not None:
+                self._hasher.update(piece)
+            self._keep_alive()
         except BaseException:
             self.abandon()
             raise
-        if self._hasher is not None:
-            self._hasher.update(piece)
-        self._keep_alive()
 
     def end(self) -> Upload:
         """Keep what arrived: make it durable, record it, let go of the session."""
@@ -271,13 +274,13 @@ class AppendSession:
         self._renewed = time.monotonic()
         registry, upload = self._registry, self._upload
         now = registry.now()
-        registry.claims.renew(registry.db, upload.id, self._token, now)
+        registry.renew_claim(upload.id, self._token)
         expires_at = now + registry.limits.upload_idle
         registry.write(lambda tx: uploads.prolong(tx, upload.id, expires_at))
 
     def _let_go(self) -> None:
         self._append.close()
-        self._registry.claims.release(self._registry.db, self._upload.id, self._token)
+        self._registry.release_claim(self._upload.id, self._token)
 
 
 def _adopt(
@@ -354,7 +357,7 @@ def _finish_committed(
     """
     upload = get_upload(registry, name, upload_id, caller)
     token = registry.fresh_key()
-    if not registry.claims.claim(registry.db, upload_id, token, registry.now()):
+    if not registry.claim(upload_id, token):
         raise Unavailable({"upload": upload_id}, "another request is finishing this upload")
     try:
         with registry.blobs.open(upload.key) as reader:
@@ -368,7 +371,7 @@ def _finish_committed(
     except KeyUnknown as error:
         raise BlobUploadUnknown({"upload": upload_id}) from error
     finally:
-        registry.claims.release(registry.db, upload_id, token)
+        registry.release_claim(upload_id, token)
 
 
 def _digest_of(reader: Reader, algorithm: str) -> Digest:

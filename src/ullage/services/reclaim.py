@@ -173,7 +173,7 @@ def _upload_sizes(registry: Registry) -> dict[str, int]:
 
 
 def expire_leases(registry: Registry) -> None:
-    registry.leases.expire(registry.db, registry.now())
+    registry.expire_leases()
 
 
 def shift_deadlines(registry: Registry, by: timedelta) -> None:

@@ -1,0 +1,90 @@
+"""Pages of the reference that follow from the code: `python -m tests.support.generate_docs`."""
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from ullage.config import SETTINGS
+from ullage.oci import errors
+from ullage.oci.errors import RegistryError
+from ullage.server import wire
+from ullage.server.wire import status_of
+
+FOLDER = Path(__file__).resolve().parents[2] / "docs" / "reference"
+
+_SETTINGS = """\
+# Settings
+
+`ullage serve` takes each setting from the first of these that has it: the flag, the environment
+variable, the file named by `--config` or `ULLAGE_CONFIG`, the default. `ullage check` takes
+`--data`, `--database` and `--storage` in the same way. The file is TOML, with names as below:
+
+    data = "/srv/ullage"
+    max_uploads = 200
+    upload_idle = "2h"
+
+Sizes are bytes, or end in `KiB`, `MiB`, `GiB`, `TiB` (1024), `kB`, `MB`, `GB`, `TB` (1000).
+Durations end in `ms`, `s`, `m`, `h` or `d`. A name or value that makes no sense is an error at the
+start, with exit code 2, and never ignored.
+"""
+
+_ERRORS = """\
+# Errors
+
+An error answer is JSON (distribution-spec, "Error Codes"). Programs read `code`, people `message`;
+`detail` has the facts of the case, where there are any:
+
+    {"errors": [{"code": "BLOB_UNKNOWN", "message": "the blob is not in this repository",
+                 "detail": {"digest": "sha256:…"}}]}
+
+The message may say more than in this table. An answer to HEAD has no body, as HTTP wants it. What
+is no HTTP at all (a malformed or endless head, two lengths) is answered 400, 414 or 431 without a
+body, and the connection is closed.
+"""
+
+
+def settings_page() -> str:
+    """docs/reference/settings.md."""
+    rows = [
+        (
+            f"`{setting.name}`",
+            f"`{setting.flag}` {setting.kind}",
+            f"`{setting.variable}`",
+            f"`{setting.default}`" if setting.default else "",
+            setting.help,
+        )
+        for setting in SETTINGS
+    ]
+    return _SETTINGS + _table(("name", "flag", "variable", "default", ""), rows)
+
+
+def errors_page() -> str:
+    """docs/reference/errors.md."""
+    rows = {(str(status), f"`{kind.code}`", kind.message) for kind, status in error_classes()}
+    # Not an error of the protocol, so it has no class: a defect of ours.
+    rows.add(("500", "`UNKNOWN`", "internal error; `detail.request_id` finds it in the log"))
+    return _ERRORS + _table(("status", "code", "message"), sorted(rows))
+
+
+def error_classes() -> Iterator[tuple[type[RegistryError], int]]:
+    """Every class of errors that travels over HTTP, with its status."""
+    for room in (errors, wire):
+        for kind in vars(room).values():
+            if (
+                isinstance(kind, type)
+                and issubclass(kind, RegistryError)
+                and kind.code != "UNKNOWN"
+            ):
+                yield kind, status_of(kind.__new__(kind))
+
+
+def _table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
+    lines = [head, tuple("---" for _ in head), *rows]
+    return "\n" + "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
+
+
+PAGES = {"settings.md": settings_page, "errors.md": errors_page}
+
+
+if __name__ == "__main__":
+    for name, page in PAGES.items():
+        (FOLDER / name).write_text(page(), encoding="utf-8")

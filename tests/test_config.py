@@ -1,0 +1,243 @@
+"""Settings: where each comes from, what it may be, and what is said when it cannot be used."""
+
+from collections.abc import Mapping
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from ullage.config import (
+    SETTINGS,
+    ConfigError,
+    Listen,
+    Settings,
+    load_settings,
+    parse_duration,
+    parse_listen,
+    parse_number,
+    parse_path,
+    parse_size,
+)
+
+
+def load(
+    flags: Mapping[str, str | None] | None = None,
+    environment: Mapping[str, str] | None = None,
+    config: Path | None = None,
+) -> Settings:
+    return load_settings(flags or {}, environment or {}, config)
+
+
+# --- where they come from -------------------------------------------------------------------------
+
+
+def test_everything_has_a_default() -> None:
+    settings = load()
+    assert settings.listen == Listen("127.0.0.1", 5000)
+    assert settings.data == Path.cwd() / "ullage-data"
+    assert settings.database_url == f"sqlite:///{settings.data / 'ullage.db'}"
+    assert settings.storage_url == f"file:{settings.data}"
+    assert settings.max_manifest == 4 * 1024 * 1024
+    assert settings.upload_idle == timedelta(hours=24)
+
+
+def test_a_flag_comes_before_a_variable_before_the_file(tmp_path: Path) -> None:
+    config = tmp_path / "ullage.toml"
+    config.write_text('threads = 1\nmax_page = "1"\nmax_name = 1\nread_grace = "1s"\n')
+    environment = {"ULLAGE_THREADS": "2", "ULLAGE_MAX_PAGE": "2"}
+    settings = load({"threads": "3", "max_page": None}, environment, config)
+    found = (settings.threads, settings.max_page, settings.max_name, settings.max_uploads)
+    assert found == (3, 2, 1, 1000)
+    assert settings.read_grace == timedelta(seconds=1)
+
+
+def test_the_file_may_be_named_by_a_variable(tmp_path: Path) -> None:
+    config, other = tmp_path / "a.toml", tmp_path / "b.toml"
+    config.write_text("threads = 5")
+    other.write_text("threads = 6")
+    environment = {"ULLAGE_CONFIG": str(config), "PATH": "/bin", "ULLAGE_REQUIRE_CLIENTS": "1"}
+    assert load(environment=environment).threads == 5
+    assert load(environment=environment, config=other).threads == 6
+
+
+def test_every_setting_has_a_field_a_flag_and_a_variable() -> None:
+    assert [setting.name for setting in SETTINGS] == list(Settings.__slots__)
+    for setting in SETTINGS:
+        assert setting.flag == f"--{setting.name.replace('_', '-')}"
+        assert setting.variable == f"ULLAGE_{setting.name.upper()}"
+        assert setting.help.endswith(".")
+        assert setting.kind
+
+
+# --- what they may be -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [
+        ("0", 0),
+        ("65536", 65536),
+        ("1B", 1),
+        ("512KiB", 512 * 1024),
+        ("4MiB", 4 * 1024**2),
+        ("4 MiB", 4 * 1024**2),
+        ("1GiB", 1024**3),
+        ("2TiB", 2 * 1024**4),
+        ("1kB", 1000),
+        ("1KB", 1000),
+        ("10GB", 10**10),
+    ],
+)
+def test_a_size(text: str, size: int) -> None:
+    assert parse_size("max_manifest", text) == size
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "-1",
+        "1.5GB",
+        "1e6",
+        "4mib",
+        "4 M",
+        "MiB",
+        "4MiB ",
+        "4  MiB",
+        "1_000",
+        "\u0664",
+        "9" * 16,
+    ],
+)
+def test_no_size(text: str) -> None:
+    with pytest.raises(ConfigError, match="^max_manifest: .* - expected a size such as 4MiB"):
+        parse_size("max_manifest", text)
+
+
+@pytest.mark.parametrize(
+    ("text", "duration"),
+    [
+        ("0s", timedelta(0)),
+        ("500ms", timedelta(seconds=0.5)),
+        ("30s", timedelta(seconds=30)),
+        ("15m", timedelta(minutes=15)),
+        ("24h", timedelta(days=1)),
+        ("36500d", timedelta(days=36500)),
+    ],
+)
+def test_a_duration(text: str, duration: timedelta) -> None:
+    assert parse_duration("lease", text) == duration
+
+
+@pytest.mark.parametrize(
+    "text", ["", "0", "30", "-1s", "1.5h", "1h30m", "1w", "1 h", "36501d", "999999999d", "\u0661s"]
+)
+def test_no_duration(text: str) -> None:
+    with pytest.raises(ConfigError, match="^lease: .* - expected a duration such as 500ms"):
+        parse_duration("lease", text)
+
+
+@pytest.mark.parametrize(
+    ("text", "listen", "loopback"),
+    [
+        ("127.0.0.1:5000", Listen("127.0.0.1", 5000), True),
+        ("127.8.8.8:1", Listen("127.8.8.8", 1), True),
+        ("localhost:0", Listen("127.0.0.1", 0), True),
+        ("[::1]:65535", Listen("::1", 65535), True),
+        (":5000", Listen("0.0.0.0", 5000), False),
+        ("0.0.0.0:5000", Listen("0.0.0.0", 5000), False),
+        ("[::]:5000", Listen("::", 5000), False),
+        ("192.0.2.1:5000", Listen("192.0.2.1", 5000), False),
+        ("example.com:5000", Listen("example.com", 5000), False),
+        ("127.0.0.1.example.com:5000", Listen("127.0.0.1.example.com", 5000), False),
+    ],
+)
+def test_an_address(text: str, listen: Listen, loopback: bool) -> None:
+    """Without accounts only addresses that nobody else reaches are served."""
+    assert parse_listen("listen", text) == listen
+    assert listen.loopback is loopback
+    if loopback:
+        assert load({"listen": text}).listen == listen
+    else:
+        with pytest.raises(ConfigError, match="^listen: .*anybody .* could push and delete"):
+            load({"listen": text})
+
+
+@pytest.mark.parametrize(
+    "text", ["", "5000", "127.0.0.1", "127.0.0.1:", "::1:5000", "[::1]", "a:65536", "a:b", "a b:1"]
+)
+def test_no_address(text: str) -> None:
+    with pytest.raises(ConfigError, match="^listen: .* - expected address:port, such as 127.0.0.1"):
+        parse_listen("listen", text)
+
+
+def test_an_address_is_shown_as_it_is_written() -> None:
+    for text in ("127.0.0.1:5000", "[::1]:5000"):
+        assert str(parse_listen("listen", text)) == text
+
+
+@pytest.mark.parametrize("text", ["", "-1", "1.0", "1e3", "0x1", "1_0", " 1", "\u0661", "9" * 13])
+def test_no_number(text: str) -> None:
+    with pytest.raises(ConfigError, match="^threads: .* - expected a whole number$"):
+        parse_number("threads", text)
+
+
+def test_a_folder_is_where_it_was_named_from(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/somebody")
+    assert parse_path("data", "/srv/ullage") == Path("/srv/ullage")
+    assert parse_path("data", "here") == Path.cwd() / "here"
+    assert parse_path("data", "~/ullage") == Path("/home/somebody/ullage")
+
+
+@pytest.mark.parametrize("text", ["", "a\0b", "~no-such-user-anywhere/x"])
+def test_no_folder(text: str) -> None:
+    """An empty variable, as in `ULLAGE_DATA=$UNSET`, is not the current folder."""
+    with pytest.raises(ConfigError, match="^data: .* - expected a folder, such as ./ullage-data"):
+        parse_path("data", text)
+
+
+# --- what is said ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("flags", "environment", "file", "expected"),
+    [
+        ({"threads": "many"}, {}, "", "--threads: 'many' - expected a whole number"),
+        ({}, {"ULLAGE_LEASE": "soon"}, "", "ULLAGE_LEASE: 'soon' - expected a duration"),
+        ({}, {}, 'max_manifest = "big"', "max_manifest in {file}: 'big' - expected a size"),
+        ({}, {}, "lease = 3.5", "lease in {file}: 3.5 - expected a string or a whole number"),
+        ({}, {}, "threads = true", "threads in {file}: True - expected a string or a whole"),
+        ({}, {}, "[listen]\nport = 1", "listen in {file}: {{'port': 1}} - expected a string or"),
+        ({}, {}, "thread = 1", "thread in {file}: no such setting; see docs/reference/settings"),
+        ({}, {"ULLAGE_THREAD": "1"}, "", "ULLAGE_THREAD: no such setting; see docs/reference/sett"),
+        ({}, {}, "threads =", "configuration file {file}: Invalid value"),
+        ({}, {}, "threads = 1\nthreads = 2", "configuration file {file}: Cannot overwrite a value"),
+        ({"threads": "0"}, {}, "", "threads: 0 - expected at least 1"),
+        ({"max_page": "0"}, {}, "", "max_page: 0 - expected at least 1"),
+        ({"max_manifest": "0MiB"}, {}, "", "max_manifest: 0 - expected at least 1"),
+        ({"header_timeout": "0s"}, {}, "", "header_timeout: '0s' - expected more than no time"),
+        ({"lease": "0h"}, {}, "", "lease: '0s' - expected more than no time at all"),
+    ],
+)
+def test_an_error_names_the_setting_its_value_and_what_was_expected(
+    tmp_path: Path,
+    flags: dict[str, str | None],
+    environment: dict[str, str],
+    file: str,
+    expected: str,
+) -> None:
+    """And where it came from: a misspelt setting is never taken for the default."""
+    config = tmp_path / "ullage.toml"
+    config.write_text(file)
+    with pytest.raises(ConfigError) as caught:
+        load(flags, environment, config)
+    assert str(caught.value).startswith(expected.format(file=config))
+
+
+@pytest.mark.parametrize("content", [None, b"\xff"], ids=["missing", "not UTF-8"])
+def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, content: bytes | None) -> None:
+    config = tmp_path / "ullage.toml"
+    if content is not None:
+        config.write_bytes(content)
+    with pytest.raises(ConfigError, match=f"^configuration file {config}: "):
+        load(config=config)
