@@ -110,7 +110,7 @@ def test_a_size(text: str, size: int) -> None:
     ],
 )
 def test_no_size(text: str) -> None:
-    with pytest.raises(ConfigError, match="^max_manifest: .* - expected a size such as 4MiB"):
+    with pytest.raises(ConfigError, match=r"^max_manifest: .* - expected a size such as 4MiB"):
         parse_size("max_manifest", text)
 
 
@@ -133,7 +133,7 @@ def test_a_duration(text: str, duration: timedelta) -> None:
     "text", ["", "0", "30", "-1s", "1.5h", "1h30m", "1w", "1 h", "36501d", "999999999d", "\u0661s"]
 )
 def test_no_duration(text: str) -> None:
-    with pytest.raises(ConfigError, match="^lease: .* - expected a duration such as 500ms"):
+    with pytest.raises(ConfigError, match=r"^lease: .* - expected a duration such as 500ms"):
         parse_duration("lease", text)
 
 
@@ -159,7 +159,7 @@ def test_an_address(text: str, listen: Listen, loopback: bool) -> None:
     if loopback:
         assert load({"listen": text}).listen == listen
     else:
-        with pytest.raises(ConfigError, match="^listen: .*anybody .* could push and delete"):
+        with pytest.raises(ConfigError, match=r"^listen: .*anybody .* can push and delete"):
             load({"listen": text})
 
 
@@ -167,7 +167,7 @@ def test_an_address(text: str, listen: Listen, loopback: bool) -> None:
     "text", ["", "5000", "127.0.0.1", "127.0.0.1:", "::1:5000", "[::1]", "a:65536", "a:b", "a b:1"]
 )
 def test_no_address(text: str) -> None:
-    with pytest.raises(ConfigError, match="^listen: .* - expected address:port, such as 127.0.0.1"):
+    with pytest.raises(ConfigError, match=r"^listen: .* - expected address:port, such as 127"):
         parse_listen("listen", text)
 
 
@@ -178,7 +178,7 @@ def test_an_address_is_shown_as_it_is_written() -> None:
 
 @pytest.mark.parametrize("text", ["", "-1", "1.0", "1e3", "0x1", "1_0", " 1", "\u0661", "9" * 13])
 def test_no_number(text: str) -> None:
-    with pytest.raises(ConfigError, match="^threads: .* - expected a whole number$"):
+    with pytest.raises(ConfigError, match=r"^threads: .* - expected a whole number$"):
         parse_number("threads", text)
 
 
@@ -192,7 +192,7 @@ def test_a_folder_is_where_it_was_named_from(monkeypatch: pytest.MonkeyPatch) ->
 @pytest.mark.parametrize("text", ["", "a\0b", "~no-such-user-anywhere/x"])
 def test_no_folder(text: str) -> None:
     """An empty variable, as in `ULLAGE_DATA=$UNSET`, is not the current folder."""
-    with pytest.raises(ConfigError, match="^data: .* - expected a folder, such as ./ullage-data"):
+    with pytest.raises(ConfigError, match=r"^data: .* - expected a folder, such as ./ullage-data"):
         parse_path("data", text)
 
 
