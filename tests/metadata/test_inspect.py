@@ -1,17 +1,31 @@
 """Reading everything page by page: every row once, whatever the size of a page."""
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from functools import partial
 from typing import Any
 
 import pytest
 
+from tests.metadata.actors import interleave, observing
 from tests.support.clock import FakeClock
-from tests.support.registry import ALICE, make_registry, push_blob, push_image, push_index
+from tests.support.registry import (
+    ALICE,
+    CONFIG,
+    LAYER,
+    MANIFEST,
+    descriptor,
+    make_registry,
+    push_blob,
+    push_image,
+    push_index,
+    push_manifest,
+)
 from ullage.blobs.memory import MemoryBlobStore
 from ullage.metadata import inspect
 from ullage.metadata.database import Transaction
 from ullage.metadata.inspect import After, Only, Which
+from ullage.oci.digest import Digest, digest_of
 from ullage.oci.reference import parse_repository_name
 from ullage.services import Registry
 from ullage.services.delete import delete_manifest, delete_repository
@@ -125,3 +139,75 @@ def test_a_blob_is_only_changed_while_it_has_the_bytes_that_were_judged(
         keys = ["0" * 32, blob.storage_key, blob.storage_key]
         done = [filled.write(partial(change, key=key)) for key in keys]
         assert done == [False, True, False], "another's bytes, these, and these once more"
+
+
+class Recounting:
+    """An image to be put and deleted while somebody sets all counters it touches."""
+
+    def __init__(self, registry: Registry) -> None:
+        self.registry = registry
+        self.name = parse_repository_name("a")
+        push_image(registry, self.name, "stays", [b"shared"])
+        self.shared = digest_of(b"shared")
+        self.digest: Digest | None = None
+        self.turns = 0
+
+    def put_or_delete(self) -> None:
+        """Each in turn: the deletion leaves everything as it was."""
+        if self.digest is None:
+            self.turns += 1
+            manifest = {
+                "schemaVersion": 2,
+                "mediaType": MANIFEST,
+                "config": descriptor(CONFIG, b"{}"),
+                "layers": [descriptor(LAYER, b"shared")],
+                "annotations": {"turn": str(self.turns)},
+            }
+            self.digest = push_manifest(self.registry, self.name, "comes", manifest)
+        else:
+            delete_manifest(self.registry, self.name, self.digest, ALICE)
+            self.digest = None
+
+    def recount(self) -> None:
+        for repository in self.registry.read(lambda tx: inspect.repositories(tx, After(None, 9))):
+            recount = partial(inspect.recount_repository, repository_id=repository.key)
+            self.registry.write(recount)
+        self.registry.write(lambda tx: inspect.recount_references(tx, self.shared))
+        self.registry.write(inspect.recount_totals)
+
+    def assert_right(self, at: int) -> None:
+        compared = self.registry.snapshot(
+            lambda tx: (
+                [(inspect.stored_totals(tx), inspect.counted_totals(tx))]
+                + [(one.stored, one.counted) for one in inspect.repositories(tx, After(None, 9))]
+                + [
+                    (one.stored_references, one.counted_references)
+                    for one in inspect.blobs(tx, After(None, 9))
+                ]
+            )
+        )
+        for stored, counted in compared:
+            assert stored == counted, f"stopped at statement {at}"
+
+
+@pytest.mark.postgresql
+@pytest.mark.parametrize("order", ["change, recount", "recount, change"])
+def test_recounting_at_any_moment_of_a_change_sets_what_it_will_be(
+    emptied_postgres_url: str, clock: FakeClock, order: str
+) -> None:
+    """One stops before each of its statements, the other comes in between."""
+    registry = make_registry(emptied_postgres_url, MemoryBlobStore(), clock)
+    recounting = Recounting(registry)
+    with closing(registry.db), observing(emptied_postgres_url) as observer:
+        pair = (recounting.put_or_delete, recounting.recount)
+        first, second = pair if order == "change, recount" else pair[::-1]
+        at = 0
+        while True:
+            # A change in each direction.
+            outcomes = [interleave(observer, first, second, at) for _ in range(2)]
+            recounting.assert_right(at)
+            if outcomes == [None, None]:
+                break
+            assert all(outcome in (None, (None, None)) for outcome in outcomes)
+            at += 1
+        assert at > 10

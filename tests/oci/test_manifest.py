@@ -487,8 +487,10 @@ def test_everything_in_an_unknown_type_that_is_a_descriptor_is_optional() -> Non
     assert manifest.annotations == {"a": "b"}
     assert manifest.artifact_type == "application/vnd.sbom"
     assert not manifest.required_blobs
-    children = parse(unknown(manifests=[descriptor("x"), descriptor("y"), descriptor("x")]))
+    listed = [descriptor("x", OCI_IMAGE), descriptor("y", UNKNOWN), descriptor("x", OCI_IMAGE)]
+    children = parse(unknown(manifests=[*listed, descriptor("layer")]))
     assert names(children.optional_children) == [digest("x"), digest("y")]
+    assert names(children.optional_blobs) == [digest("layer")]
     assert not children.required_children
 
 
@@ -685,14 +687,18 @@ def check_any(raw: bytes, media_type: str | None) -> None:
 def check_lists(manifest: Manifest) -> None:
     required, optional = names(manifest.required_blobs), names(manifest.optional_blobs)
     assert len({*required, *optional}) == len(required) + len(optional)
-    assert {*required, *optional} == {
+    blobs = {
         *names(manifest.layers),
         *names(manifest.blobs),
         *([manifest.config.digest] if manifest.config else []),
     }
     children = names(manifest.required_children) + names(manifest.optional_children)
     assert len(set(children)) == len(children)
-    assert set(children) == set(names(manifest.manifests))
+    listed = set(names(manifest.manifests))
+    # Of what an index lists, layers are blobs and the rest are children; nothing is let go.
+    assert blobs <= {*required, *optional} <= blobs | listed
+    assert set(children) <= listed
+    assert {*required, *optional, *children} == blobs | listed
     assert not (children and (manifest.config or manifest.layers))
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
@@ -332,43 +333,48 @@ def stored_file(server: UllageServer, size: int) -> Path:
     return found[0]
 
 
-def test_a_damaged_blob_is_refused_and_never_short(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[UllageServer]:
+    """A server whose files the tests damage."""
+    with UllageServer(tmp_path_factory.mktemp("own") / "data") as server:
+        yield server
+
+
+def test_a_damaged_blob_is_refused_and_never_short(own: UllageServer) -> None:
     """F47: a wrong size is found before the first byte is sent; the rest still works."""
     sizes = {"truncated": 200_001, "grown": 200_002, "missing": 200_003}
-    with UllageServer(tmp_path / "data") as server, httpx.Client(base_url=server.url) as client:
+    with httpx.Client(base_url=own.url) as client:
         damaged = [push_blob(client, "app", os.urandom(size)) for size in sizes.values()]
         sound = push_blob(client, "app", SMALL)
-        os.truncate(stored_file(server, sizes["truncated"]), 200_000)
-        os.truncate(stored_file(server, sizes["grown"]), 200_004)
-        stored_file(server, sizes["missing"]).unlink()
+        os.truncate(stored_file(own, sizes["truncated"]), 200_000)
+        os.truncate(stored_file(own, sizes["grown"]), 200_004)
+        stored_file(own, sizes["missing"]).unlink()
         for digest in damaged:
             for headers in ({}, {"Range": "bytes=0-9"}):
                 answer = client.get(f"/v2/app/blobs/{digest}", headers=headers)
                 assert refused(answer) == (503, "UNAVAILABLE")
                 assert "Retry-After" in answer.headers
-            assert f"damaged blob {digest}" in server.log
+            assert f"damaged blob {digest}" in own.log
         assert client.get(f"/v2/app/blobs/{sound}").content == SMALL
-        server.assert_no_500()
+    own.assert_no_500()
 
 
-def test_a_blob_that_shrinks_while_it_is_sent_breaks_the_connection(tmp_path: Path) -> None:
-    """F47: never a clean end before the announced one."""
+def test_a_blob_that_shrinks_while_it_is_sent_breaks_the_connection(own: UllageServer) -> None:
+    """F47: never a clean end before the announced one; the log says why."""
     size = 32 * 1024 * 1024
-    with UllageServer(tmp_path / "data") as server:
-        with httpx.Client(base_url=server.url, timeout=30) as client:
-            digest = push_blob(client, "app", os.urandom(size))
-        path = f"/v2/app/blobs/{digest}"
-        with (
-            Connection(server, receive_buffer=65536) as whole,
-            Connection(server, receive_buffer=65536) as part,
-        ):
-            whole.request("GET", path).exactly(1000)
-            part.request("GET", path, "Range: bytes=1-\r\n").exactly(1000)
-            os.truncate(stored_file(server, size), 1000)
-            for slow in (whole, part):
-                with pytest.raises(Closed):
-                    slow.exactly(size - 1000)
-        assert "broke off the answer" in server.log
+    with httpx.Client(base_url=own.url, timeout=30) as client:
+        path = f"/v2/app/blobs/{push_blob(client, 'app', os.urandom(size))}"
+    with (
+        Connection(own, receive_buffer=65536) as whole,
+        Connection(own, receive_buffer=65536) as part,
+    ):
+        whole.request("GET", path).exactly(1000)
+        part.request("GET", path, "Range: bytes=1-\r\n").exactly(1000)
+        os.truncate(stored_file(own, size), 1000)
+        for slow in (whole, part):
+            with pytest.raises(Closed):
+                slow.exactly(size - 1000)
+    assert "broke off the answer" in own.log
 
 
 def test_descriptors_keep_their_unusual_fields(client: httpx.Client, name: str) -> None:

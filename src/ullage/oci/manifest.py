@@ -449,8 +449,10 @@ def _read_unknown(body: _Object, media_type: str) -> Manifest:
         blobs=blobs,
         manifests=manifests,
         subject=_or_none(_descriptor, body.get("subject")),
-        optional_blobs=_distinct([*_present(config), *layers, *blobs]),
-        optional_children=_distinct(manifests),
+        optional_blobs=_distinct(
+            [*_present(config), *layers, *blobs, *filter(_is_blob, manifests)]
+        ),
+        optional_children=_distinct(one for one in manifests if not _is_blob(one)),
     )
 
 
