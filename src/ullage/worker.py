@@ -54,6 +54,8 @@ class Worker:
         )
 
     def start(self) -> None:
+        # The last process may have left something to do.
+        self._wake.set()
         self._thread.start()
         self._reconciler.start()
 

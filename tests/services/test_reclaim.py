@@ -43,6 +43,7 @@ from ullage.services.reclaim import (
     next_due,
     reclaim_due,
     reconcile,
+    recover,
     review_due,
 )
 
@@ -151,6 +152,19 @@ def test_a_worker_that_dies_is_relieved(registry: Registry, clock: FakeClock) ->
     clock.advance(RECLAIM_CLAIM.total_seconds())
     assert reclaim_due(registry) == 2
     assert pending_and_reclaimed(registry) == (0, size)
+
+
+def test_a_start_takes_over_at_once_where_one_process_owns_everything(
+    registry: Registry, clock: FakeClock
+) -> None:
+    """F4: bytes that a killed server had in hand need not wait for its claims to end."""
+    size = bury_image(registry, b"layer")
+    until = clock() + RECLAIM_CLAIM
+    registry.write(lambda tx: rows.claim_tombstones(tx, clock(), until, 500))
+    recover(registry)
+    alone = registry.db.dialect == "sqlite"
+    assert reclaim_due(registry) == (2 if alone else 0)
+    assert pending_and_reclaimed(registry) == ((0, size) if alone else (size, 0))
 
 
 def test_bytes_erased_by_a_worker_that_died_are_counted_once(

@@ -266,6 +266,15 @@ def claim_tombstones(
     return claimed
 
 
+def release_tombstones(tx: Transaction) -> None:
+    """Give back every claim, for a process that knows it is the only one."""
+    tx.execute(
+        _tombstones.update()
+        .where(_tombstones.c.claimed_until.is_not(None))
+        .values(claimed_until=None)
+    )
+
+
 def drop_tombstones(tx: Transaction, tombstones: Sequence[Tombstone]) -> None:
     """Their bytes are off the disk, durably. What another process dropped first is not counted."""
     gone = 0

@@ -40,6 +40,8 @@ def recover(registry: Registry) -> int:
     """
     if registry.db.dialect != "sqlite":
         return 0
+    # Whoever held tombstones is gone, and must not keep their bytes on the disk any longer.
+    registry.write(reclaim.release_tombstones, freeing=True)
     left = registry.read(uploads.single_uploads)
     failpoint("recover.after_claim")
     for upload in left:
