@@ -51,7 +51,10 @@ ROOMS = {
     # Storage: two rooms that never meet.
     "blobs": Room(words("oci failpoints")),
     "metadata": Room(words("oci failpoints"), others=STANDARD_LIBRARY | {"sqlalchemy"}),
-    "services": Room(words("oci policy failpoints blobs metadata")),
+    "services": Room(
+        words("oci policy failpoints blobs metadata"),
+        others=STANDARD_LIBRARY | words("argon2 bcrypt cryptography jwt"),
+    ),
     # Faces.
     "server": Room(
         words("oci services"),
@@ -68,9 +71,11 @@ ROOMS = {
     "config": Room(),
     "clock": Room(),
     "control": Room(),
+    "tls": Room(others=STANDARD_LIBRARY | {"cryptography"}),
     "wiring": Room(
         words(
             "oci policy failpoints blobs metadata services server cli worker config clock control"
+            " tls"
         ),
         others=STANDARD_LIBRARY | words("starlette"),
         never=frozenset(),
@@ -87,6 +92,9 @@ RESERVED = {
     "psycopg": "ullage.metadata.database",
     "sqlalchemy.dialects": "ullage.metadata.database",
     "alembic": "ullage.metadata.migrations",
+    "argon2": "ullage.services.passwords",
+    "bcrypt": "ullage.services.htpasswd",
+    "jwt": "ullage.services.tokens",
     "granian": "ullage.server.listener",
     "uvloop": "ullage.server.listener",
 }

@@ -51,7 +51,8 @@ def test_help_on_serve_explains_every_setting(terminal: CliRunner) -> None:
     )
     for setting in SETTINGS:
         default = f" [default: {setting.default}]" if setting.default else ""
-        expected = f"{setting.flag} {setting.kind} {setting.help}{default} [{setting.variable}]"
+        kind = "<bool>" if setting.switch else setting.kind
+        expected = f"{setting.flag} {kind} {setting.help}{default} [{setting.variable}]"
         assert expected in page
     assert "--config <path> TOML file with settings. [env var: ULLAGE_CONFIG]" in page
 

@@ -206,7 +206,7 @@ def test_no_folder(text: str) -> None:
         ({}, {"ULLAGE_LEASE": "soon"}, "", "ULLAGE_LEASE: 'soon' - expected a duration"),
         ({}, {}, 'max_manifest = "big"', "max_manifest in {file}: 'big' - expected a size"),
         ({}, {}, "lease = 3.5", "lease in {file}: 3.5 - expected a string or a whole number"),
-        ({}, {}, "threads = true", "threads in {file}: True - expected a string or a whole"),
+        ({}, {}, "threads = true", "threads in {file}: 'true' - expected a whole number"),
         ({}, {}, "[listen]\nport = 1", "listen in {file}: {{'port': 1}} - expected a string or"),
         ({}, {}, "thread = 1", "thread in {file}: no such setting; see docs/reference/settings"),
         ({}, {"ULLAGE_THREAD": "1"}, "", "ULLAGE_THREAD: no such setting; see docs/reference/sett"),

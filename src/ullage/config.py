@@ -21,6 +21,7 @@ _UNITS = {
 }  # fmt: skip
 _DURATION = re.compile(r"([0-9]{1,9})(ms|s|m|h|d)")
 _SECONDS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400}
+_URL = re.compile(r"https?://[A-Za-z0-9.-]+(?::[0-9]{1,5})?")
 _NUMBER = re.compile(r"[0-9]{1,12}")
 _LISTEN = re.compile(r"(?:\[([0-9a-fA-F:.%]+)\]|([^:\s]*)):([0-9]{1,5})")
 
@@ -53,6 +54,35 @@ def parse_number(name: str, text: str) -> int:
     if not _NUMBER.fullmatch(text):
         raise _wrong(name, text, "a whole number")
     return int(text)
+
+
+def parse_switch(name: str, text: str) -> bool:
+    """`true` or `false`."""
+    if text not in ("true", "false"):
+        raise _wrong(name, text, "true or false")
+    return text == "true"
+
+
+def parse_list(name: str, text: str) -> tuple[str, ...]:
+    """Comma separated words."""
+    return tuple(word for word in (part.strip() for part in text.split(",")) if word)
+
+
+def parse_optional_path(name: str, text: str) -> Path | None:
+    return parse_path(name, text) if text else None
+
+
+def parse_tls(name: str, text: str) -> str:
+    if text not in ("", "self-signed"):
+        raise _wrong(name, text, "self-signed")
+    return text
+
+
+def parse_url(name: str, text: str) -> str:
+    """`https://registry.example.com`: where clients reach the registry, without a path."""
+    if text and not _URL.fullmatch(text):
+        raise _wrong(name, text, "a URL without a path, such as https://registry.example.com")
+    return text
 
 
 def parse_text(name: str, text: str) -> str:
@@ -103,6 +133,11 @@ _KINDS: dict[Callable[[str, str], Any], str] = {
     parse_size: "SIZE",
     parse_duration: "DURATION",
     parse_number: "NUMBER",
+    parse_switch: "true|false",
+    parse_list: "NAMES",
+    parse_optional_path: "FILE",
+    parse_tls: "self-signed",
+    parse_url: "URL",
 }
 
 
@@ -119,6 +154,11 @@ class Setting:
     def kind(self) -> str:
         """What its value is, in a word."""
         return _KINDS[self.parse]
+
+    @property
+    def switch(self) -> bool:
+        """A flag without a value."""
+        return self.parse is parse_switch
 
     @property
     def flag(self) -> str:
@@ -144,6 +184,19 @@ SETTINGS = (
         parse_text,
         "Where blobs are kept: file:/path, or memory: for a trial; the data folder if empty.",
     ),
+    Setting("auth", "false", parse_switch, "Ask for accounts; the first start makes `admin`."),
+    Setting("htpasswd", "", parse_optional_path, "Take accounts from this file (htpasswd -B)."),
+    Setting(
+        "anonymous_pull",
+        "",
+        parse_list,
+        "Repositories anybody may pull: names, prefixes such as public/*, or *; comma separated.",
+    ),
+    Setting("tls_cert", "", parse_optional_path, "PEM file with the certificate; serves HTTPS."),
+    Setting("tls_key", "", parse_optional_path, "PEM file with the certificate's key."),
+    Setting("tls", "", parse_tls, "self-signed: make an authority and a certificate for here."),
+    Setting("tls_names", "", parse_list, "More names for the self-signed certificate."),
+    Setting("external_url", "", parse_url, "Where clients reach this registry, if by a proxy."),
     Setting("max_manifest", "4MiB", parse_size, "Largest manifest that is taken."),
     Setting("max_page", "1000", parse_number, "Most items in one page of a listing."),
     Setting("max_name", "255", parse_number, "Longest repository name, in characters."),
@@ -167,6 +220,14 @@ class Settings:
     data: Path
     database: str
     storage: str
+    auth: bool
+    htpasswd: Path | None
+    anonymous_pull: tuple[str, ...]
+    tls_cert: Path | None
+    tls_key: Path | None
+    tls: str
+    tls_names: tuple[str, ...]
+    external_url: str
     max_manifest: int
     max_page: int
     max_name: int
@@ -185,6 +246,10 @@ class Settings:
     @property
     def database_url(self) -> str:
         return self.database or f"sqlite:///{self.data / 'ullage.db'}"
+
+    @property
+    def https(self) -> bool:
+        return bool(self.tls or self.tls_cert)
 
     @property
     def storage_url(self) -> str:
@@ -250,18 +315,34 @@ def _refuse_unknown(
 def _as_text(name: str, value: object) -> str:
     if isinstance(value, str):
         return value
-    if isinstance(value, int) and not isinstance(value, bool):
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, list) and all(isinstance(word, str) for word in value):
+        return ",".join(value)
+    if isinstance(value, int):
         return str(value)
     raise _wrong(name, value, "a string or a whole number")
 
 
 def _require_sense(settings: Settings) -> None:
-    if not settings.listen.loopback:
+    if not settings.listen.loopback and not (settings.auth or settings.htpasswd):
         raise ConfigError(
             f"listen: '{settings.listen}' - without accounts anybody who reaches that address can "
-            "push and delete. Listen on 127.0.0.1, and let a proxy that asks for credentials "
-            "forward to it"
+            "push and delete. Add --auth (accounts kept by the registry), or --htpasswd FILE "
+            "(accounts from a file), or listen on 127.0.0.1"
         )
+    if settings.auth and settings.htpasswd:
+        raise ConfigError("auth, htpasswd: accounts come from one place; give one of the two")
+    if settings.anonymous_pull and not (settings.auth or settings.htpasswd):
+        raise ConfigError(
+            "anonymous_pull: says nothing without --auth or --htpasswd: everybody may do everything"
+        )
+    if (settings.tls_cert is None) != (settings.tls_key is None):
+        raise ConfigError(
+            "tls_cert, tls_key: a certificate needs its key and a key its certificate"
+        )
+    if settings.tls and settings.tls_cert:
+        raise ConfigError("tls, tls_cert: either a certificate of your own or a self-signed one")
     counts = ("max_manifest", "max_page", "max_name", "max_uploads", "max_descriptors", "threads")
     for name in counts:
         if getattr(settings, name) < 1:

@@ -6,23 +6,31 @@ import logging
 import os
 import secrets
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ullage.blobs import StoreUnusable, open_blob_store
 from ullage.clock import SteadyClock, system_time
 from ullage.config import ConfigError, Settings
-from ullage.control import ask_control, serve_control
+from ullage.control import Handler, ask_control, serve_control
 from ullage.metadata.claims import open_claims
 from ullage.metadata.database import Database, database_time, open_database
 from ullage.metadata.errors import DatabaseUnusable
 from ullage.metadata.leases import open_leases
 from ullage.server.app import create_app
-from ullage.server.listener import AddressUnusable, listen_on, serve
-from ullage.services import Limits, Registry
+from ullage.server.certificate import Tls, TlsUnusable, require_usable
+from ullage.server.listener import AddressUnusable, Listener, listen_on, serve
+from ullage.server.logs import RequestLog
+from ullage.services import Caller, Limits, Registry
+from ullage.services.access import ScopeInvalid, parse_pattern
+from ullage.services.accounts import ensure_admin, run_command
 from ullage.services.check import run_check
+from ullage.services.doorkeeper import Accounts, Doorkeeper, StoredAccounts
+from ullage.services.htpasswd import HtpasswdAccounts, HtpasswdInvalid
 from ullage.services.reclaim import recover
+from ullage.tls import Certificates, self_signed
 from ullage.worker import Worker
 
 log = logging.getLogger(__name__)
@@ -87,44 +95,137 @@ def _assemble(settings: Settings, db: Database) -> tuple[Registry, Worker]:
     return registry, worker
 
 
-def run_server(settings: Settings, announce: Callable[[str], None]) -> bool:
-    """Serve until told to stop. `announce` gets the URL once the registry answers.
+@dataclass(frozen=True, slots=True)
+class Started:
+    """What somebody who starts a registry wants to know."""
+
+    url: str
+    # Of the account that was just made; shown this once.
+    admin_password: str | None
+    # What clients have to trust, if the certificate is self-signed.
+    authority: Path | None
+
+
+def run_server(settings: Settings, announce: Callable[[Started], None]) -> bool:
+    """Serve until told to stop. `announce` is called once the registry answers.
 
     False if requests had to be cut off. Raises CannotStart.
     """
     host = settings.listen.host
+    tls, authority = _tls(settings)
     try:
-        port = listen_on(host, settings.listen.port)
+        listening = listen_on(host, settings.listen.port)
     except AddressUnusable as error:
         raise CannotStart(str(error)) from error
-    with open_registry(settings) as (registry, worker):
+    port = listening.getsockname()[1]
+    with closing(listening), open_registry(settings) as (registry, worker):
         ended = recover(registry)
         if ended:
             log.warning("ended %d uploads that a crash had cut off", ended)
+        password = ensure_admin(registry, OPERATOR) if settings.auth else None
+        doorkeeper = _doorkeeper(settings, registry)
+        request_log = RequestLog()
+        scheme = "https" if tls else "http"
         app = create_app(
             registry,
+            doorkeeper=doorkeeper,
+            external_url=settings.external_url,
+            scheme=scheme,
             threads=settings.threads,
             body_idle_seconds=settings.body_timeout.total_seconds(),
+            request_log=request_log,
         )
+        listener = Listener(
+            listening,
+            header_seconds=settings.header_timeout.total_seconds(),
+            grace_seconds=settings.shutdown_grace.total_seconds(),
+            tls=tls,
+        )
+        started = Started(f"{scheme}://{_host_in_url(host)}:{port}", password, authority)
         try:
-            control = serve_control(
-                control_path(settings), {"check": lambda request: run_check(registry, request)}
-            )
+            control = serve_control(control_path(settings), _handlers(registry, doorkeeper))
         except OSError as error:
             raise CannotStart(f"data: {error}") from error
         worker.start()
         try:
-            return serve(
-                app,
-                host,
-                port,
-                header_seconds=settings.header_timeout.total_seconds(),
-                grace_seconds=settings.shutdown_grace.total_seconds(),
-                ready=lambda: announce(f"http://{_host_in_url(host)}:{port}"),
-            )
+            return serve(app, listener, lambda: announce(started))
+        except TlsUnusable as error:
+            raise CannotStart(str(error)) from error
         finally:
+            request_log.flush()
             control.close()
             worker.stop()
+
+
+# The person at this machine: whoever may use the data folder.
+OPERATOR = Caller(subject="operator", address="local", agent="ullage")
+
+
+def _tls(settings: Settings) -> tuple[Tls | None, Path | None]:
+    """What to serve HTTPS with, and whom clients have to trust for it. Raises CannotStart."""
+    authority = None
+    if settings.tls:
+
+        def renew() -> Certificates:
+            return self_signed(settings.data / "tls", settings.tls_names, system_time())
+
+        try:
+            made = renew()
+        except OSError as error:
+            raise CannotStart(f"tls: {error}") from error
+        tls, authority = Tls(made.certificate, made.key, renew), made.authority
+    elif settings.tls_cert is not None and settings.tls_key is not None:
+        tls = Tls(settings.tls_cert, settings.tls_key)
+    else:
+        return None, None
+    try:
+        # Before anything is made: the password of a first start would be lost.
+        require_usable(tls)
+    except TlsUnusable as error:
+        raise CannotStart(str(error)) from error
+    return tls, authority
+
+
+def _doorkeeper(settings: Settings, registry: Registry) -> Doorkeeper | None:
+    """Whoever asks callers who they are; None where nobody does."""
+    found_in: Accounts
+    if settings.auth:
+        found_in = StoredAccounts(registry)
+    elif settings.htpasswd is not None:
+        try:
+            found_in = HtpasswdAccounts(settings.htpasswd)
+        except (HtpasswdInvalid, OSError, UnicodeDecodeError) as error:
+            raise CannotStart(f"htpasswd: {error}") from error
+    else:
+        return None
+    try:
+        patterns = [parse_pattern(pattern) for pattern in settings.anonymous_pull]
+    except ScopeInvalid as error:
+        raise CannotStart(f"anonymous_pull: {error.message}") from error
+    return Doorkeeper(registry, found_in, anonymous_pull=patterns)
+
+
+def _handlers(registry: Registry, doorkeeper: Doorkeeper | None) -> dict[str, Handler]:
+    """What a running server does for commands on the same machine."""
+
+    def manage(request: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        yield run_command(registry, OPERATOR, request)
+        if doorkeeper is not None:
+            doorkeeper.reload_keys()
+
+    return {"check": lambda request: run_check(registry, request), "manage": manage}
+
+
+def manage(settings: Settings, request: Mapping[str, Any]) -> dict[str, Any]:
+    """Run an account command: by the server that owns the data if one runs, else here."""
+    answers = ask_control(control_path(settings), {"do": "manage", **request})
+    if answers is not None:
+        for answer in answers:
+            return answer
+        raise CannotStart("the server gave no answer")
+    _require_registry(settings)
+    with open_registry(settings) as (registry, _):
+        return run_command(registry, OPERATOR, request)
 
 
 def check(settings: Settings, request: Mapping[str, Any]) -> Iterable[dict[str, Any]]:
@@ -133,10 +234,14 @@ def check(settings: Settings, request: Mapping[str, Any]) -> Iterable[dict[str, 
     if answers is not None:
         yield from answers
         return
-    if not settings.database and not Path(settings.data).exists():
-        raise CannotStart(f"there is no registry in {settings.data}; name its folder with --data")
+    _require_registry(settings)
     with open_registry(settings) as (registry, _):
         yield from run_check(registry, dict(request))
+
+
+def _require_registry(settings: Settings) -> None:
+    if not settings.database and not (settings.data / "ullage.db").exists():
+        raise CannotStart(f"there is no registry in {settings.data}; name its folder with --data")
 
 
 def control_path(settings: Settings) -> Path:
@@ -147,4 +252,12 @@ def _host_in_url(host: str) -> str:
     return f"[{host}]" if ":" in host else host
 
 
-__all__ = ["CannotStart", "ConfigError", "check", "open_registry", "run_server"]
+__all__ = [
+    "CannotStart",
+    "ConfigError",
+    "Started",
+    "check",
+    "manage",
+    "open_registry",
+    "run_server",
+]

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import subprocess
 import tempfile
 from pathlib import Path
 from typing import ClassVar, Self
@@ -50,7 +51,11 @@ class ContainersTool:
 
     def succeeds(self, *arguments: str | Path) -> bool:
         """Run the program, which may fail."""
-        return attempt(self._command(*arguments), self._env, cwd=self.folder).returncode == 0
+        return self.attempt(*arguments).returncode == 0
+
+    def attempt(self, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
+        """Run the program, which may fail, and see what it says."""
+        return attempt(self._command(*arguments), self._env, cwd=self.folder)
 
     def _command(self, *arguments: str | Path) -> list[str | Path]:
         return [self._program, *arguments]

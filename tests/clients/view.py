@@ -1,6 +1,7 @@
 """What a registry says it holds, what its disk says, and so what a deletion must give back."""
 
 import hashlib
+import ssl
 import time
 from collections.abc import Callable
 from typing import Any, Self
@@ -23,9 +24,17 @@ SETTLE_SECONDS = 15.0
 class View:
     """An onlooker: reads with GET only, for a HEAD of a blob would be taken for a push."""
 
-    def __init__(self, server: UllageServer) -> None:
+    def __init__(
+        self,
+        server: UllageServer,
+        *,
+        login: tuple[str, str] | None = None,
+        trust: ssl.SSLContext | None = None,
+    ) -> None:
         self._server = server
-        self._http = httpx.Client(base_url=server.url, timeout=60, trust_env=False)
+        self._http = httpx.Client(
+            base_url=server.url, auth=login, verify=trust or True, timeout=60, trust_env=False
+        )
 
     def __enter__(self) -> Self:
         return self
@@ -46,6 +55,11 @@ class View:
     def repositories(self) -> list[str]:
         found: list[str] = self._http.get("/v2/_catalog").raise_for_status().json()["repositories"]
         return found
+
+    def contents(self) -> dict[str, str]:
+        """Every "repository:tag" with its digest."""
+        images = [f"{name}:{tag}" for name in self.repositories() for tag in self.tags(name)]
+        return {image: self.digest(image) for image in images}
 
     def digest(self, image: str) -> str:
         """The digest of what "repository:tag" names."""

@@ -25,6 +25,8 @@ from ullage.oci.errors import RegistryError
 from ullage.server.app import App, create_app
 from ullage.server.bodies import Bodies
 from ullage.server.distribution import Face
+from ullage.server.guard import Guard
+from ullage.server.needs import KNOWN
 from ullage.server.routes import Route, Router
 from ullage.server.threads import Threads
 from ullage.services import Registry
@@ -263,18 +265,21 @@ def test_a_cancelled_upload_is_not_let_go_while_it_is_written(
     async def run() -> None:
         _, headers, _ = await ask(app, scope_of("POST", "/v2/app/blobs/uploads/"))
         session = headers["location"]
-        incoming = [{"type": "http.request", "body": LARGE, "more_body": True}]
+        # The first piece is being written, so the second one waits; there is no third.
+        pieces = [{"type": "http.request", "body": LARGE, "more_body": True} for _ in range(2)]
+
+        last_taken = asyncio.Event()
 
         async def receive() -> Message:
-            if incoming:
-                return incoming.pop()
-            await asyncio.Event().wait()
-            raise AssertionError
+            if len(pieces) == 1:
+                last_taken.set()
+            return pieces.pop()
 
         async def send(message: Message) -> None: ...
 
         request = asyncio.ensure_future(app(scope_of("PATCH", session), receive, send))
         await asyncio.to_thread(store.writing.wait, 20)
+        await last_taken.wait()
         request.cancel()
         done, _ = await asyncio.wait({request}, timeout=0.05)
         assert not done, "ended while its bytes are being written"
@@ -282,8 +287,9 @@ def test_a_cancelled_upload_is_not_let_go_while_it_is_written(
         with pytest.raises(asyncio.CancelledError):
             await request
         _, headers, _ = await ask(app, scope_of("GET", session))
-        assert headers["range"] == f"0-{len(LARGE) - 1}"
-        status, _, _ = await ask(app, scope_of("PUT", f"{session}?digest={digest_of(LARGE)}"))
+        assert headers["range"] == f"0-{2 * len(LARGE) - 1}"
+        target = f"{session}?digest={digest_of(LARGE * 2)}"
+        status, _, _ = await ask(app, scope_of("PUT", target))
         assert status == 201
 
     asyncio.run(run())
@@ -296,9 +302,8 @@ def test_a_cancelled_upload_is_not_let_go_while_it_is_written(
 def app_with(registry: Registry, handler: Callable[..., Awaitable[Response]]) -> App:
     """The application with a handler that is not ours."""
     threads = Threads(1, inline_reads=True)
-    return App(
-        Face(registry, threads, Bodies(threads, 60)), Router([Route("x", "GET", "/x", handler)])
-    )
+    face = Face(registry, threads, Bodies(threads, 60), Guard(None, threads, threads))
+    return App(face, Router([Route("x", "GET", "/x", handler, KNOWN)]), None)
 
 
 def test_a_defect_is_a_500_with_a_number_to_report(

@@ -26,6 +26,7 @@ from ullage.oci.digest import digest_of
 from ullage.oci.errors import Unavailable
 from ullage.oci.reference import parse_repository_name, parse_tag
 from ullage.services import Limits, Registry, reclaim
+from ullage.services.access import NOBODY_ASKS
 from ullage.services.delete import (
     delete_blob,
     delete_manifest,
@@ -82,7 +83,7 @@ READING: dict[str, Act] = {
     "get_manifest": lambda registry, _: get_manifest(registry, APP, V1),
     "stat_blob": lambda registry, _: stat_blob(registry, APP, DIGEST),
     "list_tags": lambda registry, _: list_tags(registry, APP, 10, None),
-    "list_repositories": lambda registry, _: list_repositories(registry, 10, None),
+    "list_repositories": lambda registry, _: list_repositories(registry, 10, None, NOBODY_ASKS),
     "list_referrers": lambda registry, site: list_referrers(
         registry, APP, site.image, None, 10, None
     ),

@@ -39,6 +39,7 @@ from ullage.oci.errors import (
 )
 from ullage.oci.reference import parse_repository_name, parse_tag
 from ullage.services import Registry, reclaim
+from ullage.services.access import NOBODY_ASKS
 from ullage.services.delete import (
     Deleted,
     delete_blob,
@@ -358,7 +359,7 @@ def test_the_last_manifest_s_deletion_removes_the_repository(
 ) -> None:
     digest = image(registry, "v1", b"layer")
     site.delete(digest)
-    assert list_repositories(registry, 10, None).items == ()
+    assert list_repositories(registry, 10, None, NOBODY_ASKS).items == ()
     with pytest.raises(NameUnknown):
         list_tags(registry, APP, 10, None)
     assert registry.read(lambda tx: content.find_repository(tx, APP)) is None
@@ -369,12 +370,12 @@ def test_a_repository_with_an_upload_session_stays_for_it(site: Site, registry: 
     digest = image(registry, "v1", b"layer")
     upload = start_upload(registry, APP, ALICE)
     site.delete(digest)
-    assert list_repositories(registry, 10, None).items == ()
+    assert list_repositories(registry, 10, None, NOBODY_ASKS).items == ()
     session = append_upload(registry, APP, upload.id, ALICE)
     session.write(b"{}")
     session.finish(digest_of(b"{}"))
     push_manifest(registry, "app", "v2", image_manifest([]))
-    assert list_repositories(registry, 10, None).items == ("app",)
+    assert list_repositories(registry, 10, None, NOBODY_ASKS).items == ("app",)
 
 
 def test_a_repository_without_manifests_goes_with_its_last_promise(
@@ -393,7 +394,7 @@ def test_a_deleted_repository_is_invisible_at_once(site: Site, registry: Registr
     image(registry, None, b"signature", subject=digest)
     upload = start_upload(registry, APP, ALICE)
     delete_repository(registry, APP, ALICE)
-    assert list_repositories(registry, 10, None).items == ()
+    assert list_repositories(registry, 10, None, NOBODY_ASKS).items == ()
     assert list_referrers(registry, APP, digest, None, 10, None).descriptors == ()
     with pytest.raises(NameUnknown):
         list_tags(registry, APP, 10, None)

@@ -38,6 +38,7 @@ from ullage.oci.errors import (
 )
 from ullage.oci.reference import Tag, parse_repository_name, parse_tag
 from ullage.services import Limits, Registry
+from ullage.services.access import NOBODY_ASKS
 from ullage.services.delete import delete_manifest
 from ullage.services.pull import (
     get_manifest,
@@ -71,7 +72,7 @@ def index_over(*descriptors: dict[str, Any], **more: Any) -> dict[str, Any]:
 
 
 def assert_nothing_stored(registry: Registry) -> None:
-    assert list_repositories(registry, 10, None).items == ()
+    assert list_repositories(registry, 10, None, NOBODY_ASKS).items == ()
     with pytest.raises(NameUnknown):
         get_manifest(registry, APP, V1)
 
@@ -347,11 +348,11 @@ def test_listings_come_in_pages(registry: Registry) -> None:
     for name in ("b/c", "a", "b"):
         push_image(registry, name, "v1", [])
     push_blob(registry, "only-uploads", b"{}")
-    page = list_repositories(registry, 2, None)
+    page = list_repositories(registry, 2, None, NOBODY_ASKS)
     assert (page.items, page.more) == (("a", "b"), True)
-    page = list_repositories(registry, 2, "b")
+    page = list_repositories(registry, 2, "b", NOBODY_ASKS)
     assert (page.items, page.more) == (("b/c",), False)
-    assert list_repositories(registry, 0, None).items == ()
+    assert list_repositories(registry, 0, None, NOBODY_ASKS).items == ()
 
 
 def test_referrers_are_listed_with_what_makes_them_useful(registry: Registry) -> None:

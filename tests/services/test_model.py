@@ -39,6 +39,7 @@ from ullage.oci.errors import (
 )
 from ullage.oci.reference import RepositoryName, parse_repository_name, parse_tag
 from ullage.services import Caller
+from ullage.services.access import NOBODY_ASKS
 from ullage.services.delete import (
     delete_blob,
     delete_manifest,
@@ -351,7 +352,9 @@ class RegistryMachine(RuleBasedStateMachine):
 
     def _check_what_can_be_read(self) -> None:
         registry = self.registry
-        assert list_repositories(registry, 10, None).items == tuple(sorted(self.repositories))
+        assert list_repositories(registry, 10, None, NOBODY_ASKS).items == tuple(
+            sorted(self.repositories)
+        )
         for name, repository in self.repositories.items():
             assert list_tags(registry, name, 10, None).items == tuple(sorted(repository.tags))
             for tag, digest in repository.tags.items():

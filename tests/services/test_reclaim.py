@@ -32,6 +32,7 @@ from ullage.oci.digest import Digest, digest_of
 from ullage.oci.errors import BlobUnknown, StorageFull
 from ullage.oci.reference import parse_repository_name
 from ullage.services import Limits, Registry
+from ullage.services.access import NOBODY_ASKS
 from ullage.services.delete import delete_manifest, delete_repository
 from ullage.services.pull import get_manifest, list_repositories, stat_blob
 from ullage.services.push import append_upload, start_upload
@@ -448,7 +449,7 @@ def test_a_full_disk_is_emptied_by_deleting(tmp_path: Path, clock: FakeClock) ->
                 delete_manifest(registry, APP, digest, ALICE)
                 clock.advance(registry.limits.read_grace.total_seconds())
                 settle(registry)
-            assert list_repositories(registry, 10, None).items == ()
+            assert list_repositories(registry, 10, None, NOBODY_ASKS).items == ()
             clock.advance(registry.limits.upload_idle.total_seconds())
             settle(registry)
             clock.advance(registry.limits.read_grace.total_seconds())

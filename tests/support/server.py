@@ -4,6 +4,7 @@ import http.client
 import os
 import re
 import signal
+import ssl
 import stat
 import subprocess
 import sys
@@ -19,7 +20,7 @@ SOURCE = Path(__file__).resolve().parents[2] / "src"
 START_SECONDS = 30
 # Running requests may take 30 s to finish after SIGTERM.
 STOP_SECONDS = 45
-_ADDRESS = re.compile(r"https?://(?P<host>127\.0\.0\.1|localhost|\[::1\]):(?P<port>[1-9][0-9]*)")
+_ADDRESS = re.compile(r"https?://(?:[0-9.]+|localhost|\[[0-9a-f:]+\]):[1-9][0-9]*")
 # As a status, not as the number of bytes that follows one.
 _FAILURE = re.compile(r"(?<! [1-5][0-9][0-9]) 500 |^Traceback ", re.MULTILINE)
 
@@ -48,20 +49,25 @@ def run_ullage(
 
 
 class UllageServer:
-    """`ullage serve` on a free port of the loopback address, ready when the `with` block starts.
+    """`ullage serve` on a free port, ready when the `with` block starts.
 
-    `arguments` follow --listen and --data on the command line; `env` is laid over the environment.
+    `arguments` follow --listen and --data on the command line; `env` is laid over the environment;
+    `address` is a loopback address or one that this machine has.
     Restarts keep the port, for clients write it into image names.
     """
 
     def __init__(
-        self, data: Path, *arguments: str | Path, env: Mapping[str, str] | None = None
+        self,
+        data: Path,
+        *arguments: str | Path,
+        env: Mapping[str, str] | None = None,
+        address: str = "127.0.0.1",
     ) -> None:
         self.data = data
         self.arguments = arguments
         self.env = dict(env or {})
         self.log_path = data.with_name(f"{data.name}.log")
-        self._listen = "127.0.0.1:0"
+        self._listen = f"{address}:0"
         self._url: str | None = None
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -191,7 +197,7 @@ class UllageServer:
         return None if found is None else found.group()
 
     def _answers(self) -> bool | None:
-        connection = http.client.HTTPConnection(self.host, timeout=5)
+        connection = self._connection()
         try:
             connection.request("GET", "/v2/")
             return connection.getresponse().status < 500 or None
@@ -199,6 +205,15 @@ class UllageServer:
             return None
         finally:
             connection.close()
+
+    def _connection(self) -> http.client.HTTPConnection:
+        if self.url.startswith("http:"):
+            return http.client.HTTPConnection(self.host, timeout=5)
+        # Only to see that it answers: whether its certificate is trusted is for the tests to ask.
+        unverified = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        unverified.check_hostname = False
+        unverified.verify_mode = ssl.CERT_NONE
+        return http.client.HTTPSConnection(self.host, timeout=5, context=unverified)
 
     def _signal_group(self, number: signal.Signals) -> None:
         with suppress(ProcessLookupError):  # All of it has ended and was waited for.

@@ -7,6 +7,7 @@ import sys
 
 def main() -> None:
     """The entry point."""
+    from ullage.cli.azure_style import joined_rights
     from ullage.cli.commands import app
 
-    sys.exit(app(standalone_mode=True))
+    sys.exit(app(joined_rights(sys.argv[1:]), standalone_mode=True))

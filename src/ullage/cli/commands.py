@@ -5,15 +5,19 @@ from __future__ import annotations
 import inspect
 import json
 import logging
-import os
 import sys
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ullage import __version__
-from ullage.config import SETTINGS, ConfigError, Setting, Settings, load_settings
+from ullage.cli import accounts
+from ullage.cli.common import fail, settings_from
+from ullage.config import SETTINGS, Setting, Settings
+
+if TYPE_CHECKING:
+    from ullage.wiring import Started
 
 app = typer.Typer(
     name="ullage",
@@ -23,12 +27,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-
-
-def fail(message: str, code: int = 1) -> NoReturn:
-    """One line on stderr, and an exit code as az's: 1 error, 2 usage, 3 not found."""
-    typer.echo(f"ullage: {message}", err=True)
-    raise typer.Exit(code)
 
 
 def _with_settings(command: Any, names: set[str] | None = None) -> Any:
@@ -44,13 +42,13 @@ def _with_settings(command: Any, names: set[str] | None = None) -> Any:
             inspect.Parameter.KEYWORD_ONLY,
             default=None,
             annotation=Annotated[
-                str | None,
+                bool | None if setting.switch else str | None,
                 typer.Option(
                     setting.flag,
                     help=_help(setting),
                     # Not known to Typer: load_settings must see which source a value came from.
                     show_default=False,
-                    metavar=setting.kind,
+                    metavar=None if setting.switch else setting.kind,
                 ),
             ],
         )
@@ -59,7 +57,11 @@ def _with_settings(command: Any, names: set[str] | None = None) -> Any:
     ]
 
     def run(**values: Any) -> None:
-        chosen = {flag.name: values.pop(flag.name) for flag in flags}
+        given = {flag.name: values.pop(flag.name) for flag in flags}
+        chosen = {
+            name: str(value).lower() if isinstance(value, bool) else value
+            for name, value in given.items()
+        }
         command(flags=chosen, **values)
 
     parameters = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in own]
@@ -76,13 +78,6 @@ def _help(setting: Setting) -> str:
     return f"{setting.help}{default} \\[{setting.variable}]"
 
 
-def _settings(flags: dict[str, str | None], config: Path | None) -> Settings:
-    try:
-        return load_settings(flags, os.environ, config)
-    except ConfigError as error:
-        fail(str(error), 2)
-
-
 Config = Annotated[
     Path | None,
     typer.Option("--config", help="TOML file with settings.", envvar="ULLAGE_CONFIG"),
@@ -94,7 +89,7 @@ def serve(flags: dict[str, str | None], config: Config = None) -> None:
 
     Settings come from these flags, ULLAGE_* variables or a TOML file, in that order.
     """
-    settings = _settings(flags, config)
+    settings = settings_from(flags, config)
     from ullage.wiring import CannotStart, run_server
 
     logging.basicConfig(
@@ -102,21 +97,30 @@ def serve(flags: dict[str, str | None], config: Config = None) -> None:
     )
     logging.getLogger("alembic").setLevel(logging.WARNING)
     try:
-        clean = run_server(settings, lambda url: _announce(settings, url))
+        clean = run_server(settings, lambda started: _announce(settings, started))
     except CannotStart as error:
         fail(str(error))
     if not clean:
         raise typer.Exit(1)
 
 
-def _announce(settings: Settings, url: str) -> None:
+def _announce(settings: Settings, started: Started) -> None:
     """What somebody who just started the registry wants to know."""
-    host = url.removeprefix("http://")
+    host = started.url.partition("://")[2]
     storage = "" if not settings.storage else f", blobs in {settings.storage}"
-    print(f"Ullage {__version__} serves {url}, data in {settings.data}{storage}")
+    print(f"Ullage {__version__} serves {started.url}, data in {settings.data}{storage}")
+    if started.admin_password is not None:
+        print(f"Made the account admin with the password {started.admin_password}")
+        print("It is not shown again; `ullage user password --name admin` makes another.")
+    if started.authority is not None:
+        print("To trust its certificate:")
+        print(f"  export REQUESTS_CA_BUNDLE={started.authority} SSL_CERT_FILE={started.authority}")
+        print(f"  install -D {started.authority} /etc/docker/certs.d/{host}/ca.crt")
     print("Try next:")
+    if settings.auth or settings.htpasswd:
+        print(f"  docker login {host}")
     print(f"  docker tag IMAGE {host}/IMAGE && docker push {host}/IMAGE")
-    print(f"  curl {url}/v2/_catalog")
+    print(f"  curl {started.url}/v2/_catalog")
     print(f"  {_command()} check --data {_shown(settings.data)}", flush=True)
 
 
@@ -146,7 +150,7 @@ def check(
     """
     if fast and deep:
         fail("--fast and --deep exclude each other", 3)
-    settings = _settings(flags, config)
+    settings = settings_from(flags, config)
     from ullage import wiring
     from ullage.services.check import render
 
@@ -172,3 +176,8 @@ def version() -> None:
 app.command()(_with_settings(serve))
 app.command()(_with_settings(check, {"data", "database", "storage"}))
 app.command()(version)
+app.add_typer(accounts.user, name="user")
+app.add_typer(accounts.token, name="token")
+app.add_typer(accounts.scope_map, name="scope-map")
+app.add_typer(accounts.key, name="key")
+app.add_typer(accounts.audit, name="audit")

@@ -75,6 +75,12 @@ def find_repository(tx: Transaction, name: RepositoryName) -> int | None:
 _FIND_REPOSITORY = sa.select(_repositories.c.id).where(_repositories.c.name == sa.bindparam("name"))
 
 
+def name_of(tx: Transaction, repository_id: int) -> str | None:
+    """What the repository is called; None once it is deleted."""
+    query = sa.select(_repositories.c.name).where(_repositories.c.id == repository_id)
+    return tx.execute(query).scalar()
+
+
 def repository_exists(tx: Transaction, name: RepositoryName) -> bool:
     """Whether it holds a manifest: only then does a repository exist for anybody who asks."""
     return tx.execute(_REPOSITORY_EXISTS, {"name": name}).first() is not None
@@ -126,13 +132,27 @@ def drop_repository_if_empty(tx: Transaction, repository_id: int) -> None:
     )
 
 
-def list_repositories(tx: Transaction, n: int, last: str | None) -> list[str]:
+def list_repositories(
+    tx: Transaction, n: int, last: str | None, patterns: Collection[str] | None = None
+) -> list[str]:
+    """Names in byte order; with `patterns` (names, or prefixes ending in "/*") only such ones."""
     query = sa.select(_repositories.c.name).where(
         _repositories.c.name.is_not(None), _repositories.c.manifest_count > 0
     )
+    if patterns is not None:
+        query = query.where(sa.or_(sa.false(), *map(_named_like, sorted(patterns))))
     if last is not None:
         query = query.where(_repositories.c.name > last)
     return list(tx.execute(query.order_by(_repositories.c.name).limit(n)).scalars())
+
+
+def _named_like(pattern: str) -> sa.ColumnElement[bool]:
+    """As a range of names, so that the index finds them and no character is special."""
+    name = _repositories.c.name
+    if not pattern.endswith("/*"):
+        return name == pattern
+    prefix = pattern[:-1]
+    return sa.and_(name > prefix, name < prefix[:-1] + chr(ord("/") + 1))
 
 
 # --- reading manifests ----------------------------------------------------------------------------

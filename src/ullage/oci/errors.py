@@ -8,7 +8,7 @@ How an error travels over HTTP is not decided here.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 _SHOWN_CHARACTERS = 100
 
@@ -31,7 +31,9 @@ class RegistryError(Exception):
     message: str = "the request cannot be granted"
 
     def __init__(
-        self, detail: Mapping[str, object] | None = None, message: str | None = None
+        self,
+        detail: Mapping[str, object] | Sequence[Mapping[str, object]] | None = None,
+        message: str | None = None,
     ) -> None:
         if message is not None:
             self.message = message

@@ -3,109 +3,157 @@
 from __future__ import annotations
 
 import logging
-import secrets
+import time
+from datetime import UTC, datetime
+from typing import Any
 
+from starlette.datastructures import MutableHeaders
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ullage.oci.errors import RangeInvalid, RegistryError, SizeInvalid
-from ullage.server import distribution
+from ullage.server import distribution, oauth
 from ullage.server.bodies import Bodies
 from ullage.server.distribution import Face
+from ullage.server.guard import Challenge, Guard
 from ullage.server.head import raw_path, require_plain
+from ullage.server.logs import RequestLog, printable, request_id_of
+from ullage.server.needs import Whom
 from ullage.server.routes import Router
 from ullage.server.threads import Threads
 from ullage.server.wire import error_response, json_response
 from ullage.services import Registry
+from ullage.services.doorkeeper import Doorkeeper
 
 log = logging.getLogger(__name__)
 
+# Logins at once; two of them compute (services/passwords.py), the others look up.
+PASSWORD_THREADS = 4
+ROUTES = (*distribution.ROUTES, *oauth.ROUTES)
+
 
 def create_app(
-    registry: Registry, *, threads: int = 32, body_idle_seconds: float = 60.0
+    registry: Registry,
+    *,
+    doorkeeper: Doorkeeper | None = None,
+    external_url: str = "",
+    scheme: str = "http",
+    threads: int = 32,
+    body_idle_seconds: float = 60.0,
+    request_log: RequestLog | None = None,
 ) -> ASGIApp:
-    """The registry as an application for any ASGI server."""
+    """The registry as an application for any ASGI server.
+
+    Without a `doorkeeper` nobody is asked who they are.
+    """
     pool = Threads(threads, inline_reads=registry.db.inline_reads)
-    return App(Face(registry, pool, Bodies(pool, body_idle_seconds)), Router(distribution.ROUTES))
+    passwords = Threads(PASSWORD_THREADS, inline_reads=False)
+    guard = Guard(doorkeeper, pool, passwords, external_url, scheme)
+    bodies = Bodies(pool, body_idle_seconds)
+    return App(Face(registry, pool, bodies, guard), Router(ROUTES), request_log)
 
 
 class App:
-    def __init__(self, face: Face, router: Router) -> None:
+    def __init__(self, face: Face, router: Router, request_log: RequestLog | None) -> None:
         self._face = face
+        self._log = request_log
         self.router = router
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
             await self._answer(scope, receive, send)
-        elif scope["type"] == "lifespan":
-            await self._live(receive, send)
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        began = time.perf_counter()
         request = Request(scope, receive)
-        started = False
+        scope["ullage.request_id"] = request_id_of(request.headers.get("x-request-id"))
+        status = 0
 
-        async def watched(message: dict[str, object]) -> None:
-            nonlocal started
-            started = True
+        async def watched(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                _say_request_id(message, scope)
             await send(message)
 
         try:
             response = await self._respond(request)
-            await response(scope, receive, watched)  # type: ignore[arg-type]
+            await response(scope, receive, watched)
         except ClientDisconnect:
             # Nobody is there to be told; a half-closed connection still gets an answer.
-            if not started:
+            if not status:
                 gone = SizeInvalid(message="the request's body ended before its announced length")
-                await error_response(gone)(scope, receive, send)
+                await error_response(gone)(scope, receive, watched)
         except Exception as error:
-            if started:
+            where = printable(scope["path"])
+            if status:
                 # Too late for an answer: break the connection, so that nobody takes it for whole.
-                log.exception("broke off the answer to %s %r", request.method, scope["path"])
+                log.exception("broke off the answer to %s %s", printable(request.method), where)
                 raise
-            await _internal_error(request, error)(scope, receive, send)
+            await _internal_error(request, error)(scope, receive, watched)
+        finally:
+            self._write_log(request, status, time.perf_counter() - began)
 
     async def _respond(self, request: Request) -> Response:
-        """Find the handler and ask it; say its refusals in the protocol's words."""
-        route_parts: list[str] = []
+        """Find the handler, see whether the caller may use it, and ask it."""
+        parts: list[str] = []
         try:
             path = raw_path(request.scope)
             require_plain(request.scope)
-            route, route_parts = self.router.find(request.method, path)
-            return await route.handler(self._face, request, *route_parts)
+            route, parts = self.router.find(request.method, path)
+            # A malformed name is refused before anything is said about rights on it.
+            name = self._face.name(parts[0]) if route.need.whom is Whom.REPOSITORY else None
+            principal = await self._face.guard.admit(request, route.need, name)
+            request.scope["ullage.principal"] = principal
+            return await route.handler(self._face, request, *parts)
+        except Challenge as error:
+            header = self._face.guard.challenge_header(request, error)
+            return error_response(error, {"WWW-Authenticate": header})
         except RangeInvalid as error:
-            name, upload_id = route_parts
-            headers = distribution.range_headers(self._face.name(name), upload_id, error)
-            return error_response(error, headers)
+            name = self._face.name(parts[0])
+            return error_response(error, distribution.range_headers(name, parts[1], error))
         except RegistryError as error:
             return error_response(error)
 
-    async def _live(self, receive: Receive, send: Send) -> None:
-        while True:
-            message = await receive()
-            await send({"type": message["type"] + ".complete"})
-            if message["type"] == "lifespan.shutdown":
-                self._face.threads.close()
-                return
+    def _write_log(self, request: Request, status: int, seconds: float) -> None:
+        if self._log is None:
+            return
+        principal = request.scope.get("ullage.principal")
+        self._log.write(
+            at=datetime.now(UTC),
+            request_id=request.scope["ullage.request_id"],
+            address=request.client.host if request.client else "",
+            subject=principal.subject if principal else "",
+            method=request.method,
+            path=request.scope["path"],
+            status=status,
+            seconds=seconds,
+            agent=request.headers.get("user-agent", ""),
+        )
+
+
+def _say_request_id(message: Message, scope: Scope) -> None:
+    headers = MutableHeaders(scope=message)
+    request_id = scope["ullage.request_id"]
+    headers["X-Request-Id"] = request_id
+    # az prints this one when something fails.
+    headers["X-Ms-Correlation-Request-Id"] = request_id
 
 
 def _internal_error(request: Request, error: Exception) -> Response:
-    """A defect of ours. The client gets a number to report, the log the rest."""
-    number = secrets.token_hex(8)
+    """A defect of ours. The client gets the request's id to report, the log the rest."""
+    request_id = request.scope["ullage.request_id"]
     log.error(
-        "500 %s %r: internal error %s",
-        request.method,
-        request.scope["path"],
-        number,
+        "500 %s %s: internal error in request %s",
+        printable(request.method),
+        printable(request.scope["path"]),
+        request_id,
         exc_info=error,
     )
-    body = {
-        "errors": [
-            {
-                "code": "UNKNOWN",
-                "message": "internal error; the registry's log has more",
-                "detail": {"request_id": number},
-            }
-        ]
+    entry: dict[str, Any] = {
+        "code": "UNKNOWN",
+        "message": "internal error; the registry's log has more",
+        "detail": {"request_id": request_id},
     }
-    return json_response(body, status=500)
+    return json_response({"errors": [entry]}, status=500)

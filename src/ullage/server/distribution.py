@@ -31,6 +31,8 @@ from ullage.oci.reference import (
 )
 from ullage.server.blobs import SMALL_BYTES, BlobResponse, blob_headers, unchanged_headers
 from ullage.server.bodies import Bodies, require_length
+from ullage.server.guard import Guard
+from ullage.server.needs import CATALOG, DELETE, KNOWN, PULL, PUSH
 from ullage.server.routes import Route
 from ullage.server.threads import Threads
 from ullage.server.wire import (
@@ -49,6 +51,7 @@ from ullage.server.wire import (
     page_size,
 )
 from ullage.services import Caller, Registry, delete, pull, push
+from ullage.services.access import Action, Principal
 from ullage.services.push import AppendSession, Upload
 
 OCI_INDEX = "application/vnd.oci.image.index.v1+json"
@@ -63,6 +66,7 @@ class Face:
     registry: Registry
     threads: Threads
     bodies: Bodies
+    guard: Guard
 
     def name(self, text: str) -> RepositoryName:
         return parse_repository_name(text, self.registry.limits.max_name_length)
@@ -72,9 +76,20 @@ Handler: TypeAlias = Callable[..., Awaitable[Response]]
 
 
 def caller_of(request: Request) -> Caller:
+    """Who asks, as services see it; App has put the principal into the scope."""
     client = request.scope.get("client")
     agent = request.headers.get("user-agent", "")[:MAX_AGENT]
-    return Caller(subject="", address=client[0] if client else "", agent=agent)
+    return Caller(
+        subject=principal_of(request).subject,
+        address=client[0] if client else "",
+        agent=agent,
+        request_id=request.scope["ullage.request_id"],
+    )
+
+
+def principal_of(request: Request) -> Principal:
+    principal: Principal = request.scope["ullage.principal"]
+    return principal
 
 
 def query_of(request: Request) -> Query:
@@ -123,9 +138,12 @@ async def head_blob(face: Face, request: Request, name: str, reference: str) -> 
     Whoever may push is promised the blob with the answer: it need not upload it.
     """
     repository, digest = face.name(name), parse_digest(reference)
-    blob = await face.threads.read(
-        pull.stat_blob_for_push, face.registry, repository, digest, caller_of(request)
-    )
+    if principal_of(request).may(Action.PUSH, repository):
+        blob = await face.threads.read(
+            pull.stat_blob_for_push, face.registry, repository, digest, caller_of(request)
+        )
+    else:
+        blob = await face.threads.read(pull.stat_blob, face.registry, repository, digest)
     if _not_modified(request, digest):
         return empty_response(304, unchanged_headers(digest))
     return empty_response(200, blob_headers(digest, blob.size))
@@ -229,7 +247,9 @@ async def start_upload(face: Face, request: Request, name: str) -> Response:
     mount, source = query.one("mount"), query.one("from")
     if mount is not None:
         digest = parse_digest(mount)
-        if source is not None and await _mounted(face, repository, source, digest, caller):
+        readable = source is not None and principal_of(request).may(Action.PULL, source)
+        # Without the right to read the source this looks like a blob that is not there.
+        if source and readable and await _mounted(face, repository, source, digest, caller):
             return _created(repository, digest)
         algorithm = digest.algorithm
     else:
@@ -437,7 +457,9 @@ async def list_repositories(face: Face, request: Request) -> Response:
     """Docker's catalog, which the OCI specification leaves out; paged like tags."""
     query = query_of(request)
     n = page_size(query, face.registry.limits.max_page_size)
-    page = await face.threads.read(pull.list_repositories, face.registry, n, query.one("last"))
+    page = await face.threads.read(
+        pull.list_repositories, face.registry, n, query.one("last"), principal_of(request)
+    )
     more = page.more and page.items
     link = next_link("/v2/_catalog", n=n, last=page.items[-1]) if more else {}
     return json_response({"repositories": page.items}, headers=link)
@@ -475,20 +497,20 @@ def range_headers(name: RepositoryName, upload_id: str, error: RangeInvalid) -> 
 
 # distribution-spec, "Endpoints". `{name}` may contain slashes; the last marker in a path counts.
 ROUTES = (
-    Route("end-1", "GET", "/v2/", get_base),
-    Route("end-2", "GET", "/v2/{name}/blobs/{digest}", get_blob),
-    Route("end-2", "HEAD", "/v2/{name}/blobs/{digest}", head_blob),
-    Route("end-3", "GET", "/v2/{name}/manifests/{reference}", get_manifest),
-    Route("end-3", "HEAD", "/v2/{name}/manifests/{reference}", get_manifest),
-    Route("end-4", "POST", "/v2/{name}/blobs/uploads/", start_upload),
-    Route("end-5", "PATCH", "/v2/{name}/blobs/uploads/{session}", patch_upload),
-    Route("end-6", "PUT", "/v2/{name}/blobs/uploads/{session}", finish_upload),
-    Route("end-7", "PUT", "/v2/{name}/manifests/{reference}", put_manifest),
-    Route("end-8", "GET", "/v2/{name}/tags/list", list_tags),
-    Route("end-9", "DELETE", "/v2/{name}/manifests/{reference}", delete_manifest),
-    Route("end-10", "DELETE", "/v2/{name}/blobs/{digest}", delete_blob),
-    Route("end-12", "GET", "/v2/{name}/referrers/{digest}", list_referrers),
-    Route("end-13", "GET", "/v2/{name}/blobs/uploads/{session}", get_upload),
-    Route("end-14", "DELETE", "/v2/{name}/blobs/uploads/{session}", cancel_upload),
-    Route("catalog", "GET", "/v2/_catalog", list_repositories),
+    Route("end-1", "GET", "/v2/", get_base, KNOWN),
+    Route("end-2", "GET", "/v2/{name}/blobs/{digest}", get_blob, PULL),
+    Route("end-2", "HEAD", "/v2/{name}/blobs/{digest}", head_blob, PULL),
+    Route("end-3", "GET", "/v2/{name}/manifests/{reference}", get_manifest, PULL),
+    Route("end-3", "HEAD", "/v2/{name}/manifests/{reference}", get_manifest, PULL),
+    Route("end-4", "POST", "/v2/{name}/blobs/uploads/", start_upload, PUSH),
+    Route("end-5", "PATCH", "/v2/{name}/blobs/uploads/{session}", patch_upload, PUSH),
+    Route("end-6", "PUT", "/v2/{name}/blobs/uploads/{session}", finish_upload, PUSH),
+    Route("end-7", "PUT", "/v2/{name}/manifests/{reference}", put_manifest, PUSH),
+    Route("end-8", "GET", "/v2/{name}/tags/list", list_tags, PULL),
+    Route("end-9", "DELETE", "/v2/{name}/manifests/{reference}", delete_manifest, DELETE),
+    Route("end-10", "DELETE", "/v2/{name}/blobs/{digest}", delete_blob, DELETE),
+    Route("end-12", "GET", "/v2/{name}/referrers/{digest}", list_referrers, PULL),
+    Route("end-13", "GET", "/v2/{name}/blobs/uploads/{session}", get_upload, PUSH),
+    Route("end-14", "DELETE", "/v2/{name}/blobs/uploads/{session}", cancel_upload, PUSH),
+    Route("catalog", "GET", "/v2/_catalog", list_repositories, CATALOG),
 )

@@ -18,6 +18,7 @@ MAX_HEADER_BYTES = 32 * 1024
 # Fields with one value: of two, one reader takes the first and another one the last.
 _ONCE = frozenset(
     {
+        b"authorization",
         b"content-encoding",
         b"content-range",
         b"content-type",

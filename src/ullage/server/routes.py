@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from starlette.responses import Response
 
+from ullage.server.needs import Need
 from ullage.server.wire import MethodNotAllowed, NotFound, decoded_path
 
 
@@ -23,6 +24,8 @@ class Route:
     method: str
     path: str
     handler: Callable[..., Awaitable[Response]]
+    # Who may use it. There is no default: a route that forgets to say is an error.
+    need: Need
 
 
 class Router:

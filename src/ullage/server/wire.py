@@ -19,6 +19,7 @@ from ullage.oci.errors import (
     SizeInvalid,
     Unsupported,
 )
+from ullage.services.access import ScopeInvalid
 
 API_VERSION = {"Docker-Distribution-Api-Version": "registry/2.0"}
 
@@ -93,6 +94,10 @@ class EncodingUnsupported(Unsupported):
     message = "the body is encoded"
 
 
+class FormTooLarge(Unsupported):
+    """A token request longer than any client's."""
+
+
 class BodyTimeout(RegistryError):
     """The client stopped sending."""
 
@@ -104,7 +109,9 @@ _FACE_STATUS: Mapping[type[RegistryError], int] = {
     NotFound: 404,
     MethodNotAllowed: 405,
     ContentRangeMalformed: 400,
+    ScopeInvalid: 400,
     BodyTimeout: 408,
+    FormTooLarge: 413,
     UriTooLong: 414,
     EncodingUnsupported: 415,
     HeadersTooLarge: 431,

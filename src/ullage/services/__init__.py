@@ -5,16 +5,17 @@ from __future__ import annotations
 import errno
 import hashlib
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import cached_property
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from ullage.blobs import BlobStore, StoredObject, StoreFull
+from ullage.metadata.audit import record
 from ullage.metadata.claims import Claims
-from ullage.metadata.database import Database, Work
+from ullage.metadata.database import Database, Transaction, Work
 from ullage.metadata.errors import DatabaseBroken, DatabaseBusy, DatabaseFull
 from ullage.metadata.leases import Holder, Leases
 from ullage.oci.digest import Digest
@@ -62,6 +63,8 @@ class Caller:
     subject: str
     address: str
     agent: str
+    # What both sides' logs and the audit log call this request.
+    request_id: str = ""
 
     @cached_property
     def holder(self) -> Holder:
@@ -108,6 +111,29 @@ class Registry:
         """
         with _spoken():
             return self.db.write(work, freeing=freeing)
+
+    def audit(
+        self,
+        tx: Transaction,
+        caller: Caller,
+        action: str,
+        *,
+        repository: str | None = None,
+        target: str | None = None,
+        detail: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Note a change in the transaction that makes it; to be called last."""
+        record(
+            tx,
+            at=self.now(),
+            subject=caller.subject,
+            address=caller.address,
+            request_id=caller.request_id,
+            action=action,
+            repository=repository,
+            target=target,
+            detail=detail,
+        )
 
     def promise(self, repository_id: int, digest: Digest, caller: Caller) -> bool:
         """Promise a linked blob to a pusher; False if it is gone or going. Raises Unavailable."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -41,6 +42,7 @@ def delete_tag(registry: Registry, name: RepositoryName, tag: Tag, caller: Calle
         repository_id = _require_repository(tx, name)
         if not content.delete_tag(tx, repository_id, tag):
             raise ManifestUnknown({"name": name, "tag": tag})
+        registry.audit(tx, caller, "tag.delete", repository=name, target=tag)
         failpoint("delete.in_transaction")
 
     registry.write(remove, freeing=True)
@@ -68,12 +70,21 @@ def delete_manifest(
         released = _remove(tx, registry, repository_id, going)
         failpoint("delete.in_transaction")
         content.drop_repository_if_empty(tx, repository_id)
-        return Deleted(
+        deleted = Deleted(
             tuple(row.digest for row in going),
             tuple(tags),
             released.freed_bytes,
             released.leased_bytes,
         )
+        registry.audit(
+            tx,
+            caller,
+            "manifest.delete",
+            repository=name,
+            target=digest,
+            detail=dataclasses.asdict(deleted),
+        )
+        return deleted
 
     def _remove(
         tx: Transaction, registry: Registry, repository_id: int, going: list[ManifestRow]
@@ -177,6 +188,8 @@ def delete_blob(
         )
         failpoint("delete.in_transaction")
         content.drop_repository_if_empty(tx, repository_id)
+        detail = {"freed_bytes": released.freed_bytes}
+        registry.audit(tx, caller, "blob.delete", repository=name, target=digest, detail=detail)
         return released
 
     released = registry.write(remove, freeing=True)
@@ -196,6 +209,7 @@ def delete_repository(registry: Registry, name: RepositoryName, caller: Caller) 
     def mark(tx: Transaction) -> None:
         repository_id = _require_repository(tx, name)
         reclaim.mark_deleted(tx, repository_id, now)
+        registry.audit(tx, caller, "repository.delete", repository=name)
         failpoint("delete.in_transaction")
 
     registry.write(mark, freeing=True)

@@ -16,6 +16,7 @@ from ullage.oci.digest import Digest
 from ullage.oci.errors import BlobUnknown, ManifestUnknown, NameUnknown, Unavailable
 from ullage.oci.reference import RepositoryName, Tag
 from ullage.services import Caller, Registry
+from ullage.services.access import Principal
 
 log = logging.getLogger(__name__)
 
@@ -158,9 +159,12 @@ def list_tags(registry: Registry, name: RepositoryName, n: int, last: str | None
     return _page(registry.read(find), n)
 
 
-def list_repositories(registry: Registry, n: int, last: str | None) -> Page:
-    """Up to `n` repositories that hold a manifest, after `last`."""
-    return _page(registry.read(lambda tx: content.list_repositories(tx, n + 1, last)), n)
+def list_repositories(registry: Registry, n: int, last: str | None, principal: Principal) -> Page:
+    """Up to `n` repositories after `last` that hold a manifest and that the caller may read."""
+    readable = set(principal.readable())
+    patterns = None if "*" in readable else readable
+    found = registry.read(lambda tx: content.list_repositories(tx, n + 1, last, patterns))
+    return _page(found, n)
 
 
 def list_referrers(

@@ -303,6 +303,9 @@ def _adopt(
     key = reclaim.adopt_blob(tx, repository_id, digest, size, upload.key, now=now, due_at=now)
     _link_and_lease(tx, registry, repository_id, digest, size, caller, now)
     uploads.remember_finished(tx, upload, digest, now + registry.limits.finished_upload)
+    name = content.name_of(tx, repository_id)
+    detail = {"bytes": size, "stored": key == upload.key}
+    registry.audit(tx, caller, "blob.upload", repository=name, target=digest, detail=detail)
     return StoredBlob(digest, size, key, repository_id)
 
 
@@ -451,6 +454,8 @@ def mount_blob(
         if caller.holder.asks_source and source_id != repository_id:
             # What it was promised in the source was for this mount.
             registry.leases.redeem(tx, source_id, [digest], caller.holder)
+        detail = {"from": source, "bytes": sizes[digest]}
+        registry.audit(tx, caller, "blob.mount", repository=name, target=digest, detail=detail)
 
     try:
         registry.write(mount)
@@ -523,6 +528,8 @@ def put_manifest(
         for tag in wanted:
             content.put_tag(tx, repository_id, tag, manifest_id, now)
         registry.leases.redeem(tx, repository_id, references, caller.holder)
+        detail = {"tags": wanted, "media_type": manifest.media_type, "bytes": len(raw)}
+        registry.audit(tx, caller, "manifest.push", repository=name, target=digest, detail=detail)
 
     registry.write(put)
     failpoint("manifest.put.after_row")

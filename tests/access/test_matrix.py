@@ -1,0 +1,235 @@
+"""Every kind of caller at every route, in repositories of its own, of others, and in none.
+
+What is expected is written down here and nowhere taken from the code: acr-contract section 1.1,
+"Scope demanded per endpoint"; reliability.md S11, S17 and G9.
+"""
+
+import inspect
+import json
+import uuid
+from dataclasses import dataclass
+
+import httpx
+import pytest
+
+from tests.access.house import INDEX, House, digest_of, empty_index
+from ullage.server.app import ROUTES
+from ullage.server.routes import Route
+
+# Whom a route is for: "anybody", "known" (any account or token), "catalog", or the rights that are
+# needed on the repository in the path.
+Need = str | frozenset[str]
+PULL: Need = frozenset({"pull"})
+PUSH: Need = frozenset({"pull", "push"})
+DELETE: Need = frozenset({"delete"})
+
+
+@dataclass(frozen=True)
+class Row:
+    """A route, whom it is for, and what it answers those it lets in."""
+
+    method: str
+    path: str
+    need: Need
+    existing: int
+    absent: int
+
+
+# distribution-spec "Endpoints" in its order; then the token endpoints (acr-contract 1.2-1.4).
+TABLE = (
+    Row("GET", "/v2/", "known", 200, 200),
+    Row("GET", "/v2/{name}/blobs/{digest}", PULL, 200, 404),
+    Row("HEAD", "/v2/{name}/blobs/{digest}", PULL, 200, 404),
+    Row("GET", "/v2/{name}/manifests/{reference}", PULL, 200, 404),
+    Row("HEAD", "/v2/{name}/manifests/{reference}", PULL, 200, 404),
+    Row("POST", "/v2/{name}/blobs/uploads/", PUSH, 202, 202),
+    Row("PATCH", "/v2/{name}/blobs/uploads/{session}", PUSH, 202, 404),
+    Row("PUT", "/v2/{name}/blobs/uploads/{session}", PUSH, 201, 404),
+    Row("PUT", "/v2/{name}/manifests/{reference}", PUSH, 201, 400),
+    Row("GET", "/v2/{name}/tags/list", PULL, 200, 404),
+    Row("DELETE", "/v2/{name}/manifests/{reference}", DELETE, 202, 404),
+    Row("DELETE", "/v2/{name}/blobs/{digest}", DELETE, 202, 404),
+    Row("GET", "/v2/{name}/referrers/{digest}", PULL, 200, 200),
+    Row("GET", "/v2/{name}/blobs/uploads/{session}", PUSH, 204, 404),
+    Row("DELETE", "/v2/{name}/blobs/uploads/{session}", PUSH, 204, 404),
+    Row("GET", "/v2/_catalog", "catalog", 200, 200),
+    Row("GET", "/oauth2/token", "anybody", 200, 200),
+    Row("POST", "/oauth2/token", "anybody", 200, 200),
+    Row("POST", "/oauth2/exchange", "anybody", 401, 401),
+)
+# RFC 9110 section 9.1: HEAD goes wherever GET goes, so it needs the same.
+HEADS = tuple(
+    Row("HEAD", row.path, row.need, row.existing, row.absent)
+    for row in TABLE
+    if row.method == "GET" and ("HEAD", row.path) not in {(r.method, r.path) for r in TABLE}
+)
+
+EVERYTHING = frozenset({"pull", "push", "delete", "metadata_read", "metadata_write"})
+# What each may do, by the first component of a repository's name.
+RIGHTS: dict[str, dict[str, frozenset[str]]] = {
+    "anonymous": {"open": frozenset({"pull"})},
+    "reader": {"team": frozenset({"pull"})},
+    "writer": {"team": frozenset({"pull", "push"})},
+    "deleter": {"team": frozenset({"delete"})},
+    "metadata-reader": {"team": frozenset({"metadata_read"})},
+    "metadata-writer": {"team": frozenset({"metadata_write"})},
+    "admin": {"team": EVERYTHING, "rival": EVERYTHING, "open": EVERYTHING},
+    "other-tenant": {"rival": EVERYTHING},
+}
+REPOSITORIES = ("team/app", "team/absent", "rival/app", "rival/absent", "open/app", "open/absent")
+# "empty" is a valid token that carries no right at all: what an account may do is not what a token
+# made for something else allows (CVE-2025-68944, the other way round).
+KINDS = ("none", "basic", "bearer", "empty")
+
+
+def expected(role: str, kind: str, row: Row, repository: str) -> int:
+    """The status that the tables above call for."""
+    exists = repository.endswith("/app")
+    allowed = row.existing if exists else row.absent
+    if row.need == "anybody":
+        # The token endpoint takes no tokens.
+        return 401 if row.method in ("GET", "HEAD") and kind in ("bearer", "empty") else allowed
+    if row.need == "known":
+        return 401 if kind == "none" else allowed
+    if row.need == "catalog":
+        return 401 if role == "anonymous" or kind == "empty" else allowed
+    if kind == "empty":
+        return 401
+    has = RIGHTS[role].get(repository.partition("/")[0], frozenset())
+    return allowed if has >= set(row.need) else 401
+
+
+CALLERS = sorted(
+    {(role, kind) for role in RIGHTS for kind in KINDS}
+    - {(role, "none") for role in RIGHTS if role != "anonymous"}
+    - {("anonymous", "basic")}
+)
+CELLS = [
+    (role, kind, row, repository)
+    for role, kind in CALLERS
+    for row in (*TABLE, *HEADS)
+    for repository in REPOSITORIES
+]
+
+
+class Attempt:
+    """The requests of one caller, each with everything that it needs to succeed if it may."""
+
+    def __init__(self, house: House, role: str, kind: str) -> None:
+        self.house = house
+        self.role = role
+        self.kind = kind
+        self._headers: dict[str, dict[str, str]] = {}
+
+    def headers(self, repository: str) -> dict[str, str]:
+        """The caller's credentials, made for this repository."""
+        if repository not in self._headers:
+            self._headers[repository] = self._made(repository)
+        return self._headers[repository]
+
+    def _made(self, repository: str) -> dict[str, str]:
+        account = None if self.role == "anonymous" else self.role
+        if self.kind == "none":
+            return {}
+        if self.kind == "basic":
+            return self.house.basic(self.role)
+        if self.kind == "empty":
+            return self.house.bearer(account)
+        return self.house.bearer(account, f"repository:{repository}:*", "registry:catalog:*")
+
+    def status(self, row: Row, repository: str, *, fresh: bool) -> int:
+        """What the server answers. Content to be used up is `fresh` where that may succeed."""
+        headers, path, content = self.headers(repository), row.path, None
+        there = repository.endswith("/app")
+        fill = {"name": repository, "digest": _layer(repository), "reference": "v1"}
+        match row.method, path.rpartition("/")[2]:
+            case "DELETE", "{digest}" if there and fresh:
+                fill["digest"] = self.house.push_blob(repository, uuid.uuid4().bytes)
+            case "DELETE", "{reference}" if there and fresh:
+                fill["reference"] = self.house.push_index(repository)
+            case "PUT", "{reference}":
+                content = empty_index() if there else INDEX_OF_NOTHING
+                fill["reference"] = digest_of(content)
+                headers = headers | {"Content-Type": INDEX}
+            case method, "{session}":
+                fill["session"] = self._session(repository, mine=fresh) if there else BAIT
+                content = b"some bytes" if method in ("PATCH", "PUT") else None
+                path += f"?digest={digest_of(b'some bytes')}"
+            case "POST", "token" | "exchange" as endpoint:
+                content = FORMS[endpoint]
+                headers = headers | {"Content-Type": "application/x-www-form-urlencoded"}
+        return self.house.status(row.method, path.format(**fill), headers, content)
+
+    def _session(self, repository: str, *, mine: bool) -> str:
+        """An open session: the caller's own, or the administrator's if it may have none."""
+        headers = self.headers(repository) if mine else self.house.basic("admin")
+        return self.house.open_upload(repository, headers).rpartition("/")[2]
+
+
+def _layer(repository: str) -> str:
+    return digest_of(f"the layer of {repository}".encode())
+
+
+# The id of an upload session that there is not.
+BAIT = uuid.uuid4().hex
+# An index that lists what is not there is refused by those who get that far.
+INDEX_OF_NOTHING = json.dumps(
+    {
+        "schemaVersion": 2,
+        "mediaType": INDEX,
+        "manifests": [{"mediaType": INDEX, "digest": digest_of(b"nowhere"), "size": 2}],
+    }
+).encode()
+FORMS = {
+    "token": b"grant_type=password",
+    "exchange": b"grant_type=refresh_token&refresh_token=x",
+}
+
+
+@pytest.mark.parametrize(("role", "kind"), CALLERS)
+def test_each_cell_of_the_matrix_has_the_status_that_the_tables_call_for(
+    house: House, role: str, kind: str
+) -> None:
+    """S11: {who} x every route x {existing, absent, of somebody else} x {kind of credential}."""
+    attempt = Attempt(house, role, kind)
+    wrong = {}
+    for row in (*TABLE, *HEADS):
+        for repository in REPOSITORIES:
+            wanted = expected(role, kind, row, repository)
+            status = attempt.status(row, repository, fresh=wanted < 400)
+            if status != wanted:
+                wrong[f"{row.method} {row.path} in {repository}"] = (status, "not", wanted)
+    assert not wrong
+
+
+def test_the_matrix_is_as_large_as_it_says() -> None:
+    """G9: at least 1,500 cells."""
+    assert len(CELLS) >= 1500
+
+
+def test_every_route_of_the_application_is_in_the_table_and_no_other() -> None:
+    """ECR Public 2022, S66: no route that nobody knows of."""
+    routed = sorted((route.method, route.path) for route in ROUTES)
+    assert routed == sorted((row.method, row.path) for row in TABLE)
+
+
+def test_every_route_declares_the_need_that_the_table_names() -> None:
+    """acr-contract 1.1, "Scope demanded per endpoint"."""
+    declared = {
+        (route.method, route.path): (
+            frozenset(map(str, route.need.actions)) or route.need.whom.value
+        )
+        for route in ROUTES
+    }
+    assert declared == {(row.method, row.path): row.need for row in TABLE}
+
+
+def test_a_route_without_a_need_cannot_be_made() -> None:
+    """One place decides: a route that forgets to say whom it is for is an error, not open."""
+    assert inspect.signature(Route).parameters["need"].default is inspect.Parameter.empty
+
+    async def handler() -> httpx.Response:
+        raise AssertionError
+
+    with pytest.raises(TypeError, match="need"):
+        Route("hidden", "GET", "/hidden", handler)  # type: ignore[call-arg, arg-type]

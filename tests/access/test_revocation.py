@@ -1,0 +1,367 @@
+"""When rights end: issue 3 ("takes effect within that, and at once for Basic"), S6 and S9."""
+
+import os
+from pathlib import Path
+
+import bcrypt
+import pytest
+
+from tests.access.keep import OPERATOR, Keep
+from ullage.metadata import accounts as stored
+from ullage.services import accounts as commands
+from ullage.services.access import Action, parse_scopes
+from ullage.services.accounts import AccountInvalid, AccountUnknown, ensure_admin
+from ullage.services.doorkeeper import KEYS_RECHECK_SECONDS, RECHECK_SECONDS
+from ullage.services.htpasswd import HtpasswdAccounts, HtpasswdInvalid
+from ullage.services.tokens import ACCESS_LIFETIME, KEY_OVERLAP, REFRESH_LIFETIME
+
+PASSWORD = "a password that is long"
+DAY = 86_400
+
+
+def test_a_disabled_user_is_refused_at_once_with_basic(keep: Keep) -> None:
+    """Also when its password is one that was remembered."""
+    keep.user("ada", PASSWORD)
+    assert keep.lets_in("ada", PASSWORD)
+    commands.update_user(keep.registry, OPERATOR, "ada", status="disabled")
+    assert not keep.lets_in("ada", PASSWORD)
+    commands.update_user(keep.registry, OPERATOR, "ada", status="enabled")
+    assert keep.lets_in("ada", PASSWORD)
+
+
+@pytest.mark.parametrize("what", ["disabled", "deleted", "password", "scope map", "map changed"])
+def test_tokens_end_within_the_recheck_time_of_a_change_to_their_user(
+    keep: Keep, what: str
+) -> None:
+    """S6: both kinds, long before they expire."""
+    for name in ("map", "other"):
+        commands.create_scope_map(keep.registry, OPERATOR, name, [["team/*", "content/read"]])
+    keep.user("ada", PASSWORD, scope_map="map")
+    token, refresh = keep.access_token("ada", PASSWORD), keep.refresh_token("ada", PASSWORD)
+    assert keep.takes(token)
+    assert keep.renews(refresh)
+    match what:
+        case "disabled":
+            commands.update_user(keep.registry, OPERATOR, "ada", status="disabled")
+        case "deleted":
+            commands.delete_user(keep.registry, OPERATOR, "ada")
+        case "password":
+            commands.set_password(keep.registry, OPERATOR, "ada", "another long password")
+        case "scope map":
+            commands.update_user(keep.registry, OPERATOR, "ada", scope_map="other")
+        case _:
+            commands.update_scope_map(
+                keep.registry, OPERATOR, "map", remove=[["team/*", "content/read"]]
+            )
+    assert not keep.renews(refresh)
+    keep.advance(RECHECK_SECONDS)
+    assert not keep.takes(token)
+
+
+def test_a_token_of_a_deleted_user_is_no_good_for_a_new_one_of_that_name(keep: Keep) -> None:
+    """CVE-2026-28740 in another shape: what was signed for the old one must not speak for it."""
+    keep.user("ada", PASSWORD)
+    token, refresh = keep.access_token("ada", PASSWORD), keep.refresh_token("ada", PASSWORD)
+    commands.delete_user(keep.registry, OPERATOR, "ada")
+    keep.user("ada", "another long password")
+    assert not keep.takes(token)
+    assert not keep.renews(refresh)
+
+
+def test_a_changed_password_ends_the_old_one_at_once(keep: Keep) -> None:
+    keep.user("ada", PASSWORD)
+    assert keep.lets_in("ada", PASSWORD)
+    commands.set_password(keep.registry, OPERATOR, "ada", "another long password")
+    assert not keep.lets_in("ada", PASSWORD)
+    assert keep.lets_in("ada", "another long password")
+
+
+def test_a_disabled_token_is_refused_like_a_disabled_user(keep: Keep) -> None:
+    [password, _] = keep.token("ci", "content/read")
+    token, refresh = keep.access_token("ci", password), keep.refresh_token("ci", password)
+    assert keep.takes(token)
+    commands.update_token(keep.registry, OPERATOR, "ci", status="disabled")
+    assert not keep.lets_in("ci", password)
+    assert not keep.renews(refresh)
+    keep.advance(RECHECK_SECONDS)
+    assert not keep.takes(token)
+
+
+def test_the_two_passwords_of_a_token_are_replaced_one_at_a_time(keep: Keep) -> None:
+    """S9: a rotation without a moment in which nobody gets in."""
+    first, second = keep.token("ci", "content/read")
+    assert keep.lets_in("ci", first)
+    assert keep.lets_in("ci", second)
+    made = commands.generate_credentials(keep.registry, OPERATOR, "ci", slots=["password1"])
+    fresh = made["credentials"]["passwords"][0]["value"]
+    assert not keep.lets_in("ci", first)
+    assert keep.lets_in("ci", second)
+    assert keep.lets_in("ci", fresh)
+    commands.delete_credentials(keep.registry, OPERATOR, "ci", ["password2"])
+    assert not keep.lets_in("ci", second)
+    assert keep.lets_in("ci", fresh)
+
+
+def test_a_password_ends_when_it_expires_and_with_the_last_one_all_it_bought(keep: Keep) -> None:
+    """A refresh token must not outlive what it was bought with, renewed or not."""
+    [password, _] = keep.token("ci", "content/read", expires_in_days=1)
+    keep.advance(DAY - 1)
+    token, refresh = keep.access_token("ci", password), keep.refresh_token("ci", password)
+    assert keep.takes(token)
+    keep.advance(2)
+    assert not keep.lets_in("ci", password)
+    assert not keep.renews(refresh)
+    keep.advance(RECHECK_SECONDS)
+    assert not keep.takes(token)
+
+
+def test_tokens_expire(keep: Keep) -> None:
+    """Access within the hour and a minute's leeway, refresh after three hours."""
+    keep.user("ada", PASSWORD)
+    token, refresh = keep.access_token("ada", PASSWORD), keep.refresh_token("ada", PASSWORD)
+    keep.advance(ACCESS_LIFETIME.total_seconds() - 1)
+    assert keep.takes(token)
+    keep.advance(62)
+    assert not keep.takes(token)
+    keep.advance((REFRESH_LIFETIME - ACCESS_LIFETIME).total_seconds() - 62)
+    assert keep.renews(refresh)
+    keep.advance(62)
+    assert not keep.renews(refresh)
+
+
+def test_a_remembered_token_is_not_good_for_longer_than_it_says(keep: Keep) -> None:
+    keep.user("ada", PASSWORD)
+    token = keep.access_token("ada", PASSWORD)
+    keep.advance(ACCESS_LIFETIME.total_seconds() + 59)
+    assert keep.takes(token)
+    keep.clock.advance(2)
+    assert not keep.takes(token)
+
+
+def test_a_token_carries_no_more_than_was_granted_when_it_was_made(keep: Keep) -> None:
+    [password, _] = keep.token("ci", "content/read")
+    token = keep.access_token("ci", password, "repository:team/app:pull,push,delete")
+    principal = keep.takes(token)
+    assert principal is not None
+    assert [a for a in Action if principal.may(a, "team/app")] == [Action.PULL]
+    assert not principal.may(Action.PULL, "team/other")
+    assert not principal.admin
+
+
+# --- keys -----------------------------------------------------------------------------------------
+
+
+def test_after_a_key_rotation_old_tokens_go_on_until_they_expire(keep: Keep) -> None:
+    """Rotation with overlap: nobody is logged out by it."""
+    keep.user("ada", PASSWORD)
+    before, refresh = keep.access_token("ada", PASSWORD), keep.refresh_token("ada", PASSWORD)
+    commands.rotate_key(keep.registry, OPERATOR)
+    keep.door.reload_keys()
+    after = keep.access_token("ada", PASSWORD)
+    assert before.split(".")[0] != after.split(".")[0], "signed with the old key"
+    assert keep.takes(before)
+    assert keep.takes(after)
+    keep.advance(REFRESH_LIFETIME.total_seconds())
+    assert keep.renews(refresh)
+
+
+def test_a_retired_key_is_gone_once_nothing_it_signed_can_be_valid(keep: Keep) -> None:
+    keep.user("ada", PASSWORD)
+    commands.rotate_key(keep.registry, OPERATOR)
+    oldest = keep.clock() - KEY_OVERLAP
+    assert len(keep.registry.read(lambda tx: stored.signing_keys(tx, oldest))) == 2
+    keep.advance(KEY_OVERLAP.total_seconds() + 1)
+    oldest = keep.clock() - KEY_OVERLAP
+    assert len(keep.registry.read(lambda tx: stored.signing_keys(tx, oldest))) == 1
+
+
+def test_a_key_made_by_another_process_is_known_when_its_first_token_comes(keep: Keep) -> None:
+    """Servers that share a database share keys; none may refuse what another just signed."""
+    keep.user("ada", PASSWORD)
+    other = keep.another_door()
+    keep.advance(2)
+    commands.rotate_key(keep.registry, OPERATOR)
+    keep.door.reload_keys()
+    token = keep.access_token("ada", PASSWORD)
+    assert keep.takes(token, other)
+
+
+def test_strangers_tokens_do_not_make_us_look_for_keys_all_the_time(
+    keep: Keep, tmp_path: Path
+) -> None:
+    stranger = Keep(f"sqlite:///{tmp_path / 'elsewhere' / 'ullage.db'}", keep.clock)
+    stranger.user("ada", PASSWORD)
+    token = stranger.access_token("ada", PASSWORD)
+    stranger.registry.db.close()
+    other = keep.another_door()
+    commands.rotate_key(keep.registry, OPERATOR)
+    keep.door.reload_keys()
+    keep.user("ada", PASSWORD)
+    ours = keep.access_token("ada", PASSWORD)
+    # Looked at the keys less than a second ago, so the first is refused unseen …
+    assert not keep.takes(token, other)
+    assert not keep.takes(ours, other)
+    # … and known a little later, at the latest when keys are read anyway.
+    keep.advance(KEYS_RECHECK_SECONDS)
+    assert keep.takes(ours, other)
+
+
+# --- the first and the last account ---------------------------------------------------------------
+
+
+def test_the_first_start_makes_an_administrator_and_no_other_does(keep: Keep) -> None:
+    """CVE-2026-4404: its password is random, and shown once."""
+    password = ensure_admin(keep.registry, OPERATOR)
+    assert password is not None
+    assert len(password) >= 20
+    assert keep.lets_in("admin", password)
+    assert ensure_admin(keep.registry, OPERATOR) is None
+    assert keep.lets_in("admin", password)
+
+
+def test_no_administrator_is_made_where_there_are_accounts(keep: Keep) -> None:
+    keep.token("ci", "content/read")
+    assert ensure_admin(keep.registry, OPERATOR) is None
+
+
+@pytest.mark.parametrize("what", ["delete", "disable", "demote"])
+def test_the_last_administrator_stays(keep: Keep, what: str) -> None:
+    """Else nobody could manage anything any more; and a refused change leaves no trace."""
+    keep.user("root", PASSWORD, admin=True)
+    keep.user("ada", PASSWORD)
+
+    def attempt() -> None:
+        if what == "delete":
+            commands.delete_user(keep.registry, OPERATOR, "root")
+        elif what == "disable":
+            commands.update_user(keep.registry, OPERATOR, "root", status="disabled")
+        else:
+            commands.update_user(keep.registry, OPERATOR, "root", admin=False)
+
+    with pytest.raises(AccountInvalid, match="last administrator"):
+        attempt()
+    assert keep.lets_in("root", PASSWORD)
+    assert commands.show_user(keep.registry, "root")["admin"] is True
+    keep.user("second", PASSWORD, admin=True)
+    attempt()
+
+
+def test_a_disabled_administrator_does_not_count_as_one(keep: Keep) -> None:
+    keep.user("root", PASSWORD, admin=True)
+    keep.user("second", PASSWORD, admin=True)
+    commands.update_user(keep.registry, OPERATOR, "second", status="disabled")
+    with pytest.raises(AccountInvalid, match="last administrator"):
+        commands.delete_user(keep.registry, OPERATOR, "root")
+
+
+# --- scope maps -----------------------------------------------------------------------------------
+
+
+def test_a_tokens_own_scope_map_never_replaces_one_that_others_use(keep: Keep) -> None:
+    """Else `token create --name ci` would hand its rights to whoever uses ci-scope-map."""
+    commands.create_scope_map(keep.registry, OPERATOR, "ci-scope-map", [["open/*", "content/read"]])
+    keep.user("ada", PASSWORD, scope_map="ci-scope-map")
+    with pytest.raises(AccountInvalid, match="ci-scope-map"):
+        keep.token("ci", "content/read", "content/delete")
+    principal = keep.takes(keep.access_token("ada", PASSWORD))
+    assert principal is not None
+    assert not principal.may(Action.DELETE, "team/app")
+
+
+def test_a_scope_map_in_use_cannot_be_deleted(keep: Keep) -> None:
+    keep.token("ci", "content/read")
+    with pytest.raises(AccountInvalid, match="ci"):
+        commands.delete_scope_map(keep.registry, OPERATOR, "ci-scope-map")
+    commands.delete_token(keep.registry, OPERATOR, "ci")
+    with pytest.raises(AccountUnknown):
+        commands.show_scope_map(keep.registry, "ci-scope-map")
+
+
+@pytest.mark.parametrize(
+    ("pattern", "covered", "not_covered"),
+    [
+        ("team/*", ["team/a", "team/a/b"], ["team", "teamx/a", "team-x/a", "xteam/a", "team2/a"]),
+        ("team", ["team"], ["team/a", "teams"]),
+        ("a/b/*", ["a/b/c"], ["a/b", "a/bc", "a/c"]),
+        ("*", ["team", "team/a"], []),
+    ],
+)
+def test_a_prefix_covers_what_lies_below_it_and_nothing_else(
+    keep: Keep, pattern: str, covered: list[str], not_covered: list[str]
+) -> None:
+    """S22: team/* never matches teamx/…"""
+    commands.create_scope_map(keep.registry, OPERATOR, "map", [[pattern, "content/read"]])
+    keep.user("ada", PASSWORD, scope_map="map")
+    account = keep.door.login("ada", PASSWORD, "192.0.2.1")
+    for principal in (
+        account.principal,
+        keep.door.bearer(keep.access_token("ada", PASSWORD)),
+    ):
+        assert all(principal.may(Action.PULL, name) for name in covered)
+        assert not any(principal.may(Action.PULL, name) for name in not_covered)
+    for name in not_covered:
+        scopes = parse_scopes([f"repository:{name}:pull"])
+        token = keep.door.access_token(account, scopes).token
+        assert not keep.door.bearer(token).may(Action.PULL, name)
+
+
+# --- htpasswd -------------------------------------------------------------------------------------
+
+
+def htpasswd_line(name: str, password: str) -> str:
+    hashed = bcrypt.hashpw(password.encode(), bcrypt.gensalt(4)).decode()
+    # As Apache's htpasswd -B writes it.
+    return f"{name}:{hashed.replace('$2b$', '$2y$', 1)}\n"
+
+
+def test_an_htpasswd_file_is_read_again_when_it_changes(keep: Keep, tmp_path: Path) -> None:
+    path = tmp_path / "htpasswd"
+    path.write_text("# people\n\n" + htpasswd_line("ada", PASSWORD))
+    door = keep.another_door(HtpasswdAccounts(path))
+    assert keep.lets_in("ada", PASSWORD, door)
+    assert not keep.lets_in("bob", PASSWORD, door)
+    token = door.access_token(
+        door.login("ada", PASSWORD, "192.0.2.1"), parse_scopes(["repository:a:pull"])
+    ).token
+    assert keep.takes(token, door)
+    path.write_text(htpasswd_line("ada", "another long password") + htpasswd_line("bob", PASSWORD))
+    os.utime(path, (1, 1))
+    assert not keep.lets_in("ada", PASSWORD, door)
+    assert keep.lets_in("bob", PASSWORD, door)
+    keep.advance(RECHECK_SECONDS)
+    assert not keep.takes(token, door)
+
+
+def test_a_password_longer_than_bcrypt_reads_is_wrong(keep: Keep, tmp_path: Path) -> None:
+    """S7: else everything after the 72nd byte would be ignored."""
+    path = tmp_path / "htpasswd"
+    path.write_text(htpasswd_line("ada", "x" * 72))
+    door = keep.another_door(HtpasswdAccounts(path))
+    assert keep.lets_in("ada", "x" * 72, door)
+    for wrong in ("x" * 73, "x" * 72 + "y", "x" * 5000, "x\0", "\udc80"):
+        assert not keep.lets_in("ada", wrong, door)
+
+
+def test_a_file_that_is_half_written_keeps_the_accounts_there_were(
+    keep: Keep, tmp_path: Path
+) -> None:
+    """An editor's mistake must be neither a 500 nor an open door."""
+    path = tmp_path / "htpasswd"
+    path.write_text(htpasswd_line("ada", PASSWORD))
+    door = keep.another_door(HtpasswdAccounts(path))
+    for broken in ("ada:{SHA}x\n", "nonsense\n", "ada:$2y$10$x\n"):
+        path.write_text(broken)
+        os.utime(path, (len(broken), len(broken)))
+        assert keep.lets_in("ada", PASSWORD, door), broken
+    path.unlink()
+    assert keep.lets_in("ada", PASSWORD, door)
+    path.write_text(htpasswd_line("bob", PASSWORD))
+    assert not keep.lets_in("ada", PASSWORD, door)
+    assert keep.lets_in("bob", PASSWORD, door)
+
+
+def test_a_file_that_cannot_be_used_is_named_at_the_start(tmp_path: Path) -> None:
+    path = tmp_path / "htpasswd"
+    path.write_text("ada:{SHA}x\n")
+    with pytest.raises(HtpasswdInvalid, match=r"line 1.*bcrypt"):
+        HtpasswdAccounts(path)
