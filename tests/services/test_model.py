@@ -238,11 +238,9 @@ class RegistryMachine(RuleBasedStateMachine):
                 self.registry, name, parse_tag(tag), manifest.raw, manifest.media_type, caller
             )
             self.repositories[name].tags[tag] = digest
-            # With all its blobs promised it is a push once more, and redeems one promise each.
-            promised = self.promises.get((name, caller.subject), {})
-            if manifest.blobs and manifest.blobs <= promised.keys():
-                for blob in manifest.blobs:
-                    del promised[blob]
+            # Where its config was promised it is a push once more, and redeems one promise each.
+            for blob in manifest.blobs:
+                self.promises.get((name, caller.subject), {}).pop(blob, None)
 
     @rule(name=names, digest=digests, caller=callers)
     def abandon_an_upload(self, name: RepositoryName, digest: Digest, caller: Caller) -> None:

@@ -73,11 +73,11 @@ class Leases(Protocol):
         digests: Iterable[Digest],
         holder: Holder,
         *,
-        only_all: bool = False,
+        witness: Digest | None = None,
     ) -> None:
         """A manifest kept the promise: take back one grant of `holder` for each digest.
 
-        `only_all`: unless one of them was not promised; then take back none.
+        With a `witness`, one of them: only if that one was promised, else take back none.
         """
 
     def running(
@@ -162,14 +162,13 @@ class MemoryLeases:
         digests: Iterable[Digest],
         holder: Holder,
         *,
-        only_all: bool = False,
+        witness: Digest | None = None,
     ) -> None:
         links = [(repository_id, digest) for digest in digests]
 
         def take_back() -> None:
             with self._lock:
-                promised = [holder.key in self._grants.get(link, {}) for link in links]
-                if only_all and not all(promised):
+                if witness and holder.key not in self._grants.get((repository_id, witness), {}):
                     return
                 for link in links:
                     self._take_back(link, holder.key)
@@ -352,7 +351,7 @@ class SqlLeases:
         digests: Iterable[Digest],
         holder: Holder,
         *,
-        only_all: bool = False,
+        witness: Digest | None = None,
     ) -> None:
         ordered = sorted(set(digests))
         own = sa.and_(
@@ -361,8 +360,8 @@ class SqlLeases:
             schema.leases.c.holder == holder.key,
         )
         locked = sa.select(schema.leases.c.digest).where(own)
-        found = tx.execute(locked.order_by(schema.leases.c.digest).with_for_update()).all()
-        if only_all and len(found) < len(ordered):
+        found = tx.execute(locked.order_by(schema.leases.c.digest).with_for_update()).scalars()
+        if witness and witness not in set(found):
             return
         tx.execute(schema.leases.update().where(own).values(grants=schema.leases.c.grants - 1))
         tx.execute(schema.leases.delete().where(own, schema.leases.c.grants <= 0))

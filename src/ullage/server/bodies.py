@@ -23,6 +23,9 @@ CROWDED_BYTES = 48 * 1024 * 1024
 CROWDED_PIECE_BYTES = 64 * 1024
 # What a chunk costs beside its bytes: somebody may send a megabyte two bytes at a time.
 CHUNK_BYTES = 64
+# A body that is refused for its length is still read if it is no longer than this: a client that is
+# sending sees a broken connection in place of the answer when nobody takes what it sends.
+DRAINED_BYTES = 16 * 1024 * 1024
 # All manifests being received or stored, together. Far more than clients ever send at once.
 MANIFESTS_BYTES = 128 * 1024 * 1024
 
@@ -44,6 +47,8 @@ class Bodies:
         """
         declared = decimal_header(request.headers.get("content-length"))
         if declared is not None and declared > limit:
+            if declared <= DRAINED_BYTES:
+                await self._drain(request)
             raise _too_large(limit)
         body = bytearray()
         try:
@@ -57,6 +62,10 @@ class Bodies:
             yield bytes(body)
         finally:
             self._manifests_held -= len(body)
+
+    async def _drain(self, request: Request) -> None:
+        async for _ in self._chunks(request):
+            pass
 
     async def stream(self, request: Request, session: AppendSession) -> None:
         """Write the body to the session.
