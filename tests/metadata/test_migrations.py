@@ -192,30 +192,24 @@ def _image(config: bytes, layers: list[int]) -> bytes:
     ).encode()
 
 
+# At revision 0002: repositories, manifests and tags with the times 5 to 40.
+_MANIFESTS = "INSERT INTO manifests (id, repository_id, digest, media_type, size, pushed_at, raw) "
+_TAGS = "INSERT INTO tags (repository_id, name, manifest_id, created_at, updated_at) "
+_BEFORE = (
+    "INSERT INTO repositories (id, name, created_at) VALUES (1, 'app', 10), (2, 'empty', 11)",
+    _MANIFESTS + "VALUES (1, 1, 'd1', :type, 9, 20, :raw), (2, 1, 'd2', :type, 9, 30, :raw)",
+    _MANIFESTS + "VALUES (3, 1, 'd3', :type, 9, 5, :no)",
+    _TAGS + "VALUES (1, 'v1', 1, 20, 40), (1, 'v2', 1, 20, 25)",
+)
+
+
 def test_attributes_come_to_what_was_there_before(database_url: str) -> None:
     """Issue 4: nothing is locked or hidden, times of update and sizes are what they would be."""
     _at_revision(database_url, "0002")
     image = _image(b"{}", [100, 20])
     with connected(database_url) as connection, connection.begin():
-        for statement, values in (
-            ("INSERT INTO repositories (id, name, created_at) VALUES (1, 'app', 10)", {}),
-            ("INSERT INTO repositories (id, name, created_at) VALUES (2, 'empty', 11)", {}),
-            *(
-                (
-                    "INSERT INTO manifests (id, repository_id, digest, media_type, size, pushed_at,"
-                    " raw) VALUES (:id, 1, :digest, :type, :size, :pushed_at, :raw)",
-                    {"id": n, "digest": f"d{n}", "type": _OCI, "size": 9, "pushed_at": at}
-                    | {"raw": raw},
-                )
-                for n, at, raw in ((1, 20, image), (2, 30, image), (3, 5, b"no manifest"))
-            ),
-            (
-                "INSERT INTO tags (repository_id, name, manifest_id, created_at, updated_at)"
-                " VALUES (1, 'v1', 1, 20, 40), (1, 'v2', 1, 20, 25)",
-                {},
-            ),
-        ):
-            connection.execute(sa.text(statement), values)
+        for statement in _BEFORE:
+            connection.execute(sa.text(statement), {"type": _OCI, "raw": image, "no": b"manifest"})
     open_database(database_url).close()
     with connected(database_url) as connection:
         manifests = connection.execute(

@@ -190,9 +190,7 @@ def set_of_manifest(
 
 def set_of_tag(tx: Transaction, repository_id: int, tag: Tag, changes: AttributeChanges) -> bool:
     """As set_of_repository."""
-    return _set(
-        tx, _tags, changes, _tags.c.repository_id == repository_id, _tags.c.name == tag
-    )
+    return _set(tx, _tags, changes, _tags.c.repository_id == repository_id, _tags.c.name == tag)
 
 
 def _set(
@@ -217,5 +215,3 @@ def forget_of_empty_repository(tx: Transaction, repository_id: int) -> None:
         .where(sa.or_(*(column.is_(sa.false()) for column in attribute_columns(_repositories))))
         .values(all_on)
     )
-
-

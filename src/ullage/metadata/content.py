@@ -177,7 +177,10 @@ def drop_repository_if_empty(tx: Transaction, repository_id: int) -> None:
 def list_repositories(
     tx: Transaction, n: int, last: str | None, patterns: Collection[str] | None = None
 ) -> list[str]:
-    """Names in byte order, without hidden ones; with `patterns` (names, or prefixes ending in "/*") only such ones."""
+    """Names in byte order, without hidden ones.
+
+    With `patterns` (names, or prefixes ending in "/*") only such ones.
+    """
     query = sa.select(_repositories.c.name).where(
         _repositories.c.name.is_not(None),
         _repositories.c.manifest_count > 0,
@@ -210,7 +213,8 @@ _STORED = sa.select(
     _manifests.c.read_enabled,
 )
 _BY_DIGEST = (
-    _STORED.add_columns(sa.true()).join(_repositories, _repositories.c.id == _manifests.c.repository_id)
+    _STORED.add_columns(sa.true())
+    .join(_repositories, _repositories.c.id == _manifests.c.repository_id)
     .where(_repositories.c.name == sa.bindparam("name"))
     .where(_manifests.c.digest == sa.bindparam("reference"))
 )
@@ -436,6 +440,12 @@ def touch_manifest(tx: Transaction, manifest_id: int, now: datetime) -> None:
     tx.execute(
         _manifests.update().where(_manifests.c.id == manifest_id).values(updated_at=moment(now))
     )
+
+
+def touch_tag(tx: Transaction, repository_id: int, tag: Tag, now: datetime) -> None:
+    """Its attributes changed."""
+    where = (_tags.c.repository_id == repository_id, _tags.c.name == tag)
+    tx.execute(_tags.update().where(*where).values(updated_at=moment(now)))
 
 
 def touch_repository(tx: Transaction, repository_id: int, now: datetime) -> None:

@@ -29,7 +29,6 @@ Id = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 Moment = sa.BigInteger
 
 
-
 def _attributes() -> tuple[sa.Column[bool], ...]:
     """What may be done with a repository, a tag or a manifest: one independent switch each."""
     return tuple(

@@ -99,6 +99,12 @@ class FormTooLarge(Unsupported):
     """A token request longer than any client's."""
 
 
+class BodyTooLarge(Unsupported):
+    """A body of a few words that is longer than any client's."""
+
+    message = "the request's body is too long"
+
+
 class BodyTimeout(RegistryError):
     """The client stopped sending."""
 
@@ -113,6 +119,7 @@ _FACE_STATUS: Mapping[type[RegistryError], int] = {
     ScopeInvalid: 400,
     BodyTimeout: 408,
     FormTooLarge: 413,
+    BodyTooLarge: 413,
     UriTooLong: 414,
     EncodingUnsupported: 415,
     HeadersTooLarge: 431,

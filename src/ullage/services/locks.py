@@ -35,9 +35,7 @@ def require_writable(tx: Transaction, repository_id: int, name: RepositoryName) 
         raise locked(name, Lock("repository", name, "write_enabled"))
 
 
-def require_deletable(
-    tx: Transaction, name: RepositoryName, manifest_ids: Collection[int]
-) -> None:
+def require_deletable(tx: Transaction, name: RepositoryName, manifest_ids: Collection[int]) -> None:
     """Raises Locked if one of these manifests, a tag on one, or their repository is locked."""
     locks = attributes.locks_on(tx, manifest_ids)
     for manifest_id in manifest_ids:

@@ -439,8 +439,8 @@ def mount_blob(
 ) -> bool:
     """Link a blob of `source` in `name` as well. False if it cannot be: the client then uploads it.
 
-    distribution-spec, "Mounting a blob from another repository". A source that nothing may be pulled
-    from has nothing to mount. Raises Locked if nothing may be pushed here.
+    distribution-spec, "Mounting a blob from another repository". Where nothing may be pulled, there
+    is nothing to mount either. Raises Locked if nothing may be pushed here.
     """
     now = registry.now()
 

@@ -44,7 +44,9 @@ def upgrade() -> None:
         op.add_column("manifests", column)
     _derive_times()
     _derive_sizes()
-    op.create_index("ix_manifests_updated_at", "manifests", ["repository_id", "updated_at", "digest"])
+    op.create_index(
+        "ix_manifests_updated_at", "manifests", ["repository_id", "updated_at", "digest"]
+    )
     op.create_index("ix_tags_updated_at", "tags", ["repository_id", "updated_at", "name"])
     for table in ("manifests", "tags"):
         op.create_index(
