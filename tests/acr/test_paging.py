@@ -3,6 +3,7 @@
 import json
 import sqlite3
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import httpx
@@ -226,13 +227,17 @@ def test_a_page_costs_the_same_however_deep_it_lies_on_postgresql(
         for what, query in _queries(repository_id, depth).items():
             text = _literal(query, postgresql.dialect())
             explain = sa.text("EXPLAIN (ANALYZE, FORMAT JSON) " + text.replace(":", r"\:"))
-            ((plan,),) = registry.read(lambda tx, explain=explain: tx.execute(explain).all())
+            ((plan,),) = registry.read(partial(_all, explain))
             top = plan[0]["Plan"]
             assert top["Node Type"] == "Limit", what
             (scan,) = top["Plans"]
             assert scan["Node Type"] == "Index Scan", (what, depth, scan)
             assert scan["Actual Rows"] == 101
             assert scan.get("Rows Removed by Filter", 0) == 0, (what, depth, scan)
+
+
+def _all(query: sa.Executable, tx: Transaction) -> Any:
+    return tx.execute(query).all()
 
 
 def _literal(query: sa.Select[Any], dialect: Any) -> str:
@@ -325,8 +330,7 @@ def test_plain_names_are_cursors_too(client: httpx.Client, name: str, orderby: s
 
 def test_the_tags_of_one_manifest(client: httpx.Client, name: str) -> None:
     """Contract 2.2, `digest`, kept in the link."""
-    for tag in ("a", "b", "c"):
-        digest = push_image(client, name, tag)
+    (digest,) = {push_image(client, name, tag) for tag in ("a", "b", "c")}
     push_image(client, name, "other", [b"other"])
     found = [
         tag["name"]

@@ -186,9 +186,7 @@ def test_anybody_may_pull_what_is_public(registry: Secured, sdk: Any) -> None:
     with client_of(registry, None) as anybody:
         assert anybody.get_manifest("public/app", "v1").digest == digest
         assert b"".join(anybody.download_blob("public/app", digest_of(b"layer"))) == b"layer"
-        for change in (
-            lambda: anybody.delete_manifest("public/app", digest),
-            lambda: anybody.get_manifest("private/app", "v1"),
-        ):
-            with pytest.raises(core.ClientAuthenticationError):
-                change()
+        with pytest.raises(core.ClientAuthenticationError):
+            anybody.delete_manifest("public/app", digest)
+        with pytest.raises(core.ClientAuthenticationError):
+            anybody.get_manifest("private/app", "v1")
