@@ -187,7 +187,7 @@ def test_a_page_costs_the_same_however_deep_it_lies_on_sqlite(
     sqlite_db: SqliteDatabase, request: pytest.FixtureRequest
 ) -> None:
     """Issue 4: an index finds the page, nothing is sorted, and the engine takes as many steps."""
-    registry = request.getfixturevalue("sqlite_registry")
+    registry: Registry = request.getfixturevalue("sqlite_registry")
     repository_id = plant(registry, MANY)
     connection = sqlite3.connect(sqlite_db.path)
     steps = 0
@@ -220,7 +220,7 @@ def test_a_page_costs_the_same_however_deep_it_lies_on_postgresql(
     request: pytest.FixtureRequest,
 ) -> None:
     """As on SQLite: an index scan that reads no more rows than it shows, and no sort."""
-    registry = request.getfixturevalue("postgres_registry")
+    registry: Registry = request.getfixturevalue("postgres_registry")
     repository_id = plant(registry, MANY)
     registry.write(lambda tx: tx.execute(sa.text("ANALYZE")))
     for depth in (0, MANY // 2, MANY - 300):
