@@ -44,6 +44,8 @@ __all__ = [
     "store",
 ]
 
+_SQLITE: Any = sqlite.dialect
+_POSTGRESQL: Any = postgresql.dialect
 APP = RepositoryName("app")
 MANY = 20_000
 ORDERS = list(Order)
@@ -199,7 +201,7 @@ def test_a_page_costs_the_same_however_deep_it_lies_on_sqlite(
     costs: dict[str, list[int]] = {}
     for depth in (0, MANY // 2, MANY - 300):
         for what, query in _queries(repository_id, depth).items():
-            text = _literal(query, sqlite.dialect())
+            text = _literal(query, _SQLITE())
             plan = [row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {text}")]
             assert len(plan) == 1, (what, plan)
             assert plan[0].startswith("SEARCH"), (what, plan)
@@ -225,7 +227,7 @@ def test_a_page_costs_the_same_however_deep_it_lies_on_postgresql(
     registry.write(lambda tx: tx.execute(sa.text("ANALYZE")))
     for depth in (0, MANY // 2, MANY - 300):
         for what, query in _queries(repository_id, depth).items():
-            text = _literal(query, postgresql.dialect())
+            text = _literal(query, _POSTGRESQL())
             explain = sa.text("EXPLAIN (ANALYZE, FORMAT JSON) " + text.replace(":", r"\:"))
             ((plan,),) = registry.read(partial(_all, explain))
             top = plan[0]["Plan"]

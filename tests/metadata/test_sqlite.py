@@ -151,12 +151,12 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
 
 def test_closing_twice_is_closing_once(path: Path) -> None:
     """The number of the owner lock's descriptor may be somebody else's file by then."""
-    db = open_database(f"sqlite:///{path}")
+    db = SqliteDatabase(path)
     db.close()
     with path.with_name("another file").open("wb") as taken:
         db.close()
         taken.write(b"still open")
-    open_database(f"sqlite:///{path}").close()
+    SqliteDatabase(path).close()
 
 
 def test_a_closed_database_takes_no_more_work(path: Path) -> None:
