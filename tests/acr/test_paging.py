@@ -44,6 +44,8 @@ __all__ = [
     "store",
 ]
 
+_SQLITE: Any = sqlite.dialect
+_POSTGRESQL: Any = postgresql.dialect
 APP = RepositoryName("app")
 MANY = 20_000
 ORDERS = list(Order)
@@ -187,7 +189,7 @@ def test_a_page_costs_the_same_however_deep_it_lies_on_sqlite(
     sqlite_db: SqliteDatabase, request: pytest.FixtureRequest
 ) -> None:
     """Issue 4: an index finds the page, nothing is sorted, and the engine takes as many steps."""
-    registry = request.getfixturevalue("sqlite_registry")
+    registry: Registry = request.getfixturevalue("sqlite_registry")
     repository_id = plant(registry, MANY)
     connection = sqlite3.connect(sqlite_db.path)
     steps = 0
@@ -199,7 +201,7 @@ def test_a_page_costs_the_same_however_deep_it_lies_on_sqlite(
     costs: dict[str, list[int]] = {}
     for depth in (0, MANY // 2, MANY - 300):
         for what, query in _queries(repository_id, depth).items():
-            text = _literal(query, sqlite.dialect())
+            text = _literal(query, _SQLITE())
             plan = [row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {text}")]
             assert len(plan) == 1, (what, plan)
             assert plan[0].startswith("SEARCH"), (what, plan)
@@ -220,12 +222,12 @@ def test_a_page_costs_the_same_however_deep_it_lies_on_postgresql(
     request: pytest.FixtureRequest,
 ) -> None:
     """As on SQLite: an index scan that reads no more rows than it shows, and no sort."""
-    registry = request.getfixturevalue("postgres_registry")
+    registry: Registry = request.getfixturevalue("postgres_registry")
     repository_id = plant(registry, MANY)
     registry.write(lambda tx: tx.execute(sa.text("ANALYZE")))
     for depth in (0, MANY // 2, MANY - 300):
         for what, query in _queries(repository_id, depth).items():
-            text = _literal(query, postgresql.dialect())
+            text = _literal(query, _POSTGRESQL())
             explain = sa.text("EXPLAIN (ANALYZE, FORMAT JSON) " + text.replace(":", r"\:"))
             ((plan,),) = registry.read(partial(_all, explain))
             top = plan[0]["Plan"]
