@@ -1,6 +1,7 @@
 """The migrations make exactly the tables of schema.py, in one piece, on both engines."""
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -53,13 +54,17 @@ def test_migrations_make_the_same_keys_checks_and_options_as_the_schema(
         assert migrated == _definitions(connection)
 
 
+_COMMA_OR_LINE = re.compile(r",(?![^(\n]*\))|\n")
+
+
 def _definitions(connection: sa.Connection) -> dict[str, object]:
     """Each table's columns and constraints as the engine itself describes them."""
     if connection.dialect.name == "sqlite":
         query = "SELECT name, sql FROM sqlite_master WHERE name <> 'alembic_version'"
-        # The order of columns and constraints says nothing, nor do the commas between them.
+        # The order of columns and constraints says nothing, nor do the commas between them; and a
+        # column that came later stands behind the constraints, on the last one's line.
         return {
-            name: sorted(line.strip(" \t,") for line in (sql or "").splitlines())
+            name: sorted(line.strip() for line in _COMMA_OR_LINE.split(sql or "") if line.strip())
             for name, sql in connection.execute(sa.text(query))
         }
     columns = connection.execute(
