@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 from ullage.failpoints import failpoint
@@ -20,6 +19,7 @@ from ullage.oci.errors import (
 )
 from ullage.oci.reference import RepositoryName, Tag
 from ullage.services import Caller, Registry
+from ullage.services.closure import StoredGraph, what_goes
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +65,7 @@ def delete_manifest(
         if root is None:
             raise ManifestUnknown({"name": name, "digest": digest})
         _require_no_parent(tx, root)
-        going = what_goes_along(tx, repository_id, root)
+        going = what_goes(StoredGraph(tx, repository_id), [root]).rows()
         tags = content.tags_of(tx, [row.id for row in going])
         released = _remove(tx, registry, repository_id, going)
         failpoint("delete.in_transaction")
@@ -100,62 +100,6 @@ def delete_manifest(
     failpoint("delete.after_row")
     registry.wake()
     return deleted
-
-
-def what_goes_along(tx: Transaction, repository_id: int, root: ManifestRow) -> list[ManifestRow]:
-    """`root`, its referrers and the children that nothing else holds, and theirs, and so on.
-
-    A referrer goes with its subject, tagged or not, unless a live index lists it. A child stays if
-    it has a tag of its own, another live parent, or a live subject. Each round looks again at what
-    an earlier one kept: its last holder may have joined those that go.
-    """
-    going = {root.id: root}
-    as_child: dict[int, ManifestRow] = {}
-    as_referrer: dict[int, ManifestRow] = {}
-    frontier = [root]
-    while frontier:
-        digests = [row.digest for row in frontier]
-        for row in content.referrers_of(tx, repository_id, digests):
-            as_referrer[row.id] = row
-        for row in content.children_of(tx, [row.id for row in frontier]):
-            as_child[row.id] = row
-        candidates = {
-            manifest_id: row
-            for manifest_id, row in (as_child | as_referrer).items()
-            if manifest_id not in going
-        }
-        held = _held(tx, repository_id, candidates, as_referrer.keys(), going)
-        frontier = [row for row in candidates.values() if row.id not in held]
-        going.update((row.id, row) for row in frontier)
-    return list(going.values())
-
-
-def _held(
-    tx: Transaction,
-    repository_id: int,
-    candidates: dict[int, ManifestRow],
-    referrers: Iterable[int],
-    going: dict[int, ManifestRow],
-) -> set[int]:
-    """Which candidates something keeps that does not go itself."""
-    held = {
-        child
-        for child, parents in content.parents_of(tx, candidates.keys()).items()
-        if not parents.keys() <= going.keys()
-    }
-    children_only = {
-        manifest_id: row
-        for manifest_id, row in candidates.items()
-        if manifest_id not in set(referrers)
-    }
-    held |= content.tagged_among(tx, children_only.keys())
-    subjects = {row.subject for row in children_only.values() if row.subject is not None}
-    living = content.find_manifests(tx, repository_id, subjects)
-    for manifest_id, row in children_only.items():
-        subject = living.get(row.subject) if row.subject is not None else None
-        if subject is not None and subject.id not in going:
-            held.add(manifest_id)
-    return held
 
 
 def delete_blob(
