@@ -41,6 +41,8 @@ def test_every_endpoint_of_the_specification_has_a_route() -> None:
         "catalog",
         "token",
         "exchange",
+        "plans",
+        "plan",
     }
 
 

@@ -5,9 +5,9 @@ Every answer costs what it is about, never what the registry holds: indexes lead
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Sequence
 from datetime import datetime
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
@@ -109,14 +109,9 @@ def all_manifests(tx: Transaction, repository_id: int) -> list[ManifestRow]:
 _ROW = (_manifests.c.id, _manifests.c.digest, _manifests.c.size, _manifests.c.subject)
 
 
-def _manifest_row(row: Iterable[object]) -> ManifestRow:
+def _manifest_row(row: Sequence[Any]) -> ManifestRow:
     manifest_id, digest, size, subject = row
-    return ManifestRow(
-        int(str(manifest_id)),
-        Digest(str(digest)),
-        int(str(size)),
-        Digest(str(subject)) if subject else None,
-    )
+    return ManifestRow(manifest_id, Digest(digest), size, Digest(subject) if subject else None)
 
 
 def share(tx: Transaction, repository_id: int) -> Share:
@@ -235,6 +230,18 @@ def some_holders(tx: Transaction, digest: Digest, limit: int) -> list[str]:
         sa.select(_repositories.c.name)
         .join(_repo_blobs, _repo_blobs.c.repository_id == _repositories.c.id)
         .where(_repo_blobs.c.digest == digest, _repositories.c.name.is_not(None), referenced)
+        .order_by(_repo_blobs.c.repository_id)
         .limit(limit)
     )
     return sorted(tx.execute(query).scalars())
+
+
+def refers_more_often(tx: Transaction, repository_id: int, digest: Digest, than: int) -> bool:
+    """Whether more than `than` manifests of the repository refer to the blob."""
+    some = (
+        sa.select(_manifest_blobs.c.manifest_id)
+        .where(_manifest_blobs.c.repository_id == repository_id, _manifest_blobs.c.digest == digest)
+        .limit(than + 1)
+    )
+    count = tx.execute(sa.select(sa.func.count()).select_from(some.subquery())).scalar_one()
+    return int(count) > than

@@ -1,0 +1,186 @@
+"""`/api/v1/`: what this registry can say beyond the protocol: plans, and the bill.
+
+Repositories are named in the body or the query. Whoever may not read one of them is answered as the
+guard answers a path: 401 with the scope to ask for, whether it exists or not.
+"""
+
+from __future__ import annotations
+
+import string
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from ullage.oci.digest import parse_digest
+from ullage.oci.errors import ManifestTooLarge, PlanInvalid, PlanUnknown
+from ullage.oci.reference import RepositoryName, parse_tag
+from ullage.oci.strict_json import JSONInvalid, JSONValue, loads
+from ullage.server.distribution import Face, caller_of, principal_of, query_of
+from ullage.server.guard import Challenge
+from ullage.server.needs import KNOWN
+from ullage.server.routes import Route
+from ullage.server.wire import FormTooLarge, json_response, next_link, page_size
+from ullage.services import plan
+from ullage.services.access import Action, Principal
+from ullage.services.plan import Caps, parse_size
+
+# A list of 10,000 digests fits.
+MAX_BODY_BYTES = 1024 * 1024
+MAX_REPOSITORIES = 1000
+
+
+async def make_plan(face: Face, request: Request) -> Response:
+    """What deleting these would take and free; kept under an id for an hour."""
+    wanted = _wanted(face, await _body(face, request))
+    principal = principal_of(request)
+    _require(principal, wanted.names(), Action.METADATA_READ)
+    made = await face.threads.submit(
+        plan.make_plan, face.registry, wanted, principal, caller_of(request)
+    )
+    return _plan_page(face, request, made, 201)
+
+
+async def get_plan(face: Face, request: Request, plan_id: str) -> Response:
+    """The plan as it was made; its items page by page."""
+    found = await face.threads.submit(
+        plan.get_plan, face.registry, _plan_id(plan_id), principal_of(request)
+    )
+    return _plan_page(face, request, found, 200)
+
+
+def _plan_page(face: Face, request: Request, found: plan.Plan, status: int) -> Response:
+    query = query_of(request)
+    n = page_size(query, face.registry.limits.max_page_size)
+    start = _seen(query.one("last"))
+    path = f"/api/v1/plans/{found.id}"
+    items = found.items[start : start + n]
+    more = start + n < len(found.items) and n > 0
+    link = next_link(path, n=n, last=start + n) if more else {}
+    location = {"Location": path} if status == 201 else {}
+    return json_response(found.document | {"items": items}, status=status, headers=link | location)
+
+
+def _seen(text: str | None) -> int:
+    """How many items the client has seen already."""
+    if text is None:
+        return 0
+    if not text.isascii() or not text.isdecimal() or len(text) > 9:
+        raise PlanInvalid({"last": text[:40]}, "last: expected the number of items seen so far")
+    return int(text)
+
+
+def _plan_id(text: str) -> str:
+    if len(text) != 32 or not set(text) <= set(string.hexdigits.lower()):
+        raise PlanUnknown({"plan": text[:64]})
+    return text
+
+
+def _require(principal: Principal, names: Iterable[RepositoryName], *actions: Action) -> None:
+    """Raises Challenge with all that the caller lacks."""
+    lacking = [(name, [a for a in actions if not principal.may(a, name)]) for name in names]
+    missing = [
+        {"Type": "repository", "Name": name, "Action": action}
+        for name, those in lacking
+        for action in those
+    ]
+    if missing:
+        wanted = ",".join(actions)
+        scope = " ".join(f"repository:{name}:{wanted}" for name, those in lacking if those)
+        raise Challenge(missing, scope, "insufficient_scope")
+
+
+# --- request bodies -------------------------------------------------------------------------------
+
+
+async def _body(face: Face, request: Request) -> Mapping[str, JSONValue]:
+    """The JSON object that was sent; {} if nothing was. Raises PlanInvalid, FormTooLarge."""
+    try:
+        async with face.bodies.whole(request, MAX_BODY_BYTES) as raw:
+            value = loads(raw) if raw else {}
+    except ManifestTooLarge:
+        raise FormTooLarge(message=f"the body is longer than {MAX_BODY_BYTES} bytes") from None
+    except JSONInvalid as error:
+        raise PlanInvalid(message=f"the body is {error}") from None
+    if not isinstance(value, dict):
+        raise PlanInvalid(message="expected a JSON object")
+    return value
+
+
+_WANTED = {"repository", "digests", "tags", "repositories", "computed", "caps"}
+_CAPS = {"max_manifests", "max_bytes", "max_percent"}
+
+
+def _wanted(face: Face, body: Mapping[str, JSONValue]) -> plan.Wanted:
+    _only(body, _WANTED)
+    repository = body.get("repository")
+    repositories = tuple(map(face.name, _texts(body, "repositories")))
+    digests = tuple(map(parse_digest, _texts(body, "digests")))
+    tags = tuple(map(parse_tag, _texts(body, "tags")))
+    if repository is not None and not isinstance(repository, str):
+        raise PlanInvalid(message="repository: expected a text")
+    if (repository is None) == (not repositories) or bool(repository) != bool(digests or tags):
+        raise PlanInvalid(
+            message="expected repository with digests or tags, or repositories, a list"
+        )
+    if len(repositories) > MAX_REPOSITORIES:
+        raise PlanInvalid(message=f"more than {MAX_REPOSITORIES} repositories")
+    return plan.Wanted(
+        repositories=repositories,
+        repository=face.name(repository) if repository is not None else None,
+        digests=digests,
+        tags=tags,
+        caps=_caps(body.get("caps")),
+        computed=_flag(body, "computed"),
+    )
+
+
+def _caps(value: JSONValue) -> Caps:
+    if value is None:
+        return Caps()
+    if not isinstance(value, dict):
+        raise PlanInvalid(message="caps: expected an object")
+    _only(value, _CAPS)
+    size = value.get("max_bytes")
+    return Caps(
+        max_manifests=_number(value, "max_manifests"),
+        max_bytes=parse_size(size) if isinstance(size, str) else _number(value, "max_bytes"),
+        max_percent=_number(value, "max_percent"),
+    )
+
+
+def _only(body: Mapping[str, Any], known: set[str]) -> None:
+    """A misspelt word must not mean "without it" where something is deleted."""
+    unknown = sorted(body.keys() - known)
+    if unknown:
+        raise PlanInvalid({"unknown": unknown[:10]}, f"unknown: {', '.join(unknown[:10])}"[:200])
+
+
+def _texts(body: Mapping[str, JSONValue], name: str) -> list[str]:
+    value = body.get(name, [])
+    if not isinstance(value, list) or not all(isinstance(each, str) for each in value):
+        raise PlanInvalid(message=f"{name}: expected a list of texts")
+    return [str(each) for each in value]
+
+
+def _flag(body: Mapping[str, JSONValue], name: str) -> bool:
+    value = body.get(name, False)
+    if not isinstance(value, bool):
+        raise PlanInvalid(message=f"{name}: expected true or false")
+    return value
+
+
+def _number(body: Mapping[str, JSONValue], name: str) -> int | None:
+    value = body.get(name)
+    if value is None:
+        return None
+    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+        raise PlanInvalid(message=f"{name}: expected a whole number")
+    return value
+
+
+ROUTES = (
+    Route("plans", "POST", "/api/v1/plans", make_plan, KNOWN),
+    Route("plan", "GET", "/api/v1/plans/{plan}", get_plan, KNOWN),
+)
