@@ -8,7 +8,7 @@ waits in a circle. On SQLite there is one writer, and the same statements simply
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import NamedTuple
@@ -416,7 +416,10 @@ def blobs_of(tx: Transaction, ids: Collection[int]) -> dict[Digest, int]:
 
 
 def remove_manifests(
-    tx: Transaction, repository_id: int, rows: Sequence[ManifestRow], references: dict[Digest, int]
+    tx: Transaction,
+    repository_id: int,
+    rows: Sequence[ManifestRow],
+    references: Mapping[Digest, int],
 ) -> None:
     """Take manifests away with their tags and references; `references` is blobs_of() them.
 

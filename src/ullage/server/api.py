@@ -22,7 +22,7 @@ from ullage.server.guard import Challenge
 from ullage.server.needs import KNOWN
 from ullage.server.routes import Route
 from ullage.server.wire import FormTooLarge, json_response, next_link, page_size
-from ullage.services import plan
+from ullage.services import apply, plan
 from ullage.services.access import Action, Principal
 from ullage.services.plan import Caps, parse_size
 
@@ -48,6 +48,24 @@ async def get_plan(face: Face, request: Request, plan_id: str) -> Response:
         plan.get_plan, face.registry, _plan_id(plan_id), principal_of(request)
     )
     return _plan_page(face, request, found, 200)
+
+
+async def apply_plan(face: Face, request: Request, plan_id: str) -> Response:
+    """Delete what the plan shows, or nothing if that has changed."""
+    body = await _body(face, request)
+    _only(body, _APPLY)
+    principal = principal_of(request)
+    found = await face.threads.submit(plan.get_plan, face.registry, _plan_id(plan_id), principal)
+    _require(principal, map(face.name, found.repositories()), Action.DELETE)
+    receipt = await face.threads.submit(
+        apply.apply_plan,
+        face.registry,
+        found.id,
+        caller_of(request),
+        allow_smaller=_flag(body, "allow_smaller"),
+        allow=_texts(body, "allow"),
+    )
+    return json_response(receipt)
 
 
 def _plan_page(face: Face, request: Request, found: plan.Plan, status: int) -> Response:
@@ -109,6 +127,7 @@ async def _body(face: Face, request: Request) -> Mapping[str, JSONValue]:
 
 
 _WANTED = {"repository", "digests", "tags", "repositories", "computed", "caps"}
+_APPLY = {"allow_smaller", "allow"}
 _CAPS = {"max_manifests", "max_bytes", "max_percent"}
 
 
@@ -183,4 +202,5 @@ def _number(body: Mapping[str, JSONValue], name: str) -> int | None:
 ROUTES = (
     Route("plans", "POST", "/api/v1/plans", make_plan, KNOWN),
     Route("plan", "GET", "/api/v1/plans/{plan}", get_plan, KNOWN),
+    Route("apply", "POST", "/api/v1/plans/{plan}/apply", apply_plan, KNOWN),
 )

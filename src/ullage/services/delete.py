@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 
 from ullage.failpoints import failpoint
 from ullage.metadata import content, reclaim
@@ -57,7 +59,6 @@ def delete_manifest(
     Raises NameUnknown, ManifestUnknown, OperationDisallowed if a live index lists it.
     """
     now = registry.now()
-    due_at = now + registry.limits.read_grace
 
     def remove(tx: Transaction) -> Deleted:
         repository_id = _require_repository(tx, name)
@@ -67,7 +68,8 @@ def delete_manifest(
         _require_no_parent(tx, root)
         going = what_goes(StoredGraph(tx, repository_id), [root]).rows()
         tags = content.tags_of(tx, [row.id for row in going])
-        released = _remove(tx, registry, repository_id, going)
+        references = content.blobs_of(tx, [row.id for row in going])
+        released = take_away(tx, registry, repository_id, going, references, now)
         failpoint("delete.in_transaction")
         content.drop_repository_if_empty(tx, repository_id)
         deleted = Deleted(
@@ -86,20 +88,34 @@ def delete_manifest(
         )
         return deleted
 
-    def _remove(
-        tx: Transaction, registry: Registry, repository_id: int, going: list[ManifestRow]
-    ) -> Released:
-        references = content.blobs_of(tx, [row.id for row in going])
-        content.lock_blobs(tx, references.keys(), to_drop=True)
-        content.remove_manifests(tx, repository_id, going, references)
-        return reclaim.release_links(
-            tx, registry.leases, repository_id, references.keys(), now=now, due_at=due_at
-        )
-
     deleted = registry.write(remove, freeing=True)
     failpoint("delete.after_row")
     registry.wake()
     return deleted
+
+
+def take_away(
+    tx: Transaction,
+    registry: Registry,
+    repository_id: int,
+    rows: Sequence[ManifestRow],
+    references: Mapping[Digest, int],
+    now: datetime,
+) -> Released:
+    """Remove manifests with all that hangs on them, and give back what nothing needs any more.
+
+    The caller holds the repository's row and has decided; `references` is content.blobs_of() them.
+    """
+    content.lock_blobs(tx, references.keys(), to_drop=True)
+    content.remove_manifests(tx, repository_id, rows, references)
+    return reclaim.release_links(
+        tx,
+        registry.leases,
+        repository_id,
+        references.keys(),
+        now=now,
+        due_at=now + registry.limits.read_grace,
+    )
 
 
 def delete_blob(
