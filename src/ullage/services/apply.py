@@ -150,6 +150,8 @@ def _carry_out(
     if difference and not (allow_smaller and difference["smaller"]):
         raise PlanChanged(difference)
     for name, repository_id, closure in outlook.closures:
+        if not closure.going:
+            continue
         if plan.wanted.repository is None:
             reclaim.mark_deleted(tx, repository_id, now)
         else:
@@ -158,7 +160,6 @@ def _carry_out(
             if released.freed_bytes != outlook.freed_bytes:
                 # Somebody was promised one of these blobs at this very moment.
                 raise PlanChanged({"freed_bytes": [outlook.freed_bytes, released.freed_bytes]})
-            content.drop_repository_if_empty(tx, repository_id)
         failpoint("delete.in_transaction")
         _audit(tx, registry, plan, caller, name, outlook)
     return {
@@ -205,7 +206,7 @@ def _look_again(
         return _NOTHING
 
 
-_NOTHING = Outlook([], {}, {}, [], [], [], [])
+_NOTHING = Outlook([], {}, {}, [], [], [], [], {})
 
 
 def _narrowed(tx: Transaction, plan: _Planned, wanted: Wanted) -> Wanted:

@@ -6,15 +6,23 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from ullage.metadata import content, holding, uploads
+from ullage.metadata import attributes, content, holding, uploads
 from ullage.metadata.content import ManifestRow
 from ullage.metadata.database import Transaction
 from ullage.oci.digest import Digest
 from ullage.oci.errors import ManifestUnknown, NameUnknown
 from ullage.oci.reference import RepositoryName, Tag
 from ullage.policy import Caps, Part
-from ullage.services import Registry
-from ullage.services.closure import Closure, Member, StoredGraph, Why, what_goes
+from ullage.services import Registry, locks
+from ullage.services.closure import (
+    Closure,
+    HeldBy,
+    Hold,
+    Member,
+    StoredGraph,
+    Why,
+    what_goes,
+)
 from ullage.services.forecast import Fate, Loss, Outcome, forecast, total
 
 
@@ -49,6 +57,8 @@ class Outlook:
     absent: list[str]
     # (key, bytes) of every open session, where whole repositories go.
     uploads: list[tuple[str, int]]
+    # Whole repositories that stay, with everything in them, and why.
+    locked: Mapping[RepositoryName, str]
 
     @property
     def freed_bytes(self) -> int:
@@ -89,7 +99,7 @@ def look(
     name = wanted.repository
     repository_id = _require_repository(tx, name)
     roots, absent = _roots(tx, repository_id, wanted)
-    closure = what_goes(StoredGraph(tx, repository_id), roots)
+    closure = _unlocked(tx, name, repository_id, roots)
     references = content.blobs_of(tx, closure.going.keys())
     if to_delete:
         content.lock_blobs(tx, references.keys(), to_drop=True)
@@ -103,7 +113,45 @@ def look(
         parts=[_part(tx, name, repository_id, closure.going.keys(), tags)],
         absent=absent,
         uploads=[],
+        locked={},
     )
+
+
+def _unlocked(
+    tx: Transaction, name: RepositoryName, repository_id: int, roots: list[ManifestRow]
+) -> Closure:
+    """What goes with those of `roots` that no lock forbids to delete: on them or what goes along.
+
+    A deletion takes all of an image or nothing, so a locked part keeps the whole of it.
+    """
+    graph = StoredGraph(tx, repository_id)
+    held: dict[int, tuple[Member, tuple[Hold, ...]]] = {}
+    while True:
+        closure = what_goes(graph, roots)
+        found = attributes.locks_on(tx, closure.going.keys())
+        blamed = {
+            _root_of(closure, id_): locks.described(name, lock) for id_, lock in found.items()
+        }
+        if not blamed and len(closure.going) == content.count_manifests(tx, repository_id):
+            # The repository would go with the last image in it.
+            own = locks.lock_of_repository(tx, repository_id, name)
+            blamed = {row.id: locks.described(name, own) for row in roots} if own else {}
+        if not blamed:
+            return Closure(closure.going, {**closure.kept, **held})
+        for row in roots:
+            if row.id in blamed:
+                hold = Hold(HeldBy.LOCK, blamed[row.id])
+                held[row.id] = (Member(row, Why.ASKED), (hold,))
+        roots = [row for row in roots if row.id not in blamed]
+
+
+def _root_of(closure: Closure, manifest_id: int) -> int:
+    """What was asked for that reaches this manifest."""
+    by_digest = {member.row.digest: member for member in closure.going.values()}
+    member = closure.going[manifest_id]
+    while member.of is not None:
+        member = by_digest[member.of]
+    return member.row.id
 
 
 def _look_at_whole(
@@ -117,8 +165,16 @@ def _look_at_whole(
     tags: dict[int, list[Tag]] = {}
     parts: list[Part] = []
     sessions: list[tuple[str, int]] = []
+    locked: dict[RepositoryName, str] = {}
     for name in sorted(set(names)):
         repository_id = _require_repository(tx, name)
+        lock = locks.lock_of_repository(tx, repository_id, name)
+        lock = lock or attributes.first_lock_in(tx, repository_id)
+        if lock is not None:
+            locked[name] = locks.described(name, lock)
+            closures.append((name, repository_id, Closure({}, {})))
+            parts.append(_part(tx, name, repository_id, (), {}))
+            continue
         rows = holding.all_manifests(tx, repository_id)
         closure = Closure({row.id: Member(row, Why.REPOSITORY) for row in rows}, {})
         closures.append((name, repository_id, closure))
@@ -127,10 +183,10 @@ def _look_at_whole(
         parts.append(_part(tx, name, repository_id, closure.going.keys(), own_tags))
         for key, offset in uploads.keys_in(tx, repository_id).items():
             sessions.append((key, upload_sizes.get(key, offset)))
-    ids = frozenset(repository_id for _, repository_id, _ in closures)
+    ids = frozenset(id_ for name, id_, _ in closures if name not in locked)
     references = {digest: count for digest, (_, count) in holding.blobs_in(tx, ids).items()}
     fates = forecast(tx, registry.leases, Loss(ids, references, whole=True), now)
-    return Outlook(closures, tags, references, fates, parts, [], sessions)
+    return Outlook(closures, tags, references, fates, parts, [], sessions, locked)
 
 
 def _require_repository(tx: Transaction, name: RepositoryName) -> int:

@@ -22,6 +22,7 @@ from ullage.oci.errors import (
     PlanUnknown,
     TooManyRequests,
 )
+from ullage.oci.reference import RepositoryName
 from ullage.policy import Caps, Part, Warning, parse_size, rails
 from ullage.services import Caller, Registry
 from ullage.services.access import Action, Principal
@@ -152,7 +153,7 @@ def _document(
         "manifest_count": sum(part.manifests_going for part in outlook.parts),
         "tag_count": sum(part.tags_going for part in outlook.parts),
         "upload_count": len(outlook.uploads),
-        "repositories": [_part_shown(part) for part in outlook.parts],
+        "repositories": [_part_shown(part, outlook) for part in outlook.parts],
         "absent": outlook.absent,
         "stays": _stays(outlook),
         "later": [_later_shown(fate) for fate in _largest(outlook.fates, Outcome.LATER)],
@@ -171,8 +172,9 @@ def _document(
     }
 
 
-def _part_shown(part: Part) -> dict[str, Any]:
-    return {
+def _part_shown(part: Part, outlook: Outlook) -> dict[str, Any]:
+    locked = outlook.locked.get(RepositoryName(part.repository))
+    return ({"locked": locked} if locked is not None else {}) | {
         "repository": part.repository,
         "manifests": part.manifests_going,
         "of_manifests": part.manifests,
