@@ -129,9 +129,8 @@ def _unlocked(
     while True:
         closure = what_goes(graph, roots)
         found = attributes.locks_on(tx, closure.going.keys())
-        blamed = {
-            _root_of(closure, id_): locks.described(name, lock) for id_, lock in found.items()
-        }
+        roots_of = _roots_of(closure) if found else {}
+        blamed = {roots_of[id_]: locks.described(name, lock) for id_, lock in found.items()}
         if not blamed and len(closure.going) == content.count_manifests(tx, repository_id):
             # The repository would go with the last image in it.
             own = locks.lock_of_repository(tx, repository_id, name)
@@ -145,13 +144,14 @@ def _unlocked(
         roots = [row for row in roots if row.id not in blamed]
 
 
-def _root_of(closure: Closure, manifest_id: int) -> int:
-    """What was asked for that reaches this manifest."""
-    by_digest = {member.row.digest: member for member in closure.going.values()}
-    member = closure.going[manifest_id]
-    while member.of is not None:
-        member = by_digest[member.of]
-    return member.row.id
+def _roots_of(closure: Closure) -> dict[int, int]:
+    """What was asked for that reaches each manifest that goes."""
+    ids = {member.row.digest: id_ for id_, member in closure.going.items()}
+    roots: dict[int, int] = {}
+    # What is reached comes after what it is reached from.
+    for id_, member in closure.going.items():
+        roots[id_] = id_ if member.of is None else roots[ids[member.of]]
+    return roots
 
 
 def _look_at_whole(
