@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import string
 from collections.abc import Iterable, Mapping
+from dataclasses import asdict
 from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import Response
 
 from ullage.oci.digest import parse_digest
-from ullage.oci.errors import ManifestTooLarge, PlanInvalid, PlanUnknown
+from ullage.oci.errors import ManifestTooLarge, PlanInvalid, PlanUnknown, ValueInvalid
 from ullage.oci.reference import RepositoryName, parse_tag
 from ullage.oci.strict_json import JSONInvalid, JSONValue, loads
 from ullage.server.distribution import Face, caller_of, principal_of, query_of
@@ -22,7 +23,7 @@ from ullage.server.guard import Challenge
 from ullage.server.needs import KNOWN
 from ullage.server.routes import Route
 from ullage.server.wire import FormTooLarge, json_response, next_link, page_size
-from ullage.services import apply, plan
+from ullage.services import apply, plan, usage, why
 from ullage.services.access import Action, Principal
 from ullage.services.plan import Caps, parse_size
 
@@ -85,7 +86,7 @@ def _seen(text: str | None) -> int:
     if text is None:
         return 0
     if not text.isascii() or not text.isdecimal() or len(text) > 9:
-        raise PlanInvalid({"last": text[:40]}, "last: expected the number of items seen so far")
+        raise ValueInvalid({"last": text[:40]}, "last: expected the number of items seen so far")
     return int(text)
 
 
@@ -107,6 +108,73 @@ def _require(principal: Principal, names: Iterable[RepositoryName], *actions: Ac
         wanted = ",".join(actions)
         scope = " ".join(f"repository:{name}:{wanted}" for name, those in lacking if those)
         raise Challenge(missing, scope, "insufficient_scope")
+
+
+# --- the bill -------------------------------------------------------------------------------------
+
+
+async def get_usage(face: Face, request: Request) -> Response:
+    """What there is on the disk and whose it is; or of one repository, its images or tags."""
+    query, principal = query_of(request), principal_of(request)
+    by, top = query.one("by") or "repository", _top(query.one("top"))
+    name = query.one("repository")
+    if name is not None:
+        repository = face.name(name)
+        _require(principal, [repository], Action.METADATA_READ)
+        return await _usage_of(face, repository, by, top)
+    if by not in ("repository", "namespace"):
+        raise ValueInvalid({"by": by[:40]}, "by: without a repository, repository or namespace")
+    everything = usage.sees_everything(principal)
+    if by == "namespace" and not everything:
+        _require(principal, [ALL_REPOSITORIES], Action.METADATA_READ)
+    if by == "namespace":
+        entries = await face.threads.submit(usage.by_namespace, face.registry)
+    else:
+        entries = await face.threads.submit(usage.by_repository, face.registry, principal)
+    answer = _listed(by, [asdict(entry) for entry in entries], top)
+    if everything:
+        totals = await face.threads.submit(usage.registry_totals, face.registry)
+        answer["registry"] = asdict(totals)
+        if query.one("check") == "true":
+            stored, unexplained = await face.threads.submit(usage.unexplained, face.registry)
+            answer["registry"] |= {"store_bytes": stored, "unexplained_bytes": unexplained}
+    return json_response(answer)
+
+
+# What a scope names that covers all of them.
+ALL_REPOSITORIES = RepositoryName("*")
+
+
+async def _usage_of(face: Face, repository: RepositoryName, by: str, top: int | None) -> Response:
+    if by not in ("repository", "image", "tag"):
+        raise ValueInvalid({"by": by[:40]}, "by: of a repository, repository, image or tag")
+    found = await face.threads.submit(usage.of_repository, face.registry, repository)
+    if by == "repository":
+        return json_response({"repository": found})
+    lines = await face.threads.submit(usage.by_image, face.registry, repository, tags=by == "tag")
+    return json_response({"repository": found} | _listed(by, lines, top))
+
+
+def _listed(by: str, lines: list[dict[str, Any]], top: int | None) -> dict[str, Any]:
+    shown = lines if top is None else lines[:top]
+    return {"by": by, "entries": shown, "omitted": len(lines) - len(shown)}
+
+
+def _top(text: str | None) -> int | None:
+    if text is None:
+        return None
+    if not text.isascii() or not text.isdecimal() or len(text) > 9:
+        raise ValueInvalid({"top": text[:40]}, "top: expected a whole number")
+    return int(text)
+
+
+async def get_why(face: Face, request: Request, reference: str) -> Response:
+    """Everything that holds a manifest or blob, or what its bytes wait for."""
+    return json_response(
+        await face.threads.submit(
+            why.explain, face.registry, parse_digest(reference), principal_of(request)
+        )
+    )
 
 
 # --- request bodies -------------------------------------------------------------------------------
@@ -203,4 +271,6 @@ ROUTES = (
     Route("plans", "POST", "/api/v1/plans", make_plan, KNOWN),
     Route("plan", "GET", "/api/v1/plans/{plan}", get_plan, KNOWN),
     Route("apply", "POST", "/api/v1/plans/{plan}/apply", apply_plan, KNOWN),
+    Route("usage", "GET", "/api/v1/usage", get_usage, KNOWN),
+    Route("why", "GET", "/api/v1/why/{digest}", get_why, KNOWN),
 )
