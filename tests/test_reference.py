@@ -49,6 +49,9 @@ def test_every_endpoint_of_the_specification_has_a_route() -> None:
         "exchange",
         "plans",
         "plan",
+        "apply",
+        "usage",
+        "why",
     }
 
 

@@ -23,6 +23,7 @@ PULL: Need = frozenset({"pull"})
 PUSH: Need = frozenset({"pull", "push"})
 DELETE: Need = frozenset({"delete"})
 METADATA: frozenset[str] = frozenset({"metadata_read"})
+DELETION: frozenset[str] = frozenset({"delete"})
 READ: Need = frozenset({"metadata_read"})
 WRITE: Need = frozenset({"metadata_write"})
 
@@ -40,6 +41,8 @@ class Row:
     # those are told who lack them: 401 for a name that they said, 404 for what they only guess.
     rights: frozenset[str] = frozenset()
     lacking: int = 401
+    # Rights without which those who may know of it are told 401.
+    more: frozenset[str] = frozenset()
 
 
 # distribution-spec "Endpoints" in its order; then the token endpoints (acr-contract 1.2-1.4).
@@ -77,6 +80,9 @@ TABLE = (
     Row("POST", "/oauth2/exchange", "anybody", 401, 401),
     Row("POST", "/api/v1/plans", "known", 201, 404, METADATA),
     Row("GET", "/api/v1/plans/{plan}", "known", 200, 404, METADATA, 404),
+    Row("POST", "/api/v1/plans/{plan}/apply", "known", 200, 404, METADATA, 404, DELETION),
+    Row("GET", "/api/v1/usage", "known", 200, 404, METADATA),
+    Row("GET", "/api/v1/why/{digest}", "known", 200, 404, METADATA, 404),
 )
 # RFC 9110 section 9.1: HEAD goes wherever GET goes, so it needs the same.
 HEADS = tuple(
@@ -114,7 +120,10 @@ def expected(role: str, kind: str, row: Row, repository: str) -> int:
         if kind == "none":
             return 401
         granted = RIGHTS[role].get(repository.partition("/")[0], frozenset())
-        return allowed if row.rights <= (granted if kind != "empty" else set()) else row.lacking
+        if not row.rights <= (granted if kind != "empty" else frozenset()):
+            return row.lacking
+        # What does not exist, nobody lacks a right on.
+        return allowed if row.more <= granted or not exists else 401
     if row.need == "catalog":
         return 401 if role == "anonymous" or kind == "empty" else allowed
     if kind == "empty":
@@ -183,17 +192,25 @@ class Attempt:
                 path += f"?digest={digest_of(b'some bytes')}"
             case "POST", "plans":
                 content = json.dumps({"repositories": [repository]}).encode()
+            case "POST", "apply":
+                if there:
+                    digests = [self.house.push_index(repository)]
+                    fill["plan"] = self._plan({"repository": repository, "digests": digests})
+                else:
+                    fill["plan"] = BAIT
+            case _, "usage":
+                path += f"?repository={repository}"
             case _, "{plan}":
-                fill["plan"] = self._plan(repository) if there else BAIT
+                fill["plan"] = self._plan({"repositories": [repository]}) if there else BAIT
             case "POST", "token" | "exchange" as endpoint:
                 content = FORMS[endpoint]
                 headers = headers | {"Content-Type": "application/x-www-form-urlencoded"}
         return self.house.status(row.method, path.format(**fill), headers, content)
 
-    def _plan(self, repository: str) -> str:
+    def _plan(self, wanted: dict[str, object]) -> str:
         """A plan of the administrator's."""
         response = self.house.client.post(
-            "/api/v1/plans", json={"repositories": [repository]}, headers=self.house.basic("admin")
+            "/api/v1/plans", json=wanted, headers=self.house.basic("admin")
         )
         return str(response.json()["id"])
 

@@ -62,8 +62,11 @@ class Entry:
 
 
 def sees_everything(principal: Principal) -> bool:
-    """Whether the caller may read all repositories, and so the registry's sums."""
-    return principal.admin or principal.may(Action.METADATA_READ, "*")
+    """Whether the caller may read all repositories, and so the registry's sums.
+
+    An administrator's token that was made for one repository does not say so.
+    """
+    return principal.may(Action.METADATA_READ, "*")
 
 
 # --- the registry ---------------------------------------------------------------------------------
