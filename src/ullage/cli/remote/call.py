@@ -54,7 +54,8 @@ class Call:
 
     def origin(self, name: str | None = None) -> Origin:
         """The registry that is meant: as given, else the default's."""
-        chosen = name or os.environ.get("ULLAGE_REGISTRY") or self.defaults.get("registry")
+        given: str | None = name or getattr(self.given, "registry", None)
+        chosen = given or os.environ.get("ULLAGE_REGISTRY") or self.defaults.get("registry")
         return resolve(chosen or DEFAULT, self.named, getattr(self.given, "suffix", None))
 
     def registry(self, *scope: str, name: str | None = None) -> Registry:

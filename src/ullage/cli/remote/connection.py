@@ -117,7 +117,9 @@ class Connections:
             if proxy:
                 connection.set_tunnel(host, port)
         else:
-            connection = http.client.HTTPConnection(*(proxy or (host, port)), timeout=timeout_seconds)
+            connection = http.client.HTTPConnection(
+                *(proxy or (host, port)), timeout=timeout_seconds
+            )
         if not proxy:
             connection._create_connection = _connect  # type: ignore[attr-defined]
         return connection
@@ -221,9 +223,13 @@ def _proxy(scheme: str, host: str) -> tuple[str, int] | None:
 
 def _reason(error: Exception, ca_file: str | None) -> str:
     if isinstance(error, ssl.SSLCertVerificationError):
-        where = "" if ca_file else (
-            " For a registry with --tls self-signed, name its authority: "
-            "--ca-file ullage-data/tls/ca.pem (or ULLAGE_CA_FILE)."
+        where = (
+            ""
+            if ca_file
+            else (
+                " For a registry with --tls self-signed, name its authority: "
+                "--ca-file ullage-data/tls/ca.pem (or ULLAGE_CA_FILE)."
+            )
         )
         return f"Its certificate is not trusted: {error.verify_message}.{where}"
     if isinstance(error, ssl.SSLError):

@@ -53,7 +53,5 @@ ATTRIBUTES = (
     Flag(("--delete-enabled",), "May it be deleted?", "true|false", three_state=True),
     Flag(("--list-enabled",), "Does it show in lists?", "true|false", three_state=True),
     Flag(("--read-enabled",), "May it be pulled?", "true|false", three_state=True),
-    Flag(
-        ("--write-enabled",), "May it be changed or deleted?", "true|false", three_state=True
-    ),
+    Flag(("--write-enabled",), "May it be changed or deleted?", "true|false", three_state=True),
 )

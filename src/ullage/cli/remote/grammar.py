@@ -119,7 +119,8 @@ def parse(command: Command, arguments: Sequence[str]) -> argparse.Namespace:
 
 def _add(parser: argparse.ArgumentParser, flag: Flag) -> None:
     if flag.positional:
-        parser.add_argument(flag.names[0], nargs=None if flag.required else "?", type=flag.kind)
+        many = "+" if flag.repeatable else None
+        parser.add_argument(flag.names[0], nargs=many if flag.required else "?")
         return
     extra: dict[str, Any] = {"dest": flag.variable}
     if flag.required:

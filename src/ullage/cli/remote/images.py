@@ -17,7 +17,9 @@ class Image:
     digest: str
 
     def __str__(self) -> str:
-        return f"{self.repository}@{self.digest}" if self.digest else f"{self.repository}:{self.tag}"
+        return (
+            f"{self.repository}@{self.digest}" if self.digest else f"{self.repository}:{self.tag}"
+        )
 
 
 def parse_image(text: str, *, allow_digest: bool = True) -> Image:

@@ -109,6 +109,10 @@ def _repository(call: Call) -> tuple[str | None, str]:
     given = call.given
     _require_one(given.repo_id, given.name, "repository", "hello-world")
     if given.name:
+        if ":" in given.name:
+            raise Failure(
+                "Parameter 'name' refers to a repository and should not include a tag or digest."
+            )
         return given.registry, given.name
     registry, rest = _split(call, given.repo_id, "repo_id", "repository", "hello-world")
     if ":" in rest:

@@ -127,7 +127,9 @@ def _automatic_row(item: Any, sort: bool) -> Mapping[str, Any]:
         return {
             key[:1].upper() + key[1:]: item[key]
             for key in keys
-            if key not in _LEFT_OUT and item[key] is not None and not isinstance(item[key], list | dict)
+            if key not in _LEFT_OUT
+            and item[key] is not None
+            and not isinstance(item[key], list | dict)
         }
     if isinstance(item, list):
         return {f"Column{number}": value for number, value in enumerate(item, 1)}

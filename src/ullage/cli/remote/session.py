@@ -328,5 +328,3 @@ def _pause(answer: Answer, attempt: int) -> float:
     except ValueError:
         asked = 0.5 * 2**attempt
     return min(max(asked, 0.1), _LONGEST_WAIT)
-
-

@@ -41,7 +41,7 @@ def _cell(value: Any) -> str:
 def _numeric(values: Iterable[Any]) -> bool:
     given = [value for value in values if value not in (None, "")]
     return bool(given) and all(
-        isinstance(value, int) and not isinstance(value, bool) or isinstance(value, Size)
+        isinstance(value, Size) or (isinstance(value, int) and not isinstance(value, bool))
         for value in given
     )
 
