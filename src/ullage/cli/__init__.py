@@ -71,8 +71,6 @@ def _group(arguments: Sequence[str]) -> int:
     known = [*table.below(tuple(words)), *([] if words else table.LOCAL)]
     close = get_close_matches(rest[0], known, 1)
     guess = f" Did you mean '{close[0]}'?" if close else ""
-    print(
-        f"ERROR: '{rest[0]}' is misspelled or not recognized by the system.{guess}", file=sys.stderr
-    )
-    print(f"See: {' '.join(('ullage', *words))} --help", file=sys.stderr)
+    sys.stderr.write(f"ERROR: '{rest[0]}' is misspelled or not recognized by the system.{guess}\n")
+    sys.stderr.write(f"See: {' '.join(('ullage', *words))} --help\n")
     return 2

@@ -8,13 +8,10 @@ from __future__ import annotations
 import os
 import re
 import shlex
-import socket
-import ssl
 from pathlib import Path
 
 from ullage.cli.remote import flags, saved
 from ullage.cli.remote.call import Answer, Call
-from ullage.cli.remote.connection import Connections
 from ullage.cli.remote.failures import Failure, Unreachable
 from ullage.cli.remote.grammar import Command, Flag
 from ullage.cli.remote.registries import Origin
@@ -111,6 +108,8 @@ def _settings_environment() -> dict[str, str]:
 
 def _require_reachable(call: Call, origin: Origin, authority: Path) -> None:
     """az itself says no more than "could not connect": so say what is wrong. Raises Failure."""
+    from ullage.cli.remote.connection import Connections
+
     try:
         answer = Connections(origin, str(authority), call.talk).request("GET", "/v2/")
     except Unreachable as error:
@@ -123,6 +122,8 @@ def _require_reachable(call: Call, origin: Origin, authority: Path) -> None:
 
 
 def _explained(error: Unreachable, origin: Origin, authority: Path) -> Failure:
+    import ssl
+
     cause = error.__cause__
     if isinstance(cause, ssl.SSLCertVerificationError):
         if cause.verify_code in (62, 64):  # Another host name, another address.
@@ -144,6 +145,8 @@ def _explained(error: Unreachable, origin: Origin, authority: Path) -> Failure:
 
 
 def _resolves(host: str) -> bool:
+    import socket
+
     try:
         socket.getaddrinfo(host, None)
     except OSError:
@@ -179,9 +182,9 @@ COMMANDS = (
         ),
         az_env,
         more="For a registry served with --auth --tls self-signed --tls-names NAME.localhost. "
-        "The command changes nothing; the shell that evaluates what it prints gets variables for az "
-        "and a configuration folder of its own. Your login to Azure is not touched, and is back in "
-        "the next shell.",
+        "The command changes nothing; the shell that evaluates what it prints gets variables for "
+        "az and a configuration folder of its own. Your login to Azure is not touched, and is back "
+        "in the next shell.",
         examples=(
             'eval "$(ullage az-env --name myregistry)"',
             "az acr repository list --name myregistry -u admin -p PASSWORD",

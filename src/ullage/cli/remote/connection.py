@@ -13,7 +13,7 @@ import ssl
 import threading
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from urllib.parse import urlsplit
 
 from ullage import __version__
@@ -65,23 +65,35 @@ class Connections:
         """
         sent = {"User-Agent": f"ullage/{__version__}", "Accept": "*/*", **(headers or {})}
         began = time.monotonic()
-        for again in (False, True):
-            connection, fresh = self._connection(timeout_seconds)
-            try:
-                connection.request(method, self._target(target), body, sent)
-                response = connection.getresponse()
-                content = response.read(MAX_ANSWER_BYTES + 1)
-                break
-            except (OSError, http.client.HTTPException) as error:
-                self.close()
-                if fresh or again or isinstance(error, TimeoutError):
-                    raise self._unreachable(error) from error
+        connection, fresh = self._connection(timeout_seconds)
+        try:
+            answer = self._exchange(connection, method, target, sent, body)
+        except (OSError, http.client.HTTPException) as error:
+            self.close()
+            if fresh or isinstance(error, TimeoutError):
+                raise self._unreachable(error) from error
+            # Over a new connection, which is not tried again.
+            again = self.request(method, target, sent, body, timeout_seconds)
+            return replace(again, repeated=True)
+        self._tell(method, target, sent, answer, time.monotonic() - began)
+        return answer
+
+    def _exchange(
+        self,
+        connection: http.client.HTTPConnection,
+        method: str,
+        target: str,
+        sent: Mapping[str, str],
+        body: bytes | None,
+    ) -> Answer:
+        connection.request(method, self._target(target), body, dict(sent))
+        response = connection.getresponse()
+        content = response.read(MAX_ANSWER_BYTES + 1)
         if len(content) > MAX_ANSWER_BYTES:
             self.close()
             raise Failure(f"{method} {target}: the answer is longer than {MAX_ANSWER_BYTES} bytes.")
-        self._tell(method, target, sent, response, time.monotonic() - began)
         found = {name.lower(): value for name, value in response.getheaders()}
-        return Answer(response.status, found, content, again)
+        return Answer(response.status, found, content)
 
     def close(self) -> None:
         """Close this thread's connection."""
@@ -110,16 +122,14 @@ class Connections:
         port = self.origin.port_for(scheme)
         proxy = _proxy(scheme, host)
         connection: http.client.HTTPConnection
+        at = proxy or (host, port)
         if scheme == "https":
             trust = self._trusted()
-            at = proxy or (host, port)
             connection = http.client.HTTPSConnection(*at, timeout=timeout_seconds, context=trust)
             if proxy:
                 connection.set_tunnel(host, port)
         else:
-            connection = http.client.HTTPConnection(
-                *(proxy or (host, port)), timeout=timeout_seconds
-            )
+            connection = http.client.HTTPConnection(*at, timeout=timeout_seconds)
         if not proxy:
             connection._create_connection = _connect  # type: ignore[attr-defined]
         return connection
@@ -161,12 +171,11 @@ class Connections:
     # -- telling
 
     def _unreachable(self, error: Exception) -> Unreachable:
-        url = self.origin.url
-        reason = _reason(error, self._ca_file)
         return Unreachable(
-            f"Could not connect to the registry login server '{self.origin.address}'. Please verify "
-            f"that the registry exists and the URL '{url}/v2/' is reachable from your environment.",
-            hint=reason,
+            f"Could not connect to the registry login server '{self.origin.address}'. Please "
+            f"verify that the registry exists and the URL '{self.origin.url}/v2/' is reachable "
+            "from your environment.",
+            hint=_reason(error, self._ca_file),
         )
 
     def _tell(
@@ -174,15 +183,15 @@ class Connections:
         method: str,
         target: str,
         sent: Mapping[str, str],
-        response: http.client.HTTPResponse,
+        answer: Answer,
         seconds: float,
     ) -> None:
         self._talk.info(
-            f"{method} {self.origin.url}{target}: {response.status} in {seconds * 1000:.0f} ms"
+            f"{method} {self.origin.url}{target}: {answer.status} in {seconds * 1000:.0f} ms"
         )
         for name, value in sent.items():
             self._talk.debug(f"> {name}: {'(hidden)' if name == 'Authorization' else value}")
-        for name, value in response.getheaders():
+        for name, value in answer.headers.items():
             self._talk.debug(f"< {name}: {value}")
 
 
@@ -210,12 +219,12 @@ def _proxy(scheme: str, host: str) -> tuple[str, int] | None:
     """As HTTP_PROXY, HTTPS_PROXY and NO_PROXY say; never for this machine."""
     if not any(name.lower().endswith("_proxy") for name in os.environ):
         return None
-    from urllib.request import getproxies_environment, proxy_bypass_environment
+    from urllib.request import getproxies, proxy_bypass
 
-    found = getproxies_environment()
+    found = getproxies()
     url = found.get(scheme) or found.get("all")
     local = Origin(scheme, host, None).loopback
-    if not url or local or proxy_bypass_environment(host):
+    if not url or local or proxy_bypass(host):
         return None
     parts = urlsplit(url if "://" in url else f"http://{url}")
     return (parts.hostname, parts.port or 80) if parts.hostname else None

@@ -92,16 +92,21 @@ def images_given(values: Sequence[str]) -> list[Image]:
     """
     images: list[Image] = []
     for value in values:
-        if value == "-":
+        if not reads_input(value):
+            images.append(parse_image(value))
+        elif value == "-":
             images += [parse_image(line) for line in _lines()]
-        elif value.endswith("@-"):
+        else:
             repository = value.removesuffix("@-")
             images += [
                 parse_image(f"{repository}{'@' if ':' in line else ':'}{line}") for line in _lines()
             ]
-        else:
-            images.append(parse_image(value))
     return list(dict.fromkeys(images))
+
+
+def reads_input(value: str) -> bool:
+    """Whether this `--image` stands for what is on standard input."""
+    return value == "-" or value.endswith("@-")
 
 
 def _lines() -> list[str]:

@@ -1,8 +1,8 @@
 """The system's keyring, through the program that the system has for it.
 
 `secret-tool` speaks to whatever serves the Secret Service of a Linux desktop (GNOME Keyring,
-KWallet, KeePassXC), `security` to the Keychain of macOS. Why no library: docs/design/dependencies.md.
-A keyring that does not answer is no keyring.
+KWallet, KeePassXC), `security` to the Keychain of macOS. docs/design/dependencies.md says why this
+is no library. A keyring that does not answer is no keyring.
 """
 
 from __future__ import annotations

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import sys
+from typing import TYPE_CHECKING
 
 from ullage.cli.remote import flags, saved
 from ullage.cli.remote.call import Answer, Call
-from ullage.cli.remote.connection import Connections
 from ullage.cli.remote.failures import Failure, Unauthenticated
 from ullage.cli.remote.grammar import Command, Flag
 from ullage.cli.remote.registries import Origin, resolve
@@ -14,9 +14,14 @@ from ullage.cli.remote.saved import Login
 from ullage.cli.remote.session import Registry
 from ullage.cli.remote.talk import ask, ask_password
 
+if TYPE_CHECKING:
+    from ullage.cli.remote.connection import Connections
+
 
 def login(call: Call) -> Answer | None:
     """Check credentials against the registry, and only then save them."""
+    from ullage.cli.remote.connection import Connections
+
     given = call.given
     name = _name(call)
     origin = resolve(given.url, {}) if given.url else call.origin(name)

@@ -6,7 +6,13 @@ from typing import Any
 
 from ullage.cli.remote import flags, views
 from ullage.cli.remote.call import Answer, Call
-from ullage.cli.remote.deleting import delete_image, delete_images, freed, images_given
+from ullage.cli.remote.deleting import (
+    delete_image,
+    delete_images,
+    freed,
+    images_given,
+    reads_input,
+)
 from ullage.cli.remote.failures import Failure
 from ullage.cli.remote.grammar import Command, Flag
 from ullage.cli.remote.images import Image, parse_image
@@ -129,7 +135,7 @@ def delete(call: Call) -> Answer | None:
     repositories = dict.fromkeys(image.repository for image in images)
     scopes = [scope_of(repository, "delete,metadata_read") for repository in repositories]
     registry = call.registry(*scopes)
-    if len(values) > 1 or values[0].endswith("-") and values[0] not in map(str, images):
+    if len(values) > 1 or reads_input(values[0]):
         return delete_images(registry, call.talk, images, yes=call.given.yes)
     delete_image(registry, call.talk, images[0], yes=call.given.yes)
     return None
@@ -169,6 +175,11 @@ def _require_one(call: Call) -> None:
 _REQUIRED = Flag(flags.REPOSITORY.names, flags.REPOSITORY.help, "REPOSITORY", required=True)
 _LISTING = (_REQUIRED, flags.TOP, flags.ORDERBY, flags.DETAIL, *flags.REGISTRY)
 _ONE = (flags.REPOSITORY, flags.IMAGE)
+
+UNTAGGED_TO_DELETE = (
+    'ullage repository show-manifests --repository hello --query "[?tags==null].digest" '
+    "-o tsv | ullage repository delete --image hello@- --yes"
+)
 
 COMMANDS = (
     Command(
@@ -256,8 +267,7 @@ COMMANDS = (
         examples=(
             "ullage repository delete --repository hello",
             "ullage repository delete --image hello:v1",
-            'ullage repository show-manifests --repository hello --query "[?tags==null].digest" '
-            "-o tsv | ullage repository delete --image hello@- --yes",
+            UNTAGGED_TO_DELETE,
         ),
     ),
     Command(

@@ -14,14 +14,16 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, unquote, urlencode, urlsplit
 
-from ullage.cli.remote.connection import Answer, Connections
 from ullage.cli.remote.failures import Failure, Refused, Unauthenticated
 from ullage.cli.remote.registries import Origin
 from ullage.cli.remote.saved import Login
 from ullage.cli.remote.talk import Talk
+
+if TYPE_CHECKING:
+    from ullage.cli.remote.connection import Answer, Connections
 
 PAGE = 100
 # acr-contract section 3.1: with `*/*`, because some registries refuse an index to whom only asks
@@ -160,21 +162,23 @@ class Registry:
     ) -> tuple[Answer, bool]:
         """The answer, after logging in or waiting if need be; and whether a try may have worked."""
         repeated = False
-        shown: str | None = None
-        for attempt in range(_ATTEMPTS + 1):
+        attempt = 0
+        while True:
+            attempt += 1
             shown = self._authorization
             sent = {**headers, **({"Authorization": shown} if shown else {})}
             answer = self._send(method, target, sent, body, timeout_seconds)
             repeated = repeated or answer.repeated
-            if answer.status == 401 and self._log_in(answer, shown):
+            last = attempt >= _ATTEMPTS
+            if answer.status == 401 and not last and self._log_in(answer, shown):
                 continue
-            if answer.status not in _PASSING or attempt >= _ATTEMPTS - 1:
-                break
+            if answer.status not in _PASSING or last:
+                return answer, repeated
+            # What a proxy calls a time-out may have been carried out behind it.
             repeated = True
             pause = _pause(answer, attempt)
             self._talk.info(f"{answer.status}; trying again in {pause:g} s")
             self._wait(pause)
-        return answer, repeated
 
     def _send(
         self,
@@ -326,5 +330,5 @@ def _pause(answer: Answer, attempt: int) -> float:
     try:
         asked = float(answer.headers.get("retry-after", ""))
     except ValueError:
-        asked = 0.5 * 2**attempt
+        asked = 0.25 * 2**attempt
     return min(max(asked, 0.1), _LONGEST_WAIT)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
+from itertools import pairwise
 from typing import Any
 
 _GAP = "  "
@@ -59,14 +60,13 @@ def size(count: int) -> Size:
     """Three figures are enough to see what is large: 512 B, 1.5 KiB, 12.3 MiB, 512 GiB."""
     if count < 1024:
         return Size(f"{count} B")
-    amount = float(count)
-    unit = ""
-    for unit in _UNITS:
-        amount /= 1024
-        # Not 1024 for what would be rounded up to it.
-        if amount < 999.5:
-            break
-    return Size(f"{amount:.1f} {unit}" if amount < 99.95 else f"{amount:.0f} {unit}")
+    amount, step = count / 1024, 0
+    # 1000 KiB is 1.0 MiB for people: four figures would not line up.
+    while amount >= 999.5 and step < len(_UNITS) - 1:
+        amount, step = amount / 1024, step + 1
+    return Size(
+        f"{amount:.1f} {_UNITS[step]}" if amount < 99.95 else f"{amount:.0f} {_UNITS[step]}"
+    )
 
 
 _SPANS = ((86400 * 365, "y"), (86400, "d"), (3600, "h"), (60, "m"), (1, "s"))
@@ -91,7 +91,7 @@ def short_digests(digests: Iterable[str]) -> dict[str, str]:
     """Digests by their shortest beginnings that tell these apart, of at least twelve digits."""
     known = sorted(set(digests))
     length = 12
-    for left, right in zip(known, known[1:], strict=False):
+    for left, right in pairwise(known):
         common = 0
         for one, other in zip(left, right, strict=False):
             if one != other:
