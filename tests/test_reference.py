@@ -9,7 +9,7 @@ import pytest
 from tests.support.generate_docs import FOLDER, PAGES, error_classes
 from ullage.config import SETTINGS
 from ullage.oci import errors
-from ullage.server import distribution, wire
+from ullage.server import acr, distribution, wire
 from ullage.server.app import ROUTES
 
 API = (FOLDER / "api.md").read_text(encoding="utf-8")

@@ -12,8 +12,8 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from ullage.oci.errors import RangeInvalid, RegistryError, SizeInvalid
-from ullage.server import distribution, oauth
+from ullage.oci.errors import NameInvalid, RangeInvalid, RegistryError, SizeInvalid
+from ullage.server import acr, distribution, oauth
 from ullage.server.bodies import Bodies
 from ullage.server.distribution import Face
 from ullage.server.guard import Challenge, Guard
@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 
 # Logins at once; two of them compute (services/passwords.py), the others look up.
 PASSWORD_THREADS = 4
-ROUTES = (*distribution.ROUTES, *oauth.ROUTES)
+ROUTES = (*distribution.ROUTES, *acr.ROUTES, *oauth.ROUTES)
 
 
 def create_app(
@@ -98,6 +98,7 @@ class App:
     async def _respond(self, request: Request) -> Response:
         """Find the handler, see whether the caller may use it, and ask it."""
         parts: list[str] = []
+        path = ""
         try:
             path = raw_path(request.scope)
             require_plain(request.scope)
@@ -113,6 +114,8 @@ class App:
         except RangeInvalid as error:
             name = self._face.name(parts[0])
             return error_response(error, distribution.range_headers(name, parts[1], error))
+        except NameInvalid as error:
+            return acr.no_such_page() if path.startswith(acr.PREFIX) else error_response(error)
         except RegistryError as error:
             return error_response(error)
 
