@@ -28,18 +28,15 @@ def az_env(call: Call) -> Answer:
     origin = _login_server(call, name)
     authority = _authority(call)
     _require_reachable(call, origin, authority)
-    if _resolves(origin.host):
-        known = "It leads here already."
-    else:
-        known = "It does not lead here yet."
+    if not _resolves(origin.host):
         call.talk.note(
             f"{origin.host} is not known on this machine. Say so once, as root:\n"
             f"  echo '127.0.0.1 {origin.host}' >> /etc/hosts"
         )
-    return Answer(text=script(name, origin, authority, saved.folder() / "az" / name, known))
+    return Answer(text=script(name, origin, authority, saved.folder() / "az" / name))
 
 
-def script(name: str, origin: Origin, authority: Path, folder: Path, known: str) -> str:
+def script(name: str, origin: Origin, authority: Path, folder: Path) -> str:
     """Shell code for az: where the registry `name` is, and whom to trust there."""
     suffix = origin.address.removeprefix(name)
     config = f"[AzureCloud]\nsuffix_acr_login_server_endpoint = {suffix}\n"
@@ -51,9 +48,9 @@ def script(name: str, origin: Origin, authority: Path, folder: Path, known: str)
         "REQUESTS_CA_BUNDLE": str(authority),
     }
     lines = [
-        f"# Azure's CLI for the registry {origin.url}; use it with:",
-        '#   eval "$(ullage az-env --name NAME)"',
-        f"# The line for /etc/hosts; {known[0].lower()}{known[1:]}",
+        f"# Azure's CLI for {origin.url}. To be used so:",
+        f'#   eval "$(ullage az-env --name {name})"',
+        f"# {origin.host} has to lead to this machine. If it does not, add to /etc/hosts:",
         f"#   127.0.0.1 {origin.host}",
         *(f"export {variable}={shlex.quote(value)}" for variable, value in exports.items()),
         'mkdir -p "$AZURE_CONFIG_DIR"',
@@ -81,9 +78,8 @@ def _default(call: Call) -> str | None:
 
 def _authority(call: Call) -> Path:
     """The file with the registry's authority. Raises Failure if there is none."""
-    given = call.ca_file()
-    if given:
-        path = Path(given)
+    if call.given.ca_file:
+        path = Path(call.given.ca_file)
     else:
         from ullage.config import ConfigError, load_settings
 
@@ -92,6 +88,9 @@ def _authority(call: Call) -> Path:
         except ConfigError as error:
             raise Failure(str(error), 2) from error
         path = data / "tls" / "ca.pem"
+        other = call.ca_file()
+        if not call.given.data and not path.is_file() and other:
+            path = Path(other)
     if not path.is_file():
         raise Failure(
             f"{path}: there is no such file. Azure's CLI speaks only TLS. Serve the registry with "

@@ -62,36 +62,48 @@ class Call:
         """The registry, to be asked with these rights (acr-contract section 3.1)."""
         from ullage.cli.remote.connection import Connections
 
-        origin, login = self._identity(self.origin(name))
-        connections = Connections(origin, self.ca_file(), self.talk)
+        origin, login, ca_file = self._identity(self.origin(name))
+        connections = Connections(origin, self.ca_file(ca_file), self.talk)
         return Registry(connections, self.talk, login, scope, lambda: self._asked(origin))
 
-    def ca_file(self) -> str | None:
-        """Who vouches for certificates; None for whom the system trusts."""
-        given: str | None = getattr(self.given, "ca_file", None)
-        environment = os.environ.get("ULLAGE_CA_FILE") or os.environ.get("REQUESTS_CA_BUNDLE")
-        return given or environment or self.defaults.get("ca_file") or None
+    def ca_file(self, saved_one: str | None = None) -> str | None:
+        """Who vouches for certificates; None for whom the system trusts.
 
-    def _identity(self, origin: Origin) -> tuple[Origin, Login | None]:
-        """As az: -u and -p, else what was saved. Raises Failure for half of it."""
+        `saved_one` is what was said at login.
+        """
+        return (
+            getattr(self.given, "ca_file", None)
+            or os.environ.get("ULLAGE_CA_FILE")
+            or saved_one
+            or self.defaults.get("ca_file")
+            or os.environ.get("REQUESTS_CA_BUNDLE")
+            or None
+        )
+
+    def _identity(self, origin: Origin) -> tuple[Origin, Login | None, str | None]:
+        """Who to be, and who vouches: -u and -p, else what was saved.
+
+        Raises Failure for half of it, with az's text.
+        """
         username: str | None = getattr(self.given, "username", None)
         password: str | None = getattr(self.given, "password", None)
         if username:
-            return origin, Login(username, password if password is not None else _password())
+            login = Login(username, password if password is not None else _password())
+            return origin, login, None
         if password:
             raise Failure("Please also specify username if password is specified.")
         found = saved.login_of(origin.address)
         if found is None:
-            return origin, None
-        login, url = found
-        scheme = url.partition("://")[0]
+            return origin, None, None
+        scheme = found.url.partition("://")[0]
         if origin.scheme == "http" and scheme == "https":
             # It would be readable on the way.
             self.talk.warning(
-                f"The login saved for {url} is not used: '{origin.url}' is not encrypted."
+                f"The login saved for {found.url} is not used: '{origin.url}' is not encrypted."
             )
-            return origin, None
-        return Origin(origin.scheme or scheme, origin.host, origin.port), login
+            return origin, None, None
+        known = Origin(origin.scheme or scheme, origin.host, origin.port)
+        return known, found.login, found.ca_file
 
     def _asked(self, origin: Origin) -> Login:
         """Who somebody says they are. acr-contract section 1.9. Raises Unauthenticated."""

@@ -232,15 +232,12 @@ def _proxy(scheme: str, host: str) -> tuple[str, int] | None:
 
 def _reason(error: Exception, ca_file: str | None) -> str:
     if isinstance(error, ssl.SSLCertVerificationError):
-        where = (
-            ""
-            if ca_file
-            else (
-                " For a registry with --tls self-signed, name its authority: "
-                "--ca-file ullage-data/tls/ca.pem (or ULLAGE_CA_FILE)."
-            )
+        trusted = f"by {ca_file}" if ca_file else "here"
+        return (
+            f"Its certificate is not trusted {trusted}: {error.verify_message}. For a registry "
+            "with --tls self-signed, name its authority: --ca-file ullage-data/tls/ca.pem (or "
+            "ULLAGE_CA_FILE)."
         )
-        return f"Its certificate is not trusted: {error.verify_message}.{where}"
     if isinstance(error, ssl.SSLError):
         return f"It does not speak TLS there ({error.reason})."
     if isinstance(error, TimeoutError):

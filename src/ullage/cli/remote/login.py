@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ullage.cli.remote import flags, saved
@@ -36,7 +38,9 @@ def login(call: Call) -> Answer | None:
     _save_name(name, given.url, found)
     if found.scheme == "http" and not found.loopback:
         call.talk.warning(f"{found.url} is not encrypted: the password was readable on the way.")
-    path = saved.save_login(found.address, found.url, chosen)
+    ca_file = given.ca_file or os.environ.get("ULLAGE_CA_FILE")
+    trusted = str(Path(ca_file).absolute()) if ca_file else None
+    path = saved.save_login(found.address, saved.SavedLogin(chosen, found.url, trusted))
     if path:
         call.talk.warning(f"There is no keyring here. The password is in {path}, for you to read.")
     call.talk.note("Login Succeeded")
@@ -111,9 +115,9 @@ COMMANDS = (
         ),
         login,
         more="The password goes into the system's keyring where there is one, else into a file "
-        "that only you can read. Asks for what is not given.",
+        "that only you can read. Asks for what is not given. A --ca-file is remembered, too.",
         examples=(
-            "ullage login 127.0.0.1:5000 -u admin",
+            "ullage login 127.0.0.1:5000 -u admin --ca-file ullage-data/tls/ca.pem",
             "ullage login myregistry --url https://registry.example.com -u ci --password-stdin",
         ),
     ),

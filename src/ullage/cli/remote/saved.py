@@ -100,11 +100,17 @@ def credentials_path() -> Path:
     return folder() / "credentials.json"
 
 
-def login_of(address: str) -> tuple[Login, str] | None:
-    """Who to be at a registry, and the URL that this was saved for.
+@dataclass(frozen=True, slots=True)
+class SavedLogin:
+    """`url` is where it was saved for: what is for HTTPS is not for HTTP."""
 
-    `address` is its host[:port]. The URL matters: what was saved for HTTPS is not for HTTP.
-    """
+    login: Login
+    url: str
+    ca_file: str | None
+
+
+def login_of(address: str) -> SavedLogin | None:
+    """Who to be at a registry; `address` is its host[:port]."""
     entry = _read(credentials_path()).get(address)
     if not isinstance(entry, dict):
         return None
@@ -116,12 +122,20 @@ def login_of(address: str) -> tuple[Login, str] | None:
             f"The keyring does not give the password of '{username}' at {address}.",
             hint=f"Log in again: ullage login {address} -u {username}",
         )
-    return Login(username, str(password)), str(entry.get("url", ""))
+    ca_file = entry.get("ca_file")
+    return SavedLogin(
+        Login(username, str(password)),
+        str(entry.get("url", "")),
+        None if ca_file is None else str(ca_file),
+    )
 
 
-def save_login(address: str, url: str, login: Login) -> str:
+def save_login(address: str, found: SavedLogin) -> str:
     """Remember a login. Where the password is now: "" for the keyring, else the file's path."""
-    entry = {"url": url, "username": login.username}
+    login = found.login
+    entry = {"url": found.url, "username": login.username}
+    if found.ca_file is not None:
+        entry["ca_file"] = found.ca_file
     kept = keyring.put(address, login.username, login.password)
     if not kept:
         entry["password"] = login.password
