@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import re
-import shlex
 from pathlib import Path
 
 from ullage.cli.remote import flags, saved
@@ -38,6 +37,8 @@ def az_env(call: Call) -> Answer:
 
 def script(name: str, origin: Origin, authority: Path, folder: Path) -> str:
     """Shell code for az: where the registry `name` is, and whom to trust there."""
+    import shlex
+
     suffix = origin.address.removeprefix(name)
     config = f"[AzureCloud]\nsuffix_acr_login_server_endpoint = {suffix}\n"
     exports = {

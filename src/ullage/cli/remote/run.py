@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-import traceback
 from collections.abc import Sequence
 
 from ullage.cli.remote.call import Call
@@ -22,6 +21,8 @@ def run(command: Command, arguments: Sequence[str]) -> int:
         return _run(command, arguments, talk)
     except Failure as failure:
         if talk.level is Level.DEBUG:
+            import traceback
+
             traceback.print_exc()
         talk.error(str(failure))
         if failure.hint:

@@ -80,7 +80,9 @@ def candidates(words: Sequence[str]) -> list[tuple[str, str]]:
         if command is not None:
             return _of_command(command, before[length:], current)
     if before and before[0] in table.LOCAL:
-        return []
+        from ullage.cli.local import entries as local_entries
+
+        return _matching(local_entries(before), current)
     entries = table.below(tuple(before))
     if not before:
         entries = {**entries, **table.LOCAL}
