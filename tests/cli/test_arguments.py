@@ -128,8 +128,8 @@ def test_the_deprecated_resource_group_is_taken_and_ignored() -> None:
             ["manifest", "show", "foo"],
             1,
             (
-                "The positional parameter 'manifest_id' must be a fully qualified manifest specifier "
-                "such as 'myregistry.azurecr.io/hello-world:latest' or "
+                "The positional parameter 'manifest_id' must be a fully qualified manifest "
+                "specifier such as 'myregistry.azurecr.io/hello-world:latest' or "
                 "'myregistry.azurecr.io/hello-world@sha256:abc123'.\n"
             ),
         ),

@@ -14,7 +14,8 @@ from ullage.cli.remote.tables import age, locks, short_digests, size, table
     ("output", "data", "expected"),
     [
         ("json", [], "[]\n"),
-        ("json", {"b": 1, "a": [None, "é"]}, '{\n  "a": [\n    null,\n    "é"\n  ],\n  "b": 1\n}\n'),
+        ("json", {"b": 1, "a": [None]}, '{\n  "a": [\n    null\n  ],\n  "b": 1\n}\n'),
+        ("json", "é", '"é"\n'),
         ("json", "text", '"text"\n'),
         ("jsonc", ["x"], '[\n  "x"\n]\n'),
         ("yaml", {"b": 1, "a": [None, True]}, "a:\n- null\n- true\nb: 1\n"),

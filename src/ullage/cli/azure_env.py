@@ -108,10 +108,8 @@ def _settings_environment() -> dict[str, str]:
 
 def _require_reachable(call: Call, origin: Origin, authority: Path) -> None:
     """az itself says no more than "could not connect": so say what is wrong. Raises Failure."""
-    from ullage.cli.remote.connection import Connections
-
     try:
-        answer = Connections(origin, str(authority), call.talk).request("GET", "/v2/")
+        answer = call.connections(origin, str(authority)).request("GET", "/v2/")
     except Unreachable as error:
         raise _explained(error, origin, authority) from error
     if answer.status == 200:
