@@ -59,7 +59,7 @@ def measure(runs: int, environment: dict[str, str]) -> list[Timing]:
     for number in range(runs + 1):
         for name, arguments in every.items():
             began = time.perf_counter()
-            subprocess.run(
+            subprocess.run(  # noqa: S603 - our own commands
                 [sys.executable, *arguments],
                 env=environment,
                 stdout=subprocess.DEVNULL,

@@ -27,7 +27,7 @@ _ullage_complete() {
     [[ $line == *[[:space:]] ]] && words+=("")
     local current="${words[${#words[@]}-1]}" cut="" IFS=$'\n' found
     if [[ $current == *[:=@]* ]]; then cut="${current%"${current##*[:=@]}"}"; fi
-    found=$(ullage __complete "${words[@]:1}" 2>/dev/null | cut -f 1)
+    found=$("${1:-ullage}" __complete "${words[@]:1}" 2>/dev/null | cut -f 1)
     COMPREPLY=()
     local one
     for one in $found; do COMPREPLY+=("${one#"$cut"}"); done
