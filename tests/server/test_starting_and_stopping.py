@@ -74,7 +74,8 @@ def test_an_address_for_everybody_is_refused(tmp_path: Path) -> None:
     code, line = refuses_to_start("--listen", "0.0.0.0:5000", "--data", tmp_path / "data")
     assert code == 2
     assert "listen: '0.0.0.0:5000'" in line
-    assert "Listen on 127.0.0.1" in line
+    for way_on in ("--auth", "--htpasswd", "127.0.0.1"):
+        assert way_on in line
     assert not (tmp_path / "data").exists()
 
 

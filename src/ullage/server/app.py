@@ -63,6 +63,8 @@ class App:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
             await self._answer(scope, receive, send)
+        elif scope["type"] == "lifespan":
+            await self._live(receive, send)
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         began = time.perf_counter()
@@ -118,6 +120,17 @@ class App:
             return acr.no_such_page() if path.startswith(acr.PREFIX) else error_response(error)
         except RegistryError as error:
             return error_response(error)
+
+    async def _live(self, receive: Receive, send: Send) -> None:
+        """For other servers than ours, which tell when they start and stop."""
+        while True:
+            message = await receive()
+            if message["type"] == "lifespan.shutdown":
+                self._face.guard.slow_threads.close()
+                self._face.threads.close()
+            await send({"type": message["type"] + ".complete"})
+            if message["type"] == "lifespan.shutdown":
+                return
 
     def _write_log(self, request: Request, status: int, seconds: float) -> None:
         if self._log is None:

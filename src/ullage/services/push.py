@@ -529,6 +529,7 @@ def put_manifest(
                 now=now,
             )
             reclaim.cancel_reviews(tx, repository_id, references)
+            registry.leases.redeem(tx, repository_id, references, caller.holder)
         else:
             _require_same_type(tx, known.id, manifest)
             manifest_id = known.id
@@ -536,11 +537,14 @@ def put_manifest(
             content.touch_manifest(tx, manifest_id, now)
             if manifest.optional_blobs or manifest.optional_children:
                 _hold_what_came_since(tx, repository_id, manifest_id, references, children)
+            # Pushed once more, every blob was asked for; merely tagged, none was, and what this
+            # client was promised is for another push of it.
+            required = {blob.digest for blob in manifest.required_blobs}
+            registry.leases.redeem(tx, repository_id, required, caller.holder, only_all=True)
         failpoint("manifest.put.in_transaction")
         for tag in wanted:
             content.put_tag(tx, repository_id, tag, manifest_id, now)
         content.touch_repository(tx, repository_id, now)
-        registry.leases.redeem(tx, repository_id, references, caller.holder)
         detail = {"tags": wanted, "media_type": manifest.media_type, "bytes": len(raw)}
         registry.audit(tx, caller, "manifest.push", repository=name, target=digest, detail=detail)
 
