@@ -47,6 +47,11 @@ def test_every_endpoint_of_the_specification_has_a_route() -> None:
         "acr-manifest",
         "token",
         "exchange",
+        "plans",
+        "plan",
+        "apply",
+        "usage",
+        "why",
     }
 
 

@@ -104,10 +104,10 @@ class Repository:
         growing = {root}
         while growing:
             going |= growing
-            growing = {each for each in self.manifests.keys() - going if self._goes(each, going)}
+            growing = {each for each in self.manifests.keys() - going if self.goes(each, going)}
         return going
 
-    def _goes(self, digest: Digest, going: set[Digest]) -> bool:
+    def goes(self, digest: Digest, going: set[Digest]) -> bool:
         if self.parents(digest) - going:
             return False
         subject = self.manifests[digest].subject

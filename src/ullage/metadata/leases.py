@@ -89,6 +89,9 @@ class Leases(Protocol):
         transaction: nobody is promised it before the transaction has ended.
         """
 
+    def peek(self, tx: Transaction, links: Sequence[Link], now: datetime) -> dict[Link, datetime]:
+        """As `running`, for links of any repositories and for nothing but to know: no promise."""
+
     def forget(self, tx: Transaction, repository_id: int, digests: Iterable[Digest]) -> None:
         """The link is gone by somebody's explicit wish, and every promise with it."""
 
@@ -191,6 +194,11 @@ class MemoryLeases:
                     going.append(key)
         tx.at_end(lambda: self._settled(going))
         return leased
+
+    def peek(self, tx: Transaction, links: Sequence[Link], now: datetime) -> dict[Link, datetime]:
+        with self._lock:
+            ends = {link: self._until(link, now) for link in links}
+        return {link: until for link, until in ends.items() if until is not None}
 
     def forget(self, tx: Transaction, repository_id: int, digests: Iterable[Digest]) -> None:
         links = [(repository_id, digest) for digest in digests]
@@ -371,6 +379,26 @@ class SqlLeases:
     ) -> dict[Digest, datetime]:
         if not links:
             return {}
+        leased = self._running(tx, links, now, self._complete_from(tx, now))
+        return {link.digest: until for link, until in leased.items()}
+
+    def peek(self, tx: Transaction, links: Sequence[Link], now: datetime) -> dict[Link, datetime]:
+        complete_from = self._known_complete_from(tx)
+        if complete_from is None:
+            # Forgotten in a crash; the next that may write remembers.
+            complete_from = now + self.period
+        leased: dict[Link, datetime] = {}
+        by_repository: dict[int, list[Link]] = {}
+        for link in links:
+            by_repository.setdefault(link.repository_id, []).append(link)
+        for same in by_repository.values():
+            for some in chunks(same):
+                leased |= self._running(tx, some, now, complete_from)
+        return leased
+
+    def _running(
+        self, tx: Transaction, links: Sequence[Link], now: datetime, complete_from: datetime
+    ) -> dict[Link, datetime]:
         found = tx.execute(
             sa.select(schema.leases.c.digest, sa.func.max(schema.leases.c.until))
             .where(
@@ -380,11 +408,11 @@ class SqlLeases:
             )
             .group_by(schema.leases.c.digest)
         )
-        leased = {Digest(digest): from_moment(until) for digest, until in found}
-        complete_from = self._complete_from(tx, now)
+        ends = {Digest(digest): from_moment(until) for digest, until in found}
+        leased = {link: ends[link.digest] for link in links if link.digest in ends}
         for link in links if now < complete_from else ():
             if link.linked_at <= complete_from - self.period:
-                leased[link.digest] = max(complete_from, leased.get(link.digest, complete_from))
+                leased[link] = max(complete_from, leased.get(link, complete_from))
         return leased
 
     def forget(self, tx: Transaction, repository_id: int, digests: Iterable[Digest]) -> None:
@@ -422,10 +450,13 @@ class SqlLeases:
 
     def _complete_from(self, tx: Transaction, now: datetime) -> datetime:
         """From when on no promise can be missing, remembered where a crash erases it too."""
+        known = self._known_complete_from(tx)
+        return known if known is not None else self._remember(tx, now + self.period)
+
+    @staticmethod
+    def _known_complete_from(tx: Transaction) -> datetime | None:
         known = tx.execute(sa.select(schema.lease_memory.c.complete_from)).scalar()
-        if known is not None:
-            return from_moment(known)
-        return self._remember(tx, now + self.period)
+        return from_moment(known) if known is not None else None
 
     @staticmethod
     def _remember(tx: Transaction, until: datetime) -> datetime:
