@@ -111,6 +111,7 @@ class App:
             request.scope["ullage.principal"] = principal
             return await route.handler(self._face, request, *parts)
         except Challenge as error:
+            await self._face.bodies.discard(request)
             header = self._face.guard.challenge_header(request, error)
             return error_response(error, {"WWW-Authenticate": header})
         except RangeInvalid as error:
