@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -11,6 +12,10 @@ from bench.servers import DockerRegistry, Process, Running, Ullage
 
 Peer = DockerRegistry | Running
 Server = Ullage | Peer
+
+
+def _nothing(_: Server) -> None:
+    return None
 
 
 @dataclass(frozen=True)
@@ -21,9 +26,11 @@ class Row:
     title: str
     # "requests/s", "MiB/s", "images/s": more is better; "s", "MiB": less is better.
     unit: str
-    prepare: Callable[[Server], object]
+    prepare: Callable[[Server], object] = _nothing
     # Gets what `prepare` returned; one figure in `unit`.
-    once: Callable[[Server, object], float]
+    once: Callable[[Server, object], float] | None = None
+    # In place of these: a row that starts and stops its servers itself.
+    whole: Callable[..., Result] | None = None
     # What physics gives, measured in the same rounds.
     floor: Callable[[Path], float] | None = None
     needs: tuple[str, ...] = ()
@@ -76,28 +83,40 @@ def rows(
     progress: Callable[[str], None],
 ) -> Iterator[Result]:
     """Measure each row: a warm-up, then `rounds` times one after the other."""
-    servers: tuple[Server, Server] = (ullage, peer)
-    started = [server for server in servers if isinstance(server, Process)]
+    together = [row for row in chosen if row.once]
+    with _running(ullage, peer) if together else nullcontext():
+        for row in together:
+            yield _row(row, ullage, peer, folder, rounds, progress)
+    for row in chosen:
+        if row.whole:
+            yield row.whole(row, folder=folder, rounds=rounds, progress=progress)
+    progress("")
+
+
+@contextmanager
+def _running(*servers: Server) -> Iterator[None]:
+    ours = [server for server in servers if isinstance(server, Process)]
     try:
-        for server in started:
+        for server in ours:
             server.start()
-        for row in chosen:
-            result = Result(row, peer.name)
-            ready = [row.prepare(server) for server in servers]
-            for number in range(rounds + 1):
-                progress(
-                    f"{row.name}: round {number} of {rounds}" if number else f"{row.name}: warm-up"
-                )
-                figures = [
-                    row.once(server, state) for server, state in zip(servers, ready, strict=True)
-                ]
-                floor = row.floor(folder) if row.floor else None
-                if number:
-                    result.ullage.append(figures[0])
-                    result.peer.append(figures[1])
-                    result.floor += [] if floor is None else [floor]
-            yield result
+        yield
     finally:
-        progress("")
-        for server in started:
+        for server in ours:
             server.stop()
+
+
+def _row(
+    row: Row, ullage: Ullage, peer: Peer, folder: Path, rounds: int, progress: Callable[[str], None]
+) -> Result:
+    assert row.once
+    result = Result(row, peer.name)
+    states = (row.prepare(ullage), row.prepare(peer))
+    for number in range(rounds + 1):
+        progress(f"{row.name}: round {number} of {rounds}" if number else f"{row.name}: warm-up")
+        own, other = row.once(ullage, states[0]), row.once(peer, states[1])
+        floor = row.floor(folder) if row.floor else None
+        if number:
+            result.ullage.append(own)
+            result.peer.append(other)
+            result.floor += [] if floor is None else [floor]
+    return result

@@ -6,14 +6,13 @@ import hashlib
 import os
 import re
 import subprocess
-import threading
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import cast
 
+from bench import deletion, memory
 from bench.connection import Connection
 from bench.images import (
     MANIFEST_TYPE,
@@ -27,6 +26,7 @@ from bench.images import (
 )
 from bench.measure import Row, Server
 from bench.servers import Nginx
+from bench.together import together
 
 MIB = 1024 * 1024
 READ_SECONDS = 3
@@ -195,27 +195,6 @@ def _upload_floor(folder: Path) -> float:
     return LARGE / MIB / took
 
 
-def together(works: list[Callable[[], None]]) -> float:
-    """Seconds until all of them, started at once in threads, are done."""
-    failures: list[BaseException] = []
-
-    def run(work: Callable[[], None]) -> None:
-        try:
-            work()
-        except BaseException as error:  # noqa: BLE001 - raised again below
-            failures.append(error)
-
-    threads = [threading.Thread(target=run, args=(work,)) for work in works]
-    began = time.perf_counter()
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    if failures:
-        raise failures[0]
-    return time.perf_counter() - began
-
-
 def _nothing(_: Server) -> None:
     return None
 
@@ -232,10 +211,12 @@ ROWS = (
     Row("small-blob", "4 KB blob GET, 16 clients", "requests/s", _stock, _small_blob,
         needs=("wrk",)),
     Row("download", "64 MiB blob GET, 4 clients", "MiB/s", _push_middle, _download,
-        _download_floor, needs=("wrk", "nginx")),
+        floor=_download_floor, needs=("wrk", "nginx")),
     Row("push", "push of 5 layers of 2 KB, 8 clients", "images/s", _nothing, _push_images),
     Row("upload-1", "256 MiB upload, 1 client", "MiB/s", _nothing, partial(_upload, 1),
-        _upload_floor),
+        floor=_upload_floor),
     Row("upload-2", "256 MiB upload, 2 clients", "MiB/s", _nothing, partial(_upload, 2),
-        _upload_floor),
+        floor=_upload_floor),
+    *deletion.ROWS,
+    *memory.ROWS,
 )  # fmt: skip
