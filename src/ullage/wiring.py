@@ -209,9 +209,10 @@ def _handlers(registry: Registry, doorkeeper: Doorkeeper | None) -> dict[str, Ha
     """What a running server does for commands on the same machine."""
 
     def manage(request: dict[str, Any]) -> Iterator[dict[str, Any]]:
-        yield run_command(registry, OPERATOR, request)
+        answer = run_command(registry, OPERATOR, request)
         if doorkeeper is not None:
-            doorkeeper.reload_keys()
+            doorkeeper.look_again()
+        yield answer
 
     return {"check": lambda request: run_check(registry, request), "manage": manage}
 

@@ -129,19 +129,20 @@ class _Server(Server):
 
     def _init_shared_socket(self) -> None:
         holder: Any = SocketHolder
-        self._shd = holder(os.dup(self._shared.fileno()), False, BACKLOG)
+        self._copy = os.dup(self._shared.fileno())
+        self._shd = holder(self._copy, False, BACKLOG)
 
     def accept_no_more(self) -> None:
         """Leave new connections to whoever shares the socket; those that are here stay.
 
         granian can only end. So its copy of the socket becomes one at which nobody ever comes in:
-        what it would accept next is still in the queue of the one that is shared.
+        what it would accept next is still in the queue of the one that is shared. Raises OSError.
         """
         with tempfile.TemporaryDirectory() as folder, socket.socket(socket.AF_UNIX) as nobody:
             nobody.setblocking(False)
-            nobody.bind(os.path.join(folder, "nobody"))
+            nobody.bind(f"{folder}/nobody")
             nobody.listen()
-            os.dup2(nobody.fileno(), self._shd.get_fd(), inheritable=False)
+            os.dup2(nobody.fileno(), self._copy, inheritable=False)
 
 
 class _Parting:
@@ -230,11 +231,16 @@ async def _replacement(app: ASGIApp, listener: Listener, old: _Running) -> _Runn
 
 def _hand_over(old: _Running, listener: Listener, replaced: set[_Running]) -> None:
     """Let the old one end once all its connections have had an answer, or had time to ask."""
-    old.server.accept_no_more()
-    old.app.parting = True
-    replaced.add(old)
     # By then whoever shook hands and asked for nothing has been hung up on for that.
     seconds = 2 * listener.header_seconds + 1
+    try:
+        old.server.accept_no_more()
+    except OSError as error:
+        # It goes on accepting, so that whenever it ends somebody has not had an answer yet.
+        log.warning("connections without a request are closed for the new certificate: %s", error)
+        seconds = 0
+    old.app.parting = True
+    replaced.add(old)
     ending = asyncio.get_running_loop().call_later(seconds, old.stop)
 
     def ended(_: asyncio.Task[None]) -> None:
