@@ -38,7 +38,7 @@ from ullage.services.access import (
     parse_scope_map_action,
 )
 from ullage.services.passwords import RememberedLogins, hash_password, new_password, verify_password
-from ullage.services.throttle import Throttle
+from ullage.services.throttle import Throttle, network_of
 from ullage.services.tokens import (
     ANONYMOUS,
     IDENTITY_LIFETIME,
@@ -185,22 +185,38 @@ class Doorkeeper:
 
     # --- passwords --------------------------------------------------------------------------------
 
-    def login(self, name: str, password: str, address: str) -> Account:
-        """Whose password this is. Blocking and slow: never on the event loop.
+    def quick_login(self, name: str, password: str, address: str) -> Account | None:
+        """Whose password this is, if that can be said without computing for long. May block.
 
-        The null user's password is a refresh token. Raises LoginFailed, TooManyRequests.
+        That is when it was right a moment ago. The null user's password is a refresh token, which
+        never takes long. Raises LoginFailed, TooManyRequests.
         """
         if name == NULL_USER:
             return self.account_of_refresh_token(password)
         if len(name) > MAX_NAME:
             # Nobody is called that, and nobody has to remember it.
             raise LoginFailed
-        wait = self._throttle.wait(address, name)
-        if wait > 0:
-            raise TooManyRequests(
-                {"retry_after_seconds": round(wait, 1)},
-                "too many failed logins for this account from this address; wait and try again",
-            )
+        self._require_patience(address, name)
+        account = self._accounts.find(name, self._registry.now())
+        known = self._known_match(name, account.hashes, password) if account else None
+        if account is None or known is None:
+            return None
+        self._throttle.succeeded(address, name)
+        return replace(account, credential=_credential(known))
+
+    def party(self, address: str, name: str) -> str:
+        """With whom a login waits in line: everybody at its address, or nobody if it is trusted."""
+        network = network_of(address)
+        return f"{network} {name}" if self._throttle.trusts(address, name) else network
+
+    def login(self, name: str, password: str, address: str) -> Account:
+        """Whose password this is. Blocking and slow: never on the event loop.
+
+        Raises LoginFailed, TooManyRequests.
+        """
+        known = self.quick_login(name, password, address)
+        if known is not None:
+            return known
         account = self._accounts.find(name, self._registry.now())
         matched = self._matched(name, account.hashes if account else (), password)
         if matched is None or account is None:
@@ -209,20 +225,29 @@ class Doorkeeper:
         self._throttle.succeeded(address, name)
         return replace(account, credential=_credential(matched))
 
+    def _require_patience(self, address: str, name: str) -> None:
+        wait = self._throttle.wait(address, name)
+        if wait > 0:
+            raise TooManyRequests(
+                {"retry_after_seconds": round(wait, 1)},
+                "too many failed logins for this account from this address; wait and try again",
+            )
+
+    def _known_match(self, name: str, hashes: tuple[str, ...], password: str) -> str | None:
+        now = self._monotonic()
+        matches = (h for h in hashes if self._logins.knows(name, h, password, now))
+        return next(matches, None)
+
     def _matched(self, name: str, hashes: tuple[str, ...], password: str) -> str | None:
         """The one of the hashes that the password matches.
 
         A wrong one takes as long whether there is no such account, a user with one password, or a
         token with two.
         """
-        now = self._monotonic()
-        for hashed in hashes:
-            if self._logins.knows(name, hashed, password, now):
-                return hashed
         dummies = (self._dummy,) * (MOST_PASSWORDS - len(hashes))
         for hashed in (*hashes, *dummies):
             if self._accounts.verify(hashed, password) and hashed in hashes:
-                self._logins.remember(name, hashed, password, now)
+                self._logins.remember(name, hashed, password, self._monotonic())
                 return hashed
         return None
 
