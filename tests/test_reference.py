@@ -9,7 +9,7 @@ import pytest
 from tests.support.generate_docs import FOLDER, PAGES, error_classes
 from ullage.config import SETTINGS
 from ullage.oci import errors
-from ullage.server import distribution, wire
+from ullage.server import acr, distribution, wire
 from ullage.server.app import ROUTES
 
 API = (FOLDER / "api.md").read_text(encoding="utf-8")
@@ -39,6 +39,12 @@ def test_every_endpoint_of_the_specification_has_a_route() -> None:
     served = {route.endpoint for route in ROUTES}
     assert served == {f"end-{n}" for n in range(1, 15) if n != 11} | {
         "catalog",
+        "acr-catalog",
+        "acr-repository",
+        "acr-tags",
+        "acr-tag",
+        "acr-manifests",
+        "acr-manifest",
         "token",
         "exchange",
     }
@@ -48,10 +54,10 @@ def test_every_parameter_is_in_the_reference_and_nothing_else_is() -> None:
     table = API.partition("## Parameters")[2].partition("## Headers")[0]
     documented = {
         parameter
-        for row in re.findall(r"^\| (?:end|cat)[^|]*\|([^|]*)\|", table, re.MULTILINE)
+        for row in re.findall(r"^\| (?:end|cat|acr)[^|]*\|([^|]*)\|", table, re.MULTILINE)
         for parameter in re.findall(r"`([\w-]+)`", row)
     }
-    source = inspect.getsource(distribution) + inspect.getsource(wire.page_size)
+    source = "".join(map(inspect.getsource, (distribution, acr, wire.page_size)))
     read = set(re.findall(r"(?:query|query_of\(request\))\.(?:one|all)\(\"([\w-]+)\"\)", source))
     assert documented == read
 

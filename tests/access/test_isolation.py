@@ -215,7 +215,7 @@ def pages(house: House, who: str, n: int, kind: str) -> list[str]:
     while url:
         response = house.client.get(url, headers=headers)
         assert response.status_code == 200
-        names += response.json()["repositories"]
+        names += response.json()["repositories"] or []
         link = response.headers.get("link", "")
         url = link.partition("<")[2].partition(">")[0]
     return names

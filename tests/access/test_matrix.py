@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import httpx
 import pytest
 
-from tests.access.house import INDEX, House, digest_of, empty_index
+from tests.access.house import INDEX, House, digest_of, empty_index, image
 from ullage.server.app import ROUTES
 from ullage.server.routes import Route
 
@@ -22,6 +22,8 @@ Need = str | frozenset[str]
 PULL: Need = frozenset({"pull"})
 PUSH: Need = frozenset({"pull", "push"})
 DELETE: Need = frozenset({"delete"})
+READ: Need = frozenset({"metadata_read"})
+WRITE: Need = frozenset({"metadata_write"})
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,18 @@ TABLE = (
     Row("GET", "/v2/{name}/blobs/uploads/{session}", PUSH, 204, 404),
     Row("DELETE", "/v2/{name}/blobs/uploads/{session}", PUSH, 204, 404),
     Row("GET", "/v2/_catalog", "catalog", 200, 200),
+    # acr-contract 2.3-2.6.
+    Row("GET", "/acr/v1/_catalog", "catalog", 200, 200),
+    Row("GET", "/acr/v1/{name}", READ, 200, 404),
+    Row("PATCH", "/acr/v1/{name}", WRITE, 200, 404),
+    Row("DELETE", "/acr/v1/{name}", DELETE, 202, 404),
+    Row("GET", "/acr/v1/{name}/_tags", READ, 200, 404),
+    Row("GET", "/acr/v1/{name}/_tags/{tag}", READ, 200, 404),
+    Row("PATCH", "/acr/v1/{name}/_tags/{tag}", WRITE, 200, 404),
+    Row("DELETE", "/acr/v1/{name}/_tags/{tag}", DELETE, 202, 404),
+    Row("GET", "/acr/v1/{name}/_manifests", READ, 200, 404),
+    Row("GET", "/acr/v1/{name}/_manifests/{digest}", READ, 200, 404),
+    Row("PATCH", "/acr/v1/{name}/_manifests/{digest}", WRITE, 200, 404),
     Row("GET", "/oauth2/token", "anybody", 200, 200),
     Row("POST", "/oauth2/token", "anybody", 200, 200),
     Row("POST", "/oauth2/exchange", "anybody", 401, 401),
@@ -139,6 +153,8 @@ class Attempt:
 
     def status(self, row: Row, repository: str, *, fresh: bool) -> int:
         """What the server answers. Content to be used up is `fresh` where that may succeed."""
+        if row.path.startswith("/acr/"):
+            return self._acr_status(row, repository, fresh=fresh)
         headers, path, content = self.headers(repository), row.path, None
         there = repository.endswith("/app")
         fill = {"name": repository, "digest": _layer(repository), "reference": "v1"}
@@ -159,6 +175,19 @@ class Attempt:
                 content = FORMS[endpoint]
                 headers = headers | {"Content-Type": "application/x-www-form-urlencoded"}
         return self.house.status(row.method, path.format(**fill), headers, content)
+
+    def _acr_status(self, row: Row, repository: str, *, fresh: bool) -> int:
+        """As status; what was deleted is pushed again."""
+        there, layer = repository.endswith("/app"), f"the layer of {repository}".encode()
+        used_up = row.method == "DELETE" and there and fresh
+        fill = {"name": repository, "tag": "v1", "digest": digest_of(image(layer))}
+        content = b'{"listEnabled": true}' if row.method == "PATCH" else None
+        status = self.house.status(
+            row.method, row.path.format(**fill), self.headers(repository), content
+        )
+        if used_up:
+            self.house.push_image(repository, "v1", layer)
+        return status
 
     def _session(self, repository: str, *, mine: bool) -> str:
         """An open session: the caller's own, or the administrator's if it may have none."""

@@ -53,8 +53,8 @@ class View:
         return found
 
     def repositories(self) -> list[str]:
-        found: list[str] = self._http.get("/v2/_catalog").raise_for_status().json()["repositories"]
-        return found
+        found = self._http.get("/v2/_catalog").raise_for_status().json()["repositories"]
+        return list(found or [])
 
     def contents(self) -> dict[str, str]:
         """Every "repository:tag" with its digest."""

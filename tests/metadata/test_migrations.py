@@ -1,5 +1,6 @@
 """The migrations make exactly the tables of schema.py, in one piece, on both engines."""
 
+import json
 import os
 import subprocess
 import sys
@@ -9,11 +10,13 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
+from alembic import command
 from alembic.autogenerate import compare_metadata
+from alembic.config import Config
 from alembic.migration import MigrationContext
 
 from tests.support.server import command_environment
-from ullage.metadata import schema
+from ullage.metadata import migrations, schema
 from ullage.metadata.database import open_database
 
 
@@ -57,11 +60,8 @@ def _definitions(connection: sa.Connection) -> dict[str, object]:
     """Each table's columns and constraints as the engine itself describes them."""
     if connection.dialect.name == "sqlite":
         query = "SELECT name, sql FROM sqlite_master WHERE name <> 'alembic_version'"
-        # The order of columns and constraints says nothing, nor do the commas between them.
-        return {
-            name: sorted(line.strip(" \t,") for line in (sql or "").splitlines())
-            for name, sql in connection.execute(sa.text(query))
-        }
+        # The order of columns and constraints says nothing, nor how they are laid out.
+        return {name: _parts(sql or "") for name, sql in connection.execute(sa.text(query))}
     columns = connection.execute(
         sa.text(
             "SELECT table_name, column_name, data_type, is_nullable, collation_name, column_default"
@@ -80,6 +80,18 @@ def _definitions(connection: sa.Connection) -> dict[str, object]:
         "columns": sorted(map(tuple, columns), key=repr),
         "constraints": sorted(map(tuple, constraints)),
     }
+
+
+def _parts(definition: str) -> list[str]:
+    """What a CREATE statement lists between its outermost parentheses, and what is around them."""
+    parts, depth = [""], 0
+    for character in " ".join(definition.split()):
+        depth += {"(": 1, ")": -1}.get(character, 0)
+        if (character, depth) in ((",", 1), ("(", 1), (")", 0)):
+            parts.append("")
+        else:
+            parts[-1] += character
+    return sorted(part.strip() for part in parts)
 
 
 @pytest.mark.postgresql
@@ -150,3 +162,74 @@ def test_several_processes_starting_at_once_make_the_tables_once(postgres_url: s
     for process in started:
         _, complaints = process.communicate(timeout=60)
         assert process.returncode == 0, complaints.decode()
+
+
+_CONFIG = "application/vnd.oci.image.config.v1+json"
+_OCI = "application/vnd.oci.image.manifest.v1+json"
+
+
+def _at_revision(url: str, revision: str) -> None:
+    with connected(url) as connection, connection.begin():
+        config = Config()
+        config.set_main_option("script_location", str(Path(migrations.__file__).parent))
+        config.attributes["connection"] = connection
+        command.upgrade(config, revision)
+
+
+def _image(config: bytes, layers: list[int]) -> bytes:
+    digest = "sha256:" + "0123456789abcdef" * 4
+    digests = [digest[:-2] + f"{n:02}" for n in range(len(layers) + 1)]
+    return json.dumps(
+        {
+            "schemaVersion": 2,
+            "mediaType": _OCI,
+            "config": {"mediaType": _CONFIG, "digest": digests[-1], "size": len(config)},
+            "layers": [
+                {"mediaType": "application/x", "digest": digest, "size": size}
+                for digest, size in zip(digests, layers, strict=False)
+            ],
+        }
+    ).encode()
+
+
+# At revision 0002: repositories, manifests and tags with the times 5 to 40.
+_MANIFESTS = "INSERT INTO manifests (id, repository_id, digest, media_type, size, pushed_at, raw) "
+_TAGS = "INSERT INTO tags (repository_id, name, manifest_id, created_at, updated_at) "
+_BEFORE = (
+    "INSERT INTO repositories (id, name, created_at) VALUES (1, 'app', 10), (2, 'empty', 11)",
+    _MANIFESTS + "VALUES (1, 1, 'd1', :type, 9, 20, :raw), (2, 1, 'd2', :type, 9, 30, :raw)",
+    _MANIFESTS + "VALUES (3, 1, 'd3', :type, 9, 5, :no)",
+    _TAGS + "VALUES (1, 'v1', 1, 20, 40), (1, 'v2', 1, 20, 25)",
+)
+
+
+def test_attributes_come_to_what_was_there_before(database_url: str) -> None:
+    """Issue 4: nothing is locked or hidden, times of update and sizes are what they would be."""
+    _at_revision(database_url, "0002")
+    image = _image(b"{}", [100, 20])
+    with connected(database_url) as connection, connection.begin():
+        for statement in _BEFORE:
+            connection.execute(sa.text(statement), {"type": _OCI, "raw": image, "no": b"manifest"})
+    open_database(database_url).close()
+    with connected(database_url) as connection:
+        manifests = connection.execute(
+            sa.text(
+                "SELECT id, updated_at, image_size, config_media_type, architecture,"
+                " delete_enabled, write_enabled, read_enabled, list_enabled FROM manifests"
+                " ORDER BY id"
+            )
+        ).all()
+        repositories = connection.execute(
+            sa.text("SELECT name, updated_at, list_enabled FROM repositories ORDER BY id")
+        ).all()
+        hidden = connection.execute(
+            sa.select(schema.tags.c.name).where(~schema.tags.c.list_enabled)
+        ).all()
+    on = (True, True, True, True)
+    assert [tuple(row) for row in manifests] == [
+        (1, 40, 122, _CONFIG, None, *on),
+        (2, 30, 122, _CONFIG, None, *on),
+        (3, 5, 0, None, None, *on),
+    ]
+    assert [tuple(row) for row in repositories] == [("app", 40, True), ("empty", 11, True)]
+    assert hidden == []

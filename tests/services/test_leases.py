@@ -143,6 +143,28 @@ def test_two_pushes_of_one_client_are_two_promises(registry: Registry) -> None:
     assert delete(registry, put(registry, BOB)).leased_bytes == len(LAYER)
 
 
+def test_a_new_tag_redeems_nothing_that_was_promised_to_another_push(registry: Registry) -> None:
+    """Jobs behind one address look like one client: one tags what is there and asks for nothing."""
+    manifest = image_manifest([LAYER], annotations={"by": "the first job"})
+    first = push_image(registry, "app", "v1", [LAYER])
+    second = push_manifest(registry, "app", None, manifest)
+    head(registry, ALICE)
+    push_manifest(registry, "app", "v2", manifest)
+    head(registry, ALICE, digest_of(b"{}"))
+    delete(registry, second)
+    assert delete(registry, first).leased_bytes == ALL_BYTES
+    put(registry, ALICE)
+
+
+def test_an_image_that_was_pushed_once_more_frees_its_bytes_at_once(registry: Registry) -> None:
+    """Every blob is asked for again, and the manifest, which is stored already, redeems them."""
+    digest = push_image(registry, "app", "v1", [LAYER])
+    head(registry, ALICE)
+    head(registry, ALICE, digest_of(b"{}"))
+    assert push_manifest(registry, "app", "v1", image_manifest([LAYER])) == digest
+    assert delete(registry, digest).leased_bytes == 0
+
+
 def test_who_may_only_pull_is_promised_nothing(registry: Registry) -> None:
     digest = push_image(registry, "app", "v1", [LAYER])
     stat_blob(registry, APP, DIGEST)

@@ -238,8 +238,11 @@ class RegistryMachine(RuleBasedStateMachine):
                 self.registry, name, parse_tag(tag), manifest.raw, manifest.media_type, caller
             )
             self.repositories[name].tags[tag] = digest
-            # It redeems what its blobs were promised, whichever push that was for.
-            self.promises.pop((name, caller.subject), None)
+            # With all its blobs promised it is a push once more, and redeems one promise each.
+            promised = self.promises.get((name, caller.subject), {})
+            if manifest.blobs and manifest.blobs <= promised.keys():
+                for blob in manifest.blobs:
+                    del promised[blob]
 
     @rule(name=names, digest=digests, caller=callers)
     def abandon_an_upload(self, name: RepositoryName, digest: Digest, caller: Caller) -> None:

@@ -15,7 +15,8 @@ from typing import NamedTuple
 
 import sqlalchemy as sa
 
-from ullage.metadata import schema
+from ullage.metadata import attributes, schema
+from ullage.metadata.attributes import Lock
 from ullage.metadata.counters import add_to_counters
 from ullage.metadata.database import Transaction, chunks
 from ullage.metadata.moments import moment
@@ -34,19 +35,36 @@ _children = schema.manifest_children
 
 @dataclass(frozen=True, slots=True)
 class StoredManifest:
-    """A manifest as it was pushed: exactly these bytes, served as exactly this type."""
+    """A manifest as it was pushed: exactly these bytes, served as exactly this type.
+
+    `unreadable` says which lock keeps it from being pulled, if any.
+    """
 
     digest: Digest
     media_type: str
     raw: bytes
+    unreadable: Lock | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class StoredBlob:
+    """Where a blob's bytes are. A repository that is not `readable` hands none of them out."""
+
     digest: Digest
     size: int
     key: str
     repository_id: int
+    readable: bool = True
+
+
+class Platform(NamedTuple):
+    """What an image's config says it runs on, as far as that is known."""
+
+    architecture: str | None = None
+    os: str | None = None
+
+
+NO_PLATFORM = Platform()
 
 
 class ManifestRow(NamedTuple):
@@ -75,10 +93,16 @@ def find_repository(tx: Transaction, name: RepositoryName) -> int | None:
 _FIND_REPOSITORY = sa.select(_repositories.c.id).where(_repositories.c.name == sa.bindparam("name"))
 
 
-def name_of(tx: Transaction, repository_id: int) -> str | None:
-    """What the repository is called; None once it is deleted."""
+def repository_name(tx: Transaction, repository_id: int) -> RepositoryName:
+    """What a repository is called whose row the caller holds, so that it is not deleted."""
     query = sa.select(_repositories.c.name).where(_repositories.c.id == repository_id)
-    return tx.execute(query).scalar()
+    return RepositoryName(tx.execute(query).scalar_one())
+
+
+def find_readable_repository(tx: Transaction, name: RepositoryName) -> int | None:
+    """As find_repository, if its contents may be pulled."""
+    query = _FIND_REPOSITORY.where(_repositories.c.read_enabled)
+    return tx.execute(query, {"name": name}).scalar()
 
 
 def repository_exists(tx: Transaction, name: RepositoryName) -> bool:
@@ -103,13 +127,30 @@ def lock_repository_id(tx: Transaction, repository_id: int) -> bool:
     return tx.execute(query.with_for_update(key_share=True)).first() is not None
 
 
+def count_manifests(tx: Transaction, repository_id: int) -> int:
+    query = sa.select(_repositories.c.manifest_count).where(_repositories.c.id == repository_id)
+    return int(tx.execute(query).scalar_one())
+
+
+def all_digests(tx: Transaction, repository_id: int) -> list[Digest]:
+    """Every manifest of a repository, in byte order."""
+    query = sa.select(_manifests.c.digest).where(_manifests.c.repository_id == repository_id)
+    return [Digest(each) for each in tx.execute(query.order_by(_manifests.c.digest)).scalars()]
+
+
+def all_tags(tx: Transaction, repository_id: int) -> list[Tag]:
+    """Every tag of a repository, hidden ones too, in byte order."""
+    query = sa.select(_tags.c.name).where(_tags.c.repository_id == repository_id)
+    return [Tag(name) for name in tx.execute(query.order_by(_tags.c.name)).scalars()]
+
+
 def ensure_repository(tx: Transaction, name: RepositoryName, now: datetime) -> int:
     """Find and lock the repository, or make it."""
     # Others may make it and remove it again between any two statements.
     while (repository_id := lock_repository(tx, name)) is None:
         tx.execute(
             tx.insert(_repositories)
-            .values(name=name, created_at=moment(now))
+            .values(name=name, created_at=moment(now), updated_at=moment(now))
             .on_conflict_do_nothing(index_elements=["name"])
         )
     return repository_id
@@ -130,14 +171,20 @@ def drop_repository_if_empty(tx: Transaction, repository_id: int) -> None:
             _repositories.c.id == repository_id, *(sa.not_(some) for some in used)
         )
     )
+    attributes.forget_of_empty_repository(tx, repository_id)
 
 
 def list_repositories(
     tx: Transaction, n: int, last: str | None, patterns: Collection[str] | None = None
 ) -> list[str]:
-    """Names in byte order; with `patterns` (names, or prefixes ending in "/*") only such ones."""
+    """Names in byte order, without hidden ones.
+
+    With `patterns` (names, or prefixes ending in "/*") only such ones.
+    """
     query = sa.select(_repositories.c.name).where(
-        _repositories.c.name.is_not(None), _repositories.c.manifest_count > 0
+        _repositories.c.name.is_not(None),
+        _repositories.c.manifest_count > 0,
+        _repositories.c.list_enabled,
     )
     if patterns is not None:
         query = query.where(sa.or_(sa.false(), *map(_named_like, sorted(patterns))))
@@ -157,14 +204,23 @@ def _named_like(pattern: str) -> sa.ColumnElement[bool]:
 
 # --- reading manifests ----------------------------------------------------------------------------
 
-_STORED = sa.select(_manifests.c.digest, _manifests.c.media_type, _manifests.c.raw)
+# What locks say comes with the row: pulling stays one query.
+_STORED = sa.select(
+    _manifests.c.digest,
+    _manifests.c.media_type,
+    _manifests.c.raw,
+    _repositories.c.read_enabled,
+    _manifests.c.read_enabled,
+)
 _BY_DIGEST = (
-    _STORED.join(_repositories, _repositories.c.id == _manifests.c.repository_id)
+    _STORED.add_columns(sa.true())
+    .join(_repositories, _repositories.c.id == _manifests.c.repository_id)
     .where(_repositories.c.name == sa.bindparam("name"))
     .where(_manifests.c.digest == sa.bindparam("reference"))
 )
 _BY_TAG = (
-    _STORED.join(_tags, _tags.c.manifest_id == _manifests.c.id)
+    _STORED.add_columns(_tags.c.read_enabled)
+    .join(_tags, _tags.c.manifest_id == _manifests.c.id)
     .join(_repositories, _repositories.c.id == _tags.c.repository_id)
     .where(_repositories.c.name == sa.bindparam("name"))
     .where(_tags.c.name == sa.bindparam("reference"))
@@ -176,11 +232,34 @@ def get_manifest(
 ) -> StoredManifest | None:
     query = _BY_DIGEST if isinstance(reference, Digest) else _BY_TAG
     row = tx.execute(query, {"name": name, "reference": reference}).first()
-    return StoredManifest(Digest(row[0]), row[1], row[2]) if row else None
+    if row is None:
+        return None
+    digest, media_type, raw, *enabled = row
+    if all(enabled):
+        return StoredManifest(Digest(digest), media_type, raw)
+    names: tuple[tuple[attributes.Kind, str], ...] = (
+        ("repository", name),
+        ("manifest", digest),
+        ("tag", reference),
+    )
+    kind, named = names[enabled.index(False)]
+    return StoredManifest(Digest(digest), media_type, raw, Lock(kind, named, "read_enabled"))
+
+
+def manifest_exists(tx: Transaction, name: RepositoryName, digest: Digest) -> bool:
+    query = (
+        sa.select(_manifests.c.id)
+        .join(_repositories, _repositories.c.id == _manifests.c.repository_id)
+        .where(_repositories.c.name == name, _manifests.c.digest == digest)
+    )
+    return tx.execute(query).first() is not None
 
 
 def list_tags(tx: Transaction, repository_id: int, n: int, last: str | None) -> list[str]:
-    query = sa.select(_tags.c.name).where(_tags.c.repository_id == repository_id)
+    """Names in byte order, without hidden ones."""
+    query = sa.select(_tags.c.name).where(
+        _tags.c.repository_id == repository_id, _tags.c.list_enabled
+    )
     if last is not None:
         query = query.where(_tags.c.name > last)
     return list(tx.execute(query.order_by(_tags.c.name).limit(n)).scalars())
@@ -204,6 +283,7 @@ def list_referrers(
         )
         .join(_repositories, _repositories.c.id == _manifests.c.repository_id)
         .where(_repositories.c.name == name, _manifests.c.subject == subject)
+        .where(_manifests.c.list_enabled)
     )
     if artifact_type is not None:
         query = query.where(_manifests.c.artifact_type == artifact_type)
@@ -254,6 +334,7 @@ def insert_manifest(
     *,
     blobs: Sequence[Digest],
     children: Iterable[int],
+    platform: Platform = NO_PLATFORM,
     now: datetime,
 ) -> int:
     """Store a manifest and all it refers to; returns its id. The caller holds the blobs' rows."""
@@ -267,7 +348,12 @@ def insert_manifest(
             subject=manifest.subject.digest if manifest.subject else None,
             size=len(raw),
             pushed_at=moment(now),
+            updated_at=moment(now),
             raw=raw,
+            image_size=manifest.image_size,
+            config_media_type=manifest.config.media_type if manifest.config else None,
+            architecture=platform.architecture,
+            os=platform.os,
         )
     ).inserted_primary_key
     assert inserted is not None
@@ -309,7 +395,10 @@ def _count_references(tx: Transaction, digests: Sequence[Digest], by: int) -> No
 
 
 def put_tag(tx: Transaction, repository_id: int, tag: Tag, manifest_id: int, now: datetime) -> None:
-    """Point the tag to the manifest. A tag that already points there keeps its time of update."""
+    """Point the tag to the manifest. Its time of update moves even if it pointed there before.
+
+    Then it was pushed again, and whoever cleans up by age must see that (acr-contract 2.5).
+    """
     where = (_tags.c.repository_id == repository_id, _tags.c.name == tag)
     current = tx.execute(sa.select(_tags.c.manifest_id).where(*where)).scalar()
     if current is None:
@@ -323,20 +412,46 @@ def put_tag(tx: Transaction, repository_id: int, tag: Tag, manifest_id: int, now
             )
         )
         add_to_repository(tx, repository_id, tag_count=1)
-    elif current != manifest_id:
-        tx.execute(
-            _tags.update().where(*where).values(manifest_id=manifest_id, updated_at=moment(now))
-        )
+        return
+    tx.execute(_tags.update().where(*where).values(manifest_id=manifest_id, updated_at=moment(now)))
+    if current != manifest_id:
+        touch_manifest(tx, current, now)
 
 
-def delete_tag(tx: Transaction, repository_id: int, tag: Tag) -> bool:
-    """Remove the tag and nothing else; False if there was none."""
-    gone = tx.execute(
-        _tags.delete().where(_tags.c.repository_id == repository_id, _tags.c.name == tag)
-    ).rowcount
-    if gone:
-        add_to_repository(tx, repository_id, tag_count=-1)
-    return bool(gone)
+def delete_tag(tx: Transaction, repository_id: int, tag: Tag, now: datetime) -> Digest | None:
+    """Remove the tag and nothing else; what it pointed to, None if there was no such tag."""
+    where = (_tags.c.repository_id == repository_id, _tags.c.name == tag)
+    row = tx.execute(
+        sa.select(_manifests.c.id, _manifests.c.digest)
+        .join(_tags, _tags.c.manifest_id == _manifests.c.id)
+        .where(*where)
+    ).first()
+    if row is None:
+        return None
+    tx.execute(_tags.delete().where(*where))
+    add_to_repository(tx, repository_id, tag_count=-1)
+    touch_manifest(tx, row.id, now)
+    touch_repository(tx, repository_id, now)
+    return Digest(row.digest)
+
+
+def touch_manifest(tx: Transaction, manifest_id: int, now: datetime) -> None:
+    """It was pushed again, or its tags or attributes changed."""
+    tx.execute(
+        _manifests.update().where(_manifests.c.id == manifest_id).values(updated_at=moment(now))
+    )
+
+
+def touch_tag(tx: Transaction, repository_id: int, tag: Tag, now: datetime) -> None:
+    """Its attributes changed."""
+    where = (_tags.c.repository_id == repository_id, _tags.c.name == tag)
+    tx.execute(_tags.update().where(*where).values(updated_at=moment(now)))
+
+
+def touch_repository(tx: Transaction, repository_id: int, now: datetime) -> None:
+    """A manifest, tag or attribute in it changed."""
+    where = _repositories.c.id == repository_id
+    tx.execute(_repositories.update().where(where).values(updated_at=moment(now)))
 
 
 def add_to_repository(tx: Transaction, repository_id: int, **changes: int) -> None:
@@ -453,7 +568,13 @@ def remove_manifests(
 # --- blobs and links ------------------------------------------------------------------------------
 
 _FIND_BLOB = (
-    sa.select(_blobs.c.digest, _blobs.c.size, _blobs.c.storage_key, _repo_blobs.c.repository_id)
+    sa.select(
+        _blobs.c.digest,
+        _blobs.c.size,
+        _blobs.c.storage_key,
+        _repo_blobs.c.repository_id,
+        _repositories.c.read_enabled,
+    )
     .join(_repo_blobs, _repo_blobs.c.digest == _blobs.c.digest)
     .join(_repositories, _repositories.c.id == _repo_blobs.c.repository_id)
     .where(_repositories.c.name == sa.bindparam("name"))
@@ -465,7 +586,7 @@ _FIND_BLOB = (
 def find_blob(tx: Transaction, name: RepositoryName, digest: Digest) -> StoredBlob | None:
     """The blob as this repository may read it: linked here, and its bytes sound."""
     row = tx.execute(_FIND_BLOB, {"name": name, "digest": digest}).first()
-    return StoredBlob(Digest(row[0]), row[1], row[2], row[3]) if row else None
+    return StoredBlob(Digest(row[0]), *row[1:]) if row else None
 
 
 def lock_blobs(

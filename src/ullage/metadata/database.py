@@ -122,7 +122,8 @@ class Database(Protocol):
     def integrity_problems(self) -> list[str]:
         """What the engine itself finds wrong with the database (invariant I29)."""
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Let go of the database; a second time does nothing."""
 
 
 def open_database(url: str, *, ballast_bytes: int = 0) -> Database:
@@ -225,7 +226,9 @@ class SqliteDatabase:
             self._open_readers.clear()
         # Last, because the last connection to close folds the log into the database.
         self._writer.close()
-        os.close(self._owner)
+        owner, self._owner = self._owner, -1
+        if owner >= 0:
+            os.close(owner)
 
     def _reader(self) -> Transaction:
         transaction: Transaction | None = getattr(self._local, "transaction", None)

@@ -67,9 +67,18 @@ class Leases(Protocol):
         """Promise a blob that was just seen linked; False if it is gone or going after all."""
 
     def redeem(
-        self, tx: Transaction, repository_id: int, digests: Iterable[Digest], holder: Holder
+        self,
+        tx: Transaction,
+        repository_id: int,
+        digests: Iterable[Digest],
+        holder: Holder,
+        *,
+        only_all: bool = False,
     ) -> None:
-        """A manifest kept the promise: take back one grant of `holder` for each digest."""
+        """A manifest kept the promise: take back one grant of `holder` for each digest.
+
+        `only_all`: unless one of them was not promised; then take back none.
+        """
 
     def running(
         self, tx: Transaction, links: Sequence[Link], now: datetime
@@ -147,12 +156,21 @@ class MemoryLeases:
         return False
 
     def redeem(
-        self, tx: Transaction, repository_id: int, digests: Iterable[Digest], holder: Holder
+        self,
+        tx: Transaction,
+        repository_id: int,
+        digests: Iterable[Digest],
+        holder: Holder,
+        *,
+        only_all: bool = False,
     ) -> None:
         links = [(repository_id, digest) for digest in digests]
 
         def take_back() -> None:
             with self._lock:
+                promised = [holder.key in self._grants.get(link, {}) for link in links]
+                if only_all and not all(promised):
+                    return
                 for link in links:
                     self._take_back(link, holder.key)
 
@@ -328,16 +346,24 @@ class SqlLeases:
         return db.write(promise)
 
     def redeem(
-        self, tx: Transaction, repository_id: int, digests: Iterable[Digest], holder: Holder
+        self,
+        tx: Transaction,
+        repository_id: int,
+        digests: Iterable[Digest],
+        holder: Holder,
+        *,
+        only_all: bool = False,
     ) -> None:
-        ordered = sorted(digests)
+        ordered = sorted(set(digests))
         own = sa.and_(
             schema.leases.c.repository_id == repository_id,
             schema.leases.c.digest.in_(ordered),
             schema.leases.c.holder == holder.key,
         )
         locked = sa.select(schema.leases.c.digest).where(own)
-        tx.execute(locked.order_by(schema.leases.c.digest).with_for_update())
+        found = tx.execute(locked.order_by(schema.leases.c.digest).with_for_update()).all()
+        if only_all and len(found) < len(ordered):
+            return
         tx.execute(schema.leases.update().where(own).values(grants=schema.leases.c.grants - 1))
         tx.execute(schema.leases.delete().where(own, schema.leases.c.grants <= 0))
 

@@ -28,6 +28,20 @@ Name = sa.Text().with_variant(sa.Text(collation="C"), "postgresql")
 Id = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 Moment = sa.BigInteger
 
+
+def _attributes() -> tuple[sa.Column[bool], ...]:
+    """What may be done with a repository, a tag or a manifest: one independent switch each."""
+    return tuple(
+        sa.Column(f"{what}_enabled", sa.Boolean, nullable=False, server_default=sa.true())
+        for what in ("delete", "write", "read", "list")
+    )
+
+
+def locked(table: sa.Table) -> sa.ColumnElement[bool]:
+    """Whether a row is protected from deletion; written exactly as its index has it."""
+    return sa.or_(table.c.delete_enabled.is_(sa.false()), table.c.write_enabled.is_(sa.false()))
+
+
 repositories = sa.Table(
     "repositories",
     metadata,
@@ -42,6 +56,9 @@ repositories = sa.Table(
     sa.Column("tag_count", sa.BigInteger, nullable=False, server_default="0"),
     sa.Column("manifest_bytes", sa.BigInteger, nullable=False, server_default="0"),
     sa.Column("blob_bytes", sa.BigInteger, nullable=False, server_default="0"),
+    # When a manifest, tag or attribute in it was changed last.
+    sa.Column("updated_at", Moment, nullable=False, server_default="0"),
+    *_attributes(),
     sqlite_autoincrement=True,
 )
 sa.Index("ix_repositories_deleted_at", repositories.c.deleted_at)
@@ -85,8 +102,18 @@ manifests = sa.Table(
     sa.Column("size", sa.BigInteger, nullable=False),
     sa.Column("pushed_at", Moment, nullable=False),
     sa.Column("raw", sa.LargeBinary, nullable=False),
+    # When it was pushed, got or lost a tag, or had an attribute changed last.
+    sa.Column("updated_at", Moment, nullable=False, server_default="0"),
+    # Bytes that a pull of it fetches, or for an index the manifests that it lists.
+    sa.Column("image_size", sa.BigInteger, nullable=False, server_default="0"),
+    # What an image's config says, as far as it could be read when the manifest was pushed.
+    sa.Column("config_media_type", sa.Text),
+    sa.Column("architecture", sa.Text),
+    sa.Column("os", sa.Text),
+    *_attributes(),
     sa.UniqueConstraint("repository_id", "digest"),
     sa.Index("ix_manifests_repository_id_subject", "repository_id", "subject", "digest"),
+    sa.Index("ix_manifests_updated_at", "repository_id", "updated_at", "digest"),
     sqlite_autoincrement=True,
 )
 
@@ -120,9 +147,20 @@ tags = sa.Table(
     sa.Column("manifest_id", Id, sa.ForeignKey("manifests.id"), nullable=False),
     sa.Column("created_at", Moment, nullable=False),
     sa.Column("updated_at", Moment, nullable=False),
+    *_attributes(),
     sa.Index("ix_tags_manifest_id", "manifest_id"),
+    sa.Index("ix_tags_updated_at", "repository_id", "updated_at", "name"),
     sqlite_with_rowid=False,
 )
+
+# Locks are few and are looked for before a whole repository goes, however much is in it.
+for _table in (manifests, tags):
+    sa.Index(
+        f"ix_{_table.name}_locked",
+        _table.c.repository_id,
+        sqlite_where=locked(_table),
+        postgresql_where=locked(_table),
+    )
 
 uploads = sa.Table(
     "uploads",

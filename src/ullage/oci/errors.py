@@ -2,7 +2,7 @@
 
 The codes are those of distribution-spec, "Error Codes". Those it has no word for are CNCF
 distribution's (TAG_INVALID, RANGE_INVALID, PAGINATION_NUMBER_INVALID, UNAVAILABLE), Azure Container
-Registry's (REGISTRY_DISALLOWED_OPERATION), or our own (STORAGE_FULL).
+Registry's (TAG_UNKNOWN, REGISTRY_DISALLOWED_OPERATION), or our own (STORAGE_FULL).
 How an error travels over HTTP is not decided here.
 """
 
@@ -24,7 +24,8 @@ class RegistryError(Exception):
     """A request that cannot be granted.
 
     `code` is the word a client's program looks at, `message` the sentence its user reads, `detail`
-    the facts of this one case, as JSON values. Without a `message` the class's own is used.
+    the facts of this one case, as JSON values (az shows it if it is a text). Without a `message`
+    the class's own is used.
     """
 
     code: str = "UNKNOWN"
@@ -32,7 +33,7 @@ class RegistryError(Exception):
 
     def __init__(
         self,
-        detail: Mapping[str, object] | Sequence[Mapping[str, object]] | None = None,
+        detail: Mapping[str, object] | Sequence[Mapping[str, object]] | str | None = None,
         message: str | None = None,
     ) -> None:
         if message is not None:
@@ -89,7 +90,7 @@ class NameInvalid(RegistryError):
 
 class NameUnknown(RegistryError):
     code = "NAME_UNKNOWN"
-    message = "there is no such repository"
+    message = "repository name not known to registry"
 
 
 class SizeInvalid(RegistryError):
@@ -105,6 +106,11 @@ class Unauthorized(RegistryError):
 class Denied(RegistryError):
     code = "DENIED"
     message = "access to this resource is denied"
+
+
+class TagUnknown(RegistryError):
+    code = "TAG_UNKNOWN"
+    message = "the specified tag does not exist"
 
 
 class Unsupported(RegistryError):
@@ -149,6 +155,19 @@ class OperationDisallowed(RegistryError):
 
     code = "REGISTRY_DISALLOWED_OPERATION"
     message = "the operation is not allowed on this object"
+
+
+class Locked(OperationDisallowed):
+    """An attribute forbids it; `detail` is a text that says which one, of what.
+
+    The message is real ACR's (acr-contract 2.1): people search the web for it.
+    """
+
+    message = (
+        "The operation is disallowed on this registry, repository or image. View troubleshooting "
+        "steps at https://aka.ms/acr/faq/"
+        "#why-does-my-pull-or-push-request-fail-with-disallowed-operation"
+    )
 
 
 class StorageFull(RegistryError):

@@ -12,8 +12,8 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from ullage.oci.errors import RangeInvalid, RegistryError, SizeInvalid
-from ullage.server import distribution, oauth
+from ullage.oci.errors import NameInvalid, RangeInvalid, RegistryError, SizeInvalid
+from ullage.server import acr, distribution, oauth
 from ullage.server.bodies import Bodies
 from ullage.server.distribution import Face
 from ullage.server.guard import Challenge, Guard
@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 
 # Logins at once; two of them compute (services/passwords.py), the others wait or look up.
 PASSWORD_THREADS = 4
-ROUTES = (*distribution.ROUTES, *oauth.ROUTES)
+ROUTES = (*distribution.ROUTES, *acr.ROUTES, *oauth.ROUTES)
 
 
 def create_app(
@@ -63,6 +63,8 @@ class App:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
             await self._answer(scope, receive, send)
+        elif scope["type"] == "lifespan":
+            await self._live(receive, send)
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         began = time.perf_counter()
@@ -98,6 +100,7 @@ class App:
     async def _respond(self, request: Request) -> Response:
         """Find the handler, see whether the caller may use it, and ask it."""
         parts: list[str] = []
+        path = ""
         try:
             path = raw_path(request.scope)
             require_plain(request.scope)
@@ -113,8 +116,21 @@ class App:
         except RangeInvalid as error:
             name = self._face.name(parts[0])
             return error_response(error, distribution.range_headers(name, parts[1], error))
+        except NameInvalid as error:
+            return acr.no_such_page() if path.startswith(acr.PREFIX) else error_response(error)
         except RegistryError as error:
             return error_response(error)
+
+    async def _live(self, receive: Receive, send: Send) -> None:
+        """For other servers than ours, which tell when they start and stop."""
+        while True:
+            message = await receive()
+            if message["type"] == "lifespan.shutdown":
+                self._face.guard.slow_threads.close()
+                self._face.threads.close()
+            await send({"type": message["type"] + ".complete"})
+            if message["type"] == "lifespan.shutdown":
+                return
 
     def _write_log(self, request: Request, status: int, seconds: float) -> None:
         if self._log is None:

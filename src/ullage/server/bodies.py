@@ -38,7 +38,7 @@ class Bodies:
 
     @asynccontextmanager
     async def whole(self, request: Request, limit: int) -> AsyncIterator[bytes]:
-        """The whole body, a manifest, to be done with when the block ends.
+        """The whole body, a manifest or shorter, to be done with when the block ends.
 
         Raises ManifestTooLarge beyond `limit` bytes, TooManyRequests, BodyTimeout.
         """

@@ -462,7 +462,8 @@ async def list_repositories(face: Face, request: Request) -> Response:
     )
     more = page.more and page.items
     link = next_link("/v2/_catalog", n=n, last=page.items[-1]) if more else {}
-    return json_response({"repositories": page.items}, headers=link)
+    # None of an empty list: az stumbles over its absence, acr over its being empty.
+    return json_response({"repositories": page.items or None}, headers=link)
 
 
 async def list_referrers(face: Face, request: Request, name: str, reference: str) -> Response:

@@ -37,6 +37,7 @@ STATUS: Mapping[type[RegistryError], int] = {
     errors.NameUnknown: 404,
     errors.SizeInvalid: 400,
     errors.TagInvalid: 400,
+    errors.TagUnknown: 404,
     errors.Unauthorized: 401,
     errors.Denied: 403,
     errors.Unsupported: 400,
@@ -98,6 +99,12 @@ class FormTooLarge(Unsupported):
     """A token request longer than any client's."""
 
 
+class BodyTooLarge(Unsupported):
+    """A body of a few words that is longer than any client's."""
+
+    message = "the request's body is too long"
+
+
 class BodyTimeout(RegistryError):
     """The client stopped sending."""
 
@@ -112,6 +119,7 @@ _FACE_STATUS: Mapping[type[RegistryError], int] = {
     ScopeInvalid: 400,
     BodyTimeout: 408,
     FormTooLarge: 413,
+    BodyTooLarge: 413,
     UriTooLong: 414,
     EncodingUnsupported: 415,
     HeadersTooLarge: 431,
@@ -262,14 +270,14 @@ def decoded_path(text: str) -> str:
 # --- pages ----------------------------------------------------------------------------------------
 
 
-def page_size(query: Query, largest: int) -> int:
-    """How many items a listing may show: `n`, but never more than `largest`.
+def page_size(query: Query, largest: int, default: int | None = None) -> int:
+    """How many items a listing may show: `n`, or `default`, but never more than `largest`.
 
     distribution-spec, "Listing Tags". Raises PaginationNumberInvalid unless `n` is decimal.
     """
     text = query.one("n")
     if text is None:
-        return largest
+        return largest if default is None else min(default, largest)
     if not _DECIMAL.fullmatch(text):
         raise PaginationNumberInvalid({"n": text[:40]}, "n: expected a decimal number")
     return min(int(text), largest)

@@ -19,7 +19,7 @@ from ullage.oci.errors import (
     OperationDisallowed,
 )
 from ullage.oci.reference import RepositoryName, Tag
-from ullage.services import Caller, Registry
+from ullage.services import Caller, Registry, locks
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,21 +32,28 @@ class Deleted:
     leased_bytes: int = 0
 
 
-def delete_tag(registry: Registry, name: RepositoryName, tag: Tag, caller: Caller) -> None:
+def delete_tag(registry: Registry, name: RepositoryName, tag: Tag, caller: Caller) -> Digest:
     """Remove the tag and nothing else: the manifest stays and can be pulled by digest.
 
-    Raises NameUnknown, ManifestUnknown.
+    Returns that digest. Raises NameUnknown, ManifestUnknown, Locked.
     """
+    now = registry.now()
 
-    def remove(tx: Transaction) -> None:
+    def remove(tx: Transaction) -> Digest:
         repository_id = _require_repository(tx, name)
-        if not content.delete_tag(tx, repository_id, tag):
-            raise ManifestUnknown({"name": name, "tag": tag})
+        locks.require_tag_deletable(tx, repository_id, name, tag)
+        digest = content.delete_tag(tx, repository_id, tag, now)
+        if digest is None:
+            raise ManifestUnknown(
+                {"Name": name, "Tag": tag}, f'manifest tagged by "{tag}" is not found'
+            )
         registry.audit(tx, caller, "tag.delete", repository=name, target=tag)
         failpoint("delete.in_transaction")
+        return digest
 
-    registry.write(remove, freeing=True)
+    digest = registry.write(remove, freeing=True)
     failpoint("delete.after_row")
+    return digest
 
 
 def delete_manifest(
@@ -54,7 +61,8 @@ def delete_manifest(
 ) -> Deleted:
     """Remove an image: the manifest, its tags, its referrers, and children that only it holds.
 
-    Raises NameUnknown, ManifestUnknown, OperationDisallowed if a live index lists it.
+    Raises NameUnknown, ManifestUnknown, OperationDisallowed if a live index lists it, Locked if it
+    or something that would go along is locked, or if it is the last in a repository that is.
     """
     now = registry.now()
     due_at = now + registry.limits.read_grace
@@ -63,12 +71,19 @@ def delete_manifest(
         repository_id = _require_repository(tx, name)
         root = content.find_manifests(tx, repository_id, [digest]).get(digest)
         if root is None:
-            raise ManifestUnknown({"name": name, "digest": digest})
+            raise ManifestUnknown(
+                {"Name": name, "Revision": digest}, f"manifest {digest} is not found"
+            )
         _require_no_parent(tx, root)
         going = what_goes_along(tx, repository_id, root)
+        locks.require_deletable(tx, name, [row.id for row in going])
+        if len(going) == content.count_manifests(tx, repository_id):
+            # The repository goes with the last image in it.
+            locks.require_repository_deletable(tx, repository_id, name, emptied=True)
         tags = content.tags_of(tx, [row.id for row in going])
         released = _remove(tx, registry, repository_id, going)
         failpoint("delete.in_transaction")
+        content.touch_repository(tx, repository_id, now)
         content.drop_repository_if_empty(tx, repository_id)
         deleted = Deleted(
             tuple(row.digest for row in going),
@@ -161,13 +176,17 @@ def _held(
 def delete_blob(
     registry: Registry, name: RepositoryName, digest: Digest, caller: Caller
 ) -> Deleted:
-    """Take a blob out of a repository. Raises BlobUnknown, OperationDisallowed if it is in use."""
+    """Take a blob out of a repository.
+
+    Raises BlobUnknown, OperationDisallowed if it is in use, Locked.
+    """
     now = registry.now()
 
     def remove(tx: Transaction) -> Released:
         repository_id = content.lock_repository(tx, name)
         if repository_id is None:
             raise BlobUnknown({"digest": digest})
+        locks.require_writable(tx, repository_id, name)
         content.lock_blobs(tx, [digest], to_drop=True)
         if digest not in content.linked_among(tx, repository_id, [digest]):
             raise BlobUnknown({"digest": digest})
@@ -198,23 +217,31 @@ def delete_blob(
     return Deleted(freed_bytes=released.freed_bytes)
 
 
-def delete_repository(registry: Registry, name: RepositoryName, caller: Caller) -> None:
-    """Remove a repository with everything in it. Raises NameUnknown.
+def delete_repository(registry: Registry, name: RepositoryName, caller: Caller) -> Deleted:
+    """Remove a repository with everything in it; which manifests and tags that were, sorted.
 
     It is gone for everybody at once; the worker takes its contents apart in batches, so that even a
-    huge one does not keep pushes waiting.
+    huge one does not keep pushes waiting. How many bytes that frees is not known yet.
+    Raises NameUnknown, Locked if it or anything in it is locked.
     """
     now = registry.now()
 
-    def mark(tx: Transaction) -> None:
+    def mark(tx: Transaction) -> Deleted:
         repository_id = _require_repository(tx, name)
+        locks.require_repository_deletable(tx, repository_id, name)
+        deleted = Deleted(
+            tuple(content.all_digests(tx, repository_id)),
+            tuple(content.all_tags(tx, repository_id)),
+        )
         reclaim.mark_deleted(tx, repository_id, now)
         registry.audit(tx, caller, "repository.delete", repository=name)
         failpoint("delete.in_transaction")
+        return deleted
 
-    registry.write(mark, freeing=True)
+    deleted = registry.write(mark, freeing=True)
     failpoint("repository.delete.after_mark")
     registry.wake()
+    return deleted
 
 
 def _require_repository(tx: Transaction, name: RepositoryName) -> int:

@@ -10,12 +10,13 @@ from typing import Any
 
 from ullage.blobs import KeyUnknown, Reader
 from ullage.metadata import content
+from ullage.metadata.attributes import Lock
 from ullage.metadata.content import StoredBlob, StoredManifest
 from ullage.metadata.database import Transaction
 from ullage.oci.digest import Digest
 from ullage.oci.errors import BlobUnknown, ManifestUnknown, NameUnknown, Unavailable
 from ullage.oci.reference import RepositoryName, Tag
-from ullage.services import Caller, Registry
+from ullage.services import Caller, Registry, locks
 from ullage.services.access import Principal
 
 log = logging.getLogger(__name__)
@@ -48,22 +49,34 @@ def get_manifest(
 ) -> StoredManifest:
     """The manifest that a tag or digest names, byte for byte as it was pushed.
 
-    Raises NameUnknown if the repository holds no manifest at all, else ManifestUnknown.
+    Raises NameUnknown if the repository holds no manifest at all, else ManifestUnknown; Locked.
     """
 
     def find(tx: Transaction) -> StoredManifest:
         found = content.get_manifest(tx, name, reference)
         if found is not None:
+            if found.unreadable is not None:
+                raise locks.locked(name, found.unreadable)
             return found
         if not content.repository_exists(tx, name):
             raise NameUnknown({"name": name})
-        raise ManifestUnknown({"name": name, "reference": reference})
+        what = f"{reference}" if isinstance(reference, Digest) else f'tagged by "{reference}"'
+        raise ManifestUnknown(
+            {"Name": name, "Revision": reference}, f"manifest {what} is not found"
+        )
 
     return registry.read(find)
 
 
 def stat_blob(registry: Registry, name: RepositoryName, digest: Digest) -> StoredBlob:
-    """What a repository may read under this digest. Raises BlobUnknown."""
+    """What a repository may read under this digest. Raises BlobUnknown, Locked."""
+    blob = _find_blob(registry, name, digest)
+    if not blob.readable:
+        raise locks.locked(name, Lock("repository", name, "read_enabled"))
+    return blob
+
+
+def _find_blob(registry: Registry, name: RepositoryName, digest: Digest) -> StoredBlob:
     blob = registry.read(lambda tx: content.find_blob(tx, name, digest))
     if blob is None:
         raise BlobUnknown({"digest": digest})
@@ -75,9 +88,10 @@ def stat_blob_for_push(
 ) -> StoredBlob:
     """As stat_blob, for somebody who may push: the answer is a promise that the blob stays.
 
-    Its push may leave the upload out, so the blob is leased until the manifest comes.
+    Its push may leave the upload out, so the blob is leased until the manifest comes. That hands
+    out no bytes, so it goes on where nothing may be pulled. Raises BlobUnknown.
     """
-    blob = stat_blob(registry, name, digest)
+    blob = _find_blob(registry, name, digest)
     if not registry.promise(blob.repository_id, digest, caller):
         # It is being deleted at this moment: the client uploads it, which is always safe.
         raise BlobUnknown({"digest": digest})

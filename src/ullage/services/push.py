@@ -28,7 +28,8 @@ from ullage.oci.errors import (
 )
 from ullage.oci.manifest import Descriptor, Manifest, ManifestLimits, parse_manifest
 from ullage.oci.reference import RepositoryName, Tag
-from ullage.services import Caller, Registry, store_errors
+from ullage.services import Caller, Registry, locks, store_errors
+from ullage.services.platforms import platform_of
 
 __all__ = ["AppendSession", "PutResult", "StoredBlob", "Upload"]
 
@@ -59,7 +60,7 @@ def start_upload(
 
     `algorithm` is what the client says it will name the blob by; another one costs a second look at
     the bytes. `single`: the whole blob comes in this request, so nobody will resume it.
-    Raises TooManyRequests, StorageFull, DigestInvalid for an algorithm nobody knows.
+    Raises TooManyRequests, StorageFull, Locked, DigestInvalid for an algorithm nobody knows.
     """
     if algorithm not in ALGORITHMS:
         raise DigestInvalid(
@@ -73,6 +74,7 @@ def start_upload(
         if uploads.count_uploads(tx) >= registry.limits.max_uploads:
             raise TooManyRequests(message="too many open uploads; finish or cancel some first")
         repository_id = content.ensure_repository(tx, name, now)
+        locks.require_writable(tx, repository_id, name)
         upload = Upload(upload_id, repository_id, caller.subject, key, algorithm, 0)
         expires_at = now + registry.limits.upload_idle
         uploads.insert_upload(tx, upload, single=single, now=now, expires_at=expires_at)
@@ -296,6 +298,8 @@ def _adopt(
     repository_id = upload.repository_id
     if not content.lock_repository_id(tx, repository_id):
         raise BlobUploadUnknown({"upload": upload.id})
+    name = content.repository_name(tx, repository_id)
+    locks.require_writable(tx, repository_id, name)
     if not uploads.delete_upload(tx, upload.id):
         raise BlobUploadUnknown({"upload": upload.id})
     failpoint("upload.finish.in_transaction")
@@ -303,7 +307,6 @@ def _adopt(
     key = reclaim.adopt_blob(tx, repository_id, digest, size, upload.key, now=now, due_at=now)
     _link_and_lease(tx, registry, repository_id, digest, size, caller, now)
     uploads.remember_finished(tx, upload, digest, now + registry.limits.finished_upload)
-    name = content.name_of(tx, repository_id)
     detail = {"bytes": size, "stored": key == upload.key}
     registry.audit(tx, caller, "blob.upload", repository=name, target=digest, detail=detail)
     return StoredBlob(digest, size, key, repository_id)
@@ -436,14 +439,16 @@ def mount_blob(
 ) -> bool:
     """Link a blob of `source` in `name` as well. False if it cannot be: the client then uploads it.
 
-    distribution-spec, "Mounting a blob from another repository".
+    distribution-spec, "Mounting a blob from another repository". Where nothing may be pulled, there
+    is nothing to mount either. Raises Locked if nothing may be pushed here.
     """
     now = registry.now()
 
     def mount(tx: Transaction) -> None:
         # The repository before the blob, as everybody does; undone if there is nothing to mount.
         repository_id = content.ensure_repository(tx, name, now)
-        source_id = content.find_repository(tx, source)
+        locks.require_writable(tx, repository_id, name)
+        source_id = content.find_readable_repository(tx, source)
         sizes = content.lock_blobs(tx, [digest])
         if source_id is None or digest not in sizes:
             raise _NothingToMount
@@ -484,7 +489,8 @@ def put_manifest(
     """Store a manifest under its digest and point tags to it; all of it or nothing.
 
     Raises ManifestTooLarge, ManifestInvalid, DigestInvalid (`reference` is the digest of other
-    bytes), ManifestBlobUnknown if something it needs is not in this repository.
+    bytes), ManifestBlobUnknown if something it needs is not in this repository; Locked if the
+    repository, this manifest or one of the tags may not be written.
     """
     if len(raw) > registry.limits.max_manifest_bytes:
         raise ManifestTooLarge(
@@ -500,10 +506,13 @@ def put_manifest(
     manifest = parse_manifest(raw, media_type, limits)
     wanted = tuple(dict.fromkeys(tags)) if isinstance(reference, Digest) else (reference, *tags)
     now = registry.now()
+    platform = platform_of(registry, name, digest, manifest)
     failpoint("manifest.put.before_row")
 
     def put(tx: Transaction) -> None:
         repository_id = content.ensure_repository(tx, name, now)
+        locks.require_writable(tx, repository_id, name)
+        locks.require_tags_writable(tx, repository_id, name, wanted)
         references = _require_blobs(tx, repository_id, manifest)
         children = _require_children(tx, repository_id, manifest)
         known = content.find_manifests(tx, repository_id, [digest]).get(digest)
@@ -516,18 +525,26 @@ def put_manifest(
                 raw,
                 blobs=references,
                 children=children,
+                platform=platform,
                 now=now,
             )
             reclaim.cancel_reviews(tx, repository_id, references)
+            registry.leases.redeem(tx, repository_id, references, caller.holder)
         else:
             _require_same_type(tx, known.id, manifest)
             manifest_id = known.id
+            locks.require_manifest_writable(tx, name, manifest_id, digest)
+            content.touch_manifest(tx, manifest_id, now)
             if manifest.optional_blobs or manifest.optional_children:
                 _hold_what_came_since(tx, repository_id, manifest_id, references, children)
+            # Pushed once more, every blob was asked for; merely tagged, none was, and what this
+            # client was promised is for another push of it.
+            required = {blob.digest for blob in manifest.required_blobs}
+            registry.leases.redeem(tx, repository_id, required, caller.holder, only_all=True)
         failpoint("manifest.put.in_transaction")
         for tag in wanted:
             content.put_tag(tx, repository_id, tag, manifest_id, now)
-        registry.leases.redeem(tx, repository_id, references, caller.holder)
+        content.touch_repository(tx, repository_id, now)
         detail = {"tags": wanted, "media_type": manifest.media_type, "bytes": len(raw)}
         registry.audit(tx, caller, "manifest.push", repository=name, target=digest, detail=detail)
 
