@@ -5,6 +5,7 @@ import re
 import shutil
 import socket
 import ssl
+import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -80,9 +81,11 @@ class Secured:
         """The authority where the daemon looks for it; everything is removed again."""
         existing = next(path for path in (_DOCKER_CERTS, *_DOCKER_CERTS.parents) if path.exists())
         folder = _DOCKER_CERTS / self.host
-        folder.mkdir(parents=True)
+        (line,) = (line for line in self.server.log.splitlines() if str(_DOCKER_CERTS) in line)
         try:
-            shutil.copy(self.authority, folder / "ca.crt")
+            # As somebody does who pastes what the server says.
+            subprocess.run(["/bin/sh", "-c", line], check=True)
+            assert (folder / "ca.crt").exists()
             yield
         finally:
             shutil.rmtree(folder)

@@ -97,6 +97,9 @@ class Accounts(Protocol):
 
     def verify(self, hashed: str, password: str) -> bool: ...
 
+    def somebody(self) -> str | None:
+        """The name of an account that may do everything with repositories, if there is one."""
+
 
 class StoredAccounts:
     """Users and tokens in the registry's database."""
@@ -109,6 +112,10 @@ class StoredAccounts:
 
     def verify(self, hashed: str, password: str) -> bool:
         return verify_password(hashed, password)
+
+    def somebody(self) -> str | None:
+        users = [user for user in self._registry.read(accounts.list_users) if user.enabled]
+        return next((user.name for user in users if user.admin), None)
 
 
 def _find_account(tx: Transaction, name: str, now: datetime) -> Account | None:
@@ -347,6 +354,10 @@ class Doorkeeper:
             # A catalog token says that it may list, the account says what: names it may read.
             listed=may.readable() if listing else (),
         )
+
+    def somebody(self) -> str | None:
+        """The name of an account that may do everything with repositories, if there is one."""
+        return self._accounts.somebody()
 
     def look_again(self) -> None:
         """Accounts or keys were changed: believe nothing that was looked up before."""
