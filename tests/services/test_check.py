@@ -550,6 +550,16 @@ ROWS = [
     ),
     *(
         harmless(
+            f"a manifest's {column} is wrong",
+            sql(f"UPDATE manifests SET {column} = {value}"),
+            "I4",
+            "accounting",
+            mended=False,
+        )
+        for column, value in (("image_size", "image_size + 1"), ("config_media_type", "'a/b'"))
+    ),
+    *(
+        harmless(
             f"a repository's {counter} is wrong",
             sql(f"UPDATE repositories SET {counter} = {counter} + 1"),
             "I14",

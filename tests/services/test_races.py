@@ -32,16 +32,24 @@ from ullage.oci.digest import Digest, digest_of
 from ullage.oci.errors import (
     BlobUnknown,
     BlobUploadUnknown,
+    Locked,
     ManifestBlobUnknown,
     ManifestUnknown,
     NameUnknown,
     OperationDisallowed,
     RegistryError,
+    TagUnknown,
     Unavailable,
 )
 from ullage.oci.manifest import parse_manifest
 from ullage.oci.reference import RepositoryName, parse_repository_name, parse_tag
 from ullage.services import Caller, Limits, Registry
+from ullage.services.attributes import (
+    AttributeChanges,
+    update_manifest,
+    update_repository,
+    update_tag,
+)
 from ullage.services.delete import (
     delete_blob,
     delete_manifest,
@@ -690,3 +698,43 @@ def test_a_repository_that_comes_and_goes_while_it_is_looked_for_is_made_again(
         upload_id = actor.result()
     assert get_upload(registry, name, upload_id, BOB).offset == 0
     assert_sound(registry)
+
+
+@pytest.mark.parametrize("locked", ["repository", "manifest", "tag"])
+@pytest.mark.parametrize("deleted", ["repository", "manifest", "tag"])
+def test_r28_a_lock_against_a_deletion(arena: Arena, locked: str, deleted: str) -> None:
+    """Either the deletion comes first, or it is refused; what is locked is never gone."""
+    registry = arena.registry
+    off = AttributeChanges(write_enabled=False)
+
+    def prepare(number: int) -> Meeting:
+        name, tag = name_of(number), parse_tag("v1")
+        digest = plant_image(registry, name, "v1", [layer_of(number)])
+        # Without it, the repository would go together with the image.
+        plant_image(registry, name, "kept", [b"kept"])
+        lock: dict[str, Callable[[], object]] = {
+            "repository": lambda: update_repository(registry, name, off, ALICE),
+            "manifest": lambda: update_manifest(registry, name, digest, off, ALICE),
+            "tag": lambda: update_tag(registry, name, tag, off, ALICE),
+        }
+        delete: dict[str, Callable[[], object]] = {
+            "repository": lambda: delete_repository(registry, name, BOB),
+            "manifest": lambda: delete_manifest(registry, name, digest, BOB),
+            "tag": lambda: delete_tag(registry, name, tag, BOB),
+        }
+
+        def check(locking: Failure, deletion: Failure) -> None:
+            target: Any = tag if deleted == "tag" else digest
+            assert readable(registry, name, target) == (deletion is not None)
+            if deletion is not None:
+                assert isinstance(deletion, Locked)
+                assert locking is None
+            elif locking is not None:
+                assert isinstance(locking, (NameUnknown, ManifestUnknown, TagUnknown))
+            if locked == deleted:
+                # One of the two came too late, and was told so.
+                assert (locking is None) != (deletion is None)
+
+        return Meeting(lock[locked], delete[deleted], check)
+
+    arena.meet(prepare)

@@ -109,6 +109,8 @@ class ManifestFacts(NamedTuple):
     subject: str | None
     size: int
     raw: bytes
+    image_size: int
+    config_media_type: str | None
     references: tuple[Reference, ...] = ()
     children: tuple[Child, ...] = ()
 
@@ -227,6 +229,8 @@ _MANIFESTS = (
         _manifests.c.subject,
         _manifests.c.size,
         _manifests.c.raw,
+        _manifests.c.image_size,
+        _manifests.c.config_media_type,
     )
     .outerjoin(_repositories, _repositories.c.id == _manifests.c.repository_id)
     .where(_repositories.c.deleted_at.is_(None))

@@ -160,6 +160,13 @@ def _compare_columns(facts: inspect.ManifestFacts, manifest: Manifest, problems:
         problems.add("I4", f"artifact type recorded as {recorded}, says {says}")
     if _recorded_annotations(facts) != manifest.annotations:
         problems.add("I4", "its annotations are recorded differently")
+    if facts.image_size != manifest.image_size:
+        message = f"its image recorded with {facts.image_size} bytes, has {manifest.image_size}"
+        problems.add("I4", message, "accounting")
+    config = manifest.config.media_type if manifest.config else None
+    if facts.config_media_type != config:
+        recorded = facts.config_media_type
+        problems.add("I4", f"its config recorded as {recorded}, is {config}", "accounting")
     subject = manifest.subject.digest if manifest.subject else None
     if facts.subject != subject:
         message = f"listed as a referrer of {facts.subject}, its subject is {subject}"
