@@ -291,6 +291,7 @@ def _read_file(path: Path) -> dict[str, Any]:
 
 # Variables that are no settings: where the file is, and what commands that talk to a server use.
 _OTHER_VARIABLES = {
+    "ULLAGE_CA_FILE",
     "ULLAGE_CONFIG",
     "ULLAGE_FAILPOINTS",
     "ULLAGE_REGISTRY",

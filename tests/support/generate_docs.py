@@ -3,6 +3,10 @@
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from ullage.cli import local, table
+from ullage.cli.remote.flags import ACCESS
+from ullage.cli.remote.grammar import GLOBAL, Command, Flag
+from ullage.cli.remote.helping import described, placeholder, spelled, usage
 from ullage.config import SETTINGS
 from ullage.oci import errors
 from ullage.oci.errors import RegistryError
@@ -41,6 +45,22 @@ is no HTTP at all (a malformed or endless head, two lengths) is answered 400, 41
 body, and the connection is closed.
 """
 
+_CLI = """\
+# Command line
+
+Commands that work **on a registry** speak HTTP to it, with the names, flags, messages and exit
+codes of `az acr`; `--name` says which registry. Commands that work **on this machine** need its
+data folder. Data goes to stdout, everything else to stderr. Exit codes: 0, 1 error, 2 usage, 3 not
+found (of the commands that show one thing).
+
+| variable | means |
+| --- | --- |
+| `ULLAGE_REGISTRY` | the registry that commands without `--name` mean |
+| `ULLAGE_CA_FILE` | PEM file with the authorities to trust, before `REQUESTS_CA_BUNDLE` |
+| `HTTPS_PROXY`, `HTTP_PROXY`, `NO_PROXY` | as everywhere; never for this machine |
+| `XDG_CONFIG_HOME` | defaults and logins are in `ullage` in this folder, `~/.config` if unset |
+"""
+
 
 def settings_page() -> str:
     """docs/reference/settings.md."""
@@ -55,6 +75,45 @@ def settings_page() -> str:
         for setting in SETTINGS
     ]
     return _SETTINGS + _table(("name", "flag", "variable", "default", ""), rows)
+
+
+def cli_page() -> str:
+    """docs/reference/cli.md."""
+    parts = [_CLI, "## On a registry\n", _flag_table("Every one of these takes", GLOBAL)]
+    parts.append(_flag_table("Those that ask a registry also take", ACCESS))
+    parts += [_command(command) for command in table.REMOTE if not command.hidden]
+    parts.append("## On this machine\n")
+    for words, text, flags in local.commands():
+        parts.append(f"### ullage {' '.join(words)}\n\n{text}\n")
+        if flags and words != ("serve",):
+            rows = [(f"`{names}`", text) for names, text in flags]
+            parts.append(_table(("flag", ""), rows).lstrip("\n"))
+        elif flags:
+            parts.append("Its flags are the [settings](settings.md), and `--config FILE`.\n")
+    return "\n".join(parts)
+
+
+def _command(command: Command) -> str:
+    parts = [f"### ullage {command.name}\n", f"    ullage {command.name}{usage(command)}\n"]
+    parts.append(f"{command.help} {command.more}".strip() + "\n")
+    shown = [flag for flag in command.flags if not flag.hidden and flag not in ACCESS]
+    if shown:
+        parts.append(_flag_table("", shown))
+    if command.examples:
+        parts.append("".join(f"    {example}\n" for example in command.examples))
+    return "\n".join(parts)
+
+
+def _flag_table(headline: str, flags: Iterable[Flag]) -> str:
+    rows = [
+        (
+            f"`{placeholder(flag) if flag.positional else spelled(flag)}`".replace("|", "\\|"),
+            described(flag),
+        )
+        for flag in flags
+    ]
+    start = f"{headline}:\n" if headline else ""
+    return start + _table(("flag", ""), rows).lstrip("\n" if not headline else "")
 
 
 def errors_page() -> str:
@@ -82,7 +141,7 @@ def _table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
     return "\n" + "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
 
 
-PAGES = {"settings.md": settings_page, "errors.md": errors_page}
+PAGES = {"settings.md": settings_page, "errors.md": errors_page, "cli.md": cli_page}
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ def run(arguments: Sequence[str]) -> int:
 
     first = arguments[0] if arguments else "--help"
     if first == "__complete":
-        from ullage.cli.remote.completion import print_candidates
+        from ullage.cli.completion import print_candidates
 
         return print_candidates(arguments[1:])
     if first in table.LOCAL:

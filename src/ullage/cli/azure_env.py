@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import re
-import shlex
 from pathlib import Path
 
 from ullage.cli.remote import flags, saved
@@ -38,6 +37,8 @@ def az_env(call: Call) -> Answer:
 
 def script(name: str, origin: Origin, authority: Path, folder: Path) -> str:
     """Shell code for az: where the registry `name` is, and whom to trust there."""
+    import shlex
+
     suffix = origin.address.removeprefix(name)
     config = f"[AzureCloud]\nsuffix_acr_login_server_endpoint = {suffix}\n"
     exports = {
@@ -107,10 +108,8 @@ def _settings_environment() -> dict[str, str]:
 
 def _require_reachable(call: Call, origin: Origin, authority: Path) -> None:
     """az itself says no more than "could not connect": so say what is wrong. Raises Failure."""
-    from ullage.cli.remote.connection import Connections
-
     try:
-        answer = Connections(origin, str(authority), call.talk).request("GET", "/v2/")
+        answer = call.connections(origin, str(authority)).request("GET", "/v2/")
     except Unreachable as error:
         raise _explained(error, origin, authority) from error
     if answer.status == 200:

@@ -6,8 +6,8 @@ here; tests/cli keeps it the same as what they say themselves.
 
 from __future__ import annotations
 
-from ullage.cli import azure_env
-from ullage.cli.remote import completion, configuration, login, manifest, repository
+from ullage.cli import azure_env, completion
+from ullage.cli.remote import configuration, login, manifest, repository
 from ullage.cli.remote.grammar import Command
 
 TITLE = "A container registry that gives space back."
@@ -30,7 +30,8 @@ GROUPS = {
 # Commands that work on the registry whose data folder is here.
 LOCAL = {
     "serve": "Run the registry.",
-    "check": "Prove that database and disk agree, or say where they do not.",
+    "check": "Prove that what the database says and what the disk holds agree, also while it "
+    "serves.",
     "user": "People and programs that log in with a password.",
     "token": "Repository-scoped tokens: limited rights, two passwords, expiry.",
     "scope-map": "Named sets of rights for users and tokens.",

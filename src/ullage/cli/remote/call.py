@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ullage.cli.remote import saved
 from ullage.cli.remote.failures import Failure, Unauthenticated
@@ -15,6 +15,9 @@ from ullage.cli.remote.registries import DEFAULT, Origin, resolve
 from ullage.cli.remote.saved import Login
 from ullage.cli.remote.session import Registry
 from ullage.cli.remote.talk import Talk, ask, ask_password
+
+if TYPE_CHECKING:
+    from ullage.cli.remote.connection import Connections
 
 CONNECTIONS = 16
 
@@ -40,6 +43,7 @@ class Call:
     talk: Talk
     # Not read before a command needs them.
     _defaults: dict[str, str] | None = field(default=None)
+    _opened: list[Connections] = field(default_factory=list)
 
     @property
     def defaults(self) -> dict[str, str]:
@@ -60,11 +64,21 @@ class Call:
 
     def registry(self, *scope: str, name: str | None = None) -> Registry:
         """The registry, to be asked with these rights (acr-contract section 3.1)."""
+        origin, login, ca_file = self._identity(self.origin(name))
+        connections = self.connections(origin, self.ca_file(ca_file))
+        return Registry(connections, self.talk, login, scope, lambda: self._asked(origin))
+
+    def connections(self, origin: Origin, ca_file: str | None) -> Connections:
+        """Connections that are closed when the command is done."""
         from ullage.cli.remote.connection import Connections
 
-        origin, login, ca_file = self._identity(self.origin(name))
-        connections = Connections(origin, self.ca_file(ca_file), self.talk)
-        return Registry(connections, self.talk, login, scope, lambda: self._asked(origin))
+        opened = Connections(origin, ca_file, self.talk)
+        self._opened.append(opened)
+        return opened
+
+    def close(self) -> None:
+        for connections in self._opened:
+            connections.close()
 
     def ca_file(self, saved_one: str | None = None) -> str | None:
         """Who vouches for certificates; None for whom the system trusts.

@@ -50,6 +50,8 @@ class Connections:
         self._here = threading.local()
         self._trust: ssl.SSLContext | None = None
         self._lock = threading.Lock()
+        # Of all threads, for closing them in the end.
+        self._opened: list[http.client.HTTPConnection] = []
 
     def request(
         self,
@@ -69,7 +71,7 @@ class Connections:
         try:
             answer = self._exchange(connection, method, target, sent, body)
         except (OSError, http.client.HTTPException) as error:
-            self.close()
+            self._drop()
             if fresh or isinstance(error, TimeoutError):
                 raise self._unreachable(error) from error
             # Over a new connection, which is not tried again.
@@ -90,17 +92,24 @@ class Connections:
         response = connection.getresponse()
         content = response.read(MAX_ANSWER_BYTES + 1)
         if len(content) > MAX_ANSWER_BYTES:
-            self.close()
+            self._drop()
             raise Failure(f"{method} {target}: the answer is longer than {MAX_ANSWER_BYTES} bytes.")
         found = {name.lower(): value for name, value in response.getheaders()}
         return Answer(response.status, found, content)
 
     def close(self) -> None:
+        """Close the connections of all threads; none may be in use."""
+        for connection in self._opened:
+            connection.close()
+        self._opened.clear()
+
+    def _drop(self) -> None:
         """Close this thread's connection."""
         connection = getattr(self._here, "connection", None)
         if connection is not None:
             self._here.connection = None
             connection.close()
+            self._opened.remove(connection)
 
     # -- opening
 
@@ -113,11 +122,12 @@ class Connections:
         with self._lock:
             if not self.origin.scheme:
                 self.origin = self._with_scheme(self.origin)
-        opened = self._opened(timeout_seconds)
+        opened = self._made(timeout_seconds)
         self._here.connection = opened
+        self._opened.append(opened)
         return opened, True
 
-    def _opened(self, timeout_seconds: float) -> http.client.HTTPConnection:
+    def _made(self, timeout_seconds: float) -> http.client.HTTPConnection:
         host, scheme = self.origin.host.strip("[]"), self.origin.scheme
         port = self.origin.port_for(scheme)
         proxy = _proxy(scheme, host)

@@ -8,7 +8,7 @@ _REGISTRY_HELP = (
     "The registry: host[:port], a URL, or a name saved with `ullage login` or `ullage config`. "
     "Default: ULLAGE_REGISTRY, else what `ullage config` has, else http://127.0.0.1:5000."
 )
-_ACCESS = (
+ACCESS = (
     Flag(
         ("--suffix",),
         "A name's tenant suffix: `--name NAME --suffix S` is the registry NAME-S.",
@@ -26,13 +26,13 @@ _ACCESS = (
 # Of `repository` commands, where --name is the registry.
 REGISTRY = (
     Flag(("--name", "-n"), _REGISTRY_HELP, "REGISTRY", dest="registry"),
-    *_ACCESS,
+    *ACCESS,
     Flag(("--resource-group", "-g"), "Ignored, as by az.", "GROUP", hidden=True),
 )
 # Of `manifest` commands, where --name is the repository or the artifact.
 MANIFEST_REGISTRY = (
     Flag(("--registry", "-r"), _REGISTRY_HELP, "REGISTRY", dest="registry"),
-    *_ACCESS,
+    *ACCESS,
 )
 REPOSITORY = Flag(("--repository",), "The name of the repository.", "REPOSITORY")
 IMAGE = Flag(

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import sys
-from shutil import which
 
 # A locked keyring asks its owner for a password, in a window; nobody may be there to see it.
 _SECONDS = 60
@@ -56,6 +55,8 @@ def forget(address: str, username: str) -> None:
 
 
 def _kind() -> str | None:
+    from shutil import which
+
     if sys.platform == "darwin":
         return "security" if which("security") else None
     # Without a session bus, as on a server, secret-tool would start one that forgets everything.

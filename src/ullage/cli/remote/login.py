@@ -22,12 +22,10 @@ if TYPE_CHECKING:
 
 def login(call: Call) -> Answer | None:
     """Check credentials against the registry, and only then save them."""
-    from ullage.cli.remote.connection import Connections
-
     given = call.given
     name = _name(call)
     origin = resolve(given.url, {}) if given.url else call.origin(name)
-    connections = Connections(origin, call.ca_file(), call.talk)
+    connections = call.connections(origin, call.ca_file())
     if not _asks_for_credentials(call, connections):
         _save_name(name, given.url, connections.origin)
         call.talk.note(f"{connections.origin.url} asks for no credentials: nothing to log in to.")

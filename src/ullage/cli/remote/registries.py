@@ -57,7 +57,7 @@ def resolve(name: str, saved: Mapping[str, str], suffix: str | None = None) -> O
         scheme, rest = "", name
     found = _HOST.fullmatch(rest.removesuffix("/") if separator else rest)
     port = int(found["port"]) if found and found["port"] else None
-    if not found or scheme not in ("", *_PORTS) or not 0 < (port or 1) < 65536:
+    if not found or scheme not in ("", *_PORTS) or not (port is None or 0 < port < 65536):
         raise Failure(
             f"'{name}' is no registry: expected host:port, http://host:port, https://host:port, "
             "or a name saved with `ullage login` or `ullage config`."

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
-import traceback
 from collections.abc import Sequence
+from contextlib import closing
 
 from ullage.cli.remote.call import Call
 from ullage.cli.remote.failures import Failure, Refused
@@ -22,6 +22,8 @@ def run(command: Command, arguments: Sequence[str]) -> int:
         return _run(command, arguments, talk)
     except Failure as failure:
         if talk.level is Level.DEBUG:
+            import traceback
+
             traceback.print_exc()
         talk.error(str(failure))
         if failure.hint:
@@ -49,11 +51,11 @@ def _run(command: Command, arguments: Sequence[str], talk: Talk) -> int:
         from ullage.cli.remote.render import query_of
 
         query = query_of(given.query, f"ullage {command.name}")
-    call = Call(given, talk)
-    output = given.output or call.defaults.get("output") or _usual_output()
-    if command.warning:
-        talk.warning(command.warning)
-    answer = command.run(call)
+    with closing(Call(given, talk)) as call:
+        output = given.output or call.defaults.get("output") or _usual_output()
+        if command.warning:
+            talk.warning(command.warning)
+        answer = command.run(call)
     if answer is None:
         return 0
     from ullage.cli.remote.render import show

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterable, Sequence
+from contextlib import closing
 
 from ullage.cli.remote.call import Answer, Call
 from ullage.cli.remote.failures import Failure
@@ -80,7 +81,9 @@ def candidates(words: Sequence[str]) -> list[tuple[str, str]]:
         if command is not None:
             return _of_command(command, before[length:], current)
     if before and before[0] in table.LOCAL:
-        return []
+        from ullage.cli.local import entries as local_entries
+
+        return _matching(local_entries(before), current)
     entries = table.below(tuple(before))
     if not before:
         entries = {**entries, **table.LOCAL}
@@ -129,13 +132,14 @@ def _from_registry(given: Sequence[str], current: str, *, images: bool) -> list[
     from ullage.cli.remote.session import tags_path
 
     repository, colon, _ = current.partition(":")
-    call = _call(given)
-    if images and colon:
-        registry = call.registry(f"repository:{repository}:metadata_read")
-        found = islice(registry.pages(tags_path(repository), "tags"), _MOST)
-        return [(f"{repository}:{tag['name']}", "") for tag in found]
-    registry = call.registry("registry:catalog:*")
-    return [(name, "") for name in islice(registry.pages("/v2/_catalog", "repositories"), _MOST)]
+    with closing(_call(given)) as call:
+        if images and colon:
+            registry = call.registry(f"repository:{repository}:metadata_read")
+            tags = islice(registry.pages(tags_path(repository), "tags"), _MOST)
+            return [(f"{repository}:{tag['name']}", "") for tag in tags]
+        registry = call.registry("registry:catalog:*")
+        names = islice(registry.pages("/v2/_catalog", "repositories"), _MOST)
+        return [(name, "") for name in names]
 
 
 def _call(given: Sequence[str]) -> Call:
