@@ -28,6 +28,13 @@ class Login(NamedTuple):
         return f"{self.name}:{self.password}"
 
 
+def admin_of(server: UllageServer) -> Login:
+    """The account that the first start made, as it was announced."""
+    found = _PASSWORD.search(server.log)
+    assert found, server.log
+    return Login("admin", found[1])
+
+
 class Secured:
     """`ullage serve --auth --tls self-signed`, and what somebody at its machine does with it."""
 
@@ -42,9 +49,7 @@ class Secured:
         self.server.start()
         self.cert_dir.mkdir()
         shutil.copy(self.authority, self.cert_dir / "ca.crt")
-        found = _PASSWORD.search(self.server.log)
-        assert found, self.server.log
-        self.admin = Login("admin", found[1])
+        self.admin = admin_of(self.server)
         return self
 
     def __exit__(self, *_: object) -> None:
