@@ -152,7 +152,8 @@ class Azure(Shell):
         (self._folder / "env").write_text(self._told())
 
     def as_somebody(self, line: str, login: Login) -> str:
-        return f"REGISTRY_USER={login.name} REGISTRY_PASSWORD={login.password} {line}"
+        password = shlex.quote(login.password)
+        return f"REGISTRY_USER={login.name} REGISTRY_PASSWORD={password} {line}"
 
     def _told(self) -> str:
         server = self.registry.server
@@ -184,7 +185,7 @@ class Ours(Shell):
         assert done.code == 0, done.err
 
     def as_somebody(self, line: str, login: Login) -> str:
-        return f"{line} --username {login.name} --password {login.password}"
+        return f"{line} --username {login.name} --password {shlex.quote(login.password)}"
 
 
 def at_terminal(command: list[str], answers: tuple[str, ...], env: dict[str, str]) -> Said:

@@ -6,7 +6,7 @@ their own, and what they print is compared.
 
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
@@ -14,10 +14,8 @@ import pytest
 
 from tests.clients.azure import Azure, Ours, Registry, Shell
 from tests.clients.programs import payload
-from tests.clients.view import View
-from tests.server.pushing import index_of, put_manifest, push_image
+from tests.server.pushing import push_image, put_manifest
 from tests.support.article import script
-from tests.support.registry import descriptor
 from ullage.oci.digest import Digest
 
 pytestmark = pytest.mark.client
@@ -32,16 +30,17 @@ _TIME = re.compile(r"[0-9-]{10}T[0-9:]{8}\.[0-9]{7}Z")
 # What ullage says before it asks, and az does not.
 _GIVES_BACK = re.compile(r"^This gives back .*\n", re.MULTILINE)
 
+Tool = Callable[[Registry], Shell]
 Told = dict[str, Any]
 
 
 @pytest.fixture(scope="module")
-def told(tmp_path_factory: pytest.TempPathFactory) -> Callable[[type[Shell]], Told]:
+def told(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Tool], Told]:
     """What a command line tells whoever follows the article with it."""
 
     @cache
-    def follow(tool: type[Shell]) -> Told:
-        with Registry(tmp_path_factory.mktemp(tool.__name__)) as registry:
+    def follow(tool: Tool) -> Told:
+        with Registry(tmp_path_factory.mktemp("article")) as registry:
             return the_article(registry, tool(registry))
 
     return follow
@@ -49,13 +48,13 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> Callable[[type[Shell]], To
 
 @pytest.mark.slow
 @pytest.mark.parametrize("tool", [Azure, Ours], ids=["az", "ullage"])
-def test_the_article_is_true(told: Callable[[type[Shell]], Told], tool: type[Shell]) -> None:
+def test_the_article_is_true(told: Callable[[Tool], Told], tool: Tool) -> None:
     """Every command in it does what it says there, and shows what it shows there."""
     assert told(tool)
 
 
 @pytest.mark.slow
-def test_ullage_tells_what_az_tells(told: Callable[[type[Shell]], Told]) -> None:
+def test_ullage_tells_what_az_tells(told: Callable[[Tool], Told]) -> None:
     """Field by field, and question by question up to the line that az does not have."""
     az, ours = told(Azure), told(Ours)
     assert list(az) == list(ours)
