@@ -60,7 +60,7 @@ class Comparison:
 def compare(name: str, requests: int, attempt: Callable[[int], float]) -> Comparison:
     """Make both attempts, 0 and 1, `requests` times each in random order; each gives seconds."""
     order = [0, 1] * requests
-    random.Random(name).shuffle(order)  # noqa: S311 - an order, no secret
+    random.Random(name).shuffle(order)  # an order, no secret
     times: tuple[list[float], list[float]] = ([], [])
     for which in order:
         times[which].append(attempt(which))

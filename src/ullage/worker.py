@@ -15,7 +15,7 @@ from datetime import timedelta
 from typing import Protocol
 
 from ullage.oci.errors import RegistryError
-from ullage.services import Registry, StoredObject, reclaim
+from ullage.services import Registry, StoredObject, plan, reclaim
 
 log = logging.getLogger(__name__)
 
@@ -117,6 +117,7 @@ class Worker:
         ):
             while not self._stop.is_set() and step(registry):
                 pass
+        plan.expire_plans(registry)
         registry.db.housekeep()
 
     def _pause(self) -> float:

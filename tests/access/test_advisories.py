@@ -167,13 +167,21 @@ def test_cve_2026_41888_no_way_of_deleting_forgets_the_right_to(
     headers = house.basic(who) if kind == "basic" else house.bearer(who, "repository:team/kept:*")
     ways = [route.path for route in ROUTES if route.method == "DELETE"]
     assert sorted(ways) == [
+        "/acr/v1/{name}",
+        "/acr/v1/{name}/_tags/{tag}",
         "/v2/{name}/blobs/uploads/{session}",
         "/v2/{name}/blobs/{digest}",
         "/v2/{name}/manifests/{reference}",
     ], "a new way of deleting needs a line here"
-    for path in (f"manifests/{manifest}", "manifests/v1", f"blobs/{blob}"):
-        assert house.client.delete(f"/v2/team/kept/{path}", headers=headers).status_code == 401
-        found = house.client.get(f"/v2/team/kept/{path}", headers=house.basic("admin"))
+    for path in (
+        "/acr/v1/team/kept",
+        "/acr/v1/team/kept/_tags/v1",
+        f"/v2/team/kept/manifests/{manifest}",
+        "/v2/team/kept/manifests/v1",
+        f"/v2/team/kept/blobs/{blob}",
+    ):
+        assert house.client.delete(path, headers=headers).status_code == 401
+        found = house.client.get(path, headers=house.basic("admin"))
         assert found.status_code == 200
 
 

@@ -7,7 +7,7 @@ What is expected is written down here and nowhere taken from the code: acr-contr
 import inspect
 import json
 import uuid
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import httpx
 import pytest
@@ -22,6 +22,8 @@ Need = str | frozenset[str]
 PULL: Need = frozenset({"pull"})
 PUSH: Need = frozenset({"pull", "push"})
 DELETE: Need = frozenset({"delete"})
+METADATA: frozenset[str] = frozenset({"metadata_read"})
+DELETION: frozenset[str] = frozenset({"delete"})
 READ: Need = frozenset({"metadata_read"})
 WRITE: Need = frozenset({"metadata_write"})
 
@@ -35,6 +37,12 @@ class Row:
     need: Need
     existing: int
     absent: int
+    # Rights on the repository that the request is about without naming it in its path, and what
+    # those are told who lack them: 401 for a name that they said, 404 for what they only guess.
+    rights: frozenset[str] = frozenset()
+    lacking: int = 401
+    # Rights without which those who may know of it are told 401.
+    more: frozenset[str] = frozenset()
 
 
 # distribution-spec "Endpoints" in its order; then the token endpoints (acr-contract 1.2-1.4).
@@ -70,10 +78,15 @@ TABLE = (
     Row("GET", "/oauth2/token", "anybody", 200, 200),
     Row("POST", "/oauth2/token", "anybody", 200, 200),
     Row("POST", "/oauth2/exchange", "anybody", 401, 401),
+    Row("POST", "/api/v1/plans", "known", 201, 404, METADATA),
+    Row("GET", "/api/v1/plans/{plan}", "known", 200, 404, METADATA, 404),
+    Row("POST", "/api/v1/plans/{plan}/apply", "known", 200, 404, METADATA, 404, DELETION),
+    Row("GET", "/api/v1/usage", "known", 200, 404, METADATA),
+    Row("GET", "/api/v1/why/{digest}", "known", 200, 404, METADATA, 404),
 )
 # RFC 9110 section 9.1: HEAD goes wherever GET goes, so it needs the same.
 HEADS = tuple(
-    Row("HEAD", row.path, row.need, row.existing, row.absent)
+    replace(row, method="HEAD")
     for row in TABLE
     if row.method == "GET" and ("HEAD", row.path) not in {(r.method, r.path) for r in TABLE}
 )
@@ -104,7 +117,13 @@ def expected(role: str, kind: str, row: Row, repository: str) -> int:
         # The token endpoint takes no tokens.
         return 401 if row.method in ("GET", "HEAD") and kind in ("bearer", "empty") else allowed
     if row.need == "known":
-        return 401 if kind == "none" else allowed
+        if kind == "none":
+            return 401
+        granted = RIGHTS[role].get(repository.partition("/")[0], frozenset())
+        if not row.rights <= (granted if kind != "empty" else frozenset()):
+            return row.lacking
+        # What does not exist, nobody lacks a right on.
+        return allowed if row.more <= granted or not exists else 401
     if row.need == "catalog":
         return 401 if role == "anonymous" or kind == "empty" else allowed
     if kind == "empty":
@@ -171,10 +190,29 @@ class Attempt:
                 fill["session"] = self._session(repository, mine=fresh) if there else BAIT
                 content = b"some bytes" if method in ("PATCH", "PUT") else None
                 path += f"?digest={digest_of(b'some bytes')}"
+            case "POST", "plans":
+                content = json.dumps({"repositories": [repository]}).encode()
+            case "POST", "apply":
+                if there:
+                    digests = [self.house.push_index(repository)]
+                    fill["plan"] = self._plan({"repository": repository, "digests": digests})
+                else:
+                    fill["plan"] = BAIT
+            case _, "usage":
+                path += f"?repository={repository}"
+            case _, "{plan}":
+                fill["plan"] = self._plan({"repositories": [repository]}) if there else BAIT
             case "POST", "token" | "exchange" as endpoint:
                 content = FORMS[endpoint]
                 headers = headers | {"Content-Type": "application/x-www-form-urlencoded"}
         return self.house.status(row.method, path.format(**fill), headers, content)
+
+    def _plan(self, wanted: dict[str, object]) -> str:
+        """A plan of the administrator's."""
+        response = self.house.client.post(
+            "/api/v1/plans", json=wanted, headers=self.house.basic("admin")
+        )
+        return str(response.json()["id"])
 
     def _acr_status(self, row: Row, repository: str, *, fresh: bool) -> int:
         """As status; what was deleted is pushed again."""

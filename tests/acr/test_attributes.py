@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -362,7 +363,7 @@ def test_times_of_update_move_with_what_changes(client: httpx.Client, name: str)
 
     created = shown(client, f"{name}/_tags/v1")["tag"]["createdTime"]
     was = times()
-    for change, moved in (
+    changes: list[tuple[Callable[[], httpx.Response], tuple[int, int, int, int]]] = [
         (lambda: put_manifest(client, name, "v1", body), (1, 1, 1, 0)),
         (lambda: put_manifest(client, name, digest, body), (1, 0, 1, 0)),
         (
@@ -380,7 +381,8 @@ def test_times_of_update_move_with_what_changes(client: httpx.Client, name: str)
         (lambda: client.patch(f"/acr/v1/{name}", json={"readEnabled": False}), (1, 0, 0, 0)),
         (lambda: put_manifest(client, name, "v1", image(client, name, [b"other"])), (1, 1, 1, 1)),
         (lambda: client.delete(f"/acr/v1/{name}/_tags/v1"), (1, 1, 0, 1)),
-    ):
+    ]
+    for change, moved in changes:
         assert change().status_code < 300
         now = times()
         assert [int(a != b) for a, b in zip(was, now, strict=True)] == list(moved)

@@ -3,6 +3,7 @@
 import json
 import sqlite3
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import httpx
@@ -43,6 +44,8 @@ __all__ = [
     "store",
 ]
 
+_SQLITE: Any = sqlite.dialect
+_POSTGRESQL: Any = postgresql.dialect
 APP = RepositoryName("app")
 MANY = 20_000
 ORDERS = list(Order)
@@ -186,7 +189,7 @@ def test_a_page_costs_the_same_however_deep_it_lies_on_sqlite(
     sqlite_db: SqliteDatabase, request: pytest.FixtureRequest
 ) -> None:
     """Issue 4: an index finds the page, nothing is sorted, and the engine takes as many steps."""
-    registry = request.getfixturevalue("sqlite_registry")
+    registry: Registry = request.getfixturevalue("sqlite_registry")
     repository_id = plant(registry, MANY)
     connection = sqlite3.connect(sqlite_db.path)
     steps = 0
@@ -198,7 +201,7 @@ def test_a_page_costs_the_same_however_deep_it_lies_on_sqlite(
     costs: dict[str, list[int]] = {}
     for depth in (0, MANY // 2, MANY - 300):
         for what, query in _queries(repository_id, depth).items():
-            text = _literal(query, sqlite.dialect())
+            text = _literal(query, _SQLITE())
             plan = [row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {text}")]
             assert len(plan) == 1, (what, plan)
             assert plan[0].startswith("SEARCH"), (what, plan)
@@ -219,20 +222,24 @@ def test_a_page_costs_the_same_however_deep_it_lies_on_postgresql(
     request: pytest.FixtureRequest,
 ) -> None:
     """As on SQLite: an index scan that reads no more rows than it shows, and no sort."""
-    registry = request.getfixturevalue("postgres_registry")
+    registry: Registry = request.getfixturevalue("postgres_registry")
     repository_id = plant(registry, MANY)
     registry.write(lambda tx: tx.execute(sa.text("ANALYZE")))
     for depth in (0, MANY // 2, MANY - 300):
         for what, query in _queries(repository_id, depth).items():
-            text = _literal(query, postgresql.dialect())
+            text = _literal(query, _POSTGRESQL())
             explain = sa.text("EXPLAIN (ANALYZE, FORMAT JSON) " + text.replace(":", r"\:"))
-            ((plan,),) = registry.read(lambda tx, explain=explain: tx.execute(explain).all())
+            ((plan,),) = registry.read(partial(_all, explain))
             top = plan[0]["Plan"]
             assert top["Node Type"] == "Limit", what
             (scan,) = top["Plans"]
             assert scan["Node Type"] == "Index Scan", (what, depth, scan)
             assert scan["Actual Rows"] == 101
             assert scan.get("Rows Removed by Filter", 0) == 0, (what, depth, scan)
+
+
+def _all(query: sa.Executable, tx: Transaction) -> Any:
+    return tx.execute(query).all()
 
 
 def _literal(query: sa.Select[Any], dialect: Any) -> str:
@@ -325,8 +332,7 @@ def test_plain_names_are_cursors_too(client: httpx.Client, name: str, orderby: s
 
 def test_the_tags_of_one_manifest(client: httpx.Client, name: str) -> None:
     """Contract 2.2, `digest`, kept in the link."""
-    for tag in ("a", "b", "c"):
-        digest = push_image(client, name, tag)
+    (digest,) = {push_image(client, name, tag) for tag in ("a", "b", "c")}
     push_image(client, name, "other", [b"other"])
     found = [
         tag["name"]

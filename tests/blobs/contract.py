@@ -244,6 +244,24 @@ class BlobStoreContract:
             assert reader.size == 0
             assert reader.read_at(0, 10) == b""
 
+    def test_an_append_commits_what_it_wrote(self, store: BlobStore) -> None:
+        key = upload(store)
+        with store.append(key, 5) as append:
+            append.write(b" and more")
+            append.commit()
+        assert content(store, key) == b"bytes and more"
+        assert store.commit(key) == 14
+        with pytest.raises(KeyUnknown):
+            store.append(key, 14)
+
+    def test_an_append_of_a_deleted_object_commits_nothing(self, store: BlobStore) -> None:
+        key = upload(store)
+        with store.append(key, 5) as append:
+            store.delete([key])
+            with pytest.raises(KeyUnknown):
+                append.commit()
+        assert store.size(key) is None
+
     def test_commit_is_idempotent(self, store: BlobStore) -> None:
         key = upload(store)
         assert [store.commit(key) for _ in range(3)] == [5, 5, 5]

@@ -66,7 +66,7 @@ def test_login_is_saved_only_if_it_is_right(
     assert "An error occurred: CONNECTIVITY_ACCESS_TOKEN_ERROR\n" in wrong.err
     assert f"Access to registry '{guarded.host}' was denied. Response code: 401." in wrong.err
     assert not saved.credentials_path().exists()
-    typed(monkeypatch, f"{guarded.env['password']}\n")
+    typed(monkeypatch, f"{guarded.password}\n")
     right = ullage(*line)
     assert (right.code, right.out) == (0, "")
     assert right.err.endswith("Login Succeeded\n")
@@ -84,7 +84,7 @@ def test_login_gives_a_registry_a_name(
     ullage: Ullage, guarded: Guarded, authority: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("ULLAGE_CA_FILE", authority)
-    typed(monkeypatch, f"{guarded.env['password']}\n")
+    typed(monkeypatch, f"{guarded.password}\n")
     line = ("login", "myregistry", "--url", guarded.server.url, "-u", "anna", "--password-stdin")
     assert ullage(*line).code == 0
     assert ullage("repository", "list", "--name", "myregistry").out == "[]\n"

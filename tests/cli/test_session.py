@@ -1,81 +1,14 @@
 """Registries that misbehave: what is tried again, and what is believed."""
 
-import json
-import threading
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
 
 from tests.cli.conftest import Ullage
-from ullage.cli.remote.connection import Connections
-from ullage.cli.remote.failures import Failure, Refused, Unauthenticated
-from ullage.cli.remote.registries import Origin
+from tests.cli.scripted import Script, Step
+from ullage.cli.remote.deleting import freed
+from ullage.cli.remote.failures import Failure, Refused
 from ullage.cli.remote.saved import Login
-from ullage.cli.remote.session import Registry
-from ullage.cli.remote.talk import Talk
-
-Step = tuple[int, dict[str, str], Any]
-
-
-class Script:
-    """A server that answers with one step after another, and what it was asked."""
-
-    def __init__(self, *steps: Step) -> None:
-        self.steps = list(steps)
-        self.asked: list[str] = []
-        self.shown: list[str | None] = []
-        self.bodies: list[str] = []
-        self.waited: list[float] = []
-
-    @contextmanager
-    def serving(self, login: Login | None = None) -> Iterator[Registry]:
-        script = self
-
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
-            def answer(self) -> None:
-                length = int(self.headers.get("Content-Length") or 0)
-                script.bodies.append(self.rfile.read(length).decode())
-                script.asked.append(f"{self.command} {self.path}")
-                script.shown.append(self.headers.get("Authorization"))
-                status, headers, content = script.steps.pop(0)
-                if status == 0:  # The connection breaks.
-                    self.close_connection = True
-                    return
-                body = b"" if content is None else json.dumps(content).encode()
-                self.send_response(status)
-                for name, value in {**headers, "Content-Length": str(len(body))}.items():
-                    self.send_header(name, value)
-                self.end_headers()
-                self.wfile.write(body)
-
-            do_GET = do_POST = do_DELETE = do_PATCH = answer
-
-            def log_message(self, *_: object) -> None:
-                pass
-
-        with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-            server.daemon_threads = True
-            thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-            thread.start()
-            try:
-                origin = Origin("http", "127.0.0.1", server.server_port)
-                with closing(Connections(origin, None, Talk())) as connections:
-                    yield Registry(
-                        connections, Talk(), login, ("a:b:c",), _nobody, self.waited.append
-                    )
-            finally:
-                server.shutdown()
-                thread.join()
-
-
-def _nobody() -> Login:
-    raise Unauthenticated("nobody is there to ask")
-
 
 BEARER = {"WWW-Authenticate": 'Bearer realm="http://evil.example.com/oauth2/token",service="s"'}
 WEAK = {"WWW-Authenticate": BEARER["WWW-Authenticate"] + ',scope="x",error="insufficient_scope"'}
@@ -224,3 +157,31 @@ def test_proxies_are_for_other_machines(
         done = ullage("repository", "list", "--name", "http://registry.example.com")
         assert done.out == '[\n  "app"\n]\n'
     assert script.asked == ["GET http://registry.example.com/v2/_catalog?n=100"]
+
+
+@pytest.mark.parametrize(
+    ("step", "expected"),
+    [
+        ((200, {}, {"freed_bytes": 18000, "freed_later_bytes": 0}), "This gives back 17.6 KiB.\n"),
+        ((201, {}, {"freed_bytes": 0}), "This gives back 0 B.\n"),
+        (
+            (200, {}, {"freed_bytes": 2**20, "freed_later_bytes": 2**30}),
+            "This gives back 1.0 MiB, 1.0 GiB more later.\n",
+        ),
+        ((404, {}, None), ""),
+        ((401, WEAK, None), ""),
+        ((500, {}, None), ""),
+        ((200, {}, {"freed_bytes": "many"}), ""),
+        ((200, {}, [1]), ""),
+        ((0, {}, None), ""),
+    ],
+)
+def test_the_bytes_that_come_back_are_told_where_the_registry_knows_them(
+    step: Step, expected: str
+) -> None:
+    """Azure's registry has no plans: then the question is as az puts it."""
+    script = Script(step)
+    with script.serving(Login("anna", "x")) as registry:
+        registry._authorization = "Bearer t"
+        assert freed(registry, {"repositories": ["app"]}) == expected
+    assert script.bodies == ['{"repositories": ["app"]}']

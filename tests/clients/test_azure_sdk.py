@@ -1,9 +1,11 @@
 """Azure's Python SDK, `azure-containerregistry`, against a real server with TLS and accounts."""
 
+import gc
 import io
 import json
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -16,7 +18,12 @@ azure = pytest.importorskip("azure.containerregistry")
 core = pytest.importorskip("azure.core.exceptions")
 credentials = pytest.importorskip("azure.core.credentials")
 
-pytestmark = pytest.mark.client
+pytestmark = [
+    pytest.mark.client,
+    # The SDK does not close the connections it asks for tokens on (its exchange client's).
+    pytest.mark.filterwarnings("ignore:unclosed <ssl:ResourceWarning"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
 
 AUDIENCE = "https://containerregistry.azure.net"
 
@@ -46,14 +53,19 @@ def sdk(registry: Secured) -> Iterator[Any]:
         yield client
 
 
-def client_of(registry: Secured, credential: Credential | None) -> Any:
-    return azure.ContainerRegistryClient(
+@contextmanager
+def client_of(registry: Secured, credential: Credential | None) -> Iterator[Any]:
+    with azure.ContainerRegistryClient(
         f"https://{registry.host}",
         credential,
         audience=AUDIENCE,
         connection_verify=str(registry.authority),
         retry_total=0,
-    )
+    ) as client:
+        yield client
+    del client
+    # What it left open is to be found here, and not during somebody else's test.
+    gc.collect()
 
 
 def push(sdk: Any, name: str, tag: str | None, layer: bytes) -> str:
@@ -109,7 +121,7 @@ def test_tags(sdk: Any) -> None:
             listed = sdk.list_tag_properties(name, results_per_page=n, **asked)
             assert [tag.name for tag in listed] == expected
     properties = sdk.get_tag_properties(name, "a")
-    assert (properties.digest, properties.repository_name) == (digest, name)
+    assert (properties.name, properties.digest) == ("a", digest)
     assert sdk.update_tag_properties(name, "a", can_write=False).can_write is False
     with pytest.raises(core.HttpResponseError):
         push(sdk, name, "a", b"another")
@@ -137,7 +149,7 @@ def test_manifests(sdk: Any) -> None:
     properties = sdk.get_manifest_properties(name, "v1")
     assert properties.digest == digests[1]
     assert properties.tags == ["v1"]
-    assert (str(properties.architecture), str(properties.operating_system)) == ("amd64", "linux")
+    assert (properties.architecture, properties.operating_system) == ("amd64", "linux")
     assert properties.size_in_bytes == len(b"layer 1") + 37
     assert sdk.update_manifest_properties(name, digests[1], can_delete=False).can_delete is False
     with pytest.raises(core.HttpResponseError) as refused:
@@ -174,9 +186,7 @@ def test_anybody_may_pull_what_is_public(registry: Secured, sdk: Any) -> None:
     with client_of(registry, None) as anybody:
         assert anybody.get_manifest("public/app", "v1").digest == digest
         assert b"".join(anybody.download_blob("public/app", digest_of(b"layer"))) == b"layer"
-        for change in (
-            lambda: anybody.delete_manifest("public/app", digest),
-            lambda: anybody.get_manifest("private/app", "v1"),
-        ):
-            with pytest.raises(core.ClientAuthenticationError):
-                change()
+        with pytest.raises(core.ClientAuthenticationError):
+            anybody.delete_manifest("public/app", digest)
+        with pytest.raises(core.ClientAuthenticationError):
+            anybody.get_manifest("private/app", "v1")

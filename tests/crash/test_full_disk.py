@@ -176,10 +176,10 @@ def _ballast(disk: Path) -> int:
 
 
 def test_a_disk_without_free_inodes_is_a_full_disk(forkserver: ForkServer, tmp_path: Path) -> None:
-    """F17: every blob takes a file and up to two directories."""
+    """F17: every blob takes a file; the store itself some 260 directories."""
     arguments, log = ("--read-grace", "0s"), tmp_path / "server.log"
     with (
-        tmpfs(tmp_path / "disk", "size=64m,nr_inodes=60") as disk,
+        tmpfs(tmp_path / "disk", "size=64m,nr_inodes=316") as disk,
         CrashServer(forkserver, disk / "data", *arguments, log=log) as server,
     ):
         server.start()

@@ -88,7 +88,7 @@ def test_names_differ_by_case(db: Database) -> None:
         repository_id, manifest_id = _push(tx, parse_repository_name("app"))
         for name in ("latest", "Latest"):
             content.put_tag(tx, repository_id, parse_tag(name), manifest_id, NEW_YEAR)
-        assert content.delete_tag(tx, repository_id, parse_tag("Latest"))
+        assert content.delete_tag(tx, repository_id, parse_tag("Latest"), NEW_YEAR)
         left = tx.execute(sa.select(schema.tags.c.name, schema.tags.c.created_at)).all()
         assert [tuple(row) for row in left] == [("latest", moment(NEW_YEAR))]
 

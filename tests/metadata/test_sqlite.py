@@ -149,6 +149,16 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
         SqliteDatabase(tmp_path / "file" / "ullage.db")
 
 
+def test_closing_twice_is_closing_once(path: Path) -> None:
+    """The number of the owner lock's descriptor may be somebody else's file by then."""
+    db = SqliteDatabase(path)
+    db.close()
+    with path.with_name("another file").open("wb") as taken:
+        db.close()
+        taken.write(b"still open")
+    SqliteDatabase(path).close()
+
+
 def test_a_closed_database_takes_no_more_work(path: Path) -> None:
     with opened(path) as db:
         pass

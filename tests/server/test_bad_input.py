@@ -33,7 +33,7 @@ DIGEST = digest_of(b"data")
 def stored(server: UllageServer, client: httpx.Client) -> set[str]:
     """Every repository, every stored blob and every open upload."""
     names = client.get("/v2/_catalog", params={"n": 1000}).json()["repositories"] or []
-    files = [*server.data.glob("blobs/*/*/*"), *server.data.glob("uploads/*")]
+    files = [*server.data.glob("blobs/*/*"), *server.data.glob("uploads/*")]
     return {*names, *(path.name for path in files)}
 
 

@@ -92,6 +92,10 @@ class _FaultyAppend:
         self._store.fail_if_told("sync")
         self._inner.sync()
 
+    def commit(self) -> None:
+        self._store.fail_if_told("commit")
+        self._inner.commit()
+
     def close(self) -> None:
         self._inner.close()
 

@@ -134,6 +134,7 @@ def _link(
             for digest in links
         ]
         tx.execute(schema.repo_blobs.insert(), rows)
+        content.count_links(tx, links, +1)
     content.add_to_repository(tx, repository_id, blob_bytes=sum(sizes[digest] for digest in links))
     new_bytes = sum(sizes[digest] for digest in keys)
     add_to_counters(tx, repository_id, blob_count=len(keys), blob_bytes=new_bytes)

@@ -31,6 +31,7 @@ def _assert_counters(tx: Transaction) -> None:
         assert repository.stored == repository.counted, repository.name
     for blob in inspect.blobs(tx, _EVERY_NAME):
         assert blob.stored_references == blob.counted_references, blob.key
+        assert blob.stored_links == blob.counted_links, blob.key
 
 
 def _assert_nothing_forgotten(tx: Transaction) -> None:

@@ -118,7 +118,7 @@ class Site:
 
     def path(self, key: str) -> Path:
         assert self.root is not None
-        return self.root / "blobs" / key[:2] / key[2:4] / key
+        return self.root / "blobs" / key[:2] / key
 
     def upload_key(self) -> str:
         return str(self.row("SELECT storage_key FROM uploads")[0])

@@ -104,10 +104,10 @@ class Repository:
         growing = {root}
         while growing:
             going |= growing
-            growing = {each for each in self.manifests.keys() - going if self._goes(each, going)}
+            growing = {each for each in self.manifests.keys() - going if self.goes(each, going)}
         return going
 
-    def _goes(self, digest: Digest, going: set[Digest]) -> bool:
+    def goes(self, digest: Digest, going: set[Digest]) -> bool:
         if self.parents(digest) - going:
             return False
         subject = self.manifests[digest].subject
@@ -238,11 +238,9 @@ class RegistryMachine(RuleBasedStateMachine):
                 self.registry, name, parse_tag(tag), manifest.raw, manifest.media_type, caller
             )
             self.repositories[name].tags[tag] = digest
-            # With all its blobs promised it is a push once more, and redeems one promise each.
-            promised = self.promises.get((name, caller.subject), {})
-            if manifest.blobs and manifest.blobs <= promised.keys():
-                for blob in manifest.blobs:
-                    del promised[blob]
+            # Where its config was promised it is a push once more, and redeems one promise each.
+            for blob in manifest.blobs:
+                self.promises.get((name, caller.subject), {}).pop(blob, None)
 
     @rule(name=names, digest=digests, caller=callers)
     def abandon_an_upload(self, name: RepositoryName, digest: Digest, caller: Caller) -> None:

@@ -413,7 +413,7 @@ def test_a_full_disk_ends_the_request_and_not_the_session(assemble: Assemble) ->
     finish_upload(registry, APP, upload.id, ALICE, digest_of(DATA))
 
 
-@pytest.mark.parametrize("operation", ["create", "append", "write", "sync", "commit"])
+@pytest.mark.parametrize("operation", ["create", "append", "write", "commit"])
 def test_a_failing_disk_is_an_answer_and_loses_nothing(
     assemble: Assemble, store: MemoryBlobStore, operation: str
 ) -> None:
@@ -426,6 +426,20 @@ def test_a_failing_disk_is_an_answer_and_loses_nothing(
         stat_blob(registry, APP, digest_of(DATA))
     assert_sound(registry)
     push_blob(registry, "app", DATA)
+    assert read_blob(registry, digest_of(DATA)) == DATA
+
+
+def test_a_chunk_that_cannot_be_made_durable_is_not_acknowledged(
+    assemble: Assemble, store: MemoryBlobStore
+) -> None:
+    """reliability.md F18: the session is as it was before the chunk."""
+    faulty = FaultyStore(store)
+    registry = assemble(faulty)
+    upload = begin(registry)
+    with pytest.raises(Unavailable), faulty.failing("sync"):
+        append(registry, upload, b"lost")
+    append(registry, upload, DATA)
+    finish_upload(registry, APP, upload.id, ALICE, digest_of(DATA))
     assert read_blob(registry, digest_of(DATA)) == DATA
 
 

@@ -84,6 +84,12 @@ class Append(Protocol):
         An error is final: the object can no longer be trusted and is to be deleted.
         """
 
+    def commit(self) -> None:
+        """Close the object for good and make it durable, as BlobStore.commit does.
+
+        Only `close` may follow. Raises KeyUnknown when the object is gone.
+        """
+
     def close(self) -> None:
         """Let go of the object. Promises nothing about bytes that were not synced."""
 

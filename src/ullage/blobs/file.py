@@ -1,12 +1,13 @@
 """Objects as files below one directory.
 
-    <root>/uploads/<key>        while appendable
-    <root>/blobs/ab/cd/<key>    once committed; ab and cd are the first four digits of the key
+    <root>/uploads/<key>     while appendable
+    <root>/blobs/ab/<key>    once committed; ab is the first two digits of the key
 
-A commit is: fsync the file, rename it, fsync the directories above it. Three things are deliberate:
+A commit is: fsync the file, rename it, fsync the directory it is in now. Three things are
+deliberate:
 
-- The whole way up to `blobs/` is synced, not only the directories this commit made: a commit in
-  another thread, or one that was killed, may have made them and not have come to syncing them.
+- The 256 shard directories are made when the store is opened and stay. So a commit has one
+  directory to sync, and no deletion pulls one away from under it.
 - `uploads/` is not synced after the rename. A file system journals a rename as one step, so once
   the new name is durable the old one is gone. Should it return all the same, it is a second name of
   the same bytes: listed, and removed along with the object.
@@ -23,10 +24,8 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-import re
 import stat
 import weakref
-from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from io import FileIO
@@ -47,16 +46,11 @@ from ullage.failpoints import failpoint
 
 _FILE_MODE = 0o600
 _DIRECTORY_MODE = 0o700
-_SHARD = re.compile(r"[0-9a-f]{2}")
+_SHARDS = tuple(f"{n:02x}" for n in range(256))
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
 # O_NONBLOCK means nothing to a regular file; without it, opening a planted FIFO would hang.
 _EXISTING = os.O_NOFOLLOW | os.O_NONBLOCK
-
-# A deleter removes a shard directory whenever it is empty, and it is empty between our mkdir and
-# our rename. Losing that race needs a deletion of just this shard in just that microsecond, so a
-# hundred losses in a row mean that something else is wrong.
-_ATTEMPTS_TO_MOVE = 100
 
 # Left alone, the kernel keeps a layer in memory until the commit's fsync, which then waits for all
 # of it while this upload's network and hashing stand idle. Measured on ext4 with 256 MiB and sha256
@@ -85,6 +79,9 @@ class FileBlobStore:
             os.fsync(self._top)
             self._uploads = _hold(held, "uploads", self._top)
             self._blobs = _hold(held, "blobs", self._top)
+            for shard in _SHARDS:
+                _make_directory(shard, self._blobs)
+            os.fsync(self._blobs)
         except OSError as error:
             self._close()
             place = error.filename or self._root
@@ -129,10 +126,7 @@ class FileBlobStore:
             except FileNotFoundError:
                 return self._commit_again(key)
             with file:
-                self._sync(key, file.fileno())
-                failpoint("blob.commit.after_fsync")
-                self._move_into_shard(key)
-                return os.fstat(file.fileno()).st_size
+                return self._commit_open(key, file)
 
     def open(self, key: str) -> FileReader:
         validate_key(key)
@@ -150,8 +144,13 @@ class FileBlobStore:
                 self._unlink(key)
             except OSError as error:
                 failures.append(error)
-        failures += _prune(doomed, self._blobs)
         # Also for keys that were not there: an earlier delete may have been killed before this.
+        for shard in sorted({key[:2] for key in doomed}):
+            try:
+                with _directory(shard, self._blobs) as descriptor:
+                    os.fsync(descriptor)
+            except OSError as error:
+                failures.append(error)
         os.fsync(self._uploads)
         failpoint("blob.delete.after_dirsync")
         if failures:
@@ -165,7 +164,7 @@ class FileBlobStore:
         if root.st_mode & stat.S_IWOTH and not root.st_mode & stat.S_ISVTX:
             yield StoredObject(".", 0, root.st_mtime, False, "any user can replace the store")
         # Uploads first, so that what is committed meanwhile is seen twice rather than never.
-        for place, held, levels in (("uploads", self._uploads, 0), ("blobs", self._blobs, 2)):
+        for place, held, levels in (("uploads", self._uploads, 0), ("blobs", self._blobs, 1)):
             # Opened again, because two listings must not share one position.
             with _directory(".", held) as descriptor:
                 # A removed directory reads as an empty one, and nobody must act on that.
@@ -194,43 +193,17 @@ class FileBlobStore:
                 f"blob store {root}: uploads/ and blobs/ must lie on one file system"
             )
 
-    @contextmanager
-    def _shard(self, key: str) -> Iterator[tuple[int, int]]:
-        """The two directories above a committed object, outer and inner, open."""
-        with (
-            _directory(key[:2], self._blobs) as outer,
-            _directory(key[2:4], outer) as inner,
-        ):
-            yield outer, inner
-
-    def _open_shard(self, key: str) -> int:
-        """The inner one of the two, for the caller to close; every pull comes this way."""
-        outer = os.open(key[:2], _DIRECTORY, dir_fd=self._blobs)
-        try:
-            return os.open(key[2:4], _DIRECTORY, dir_fd=outer)
-        finally:
-            os.close(outer)
-
     def _open_committed(self, key: str) -> FileReader:
-        inner = self._open_shard(key)
-        try:
-            file = _open_regular(key, inner, "r")
-        finally:
-            os.close(inner)
-        return FileReader(file, Path(f"{self._root}/blobs/{key[:2]}/{key[2:4]}/{key}"))
+        with _directory(key[:2], self._blobs) as shard:
+            file = _open_regular(key, shard, "r")
+        return FileReader(file, Path(f"{self._root}/blobs/{key[:2]}/{key}"))
 
     def _open_upload(self, key: str) -> FileReader:
         return FileReader(_open_regular(key, self._uploads, "r"), None)
 
     def _stat_committed(self, key: str) -> os.stat_result | None:
-        try:
-            inner = self._open_shard(key)
-        except FileNotFoundError:
-            return None
-        try:
-            return _stat_regular(key, inner)
-        finally:
-            os.close(inner)
+        with _directory(key[:2], self._blobs) as shard:
+            return _stat_regular(key, shard)
 
     def _take_upload(self, key: str) -> FileIO:
         """Open an appendable file and take the one lock there is on it, until it is closed.
@@ -267,48 +240,36 @@ class FileBlobStore:
         if key in self._broken:
             raise OSError(errno.EIO, "an earlier fsync of this object failed: delete it", key)
 
-    def _move_into_shard(self, key: str) -> None:
-        for _ in range(_ATTEMPTS_TO_MOVE):
+    def _commit_open(self, key: str, file: FileIO) -> int:
+        """Commit an object whose one lock the caller holds; returns its size in bytes."""
+        self._sync(key, file.fileno())
+        failpoint("blob.commit.after_fsync")
+        with _directory(key[:2], self._blobs) as shard:
             try:
-                self._make_shard(key)
-                with self._shard(key) as (outer, inner):
-                    os.rename(key, key, src_dir_fd=self._uploads, dst_dir_fd=inner)
-                    failpoint("blob.commit.after_rename")
-                    self._sync(key, inner, outer, self._blobs)
-                    failpoint("blob.commit.after_dirsync")
-                    return
+                os.rename(key, key, src_dir_fd=self._uploads, dst_dir_fd=shard)
             except FileNotFoundError:
-                # Either the shard vanished under us, which is worth another try, or the object.
-                if _stat_regular(key, self._uploads) is None:
-                    # What the deleter could not know of: the directories made here for nothing.
-                    _prune({key}, self._blobs)
-                    raise KeyUnknown(key) from None
-        raise OSError(errno.EAGAIN, "the shard directory keeps vanishing", key)
-
-    def _make_shard(self, key: str) -> None:
-        _make_directory(key[:2], self._blobs)
-        with _directory(key[:2], self._blobs) as outer:
-            _make_directory(key[2:4], outer)
+                raise KeyUnknown(key) from None
+            failpoint("blob.commit.after_rename")
+            self._sync(key, shard)
+            failpoint("blob.commit.after_dirsync")
+        return os.fstat(file.fileno()).st_size
 
     def _commit_again(self, key: str) -> int:
         """The file has been moved already, but perhaps by somebody who was killed right then."""
         self._refuse_broken(key)
-        try:
-            with self._shard(key) as (outer, inner):
-                status = _stat_regular(key, inner)
-                if status is None:
-                    raise KeyUnknown(key)
-                self._sync(key, inner, outer, self._blobs)
-                return status.st_size
-        except FileNotFoundError:
-            raise KeyUnknown(key) from None
+        with _directory(key[:2], self._blobs) as shard:
+            status = _stat_regular(key, shard)
+            if status is None:
+                raise KeyUnknown(key)
+            self._sync(key, shard)
+            return status.st_size
 
     def _unlink(self, key: str) -> None:
         # Uploads first: a commit in between moves the file to where this looks second.
         with suppress(FileNotFoundError):
             os.unlink(key, dir_fd=self._uploads)
-        with suppress(FileNotFoundError), self._shard(key) as (_, inner):
-            os.unlink(key, dir_fd=inner)
+        with _directory(key[:2], self._blobs) as shard, suppress(FileNotFoundError):
+            os.unlink(key, dir_fd=shard)
         failpoint("blob.delete.after_unlink")
 
 
@@ -347,6 +308,10 @@ class FileAppend:
         with _full_as_store_full():
             self._store._sync(self._key, self._file.fileno(), self._store._uploads)
         failpoint("blob.append.after_fsync")
+
+    def commit(self) -> None:
+        with _full_as_store_full():
+            self._store._commit_open(self._key, self._file)
 
     def close(self) -> None:
         self._file.close()
@@ -445,69 +410,9 @@ def _make_directories(path: Path) -> None:
         os.close(parent)
 
 
-def _prune(keys: set[str], blobs: int) -> list[OSError]:
-    """Drop the shard directories of `keys` that are empty and make the others durable.
-
-    A removed directory needs no fsync, its parent does: what it held cannot return without it.
-    """
-    failures: list[OSError] = []
-    shards: defaultdict[str, set[str]] = defaultdict(set)
-    for key in keys:
-        shards[key[:2]].add(key[2:4])
-    changed = False
-    for outer, inners in shards.items():
-        try:
-            changed |= _prune_outer(outer, inners, blobs)
-        except OSError as error:
-            failures.append(error)
-    if changed:
-        os.fsync(blobs)
-    return failures
-
-
-def _prune_outer(name: str, inners: set[str], blobs: int) -> bool:
-    """Prune one outer shard directory; True when that one is gone itself."""
-    try:
-        with _directory(name, blobs) as outer:
-            changed = False
-            for inner in inners:
-                changed |= _removed_or_synced(inner, outer)
-            if _gone_if_empty(name, blobs):
-                return True
-            if changed:
-                os.fsync(outer)
-            return _removed(outer)
-    except FileNotFoundError:
-        return True
-
-
-def _removed_or_synced(inner: str, outer: int) -> bool:
-    """True when the inner shard directory is gone, False when it stays and is durable as it is."""
-    if _gone_if_empty(inner, outer):
-        return True
-    try:
-        with _directory(inner, outer) as descriptor:
-            os.fsync(descriptor)
-            return _removed(descriptor)
-    except FileNotFoundError:
-        return True
-
-
 def _removed(directory: int) -> bool:
-    """Whether another deleter was quicker; then syncing the directory itself proves nothing."""
+    """Whether an open directory has no name any more."""
     return os.fstat(directory).st_nlink == 0
-
-
-def _gone_if_empty(name: str, parent: int) -> bool:
-    try:
-        os.rmdir(name, dir_fd=parent)
-    except FileNotFoundError:
-        return True
-    except OSError as error:
-        if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
-            return False
-        raise
-    return True
 
 
 def _open_regular(key: str, parent: int, mode: str) -> FileIO:
@@ -544,9 +449,8 @@ def _list_directory(place: str, descriptor: int, levels: int, owner: int) -> Ite
         )
     with os.scandir(descriptor) as entries:
         for entry in entries:
-            if levels and _SHARD.fullmatch(entry.name) and entry.is_dir(follow_symlinks=False):
-                # A deleter may remove the shard before or while it is read.
-                with suppress(FileNotFoundError), _directory(entry.name, descriptor) as shard:
+            if levels and entry.name in _SHARDS and entry.is_dir(follow_symlinks=False):
+                with _directory(entry.name, descriptor) as shard:
                     yield from _list_directory(f"{place}/{entry.name}", shard, levels - 1, owner)
             else:
                 with suppress(FileNotFoundError):
@@ -577,7 +481,7 @@ def _place_problem(place: str, name: str, levels: int) -> str | None:
         return "not a shard directory"
     if not is_key(name):
         return "not a storage key"
-    if _holds_committed(place) and place != f"blobs/{name[:2]}/{name[2:4]}":
+    if _holds_committed(place) and place != f"blobs/{name[:2]}":
         return "in the wrong shard"
     return None
 

@@ -46,7 +46,7 @@ class MemoryBlobStore:
             if not 0 <= offset <= len(stored.data):
                 raise OSError(errno.EINVAL, f"the object has no byte {offset}", key)
             del stored.data[offset:]
-            stored.writer = MemoryAppend(self, stored)
+            stored.writer = MemoryAppend(self, key, stored)
             return stored.writer
 
     def commit(self, key: str) -> int:
@@ -102,6 +102,12 @@ class MemoryBlobStore:
             stored.data += view
             stored.modified = time.time()
 
+    def _commit(self, key: str, stored: _Object) -> None:
+        with self._lock:
+            if self._objects.get(key) is not stored:
+                raise KeyUnknown(key)
+            stored.committed = True
+
     def _release(self, stored: _Object, writer: MemoryAppend) -> None:
         with self._lock:
             if stored.writer is writer:
@@ -114,8 +120,9 @@ def _refuse_if_held(stored: _Object, key: str) -> None:
 
 
 class MemoryAppend:
-    def __init__(self, store: MemoryBlobStore, stored: _Object) -> None:
+    def __init__(self, store: MemoryBlobStore, key: str, stored: _Object) -> None:
         self._store = store
+        self._key = key
         self._stored = stored
         self._closed = False
 
@@ -129,6 +136,10 @@ class MemoryAppend:
 
     def sync(self) -> None:
         self._refuse_if_closed()
+
+    def commit(self) -> None:
+        self._refuse_if_closed()
+        self._store._commit(self._key, self._stored)
 
     def close(self) -> None:
         self._closed = True

@@ -8,7 +8,7 @@ waits in a circle. On SQLite there is one writer, and the same statements simply
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import NamedTuple
@@ -531,7 +531,10 @@ def blobs_of(tx: Transaction, ids: Collection[int]) -> dict[Digest, int]:
 
 
 def remove_manifests(
-    tx: Transaction, repository_id: int, rows: Sequence[ManifestRow], references: dict[Digest, int]
+    tx: Transaction,
+    repository_id: int,
+    rows: Sequence[ManifestRow],
+    references: Mapping[Digest, int],
 ) -> None:
     """Take manifests away with their tags and references; `references` is blobs_of() them.
 
@@ -624,15 +627,16 @@ def referenced_among(
     tx: Transaction, repository_id: int, digests: Collection[Digest]
 ) -> set[Digest]:
     """Which of these blobs a manifest of the repository refers to."""
+    # One reference is enough to know: what a million manifests share is looked at once. They all
+    # go by way of the repository's link (the foreign key says so).
+    referenced = sa.exists().where(
+        _manifest_blobs.c.repository_id == _repo_blobs.c.repository_id,
+        _manifest_blobs.c.digest == _repo_blobs.c.digest,
+    )
     found: set[Digest] = set()
     for some in chunks(sorted(digests)):
-        query = (
-            sa.select(_manifest_blobs.c.digest)
-            .where(
-                _manifest_blobs.c.repository_id == repository_id,
-                _manifest_blobs.c.digest.in_(some),
-            )
-            .distinct()
+        query = sa.select(_repo_blobs.c.digest).where(
+            _repo_blobs.c.repository_id == repository_id, _repo_blobs.c.digest.in_(some), referenced
         )
         found.update(Digest(digest) for digest in tx.execute(query).scalars())
     return found
@@ -648,4 +652,14 @@ def link_blob(
         .on_conflict_do_nothing(index_elements=["repository_id", "digest"])
     ).rowcount
     if made:
+        count_links(tx, [digest], +1)
         add_to_repository(tx, repository_id, blob_bytes=size)
+
+
+def count_links(tx: Transaction, digests: Sequence[Digest], by: int) -> None:
+    """That many more repositories link these blobs; the caller holds their rows."""
+    tx.execute(
+        _blobs.update()
+        .where(_blobs.c.digest.in_(digests))
+        .values(repository_count=_blobs.c.repository_count + by)
+    )

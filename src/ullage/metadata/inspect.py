@@ -130,6 +130,8 @@ class BlobFacts(NamedTuple):
     linked: bool
     stored_references: int
     counted_references: int
+    stored_links: int
+    counted_links: int
 
 
 class LinkFacts(NamedTuple):
@@ -317,7 +319,8 @@ def tags(tx: Transaction, which: Which[Pair]) -> list[TagFacts]:
 
 def blobs(tx: Transaction, which: Which[str]) -> list[BlobFacts]:
     """Blobs, with the manifests that refer to them counted by way of the repositories' links."""
-    links = sa.select(_repo_blobs.c.digest).where(_repo_blobs.c.digest == _blobs.c.digest)
+    links = sa.select(sa.func.count()).where(_repo_blobs.c.digest == _blobs.c.digest)
+    counted_links = links.correlate(_blobs).scalar_subquery()
     # manifest_blobs has no index on the digest alone; the links lead there.
     counted = (
         sa.select(sa.func.count())
@@ -336,12 +339,14 @@ def blobs(tx: Transaction, which: Which[str]) -> list[BlobFacts]:
         _blobs.c.size,
         _blobs.c.storage_key,
         _blobs.c.damaged_at.is_not(None),
-        links.correlate(_blobs).exists(),
+        counted_links > 0,
         _blobs.c.manifest_refs,
         counted.correlate(_blobs).scalar_subquery(),
+        _blobs.c.repository_count,
+        counted_links,
     )
     return [
-        BlobFacts(row[0], row[1], row[2], bool(row[3]), bool(row[4]), row[5], row[6])
+        BlobFacts(row[0], row[1], row[2], bool(row[3]), bool(row[4]), *row[5:])
         for row in tx.execute(_choose(query, (_blobs.c.digest,), which)).all()
     ]
 
@@ -549,16 +554,17 @@ def recount_repository(tx: Transaction, repository_id: int) -> None:
 
 
 def recount_references(tx: Transaction, digest: str) -> None:
-    """Set a blob's number of references to what there is."""
+    """Set a blob's numbers of references and of links to what there is."""
     row = sa.select(_blobs.c.digest).where(_blobs.c.digest == digest)
-    # Whoever adds or removes a reference changes this number later in the same transaction. If it
-    # did, this waits until the reference can be counted; if it will, it changes the new number.
+    # Whoever adds or removes a reference or a link changes these numbers later in the same
+    # transaction. If it did, this waits until the reference can be counted; if it will, it changes
+    # the new number.
     tx.execute(row.with_for_update(key_share=True))
     for facts in blobs(tx, Only([digest])):
         tx.execute(
             _blobs.update()
             .where(_blobs.c.digest == digest)
-            .values(manifest_refs=facts.counted_references)
+            .values(manifest_refs=facts.counted_references, repository_count=facts.counted_links)
         )
 
 

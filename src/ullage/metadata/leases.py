@@ -73,11 +73,11 @@ class Leases(Protocol):
         digests: Iterable[Digest],
         holder: Holder,
         *,
-        only_all: bool = False,
+        witness: Digest | None = None,
     ) -> None:
         """A manifest kept the promise: take back one grant of `holder` for each digest.
 
-        `only_all`: unless one of them was not promised; then take back none.
+        With a `witness`, one of them: only if that one was promised, else take back none.
         """
 
     def running(
@@ -88,6 +88,9 @@ class Leases(Protocol):
         The caller holds the blobs' row locks. A link not in the answer may be dropped in this
         transaction: nobody is promised it before the transaction has ended.
         """
+
+    def peek(self, tx: Transaction, links: Sequence[Link], now: datetime) -> dict[Link, datetime]:
+        """As `running`, for links of any repositories and for nothing but to know: no promise."""
 
     def forget(self, tx: Transaction, repository_id: int, digests: Iterable[Digest]) -> None:
         """The link is gone by somebody's explicit wish, and every promise with it."""
@@ -162,14 +165,13 @@ class MemoryLeases:
         digests: Iterable[Digest],
         holder: Holder,
         *,
-        only_all: bool = False,
+        witness: Digest | None = None,
     ) -> None:
         links = [(repository_id, digest) for digest in digests]
 
         def take_back() -> None:
             with self._lock:
-                promised = [holder.key in self._grants.get(link, {}) for link in links]
-                if only_all and not all(promised):
+                if witness and holder.key not in self._grants.get((repository_id, witness), {}):
                     return
                 for link in links:
                     self._take_back(link, holder.key)
@@ -192,6 +194,11 @@ class MemoryLeases:
                     going.append(key)
         tx.at_end(lambda: self._settled(going))
         return leased
+
+    def peek(self, tx: Transaction, links: Sequence[Link], now: datetime) -> dict[Link, datetime]:
+        with self._lock:
+            ends = {link: self._until(link, now) for link in links}
+        return {link: until for link, until in ends.items() if until is not None}
 
     def forget(self, tx: Transaction, repository_id: int, digests: Iterable[Digest]) -> None:
         links = [(repository_id, digest) for digest in digests]
@@ -352,7 +359,7 @@ class SqlLeases:
         digests: Iterable[Digest],
         holder: Holder,
         *,
-        only_all: bool = False,
+        witness: Digest | None = None,
     ) -> None:
         ordered = sorted(set(digests))
         own = sa.and_(
@@ -361,8 +368,8 @@ class SqlLeases:
             schema.leases.c.holder == holder.key,
         )
         locked = sa.select(schema.leases.c.digest).where(own)
-        found = tx.execute(locked.order_by(schema.leases.c.digest).with_for_update()).all()
-        if only_all and len(found) < len(ordered):
+        found = tx.execute(locked.order_by(schema.leases.c.digest).with_for_update()).scalars()
+        if witness and witness not in set(found):
             return
         tx.execute(schema.leases.update().where(own).values(grants=schema.leases.c.grants - 1))
         tx.execute(schema.leases.delete().where(own, schema.leases.c.grants <= 0))
@@ -372,6 +379,26 @@ class SqlLeases:
     ) -> dict[Digest, datetime]:
         if not links:
             return {}
+        leased = self._running(tx, links, now, self._complete_from(tx, now))
+        return {link.digest: until for link, until in leased.items()}
+
+    def peek(self, tx: Transaction, links: Sequence[Link], now: datetime) -> dict[Link, datetime]:
+        complete_from = self._known_complete_from(tx)
+        if complete_from is None:
+            # Forgotten in a crash; the next that may write remembers.
+            complete_from = now + self.period
+        leased: dict[Link, datetime] = {}
+        by_repository: dict[int, list[Link]] = {}
+        for link in links:
+            by_repository.setdefault(link.repository_id, []).append(link)
+        for same in by_repository.values():
+            for some in chunks(same):
+                leased |= self._running(tx, some, now, complete_from)
+        return leased
+
+    def _running(
+        self, tx: Transaction, links: Sequence[Link], now: datetime, complete_from: datetime
+    ) -> dict[Link, datetime]:
         found = tx.execute(
             sa.select(schema.leases.c.digest, sa.func.max(schema.leases.c.until))
             .where(
@@ -381,11 +408,11 @@ class SqlLeases:
             )
             .group_by(schema.leases.c.digest)
         )
-        leased = {Digest(digest): from_moment(until) for digest, until in found}
-        complete_from = self._complete_from(tx, now)
+        ends = {Digest(digest): from_moment(until) for digest, until in found}
+        leased = {link: ends[link.digest] for link in links if link.digest in ends}
         for link in links if now < complete_from else ():
             if link.linked_at <= complete_from - self.period:
-                leased[link.digest] = max(complete_from, leased.get(link.digest, complete_from))
+                leased[link] = max(complete_from, leased.get(link, complete_from))
         return leased
 
     def forget(self, tx: Transaction, repository_id: int, digests: Iterable[Digest]) -> None:
@@ -423,10 +450,13 @@ class SqlLeases:
 
     def _complete_from(self, tx: Transaction, now: datetime) -> datetime:
         """From when on no promise can be missing, remembered where a crash erases it too."""
+        known = self._known_complete_from(tx)
+        return known if known is not None else self._remember(tx, now + self.period)
+
+    @staticmethod
+    def _known_complete_from(tx: Transaction) -> datetime | None:
         known = tx.execute(sa.select(schema.lease_memory.c.complete_from)).scalar()
-        if known is not None:
-            return from_moment(known)
-        return self._remember(tx, now + self.period)
+        return from_moment(known) if known is not None else None
 
     @staticmethod
     def _remember(tx: Transaction, until: datetime) -> datetime:

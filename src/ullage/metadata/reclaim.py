@@ -105,10 +105,11 @@ def _linked_elsewhere(
     """Which of these blobs other repositories keep, whatever becomes of them in this one."""
     if not digests:
         return set()
-    query = sa.select(_repo_blobs.c.digest).where(
-        _repo_blobs.c.digest.in_(digests), _repo_blobs.c.repository_id != repository_id
+    elsewhere = sa.exists().where(
+        _repo_blobs.c.digest == _blobs.c.digest, _repo_blobs.c.repository_id != repository_id
     )
-    return {Digest(digest) for digest in tx.execute(query.distinct()).scalars()}
+    query = sa.select(_blobs.c.digest).where(_blobs.c.digest.in_(digests), elsewhere)
+    return {Digest(digest) for digest in tx.execute(query).scalars()}
 
 
 def _drop_links(
@@ -131,14 +132,12 @@ def _drop_links(
         )
     )
     content.add_to_repository(tx, repository_id, blob_bytes=-sum(size for _, size in sizes))
-    still_linked = set(
-        tx.execute(
-            sa.select(_repo_blobs.c.digest).where(_repo_blobs.c.digest.in_(digests)).distinct()
-        ).scalars()
-    )
-    return _condemn(
-        tx, repository_id, [digest for digest in digests if digest not in still_linked], due_at
-    )
+    content.count_links(tx, digests, -1)
+    # The links decide, not their number: that is only for the bill. One of them is enough.
+    linked = sa.exists().where(_repo_blobs.c.digest == _blobs.c.digest)
+    unlinked = sa.select(_blobs.c.digest).where(_blobs.c.digest.in_(digests), ~linked)
+    left = [Digest(digest) for digest in tx.execute(unlinked.order_by(_blobs.c.digest)).scalars()]
+    return _condemn(tx, repository_id, left, due_at)
 
 
 def _condemn(tx: Transaction, spread: int, digests: Sequence[Digest], due_at: datetime) -> Released:

@@ -71,6 +71,8 @@ blobs = sa.Table(
     sa.Column("storage_key", sa.Text, nullable=False, unique=True),
     # How many manifests reference it, over all repositories.
     sa.Column("manifest_refs", sa.BigInteger, nullable=False, server_default="0"),
+    # How many repositories link it: what one of them has alone is what deleting it would free.
+    sa.Column("repository_count", sa.BigInteger, nullable=False, server_default="0"),
     sa.Column("created_at", Moment, nullable=False),
     # Set when the stored bytes were found wrong: not served, and the next upload replaces them.
     sa.Column("damaged_at", Moment),
@@ -258,6 +260,22 @@ lease_memory = sa.Table(
     sqlite_with_rowid=False,
 )
 
+plans = sa.Table(
+    "plans",
+    metadata,
+    # What somebody was told a deletion would do, to be carried out by its id or forgotten.
+    sa.Column("id", sa.Text, primary_key=True),
+    sa.Column("subject", sa.Text, nullable=False),
+    sa.Column("created_at", Moment, nullable=False),
+    sa.Column("expires_at", Moment, nullable=False),
+    sa.Column("applied_at", Moment),
+    # Compressed JSON; services/plan.py knows its shape.
+    sa.Column("document", sa.LargeBinary, nullable=False),
+    # JSON, once applied: what was deleted.
+    sa.Column("receipt", sa.Text),
+    sa.Index("ix_plans_expires_at", "expires_at"),
+    sqlite_with_rowid=False,
+)
 
 users = sa.Table(
     "users",

@@ -122,6 +122,14 @@ def uploads_of(tx: Transaction, repository_id: int, limit: int) -> list[Upload]:
     return [Upload(*row) for row in tx.execute(query)]
 
 
+def keys_in(tx: Transaction, repository_id: int) -> dict[str, int]:
+    """Storage keys of a repository's sessions, each with the bytes that count."""
+    query = sa.select(_uploads.c.storage_key, _uploads.c.offset).where(
+        _uploads.c.repository_id == repository_id
+    )
+    return {row[0]: row[1] for row in tx.execute(query)}
+
+
 def keys_in_deleted_repositories(tx: Transaction) -> list[str]:
     """Storage keys of sessions whose repository was deleted around them."""
     query = (

@@ -2,7 +2,8 @@
 
 The codes are those of distribution-spec, "Error Codes". Those it has no word for are CNCF
 distribution's (TAG_INVALID, RANGE_INVALID, PAGINATION_NUMBER_INVALID, UNAVAILABLE), Azure Container
-Registry's (TAG_UNKNOWN, REGISTRY_DISALLOWED_OPERATION), or our own (STORAGE_FULL).
+Registry's (TAG_UNKNOWN, REGISTRY_DISALLOWED_OPERATION), or our own (PLAN_*, VALUE_INVALID,
+STORAGE_FULL).
 How an error travels over HTTP is not decided here.
 """
 
@@ -168,6 +169,37 @@ class Locked(OperationDisallowed):
         "steps at https://aka.ms/acr/faq/"
         "#why-does-my-pull-or-push-request-fail-with-disallowed-operation"
     )
+
+
+class PlanUnknown(RegistryError):
+    code = "PLAN_UNKNOWN"
+    message = "there is no such plan; plans are forgotten after an hour"
+
+
+class PlanInvalid(RegistryError):
+    code = "PLAN_INVALID"
+    message = "the request for a plan is malformed"
+
+
+class PlanChanged(RegistryError):
+    """What the plan showed is not what would happen now; `detail` has the difference."""
+
+    code = "PLAN_CHANGED"
+    message = "the registry has changed since the plan was made"
+
+
+class PlanRefused(RegistryError):
+    """It deletes more than it should without being told so; `detail` names what would allow it."""
+
+    code = "PLAN_REFUSED"
+    message = "the plan deletes more than is allowed"
+
+
+class ValueInvalid(RegistryError):
+    """A duration, size or number that nobody can be sure to understand."""
+
+    code = "VALUE_INVALID"
+    message = "the value is malformed"
 
 
 class StorageFull(RegistryError):

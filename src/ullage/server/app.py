@@ -13,7 +13,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ullage.oci.errors import NameInvalid, RangeInvalid, RegistryError, SizeInvalid
-from ullage.server import acr, distribution, oauth
+from ullage.server import acr, api, distribution, oauth
 from ullage.server.bodies import Bodies
 from ullage.server.distribution import Face
 from ullage.server.guard import Challenge, Guard
@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 
 # Logins at once; two of them compute (services/passwords.py), the others wait or look up.
 PASSWORD_THREADS = 4
-ROUTES = (*distribution.ROUTES, *acr.ROUTES, *oauth.ROUTES)
+ROUTES = (*distribution.ROUTES, *acr.ROUTES, *oauth.ROUTES, *api.ROUTES)
 
 
 def create_app(
@@ -111,6 +111,7 @@ class App:
             request.scope["ullage.principal"] = principal
             return await route.handler(self._face, request, *parts)
         except Challenge as error:
+            await self._face.bodies.discard(request)
             header = self._face.guard.challenge_header(request, error)
             return error_response(error, {"WWW-Authenticate": header})
         except RangeInvalid as error:

@@ -45,6 +45,11 @@ STATUS: Mapping[type[RegistryError], int] = {
     errors.RangeInvalid: 416,
     errors.PaginationNumberInvalid: 400,
     errors.OperationDisallowed: 405,
+    errors.PlanUnknown: 404,
+    errors.PlanInvalid: 400,
+    errors.PlanChanged: 409,
+    errors.PlanRefused: 409,
+    errors.ValueInvalid: 400,
     errors.StorageFull: 507,
     errors.Unavailable: 503,
 }

@@ -460,12 +460,17 @@ class _Check:
         return hasher.digest()
 
     def _judge_blob(self, blob: inspect.BlobFacts) -> Iterator[Issue]:
-        if blob.stored_references != blob.counted_references:
-            message = (
-                f"manifest_refs is {blob.stored_references}, counted {blob.counted_references}"
+        wrong = [
+            f"{name} is {stored}, counted {counted}"
+            for name, stored, counted in (
+                ("manifest_refs", blob.stored_references, blob.counted_references),
+                ("repository_count", blob.stored_links, blob.counted_links),
             )
+            if stored != counted
+        ]
+        if wrong:
             yield Issue(
-                Finding("I14", "accounting", blob.key, message),
+                Finding("I14", "accounting", blob.key, "; ".join(wrong)),
                 done(lambda tx: inspect.recount_references(tx, blob.key)),
                 trusts_references=True,
             )

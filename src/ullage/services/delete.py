@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 
 from ullage.failpoints import failpoint
 from ullage.metadata import content, reclaim
@@ -20,6 +21,7 @@ from ullage.oci.errors import (
 )
 from ullage.oci.reference import RepositoryName, Tag
 from ullage.services import Caller, Registry, locks
+from ullage.services.closure import StoredGraph, what_goes
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +67,6 @@ def delete_manifest(
     or something that would go along is locked, or if it is the last in a repository that is.
     """
     now = registry.now()
-    due_at = now + registry.limits.read_grace
 
     def remove(tx: Transaction) -> Deleted:
         repository_id = _require_repository(tx, name)
@@ -75,16 +76,15 @@ def delete_manifest(
                 {"Name": name, "Revision": digest}, f"manifest {digest} is not found"
             )
         _require_no_parent(tx, root)
-        going = what_goes_along(tx, repository_id, root)
+        going = what_goes(StoredGraph(tx, repository_id), [root]).rows()
         locks.require_deletable(tx, name, [row.id for row in going])
         if len(going) == content.count_manifests(tx, repository_id):
             # The repository goes with the last image in it.
             locks.require_repository_deletable(tx, repository_id, name, emptied=True)
         tags = content.tags_of(tx, [row.id for row in going])
-        released = _remove(tx, registry, repository_id, going)
+        references = content.blobs_of(tx, [row.id for row in going])
+        released = take_away(tx, registry, repository_id, going, references, now)
         failpoint("delete.in_transaction")
-        content.touch_repository(tx, repository_id, now)
-        content.drop_repository_if_empty(tx, repository_id)
         deleted = Deleted(
             tuple(row.digest for row in going),
             tuple(tags),
@@ -101,76 +101,37 @@ def delete_manifest(
         )
         return deleted
 
-    def _remove(
-        tx: Transaction, registry: Registry, repository_id: int, going: list[ManifestRow]
-    ) -> Released:
-        references = content.blobs_of(tx, [row.id for row in going])
-        content.lock_blobs(tx, references.keys(), to_drop=True)
-        content.remove_manifests(tx, repository_id, going, references)
-        return reclaim.release_links(
-            tx, registry.leases, repository_id, references.keys(), now=now, due_at=due_at
-        )
-
     deleted = registry.write(remove, freeing=True)
     failpoint("delete.after_row")
     registry.wake()
     return deleted
 
 
-def what_goes_along(tx: Transaction, repository_id: int, root: ManifestRow) -> list[ManifestRow]:
-    """`root`, its referrers and the children that nothing else holds, and theirs, and so on.
-
-    A referrer goes with its subject, tagged or not, unless a live index lists it. A child stays if
-    it has a tag of its own, another live parent, or a live subject. Each round looks again at what
-    an earlier one kept: its last holder may have joined those that go.
-    """
-    going = {root.id: root}
-    as_child: dict[int, ManifestRow] = {}
-    as_referrer: dict[int, ManifestRow] = {}
-    frontier = [root]
-    while frontier:
-        digests = [row.digest for row in frontier]
-        for row in content.referrers_of(tx, repository_id, digests):
-            as_referrer[row.id] = row
-        for row in content.children_of(tx, [row.id for row in frontier]):
-            as_child[row.id] = row
-        candidates = {
-            manifest_id: row
-            for manifest_id, row in (as_child | as_referrer).items()
-            if manifest_id not in going
-        }
-        held = _held(tx, repository_id, candidates, as_referrer.keys(), going)
-        frontier = [row for row in candidates.values() if row.id not in held]
-        going.update((row.id, row) for row in frontier)
-    return list(going.values())
-
-
-def _held(
+def take_away(
     tx: Transaction,
+    registry: Registry,
     repository_id: int,
-    candidates: dict[int, ManifestRow],
-    referrers: Iterable[int],
-    going: dict[int, ManifestRow],
-) -> set[int]:
-    """Which candidates something keeps that does not go itself."""
-    held = {
-        child
-        for child, parents in content.parents_of(tx, candidates.keys()).items()
-        if not parents.keys() <= going.keys()
-    }
-    children_only = {
-        manifest_id: row
-        for manifest_id, row in candidates.items()
-        if manifest_id not in set(referrers)
-    }
-    held |= content.tagged_among(tx, children_only.keys())
-    subjects = {row.subject for row in children_only.values() if row.subject is not None}
-    living = content.find_manifests(tx, repository_id, subjects)
-    for manifest_id, row in children_only.items():
-        subject = living.get(row.subject) if row.subject is not None else None
-        if subject is not None and subject.id not in going:
-            held.add(manifest_id)
-    return held
+    rows: Sequence[ManifestRow],
+    references: Mapping[Digest, int],
+    now: datetime,
+) -> Released:
+    """Remove manifests with all that hangs on them, and give back what nothing needs any more.
+
+    The caller holds the repository's row and has decided; `references` is content.blobs_of() them.
+    """
+    content.lock_blobs(tx, references.keys(), to_drop=True)
+    content.remove_manifests(tx, repository_id, rows, references)
+    released = reclaim.release_links(
+        tx,
+        registry.leases,
+        repository_id,
+        references.keys(),
+        now=now,
+        due_at=now + registry.limits.read_grace,
+    )
+    content.touch_repository(tx, repository_id, now)
+    content.drop_repository_if_empty(tx, repository_id)
+    return released
 
 
 def delete_blob(

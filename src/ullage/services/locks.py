@@ -25,8 +25,13 @@ WORDS = {
 
 def locked(repository: RepositoryName, lock: Lock) -> Locked:
     """What to raise, saying what is locked."""
+    return Locked(described(repository, lock))
+
+
+def described(repository: RepositoryName, lock: Lock) -> str:
+    """What is locked, for people."""
     where = "" if lock.kind == "repository" else f" of repository '{repository}'"
-    return Locked(f"{WORDS[lock.attribute]} is false on {lock.kind} '{lock.name}'{where}")
+    return f"{WORDS[lock.attribute]} is false on {lock.kind} '{lock.name}'{where}"
 
 
 def require_writable(tx: Transaction, repository_id: int, name: RepositoryName) -> None:
@@ -47,14 +52,19 @@ def require_repository_deletable(
     tx: Transaction, repository_id: int, name: RepositoryName, *, emptied: bool = False
 ) -> None:
     """Raises Locked if the repository or, unless it is `emptied`, anything in it is locked."""
+    lock = lock_of_repository(tx, repository_id, name)
+    if lock is None and not emptied:
+        lock = attributes.first_lock_in(tx, repository_id)
+    if lock is not None:
+        raise locked(name, lock)
+
+
+def lock_of_repository(tx: Transaction, repository_id: int, name: RepositoryName) -> Lock | None:
+    """What keeps the repository itself, whatever is in it."""
     own = attributes.of_repository(tx, repository_id)
     if not own.write_enabled:
-        raise locked(name, Lock("repository", name, "write_enabled"))
-    if not own.delete_enabled:
-        raise locked(name, Lock("repository", name, "delete_enabled"))
-    inside = None if emptied else attributes.first_lock_in(tx, repository_id)
-    if inside is not None:
-        raise locked(name, inside)
+        return Lock("repository", name, "write_enabled")
+    return None if own.delete_enabled else Lock("repository", name, "delete_enabled")
 
 
 def require_tags_writable(

@@ -234,16 +234,13 @@ class AppendSession:
     def _store(self, digest: Digest) -> StoredBlob:
         registry, upload = self._registry, self._upload
         size = self._append.offset
-        with store_errors():
-            # An error of writing back would be lost with the file's closing.
-            self._append.sync()
-        self._append.close()
         failpoint("upload.finish.before_commit")
         try:
             with store_errors():
-                registry.blobs.commit(upload.key)
+                self._append.commit()
         except KeyUnknown as error:
             raise BlobUploadUnknown({"upload": upload.id}) from error
+        self._append.close()
         failpoint("upload.finish.before_row")
         blob = registry.write(
             lambda tx: _adopt(tx, registry, upload, digest, size, self._caller, registry.now())
@@ -537,10 +534,10 @@ def put_manifest(
             content.touch_manifest(tx, manifest_id, now)
             if manifest.optional_blobs or manifest.optional_children:
                 _hold_what_came_since(tx, repository_id, manifest_id, references, children)
-            # Pushed once more, every blob was asked for; merely tagged, none was, and what this
-            # client was promised is for another push of it.
-            required = {blob.digest for blob in manifest.required_blobs}
-            registry.leases.redeem(tx, repository_id, required, caller.holder, only_all=True)
+            # Whoever pushes it once more has asked for its config; whoever merely tags it has not,
+            # and what was promised to this client is for another push.
+            config = manifest.config.digest if manifest.config else None
+            registry.leases.redeem(tx, repository_id, references, caller.holder, witness=config)
         failpoint("manifest.put.in_transaction")
         for tag in wanted:
             content.put_tag(tx, repository_id, tag, manifest_id, now)

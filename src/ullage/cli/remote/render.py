@@ -38,7 +38,9 @@ def query_of(expression: str, command: str) -> Callable[[Any], Any]:
 def show(answer: Answer, output: str, query: Callable[[Any], Any] | None) -> None:
     """Print a result. Nothing is printed for none, as az does."""
     if answer.text is not None:
-        sys.stdout.write(answer.text)
+        # A manifest goes out byte for byte, whatever the terminal's encoding is.
+        sys.stdout.flush()
+        sys.stdout.buffer.write(answer.text.encode("utf-8", "surrogateescape"))
         return
     data = query(answer.data) if query else answer.data
     if data is None or output == "none":

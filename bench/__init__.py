@@ -1,0 +1,1 @@
+"""Performance claims as programs: each row a ratio between Ullage and a named peer in one run."""

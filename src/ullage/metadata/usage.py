@@ -1,0 +1,233 @@
+"""How many bytes there are, and whose: sums for the bill (docs/design/accounting.md).
+
+A repository's sums cost what it holds; the registry's come from counters where that is possible,
+and from one pass over everything where it is not, as said at each.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import sqlalchemy as sa
+
+from ullage.metadata import schema
+from ullage.metadata.database import Transaction
+from ullage.oci.digest import Digest
+from ullage.oci.reference import Tag
+
+_repositories = schema.repositories
+_manifests = schema.manifests
+_tags = schema.tags
+_blobs = schema.blobs
+_repo_blobs = schema.repo_blobs
+_manifest_blobs = schema.manifest_blobs
+_children = schema.manifest_children
+_uploads = schema.uploads
+_reviews = schema.reviews
+
+
+class RepositoryRow(NamedTuple):
+    """A repository's own numbers; `name` is None while it is being erased."""
+
+    id: int
+    name: str | None
+    manifest_count: int
+    tag_count: int
+    manifest_bytes: int
+    blob_bytes: int
+
+
+class Portion(NamedTuple):
+    """What a repository has in common with `holders` - 1 others: so many bytes."""
+
+    repository_id: int
+    holders: int
+    bytes: int
+
+
+def repository_rows(tx: Transaction, repository_id: int | None = None) -> list[RepositoryRow]:
+    """Every repository that holds anything, or the one."""
+    query = sa.select(
+        _repositories.c.id,
+        _repositories.c.name,
+        _repositories.c.manifest_count,
+        _repositories.c.tag_count,
+        _repositories.c.manifest_bytes,
+        _repositories.c.blob_bytes,
+    )
+    if repository_id is not None:
+        query = query.where(_repositories.c.id == repository_id)
+    return [RepositoryRow(*row) for row in tx.execute(query.order_by(_repositories.c.id))]
+
+
+def portions(tx: Transaction, repository_id: int | None = None) -> list[Portion]:
+    """What each repository links, by how many share it. For all of them: one pass over the links.
+
+    An exclusive byte is one of a portion with one holder; a fair share is its bytes by its holders.
+    """
+    query = (
+        sa.select(
+            _repo_blobs.c.repository_id, _blobs.c.repository_count, sa.func.sum(_blobs.c.size)
+        )
+        .join(_blobs, _blobs.c.digest == _repo_blobs.c.digest)
+        .group_by(_repo_blobs.c.repository_id, _blobs.c.repository_count)
+        .order_by(_repo_blobs.c.repository_id, _blobs.c.repository_count)
+    )
+    if repository_id is not None:
+        query = query.where(_repo_blobs.c.repository_id == repository_id)
+    return [Portion(row[0], row[1], int(row[2])) for row in tx.execute(query)]
+
+
+def namespace_portions(tx: Transaction) -> list[tuple[str, int, int]]:
+    """(namespace, bytes, exclusive bytes): one pass over the links.
+
+    A namespace is what a name has before its first slash, or all of it.
+    """
+    name = _repositories.c.name
+    if tx.dialect == "postgresql":
+        namespace: sa.ColumnElement[str] = sa.func.split_part(name, "/", 1)
+    else:
+        namespace = sa.func.substr(name, 1, sa.func.instr(name.concat("/"), "/") - 1)
+    held = (
+        sa.select(
+            namespace.label("namespace"), _repo_blobs.c.digest, sa.func.count().label("links")
+        )
+        .join(_repo_blobs, _repo_blobs.c.repository_id == _repositories.c.id)
+        .where(name.is_not(None))
+        .group_by(namespace, _repo_blobs.c.digest)
+        .subquery()
+    )
+    exclusive = sa.case((held.c.links == _blobs.c.repository_count, _blobs.c.size), else_=0)
+    query = (
+        sa.select(held.c.namespace, sa.func.sum(_blobs.c.size), sa.func.sum(exclusive))
+        .join(_blobs, _blobs.c.digest == held.c.digest)
+        .group_by(held.c.namespace)
+        .order_by(held.c.namespace)
+    )
+    return [(row[0], int(row[1]), int(row[2])) for row in tx.execute(query)]
+
+
+# --- tagged and not -------------------------------------------------------------------------------
+
+# Everything a tag leads to: its manifest, what that lists, what refers to any of these. SQLite
+# takes several recursive terms, PostgreSQL one with a lateral join.
+_HELD = {
+    "sqlite": """
+        WITH RECURSIVE held(id) AS (
+            SELECT t.manifest_id FROM repositories o CROSS JOIN tags t
+            WHERE t.repository_id = o.id AND o.name IS NOT NULL {one}
+            UNION
+            SELECT c.child_id FROM held CROSS JOIN manifest_children c WHERE c.parent_id = held.id
+            UNION
+            SELECT r.id FROM held CROSS JOIN manifests s CROSS JOIN manifests r
+            WHERE s.id = held.id AND r.repository_id = s.repository_id AND r.subject = s.digest
+        )""",
+    "postgresql": """
+        WITH RECURSIVE held(id) AS (
+            SELECT t.manifest_id FROM repositories o JOIN tags t ON t.repository_id = o.id
+            WHERE o.name IS NOT NULL {one}
+            UNION
+            SELECT edge.id FROM held CROSS JOIN LATERAL (
+                SELECT c.child_id AS id FROM manifest_children c WHERE c.parent_id = held.id
+                UNION ALL
+                SELECT r.id FROM manifests s JOIN manifests r
+                ON r.repository_id = s.repository_id AND r.subject = s.digest
+                WHERE s.id = held.id
+            ) edge
+        )""",
+}
+_TAGGED = """
+    SELECT coalesce(sum(size), 0) FROM blobs WHERE digest IN
+    (SELECT digest FROM manifest_blobs WHERE manifest_id IN (SELECT id FROM held))"""
+
+
+def tagged_bytes(tx: Transaction, repository_id: int | None = None) -> int:
+    """Bytes of blobs that a tag leads to. For the whole registry: one pass over what tags hold."""
+    one = "" if repository_id is None else "AND o.id = :repository_id"
+    query = sa.text(_HELD[tx.dialect].format(one=one) + _TAGGED)
+    values = {} if repository_id is None else {"repository_id": repository_id}
+    return int(tx.execute(query, values).scalar_one())
+
+
+def leased_bytes(tx: Transaction, repository_id: int | None = None) -> int:
+    """Bytes of blobs that no manifest (of the repository) refers to: a review is planned of each.
+
+    Promises to pushers keep them, or the worker is about to look.
+    """
+    if repository_id is None:
+        planned = sa.select(_reviews.c.digest)
+        query = sa.select(sa.func.coalesce(sa.func.sum(_blobs.c.size), 0)).where(
+            _blobs.c.manifest_refs == 0, _blobs.c.digest.in_(planned)
+        )
+        return int(tx.execute(query).scalar_one())
+    referenced = sa.exists().where(
+        _manifest_blobs.c.repository_id == _repo_blobs.c.repository_id,
+        _manifest_blobs.c.digest == _repo_blobs.c.digest,
+    )
+    query = (
+        sa.select(sa.func.coalesce(sa.func.sum(_blobs.c.size), 0))
+        .join(_repo_blobs, _repo_blobs.c.digest == _blobs.c.digest)
+        .join(
+            _reviews,
+            sa.and_(
+                _reviews.c.repository_id == _repo_blobs.c.repository_id,
+                _reviews.c.digest == _repo_blobs.c.digest,
+            ),
+        )
+        .where(_reviews.c.repository_id == repository_id, ~referenced)
+    )
+    return int(tx.execute(query).scalar_one())
+
+
+def upload_keys(tx: Transaction) -> list[tuple[int, str, int]]:
+    """(repository's id, storage key, bytes that count) of every open session."""
+    query = sa.select(_uploads.c.repository_id, _uploads.c.storage_key, _uploads.c.offset)
+    return [(row[0], row[1], row[2]) for row in tx.execute(query.order_by(_uploads.c.id))]
+
+
+# --- one repository, whole ------------------------------------------------------------------------
+
+
+class BlobRow(NamedTuple):
+    """A blob that a repository links, and how many hold it over all repositories."""
+
+    digest: Digest
+    size: int
+    manifest_refs: int
+    repository_count: int
+
+
+def blobs_linked(tx: Transaction, repository_id: int) -> list[BlobRow]:
+    query = (
+        sa.select(_blobs.c.digest, _blobs.c.size, _blobs.c.manifest_refs, _blobs.c.repository_count)
+        .join(_repo_blobs, _repo_blobs.c.digest == _blobs.c.digest)
+        .where(_repo_blobs.c.repository_id == repository_id)
+    )
+    return [BlobRow(Digest(row[0]), *row[1:]) for row in tx.execute(query)]
+
+
+def references_in(tx: Transaction, repository_id: int) -> list[tuple[int, Digest]]:
+    """(manifest's id, blob) for each reference in the repository."""
+    query = sa.select(_manifest_blobs.c.manifest_id, _manifest_blobs.c.digest).where(
+        _manifest_blobs.c.repository_id == repository_id
+    )
+    return [(row[0], Digest(row[1])) for row in tx.execute(query)]
+
+
+def listings_in(tx: Transaction, repository_id: int) -> list[tuple[int, int]]:
+    """(index's id, child's id) for each child in the repository."""
+    query = (
+        sa.select(_children.c.parent_id, _children.c.child_id)
+        .join(_manifests, _manifests.c.id == _children.c.parent_id)
+        .where(_manifests.c.repository_id == repository_id)
+        .order_by(_children.c.parent_id, _children.c.child_id)
+    )
+    return [(row[0], row[1]) for row in tx.execute(query)]
+
+
+def tags_in(tx: Transaction, repository_id: int) -> list[tuple[int, Tag]]:
+    """(manifest's id, tag) for each tag in the repository, in byte order."""
+    query = sa.select(_tags.c.manifest_id, _tags.c.name).where(
+        _tags.c.repository_id == repository_id
+    )
+    return [(row[0], Tag(row[1])) for row in tx.execute(query.order_by(_tags.c.name))]

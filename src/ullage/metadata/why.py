@@ -1,0 +1,89 @@
+"""Everything that holds one digest: the facts behind `ullage why`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any, NamedTuple
+
+import sqlalchemy as sa
+
+from ullage.metadata import schema
+from ullage.metadata.database import Transaction
+from ullage.metadata.moments import from_moment
+from ullage.oci.digest import Digest
+
+_repositories = schema.repositories
+_manifests = schema.manifests
+_manifest_blobs = schema.manifest_blobs
+_repo_blobs = schema.repo_blobs
+_tombstones = schema.tombstones
+
+
+class Place(NamedTuple):
+    """A manifest in a repository."""
+
+    repository_id: int
+    repository: str
+    manifest_id: int
+    digest: Digest
+    subject: Digest | None
+
+
+class Waiting(NamedTuple):
+    """Bytes that are deleted and not off the disk yet."""
+
+    bytes: int
+    due_at: datetime
+
+
+def manifests_called(tx: Transaction, digest: Digest) -> list[Place]:
+    """Where a manifest of this digest is: one look into each repository."""
+    query = (
+        _PLACES.join(_manifests, _manifests.c.repository_id == _repositories.c.id)
+        .where(_manifests.c.digest == digest, _repositories.c.name.is_not(None))
+        .order_by(_repositories.c.name)
+    )
+    return [_place(row) for row in tx.execute(query)]
+
+
+def manifests_referring(tx: Transaction, digest: Digest) -> list[Place]:
+    """Every manifest that refers to the blob, by repository and in the order of pushing."""
+    query = (
+        _PLACES.join(_repo_blobs, _repo_blobs.c.repository_id == _repositories.c.id)
+        .join(
+            _manifest_blobs,
+            sa.and_(
+                _manifest_blobs.c.repository_id == _repo_blobs.c.repository_id,
+                _manifest_blobs.c.digest == _repo_blobs.c.digest,
+            ),
+        )
+        .join(_manifests, _manifests.c.id == _manifest_blobs.c.manifest_id)
+        .where(_repo_blobs.c.digest == digest, _repositories.c.name.is_not(None))
+        .order_by(_repositories.c.name, _manifests.c.id)
+    )
+    return [_place(row) for row in tx.execute(query)]
+
+
+_PLACES = sa.select(
+    _repositories.c.id,
+    _repositories.c.name,
+    _manifests.c.id,
+    _manifests.c.digest,
+    _manifests.c.subject,
+).select_from(_repositories)
+
+
+def _place(row: Sequence[Any]) -> Place:
+    return Place(row[0], row[1], row[2], Digest(row[3]), Digest(row[4]) if row[4] else None)
+
+
+def tombstones_of(tx: Transaction, digest: Digest) -> list[Waiting]:
+    """Bytes of this digest on their way out; a look at every tombstone."""
+    query = sa.select(_tombstones.c.size, _tombstones.c.due_at).where(
+        _tombstones.c.digest == digest
+    )
+    return [
+        Waiting(row[0], from_moment(row[1]))
+        for row in tx.execute(query.order_by(_tombstones.c.due_at))
+    ]

@@ -1,0 +1,279 @@
+"""Carrying out a plan: exactly what was shown, or nothing (deletion.md section 4).
+
+The deleting transaction looks again, with the same eyes. What goes must be what was going, on the
+same tags, and free the same bytes. `allow_smaller` accepts that some of it is gone or is held by
+now, never that anything else would go.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from ullage.failpoints import failpoint
+from ullage.metadata import content, holding, plans, reclaim
+from ullage.metadata.database import Transaction
+from ullage.oci.digest import Digest
+from ullage.oci.errors import (
+    ManifestUnknown,
+    NameUnknown,
+    PlanChanged,
+    PlanRefused,
+    PlanUnknown,
+)
+from ullage.oci.reference import RepositoryName, Tag
+from ullage.services import Caller, Registry
+from ullage.services.delete import take_away
+from ullage.services.outlook import Outlook, Wanted, look, sizes_of_uploads
+from ullage.services.plan import unpacked
+
+# A difference names this many of each kind; the counts say how many there are.
+NAMED_DIFFERENCES = 100
+# The audit log has this many digests of one plan.
+AUDITED_DIGESTS = 10_000
+
+
+def apply_plan(
+    registry: Registry,
+    plan_id: str,
+    caller: Caller,
+    *,
+    allow_smaller: bool = False,
+    allow: Collection[str] = (),
+) -> dict[str, Any]:
+    """Delete what the plan shows; returns the receipt, the same one to whoever asks again.
+
+    `allow` names rails that may be run into. The caller has looked whether this is anybody who may
+    delete. Raises PlanUnknown, PlanRefused with the rails, PlanChanged with the difference.
+    """
+    now = registry.now()
+    stored = registry.read(lambda tx: plans.find(tx, plan_id, now))
+    if stored is None:
+        raise PlanUnknown({"plan": plan_id})
+    plan = _Planned(unpacked(stored.document))
+    sizes = sizes_of_uploads(registry, plan.wanted.repositories)
+
+    def carry_out(tx: Transaction) -> dict[str, Any]:
+        current = plans.find(tx, plan_id, now, lock=True)
+        if current is None:
+            raise PlanUnknown({"plan": plan_id})
+        if current.receipt is not None:
+            receipt: dict[str, Any] = json.loads(current.receipt)
+            return receipt
+        _require_allowed(plan.document, allow)
+        receipt = _carry_out(tx, registry, plan, caller, now, sizes, allow_smaller)
+        plans.mark_applied(tx, plan_id, json.dumps(receipt), now)
+        return receipt
+
+    receipt = registry.write(carry_out, freeing=True)
+    failpoint("delete.after_row")
+    registry.wake()
+    return receipt
+
+
+def _require_allowed(document: Mapping[str, Any], allow: Collection[str]) -> None:
+    refusing = [
+        warning
+        for warning in document["warnings"]
+        if warning["refuses"] and warning["rail"] not in allow
+    ]
+    if refusing:
+        words = sorted({str(warning["rail"]) for warning in refusing})
+        raise PlanRefused(
+            {"refused": refusing[:NAMED_DIFFERENCES], "allow": words},
+            f"the plan {refusing[0]['message']}; to do so, allow {', '.join(words)}",
+        )
+
+
+# --- what was planned -----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _Planned:
+    """A plan's document, read."""
+
+    document: dict[str, Any]
+
+    @property
+    def wanted(self) -> Wanted:
+        asked = self.document["asked"]
+        repository = asked.get("repository")
+        return Wanted(
+            repositories=tuple(map(RepositoryName, asked.get("repositories", ()))),
+            repository=RepositoryName(repository) if repository is not None else None,
+            digests=tuple(map(Digest, asked.get("digests", ()))),
+            tags=tuple(map(Tag, asked.get("tags", ()))),
+        )
+
+    def tagged(self) -> dict[Tag, Digest]:
+        """What the tags that were asked for pointed to."""
+        asked = set(self.document["asked"].get("tags", ()))
+        return {
+            Tag(tag): Digest(item["digest"])
+            for item in (*self.document["items"], *self.document["stays"])
+            for tag in item["tags"]
+            if tag in asked
+        }
+
+    def going(self) -> dict[tuple[str, str], list[str]]:
+        """Each manifest that goes, with its tags."""
+        return {
+            (item["repository"], item["digest"]): item["tags"] for item in self.document["items"]
+        }
+
+
+def _going(outlook: Outlook) -> dict[tuple[str, str], list[str]]:
+    return {
+        (name, member.row.digest): [*outlook.tags.get(manifest_id, [])]
+        for name, _, closure in outlook.closures
+        for manifest_id, member in closure.going.items()
+    }
+
+
+# --- carrying out ---------------------------------------------------------------------------------
+
+
+def _carry_out(
+    tx: Transaction,
+    registry: Registry,
+    plan: _Planned,
+    caller: Caller,
+    now: datetime,
+    sizes: Mapping[str, int],
+    allow_smaller: bool,
+) -> dict[str, Any]:
+    outlook = _look_again(tx, registry, plan, now, sizes)
+    difference = _difference(plan, outlook)
+    if difference and not (allow_smaller and difference["smaller"]):
+        raise PlanChanged(difference)
+    for name, repository_id, closure in outlook.closures:
+        if not closure.going:
+            continue
+        if plan.wanted.repository is None:
+            reclaim.mark_deleted(tx, repository_id, now)
+        else:
+            rows = closure.rows()
+            released = take_away(tx, registry, repository_id, rows, outlook.references, now)
+            if released.freed_bytes != outlook.freed_bytes:
+                # Somebody was promised one of these blobs at this very moment.
+                raise PlanChanged({"freed_bytes": [outlook.freed_bytes, released.freed_bytes]})
+        failpoint("delete.in_transaction")
+        _audit(tx, registry, plan, caller, name, outlook)
+    return {
+        "plan": plan.document["id"],
+        "applied": now.isoformat(),
+        "by": caller.subject,
+        "freed_bytes": outlook.freed_bytes,
+        "freed_later_bytes": outlook.later_bytes,
+        "manifest_count": sum(part.manifests_going for part in outlook.parts),
+        "tag_count": sum(part.tags_going for part in outlook.parts),
+        "difference": difference or None,
+    }
+
+
+def _look_again(
+    tx: Transaction,
+    registry: Registry,
+    plan: _Planned,
+    now: datetime,
+    sizes: Mapping[str, int],
+) -> Outlook:
+    """What the same deletion would do now, for the tags that still point where they did.
+
+    Everything it is about is locked. Repositories that were deleted, and maybe pushed again, since
+    are left out.
+    """
+    wanted = plan.wanted
+    same: list[RepositoryName] = []
+    # In the order of their names, as they are in the plan: nobody waits in a circle.
+    for name, generation in zip(
+        sorted(set(wanted.names())), plan.document["generations"], strict=True
+    ):
+        if content.lock_repository(tx, name) == generation:
+            same.append(name)
+    if wanted.repository is None:
+        narrowed = Wanted(repositories=tuple(same))
+    elif not same:
+        return _NOTHING
+    else:
+        narrowed = _narrowed(tx, plan, wanted)
+    try:
+        return look(tx, registry, narrowed, now, sizes, to_delete=True)
+    except (NameUnknown, ManifestUnknown):
+        return _NOTHING
+
+
+_NOTHING = Outlook([], {}, {}, [], [], [], [], {})
+
+
+def _narrowed(tx: Transaction, plan: _Planned, wanted: Wanted) -> Wanted:
+    assert wanted.repository is not None
+    repository_id = content.find_repository(tx, wanted.repository)
+    assert repository_id is not None
+    now_on = holding.tagged(tx, repository_id, wanted.tags)
+    tags = tuple(
+        tag
+        for tag, digest in sorted(plan.tagged().items())
+        if tag in now_on and now_on[tag].digest == digest
+    )
+    return Wanted(repository=wanted.repository, digests=wanted.digests, tags=tags)
+
+
+def _difference(plan: _Planned, outlook: Outlook) -> dict[str, Any]:
+    """What is not as it was shown; {} if all is. `smaller`: nothing goes that was not to go."""
+    planned, now = plan.going(), _going(outlook)
+    added = sorted(now.keys() - planned.keys())
+    gone = sorted(planned.keys() - now.keys())
+    both = sorted(planned.keys() & now.keys())
+    tags_added = [(key[0], tag) for key in both for tag in now[key] if tag not in planned[key]]
+    tags_gone = [(key[0], tag) for key in both for tag in planned[key] if tag not in now[key]]
+    bytes_then = (plan.document["freed_bytes"], plan.document["freed_later_bytes"])
+    bytes_now = (outlook.freed_bytes, outlook.later_bytes)
+    # A lease that has ended since only brings bytes back sooner.
+    as_shown = sum(bytes_now) == sum(bytes_then) and bytes_now[0] >= bytes_then[0]
+    if as_shown and not (added or gone or tags_added or tags_gone):
+        return {}
+    return {
+        "smaller": not added and not tags_added and sum(bytes_now) <= sum(bytes_then),
+        "added": _named(added, "@"),
+        "gone": _named(gone, "@"),
+        "tags_added": _named(tags_added, ":"),
+        "tags_gone": _named(tags_gone, ":"),
+        "counts": {
+            "added": len(added),
+            "gone": len(gone),
+            "tags_added": len(tags_added),
+            "tags_gone": len(tags_gone),
+        },
+        "planned": {"freed_bytes": bytes_then[0], "freed_later_bytes": bytes_then[1]},
+        "now": {"freed_bytes": bytes_now[0], "freed_later_bytes": bytes_now[1]},
+    }
+
+
+def _named(pairs: list[tuple[str, str]], between: str) -> list[str]:
+    return [f"{name}{between}{what}" for name, what in pairs[:NAMED_DIFFERENCES]]
+
+
+def _audit(
+    tx: Transaction,
+    registry: Registry,
+    plan: _Planned,
+    caller: Caller,
+    name: RepositoryName,
+    outlook: Outlook,
+) -> None:
+    going = [key[1] for key in _going(outlook) if key[0] == name]
+    part = next(part for part in outlook.parts if part.repository == name)
+    detail: dict[str, Any] = {
+        "manifest_count": part.manifests_going,
+        "tag_count": part.tags_going,
+        "manifests": going[:AUDITED_DIGESTS],
+    }
+    if len(outlook.closures) == 1:
+        detail |= {"freed_bytes": outlook.freed_bytes, "leased_bytes": outlook.later_bytes}
+    registry.audit(
+        tx, caller, "plan.apply", repository=name, target=plan.document["id"], detail=detail
+    )

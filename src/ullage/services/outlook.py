@@ -1,0 +1,231 @@
+"""What a deletion would do at this moment: the common ground of plans and of carrying them out."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from ullage.metadata import attributes, content, holding, uploads
+from ullage.metadata.content import ManifestRow
+from ullage.metadata.database import Transaction
+from ullage.oci.digest import Digest
+from ullage.oci.errors import ManifestUnknown, NameUnknown
+from ullage.oci.reference import RepositoryName, Tag
+from ullage.policy import Caps, Part
+from ullage.services import Registry, locks
+from ullage.services.closure import (
+    Closure,
+    HeldBy,
+    Hold,
+    Member,
+    StoredGraph,
+    Why,
+    what_goes,
+)
+from ullage.services.forecast import Fate, Loss, Outcome, forecast, total
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What somebody wants deleted: whole repositories, or digests and tags of one."""
+
+    repositories: tuple[RepositoryName, ...] = ()
+    repository: RepositoryName | None = None
+    digests: tuple[Digest, ...] = ()
+    tags: tuple[Tag, ...] = ()
+    caps: Caps = field(default_factory=Caps)
+    # A filter or a program made the list, so that nobody has read it.
+    computed: bool = False
+
+    def names(self) -> tuple[RepositoryName, ...]:
+        """Every repository this is about."""
+        return self.repositories if self.repository is None else (self.repository,)
+
+
+@dataclass(frozen=True, slots=True)
+class Outlook:
+    """What a deletion would do now."""
+
+    # Each repository's name, id and what goes and stays in it.
+    closures: list[tuple[RepositoryName, int, Closure]]
+    tags: dict[int, list[Tag]]
+    # What each blob loses, and what becomes of it.
+    references: Mapping[Digest, int]
+    fates: list[Fate]
+    parts: list[Part]
+    absent: list[str]
+    # (key, bytes) of every open session, where whole repositories go.
+    uploads: list[tuple[str, int]]
+    # Whole repositories that stay, with everything in them, and why.
+    locked: Mapping[RepositoryName, str]
+
+    @property
+    def freed_bytes(self) -> int:
+        return total(self.fates, Outcome.FREED) + sum(size for _, size in self.uploads)
+
+    @property
+    def later_bytes(self) -> int:
+        return total(self.fates, Outcome.LATER)
+
+
+def sizes_of_uploads(registry: Registry, names: Sequence[RepositoryName]) -> dict[str, int]:
+    """What open sessions of these repositories really hold, asked outside any transaction."""
+
+    def keys(tx: Transaction) -> list[str]:
+        ids = [content.find_repository(tx, name) for name in names]
+        return [key for id_ in ids if id_ is not None for key in uploads.keys_in(tx, id_)]
+
+    if not names:
+        return {}
+    return {key: registry.blobs.size(key) or 0 for key in registry.read(keys)}
+
+
+def look(
+    tx: Transaction,
+    registry: Registry,
+    wanted: Wanted,
+    now: datetime,
+    upload_sizes: Mapping[str, int],
+    *,
+    to_delete: bool = False,
+) -> Outlook:
+    """What deleting `wanted` would do, as of this transaction.
+
+    `to_delete` keeps everybody else off the blobs until it ends. Raises NameUnknown.
+    """
+    if wanted.repository is None:
+        return _look_at_whole(tx, registry, wanted.repositories, now, upload_sizes)
+    name = wanted.repository
+    repository_id = _require_repository(tx, name)
+    roots, absent = _roots(tx, repository_id, wanted)
+    closure = _unlocked(tx, name, repository_id, roots)
+    references = content.blobs_of(tx, closure.going.keys())
+    if to_delete:
+        content.lock_blobs(tx, references.keys(), to_drop=True)
+    loss = Loss(frozenset({repository_id}), references)
+    tags = holding.tags_on(tx, closure.going.keys() | closure.kept.keys())
+    return Outlook(
+        closures=[(name, repository_id, closure)],
+        tags=tags,
+        references=references,
+        fates=forecast(tx, registry.leases, loss, now),
+        parts=[_part(tx, name, repository_id, closure.going.keys(), tags)],
+        absent=absent,
+        uploads=[],
+        locked={},
+    )
+
+
+def _unlocked(
+    tx: Transaction, name: RepositoryName, repository_id: int, roots: list[ManifestRow]
+) -> Closure:
+    """What goes with those of `roots` that no lock forbids to delete: on them or what goes along.
+
+    A deletion takes all of an image or nothing, so a locked part keeps the whole of it.
+    """
+    graph = StoredGraph(tx, repository_id)
+    held: dict[int, tuple[Member, tuple[Hold, ...]]] = {}
+    while True:
+        closure = what_goes(graph, roots)
+        found = attributes.locks_on(tx, closure.going.keys())
+        roots_of = _roots_of(closure) if found else {}
+        blamed = {roots_of[id_]: locks.described(name, lock) for id_, lock in found.items()}
+        if not blamed and len(closure.going) == content.count_manifests(tx, repository_id):
+            # The repository would go with the last image in it.
+            own = locks.lock_of_repository(tx, repository_id, name)
+            blamed = {row.id: locks.described(name, own) for row in roots} if own else {}
+        if not blamed:
+            return Closure(closure.going, {**closure.kept, **held})
+        for row in roots:
+            if row.id in blamed:
+                hold = Hold(HeldBy.LOCK, blamed[row.id])
+                held[row.id] = (Member(row, Why.ASKED), (hold,))
+        roots = [row for row in roots if row.id not in blamed]
+
+
+def _roots_of(closure: Closure) -> dict[int, int]:
+    """What was asked for that reaches each manifest that goes."""
+    ids = {member.row.digest: id_ for id_, member in closure.going.items()}
+    roots: dict[int, int] = {}
+    # What is reached comes after what it is reached from.
+    for id_, member in closure.going.items():
+        roots[id_] = id_ if member.of is None else roots[ids[member.of]]
+    return roots
+
+
+def _look_at_whole(
+    tx: Transaction,
+    registry: Registry,
+    names: Sequence[RepositoryName],
+    now: datetime,
+    upload_sizes: Mapping[str, int],
+) -> Outlook:
+    closures: list[tuple[RepositoryName, int, Closure]] = []
+    tags: dict[int, list[Tag]] = {}
+    parts: list[Part] = []
+    sessions: list[tuple[str, int]] = []
+    locked: dict[RepositoryName, str] = {}
+    for name in sorted(set(names)):
+        repository_id = _require_repository(tx, name)
+        lock = locks.lock_of_repository(tx, repository_id, name)
+        lock = lock or attributes.first_lock_in(tx, repository_id)
+        if lock is not None:
+            locked[name] = locks.described(name, lock)
+            closures.append((name, repository_id, Closure({}, {})))
+            parts.append(_part(tx, name, repository_id, (), {}))
+            continue
+        rows = holding.all_manifests(tx, repository_id)
+        closure = Closure({row.id: Member(row, Why.REPOSITORY) for row in rows}, {})
+        closures.append((name, repository_id, closure))
+        own_tags = holding.tags_on(tx, closure.going.keys())
+        tags |= own_tags
+        parts.append(_part(tx, name, repository_id, closure.going.keys(), own_tags))
+        for key, offset in uploads.keys_in(tx, repository_id).items():
+            sessions.append((key, upload_sizes.get(key, offset)))
+    ids = frozenset(id_ for name, id_, _ in closures if name not in locked)
+    references = {digest: count for digest, (_, count) in holding.blobs_in(tx, ids).items()}
+    fates = forecast(tx, registry.leases, Loss(ids, references, whole=True), now)
+    return Outlook(closures, tags, references, fates, parts, [], sessions, locked)
+
+
+def _require_repository(tx: Transaction, name: RepositoryName) -> int:
+    repository_id = content.find_repository(tx, name)
+    if repository_id is None or not content.repository_exists(tx, name):
+        raise NameUnknown({"name": name})
+    return repository_id
+
+
+def _roots(
+    tx: Transaction, repository_id: int, wanted: Wanted
+) -> tuple[list[ManifestRow], list[str]]:
+    """The manifests that were asked for, by digest or by tag, and what there is not.
+
+    Raises ManifestUnknown if there is none at all.
+    """
+    by_tag = holding.tagged(tx, repository_id, wanted.tags)
+    by_digest = content.find_manifests(tx, repository_id, wanted.digests)
+    absent: list[str] = [digest for digest in wanted.digests if digest not in by_digest]
+    absent += [tag for tag in wanted.tags if tag not in by_tag]
+    roots = {row.id: row for row in (*by_digest.values(), *by_tag.values())}
+    if absent and not roots:
+        raise ManifestUnknown({"name": wanted.repository, "unknown": absent[:10]})
+    return list(roots.values()), absent
+
+
+def _part(
+    tx: Transaction,
+    name: RepositoryName,
+    repository_id: int,
+    going: Collection[int],
+    tags: Mapping[int, Sequence[Tag]],
+) -> Part:
+    share = holding.share(tx, repository_id)
+    return Part(
+        repository=name,
+        manifests=share.manifests,
+        manifests_going=len(going),
+        tags=share.tags,
+        tags_going=sum(len(tags.get(manifest_id, ())) for manifest_id in going),
+        newest_going=share.newest_tag if share.newest_manifest_id in going else None,
+    )

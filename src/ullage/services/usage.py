@@ -1,0 +1,264 @@
+"""The bill: how many bytes there are, what they are, and whose (docs/design/accounting.md).
+
+Exclusive bytes are those that deleting this alone would free. Shared bytes have other holders. A
+fair share is a byte's equal part for each of its holders, so that all shares sum to the disk.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from fractions import Fraction
+from itertools import islice
+from typing import Any
+
+from ullage.metadata import content, reclaim, usage
+from ullage.metadata.counters import totals
+from ullage.metadata.database import Transaction
+from ullage.metadata.usage import Portion, RepositoryRow
+from ullage.oci.errors import NameUnknown
+from ullage.oci.reference import RepositoryName
+from ullage.services import Registry, store_errors
+from ullage.services.access import Action, Principal
+from ullage.services.images import image_entries
+
+LISTED_TOGETHER = 500
+
+
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """Every byte of the blob store by what it is; `disk_bytes` is their sum.
+
+    Manifests are rows of the database and counted beside it.
+    """
+
+    disk_bytes: int
+    # A tag leads to it; manifests need it, but no tag leads there; no manifest needs it (yet).
+    tagged_bytes: int
+    untagged_bytes: int
+    leased_bytes: int
+    # Upload sessions; deleted and not off the disk yet.
+    uploading_bytes: int
+    pending_bytes: int
+    blob_count: int
+    manifest_count: int
+    manifest_bytes: int
+    # Taken off the disk since the registry was made.
+    reclaimed_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One line of the bill. `name` is None for what deleted repositories still hold."""
+
+    name: str | None
+    bytes: int
+    exclusive_bytes: int
+    shared_bytes: int
+    fair_share_bytes: int
+    manifest_count: int
+    tag_count: int
+    manifest_bytes: int
+
+
+def sees_everything(principal: Principal) -> bool:
+    """Whether the caller may read all repositories, and so the registry's sums.
+
+    An administrator's token that was made for one repository does not say so.
+    """
+    return principal.may(Action.METADATA_READ, "*")
+
+
+# --- the registry ---------------------------------------------------------------------------------
+
+
+def registry_totals(registry: Registry) -> Totals:
+    """What is on the disk, by the database's word; uploads by the store's.
+
+    One pass over what tags lead to; everything else comes from counters.
+    """
+
+    def read(tx: Transaction) -> tuple[dict[str, int], int, int, list[tuple[int, str, int]]]:
+        return totals(tx), usage.tagged_bytes(tx), usage.leased_bytes(tx), usage.upload_keys(tx)
+
+    counted, tagged, leased, sessions = registry.snapshot(read)
+    uploading = sum(_size_of(registry, key) for _, key, _ in sessions)
+    return Totals(
+        disk_bytes=counted["blob_bytes"] + counted["pending_bytes"] + uploading,
+        tagged_bytes=tagged,
+        untagged_bytes=counted["blob_bytes"] - tagged - leased,
+        leased_bytes=leased,
+        uploading_bytes=uploading,
+        pending_bytes=counted["pending_bytes"],
+        blob_count=counted["blob_count"],
+        manifest_count=counted["manifest_count"],
+        manifest_bytes=counted["manifest_bytes"],
+        reclaimed_bytes=counted["reclaimed_bytes"],
+    )
+
+
+def _size_of(registry: Registry, key: str) -> int:
+    with store_errors():
+        return registry.blobs.size(key) or 0
+
+
+def unexplained(registry: Registry) -> tuple[int, int]:
+    """(bytes in the store, bytes of them that nothing in the database names): lists the store.
+
+    Right while others push and delete: a row names its bytes before they are there and until they
+    are gone, so what no row names after it was listed, and is still there, never had one.
+    """
+    stored = unknown = 0
+    with store_errors():
+        listing = iter(registry.blobs.list())
+        while some := list(islice(listing, LISTED_TOGETHER)):
+            stored += sum(found.size for found in some)
+            known = _known(registry, [found.key for found in some])
+            unknown += sum(
+                found.size
+                for found in some
+                if found.key not in known and registry.blobs.size(found.key) is not None
+            )
+    return stored, unknown
+
+
+def _known(registry: Registry, keys: list[str]) -> set[str]:
+    return registry.snapshot(lambda tx: reclaim.known_keys(tx, keys))
+
+
+# --- repositories and namespaces ------------------------------------------------------------------
+
+
+def by_repository(registry: Registry, principal: Principal) -> list[Entry]:
+    """A line for each repository the caller may read, largest fair share first.
+
+    For somebody who sees all of them, the fair shares sum to the bytes of all blobs. One pass over
+    the repositories' links.
+    """
+    rows, portions = registry.snapshot(lambda tx: (usage.repository_rows(tx), usage.portions(tx)))
+    entries = _entries(rows, portions)
+    return _sorted(entry for entry in entries if _may_see(principal, entry.name))
+
+
+def _may_see(principal: Principal, name: str | None) -> bool:
+    if name is None:
+        return sees_everything(principal)
+    return principal.may(Action.METADATA_READ, name)
+
+
+def of_repository(registry: Registry, name: RepositoryName) -> dict[str, Any]:
+    """The repository's line, and what of it tags lead to, as JSON. Raises NameUnknown.
+
+    Costs what the repository holds, whatever else the registry does.
+    """
+
+    def read(tx: Transaction) -> tuple[Entry, int, int]:
+        repository_id = content.find_repository(tx, name)
+        if repository_id is None or not content.repository_exists(tx, name):
+            raise NameUnknown({"name": name})
+        rows = usage.repository_rows(tx, repository_id)
+        (entry,) = _entries(rows, usage.portions(tx, repository_id))
+        tagged = usage.tagged_bytes(tx, repository_id)
+        return entry, tagged, usage.leased_bytes(tx, repository_id)
+
+    entry, tagged, leased = registry.snapshot(read)
+    split = {
+        "tagged_bytes": tagged,
+        "untagged_bytes": entry.bytes - tagged - leased,
+        "leased_bytes": leased,
+    }
+    return asdict(entry) | split
+
+
+def _entries(rows: Sequence[RepositoryRow], portions: Iterable[Portion]) -> list[Entry]:
+    exclusive: dict[int, int] = {}
+    fair: dict[int, Fraction] = {row.id: Fraction(0) for row in rows}
+    for portion in portions:
+        fair[portion.repository_id] += Fraction(portion.bytes, portion.holders)
+        if portion.holders == 1:
+            exclusive[portion.repository_id] = portion.bytes
+    whole = apportioned(list(fair.values()))
+    shares = dict(zip(fair, whole, strict=True))
+    return [
+        Entry(
+            name=row.name,
+            bytes=row.blob_bytes,
+            exclusive_bytes=exclusive.get(row.id, 0),
+            shared_bytes=row.blob_bytes - exclusive.get(row.id, 0),
+            fair_share_bytes=shares[row.id],
+            manifest_count=row.manifest_count,
+            tag_count=row.tag_count,
+            manifest_bytes=row.manifest_bytes,
+        )
+        for row in rows
+        if row.blob_bytes or row.manifest_count
+    ]
+
+
+def apportioned(shares: Sequence[Fraction]) -> list[int]:
+    """Whole bytes that sum to the sum of the shares: those with the largest remainders round up."""
+    whole = [int(share) for share in shares]
+    left = round(sum(shares, Fraction(0))) - sum(whole)
+    by_remainder = sorted(range(len(shares)), key=lambda i: (whole[i] - shares[i], i))
+    for index in by_remainder[:left]:
+        whole[index] += 1
+    return whole
+
+
+def by_namespace(registry: Registry) -> list[Entry]:
+    """A line for each namespace: what names have before their first slash, or all of it.
+
+    For somebody who sees everything. One pass over the repositories' links.
+    """
+    rows, portions, spaces = registry.snapshot(
+        lambda tx: (
+            usage.repository_rows(tx),
+            usage.portions(tx),
+            usage.namespace_portions(tx),
+        )
+    )
+    sums = {namespace: (size, exclusive) for namespace, size, exclusive in spaces}
+    members: dict[str | None, list[Entry]] = {}
+    for entry in _entries(rows, portions):
+        namespace = entry.name.partition("/")[0] if entry.name is not None else None
+        members.setdefault(namespace, []).append(entry)
+    return _sorted(_joined(namespace, some, sums) for namespace, some in members.items())
+
+
+def _joined(
+    namespace: str | None, members: Sequence[Entry], sums: dict[str, tuple[int, int]]
+) -> Entry:
+    if namespace in sums:
+        size, exclusive = sums[namespace]
+    else:
+        size = sum(entry.bytes for entry in members)
+        exclusive = sum(entry.exclusive_bytes for entry in members)
+    return Entry(
+        name=namespace,
+        bytes=size,
+        exclusive_bytes=exclusive,
+        shared_bytes=size - exclusive,
+        fair_share_bytes=sum(entry.fair_share_bytes for entry in members),
+        manifest_count=sum(entry.manifest_count for entry in members),
+        tag_count=sum(entry.tag_count for entry in members),
+        manifest_bytes=sum(entry.manifest_bytes for entry in members),
+    )
+
+
+def _sorted(entries: Iterable[Entry]) -> list[Entry]:
+    return sorted(entries, key=lambda entry: (-entry.fair_share_bytes, entry.name or ""))
+
+
+# --- images and tags ------------------------------------------------------------------------------
+
+
+def by_image(registry: Registry, name: RepositoryName, *, tags: bool) -> list[dict[str, Any]]:
+    """A line for each image of a repository, or for each of its `tags`. Raises NameUnknown."""
+
+    def read(tx: Transaction) -> list[dict[str, Any]]:
+        repository_id = content.find_repository(tx, name)
+        if repository_id is None or not content.repository_exists(tx, name):
+            raise NameUnknown({"name": name})
+        return image_entries(tx, repository_id, by_tag=tags)
+
+    return registry.snapshot(read)

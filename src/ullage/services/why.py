@@ -1,0 +1,147 @@
+"""Why something is not freed: everything that holds a manifest or a blob, or what it waits for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from ullage.metadata import attributes, content, holding, why
+from ullage.metadata.database import Transaction
+from ullage.metadata.holding import LinkState
+from ullage.metadata.why import Place, Waiting
+from ullage.oci.digest import Digest
+from ullage.oci.errors import BlobUnknown
+from ullage.oci.reference import RepositoryName
+from ullage.services import Registry, locks
+from ullage.services.access import Action, Principal
+from ullage.services.usage import sees_everything
+
+
+def explain(registry: Registry, digest: Digest, principal: Principal) -> dict[str, Any]:
+    """Who holds the manifest or blob, in the repositories that the caller may read; as JSON.
+
+    `elsewhere` says that others hold it too, without saying which. Raises BlobUnknown if the caller
+    can see nothing of it.
+    """
+    return registry.snapshot(lambda tx: _explain(tx, registry, digest, principal))
+
+
+def _explain(
+    tx: Transaction, registry: Registry, digest: Digest, principal: Principal
+) -> dict[str, Any]:
+    answer: dict[str, Any] = {"digest": digest}
+    places = why.manifests_called(tx, digest)
+    seen = [place for place in places if principal.may(Action.METADATA_READ, place.repository)]
+    if seen:
+        answer["manifest"] = [_manifest(tx, place) for place in seen]
+    blob = _blob(tx, registry, digest, principal)
+    if blob is not None:
+        answer["blob"] = blob
+    waiting = why.tombstones_of(tx, digest) if sees_everything(principal) else []
+    if waiting:
+        answer["deleted"] = [
+            {"bytes": each.bytes, "due": each.due_at.isoformat()} for each in waiting
+        ]
+    if len(answer) == 1:
+        raise BlobUnknown(
+            {"digest": digest}, "no manifest or blob that you may read about has this digest"
+        )
+    return answer | {"because": _in_words(answer, waiting)}
+
+
+# --- manifests ------------------------------------------------------------------------------------
+
+
+def _manifest(tx: Transaction, place: Place) -> dict[str, Any]:
+    """What holds it in one repository; nothing if it is an orphan."""
+    held_by = [
+        {"kind": "tag", "by": str(tag)}
+        for tag in holding.tags_on(tx, [place.manifest_id]).get(place.manifest_id, [])
+    ]
+    parents = content.parents_of(tx, [place.manifest_id]).get(place.manifest_id, {})
+    held_by += [{"kind": "index", "by": str(digest)} for _, digest in sorted(parents.items())]
+    subject = place.subject
+    if subject and content.find_manifests(tx, place.repository_id, [subject]):
+        held_by.append({"kind": "subject", "by": str(subject)})
+    lock = attributes.locks_on(tx, [place.manifest_id]).get(place.manifest_id)
+    if lock is not None:
+        said = locks.described(RepositoryName(place.repository), lock)
+        held_by.append({"kind": "lock", "by": said})
+    return {"repository": place.repository, "held_by": held_by}
+
+
+# --- blobs ----------------------------------------------------------------------------------------
+
+
+def _blob(
+    tx: Transaction, registry: Registry, digest: Digest, principal: Principal
+) -> dict[str, Any] | None:
+    facts = holding.held_blobs(tx, [digest]).get(digest)
+    if facts is None:
+        return None
+    places = why.manifests_referring(tx, digest)
+    seen = [place for place in places if principal.may(Action.METADATA_READ, place.repository)]
+    links = holding.links_of(tx, [digest]).get(digest, [])
+    held = {place.repository_id for place in places}
+    # Links that no manifest uses: promises to pushers, and what is being erased.
+    unused = [state for state in links if state.link.repository_id not in held]
+    promised = [
+        state
+        for state in unused
+        if state.name is not None and principal.may(Action.METADATA_READ, state.name)
+    ]
+    everything = sees_everything(principal)
+    erasing = sum(state.name is None for state in unused) if everything else 0
+    if not seen and not promised and not everything:
+        return None
+    tags = holding.tags_on(tx, [place.manifest_id for place in seen])
+    return {
+        "bytes": facts.size,
+        "held_by": [
+            {
+                "repository": place.repository,
+                "digest": place.digest,
+                "tags": tags.get(place.manifest_id, []),
+            }
+            for place in seen
+        ],
+        "waits": _waits(tx, registry, promised),
+        "erasing": erasing,
+        "elsewhere": len(seen) < len(places) or len(promised) + erasing < len(unused),
+    }
+
+
+def _waits(
+    tx: Transaction, registry: Registry, states: Sequence[LinkState]
+) -> list[dict[str, Any]]:
+    leased = registry.leases.peek(tx, [state.link for state in states], registry.now())
+    return [
+        {
+            "repository": state.name,
+            "leased": state.link in leased,
+            "until": until.isoformat() if until is not None else None,
+        }
+        for state in states
+        for until in [leased.get(state.link) or state.review_at]
+    ]
+
+
+def _in_words(answer: dict[str, Any], waiting: Sequence[Waiting]) -> str:
+    """One sentence for people."""
+    if "manifest" in answer:
+        holds = sum(len(place["held_by"]) for place in answer["manifest"])
+        if holds:
+            return f"held by {holds} tags, indexes, subjects or locks"
+        return "nothing holds this manifest; it stays until it is deleted"
+    blob = answer.get("blob")
+    if blob is None:
+        return f"nothing: deleted, due {waiting[0].due_at.isoformat()}"
+    if blob["held_by"]:
+        return f"held by {len(blob['held_by'])} manifests"
+    if blob["elsewhere"]:
+        return "held in repositories that you may not read"
+    if blob["waits"]:
+        first = max(blob["waits"], key=lambda wait: str(wait["until"]))
+        kind = "lease" if first["leased"] else "to be looked at: not used since its lease"
+        return f"nothing: {kind} until {first['until']}"
+    return "nothing: a deleted repository is being erased"
