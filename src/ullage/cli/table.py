@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ullage.cli import azure_env, completion
-from ullage.cli.remote import configuration, login, manifest, repository
+from ullage.cli.remote import configuration, login, manifest, repository, space
 from ullage.cli.remote.grammar import Command
 
 TITLE = "A container registry that gives space back."
@@ -11,6 +11,7 @@ TITLE = "A container registry that gives space back."
 REMOTE: tuple[Command, ...] = (
     *repository.COMMANDS,
     *manifest.COMMANDS,
+    *space.COMMANDS,
     *login.COMMANDS,
     *configuration.COMMANDS,
     *azure_env.COMMANDS,
