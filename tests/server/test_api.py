@@ -53,31 +53,31 @@ def test_a_difference_and_a_rail_are_conflicts(client: httpx.Client) -> None:
     assert changed.json()["errors"][0]["detail"]["smaller"] is True
 
 
+NOT_UNDERSTOOD: tuple[dict[str, Any], ...] = (
+    {},
+    {"repository": "app"},
+    {"digests": [DIGEST]},
+    {"repository": "app", "repositories": ["app"], "tags": ["v1"]},
+    {"repositories": []},
+    {"repositories": "app"},
+    {"repositories": [1]},
+    {"repositories": ["app"], "tags": ["v1"]},
+    {"repository": 1, "tags": ["v1"]},
+    {"repositories": ["app"], "force": True},
+    {"repositories": ["app"], "computed": "no"},
+    {"repositories": ["app"], "caps": []},
+    {"repositories": ["app"], "caps": {"max_byte": 1}},
+    {"repositories": ["app"], "caps": {"max_manifests": -1}},
+    {"repositories": ["app"], "caps": {"max_manifests": True}},
+    {"repositories": ["app"] * 1001},
+)
+
+
 @pytest.mark.parametrize(
     ("body", "expected"),
     [
         *((body, (400, "PLAN_INVALID")) for body in ("", "[]", "{", '{"a": 1, "a": 2}', "null")),
-        *(
-            (json.dumps(body), (400, "PLAN_INVALID"))
-            for body in (
-                {},
-                {"repository": "app"},
-                {"digests": [DIGEST]},
-                {"repository": "app", "repositories": ["app"], "tags": ["v1"]},
-                {"repositories": []},
-                {"repositories": "app"},
-                {"repositories": [1]},
-                {"repositories": ["app"], "tags": ["v1"]},
-                {"repository": 1, "tags": ["v1"]},
-                {"repositories": ["app"], "force": True},
-                {"repositories": ["app"], "computed": "no"},
-                {"repositories": ["app"], "caps": []},
-                {"repositories": ["app"], "caps": {"max_byte": 1}},
-                {"repositories": ["app"], "caps": {"max_manifests": -1}},
-                {"repositories": ["app"], "caps": {"max_manifests": True}},
-                {"repositories": ["app"] * 1001},
-            )
-        ),
+        *((json.dumps(body), (400, "PLAN_INVALID")) for body in NOT_UNDERSTOOD),
         ('{"repositories": ["app"], "caps": {"max_bytes": "10 GX"}}', (400, "VALUE_INVALID")),
         ('{"repositories": ["App"]}', (400, "NAME_INVALID")),
         ('{"repository": "app", "tags": ["-"]}', (400, "TAG_INVALID")),
