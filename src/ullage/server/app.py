@@ -20,10 +20,11 @@ from ullage.server.guard import Challenge, Guard
 from ullage.server.head import raw_path, require_plain
 from ullage.server.logs import RequestLog, printable, request_id_of
 from ullage.server.needs import Whom
-from ullage.server.routes import Router
+from ullage.server.routes import Route, Router
 from ullage.server.threads import FairThreads, Threads
 from ullage.server.wire import error_response, json_response
 from ullage.services import Registry
+from ullage.services.access import Principal
 from ullage.services.doorkeeper import Doorkeeper
 
 log = logging.getLogger(__name__)
@@ -107,11 +108,9 @@ class App:
             route, parts = self.router.find(request.method, path)
             # A malformed name is refused before anything is said about rights on it.
             name = self._face.name(parts[0]) if route.need.whom is Whom.REPOSITORY else None
-            principal = await self._face.guard.admit(request, route.need, name)
-            request.scope["ullage.principal"] = principal
+            request.scope["ullage.principal"] = await self._admit(request, route, name)
             return await route.handler(self._face, request, *parts)
         except Challenge as error:
-            await self._face.bodies.discard(request)
             header = self._face.guard.challenge_header(request, error)
             return error_response(error, {"WWW-Authenticate": header})
         except RangeInvalid as error:
@@ -121,6 +120,14 @@ class App:
             return acr.no_such_page() if path.startswith(acr.PREFIX) else error_response(error)
         except RegistryError as error:
             return error_response(error)
+
+    async def _admit(self, request: Request, route: Route, name: str | None) -> Principal:
+        """Who asks, if they may. Of somebody who may not, a short body is read nevertheless."""
+        try:
+            return await self._face.guard.admit(request, route.need, name)
+        except Challenge:
+            await self._face.bodies.discard(request)
+            raise
 
     async def _live(self, receive: Receive, send: Send) -> None:
         """For other servers than ours, which tell when they start and stop."""
