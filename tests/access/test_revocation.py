@@ -13,6 +13,7 @@ from ullage.services.access import Action, Grant, narrowed, parse_scopes
 from ullage.services.accounts import AccountInvalid, AccountUnknown, ensure_admin
 from ullage.services.doorkeeper import KEYS_RECHECK_SECONDS, RECHECK_SECONDS
 from ullage.services.htpasswd import HtpasswdAccounts, HtpasswdInvalid
+from ullage.services.passwords import new_password
 from ullage.services.tokens import (
     ACCESS_LIFETIME,
     IDENTITY_LIFETIME,
@@ -319,6 +320,14 @@ def test_the_first_start_makes_an_administrator_and_no_other_does(keep: Keep) ->
     assert keep.lets_in("admin", password)
     assert ensure_admin(keep.registry, OPERATOR) is None
     assert keep.lets_in("admin", password)
+
+
+def test_a_password_that_is_made_here_can_be_pasted_behind_a_flag() -> None:
+    """`docker login -p -x…` and `az … -p -x…` take it for another flag."""
+    made = {new_password() for _ in range(1000)}
+    assert len(made) == 1000
+    assert {len(password) for password in made} == {27}
+    assert all(password.isascii() and password.isalnum() for password in made)
 
 
 def test_no_administrator_is_made_where_there_are_accounts(keep: Keep) -> None:

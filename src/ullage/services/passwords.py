@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import secrets
+import string
 import threading
 from collections import OrderedDict
 
@@ -19,11 +20,18 @@ from argon2.exceptions import InvalidHashError, VerificationError
 _SLOTS = threading.BoundedSemaphore(2)
 _HASHER = PasswordHasher(time_cost=2, memory_cost=19 * 1024, parallelism=1)
 MAX_PASSWORD_BYTES = 1024
+_LETTERS = string.ascii_letters + string.digits
+# log2(62) * 27 = 160.8
+_LENGTH = 27
 
 
 def new_password() -> str:
-    """160 bits that nobody chose."""
-    return secrets.token_urlsafe(20)
+    """160 bits that nobody chose.
+
+    Letters and digits only: a password that starts with a dash is a flag to every command line it
+    is pasted into.
+    """
+    return "".join(secrets.choice(_LETTERS) for _ in range(_LENGTH))
 
 
 def hash_password(password: str) -> str:
