@@ -8,12 +8,14 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 
 from tests.support.clock import FakeClock
 from tests.support.registry import ALICE, make_registry, push_blob, push_image
 from ullage import worker as worker_module
 from ullage.blobs.memory import MemoryBlobStore
 from ullage.clock import SteadyClock
+from ullage.metadata.database import Transaction
 from ullage.metadata.errors import DatabaseBusy
 from ullage.oci.digest import digest_of
 from ullage.oci.errors import RegistryError
@@ -134,6 +136,26 @@ def test_it_sleeps_until_something_is_due(running: Running) -> None:
     delete_manifest(replace(running.registry, limits=short), APP, image, ALICE)
     running.clock.advance(1)
     wait_for(lambda: running.keys() == 0)
+
+
+def test_it_gives_the_database_s_room_back_once_it_is_quiet(running: Running) -> None:
+    """Not in the middle of deletions, but without waiting for somebody to wake it."""
+
+    def free_pages() -> int:
+        query = sa.text("PRAGMA freelist_count")
+        return int(running.registry.db.read(lambda tx: tx.execute(query).scalar_one()))
+
+    def leave_room(tx: Transaction) -> None:
+        tx.execute(sa.text("CREATE TABLE large (data BLOB)"))
+        tx.execute(sa.text("INSERT INTO large VALUES (zeroblob(200000))"))
+        tx.execute(sa.text("DROP TABLE large"))
+
+    image = push_image(running.registry, "app", "v1", [LAYER])
+    running.registry.write(leave_room)
+    assert free_pages() > 0
+    delete_manifest(running.registry, APP, image, ALICE)
+    running.pass_time(GRACE)
+    wait_for(lambda: running.keys() == 0 and free_pages() == 0)
 
 
 def test_it_ends_promises_and_uploads_that_nobody_went_on_with(running: Running) -> None:

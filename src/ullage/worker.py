@@ -21,6 +21,10 @@ log = logging.getLogger(__name__)
 
 # Look around at least this often, whatever is known to be due.
 IDLE_SECONDS = 30.0
+# Deletions come in flocks: what comes within this is reclaimed together, one fsync for many.
+GATHER_SECONDS = 0.05
+# Tidying the database waits for a quiet moment, so that it does not slow down what it tidies after.
+QUIET_SECONDS = 1.0
 # The store is compared with the database this often, and one object is looked at per this long.
 RECONCILE_SECONDS = 24 * 3600.0
 RECONCILE_PAUSE_SECONDS = 0.001
@@ -48,6 +52,7 @@ class Worker:
         self._wake = threading.Event()
         self._stop = threading.Event()
         self._failures = 0
+        self._untidy = True
         self._thread = threading.Thread(target=self._run, name="ullage-worker", daemon=True)
         self._reconciler = threading.Thread(
             target=self._reconcile, name="ullage-reconcile", daemon=True
@@ -74,6 +79,7 @@ class Worker:
     def _run(self) -> None:
         while not self._stop.is_set():
             self._wake.wait(self._pause())
+            self._stop.wait(GATHER_SECONDS)
             self._wake.clear()
             self._cycle()
 
@@ -107,7 +113,7 @@ class Worker:
             self._clock.adopt(moved)
 
     def _work(self) -> None:
-        registry = self._registry
+        registry, busy = self._registry, False
         reclaim.expire_leases(registry)
         for step in (
             reclaim.expire_uploads,
@@ -116,9 +122,11 @@ class Worker:
             reclaim.reclaim_due,
         ):
             while not self._stop.is_set() and step(registry):
-                pass
+                busy = True
         plan.expire_plans(registry)
-        registry.db.housekeep()
+        if not busy:
+            registry.db.housekeep()
+        self._untidy = busy
 
     def _pause(self) -> float:
         """Seconds until something is due."""
@@ -129,11 +137,12 @@ class Worker:
         except Exception as error:  # noqa: BLE001 - the work that comes next says it in full
             log.error("the next deadline is not known: %s", error)
             return 1.0
+        longest = QUIET_SECONDS if self._untidy else IDLE_SECONDS
         if due is None:
-            return IDLE_SECONDS
+            return longest
         seconds = (due - self._registry.now()).total_seconds()
         # Something overdue was just tried; it waits for its own back-off.
-        return min(IDLE_SECONDS, seconds) if seconds > 0 else 1.0
+        return min(longest, seconds) if seconds > 0 else 1.0
 
     def _reconcile(self) -> None:
         """Now and then, slowly, look for bytes in the store that no row names."""

@@ -328,7 +328,7 @@ def test_a_pull_goes_on_where_it_broke_off(
 
 def stored_file(server: UllageServer, size: int) -> Path:
     """Where the only blob of this size is kept."""
-    found = [p for p in server.data.glob("blobs/*/*/*") if p.stat().st_size == size]
+    found = [p for p in server.data.glob("blobs/*/*") if p.stat().st_size == size]
     assert len(found) == 1, found
     return found[0]
 
