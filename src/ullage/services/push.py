@@ -292,11 +292,11 @@ def _adopt(
     now: datetime,
 ) -> StoredBlob:
     """The session's bytes become the blob, linked in its repository and leased to its pusher."""
-    repository_id = upload.repository_id
-    if not content.lock_repository_id(tx, repository_id):
+    repository = content.hold_repository(tx, upload.repository_id)
+    if repository is None:
         raise BlobUploadUnknown({"upload": upload.id})
-    name = content.repository_name(tx, repository_id)
-    locks.require_writable(tx, repository_id, name)
+    locks.require_held_writable(repository)
+    repository_id, name, _ = repository
     if not uploads.delete_upload(tx, upload.id):
         raise BlobUploadUnknown({"upload": upload.id})
     failpoint("upload.finish.in_transaction")
