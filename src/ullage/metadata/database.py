@@ -127,7 +127,7 @@ class Transaction:
         return parameters
 
     def _fetch(self, sql: str, parameters: Mapping[str, Any]) -> list[Row]:
-        return [row._tuple() for row in self._connection.exec_driver_sql(sql, parameters)]
+        return [tuple(row) for row in self._connection.exec_driver_sql(sql, parameters)]
 
     def _change(self, sql: str, parameters: Mapping[str, Any]) -> int:
         return self._connection.exec_driver_sql(sql, parameters).rowcount
