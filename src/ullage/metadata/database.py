@@ -170,6 +170,10 @@ class _SqliteTransaction(Transaction):
         super().__init__(connection, "sqlite")
         self._driver = _driver_of(connection)
 
+    def control(self, sql: str) -> None:
+        """Begin or end the transaction, or a part of it."""
+        self._change(sql, {})
+
     def _bound(self, built: Built, parameters: Mapping[str, Any]) -> Mapping[str, Any]:
         if built.lists:
             lists = {name: json.dumps([*parameters[name]]) for name in built.lists}
@@ -295,11 +299,11 @@ class SqliteDatabase:
     def snapshot(self, work: Work[T]) -> T:
         transaction = self._reader()
         with _sqlite_errors():
-            transaction.execute(sa.text("BEGIN"))
+            transaction.control("BEGIN")
             try:
                 return work(transaction)
             finally:
-                transaction.execute(sa.text("COMMIT"))
+                transaction.control("COMMIT")
 
     def write(self, work: Work[T], *, freeing: bool = False) -> T:
         return self._writer.submit(work, freeing=freeing).result()
@@ -339,8 +343,8 @@ class SqliteDatabase:
         if owner >= 0:
             os.close(owner)
 
-    def _reader(self) -> Transaction:
-        transaction: Transaction | None = getattr(self._local, "transaction", None)
+    def _reader(self) -> _SqliteTransaction:
+        transaction: _SqliteTransaction | None = getattr(self._local, "transaction", None)
         if transaction is None:
             connection = self._readers.connect()
             with self._open_readers_lock:
@@ -474,12 +478,13 @@ class _Writer:
 
     def _attempt(self, connection: sa.Connection, jobs: list[_Job]) -> bool:
         """Run all jobs and commit. False if the commit as a whole failed; each job knows why."""
+        writing = _SqliteTransaction(connection)
         try:
             with _sqlite_errors():
-                connection.exec_driver_sql("BEGIN IMMEDIATE")
+                writing.control("BEGIN IMMEDIATE")
                 for job in jobs:
                     self._run_in_savepoint(connection, job)
-                connection.exec_driver_sql("COMMIT")
+                writing.control("COMMIT")
         except BaseException as error:  # noqa: BLE001 - handed to whoever waits
             self._roll_back(connection)
             if isinstance(error, DatabaseBroken):
@@ -495,18 +500,18 @@ class _Writer:
 
     @staticmethod
     def _run_in_savepoint(connection: sa.Connection, job: _Job) -> None:
-        job.transaction = _SqliteTransaction(connection)
+        transaction = job.transaction = _SqliteTransaction(connection)
         job.outcome = job.failure = None
-        connection.exec_driver_sql("SAVEPOINT job")
+        transaction.control("SAVEPOINT job")
         try:
-            job.outcome = job.work(job.transaction)
+            job.outcome = job.work(transaction)
         except sa.exc.OperationalError:
             # The disk or the engine, not this work: the whole transaction may be gone already.
             raise
         except BaseException as error:  # noqa: BLE001 - handed to whoever waits
             job.failure = error
-            connection.exec_driver_sql("ROLLBACK TO job")
-        connection.exec_driver_sql("RELEASE job")
+            transaction.control("ROLLBACK TO job")
+        transaction.control("RELEASE job")
 
     @staticmethod
     def _roll_back(connection: sa.Connection) -> None:
