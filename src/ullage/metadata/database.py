@@ -68,7 +68,11 @@ PREPARED = 512
 
 SPELLINGS: dict[Dialect, Spelling] = {
     "sqlite": Spelling("sqlite", sqlite.dialect(paramstyle="named"), sqlite.insert),
-    "postgresql": Spelling("postgresql", PGDialect_psycopg(), postgresql.insert),
+    "postgresql": Spelling(
+        "postgresql",
+        PGDialect_psycopg(),  # type: ignore[no-untyped-call]
+        postgresql.insert,
+    ),
 }
 
 
