@@ -15,7 +15,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 SHELL := /bin/sh
 .DELETE_ON_ERROR:
-.PHONY: help serve install test lint format lock clean
+.PHONY: help serve install test lint format bench lock clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' Makefile
@@ -37,6 +37,9 @@ lint: $(VENV)/dev.stamp ## ruff and mypy
 format: $(VENV)/dev.stamp ## let ruff format and sort
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+bench: $(VENV)/runtime.stamp ## compare with Debian's docker-registry (ARGS=…; needs it, wrk, apache2-utils and nginx)
+	$(BIN)/python -m bench $(ARGS)
 
 # The development set is solved under the runtime set, so that both fit into one environment.
 LOCK = $(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes \

@@ -10,7 +10,6 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
 
 from bench.connection import Broken, Connection
 
@@ -27,14 +26,6 @@ storage:
   cache: {{blobdescriptor: inmemory}}
 http: {{addr: "{host}"}}
 """
-
-
-class Server(Protocol):
-    name: str
-    host: str
-
-    def resident_bytes(self) -> int | None:
-        """Memory of the process that is not shared with the disk cache; None if not ours."""
 
 
 class Process:
@@ -184,6 +175,6 @@ def require(programs: Sequence[str]) -> None:
     """Raises SystemExit naming what has to be installed."""
     missing = [program for program in programs if shutil.which(program) is None]
     if missing:
-        packages = {"nginx": "nginx-light"}
+        packages = {"nginx": "nginx-light", "ab": "apache2-utils"}
         names = " ".join(packages.get(program, program) for program in missing)
         raise SystemExit(f"missing {', '.join(missing)}; on Debian: apt-get install {names}")

@@ -25,7 +25,8 @@ log = logging.getLogger(__name__)
 
 Handler = Callable[[dict[str, Any]], Iterable[dict[str, Any]]]
 
-MAX_REQUEST_BYTES = 64 * 1024
+# A scope map of 500 repositories with the longest of names is some 150 KB.
+MAX_REQUEST_BYTES = 256 * 1024
 # Whoever connects has a request in hand.
 _REQUEST_SECONDS = 10
 # A client that reads nothing for this long is gone, or as good as.

@@ -19,7 +19,17 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-LOCAL_NAMES = ("localhost", "*.localhost", "127.0.0.1", "::1")
+# OpenSSL, and with it curl and az, takes no wildcard directly below a top-level name as Go does, so
+# the names that a registry on this machine is likely to be called by are here, too.
+LOCAL_NAMES = (
+    "localhost",
+    "*.localhost",
+    "registry.localhost",
+    "myregistry.localhost",
+    "ullage.localhost",
+    "127.0.0.1",
+    "::1",
+)
 AUTHORITY_LIFETIME = timedelta(days=3650)
 # What browsers and Apple's clients accept at most is 398 days.
 CERTIFICATE_LIFETIME = timedelta(days=390)
@@ -36,8 +46,12 @@ class Certificates:
 
 
 def self_signed(folder: Path, names: Sequence[str], now: datetime) -> Certificates:
-    """A certificate for this machine's local names and `names`, made or still good."""
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    """A certificate for this machine's local names and `names`, made or still good.
+
+    Anybody on this machine may read the authority, once somebody lets them into the folder above
+    `folder`; nobody else reads a key.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
     made = Certificates(folder / "ca.pem", folder / "server.pem", folder / "server.key")
     wanted = list(dict.fromkeys((*LOCAL_NAMES, *names)))
     authority_key = folder / "ca.key"
@@ -46,6 +60,17 @@ def self_signed(folder: Path, names: Sequence[str], now: datetime) -> Certificat
     if not _certificate_good(made, wanted, now):
         _make_certificate(made, authority_key, wanted, now)
     return made
+
+
+def name_in(certificate: Path) -> str | None:
+    """A name that clients can check a certificate by: the first in it that is no pattern."""
+    found = x509.load_pem_x509_certificates(certificate.read_bytes())[0]
+    try:
+        names = found.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except x509.ExtensionNotFound:
+        return None
+    texts = names.get_values_for_type(x509.DNSName)
+    return next((name for name in texts if "*" not in name), None)
 
 
 def _authority_good(path: Path, key_path: Path, now: datetime) -> bool:
@@ -95,8 +120,10 @@ def _make_authority(path: Path, key_path: Path, now: datetime) -> None:
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
         .sign(key, hashes.SHA256())
     )
-    _write_key(key_path, key)
-    _write(path, certificate.public_bytes(serialization.Encoding.PEM))
+    _write(key_path, _pem(key), 0o600)
+    _write(path, certificate.public_bytes(serialization.Encoding.PEM), 0o644)
+    # Whoever is to trust it has to get there, whatever the umask says.
+    path.parent.chmod(0o755)
 
 
 def _make_certificate(
@@ -123,8 +150,8 @@ def _make_certificate(
         )
         .sign(signer, hashes.SHA256())
     )
-    _write_key(made.key, key)
-    _write(made.certificate, certificate.public_bytes(serialization.Encoding.PEM))
+    _write(made.key, _pem(key), 0o600)
+    _write(made.certificate, certificate.public_bytes(serialization.Encoding.PEM), 0o644)
 
 
 def _names(wanted: Sequence[str]) -> list[x509.GeneralName]:
@@ -151,24 +178,23 @@ def _key_usage(*, signs_certificates: bool) -> x509.KeyUsage:
     )
 
 
-def _write_key(path: Path, key: ec.EllipticCurvePrivateKey) -> None:
-    _write(
-        path,
-        key.private_bytes(
-            serialization.Encoding.PEM,
-            serialization.PrivateFormat.PKCS8,
-            serialization.NoEncryption(),
-        ),
+def _pem(key: ec.EllipticCurvePrivateKey) -> bytes:
+    return key.private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.NoEncryption(),
     )
 
 
-def _write(path: Path, content: bytes) -> None:
+def _write(path: Path, content: bytes, mode: int) -> None:
     """Replace the file in one step; a key is never readable by others, not even for a moment."""
     temporary = path.with_name(path.name + ".new")
     temporary.unlink(missing_ok=True)
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     with os.fdopen(os.open(temporary, flags, 0o600), "wb") as file:
         file.write(content)
+        # The umask must not take away what others need.
+        os.fchmod(file.fileno(), mode)
         file.flush()
         os.fsync(file.fileno())
     temporary.replace(path)

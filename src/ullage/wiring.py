@@ -30,7 +30,7 @@ from ullage.services.check import run_check
 from ullage.services.doorkeeper import Accounts, Doorkeeper, StoredAccounts
 from ullage.services.htpasswd import HtpasswdAccounts, HtpasswdInvalid
 from ullage.services.reclaim import recover
-from ullage.tls import Certificates, self_signed
+from ullage.tls import Certificates, name_in, self_signed
 from ullage.worker import Worker
 
 log = logging.getLogger(__name__)
@@ -102,8 +102,12 @@ class Started:
     url: str
     # Of the account that was just made; shown this once.
     admin_password: str | None
+    # An account that may log in, if accounts are asked for.
+    account: str | None
     # What clients have to trust, if the certificate is self-signed.
     authority: Path | None
+    # What a certificate of the operator's own calls this registry.
+    certified: str | None
 
 
 def run_server(settings: Settings, announce: Callable[[Started], None]) -> bool:
@@ -141,7 +145,13 @@ def run_server(settings: Settings, announce: Callable[[Started], None]) -> bool:
             grace_seconds=settings.shutdown_grace.total_seconds(),
             tls=tls,
         )
-        started = Started(f"{scheme}://{_host_in_url(host)}:{port}", password, authority)
+        started = Started(
+            url=f"{scheme}://{_host_in_url(host)}:{port}",
+            admin_password=password,
+            account=doorkeeper.somebody() if doorkeeper else None,
+            authority=authority,
+            certified=name_in(tls.certificate) if tls and not authority else None,
+        )
         try:
             control = serve_control(control_path(settings), _handlers(registry, doorkeeper))
         except OSError as error:
@@ -165,6 +175,11 @@ def _tls(settings: Settings) -> tuple[Tls | None, Path | None]:
     """What to serve HTTPS with, and whom clients have to trust for it. Raises CannotStart."""
     authority = None
     if settings.tls:
+        try:
+            # Others may pass through to what they are to trust, and see nothing else.
+            settings.data.mkdir(mode=0o711, parents=True, exist_ok=True)
+        except OSError as error:
+            raise CannotStart(f"data: {error}") from error
 
         def renew() -> Certificates:
             return self_signed(settings.data / "tls", settings.tls_names, system_time())
@@ -209,9 +224,10 @@ def _handlers(registry: Registry, doorkeeper: Doorkeeper | None) -> dict[str, Ha
     """What a running server does for commands on the same machine."""
 
     def manage(request: dict[str, Any]) -> Iterator[dict[str, Any]]:
-        yield run_command(registry, OPERATOR, request)
+        answer = run_command(registry, OPERATOR, request)
         if doorkeeper is not None:
-            doorkeeper.reload_keys()
+            doorkeeper.look_again()
+        yield answer
 
     return {"check": lambda request: run_check(registry, request), "manage": manage}
 

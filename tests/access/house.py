@@ -81,6 +81,11 @@ class House:
         self, method: str, path: str, headers: Mapping[str, str], body: bytes | None = None
     ) -> int:
         """One request's status, at a third of what httpx costs; for tests that make thousands."""
+        return self._fast(method, path, headers, body).status
+
+    def _fast(
+        self, method: str, path: str, headers: Mapping[str, str], body: bytes | None = None
+    ) -> http.client.HTTPResponse:
         try:
             self._connection.request(method, path, body, dict(headers))
             response = self._connection.getresponse()
@@ -90,7 +95,7 @@ class House:
             self._connection.request(method, path, body, dict(headers))
             response = self._connection.getresponse()
         response.read()
-        return response.status
+        return response
 
     # -- accounts
 
@@ -161,9 +166,11 @@ class House:
 
     def open_upload(self, repository: str, headers: dict[str, str]) -> str:
         """The path of a fresh upload session."""
-        response = self.client.post(f"/v2/{repository}/blobs/uploads/", headers=headers)
-        assert response.status_code == 202, response.text
-        return response.headers["location"]
+        response = self._fast("POST", f"/v2/{repository}/blobs/uploads/", headers)
+        location = response.getheader("location")
+        assert response.status == 202
+        assert location is not None
+        return location
 
 
 def image(layer: bytes, **more: Any) -> bytes:

@@ -65,6 +65,10 @@ class Keep:
     def refresh_token(self, name: str, password: str) -> str:
         return self.door.refresh_token(self.door.login(name, password, HERE))
 
+    def identity_token(self, name: str, password: str) -> str:
+        """What docker keeps."""
+        return self.door.identity_token(self.door.login(name, password, HERE))
+
     def takes(self, token: str, door: Doorkeeper | None = None) -> Principal | None:
         """With Bearer, as the guard does: what is remembered first."""
         door = door or self.door

@@ -250,9 +250,14 @@ def test_cve_2019_16097_no_request_makes_its_sender_an_administrator(house: Hous
     claims = json.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))
     assert claims["sub"] == "reader"
     assert claims["access"] == [
-        {"type": "repository", "name": "team/*", "actions": ["pull"]},
+        # Of all that the account may pull.
+        {"type": "repository", "name": "*", "actions": ["pull"]},
         {"type": "registry", "name": "catalog", "actions": ["*"]},
     ]
+    shown = bearer(response.json()["access_token"])
+    assert house.client.get("/v2/team/app/tags/list", headers=shown).status_code == 200
+    assert house.client.get("/v2/rival/app/tags/list", headers=shown).status_code == 401
+    assert house.client.delete("/v2/team/app/manifests/v1", headers=shown).status_code == 401
 
 
 def test_cve_2019_16097_commands_take_no_fields_that_they_do_not_have(house: House) -> None:

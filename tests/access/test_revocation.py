@@ -9,11 +9,16 @@ import pytest
 from tests.access.keep import OPERATOR, Keep
 from ullage.metadata import accounts as stored
 from ullage.services import accounts as commands
-from ullage.services.access import Action, parse_scopes
+from ullage.services.access import Action, Grant, narrowed, parse_scopes
 from ullage.services.accounts import AccountInvalid, AccountUnknown, ensure_admin
 from ullage.services.doorkeeper import KEYS_RECHECK_SECONDS, RECHECK_SECONDS
 from ullage.services.htpasswd import HtpasswdAccounts, HtpasswdInvalid
-from ullage.services.tokens import ACCESS_LIFETIME, KEY_OVERLAP, REFRESH_LIFETIME
+from ullage.services.tokens import (
+    ACCESS_LIFETIME,
+    IDENTITY_LIFETIME,
+    KEY_OVERLAP,
+    REFRESH_LIFETIME,
+)
 
 PASSWORD = "a password that is long"
 DAY = 86_400
@@ -29,33 +34,70 @@ def test_a_disabled_user_is_refused_at_once_with_basic(keep: Keep) -> None:
     assert keep.lets_in("ada", PASSWORD)
 
 
-@pytest.mark.parametrize("what", ["disabled", "deleted", "password", "scope map", "map changed"])
+@pytest.mark.parametrize("what", ["disabled", "disabled for a while", "deleted", "password"])
 def test_tokens_end_within_the_recheck_time_of_a_change_to_their_user(
     keep: Keep, what: str
 ) -> None:
-    """S6: both kinds, long before they expire."""
-    for name in ("map", "other"):
-        commands.create_scope_map(keep.registry, OPERATOR, name, [["team/*", "content/read"]])
-    keep.user("ada", PASSWORD, scope_map="map")
+    """S6: of every kind, long before they expire; and they do not come back."""
+    keep.user("ada", PASSWORD)
     token, refresh = keep.access_token("ada", PASSWORD), keep.refresh_token("ada", PASSWORD)
+    identity = keep.identity_token("ada", PASSWORD)
     assert keep.takes(token)
     assert keep.renews(refresh)
+    assert keep.renews(identity)
     match what:
-        case "disabled":
-            commands.update_user(keep.registry, OPERATOR, "ada", status="disabled")
         case "deleted":
             commands.delete_user(keep.registry, OPERATOR, "ada")
         case "password":
             commands.set_password(keep.registry, OPERATOR, "ada", "another long password")
-        case "scope map":
-            commands.update_user(keep.registry, OPERATOR, "ada", scope_map="other")
         case _:
-            commands.update_scope_map(
-                keep.registry, OPERATOR, "map", remove=[["team/*", "content/read"]]
-            )
+            commands.update_user(keep.registry, OPERATOR, "ada", status="disabled")
+    if what == "disabled for a while":
+        commands.update_user(keep.registry, OPERATOR, "ada", status="enabled")
     assert not keep.renews(refresh)
+    assert not keep.renews(identity)
     keep.advance(RECHECK_SECONDS)
     assert not keep.takes(token)
+
+
+@pytest.mark.parametrize("how", ["another map", "the map", "no administrator"])
+def test_rights_that_are_taken_from_an_account_are_taken_from_its_tokens(
+    keep: Keep, how: str
+) -> None:
+    """S6, CVE-2025-23208: within the recheck time; nobody has to log in again for it."""
+    rights = ["team/*", "content/read", "content/delete"]
+    commands.create_scope_map(keep.registry, OPERATOR, "map", [rights])
+    commands.create_scope_map(keep.registry, OPERATOR, "reader", [["team/*", "content/read"]])
+    keep.user("root", PASSWORD, admin=True)
+    keep.user("ada", PASSWORD, scope_map="map", admin=how == "no administrator")
+    tokens = [
+        keep.access_token("ada", PASSWORD, scope)
+        for scope in ("repository:*:*", "repository:team/*:*", "repository:team/app:pull,delete")
+    ]
+    identity = keep.identity_token("ada", PASSWORD)
+    assert [_may(keep, token, "team/app") for token in tokens] == [["pull", "delete"]] * 3 or (
+        how == "no administrator"
+    )
+    match how:
+        case "another map":
+            commands.update_user(keep.registry, OPERATOR, "ada", scope_map="reader")
+        case "the map":
+            commands.update_scope_map(
+                keep.registry, OPERATOR, "map", remove=[["team/*", "content/delete"]]
+            )
+        case _:
+            commands.update_user(keep.registry, OPERATOR, "ada", admin=False, scope_map="reader")
+    keep.advance(RECHECK_SECONDS)
+    assert [_may(keep, token, "team/app") for token in tokens] == [["pull"]] * 3
+    assert [_may(keep, token, "rival/app") for token in tokens] == [[]] * 3
+    principals = [keep.takes(token) for token in tokens]
+    assert not any(principal and principal.admin for principal in principals)
+    assert keep.renews(identity)
+
+
+def _may(keep: Keep, token: str, name: str) -> list[str]:
+    principal = keep.takes(token)
+    return [] if principal is None else [a.value for a in Action if principal.may(a, name)]
 
 
 def test_a_token_of_a_deleted_user_is_no_good_for_a_new_one_of_that_name(keep: Keep) -> None:
@@ -102,6 +144,42 @@ def test_the_two_passwords_of_a_token_are_replaced_one_at_a_time(keep: Keep) -> 
     assert keep.lets_in("ci", fresh)
 
 
+@pytest.mark.parametrize("how", ["generated", "deleted"])
+def test_what_a_password_bought_ends_with_it_and_with_no_other(keep: Keep, how: str) -> None:
+    """Else whoever had a password that leaked would keep what it bought for months."""
+    first, second = keep.token("ci", "content/read")
+    bought = {
+        password: (
+            keep.access_token("ci", password),
+            keep.refresh_token("ci", password),
+            keep.identity_token("ci", password),
+        )
+        for password in (first, second)
+    }
+    if how == "generated":
+        commands.generate_credentials(keep.registry, OPERATOR, "ci", slots=["password1"])
+    else:
+        commands.delete_credentials(keep.registry, OPERATOR, "ci", ["password1"])
+    keep.advance(RECHECK_SECONDS)
+    access, *renewing = bought[first]
+    assert not keep.takes(access)
+    assert not any(keep.renews(token) for token in renewing)
+    access, *renewing = bought[second]
+    assert keep.takes(access)
+    assert all(keep.renews(token) for token in renewing)
+
+
+def test_a_token_bought_with_a_refresh_token_ends_with_its_password_too(keep: Keep) -> None:
+    """However often it was renewed."""
+    [first, _] = keep.token("ci", "content/read")
+    account = keep.door.account_of_refresh_token(keep.identity_token("ci", first))
+    refresh = keep.door.refresh_token(account)
+    access = keep.door.access_token(account, parse_scopes(["repository:*:*"])).token
+    commands.generate_credentials(keep.registry, OPERATOR, "ci", slots=["password1"])
+    assert not keep.renews(refresh)
+    assert not keep.takes(access)
+
+
 def test_a_password_ends_when_it_expires_and_with_the_last_one_all_it_bought(keep: Keep) -> None:
     """A refresh token must not outlive what it was bought with, renewed or not."""
     [password, _] = keep.token("ci", "content/read", expires_in_days=1)
@@ -116,9 +194,13 @@ def test_a_password_ends_when_it_expires_and_with_the_last_one_all_it_bought(kee
 
 
 def test_tokens_expire(keep: Keep) -> None:
-    """Access within the hour and a minute's leeway, refresh after three hours."""
+    """Access within the hour and a minute's leeway, refresh after three hours (acr-contract 1.5).
+
+    What docker keeps instead of a password goes on for months.
+    """
     keep.user("ada", PASSWORD)
     token, refresh = keep.access_token("ada", PASSWORD), keep.refresh_token("ada", PASSWORD)
+    identity = keep.identity_token("ada", PASSWORD)
     keep.advance(ACCESS_LIFETIME.total_seconds() - 1)
     assert keep.takes(token)
     keep.advance(62)
@@ -127,6 +209,10 @@ def test_tokens_expire(keep: Keep) -> None:
     assert keep.renews(refresh)
     keep.advance(62)
     assert not keep.renews(refresh)
+    keep.advance((IDENTITY_LIFETIME - REFRESH_LIFETIME).total_seconds() - 63)
+    assert keep.renews(identity)
+    keep.advance(63)
+    assert not keep.renews(identity)
 
 
 def test_a_remembered_token_is_not_good_for_longer_than_it_says(keep: Keep) -> None:
@@ -154,15 +240,31 @@ def test_a_token_carries_no_more_than_was_granted_when_it_was_made(keep: Keep) -
 def test_after_a_key_rotation_old_tokens_go_on_until_they_expire(keep: Keep) -> None:
     """Rotation with overlap: nobody is logged out by it."""
     keep.user("ada", PASSWORD)
-    before, refresh = keep.access_token("ada", PASSWORD), keep.refresh_token("ada", PASSWORD)
+    before, identity = keep.access_token("ada", PASSWORD), keep.identity_token("ada", PASSWORD)
     commands.rotate_key(keep.registry, OPERATOR)
     keep.door.reload_keys()
     after = keep.access_token("ada", PASSWORD)
     assert before.split(".")[0] != after.split(".")[0], "signed with the old key"
     assert keep.takes(before)
     assert keep.takes(after)
-    keep.advance(REFRESH_LIFETIME.total_seconds())
-    assert keep.renews(refresh)
+    keep.advance(IDENTITY_LIFETIME.total_seconds())
+    assert keep.renews(identity)
+
+
+def test_after_a_key_was_revoked_no_token_of_before_is_good(keep: Keep) -> None:
+    """For a key that leaked: who has it could sign anything."""
+    keep.user("ada", PASSWORD)
+    token, identity = keep.access_token("ada", PASSWORD), keep.identity_token("ada", PASSWORD)
+    other = keep.another_door()
+    assert keep.takes(token)
+    commands.rotate_key(keep.registry, OPERATOR, revoke=True)
+    keep.door.look_again()
+    assert not keep.takes(token)
+    assert not keep.renews(identity)
+    assert keep.takes(keep.access_token("ada", PASSWORD))
+    # Another process of the same registry looks by itself.
+    keep.advance(KEYS_RECHECK_SECONDS + 1)
+    assert not keep.takes(token, other)
 
 
 def test_a_retired_key_is_gone_once_nothing_it_signed_can_be_valid(keep: Keep) -> None:
@@ -303,6 +405,50 @@ def test_a_prefix_covers_what_lies_below_it_and_nothing_else(
         scopes = parse_scopes([f"repository:{name}:pull"])
         token = keep.door.access_token(account, scopes).token
         assert not keep.door.bearer(token).may(Action.PULL, name)
+
+
+@pytest.mark.parametrize(
+    ("held", "asked", "both"),
+    [
+        ("*", "*", "*"),
+        ("*", "team/*", "team/*"),
+        ("team/*", "*", "team/*"),
+        ("team/*", "team/x/*", "team/x/*"),
+        ("team/x/*", "team/*", "team/x/*"),
+        ("team/*", "team/app", "team/app"),
+        ("team/app", "team/*", "team/app"),
+        ("team/app", "team/app", "team/app"),
+        ("team/*", "teamx/*", None),
+        ("team/*", "team", None),
+        ("team", "team/*", None),
+        ("team/app", "team/app/*", None),
+    ],
+)
+def test_a_token_allows_what_is_covered_by_what_it_asked_for_and_by_what_is_held(
+    held: str, asked: str, both: str | None
+) -> None:
+    """S4 and S22, when the token is used."""
+    pull, delete = frozenset({Action.PULL}), frozenset({Action.PULL, Action.DELETE})
+    found = narrowed([Grant(held, delete)], [Grant(asked, pull)])
+    assert found == ((Grant(both, pull),) if both else ())
+    assert narrowed([Grant(held, pull)], [Grant(asked, delete)]) == found
+    assert narrowed([Grant(held, delete - pull)], [Grant(asked, pull)]) == ()
+
+
+@pytest.mark.parametrize("verb", ["content/reed", "read", "*", "content/*", "", "x" * 300])
+def test_a_word_that_is_no_action_is_named_together_with_those_that_are(
+    keep: Keep, verb: str
+) -> None:
+    """As az acr says it: what was typed, for which repository, and what could have been."""
+    with pytest.raises(AccountInvalid) as refused:
+        commands.create_scope_map(
+            keep.registry, OPERATOR, "map", [["team/*", "content/read", verb]]
+        )
+    message = refused.value.message
+    assert message.startswith(
+        f"{verb[:100]!r} for team/* is no action; one or more of content/read,"
+    )
+    assert message.endswith("deleted/restore")
 
 
 # --- htpasswd -------------------------------------------------------------------------------------

@@ -1,7 +1,12 @@
 """Guessing is slow for who guesses, and for nobody else: issue 3 (limits), S7 and S39."""
 
+import asyncio
+import select
+import socket
 import threading
 import time
+from contextlib import ExitStack
+from typing import Self
 
 import httpx
 import pytest
@@ -9,6 +14,7 @@ import pytest
 from tests.access.house import House, basic
 from tests.access.keep import Keep
 from ullage.oci.errors import TooManyRequests
+from ullage.server.threads import FairThreads, Line
 from ullage.services import passwords
 from ullage.services.doorkeeper import LoginFailed
 from ullage.services.throttle import (
@@ -34,6 +40,24 @@ class Waiting:
     def fail(self, times: int, address: str = GUESSER, name: str = "ada") -> None:
         for _ in range(times):
             self.throttle.failed(address, name)
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "together"),
+    [
+        ("192.0.2.1", "192.0.2.2", False),
+        ("2001:db8::1", "2001:db8::ffff:0:0:9", True),
+        ("2001:db8::1", "2001:db8:0:1::1", False),
+        ("::ffff:192.0.2.1", "192.0.2.1", True),
+        ("fe80::1%eth0", "fe80::2%eth0", True),
+        ("", "", True),
+    ],
+)
+def test_addresses_of_one_ipv6_network_are_one(one: str, other: str, together: bool) -> None:
+    """RFC 6177: a customer has 2**64 of them to guess from."""
+    waiting = Waiting()
+    waiting.fail(FREE_PER_ADDRESS, address=one)
+    assert (waiting.throttle.wait(other, "ada") > 0) is together
 
 
 def test_a_few_mistakes_cost_nothing() -> None:
@@ -189,6 +213,112 @@ def test_a_wrong_password_costs_the_same_whoever_it_is_for(
         assert not keep.lets_in(name, "a wrong password")
         costs[name] = checks
     assert set(costs.values()) == {2}, costs
+
+
+# --- whose turn it is -----------------------------------------------------------------------------
+
+
+def finished_in(*lines: Line) -> list[Line]:
+    """The order in which one thread does a piece of work for each, all given to it at once."""
+    done: list[Line] = []
+
+    async def main() -> None:
+        threads, begin = FairThreads(1), threading.Event()
+        first = threads.submit(Line("nobody", ""), begin.wait)
+        rest = [threads.submit(line, done.append, line) for line in lines]
+        begin.set()
+        await asyncio.gather(first, *rest)
+        threads.close()
+
+    asyncio.run(main())
+    return done
+
+
+def test_parties_take_turns_and_within_a_party_its_names_do() -> None:
+    """Whoever comes last waits for one piece of work of each, not for all there is."""
+    flood = [Line("flood", f"user-{number}") for number in range(50)]
+    again = [Line("other", "ada")] * 20
+    late, shy = Line("late", "bob"), Line("other", "carol")
+    order = finished_in(*flood, *again, late, shy)
+    assert order[:3] == [flood[0], again[0], late]
+    assert order.index(shy) == 4
+    assert sorted(order, key=str) == sorted((*flood, *again, late, shy), key=str)
+
+
+def test_work_that_fails_or_that_nobody_waits_for_keeps_no_place() -> None:
+    """A refused login and a client that hung up make room like any other."""
+
+    async def main() -> None:
+        threads, begin = FairThreads(1), threading.Event()
+        line = Line("here", "ada")
+        first = threads.submit(line, begin.wait)
+        gone = threads.submit(line, lambda: pytest.fail("nobody waits for this"))
+        gone.cancel()
+        failing = threads.submit(line, int, "no number")
+        last = threads.submit(line, int, "7")
+        begin.set()
+        assert await first
+        with pytest.raises(ValueError, match="no number"):
+            await failing
+        assert await last == 7
+        threads.close()
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("elsewhere", [True, False], ids=["another address", "the same address"])
+def test_a_right_password_does_not_wait_behind_a_flood_of_wrong_ones(
+    house: House, elsewhere: bool
+) -> None:
+    """By order, not by time: most guesses that came first are answered after it.
+
+    From the guesser's own address that is so for whoever logged in from there before: behind a
+    reverse proxy everybody has its address.
+    """
+    flood_from, login_from = ("127.0.0.3", "127.0.0.4") if elsewhere else ("127.0.0.5",) * 2
+    name = f"late-{elsewhere}"
+    house.manage("user create", name=name, password=PASSWORD)
+    if not elsewhere:
+        with Asking(house, login_from, basic(name, PASSWORD)) as before:
+            assert before.status() == 200
+    # Another one, which was not seen to be right a moment ago.
+    house.manage("user password", name=name, password="another long password")
+    with ExitStack() as stack:
+        guesses = [
+            stack.enter_context(Asking(house, flood_from, basic(f"guess-{number}", "x")))
+            for number in range(FREE_PER_ADDRESS // 2)
+        ]
+        login = Asking(house, login_from, basic(name, "another long password"))
+        stack.enter_context(login)
+        assert login.status() == 200
+        unanswered = [guess for guess in guesses if not guess.answered]
+        assert len(unanswered) > len(guesses) / 2
+        assert {guess.status() for guess in guesses} <= {401, 429}
+
+
+class Asking:
+    """A request that was sent, from one of this machine's addresses."""
+
+    def __init__(self, house: House, address: str, headers: dict[str, str]) -> None:
+        host, _, port = house.server.host.rpartition(":")
+        self._connection = socket.create_connection((host, int(port)), 60, (address, 0))
+        self._answer = b""
+        lines = [f"{name}: {value}" for name, value in headers.items()]
+        request = "\r\n".join(["GET /v2/ HTTP/1.1", "Host: x", *lines, "", ""])
+        self._connection.sendall(request.encode())
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._connection.close()
+
+    @property
+    def answered(self) -> bool:
+        return bool(select.select([self._connection], [], [], 0)[0])
+
+    def status(self) -> int:
+        return int(self._connection.recv(65536).split(b" ")[1])
 
 
 def test_a_flood_of_guesses_does_not_keep_pulls_waiting(house: House) -> None:

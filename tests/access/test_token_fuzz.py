@@ -225,13 +225,13 @@ class Forger:
         """CVE-2024-27454: JSON that is nested, or long, or no object."""
         match chance.randrange(4):
             case 0:
-                text = b"[" * 5000
+                text = b"[" * 1500
             case 1:
-                text = b'{"a":' * 1500 + b"1" + b"}" * 1500
+                text = b'{"a":' * 1100 + b"1" + b"}" * 1100
             case 2:
                 text = chance.choice([b"null", b"1", b'"x"', b"[]", b"{}", b"", b"\xff", b"nan"])
             case _:
-                text = b'{"exp":' + b"9" * 5000 + b"}"
+                text = b'{"exp":' + b"9" * 4400 + b"}"
         if chance.random() < 0.3:
             signed = f"{b64(text)}.{b64(dumped(self.good))}"
         else:

@@ -9,32 +9,8 @@ import httpx
 import pytest
 
 from tests.server.pushing import push_image
+from tests.support.article import SCRIPT
 from tests.support.server import UllageServer, command_environment
-
-# Verbatim but for the two names one is told to change; "false" is what it comes with.
-SCRIPT = """\
-#!/bin/bash
-
-# WARNING! This script deletes data!
-# Run only if you do not have systems
-# that pull images via manifest digest.
-
-# Change to 'true' to enable image delete
-ENABLE_DELETE=false
-
-# Modify for your environment
-REGISTRY=myregistry
-REPOSITORY=myrepository
-
-# Delete all untagged (orphaned) images
-if [ "$ENABLE_DELETE" = true ]
-then
-    az acr repository show-manifests --name $REGISTRY --repository $REPOSITORY  --query "[?tags==null].digest" -o tsv \\
-    | xargs -I% az acr repository delete --name $REGISTRY --image $REPOSITORY@% --yes
-else
-    echo "No data deleted. Set ENABLE_DELETE=true to enable image deletion."
-fi
-"""  # noqa: E501
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ import pytest
 
 from tests.cli.conftest import Ullage
 from ullage.cli import local, table
+from ullage.cli.local import LOCAL
 from ullage.cli.remote.grammar import GLOBAL, Command
 
 
@@ -23,7 +24,7 @@ def test_every_flag_of_a_command_is_in_its_help(ullage: Ullage, command: Command
 
 def test_help_of_everything_and_of_a_group_names_each_command(ullage: Ullage) -> None:
     overview, group = ullage("--help"), ullage("manifest", "--help")
-    for name in (*table.GROUPS, *table.LOCAL, "login", "az-env"):
+    for name in (*table.GROUPS, *LOCAL, "login", "az-env"):
         assert f"\n  {name} " in overview.out
     assert [line.split()[0] for line in group.out.splitlines() if line.startswith("  ")] == [
         command.words[1] for command in table.REMOTE if command.words[0] == "manifest"
@@ -34,7 +35,7 @@ def test_help_of_everything_and_of_a_group_names_each_command(ullage: Ullage) ->
 
 def test_what_the_overview_says_of_typers_commands_is_what_they_say() -> None:
     """It stands in two places so that help need not import Typer."""
-    assert dict(local.entries(())) == table.LOCAL
+    assert dict(local.entries(())) == LOCAL
 
 
 def test_the_examples_in_help_are_commands_that_are_understood() -> None:

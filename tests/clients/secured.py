@@ -5,6 +5,7 @@ import re
 import shutil
 import socket
 import ssl
+import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,6 +28,13 @@ class Login(NamedTuple):
         return f"{self.name}:{self.password}"
 
 
+def admin_of(server: UllageServer) -> Login:
+    """The account that the first start made, as it was announced."""
+    found = _PASSWORD.search(server.log)
+    assert found, server.log
+    return Login("admin", found[1])
+
+
 class Secured:
     """`ullage serve --auth --tls self-signed`, and what somebody at its machine does with it."""
 
@@ -41,9 +49,7 @@ class Secured:
         self.server.start()
         self.cert_dir.mkdir()
         shutil.copy(self.authority, self.cert_dir / "ca.crt")
-        found = _PASSWORD.search(self.server.log)
-        assert found, self.server.log
-        self.admin = Login("admin", found[1])
+        self.admin = admin_of(self.server)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -80,9 +86,11 @@ class Secured:
         """The authority where the daemon looks for it; everything is removed again."""
         existing = next(path for path in (_DOCKER_CERTS, *_DOCKER_CERTS.parents) if path.exists())
         folder = _DOCKER_CERTS / self.host
-        folder.mkdir(parents=True)
+        (line,) = (line for line in self.server.log.splitlines() if str(_DOCKER_CERTS) in line)
         try:
-            shutil.copy(self.authority, folder / "ca.crt")
+            # As somebody does who pastes what the server says.
+            subprocess.run(["/bin/sh", "-c", line], check=True)
+            assert (folder / "ca.crt").exists()
             yield
         finally:
             shutil.rmtree(folder)

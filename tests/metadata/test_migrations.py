@@ -14,6 +14,7 @@ from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
 
 from tests.support.server import command_environment
 from ullage.metadata import migrations, schema
@@ -43,6 +44,23 @@ def test_migrations_make_the_tables_of_the_schema(migrated_url: str) -> None:
             connection, opts={"compare_type": True, "compare_server_default": True}
         )
         assert compare_metadata(context, schema.metadata) == []
+
+
+def test_the_newest_migration_is_the_one_that_a_start_looks_for() -> None:
+    config = Config()
+    config.set_main_option("script_location", str(Path(migrations.__file__).parent))
+    assert ScriptDirectory.from_config(config).get_heads() == [migrations.NEWEST]
+
+
+def test_a_database_that_is_up_to_date_needs_no_alembic(migrated_url: str) -> None:
+    """It takes longer to import than the registry to open its database."""
+    program = (
+        "import sys; from ullage.metadata.database import open_database;"
+        "open_database(sys.argv[1]).close(); sys.exit('alembic' in sys.modules)"
+    )
+    subprocess.run(
+        [sys.executable, "-c", program, migrated_url], env=command_environment(), check=True
+    )
 
 
 def test_migrations_make_the_same_keys_checks_and_options_as_the_schema(

@@ -588,6 +588,12 @@ ROWS = [
         "I14",
         "accounting",
     ),
+    harmless(
+        "a blob's repositories are miscounted",
+        sql("UPDATE blobs SET repository_count = repository_count + 1"),
+        "I14",
+        "accounting",
+    ),
 ]
 
 BYTES = [
@@ -1155,7 +1161,8 @@ def test_counters_are_mended_exactly_while_others_change_them(memory_site: Site)
         for _ in range(5):
             site.sql("UPDATE counters SET value = value + 1000 WHERE name = 'blob_bytes'")
             site.sql("UPDATE repositories SET manifest_count = 55 WHERE name = :name", name=APP)
-            site.sql(f"UPDATE blobs SET manifest_refs = manifest_refs + 3 WHERE {of(SHARED)}")
+            wrong = "manifest_refs = manifest_refs + 3, repository_count = 9"
+            site.sql(f"UPDATE blobs SET {wrong} WHERE {of(SHARED)}")
             report = site.check(Mode.FAST, repair=True)
             assert invariants(report) == {"I14"}
     settle(site.registry)

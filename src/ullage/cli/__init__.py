@@ -13,19 +13,21 @@ def main() -> None:
 
 def run(arguments: Sequence[str]) -> int:
     """Carry out a command line; its exit code."""
-    from ullage.cli import table
+    from ullage.cli.local import LOCAL
 
     first = arguments[0] if arguments else "--help"
     if first == "__complete":
         from ullage.cli.completion import print_candidates
 
         return print_candidates(arguments[1:])
-    if first in table.LOCAL:
+    if first in LOCAL:
         return _run_local(arguments)
     if first in ("--help", "-h"):
         return _overview()
     if first == "--version":
         return _run_local(["version"])
+    from ullage.cli import table
+
     for length in range(len(arguments), 0, -1):
         command = table.find(tuple(arguments[:length]))
         if command is not None:
@@ -45,9 +47,10 @@ def _run_local(arguments: Sequence[str]) -> int:
 
 def _overview() -> int:
     from ullage.cli import table
+    from ullage.cli.local import LOCAL
     from ullage.cli.remote.helping import overview
 
-    groups = {"On a registry": table.below(()), "On this machine": table.LOCAL}
+    groups = {"On a registry": table.below(()), "On this machine": LOCAL}
     sys.stdout.write(overview(table.TITLE, groups))
     return 0
 
@@ -55,6 +58,7 @@ def _overview() -> int:
 def _group(arguments: Sequence[str]) -> int:
     """Help for a group, or what is wrong with a line that is no command."""
     from ullage.cli import table
+    from ullage.cli.local import LOCAL
     from ullage.cli.remote.helping import group_help
 
     words: list[str] = []
@@ -68,7 +72,7 @@ def _group(arguments: Sequence[str]) -> int:
         return 0 if rest else 2
     from difflib import get_close_matches
 
-    known = [*table.below(tuple(words)), *([] if words else table.LOCAL)]
+    known = [*table.below(tuple(words)), *([] if words else LOCAL)]
     close = get_close_matches(rest[0], known, 1)
     guess = f" Did you mean '{close[0]}'?" if close else ""
     sys.stderr.write(f"ERROR: '{rest[0]}' is misspelled or not recognized by the system.{guess}\n")

@@ -136,7 +136,7 @@ def user_update(
     database: Database = None,
     config: Config = None,
 ) -> None:
-    """Enable or disable a user, or change what it may do. Its tokens end."""
+    """Enable or disable a user, or change what it may do."""
     arguments = _given(name=name, status=status, admin=admin, scope_map=scope_map)
     _run("user update", arguments, data, database, config)
 
@@ -329,9 +329,16 @@ def scope_map_delete(
 
 
 @key.command("rotate")
-def key_rotate(data: Data = None, database: Database = None, config: Config = None) -> None:
+def key_rotate(
+    revoke: Annotated[
+        bool, typer.Option("--revoke", help="End all tokens; everybody logs in again.")
+    ] = False,
+    data: Data = None,
+    database: Database = None,
+    config: Config = None,
+) -> None:
     """Sign with a new key from now on; tokens signed before stay valid until they expire."""
-    _run("key rotate", {}, data, database, config)
+    _run("key rotate", {"revoke": revoke}, data, database, config)
 
 
 @audit.command("list")

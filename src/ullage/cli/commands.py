@@ -7,17 +7,15 @@ import json
 import logging
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from ullage import __version__
 from ullage.cli import accounts
 from ullage.cli.common import fail, settings_from
-from ullage.config import SETTINGS, Setting, Settings
-
-if TYPE_CHECKING:
-    from ullage.wiring import Started
+from ullage.cli.greeting import greeting
+from ullage.config import SETTINGS, Setting
 
 app = typer.Typer(
     name="ullage",
@@ -90,50 +88,21 @@ def serve(flags: dict[str, str | None], config: Config = None) -> None:
     Settings come from these flags, ULLAGE_* variables or a TOML file, in that order.
     """
     settings = settings_from(flags, config)
-    from ullage.wiring import CannotStart, run_server
+    from ullage.wiring import CannotStart, Started, run_server
+
+    def announce(started: Started) -> None:
+        print("\n".join(greeting(settings, started)), flush=True)
 
     logging.basicConfig(
         level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr
     )
     logging.getLogger("alembic").setLevel(logging.WARNING)
     try:
-        clean = run_server(settings, lambda started: _announce(settings, started))
+        clean = run_server(settings, announce)
     except CannotStart as error:
         fail(str(error))
     if not clean:
         raise typer.Exit(1)
-
-
-def _announce(settings: Settings, started: Started) -> None:
-    """What somebody who just started the registry wants to know."""
-    host = started.url.partition("://")[2]
-    storage = "" if not settings.storage else f", blobs in {settings.storage}"
-    print(f"Ullage {__version__} serves {started.url}, data in {settings.data}{storage}")
-    if started.admin_password is not None:
-        print(f"Made the account admin with the password {started.admin_password}")
-        print("It is not shown again; `ullage user password --name admin` makes another.")
-    if started.authority is not None:
-        print("To trust its certificate:")
-        print(f"  export REQUESTS_CA_BUNDLE={started.authority} SSL_CERT_FILE={started.authority}")
-        print(f"  install -D {started.authority} /etc/docker/certs.d/{host}/ca.crt")
-    print("Try next:")
-    if settings.auth or settings.htpasswd:
-        print(f"  docker login {host}")
-    print(f"  docker tag IMAGE {host}/IMAGE && docker push {host}/IMAGE")
-    print(f"  curl {started.url}/v2/_catalog")
-    print(f"  {_command()} check --data {_shown(settings.data)}", flush=True)
-
-
-def _command() -> str:
-    """How this very command is spelled from here."""
-    return _shown(Path(sys.argv[0])) if sys.argv[0].endswith("ullage") else "ullage"
-
-
-def _shown(path: Path) -> str:
-    try:
-        return str(path.absolute().relative_to(Path.cwd()))
-    except ValueError:
-        return str(path)
 
 
 def check(

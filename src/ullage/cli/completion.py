@@ -10,6 +10,7 @@ import argparse
 from collections.abc import Iterable, Sequence
 from contextlib import closing
 
+from ullage.cli.local import LOCAL
 from ullage.cli.remote.call import Answer, Call
 from ullage.cli.remote.failures import Failure
 from ullage.cli.remote.grammar import GLOBAL, Command, Flag
@@ -80,13 +81,13 @@ def candidates(words: Sequence[str]) -> list[tuple[str, str]]:
         command = table.find(tuple(before[:length]))
         if command is not None:
             return _of_command(command, before[length:], current)
-    if before and before[0] in table.LOCAL:
+    if before and before[0] in LOCAL:
         from ullage.cli.local import entries as local_entries
 
         return _matching(local_entries(before), current)
     entries = table.below(tuple(before))
     if not before:
-        entries = {**entries, **table.LOCAL}
+        entries = {**entries, **LOCAL}
     return _matching(entries.items(), current)
 
 

@@ -1,9 +1,26 @@
-"""What Typer's commands are called and take: for completion and docs/reference/cli.md."""
+"""The commands that Typer reads: what they are called and take. They work on this machine.
+
+Typer is slow to import (docs/design/dependencies.md), so what help says of its commands stands in
+`LOCAL`; tests/cli keeps it the same as what they say themselves.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from typing import Any
+
+# Commands that work on the registry whose data folder is here.
+LOCAL = {
+    "serve": "Run the registry.",
+    "check": "Prove that what the database says and what the disk holds agree, also while it "
+    "serves.",
+    "user": "People and programs that log in with a password.",
+    "token": "Repository-scoped tokens: limited rights, two passwords, expiry.",
+    "scope-map": "Named sets of rights for users and tokens.",
+    "key": "The keys that sign access tokens.",
+    "audit": "Who changed what.",
+    "version": "Print the version.",
+}
 
 
 def commands() -> Iterator[tuple[tuple[str, ...], str, list[tuple[str, str]]]]:

@@ -1,13 +1,9 @@
-"""All commands there are: those in `remote`, and the names of those that Typer reads.
-
-Typer is slow to import (docs/design/dependencies.md), so what help says of its commands stands
-here; tests/cli keeps it the same as what they say themselves.
-"""
+"""The commands in `remote`, which work on a registry wherever it is."""
 
 from __future__ import annotations
 
 from ullage.cli import azure_env, completion
-from ullage.cli.remote import configuration, login, manifest, repository
+from ullage.cli.remote import configuration, login, manifest, repository, space
 from ullage.cli.remote.grammar import Command
 
 TITLE = "A container registry that gives space back."
@@ -15,6 +11,7 @@ TITLE = "A container registry that gives space back."
 REMOTE: tuple[Command, ...] = (
     *repository.COMMANDS,
     *manifest.COMMANDS,
+    *space.COMMANDS,
     *login.COMMANDS,
     *configuration.COMMANDS,
     *azure_env.COMMANDS,
@@ -25,19 +22,6 @@ GROUPS = {
     "repository": "Repositories, their tags and manifests: list, show, lock, untag, delete.",
     "manifest": "Manifests and what refers to them: list, show, lock, delete.",
     "config": "Defaults, and names for registries.",
-}
-
-# Commands that work on the registry whose data folder is here.
-LOCAL = {
-    "serve": "Run the registry.",
-    "check": "Prove that what the database says and what the disk holds agree, also while it "
-    "serves.",
-    "user": "People and programs that log in with a password.",
-    "token": "Repository-scoped tokens: limited rights, two passwords, expiry.",
-    "scope-map": "Named sets of rights for users and tokens.",
-    "key": "The keys that sign access tokens.",
-    "audit": "Who changed what.",
-    "version": "Print the version.",
 }
 
 

@@ -122,9 +122,8 @@ def insert_user(
 
 
 def update_user(tx: Transaction, name: str, **changes: object) -> bool:
-    """Change columns of a user, ending what was signed for it before."""
-    statement = _users.update().where(_users.c.name == name)
-    return tx.execute(statement.values(generation=_users.c.generation + 1, **changes)).rowcount == 1
+    """Change columns of a user."""
+    return tx.execute(_users.update().where(_users.c.name == name).values(**changes)).rowcount == 1
 
 
 def delete_user(tx: Transaction, name: str) -> bool:
@@ -170,12 +169,9 @@ def insert_token(
 
 
 def update_token(tx: Transaction, name: str, **changes: object) -> bool:
-    """Change columns of a token, ending what was signed for it before."""
-    statement = _tokens.update().where(_tokens.c.name == name)
-    if isinstance(changes.get("expires_at"), datetime):
-        changes["expires_at"] = moment(changes["expires_at"])  # type: ignore[arg-type]
+    """Change columns of a token."""
     return (
-        tx.execute(statement.values(generation=_tokens.c.generation + 1, **changes)).rowcount == 1
+        tx.execute(_tokens.update().where(_tokens.c.name == name).values(**changes)).rowcount == 1
     )
 
 
@@ -244,18 +240,20 @@ def _scope_map(row: sa.Row[Any]) -> ScopeMap:
 def put_scope_map(
     tx: Transaction, name: str, description: str, actions: Sequence[str], now: datetime
 ) -> None:
-    """Make the scope map, or replace what it says; what was signed under it before ends."""
+    """Make the scope map, or replace what it says."""
     values = {"description": description, "actions": json.dumps(sorted(set(actions)))}
     changed = tx.execute(
         _scope_maps.update().where(_scope_maps.c.name == name).values(**values)
     ).rowcount
     if not changed:
         tx.execute(_scope_maps.insert().values(name=name, created_at=moment(now), **values))
+
+
+def end_tokens_of(tx: Transaction, name: str) -> None:
+    """End all that was signed for an account, whichever kind it is."""
     for table in (_users, _tokens):
         tx.execute(
-            table.update()
-            .where(table.c.scope_map == name)
-            .values(generation=table.c.generation + 1)
+            table.update().where(table.c.name == name).values(generation=table.c.generation + 1)
         )
 
 
@@ -285,8 +283,12 @@ def signing_keys(tx: Transaction, not_retired_before: datetime) -> list[tuple[st
     return [(row.kid, row.private_pem) for row in tx.execute(query)]
 
 
-def add_signing_key(tx: Transaction, kid: str, private_pem: str, now: datetime) -> None:
-    """Sign with this key from now on; those before only verify."""
+def add_signing_key(
+    tx: Transaction, kid: str, private_pem: str, now: datetime, *, alone: bool = False
+) -> None:
+    """Sign with this key from now on; those before only verify, or are gone if it is `alone`."""
+    if alone:
+        tx.execute(_keys.delete())
     tx.execute(_keys.update().where(_keys.c.retired_at.is_(None)).values(retired_at=moment(now)))
     tx.execute(_keys.insert().values(kid=kid, private_pem=private_pem, created_at=moment(now)))
 

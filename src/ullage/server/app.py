@@ -21,14 +21,14 @@ from ullage.server.head import raw_path, require_plain
 from ullage.server.logs import RequestLog, printable, request_id_of
 from ullage.server.needs import Whom
 from ullage.server.routes import Router
-from ullage.server.threads import Threads
+from ullage.server.threads import FairThreads, Threads
 from ullage.server.wire import error_response, json_response
 from ullage.services import Registry
 from ullage.services.doorkeeper import Doorkeeper
 
 log = logging.getLogger(__name__)
 
-# Logins at once; two of them compute (services/passwords.py), the others look up.
+# Logins at once; two of them compute (services/passwords.py), the others wait or look up.
 PASSWORD_THREADS = 4
 ROUTES = (*distribution.ROUTES, *acr.ROUTES, *oauth.ROUTES, *api.ROUTES)
 
@@ -48,7 +48,7 @@ def create_app(
     Without a `doorkeeper` nobody is asked who they are.
     """
     pool = Threads(threads, inline_reads=registry.db.inline_reads)
-    passwords = Threads(PASSWORD_THREADS, inline_reads=False)
+    passwords = FairThreads(PASSWORD_THREADS)
     guard = Guard(doorkeeper, pool, passwords, external_url, scheme)
     bodies = Bodies(pool, body_idle_seconds)
     return App(Face(registry, pool, bodies, guard), Router(ROUTES), request_log)

@@ -16,7 +16,7 @@ from starlette.requests import Request
 
 from ullage.oci.errors import Unauthorized
 from ullage.server.needs import Need, Whom
-from ullage.server.threads import Threads
+from ullage.server.threads import FairThreads, Line, Threads
 from ullage.services.access import Principal
 from ullage.services.doorkeeper import (
     NOBODY_ASKS,
@@ -58,7 +58,7 @@ class Guard:
     doorkeeper: Doorkeeper | None
     threads: Threads
     # Where passwords are checked, which is slow and must keep nobody else waiting.
-    slow_threads: Threads
+    slow_threads: FairThreads
     # The URL clients know this registry by; "" to believe the Host header's name.
     external_url: str = ""
     # "https" where TLS is ours.
@@ -114,8 +114,13 @@ class Guard:
 
     async def login(self, name: str, password: str, address: str) -> Account:
         """Whose password this is. Raises LoginFailed, TooManyRequests."""
-        assert self.doorkeeper is not None
-        return await self.slow_threads.submit(self.doorkeeper.login, name, password, address)
+        doorkeeper = self.doorkeeper
+        assert doorkeeper is not None
+        known = await self.threads.submit(doorkeeper.quick_login, name, password, address)
+        if known is not None:
+            return known
+        line = Line(doorkeeper.party(address, name), name)
+        return await self.slow_threads.submit(line, doorkeeper.login, name, password, address)
 
     def challenge_header(self, request: Request, challenge: Challenge) -> str:
         """RFC 6750, in the one form all clients read: commas without a space behind them.

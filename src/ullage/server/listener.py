@@ -12,6 +12,7 @@ import os
 import signal
 import socket
 import ssl
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -20,7 +21,8 @@ from granian.constants import HTTPModes, Interfaces, SSLProtocols
 from granian.http import HTTP1Settings
 from granian.net import SocketHolder  # type: ignore[attr-defined]
 from granian.server.embed import Server
-from starlette.types import ASGIApp
+from starlette.datastructures import MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ullage.server.certificate import Tls, TlsUnusable, leaf_of, require_usable
 
@@ -75,8 +77,9 @@ class Listener:
 def serve(app: ASGIApp, listener: Listener, ready: Callable[[], None]) -> bool:
     """Serve until SIGTERM or SIGINT; then let running requests finish for the grace period.
 
-    SIGHUP reads the certificate again: new connections get the new one, old ones go on. `ready` is
-    called once connections are accepted. False if requests had to be cut off. Raises TlsUnusable.
+    SIGHUP reads the certificate again: new connections get the new one; old ones are served by the
+    old one and end with their next answer, which says so. `ready` is called once connections are
+    accepted. False if requests had to be cut off. Raises TlsUnusable.
     """
     with asyncio.Runner(loop_factory=_new_loop()) as runner:
         return runner.run(_serve(app, listener, ready))
@@ -97,6 +100,7 @@ async def _serve(app: ASGIApp, listener: Listener, ready: Callable[[], None]) ->
         loop.add_signal_handler(number, stopping.set)
     loop.add_signal_handler(signal.SIGHUP, reloading.set)
     current = await _started(app, listener)
+    replaced: set[_Running] = set()
     ready()
     while not stopping.is_set():
         events = [loop.create_task(event.wait()) for event in (stopping, reloading)]
@@ -109,8 +113,11 @@ async def _serve(app: ASGIApp, listener: Listener, ready: Callable[[], None]) ->
             return False
         if reloading.is_set():
             reloading.clear()
-            current = await _replaced(app, listener, current)
-    return await _stop(current, listener)
+            old, current = current, await _replacement(app, listener, current)
+            if current is not old:
+                _hand_over(old, listener, replaced)
+                log.info("read the certificate again; new connections get it")
+    return await _stop({current, *replaced}, listener)
 
 
 class _Server(Server):
@@ -122,15 +129,53 @@ class _Server(Server):
 
     def _init_shared_socket(self) -> None:
         holder: Any = SocketHolder
-        self._shd = holder(os.dup(self._shared.fileno()), False, BACKLOG)
+        self._copy = os.dup(self._shared.fileno())
+        self._shd = holder(self._copy, False, BACKLOG)
+
+    def accept_no_more(self) -> None:
+        """Leave new connections to whoever shares the socket; those that are here stay.
+
+        granian can only end. So its copy of the socket becomes one at which nobody ever comes in:
+        what it would accept next is still in the queue of the one that is shared. Raises OSError.
+        """
+        with tempfile.TemporaryDirectory() as folder, socket.socket(socket.AF_UNIX) as nobody:
+            nobody.setblocking(False)
+            nobody.bind(f"{folder}/nobody")
+            nobody.listen()
+            os.dup2(nobody.fileno(), self._copy, inheritable=False)
 
 
-@dataclass(frozen=True, slots=True)
+class _Parting:
+    """The application; once `parting`, each answer says that its connection ends with it.
+
+    A client that was told so opens another one. One whose connection ends untold may have sent its
+    next request already, and cannot know what became of it.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+        self.parting = False
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def last(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message)["Connection"] = "close"
+            await send(message)
+
+        await self._app(scope, receive, last if self.parting else send)
+
+
+@dataclass(frozen=True, eq=False)
 class _Running:
-    server: Server
+    app: _Parting
+    server: _Server
     serving: asyncio.Task[None]
     # Of the certificate and its key.
     fingerprint: str | None
+
+    def stop(self) -> None:
+        """Finish running requests, and hang up on everybody else."""
+        self.server.stop()  # type: ignore[no-untyped-call]
 
 
 async def _started(app: ASGIApp, listener: Listener) -> _Running:
@@ -138,9 +183,10 @@ async def _started(app: ASGIApp, listener: Listener) -> _Running:
     tls = listener.tls
     fingerprint = require_usable(tls) if tls else None
     host, port = listener.socket.getsockname()[:2]
+    parting = _Parting(app)
     server = _Server(
         listener.socket,
-        app,
+        parting,
         address=host,
         port=port,
         interface=Interfaces.ASGINL,
@@ -155,23 +201,19 @@ async def _started(app: ASGIApp, listener: Listener) -> _Running:
         ssl_key=tls.key if tls else None,
         ssl_protocol_min=SSLProtocols.tls12,
     )
-    running = _Running(server, asyncio.create_task(server.serve()), fingerprint)
+    running = _Running(parting, server, asyncio.create_task(server.serve()), fingerprint)
     await asyncio.sleep(0)
     if tls is not None:
         try:
             await _speaks_with(tls, host, port, running.serving)
         except BaseException:
-            server.stop()  # type: ignore[no-untyped-call]
+            running.stop()
             raise
     return running
 
 
-async def _replaced(app: ASGIApp, listener: Listener, old: _Running) -> _Running:
-    """Start again with the certificate as it is now; both share the socket until the old one ends.
-
-    The old one finishes the requests of its connections; nobody waits for them here. It hangs up on
-    those that have not asked for anything yet: granian cannot only stop accepting.
-    """
+async def _replacement(app: ASGIApp, listener: Listener, old: _Running) -> _Running:
+    """Another one with the certificate as it is now, if that is another and can be used."""
     tls = listener.tls
     if tls is None:
         log.info("SIGHUP: there is no certificate to read again")
@@ -181,28 +223,37 @@ async def _replaced(app: ASGIApp, listener: Listener, old: _Running) -> _Running
         if require_usable(tls) == old.fingerprint:
             log.info("read the certificate again; it is the one in use")
             return old
-        new = await _started(app, listener)
+        return await _started(app, listener)
     except (TlsUnusable, OSError) as error:
         log.error("the certificate cannot be used; serving goes on with the old one: %s", error)
         return old
-    _end(old)
-    log.info("read the certificate again; new connections get it")
-    return new
 
 
-def _end(running: _Running) -> None:
-    running.server.stop()  # type: ignore[no-untyped-call]
-    _ENDING.add(running.serving)
-    running.serving.add_done_callback(_ENDING.discard)
+def _hand_over(old: _Running, listener: Listener, replaced: set[_Running]) -> None:
+    """Let the old one end once all its connections have had an answer, or had time to ask."""
+    # By then whoever shook hands and asked for nothing has been hung up on for that.
+    seconds = 2 * listener.header_seconds + 1
+    try:
+        old.server.accept_no_more()
+    except OSError as error:
+        # It goes on accepting, so that whenever it ends somebody has not had an answer yet.
+        log.warning("connections without a request are closed for the new certificate: %s", error)
+        seconds = 0
+    old.app.parting = True
+    replaced.add(old)
+    ending = asyncio.get_running_loop().call_later(seconds, old.stop)
+
+    def ended(_: asyncio.Task[None]) -> None:
+        ending.cancel()
+        replaced.discard(old)
+
+    old.serving.add_done_callback(ended)
 
 
-# Servers that were replaced and still have requests to finish.
-_ENDING: set[asyncio.Task[None]] = set()
-
-
-async def _stop(running: _Running, listener: Listener) -> bool:
-    running.server.stop()  # type: ignore[no-untyped-call]
-    serving, grace_seconds = {running.serving, *_ENDING}, listener.grace_seconds
+async def _stop(running: set[_Running], listener: Listener) -> bool:
+    for one in running:
+        one.stop()
+    serving, grace_seconds = {one.serving for one in running}, listener.grace_seconds
     # granian does not get over a socket that ends while it still accepts.
     await asyncio.wait(serving, timeout=STOP_ACCEPTING_SECONDS)
     # Whoever comes now is refused, and does not wait in a queue that nobody looks at any more.

@@ -133,7 +133,7 @@ async def _answer(
     }
     if offline and account is not None:
         # docker keeps this instead of the password.
-        answer["refresh_token"] = await face.threads.submit(doorkeeper.refresh_token, account)
+        answer["refresh_token"] = await face.threads.submit(doorkeeper.identity_token, account)
     return json_response(answer, headers=_NO_STORE)
 
 

@@ -173,9 +173,10 @@ def parse_scopes(texts: Sequence[str]) -> list[ScopeRequest]:
 
 
 def granted(principal: Principal, requests: Iterable[ScopeRequest]) -> list[dict[str, Any]]:
-    """What a token may carry: the intersection of what was asked for and what is allowed.
+    """What a token may carry: of what was asked for, what is allowed.
 
-    In the form of docker's token specification: [{"type", "name", "actions"}].
+    "*" stands for whatever its account may do when the token is used. In the form of docker's token
+    specification: [{"type", "name", "actions"}].
     """
     access: list[dict[str, Any]] = []
     for request in requests:
@@ -190,7 +191,9 @@ def granted(principal: Principal, requests: Iterable[ScopeRequest]) -> list[dict
 def _granted_repository(principal: Principal, request: ScopeRequest) -> list[dict[str, Any]]:
     asked = ALL_ACTIONS if request.actions is None else request.actions
     if request.name == "*":
-        found = [(grant.pattern, grant.actions & asked) for grant in principal.grants]
+        # Not one by one: what it covers is decided when it is used, from what is allowed then.
+        held = frozenset[Action]().union(*(grant.actions for grant in principal.grants))
+        found = [("*", held & asked)]
     elif _PATTERN.fullmatch(request.name) and len(request.name) <= MAX_PATTERN:
         # A prefix is granted only to somebody who holds it, or a wider one, whole.
         actions = frozenset(a for a in asked if principal.may(a, request.name))
@@ -204,8 +207,22 @@ def _granted_repository(principal: Principal, request: ScopeRequest) -> list[dic
     ]
 
 
+def narrowed(held: Sequence[Grant], asked: Sequence[Grant]) -> tuple[Grant, ...]:
+    """What both allow."""
+    both = []
+    for limit in asked:
+        for grant in held:
+            actions = limit.actions & grant.actions
+            # A pattern covers another one as it covers a name.
+            if actions and limit.covers(grant.pattern):
+                both.append(Grant(grant.pattern, actions))
+            elif actions and grant.covers(limit.pattern):
+                both.append(Grant(limit.pattern, actions))
+    return merged(both)
+
+
 def grants_of(access: object) -> tuple[tuple[Grant, ...], bool]:
-    """What a token's `access` claim allows: grants, and whether it may list the catalog.
+    """What a token's `access` claim asks for: grants, and whether it may list the catalog.
 
     The claim is signed, so it is ours; but it is read as strictly as if it were not.
     """

@@ -17,7 +17,7 @@ from ullage.metadata.accounts import ScopeMap, Token, TokenPassword, User
 from ullage.metadata.database import Transaction
 from ullage.oci.errors import RegistryError
 from ullage.services import Caller, Registry
-from ullage.services.access import SCOPE_MAP_ACTIONS, parse_pattern, parse_scope_map_action
+from ullage.services.access import SCOPE_MAP_ACTIONS, parse_pattern
 from ullage.services.audit import list_audit
 from ullage.services.passwords import MAX_PASSWORD_BYTES, hash_password, new_password
 from ullage.services.tokens import new_signing_key
@@ -103,7 +103,10 @@ def update_user(
     admin: bool | None = None,
     scope_map: str | None = None,
 ) -> dict[str, Any]:
-    """Enable or disable a user, or change what it may do; tokens signed for it before end."""
+    """Enable or disable a user, or change what it may do.
+
+    Tokens signed for it before end with its status; other rights are theirs at once.
+    """
     changes: dict[str, Any] = {}
     if status is not None:
         changes["enabled"] = _enabled(status)
@@ -117,6 +120,8 @@ def update_user(
         _require_scope_map(tx, changes.get("scope_map"))
         before = _user(tx, name)
         accounts.update_user(tx, name, **changes)
+        if status is not None:
+            accounts.end_tokens_of(tx, name)
         if before.admin and before.enabled:
             _require_an_admin(tx)
         registry.audit(tx, caller, "user.update", target=name, detail=changes)
@@ -135,6 +140,7 @@ def set_password(
     def change(tx: Transaction) -> dict[str, Any]:
         shown = _shown_user(_user(tx, name))
         accounts.update_user(tx, name, password_hash=hashed)
+        accounts.end_tokens_of(tx, name)
         registry.audit(tx, caller, "user.password", target=name)
         return shown
 
@@ -241,6 +247,8 @@ def update_token(
         _require_scope_map(tx, scope_map)
         _token(tx, name)
         accounts.update_token(tx, name, **changes)
+        if status is not None:
+            accounts.end_tokens_of(tx, name)
         registry.audit(tx, caller, "token.update", target=name, detail=changes)
         return _shown_token(_token(tx, name), accounts.token_passwords(tx, name))
 
@@ -268,7 +276,10 @@ def generate_credentials(
     slots: Sequence[str] = SLOTS,
     expires_in_days: int | None = None,
 ) -> dict[str, Any]:
-    """New passwords for a token, one or both; the other goes on working."""
+    """New passwords for a token, one or both; what was bought with the old ones ends.
+
+    The other password and what was bought with it go on working.
+    """
     chosen = tuple(slots) or SLOTS
     now = registry.now()
     expires_at = _expiry(now, expires_in_days)
@@ -289,13 +300,12 @@ def generate_credentials(
 def delete_credentials(
     registry: Registry, caller: Caller, name: str, slots: Sequence[str]
 ) -> dict[str, Any]:
-    """Take passwords from a token; tokens signed for it before end."""
+    """Take passwords from a token; what was bought with them ends."""
 
     def change(tx: Transaction) -> dict[str, Any]:
         _token(tx, name)
         for slot in slots or SLOTS:
             accounts.delete_token_password(tx, name, slot)
-        accounts.update_token(tx, name)
         detail = {"passwords": sorted(slots or SLOTS)}
         registry.audit(tx, caller, "token.credential.delete", target=name, detail=detail)
         return _shown_token(_token(tx, name), accounts.token_passwords(tx, name))
@@ -376,13 +386,16 @@ def delete_scope_map(registry: Registry, caller: Caller, name: str) -> None:
 # --- keys -----------------------------------------------------------------------------------------
 
 
-def rotate_key(registry: Registry, caller: Caller) -> dict[str, Any]:
-    """Sign with a new key from now on; the old one verifies until what it signed has expired."""
+def rotate_key(registry: Registry, caller: Caller, *, revoke: bool = False) -> dict[str, Any]:
+    """Sign with a new key from now on; the old one verifies until what it signed has expired.
+
+    With `revoke` it verifies nothing any more, and every token there is ends.
+    """
     key = new_signing_key()
 
     def rotate(tx: Transaction) -> None:
-        accounts.add_signing_key(tx, key.kid, key.private_pem, registry.now())
-        registry.audit(tx, caller, "key.rotate", target=key.kid)
+        accounts.add_signing_key(tx, key.kid, key.private_pem, registry.now(), alone=revoke)
+        registry.audit(tx, caller, "key.rotate", target=key.kid, detail={"revoke": revoke})
 
     registry.write(rotate)
     return {"kid": key.kid}
@@ -466,9 +479,14 @@ def _actions(repositories: Iterable[Sequence[str]]) -> list[str]:
                 {"repository": pattern},
                 f"no action for {pattern}; one or more of " + ", ".join(SCOPE_MAP_ACTIONS),
             )
-        actions += [f"repositories/{pattern}/{verb}" for verb in verbs]
-    for action in actions:
-        parse_scope_map_action(action)
+        for verb in verbs:
+            if verb not in SCOPE_MAP_ACTIONS:
+                raise AccountInvalid(
+                    {"repository": pattern, "action": verb[:100]},
+                    f"{verb[:100]!r} for {pattern} is no action; one or more of "
+                    + ", ".join(SCOPE_MAP_ACTIONS),
+                )
+            actions.append(f"repositories/{pattern}/{verb}")
     _require_few(actions)
     return sorted(set(actions))
 

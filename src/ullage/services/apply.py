@@ -148,7 +148,7 @@ def _carry_out(
     outlook = _look_again(tx, registry, plan, now, sizes)
     difference = _difference(plan, outlook)
     if difference and not (allow_smaller and difference["smaller"]):
-        raise PlanChanged(difference)
+        raise PlanChanged(difference, _in_words(difference))
     for name, repository_id, closure in outlook.closures:
         if not closure.going:
             continue
@@ -251,6 +251,29 @@ def _difference(plan: _Planned, outlook: Outlook) -> dict[str, Any]:
         "planned": {"freed_bytes": bytes_then[0], "freed_later_bytes": bytes_then[1]},
         "now": {"freed_bytes": bytes_now[0], "freed_later_bytes": bytes_now[1]},
     }
+
+
+def _in_words(difference: Mapping[str, Any]) -> str:
+    """The difference for people, with an example of each kind."""
+    words = {
+        "added": "would go too",
+        "gone": "would not go",
+        "tags_added": "is a tag by now",
+        "tags_gone": "is no tag any more",
+    }
+    parts = []
+    for kind, said in words.items():
+        named, count = difference[kind], difference["counts"][kind]
+        more = f" and {count - 1} more" if count > 1 else ""
+        parts += [f"{named[0]}{more} {said}"] if named else []
+    then, now = difference["planned"], difference["now"]
+    if then != now:
+        parts.append(
+            f"{now['freed_bytes']} bytes would be freed instead of {then['freed_bytes']}, "
+            f"{now['freed_later_bytes']} later instead of {then['freed_later_bytes']}"
+        )
+    smaller = "; only less would go, which allow_smaller accepts" if difference["smaller"] else ""
+    return f"the registry has changed since the plan was made: {', '.join(parts)}{smaller}"
 
 
 def _named(pairs: list[tuple[str, str]], between: str) -> list[str]:

@@ -1,8 +1,9 @@
 """Who is asking: passwords and tokens into principals.
 
 An account is a user or a repository-scoped token. What it may do is read from the database when it
-shows a password; a token says so itself, and its account is looked up again every few seconds, so
-that disabling it or changing its rights ends its tokens long before they expire.
+shows a password. A token says what it was asked for; its account is looked up every few seconds and
+says what is allowed, so that whatever is taken from an account is taken from its tokens long before
+they expire, and a token is small however many rights there are.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from functools import lru_cache
 from typing import Any, Protocol
 
 from ullage.metadata import accounts
@@ -26,17 +28,24 @@ from ullage.services.access import (
     Action,
     Grant,
     Principal,
+    ScopeInvalid,
     ScopeRequest,
     everything,
     granted,
     grants_of,
     merged,
+    narrowed,
     parse_scope_map_action,
 )
 from ullage.services.passwords import RememberedLogins, hash_password, new_password, verify_password
-from ullage.services.throttle import Throttle
+from ullage.services.throttle import Throttle, network_of
 from ullage.services.tokens import (
+    ANONYMOUS,
+    IDENTITY_LIFETIME,
     KEY_OVERLAP,
+    MAX_TOKEN_BYTES,
+    REFRESH_LIFETIME,
+    Bearer,
     KeyUnknown,
     SigningKey,
     TokenAuthority,
@@ -70,8 +79,14 @@ class Account:
     # A password must match one of these (argon2id or, from an htpasswd file, bcrypt).
     hashes: tuple[str, ...]
     generation: int
+    # Which password was shown, once one was.
+    credential: str = ""
     # For somebody who showed a refresh token: when that one ends, in seconds since 1970.
     refresh_until: int | None = None
+
+    @property
+    def bearer(self) -> Bearer:
+        return Bearer(self.principal.subject, self.generation, self.credential)
 
 
 class Accounts(Protocol):
@@ -81,6 +96,9 @@ class Accounts(Protocol):
         """The account if it exists, is enabled and has not expired."""
 
     def verify(self, hashed: str, password: str) -> bool: ...
+
+    def somebody(self) -> str | None:
+        """The name of an account that may do everything with repositories, if there is one."""
 
 
 class StoredAccounts:
@@ -94,6 +112,10 @@ class StoredAccounts:
 
     def verify(self, hashed: str, password: str) -> bool:
         return verify_password(hashed, password)
+
+    def somebody(self) -> str | None:
+        users = [user for user in self._registry.read(accounts.list_users) if user.enabled]
+        return next((user.name for user in users if user.admin), None)
 
 
 def _find_account(tx: Transaction, name: str, now: datetime) -> Account | None:
@@ -120,7 +142,13 @@ def _find_account(tx: Transaction, name: str, now: datetime) -> Account | None:
 
 def _scope_map_grants(tx: Transaction, name: str | None) -> tuple[Grant, ...]:
     scope_map = accounts.find_scope_map(tx, name) if name else None
-    return merged(map(parse_scope_map_action, scope_map.actions)) if scope_map else ()
+    return _grants(scope_map.actions) if scope_map else ()
+
+
+@lru_cache(maxsize=256)
+def _grants(actions: tuple[str, ...]) -> tuple[Grant, ...]:
+    """The same few scope maps are read with every password that is shown."""
+    return merged(map(parse_scope_map_action, actions))
 
 
 def _over(expires_at: datetime | None, now: datetime) -> bool:
@@ -164,67 +192,101 @@ class Doorkeeper:
 
     # --- passwords --------------------------------------------------------------------------------
 
-    def login(self, name: str, password: str, address: str) -> Account:
-        """Whose password this is. Blocking and slow: never on the event loop.
+    def quick_login(self, name: str, password: str, address: str) -> Account | None:
+        """Whose password this is, if that can be said without computing for long. May block.
 
-        The null user's password is a refresh token. Raises LoginFailed, TooManyRequests.
+        That is when it was right a moment ago. The null user's password is a refresh token, which
+        never takes long. Raises LoginFailed, TooManyRequests.
         """
         if name == NULL_USER:
             return self.account_of_refresh_token(password)
         if len(name) > MAX_NAME:
             # Nobody is called that, and nobody has to remember it.
             raise LoginFailed
+        self._require_patience(address, name)
+        account = self._accounts.find(name, self._registry.now())
+        known = self._known_match(name, account.hashes, password) if account else None
+        if account is None or known is None:
+            return None
+        self._throttle.succeeded(address, name)
+        return replace(account, credential=_credential(known))
+
+    def party(self, address: str, name: str) -> str:
+        """With whom a login waits in line: everybody at its address, or nobody if it is trusted."""
+        network = network_of(address)
+        return f"{network} {name}" if self._throttle.trusts(address, name) else network
+
+    def login(self, name: str, password: str, address: str) -> Account:
+        """Whose password this is. Blocking and slow: never on the event loop.
+
+        Raises LoginFailed, TooManyRequests.
+        """
+        known = self.quick_login(name, password, address)
+        if known is not None:
+            return known
+        account = self._accounts.find(name, self._registry.now())
+        matched = self._matched(name, account.hashes if account else (), password)
+        if matched is None or account is None:
+            self._throttle.failed(address, name)
+            raise LoginFailed
+        self._throttle.succeeded(address, name)
+        return replace(account, credential=_credential(matched))
+
+    def _require_patience(self, address: str, name: str) -> None:
         wait = self._throttle.wait(address, name)
         if wait > 0:
             raise TooManyRequests(
                 {"retry_after_seconds": round(wait, 1)},
                 "too many failed logins for this account from this address; wait and try again",
             )
-        account = self._accounts.find(name, self._registry.now())
-        if not self._right(name, account.hashes if account else (), password) or account is None:
-            self._throttle.failed(address, name)
-            raise LoginFailed
-        self._throttle.succeeded(address, name)
-        return account
 
-    def _right(self, name: str, hashes: tuple[str, ...], password: str) -> bool:
-        """Whether the password matches one of the hashes.
+    def _known_match(self, name: str, hashes: tuple[str, ...], password: str) -> str | None:
+        now = self._monotonic()
+        matches = (h for h in hashes if self._logins.knows(name, h, password, now))
+        return next(matches, None)
+
+    def _matched(self, name: str, hashes: tuple[str, ...], password: str) -> str | None:
+        """The one of the hashes that the password matches.
 
         A wrong one takes as long whether there is no such account, a user with one password, or a
         token with two.
         """
-        now = self._monotonic()
-        if any(self._logins.knows(name, hashed, password, now) for hashed in hashes):
-            return True
         dummies = (self._dummy,) * (MOST_PASSWORDS - len(hashes))
         for hashed in (*hashes, *dummies):
             if self._accounts.verify(hashed, password) and hashed in hashes:
-                self._logins.remember(name, hashed, password, now)
-                return True
-        return False
+                self._logins.remember(name, hashed, password, self._monotonic())
+                return hashed
+        return None
 
     # --- tokens -----------------------------------------------------------------------------------
 
     def access_token(self, account: Account | None, scopes: Sequence[ScopeRequest]) -> IssuedToken:
-        """A token with what is both asked for and allowed; None asks as anonymous."""
+        """A token with what is both asked for and allowed; None asks as anonymous.
+
+        Raises ScopeInvalid if that is more than fits into a header.
+        """
         principal = account.principal if account else self.anonymous
         now = self._registry.now()
         access = granted(principal, scopes)
         if principal.admin:
             access.append({"type": "registry", "name": "admin", "actions": ["*"]})
-        token, lifetime = self._keys().access_token(
-            principal.subject, access, now, generation=account.generation if account else 0
-        )
+        bearer = account.bearer if account else ANONYMOUS
+        token, lifetime = self._keys().access_token(bearer, access, now)
+        if len(token) > MAX_TOKEN_BYTES:
+            raise ScopeInvalid(
+                message="the scopes are too long for one token: ask for fewer at a time, "
+                "or for all repositories with repository:*:pull"
+            )
         return IssuedToken(token, lifetime, now)
 
-    def refresh_token(self, account: Account) -> str:
+    def refresh_token(self, account: Account, lifetime: timedelta = REFRESH_LIFETIME) -> str:
         """A refresh token; one bought with another ends when that one would have."""
-        return self._keys().refresh_token(
-            account.principal.subject,
-            self._registry.now(),
-            generation=account.generation,
-            until=account.refresh_until,
-        )
+        now = self._registry.now()
+        return self._keys().refresh_token(account.bearer, now, lifetime, account.refresh_until)
+
+    def identity_token(self, account: Account) -> str:
+        """What docker keeps instead of the password: a refresh token that lasts for months."""
+        return self.refresh_token(account, IDENTITY_LIFETIME)
 
     def account_of_refresh_token(self, token: str) -> Account:
         """Who was given this refresh token, if that account still stands. Raises LoginFailed."""
@@ -233,17 +295,21 @@ class Doorkeeper:
             claims = self._verified(token, "refresh", now)
         except TokenInvalid:
             raise LoginFailed from None
-        account = self._standing(str(claims["sub"]), claims["gen"], now)
+        account = self._standing(claims, now)
         if account is None:
             raise LoginFailed
         return replace(account, refresh_until=int(claims["exp"]))
 
-    def _standing(self, subject: str, generation: int, now: datetime) -> Account | None:
-        """The account a token was made for, if it is as it was then and can still log in."""
-        account = self._accounts.find(subject, now)
-        if account is None or not account.hashes or account.generation != generation:
+    def _standing(self, claims: dict[str, Any], now: datetime) -> Account | None:
+        """The account a token was made for, if what it was bought with would still buy it."""
+        subject = claims["sub"]
+        account = self._accounts.find(subject, now) if isinstance(subject, str) else None
+        if account is None or account.generation != claims["gen"]:
             return None
-        return account
+        for credential in map(_credential, account.hashes):
+            if credential == claims.get("cred"):
+                return replace(account, credential=credential)
+        return None
 
     def remembered(self, token: str) -> Principal | None:
         """Whose access token this is, if it was looked at a moment ago. Never blocks."""
@@ -272,18 +338,32 @@ class Doorkeeper:
         subject = claims["sub"]
         if not isinstance(subject, str):
             raise TokenInvalid("sub is no string")
-        grants, listing = grants_of(claims.get("access"))
+        asked, listing = grants_of(claims.get("access"))
         if subject == "":
-            return Principal("", grants, listing=False)
-        account = self._standing(subject, claims["gen"], now)
+            return replace(self.anonymous, grants=narrowed(self.anonymous.grants, asked))
+        account = self._standing(claims, now)
         if account is None:
-            raise TokenInvalid("the account was changed or disabled")
-        listing = listing and account.principal.listing
-        principal = Principal(subject, grants, admin=account.principal.admin, listing=listing)
-        if not listing:
-            return principal
-        # A catalog token says that it may list, the account says what: names it may read.
-        return replace(principal, grants=grants, listed=account.principal.readable())
+            raise TokenInvalid("the account or its password was changed or disabled")
+        may = account.principal
+        listing = listing and may.listing
+        return Principal(
+            subject,
+            narrowed(may.grants, asked),
+            admin=may.admin,
+            listing=listing,
+            # A catalog token says that it may list, the account says what: names it may read.
+            listed=may.readable() if listing else (),
+        )
+
+    def somebody(self) -> str | None:
+        """The name of an account that may do everything with repositories, if there is one."""
+        return self._accounts.somebody()
+
+    def look_again(self) -> None:
+        """Accounts or keys were changed: believe nothing that was looked up before."""
+        with self._lock:
+            self._known.clear()
+        self.reload_keys()
 
     # --- keys -------------------------------------------------------------------------------------
 
@@ -323,6 +403,11 @@ class Doorkeeper:
         if not keys:
             keys = self._registry.write(load)
         return TokenAuthority(self._audience, [SigningKey(*key) for key in keys])
+
+
+def _credential(hashed: str) -> str:
+    """What tokens call a password by: it says nothing about it, and another one is called else."""
+    return hashlib.sha256(hashed.encode()).hexdigest()[:16]
 
 
 def _fingerprint(token: str) -> bytes:

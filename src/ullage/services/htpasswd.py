@@ -60,6 +60,9 @@ class HtpasswdAccounts:
         # Apache writes $2y$; the algorithm is what others call $2b$.
         return bcrypt.checkpw(secret, hashed.replace("$2y$", "$2b$", 1).encode())
 
+    def somebody(self) -> str | None:
+        return next(iter(self._current()), None)
+
     def _current(self) -> dict[str, str]:
         """The accounts in the file; those it had, as long as it cannot be used."""
         try:

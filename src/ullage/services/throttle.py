@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import math
 import threading
 from collections import OrderedDict
@@ -25,8 +26,24 @@ class _Failures:
     last: float
 
 
+def network_of(address: str) -> str:
+    """The address itself, or the network that one customer gets (RFC 6177) if it is an IPv6 one."""
+    try:
+        parsed = ipaddress.ip_address(address)
+    except ValueError:
+        return address
+    if parsed.version == 4:
+        return address
+    if parsed.ipv4_mapped is not None:
+        return str(parsed.ipv4_mapped)
+    return str(ipaddress.ip_network((int(parsed), 64), strict=False))
+
+
 class Throttle:
-    """Counts by (address, account) and by address: a guesser elsewhere locks nobody out here."""
+    """Counts by (address, account) and by address: a guesser elsewhere locks nobody out here.
+
+    Addresses of one IPv6 network are one: whoever has any of them has all of them.
+    """
 
     def __init__(self, monotonic: Callable[[], float]) -> None:
         self._monotonic = monotonic
@@ -37,14 +54,23 @@ class Throttle:
 
     def wait(self, address: str, name: str) -> float:
         """Seconds until this address may try this account again; 0 if at once."""
+        address = network_of(address)
         with self._lock:
             wait = self._wait((address, name), FREE_PER_ACCOUNT)
-            if self._monotonic() - self._trusted.get((address, name), -math.inf) < TRUST_SECONDS:
+            if self._trusts(address, name):
                 return wait
             return max(wait, self._wait((address, None), FREE_PER_ADDRESS))
 
+    def trusts(self, address: str, name: str) -> bool:
+        """Whether this account was logged in to from there, not long ago."""
+        with self._lock:
+            return self._trusts(network_of(address), name)
+
+    def _trusts(self, address: str, name: str) -> bool:
+        return self._monotonic() - self._trusted.get((address, name), -math.inf) < TRUST_SECONDS
+
     def failed(self, address: str, name: str) -> None:
-        now = self._monotonic()
+        address, now = network_of(address), self._monotonic()
         with self._lock:
             for key in ((address, name), (address, None)):
                 failures = self._failures.setdefault(key, _Failures(0, now))
@@ -57,6 +83,7 @@ class Throttle:
                 self._failures.popitem(last=False)
 
     def succeeded(self, address: str, name: str) -> None:
+        address = network_of(address)
         with self._lock:
             self._failures.pop((address, name), None)
             self._trusted[(address, name)] = self._monotonic()

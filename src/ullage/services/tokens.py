@@ -1,13 +1,17 @@
 """Signed tokens: what a client shows instead of its password.
 
-An access token carries rights on repositories and lasts an hour at most. A refresh token carries
-only who somebody is; it buys access tokens, and is no key to anything itself. Both are JWTs (RFC
-7519) signed with ES256 by a key of this registry; `kid` is looked up exactly, and nothing else in a
-token's header is believed (`jwk`, `jku`, `x5u`, `x5c`: CVE-2025-24976).
+An access token says what it was asked for and lasts an hour at most; it allows no more than its
+account may do at the time. A refresh token says only who somebody is; it buys access tokens, and is
+no key to anything itself. Both name the password they were bought with, and end with it.
+
+They are JWTs (RFC 7519) signed with ES256 by a key of this registry; `kid` is looked up exactly,
+and nothing else in a token's header is believed (`jwk`, `jku`, `x5u`, `x5c`: CVE-2025-24976).
 """
 
 from __future__ import annotations
 
+import base64
+import json
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -22,11 +26,14 @@ ALGORITHM = "ES256"
 ISSUER = "ullage"
 ACCESS_LIFETIME = timedelta(minutes=60)
 ANONYMOUS_LIFETIME = timedelta(minutes=20)
+# As real ACR's (acr-contract 1.5).
 REFRESH_LIFETIME = timedelta(hours=3)
+# What docker keeps instead of a password, and has no other way to renew.
+IDENTITY_LIFETIME = timedelta(days=90)
 # For clocks that differ a little.
 LEEWAY = timedelta(seconds=60)
 # Retired keys verify for as long as any token they signed can live.
-KEY_OVERLAP = REFRESH_LIFETIME + LEEWAY
+KEY_OVERLAP = IDENTITY_LIFETIME + LEEWAY
 MAX_TOKEN_BYTES = 16 * 1024
 # The end of the year 9999, in seconds; what is later, infinite or no number at all is no moment.
 _LAST_MOMENT = 253_402_300_799
@@ -38,6 +45,21 @@ class TokenInvalid(Exception):
 
 class KeyUnknown(TokenInvalid):
     """No key of ours has the token's `kid`, as far as we have looked."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bearer:
+    """Whom a token is made for: an account's name as it is now, and how it logged in."""
+
+    # "" for anonymous.
+    subject: str
+    # The account's count of what ends all its tokens.
+    generation: int = 0
+    # Which of its passwords was shown; "" for anonymous.
+    credential: str = ""
+
+
+ANONYMOUS = Bearer("")
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,30 +95,28 @@ class TokenAuthority:
         self._verifying = {key.kid: key.private.public_key() for key in keys}
 
     def access_token(
-        self, subject: str, access: Sequence[Mapping[str, Any]], now: datetime, *, generation: int
+        self, bearer: Bearer, access: Sequence[Mapping[str, Any]], now: datetime
     ) -> tuple[str, timedelta]:
         """A token with these rights, and how long it lasts."""
-        lifetime = ACCESS_LIFETIME if subject else ANONYMOUS_LIFETIME
-        claims = {"access": list(access), "use": "access", "gen": generation}
-        return self._signed(subject, claims, now, lifetime), lifetime
+        lifetime = ACCESS_LIFETIME if bearer.subject else ANONYMOUS_LIFETIME
+        claims = {"access": list(access), "use": "access"}
+        return self._signed(bearer, claims, now, lifetime), lifetime
 
     def refresh_token(
-        self, subject: str, now: datetime, *, generation: int, until: int | None = None
+        self, bearer: Bearer, now: datetime, lifetime: timedelta, until: int | None = None
     ) -> str:
         """A token that lasts its time, but not beyond `until` (seconds since 1970)."""
-        claims: dict[str, Any] = {"use": "refresh", "gen": generation}
+        claims: dict[str, Any] = {"use": "refresh"}
         if until is not None:
-            latest = int((now + REFRESH_LIFETIME).timestamp())
-            claims["exp"] = min(until, latest)
-        return self._signed(subject, claims, now, REFRESH_LIFETIME)
+            claims["exp"] = min(until, int((now + lifetime).timestamp()))
+        return self._signed(bearer, claims, now, lifetime)
 
     def verify(self, token: str, use: str, now: datetime) -> dict[str, Any]:
         """The claims of a token made here for this `use`. Raises TokenInvalid for anything else."""
         if len(token) > MAX_TOKEN_BYTES:
             raise TokenInvalid("too long")
         try:
-            kid = jwt.get_unverified_header(token).get("kid")
-            key = self._verifying.get(kid) if isinstance(kid, str) else None
+            key = self._verifying.get(_kid(token))
             if key is None:
                 raise KeyUnknown("signed by nobody known")
             claims = jwt.decode(
@@ -121,22 +141,36 @@ class TokenAuthority:
         return claims
 
     def _signed(
-        self, subject: str, claims: Mapping[str, Any], now: datetime, lifetime: timedelta
+        self, bearer: Bearer, claims: Mapping[str, Any], now: datetime, lifetime: timedelta
     ) -> str:
         issued = int(now.timestamp())
         payload = {
             "iss": ISSUER,
-            "sub": subject,
+            "sub": bearer.subject,
             "aud": self._audience,
             "iat": issued,
             "nbf": issued,
             "exp": issued + int(lifetime.total_seconds()),
             "jti": secrets.token_hex(16),
+            "gen": bearer.generation,
+            "cred": bearer.credential,
             **claims,
         }
         return jwt.encode(
             payload, self._signing, algorithm=ALGORITHM, headers={"kid": self._current.kid}
         )
+
+
+def _kid(token: str) -> str:
+    """The key that a token names, before anything else of it is looked at; "" if none.
+
+    Raises ValueError or RecursionError for what is no token. PyJWT's own function reads all of it,
+    byte by byte, and whoever sends nonsense should not cost that.
+    """
+    head = token.partition(".")[0]
+    header = json.loads(base64.urlsafe_b64decode(head + "=" * (-len(head) % 4)))
+    kid = header.get("kid") if isinstance(header, dict) else None
+    return kid if isinstance(kid, str) else ""
 
 
 def _require_now(claims: Mapping[str, Any], now: datetime) -> None:

@@ -1,0 +1,122 @@
+"""Rounds, medians and ratios."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from bench.servers import DockerRegistry, Process, Running, Ullage
+
+Peer = DockerRegistry | Running
+Server = Ullage | Peer
+
+
+def _nothing(_: Server) -> None:
+    return None
+
+
+@dataclass(frozen=True)
+class Row:
+    """One path: how to get a server ready for it, and how to measure it once."""
+
+    name: str
+    title: str
+    # "requests/s", "MiB/s", "images/s": more is better; "s", "MiB": less is better.
+    unit: str
+    prepare: Callable[[Server], object] = _nothing
+    # Gets what `prepare` returned; one figure in `unit`.
+    once: Callable[[Server, object], float] | None = None
+    # In place of these: a row that starts and stops its servers itself.
+    whole: Callable[..., Result] | None = None
+    # What physics gives, measured in the same rounds.
+    floor: Callable[[Path], float] | None = None
+    needs: tuple[str, ...] = ()
+
+    @property
+    def more_is_better(self) -> bool:
+        return self.unit.endswith("/s")
+
+
+@dataclass
+class Result:
+    row: Row
+    peer_name: str
+    ullage: list[float] = field(default_factory=list)
+    peer: list[float] = field(default_factory=list)
+    floor: list[float] = field(default_factory=list)
+
+    @property
+    def ratio(self) -> float:
+        """How many times better than the peer."""
+        return self._better(self.peer)
+
+    @property
+    def floor_ratio(self) -> float | None:
+        """The share of what the machine can do."""
+        return self._better(self.floor) if self.floor else None
+
+    def _better(self, others: Sequence[float]) -> float:
+        own, other = statistics.median(self.ullage), statistics.median(others)
+        return own / other if self.row.more_is_better else other / own
+
+    def document(self) -> dict[str, object]:
+        figures = {key: value for key, value in asdict(self).items() if key != "row"}
+        return {
+            "row": self.row.name,
+            "title": self.row.title,
+            "unit": self.row.unit,
+            "ratio": self.ratio,
+            "floor_ratio": self.floor_ratio,
+            **figures,
+        }
+
+
+def rows(
+    chosen: Sequence[Row],
+    ullage: Ullage,
+    peer: Peer,
+    folder: Path,
+    rounds: int,
+    progress: Callable[[str], None],
+) -> Iterator[Result]:
+    """Measure each row: a warm-up, then `rounds` times one after the other."""
+    together = [row for row in chosen if row.once]
+    with _running(ullage, peer) if together else nullcontext():
+        for row in together:
+            yield _row(row, ullage, peer, folder, rounds, progress)
+    for row in chosen:
+        if row.whole:
+            yield row.whole(row, folder=folder, rounds=rounds, progress=progress)
+    progress("")
+
+
+@contextmanager
+def _running(*servers: Server) -> Iterator[None]:
+    ours = [server for server in servers if isinstance(server, Process)]
+    try:
+        for server in ours:
+            server.start()
+        yield
+    finally:
+        for server in ours:
+            server.stop()
+
+
+def _row(
+    row: Row, ullage: Ullage, peer: Peer, folder: Path, rounds: int, progress: Callable[[str], None]
+) -> Result:
+    assert row.once
+    result = Result(row, peer.name)
+    states = (row.prepare(ullage), row.prepare(peer))
+    for number in range(rounds + 1):
+        progress(f"{row.name}: round {number} of {rounds}" if number else f"{row.name}: warm-up")
+        own, other = row.once(ullage, states[0]), row.once(peer, states[1])
+        floor = row.floor(folder) if row.floor else None
+        if number:
+            result.ullage.append(own)
+            result.peer.append(other)
+            result.floor += [] if floor is None else [floor]
+    return result

@@ -1,0 +1,316 @@
+"""`ullage plan`, `apply`, `usage` and `why`: what takes space, and what would give it back.
+
+Registries other than Ullage have no such answers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import quote
+
+from ullage.cli.remote import flags
+from ullage.cli.remote.call import Answer, Call
+from ullage.cli.remote.deleting import images_given
+from ullage.cli.remote.failures import Failure
+from ullage.cli.remote.grammar import Command, Flag
+from ullage.cli.remote.session import Registry, Reply
+from ullage.cli.remote.tables import short_digests, size
+from ullage.cli.remote.talk import confirm
+
+PLANS = "/api/v1/plans"
+# A plan of a hundred thousand manifests takes seconds, deleting them longer.
+_SECONDS = 600
+_EVERYWHERE = "repository:*:metadata_read"
+
+
+# --- plans ----------------------------------------------------------------------------------------
+
+
+def plan(call: Call) -> Answer:
+    given = call.given
+    if bool(given.repository) == bool(given.image):
+        raise Failure("Usage error: You need to provide either --image or --repository, not both")
+    request = {"repositories": given.repository} if given.repository else _images(given.image)
+    names = given.repository or [request["repository"]]
+    registry = call.registry(*(f"repository:{name}:metadata_read" for name in names))
+    found = _whole(registry, registry.post(PLANS, request, _SECONDS))
+    for text in _summary(found):
+        call.talk.note(text)
+    if given.explain:
+        return _explained(found, given.explain)
+    return Answer(found, lambda: _plan_rows(found))
+
+
+def _images(values: list[str]) -> dict[str, Any]:
+    images = images_given(values)
+    repositories = sorted({image.repository for image in images})
+    if len(repositories) != 1:
+        raise Failure("A plan of images is of one repository; make one for each.")
+    return {
+        "repository": repositories[0],
+        "digests": [image.digest for image in images if image.digest],
+        "tags": [image.tag for image in images if not image.digest],
+    }
+
+
+def _whole(registry: Registry, reply: Reply) -> dict[str, Any]:
+    """A plan with all of its items, which come in pages."""
+    found: dict[str, Any] = reply.data
+    while reply.next_page is not None:
+        reply = registry.get(f"{PLANS}/{found['id']}", reply.next_page)
+        found["items"] += reply.data["items"]
+    return found
+
+
+def _summary(found: Mapping[str, Any]) -> list[str]:
+    later = found["freed_later_bytes"]
+    return [
+        f"Deletes {found['manifest_count']} manifests and {found['tag_count']} tags, frees "
+        f"{size(found['freed_bytes'])} ({found['freed_bytes']} bytes)"
+        + (f", {size(later)} more later" if later else "")
+        + f"; {size(found['kept_bytes'])} are shared and stay.",
+        *(_locked(part) for part in found["repositories"] if "locked" in part),
+        *(
+            f"{'Refused' if warning['refuses'] else 'Note'}: {warning['message']} "
+            f"({warning['rail']})."
+            for warning in found["warnings"]
+        ),
+        f"Plan {found['id']} is good until {found['expires']}: ullage apply {found['id']}",
+    ]
+
+
+def _locked(part: Mapping[str, Any]) -> str:
+    return f"Repository {part['repository']} stays: {part['locked']}."
+
+
+def _plan_rows(found: Mapping[str, Any]) -> list[dict[str, Any]]:
+    items = [*found["items"], *found["stays"]]
+    short = short_digests(
+        [str(item[key]) for item in items for key in ("digest", "of") if key in item]
+    )
+    return [
+        {
+            "Repository": item["repository"],
+            "Digest": short[item["digest"]],
+            "Tags": ", ".join(item["tags"]),
+            "": "stays" if "held_by" in item else "goes",
+            "Why": _why(item, short),
+        }
+        for item in items
+    ]
+
+
+def _why(item: Mapping[str, Any], short: Mapping[str, str]) -> str:
+    if "held_by" in item:
+        return "; ".join(
+            f"{hold['kind']} {short.get(hold['by'], hold['by'])}" for hold in item["held_by"]
+        )
+    words = {"asked": "asked for", "repository": "the whole repository"}
+    said = words.get(item["why"], str(item["why"]))
+    return f"{said} of {short[item['of']]}" if "of" in item else said
+
+
+def _explained(found: Mapping[str, Any], digest: str) -> Answer:
+    """One manifest or blob of the plan: why it goes, or stays."""
+    parts = {name: found[name] for name in ("items", "stays", "later", "kept")}
+    data = {
+        name: [item for item in items if item["digest"] == digest] for name, items in parts.items()
+    }
+    data = {name: items for name, items in data.items() if items}
+    if not data:
+        raise Failure(f"{digest} is not in this plan.")
+    return Answer(data)
+
+
+def apply(call: Call) -> Answer:
+    given = call.given
+    registry = call.registry("repository:*:metadata_read,delete")
+    path = f"{PLANS}/{quote(given.plan, safe='')}"
+    if not given.yes:
+        lines = _summary(registry.get(path, {"n": "0"}).data)[:-1]
+        confirm("\n".join([*lines, "Are you sure you want to continue?"]), yes=False)
+    request = {"allow_smaller": given.allow_smaller, "allow": given.allow or []}
+    receipt = registry.post(f"{path}/apply", request, _SECONDS).data
+    call.talk.note(
+        f"Deleted {receipt['manifest_count']} manifests and {receipt['tag_count']} tags, freed "
+        f"{size(receipt['freed_bytes'])} ({receipt['freed_bytes']} bytes)."
+    )
+    return Answer(receipt)
+
+
+# --- the bill -------------------------------------------------------------------------------------
+
+
+def usage(call: Call) -> Answer:
+    given = call.given
+    scope = f"repository:{given.repository}:metadata_read" if given.repository else _EVERYWHERE
+    registry = call.registry(scope)
+    query = {
+        "repository": given.repository,
+        "by": given.by,
+        "top": None if given.top is None else str(given.top),
+        "check": "true" if given.check else None,
+    }
+    data = registry.get("/api/v1/usage", query).data
+    if not given.check:
+        return Answer(data, lambda: _usage_rows(data))
+    return _checked(call, data)
+
+
+def _checked(call: Call, data: dict[str, Any]) -> Answer:
+    """Exit code 1 if there is a byte on the disk that nothing explains."""
+    if "registry" not in data:
+        raise Failure("--check is for those who may read all repositories.")
+    unexplained = data["registry"]["unexplained_bytes"]
+    stored = data["registry"]["store_bytes"]
+    call.talk.note(f"{stored} bytes in the store, {unexplained} of them unexplained.")
+    return Answer(data, lambda: _usage_rows(data), code=1 if unexplained else 0)
+
+
+_SUMS = ("tagged", "untagged", "leased", "uploading", "pending")
+
+
+def _usage_rows(data: Mapping[str, Any]) -> list[dict[str, Any]]:
+    entries = data.get("entries", [data["repository"]] if "repository" in data else [])
+    short = short_digests(str(entry["digest"]) for entry in entries if "digest" in entry)
+    rows = [_usage_row(entry, short) for entry in entries]
+    if "registry" in data:
+        sums = data["registry"]
+        rows += [{"Name": ""}] + [
+            {"Name": f"({word})", "Size": size(sums[f"{word}_bytes"])} for word in _SUMS
+        ]
+        rows.append({"Name": "(on the disk)", "Size": size(sums["disk_bytes"])})
+    return rows
+
+
+def _usage_row(entry: Mapping[str, Any], short: Mapping[str, str]) -> dict[str, Any]:
+    if "digest" in entry:
+        tags = entry["tag"] if "tag" in entry else ", ".join(entry["tags"]) or "(untagged)"
+        named = {"Name": tags, "Digest": short[entry["digest"]]}
+    else:
+        named = {"Name": entry["name"] if entry["name"] is not None else "(being erased)"}
+    return named | {
+        "Size": size(entry["bytes"]),
+        "Exclusive": size(entry["exclusive_bytes"]),
+        "Shared": size(entry["shared_bytes"]),
+        "FairShare": size(entry["fair_share_bytes"]),
+        "Manifests": entry["manifest_count"],
+    }
+
+
+def why(call: Call) -> Answer:
+    registry = call.registry(_EVERYWHERE)
+    data = registry.get(f"/api/v1/why/{quote(call.given.digest, safe=':')}").data
+    call.talk.note(data["because"])
+    return Answer(data, lambda: _why_rows(data))
+
+
+def _why_rows(data: Mapping[str, Any]) -> list[dict[str, Any]]:
+    rows = [
+        {"Repository": place["repository"], "HeldBy": f"{hold['kind']} {hold['by']}"}
+        for place in data.get("manifest", [])
+        for hold in place["held_by"]
+    ]
+    blob = data.get("blob", {})
+    for holder in blob.get("held_by", []):
+        tags = ", ".join(holder["tags"]) or "(untagged)"
+        rows.append({"Repository": holder["repository"], "HeldBy": f"{holder['digest']} {tags}"})
+    for wait in blob.get("waits", []):
+        kind = "lease" if wait["leased"] else "review"
+        rows.append({"Repository": wait["repository"], "HeldBy": f"{kind} until {wait['until']}"})
+    rows += [
+        {"Repository": None, "HeldBy": f"deleted, due {each['due']}"}
+        for each in data.get("deleted", [])
+    ]
+    return rows
+
+
+_REPOSITORIES = Flag(
+    ("--repository",), "A whole repository. Repeatable.", "REPOSITORY", repeatable=True
+)
+_IMAGES = Flag(
+    flags.IMAGE.names,
+    "The image: name:tag or name@digest; name alone is name:latest. Repeatable, all of one "
+    "repository. `-` reads images from standard input, `name@-` digests or tags, one a line.",
+    "IMAGE",
+    repeatable=True,
+)
+
+COMMANDS = (
+    Command(
+        ("plan",),
+        "Say what deleting images or repositories would take and free, to the byte.",
+        (
+            _REPOSITORIES,
+            _IMAGES,
+            Flag(("--explain",), "Only this manifest or layer of the plan.", "DIGEST"),
+            *flags.REGISTRY,
+        ),
+        plan,
+        more="Nothing is deleted. The plan has an id, by which `ullage apply` carries out exactly "
+        "this for an hour. Shown are all manifests that go and why, what stays and what holds it, "
+        "the bytes that come back at once, and those that come back when a lease ends.",
+        examples=(
+            "ullage plan --image hello:v1",
+            "ullage plan --repository hello --repository team/web",
+        ),
+        missing_code=3,
+    ),
+    Command(
+        ("apply",),
+        "Carry out a plan: exactly what it shows, or nothing.",
+        (
+            Flag(("plan",), "The plan's id.", "PLAN", required=True),
+            Flag(("--allow-smaller",), "Go on if only less would be deleted than was shown."),
+            Flag(
+                ("--allow",),
+                "Run into this rail all the same: empty-repository, most-of-repository, only-tag, "
+                "newest-image, max-manifests or max-bytes. Repeatable.",
+                "RAIL",
+                repeatable=True,
+            ),
+            flags.YES,
+            *flags.REGISTRY,
+        ),
+        apply,
+        more="If the registry has changed since, nothing is deleted and the difference is named.",
+        examples=("ullage apply 0123456789abcdef0123456789abcdef --yes",),
+        missing_code=3,
+    ),
+    Command(
+        ("usage",),
+        "Show what takes the space: exclusive, shared and fair-share bytes.",
+        (
+            Flag(
+                ("--repository",), "Only this one, with --by image or tag its parts.", "REPOSITORY"
+            ),
+            Flag(
+                ("--by",),
+                "What a line is about. Default: repository.",
+                "KIND",
+                choices=("repository", "namespace", "tag", "image"),
+            ),
+            flags.TOP,
+            Flag(("--check",), "List the store too: exit code 1 if a byte of it is unexplained."),
+            *flags.REGISTRY,
+        ),
+        usage,
+        more="Exclusive is what deleting it alone would free. A fair share counts each byte in "
+        "equal parts for all that hold it, so that all shares sum to the disk.",
+        examples=(
+            "ullage usage --top 10",
+            "ullage usage --repository hello --by image",
+            "ullage usage --check",
+        ),
+        missing_code=3,
+    ),
+    Command(
+        ("why",),
+        "Say what holds a manifest or a layer, or what it waits for.",
+        (Flag(("digest",), "Its digest.", "DIGEST", required=True), *flags.REGISTRY),
+        why,
+        examples=("ullage why sha256:" + "0" * 64,),
+        missing_code=3,
+    ),
+)
