@@ -20,6 +20,7 @@ import sqlalchemy as sa
 from tests.metadata.actors import wait_until
 from tests.metadata.test_database import Stumble, insert, keys
 from tests.support.server import command_environment
+from tests.support.statements import listened
 from ullage.metadata import database, schema
 from ullage.metadata.database import SqliteDatabase, Transaction, Work
 from ullage.metadata.errors import (
@@ -169,30 +170,11 @@ def test_a_closed_database_takes_no_more_work(path: Path) -> None:
 # --- group commit ---------------------------------------------------------------------------------
 
 
-class Statements:
-    """Counts what is sent to SQLite."""
-
-    def __init__(self) -> None:
-        self._sent: list[str] = []
-
-    def count(self, statement: str) -> int:
-        return self._sent.count(statement)
-
-    def clear(self) -> None:
-        self._sent.clear()
-
-    def note(self, _connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
-        self._sent.append(statement)
-
-
 @pytest.fixture
-def statements() -> Iterator[Statements]:
-    statements = Statements()
-    sa.event.listen(sa.Engine, "before_cursor_execute", statements.note)
-    try:
-        yield statements
-    finally:
-        sa.event.remove(sa.Engine, "before_cursor_execute", statements.note)
+def statements(db: SqliteDatabase) -> Iterator[list[str]]:
+    """What is sent to SQLite."""
+    with listened(db) as heard:
+        yield heard
 
 
 def together(db: SqliteDatabase, works: list[Work[Any]]) -> list[Future[Any]]:
@@ -216,7 +198,7 @@ def together(db: SqliteDatabase, works: list[Work[Any]]) -> list[Future[Any]]:
     return waiting
 
 
-def test_work_that_waits_shares_one_commit(db: SqliteDatabase, statements: Statements) -> None:
+def test_work_that_waits_shares_one_commit(db: SqliteDatabase, statements: list[str]) -> None:
     done = together(db, [insert(f"{number:02}") for number in range(20)])
     assert [future.result() for future in done] == [None] * 20
     assert db.read(keys) == [f"{number:02}" for number in range(20)]
@@ -224,7 +206,7 @@ def test_work_that_waits_shares_one_commit(db: SqliteDatabase, statements: State
     assert statements.count("COMMIT") == 2
 
 
-def test_work_that_fails_undoes_only_itself(db: SqliteDatabase, statements: Statements) -> None:
+def test_work_that_fails_undoes_only_itself(db: SqliteDatabase, statements: list[str]) -> None:
     def fails(tx: Transaction) -> None:
         insert("b")(tx)
         raise Stumble
@@ -322,12 +304,11 @@ def test_a_failed_disk_is_forgotten_after_a_restart(path: Path) -> None:
 
 
 def test_who_waits_for_a_foreign_lock_waits_once(
-    path: Path, monkeypatch: pytest.MonkeyPatch, statements: Statements
+    path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """reliability.md F23: a bounded wait, however many wait with it."""
     monkeypatch.setattr(database, "LOCK_TIMEOUT_MS", 200)
-    with opened(path) as db:
-        statements.clear()
+    with opened(path) as db, listened(db) as statements:
         foreign = sqlite3.connect(path, isolation_level=None)
         try:
             foreign.execute("BEGIN IMMEDIATE")

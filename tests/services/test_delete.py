@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -25,6 +24,7 @@ from tests.support.registry import (
     push_manifest,
     settle,
 )
+from tests.support.statements import listened
 from ullage.blobs.memory import MemoryBlobStore
 from ullage.metadata import content, schema
 from ullage.metadata.counters import totals
@@ -533,17 +533,9 @@ def test_the_cost_follows_the_deletion_and_not_the_registry(site: Site, registry
         for number in range(others):
             image(registry, f"other{number}", b"shared", b"%d of %d" % (number, others))
         digest = image(registry, "v1", b"shared", b"own")
-        sent: list[str] = []
-
-        def note(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
-            sent.append(statement)
-
-        sa.event.listen(sa.Engine, "before_cursor_execute", note)
-        try:
+        with listened(registry.db) as sent:
             site.delete(digest)
-        finally:
-            sa.event.remove(sa.Engine, "before_cursor_execute", note)
-        return len(sent)
+            return len(sent)
 
     assert cost(others=3) == cost(others=30)
 

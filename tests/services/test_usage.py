@@ -1,12 +1,9 @@
 """The bill adds up, and says whose every byte is (docs/design/accounting.md)."""
 
-from collections.abc import Iterator
-from typing import Any
-
 import pytest
-import sqlalchemy as sa
 
 from tests.support.registry import ALICE, push_blob, push_image, push_index, settle
+from tests.support.statements import listened
 from ullage.metadata.database import Transaction
 from ullage.oci.digest import Digest, digest_of
 from ullage.oci.errors import BlobUnknown, NameUnknown
@@ -135,40 +132,26 @@ def test_who_may_not_read_a_repository_does_not_see_its_bill(registry: Registry)
         of_repository(registry, parse_repository_name("absent"))
 
 
-@pytest.fixture
-def statements() -> Iterator[list[tuple[str, Any]]]:
-    """Every statement that is executed, with its values."""
-    seen: list[tuple[str, Any]] = []
-
-    def note(_c: object, _d: object, statement: str, parameters: object, *_: object) -> None:
-        seen.append((statement, parameters))
-
-    sa.event.listen(sa.Engine, "before_cursor_execute", note)
-    yield seen
-    sa.event.remove(sa.Engine, "before_cursor_execute", note)
-
-
-def test_a_repositorys_bill_and_plan_never_scan_the_registry(
-    registry: Registry, statements: list[tuple[str, Any]]
-) -> None:
+def test_a_repositorys_bill_and_plan_never_scan_the_registry(registry: Registry) -> None:
     """Issue 5: exact at read time, at any size. Every step is a search by an index."""
     image = push_image(registry, "app", "v1", [b"layer"])
     if registry.db.dialect != "sqlite":
         pytest.skip("PostgreSQL plans by statistics, and an empty database has none")
-    statements.clear()
-    of_repository(registry, APP)
-    by_image(registry, APP, tags=True)
-    make_plan(registry, Wanted(repository=APP, digests=(image,)), NOBODY_ASKS, ALICE)
-    explain(registry, image, NOBODY_ASKS)
-    selects = [(text, values) for text, values in statements if "SELECT" in text]
+    with listened(registry.db) as statements:
+        of_repository(registry, APP)
+        by_image(registry, APP, tags=True)
+        make_plan(registry, Wanted(repository=APP, digests=(image,)), NOBODY_ASKS, ALICE)
+        explain(registry, image, NOBODY_ASKS)
+    selects = [text for text in statements if "SELECT" in text]
     assert len(selects) > 20
 
     def scans(tx: Transaction) -> set[str]:
         return {
             str(row[3])
-            for text, values in selects
-            for row in tx._connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {text}", values)
-            if str(row[3]).startswith("SCAN")
+            for text in selects
+            for row in tx._connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {text}")
+            # What json_each() lists are the statement's own values.
+            if str(row[3]).startswith("SCAN") and "json_each" not in str(row[3])
         }
 
     # `held` is what this repository's tags lead to. Plans and tombstones are few; repositories are

@@ -15,7 +15,8 @@ from typing import Literal, NamedTuple
 import sqlalchemy as sa
 
 from ullage.metadata import schema
-from ullage.metadata.database import Transaction, chunks
+from ullage.metadata.database import Row, Transaction
+from ullage.metadata.statements import Statement, among
 from ullage.oci.digest import Digest
 from ullage.oci.reference import Tag
 
@@ -76,32 +77,43 @@ def _lock_of(kind: Kind, name: str, delete_enabled: bool, write_enabled: bool) -
 # --- reading --------------------------------------------------------------------------------------
 
 
+_OF_REPOSITORY = Statement(
+    sa.select(*attribute_columns(_repositories)).where(_repositories.c.id == sa.bindparam("id"))
+)
+
+
 def of_repository(tx: Transaction, repository_id: int) -> Attributes:
     """A repository's own switches. It exists, and the caller knows its id."""
-    row = tx.execute(_OF_REPOSITORY, {"id": repository_id}).one()
-    return Attributes(*row)
+    return _attributes(tx.rows(_OF_REPOSITORY, id=repository_id)[0])
 
 
-_OF_REPOSITORY = sa.select(*attribute_columns(_repositories)).where(
-    _repositories.c.id == sa.bindparam("id")
+_OF_MANIFEST = Statement(
+    sa.select(*attribute_columns(_manifests)).where(_manifests.c.id == sa.bindparam("id"))
 )
 
 
 def of_manifest(tx: Transaction, manifest_id: int) -> Attributes:
     """A manifest's own switches; those of its tags are others."""
-    query = sa.select(*attribute_columns(_manifests)).where(_manifests.c.id == manifest_id)
-    return Attributes(*tx.execute(query).one())
+    return _attributes(tx.rows(_OF_MANIFEST, id=manifest_id)[0])
+
+
+_OF_TAGS = Statement(
+    sa.select(*attribute_columns(_tags), _tags.c.name)
+    .where(_tags.c.repository_id == sa.bindparam("repository_id"), among(_tags.c.name, "tags"))
+    .order_by(_tags.c.name)
+)
 
 
 def of_tags(tx: Transaction, repository_id: int, tags: Collection[Tag]) -> dict[Tag, Attributes]:
     """The switches of those of these tags that exist."""
-    found: dict[Tag, Attributes] = {}
-    for some in chunks(sorted(tags)):
-        query = sa.select(_tags.c.name, *attribute_columns(_tags)).where(
-            _tags.c.repository_id == repository_id, _tags.c.name.in_(some)
-        )
-        found.update((Tag(row[0]), Attributes(*row[1:])) for row in tx.execute(query))
-    return found
+    if not tags:
+        return {}
+    rows = tx.rows(_OF_TAGS, repository_id=repository_id, tags=tags)
+    return {Tag(row[4]): _attributes(row) for row in rows}
+
+
+def _attributes(row: Row) -> Attributes:
+    return Attributes(bool(row[0]), bool(row[1]), bool(row[2]), bool(row[3]))
 
 
 def locks_on(tx: Transaction, manifest_ids: Collection[int]) -> dict[int, Lock]:
@@ -111,48 +123,48 @@ def locks_on(tx: Transaction, manifest_ids: Collection[int]) -> dict[int, Lock]:
     only the repository itself), else its own, else that of the first locked tag on it.
     """
     locks: dict[int, Lock] = {}
-    for some in chunks(sorted(manifest_ids)):
-        for manifest_id, lock in _repository_locks(tx, some):
-            locks.setdefault(manifest_id, lock)
-        for manifest_id, lock in _own_locks(tx, some):
-            locks.setdefault(manifest_id, lock)
-        for manifest_id, lock in _tag_locks(tx, some):
-            locks.setdefault(manifest_id, lock)
+    for kind, statement in _LOCKS:
+        for manifest_id, name, delete_enabled, write_enabled in tx.rows(
+            statement, ids=manifest_ids
+        ):
+            lock = _lock_of(kind, name, delete_enabled, write_enabled)
+            if lock is not None:
+                locks.setdefault(manifest_id, lock)
     return locks
 
 
-def _repository_locks(tx: Transaction, ids: Collection[int]) -> list[tuple[int, Lock]]:
-    query = (
-        sa.select(_manifests.c.id, _repositories.c.name)
-        .join(_repositories, _repositories.c.id == _manifests.c.repository_id)
-        .where(_manifests.c.id.in_(ids), _repositories.c.write_enabled.is_(sa.false()))
-    )
-    return [(row[0], Lock("repository", row[1], "write_enabled")) for row in tx.execute(query)]
-
-
-def _own_locks(tx: Transaction, ids: Collection[int]) -> list[tuple[int, Lock]]:
-    columns = (_manifests.c.digest, _manifests.c.delete_enabled, _manifests.c.write_enabled)
-    query = sa.select(_manifests.c.id, *columns).where(
-        _manifests.c.id.in_(ids), schema.locked(_manifests)
-    )
-    return _named_locks(tx, query, "manifest")
-
-
-def _tag_locks(tx: Transaction, ids: Collection[int]) -> list[tuple[int, Lock]]:
-    columns = (_tags.c.name, _tags.c.delete_enabled, _tags.c.write_enabled)
-    query = (
-        sa.select(_tags.c.manifest_id, *columns)
-        .where(_tags.c.manifest_id.in_(ids), schema.locked(_tags))
-        .order_by(_tags.c.name)
-    )
-    return _named_locks(tx, query, "tag")
-
-
-def _named_locks(
-    tx: Transaction, query: sa.Select[tuple[int, str, bool, bool]], kind: Kind
-) -> list[tuple[int, Lock]]:
-    found = [(row[0], _lock_of(kind, row[1], row[2], row[3])) for row in tx.execute(query)]
-    return [(manifest_id, lock) for manifest_id, lock in found if lock is not None]
+# Whose lock counts first comes first.
+_LOCKS: tuple[tuple[Kind, Statement], ...] = (
+    (
+        "repository",
+        Statement(
+            sa.select(_manifests.c.id, _repositories.c.name, sa.true(), sa.false())
+            .join(_repositories, _repositories.c.id == _manifests.c.repository_id)
+            .where(among(_manifests.c.id, "ids"), _repositories.c.write_enabled.is_(sa.false()))
+        ),
+    ),
+    (
+        "manifest",
+        Statement(
+            sa.select(
+                _manifests.c.id,
+                _manifests.c.digest,
+                _manifests.c.delete_enabled,
+                _manifests.c.write_enabled,
+            ).where(among(_manifests.c.id, "ids"), schema.locked(_manifests))
+        ),
+    ),
+    (
+        "tag",
+        Statement(
+            sa.select(
+                _tags.c.manifest_id, _tags.c.name, _tags.c.delete_enabled, _tags.c.write_enabled
+            )
+            .where(among(_tags.c.manifest_id, "ids"), schema.locked(_tags))
+            .order_by(_tags.c.name)
+        ),
+    ),
+)
 
 
 def first_lock_in(tx: Transaction, repository_id: int) -> Lock | None:
@@ -208,10 +220,12 @@ def forget_of_empty_repository(tx: Transaction, repository_id: int) -> None:
 
     Its row may have stayed for an upload session's or a lease's sake.
     """
-    all_on = dict.fromkeys(ATTRIBUTES, True)
-    tx.execute(
-        _repositories.update()
-        .where(_repositories.c.id == repository_id, _repositories.c.manifest_count == 0)
-        .where(sa.or_(*(column.is_(sa.false()) for column in attribute_columns(_repositories))))
-        .values(all_on)
-    )
+    tx.change(_ALL_ON, id=repository_id)
+
+
+_ALL_ON = Statement(
+    _repositories.update()
+    .where(_repositories.c.id == sa.bindparam("id"), _repositories.c.manifest_count == 0)
+    .where(sa.or_(*(column.is_(sa.false()) for column in attribute_columns(_repositories))))
+    .values(dict.fromkeys(ATTRIBUTES, sa.true()))
+)

@@ -13,6 +13,7 @@ import sqlalchemy as sa
 from ullage.metadata import schema
 from ullage.metadata.database import Transaction
 from ullage.metadata.moments import from_moment, moment
+from ullage.metadata.statements import Statement
 
 _audit = schema.audit
 
@@ -30,6 +31,15 @@ class AuditEntry:
     detail: dict[str, Any]
 
 
+# Numbers are given out before the commit. One at a time from here on, so that their order is the
+# order of the commits.
+_IN_ORDER = Statement(sa.text("SELECT pg_advisory_xact_lock(7813298312)"))
+_INSERT = Statement.insert(
+    _audit,
+    ("at", "subject", "address", "request_id", "action", "repository", "target", "detail"),
+)
+
+
 def record(
     tx: Transaction,
     *,
@@ -44,20 +54,17 @@ def record(
 ) -> None:
     """Add one entry. It is there exactly if the change is."""
     if tx.dialect == "postgresql":
-        # Numbers are given out before the commit. One at a time from here on, so that their order
-        # is the order of the commits.
-        tx.execute(sa.text("SELECT pg_advisory_xact_lock(7813298312)"))
-    tx.execute(
-        _audit.insert().values(
-            at=moment(at),
-            subject=subject,
-            address=address,
-            request_id=request_id,
-            action=action,
-            repository=repository,
-            target=target,
-            detail=json.dumps(dict(detail or {}), sort_keys=True),
-        )
+        tx.rows(_IN_ORDER)
+    tx.change(
+        _INSERT,
+        at=moment(at),
+        subject=subject,
+        address=address,
+        request_id=request_id,
+        action=action,
+        repository=repository,
+        target=target,
+        detail=json.dumps(dict(detail or {}), sort_keys=True),
     )
 
 

@@ -6,6 +6,7 @@ import sqlalchemy as sa
 
 from ullage.metadata import schema
 from ullage.metadata.database import Transaction
+from ullage.metadata.statements import Statement
 
 # Every total and what it counts; sizes in bytes.
 COUNTERS = {
@@ -19,6 +20,15 @@ COUNTERS = {
 # Enough rows for a handful of processes to seldom meet in one.
 _SLOTS = 16
 
+_ADD = Statement.insert(
+    schema.counters,
+    ("name", "slot", "value"),
+    lambda insert: insert.on_conflict_do_update(
+        index_elements=["name", "slot"],
+        set_={"value": schema.counters.c.value + insert.excluded.value},
+    ),
+)
+
 
 def add_to_counters(tx: Transaction, spread: int, **changes: int) -> None:
     """Add to totals. `spread` (a repository's id, say) picks the slot, so that writers seldom meet.
@@ -26,21 +36,20 @@ def add_to_counters(tx: Transaction, spread: int, **changes: int) -> None:
     To be called last in a transaction: slots are locked in name order, after everything else.
     """
     slot = spread % _SLOTS if tx.dialect == "postgresql" else 0
-    for name in sorted(changes):
-        if changes[name]:
-            insert = tx.insert(schema.counters).values(name=name, slot=slot, value=changes[name])
-            tx.execute(
-                insert.on_conflict_do_update(
-                    index_elements=["name", "slot"],
-                    set_={"value": schema.counters.c.value + insert.excluded.value},
-                )
-            )
+    tx.many(
+        _ADD,
+        [{"name": name, "slot": slot, "value": by} for name, by in sorted(changes.items()) if by],
+    )
+
+
+_TOTALS = Statement(
+    sa.select(schema.counters.c.name, sa.func.sum(schema.counters.c.value)).group_by(
+        schema.counters.c.name
+    )
+)
 
 
 def totals(tx: Transaction) -> dict[str, int]:
     """Every counter's value."""
-    query = sa.select(schema.counters.c.name, sa.func.sum(schema.counters.c.value)).group_by(
-        schema.counters.c.name
-    )
-    found = {name: int(value) for name, value in tx.execute(query)}
+    found = {name: int(value) for name, value in tx.rows(_TOTALS)}
     return {name: found.get(name, 0) for name in COUNTERS}

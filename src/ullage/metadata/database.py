@@ -15,6 +15,7 @@ anything that a rollback does not undo, except through `after_commit` and `at_en
 from __future__ import annotations
 
 import fcntl
+import json
 import logging
 import os
 import queue
@@ -22,7 +23,7 @@ import random
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from datetime import datetime
@@ -31,6 +32,7 @@ from typing import Any, Literal, Protocol, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
 from sqlalchemy.pool import NullPool
 
 from ullage.metadata import migrations
@@ -43,10 +45,12 @@ from ullage.metadata.errors import (
     DatabaseUnusable,
 )
 from ullage.metadata.moments import from_moment
+from ullage.metadata.statements import Built, Spelling, Statement
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 Work = Callable[["Transaction"], T]
+Row = tuple[Any, ...]
 Dialect = Literal["sqlite", "postgresql"]
 
 # How many statements' worth of waiting work may share one commit, and for how long it may gather.
@@ -59,18 +63,81 @@ MAX_ATTEMPTS = 6
 LOCK_TIMEOUT_MS = 5_000
 # SQLite accepts 32,766 parameters; staying far below keeps statements and their cache small.
 CHUNK = 500
+# Statements that the driver keeps prepared for each connection: more than there are.
+PREPARED = 512
+
+SPELLINGS: dict[Dialect, Spelling] = {
+    "sqlite": Spelling("sqlite", sqlite.dialect(paramstyle="named"), sqlite.insert),
+    "postgresql": Spelling(
+        "postgresql",
+        PGDialect_psycopg(),  # type: ignore[no-untyped-call]
+        postgresql.insert,
+    ),
+}
 
 
 class Transaction:
-    """One connection inside one transaction, as storage functions see it."""
+    """One connection inside one transaction, as storage functions see it.
 
-    __slots__ = ("_after_commit", "_at_end", "_connection", "dialect")
+    What runs often is a `Statement`, with its parameters by name; a parameter made by `among` takes
+    any collection. What runs seldom may be SQLAlchemy's, by `execute`. SQLite's rows of a
+    `Statement` are as SQLite has them: a truth is 0 or 1.
+    """
+
+    __slots__ = ("_after_commit", "_at_end", "_connection", "_spelling", "dialect")
 
     def __init__(self, connection: sa.Connection, dialect: Dialect) -> None:
         self._connection = connection
+        self._spelling = SPELLINGS[dialect]
         self._after_commit: list[Callable[[], None]] = []
         self._at_end: list[Callable[[], None]] = []
         self.dialect: Dialect = dialect
+
+    def rows(self, statement: Statement, /, **parameters: Any) -> list[Row]:
+        """All rows that a SELECT finds or that RETURNING gives."""
+        built = statement.built(self._spelling)
+        return self._fetch(built.sql, self._bound(built, parameters))
+
+    def row(self, statement: Statement, /, **parameters: Any) -> Row | None:
+        """The first of its rows, if any."""
+        rows = self.rows(statement, **parameters)
+        return rows[0] if rows else None
+
+    def value(self, statement: Statement, /, **parameters: Any) -> Any:
+        """What the first row has in its first column; None if there is no row."""
+        rows = self.rows(statement, **parameters)
+        return rows[0][0] if rows else None
+
+    def values(self, statement: Statement, /, **parameters: Any) -> list[Any]:
+        """What the rows have in their first column."""
+        return [row[0] for row in self.rows(statement, **parameters)]
+
+    def change(self, statement: Statement, /, **parameters: Any) -> int:
+        """How many rows an INSERT, UPDATE or DELETE changed."""
+        built = statement.built(self._spelling)
+        return self._change(built.sql, self._bound(built, parameters))
+
+    def many(self, statement: Statement, several: Sequence[Mapping[str, Any]]) -> None:
+        """Run a statement once for each of `several` sets of parameters; for none, not at all."""
+        if several:
+            built = statement.built(self._spelling)
+            self._change_many(built.sql, [self._bound(built, each) for each in several])
+
+    def _bound(self, built: Built, parameters: Mapping[str, Any]) -> Mapping[str, Any]:
+        if built.constants:
+            parameters = {**built.constants, **parameters}
+        if built.lists:
+            parameters = {**parameters, **{name: [*parameters[name]] for name in built.lists}}
+        return parameters
+
+    def _fetch(self, sql: str, parameters: Mapping[str, Any]) -> list[Row]:
+        return [tuple(row) for row in self._connection.exec_driver_sql(sql, parameters)]
+
+    def _change(self, sql: str, parameters: Mapping[str, Any]) -> int:
+        return self._connection.exec_driver_sql(sql, parameters).rowcount
+
+    def _change_many(self, sql: str, several: Sequence[Mapping[str, Any]]) -> None:
+        self._connection.exec_driver_sql(sql, several)
 
     def execute(
         self, statement: sa.Executable, parameters: Any = None
@@ -96,6 +163,56 @@ class Transaction:
         self._after_commit, self._at_end = [], []
         for callback in callbacks:
             callback()
+
+
+class _SqliteTransaction(Transaction):
+    """Statements go straight to the driver: SQLAlchemy's share would be most of their time."""
+
+    __slots__ = ("_driver",)
+
+    def __init__(self, connection: sa.Connection) -> None:
+        super().__init__(connection, "sqlite")
+        self._driver = _driver_of(connection)
+
+    def control(self, sql: str) -> None:
+        """Begin or end the transaction, or a part of it."""
+        self._change(sql, {})
+
+    def _bound(self, built: Built, parameters: Mapping[str, Any]) -> Mapping[str, Any]:
+        if built.lists:
+            lists = {name: json.dumps([*parameters[name]]) for name in built.lists}
+            return {**built.constants, **parameters, **lists}
+        return {**built.constants, **parameters} if built.constants else parameters
+
+    def _fetch(self, sql: str, parameters: Mapping[str, Any]) -> list[Row]:
+        try:
+            # All of them at once: a cursor left open would hold its view of the database.
+            return self._driver.execute(sql, parameters).fetchall()
+        except sqlite3.Error as error:
+            raise _as_by_sqlalchemy(sql, parameters, error) from error
+
+    def _change(self, sql: str, parameters: Mapping[str, Any]) -> int:
+        try:
+            return self._driver.execute(sql, parameters).rowcount
+        except sqlite3.Error as error:
+            raise _as_by_sqlalchemy(sql, parameters, error) from error
+
+    def _change_many(self, sql: str, several: Sequence[Mapping[str, Any]]) -> None:
+        try:
+            self._driver.executemany(sql, several)
+        except sqlite3.Error as error:
+            raise _as_by_sqlalchemy(sql, several, error) from error
+
+
+def _driver_of(connection: sa.Connection) -> sqlite3.Connection:
+    driver = connection.connection.dbapi_connection
+    assert isinstance(driver, sqlite3.Connection)
+    return driver
+
+
+def _as_by_sqlalchemy(sql: str, parameters: Any, error: sqlite3.Error) -> BaseException:
+    """The error that SQLAlchemy makes of the driver's: one kind of error for everybody."""
+    return sa.exc.DBAPIError.instance(sql, parameters, error, sqlite3.Error)
 
 
 class Database(Protocol):
@@ -186,11 +303,11 @@ class SqliteDatabase:
     def snapshot(self, work: Work[T]) -> T:
         transaction = self._reader()
         with _sqlite_errors():
-            transaction.execute(sa.text("BEGIN"))
+            transaction.control("BEGIN")
             try:
                 return work(transaction)
             finally:
-                transaction.execute(sa.text("COMMIT"))
+                transaction.control("COMMIT")
 
     def write(self, work: Work[T], *, freeing: bool = False) -> T:
         return self._writer.submit(work, freeing=freeing).result()
@@ -230,13 +347,13 @@ class SqliteDatabase:
         if owner >= 0:
             os.close(owner)
 
-    def _reader(self) -> Transaction:
-        transaction: Transaction | None = getattr(self._local, "transaction", None)
+    def _reader(self) -> _SqliteTransaction:
+        transaction: _SqliteTransaction | None = getattr(self._local, "transaction", None)
         if transaction is None:
             connection = self._readers.connect()
             with self._open_readers_lock:
                 self._open_readers.append(connection)
-            transaction = self._local.transaction = Transaction(connection, "sqlite")
+            transaction = self._local.transaction = _SqliteTransaction(connection)
         return transaction
 
 
@@ -365,12 +482,13 @@ class _Writer:
 
     def _attempt(self, connection: sa.Connection, jobs: list[_Job]) -> bool:
         """Run all jobs and commit. False if the commit as a whole failed; each job knows why."""
+        writing = _SqliteTransaction(connection)
         try:
             with _sqlite_errors():
-                connection.exec_driver_sql("BEGIN IMMEDIATE")
+                writing.control("BEGIN IMMEDIATE")
                 for job in jobs:
                     self._run_in_savepoint(connection, job)
-                connection.exec_driver_sql("COMMIT")
+                writing.control("COMMIT")
         except BaseException as error:  # noqa: BLE001 - handed to whoever waits
             self._roll_back(connection)
             if isinstance(error, DatabaseBroken):
@@ -386,18 +504,18 @@ class _Writer:
 
     @staticmethod
     def _run_in_savepoint(connection: sa.Connection, job: _Job) -> None:
-        job.transaction = Transaction(connection, "sqlite")
+        transaction = job.transaction = _SqliteTransaction(connection)
         job.outcome = job.failure = None
-        connection.exec_driver_sql("SAVEPOINT job")
+        transaction.control("SAVEPOINT job")
         try:
-            job.outcome = job.work(job.transaction)
+            job.outcome = job.work(transaction)
         except sa.exc.OperationalError:
             # The disk or the engine, not this work: the whole transaction may be gone already.
             raise
         except BaseException as error:  # noqa: BLE001 - handed to whoever waits
             job.failure = error
-            connection.exec_driver_sql("ROLLBACK TO job")
-        connection.exec_driver_sql("RELEASE job")
+            transaction.control("ROLLBACK TO job")
+        transaction.control("RELEASE job")
 
     @staticmethod
     def _roll_back(connection: sa.Connection) -> None:
@@ -412,7 +530,11 @@ def _sqlite_engine(path: Path, *, query_only: bool) -> sa.Engine:
         poolclass=NullPool,
         # SQLAlchemy leaves transactions to us: BEGIN IMMEDIATE is not in the driver's repertoire.
         isolation_level="AUTOCOMMIT",
-        connect_args={"check_same_thread": False, "timeout": LOCK_TIMEOUT_MS / 1000},
+        connect_args={
+            "check_same_thread": False,
+            "timeout": LOCK_TIMEOUT_MS / 1000,
+            "cached_statements": PREPARED,
+        },
     )
 
     @sa.event.listens_for(engine, "connect")

@@ -16,6 +16,7 @@ from ullage.metadata.content import ManifestRow
 from ullage.metadata.database import Transaction, chunks
 from ullage.metadata.leases import Link
 from ullage.metadata.moments import from_moment
+from ullage.metadata.statements import Statement, among
 from ullage.oci.digest import Digest
 from ullage.oci.reference import Tag
 
@@ -27,6 +28,9 @@ _repo_blobs = schema.repo_blobs
 _manifest_blobs = schema.manifest_blobs
 _children = schema.manifest_children
 _reviews = schema.reviews
+
+
+_ROW = (_manifests.c.id, _manifests.c.digest, _manifests.c.size, _manifests.c.subject)
 
 
 class HeldBlob(NamedTuple):
@@ -59,31 +63,33 @@ class Share(NamedTuple):
 # --- manifests ------------------------------------------------------------------------------------
 
 
+_CHILDREN = Statement(
+    sa.select(_children.c.parent_id, *_ROW)
+    .join(_manifests, _manifests.c.id == _children.c.child_id)
+    .where(among(_children.c.parent_id, "ids"))
+    .order_by(_children.c.parent_id, _children.c.child_id)
+)
+
+
 def children(tx: Transaction, ids: Collection[int]) -> list[tuple[int, ManifestRow]]:
     """Each of these manifests' children: (parent's id, child)."""
-    found: list[tuple[int, ManifestRow]] = []
-    for some in chunks(sorted(ids)):
-        query = (
-            sa.select(_children.c.parent_id, *_ROW)
-            .join(_manifests, _manifests.c.id == _children.c.child_id)
-            .where(_children.c.parent_id.in_(some))
-            .order_by(_children.c.parent_id, _children.c.child_id)
-        )
-        found += [(row[0], _manifest_row(row[1:])) for row in tx.execute(query)]
-    return found
+    if not ids:
+        return []
+    return [(row[0], _manifest_row(row[1:])) for row in tx.rows(_CHILDREN, ids=ids)]
+
+
+_TAGS_ON = Statement(
+    sa.select(_tags.c.manifest_id, _tags.c.name)
+    .where(among(_tags.c.manifest_id, "ids"))
+    .order_by(_tags.c.name)
+)
 
 
 def tags_on(tx: Transaction, ids: Collection[int]) -> dict[int, list[Tag]]:
     """The tags of each of these manifests that has any, in byte order."""
     found: dict[int, list[Tag]] = {}
-    for some in chunks(sorted(ids)):
-        query = (
-            sa.select(_tags.c.manifest_id, _tags.c.name)
-            .where(_tags.c.manifest_id.in_(some))
-            .order_by(_tags.c.name)
-        )
-        for manifest_id, name in tx.execute(query):
-            found.setdefault(manifest_id, []).append(Tag(name))
+    for manifest_id, name in tx.rows(_TAGS_ON, ids=ids) if ids else ():
+        found.setdefault(manifest_id, []).append(Tag(name))
     return found
 
 
@@ -104,9 +110,6 @@ def all_manifests(tx: Transaction, repository_id: int) -> list[ManifestRow]:
     """Everything in the repository, in the order it was pushed."""
     query = sa.select(*_ROW).where(_manifests.c.repository_id == repository_id)
     return [_manifest_row(row) for row in tx.execute(query.order_by(_manifests.c.id))]
-
-
-_ROW = (_manifests.c.id, _manifests.c.digest, _manifests.c.size, _manifests.c.subject)
 
 
 def _manifest_row(row: Sequence[Any]) -> ManifestRow:

@@ -15,13 +15,15 @@ import threading
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import sqlalchemy as sa
+from sqlalchemy import bindparam
 
 from ullage.metadata import schema
 from ullage.metadata.database import Database, Transaction, chunks
 from ullage.metadata.moments import from_moment, moment
+from ullage.metadata.statements import Statement, among
 from ullage.oci.digest import Digest
 
 # How long after its upload or mount a client may ask for the same blob once more without that
@@ -316,6 +318,61 @@ class MemoryLeases:
                     del self._going[link]
 
 
+_leases = schema.leases
+_SHARE_BLOB = Statement(
+    sa.select(schema.blobs.c.digest)
+    .where(schema.blobs.c.digest == bindparam("digest"), schema.blobs.c.damaged_at.is_(None))
+    .with_for_update(read=True, key_share=True)
+)
+_THESE = sa.and_(
+    _leases.c.repository_id == bindparam("repository_id"), among(_leases.c.digest, "digests")
+)
+_OWN = sa.and_(_THESE, _leases.c.holder == bindparam("holder"))
+_LOCK_OWN = Statement(
+    sa.select(_leases.c.digest).where(_OWN).order_by(_leases.c.digest).with_for_update()
+)
+_TAKE_BACK = Statement(_leases.update().where(_OWN).values(grants=_leases.c.grants - 1))
+_DROP_REDEEMED = Statement(_leases.delete().where(_OWN, _leases.c.grants <= 0))
+_RUNNING = Statement(
+    sa.select(_leases.c.digest, sa.func.max(_leases.c.until))
+    .where(_THESE, _leases.c.until > bindparam("now"))
+    .group_by(_leases.c.digest)
+)
+_FORGET = Statement(_leases.delete().where(_THESE))
+_COMPLETE_FROM = Statement(sa.select(schema.lease_memory.c.complete_from))
+_CONFIRM_GRANT = Statement(
+    _leases.update()
+    .where(
+        _leases.c.repository_id == bindparam("repository_id"),
+        _leases.c.digest == bindparam("digest"),
+        _leases.c.holder == bindparam("holder"),
+        _leases.c.confirm_until > bindparam("now"),
+    )
+    .values(confirm_until=bindparam("now"))
+)
+
+
+def _one_more(insert: Any) -> sa.Insert:
+    # What ended but was not swept up yet starts again from one.
+    counted = sa.case((_leases.c.until > bindparam("now"), _leases.c.grants), else_=0)
+    added: sa.Insert = insert.on_conflict_do_update(
+        index_elements=["repository_id", "digest", "holder"],
+        set_={
+            "grants": counted + 1,
+            "until": insert.excluded.until,
+            "confirm_until": insert.excluded.confirm_until,
+        },
+    )
+    return added
+
+
+_ADD = Statement.insert(
+    _leases,
+    ("repository_id", "digest", "holder", "grants", "until", "confirm_until"),
+    _one_more,
+)
+
+
 class SqlLeases:
     """For many processes on PostgreSQL. The blob's row lock orders promises and deletions."""
 
@@ -338,10 +395,7 @@ class SqlLeases:
         now: datetime,
     ) -> bool:
         def promise(tx: Transaction) -> bool:
-            blob = sa.select(schema.blobs.c.digest).where(
-                schema.blobs.c.digest == digest, schema.blobs.c.damaged_at.is_(None)
-            )
-            if tx.execute(blob.with_for_update(read=True, key_share=True)).first() is None:
+            if tx.row(_SHARE_BLOB, digest=digest) is None:
                 return False
             # A new statement, so that it sees what was committed while the lock was waited for.
             if not _linked(tx, repository_id, digest):
@@ -361,18 +415,12 @@ class SqlLeases:
         *,
         witness: Digest | None = None,
     ) -> None:
-        ordered = sorted(set(digests))
-        own = sa.and_(
-            schema.leases.c.repository_id == repository_id,
-            schema.leases.c.digest.in_(ordered),
-            schema.leases.c.holder == holder.key,
-        )
-        locked = sa.select(schema.leases.c.digest).where(own)
-        found = tx.execute(locked.order_by(schema.leases.c.digest).with_for_update()).scalars()
+        own = {"repository_id": repository_id, "digests": set(digests), "holder": holder.key}
+        found = tx.values(_LOCK_OWN, **own)
         if witness and witness not in set(found):
             return
-        tx.execute(schema.leases.update().where(own).values(grants=schema.leases.c.grants - 1))
-        tx.execute(schema.leases.delete().where(own, schema.leases.c.grants <= 0))
+        tx.change(_TAKE_BACK, **own)
+        tx.change(_DROP_REDEEMED, **own)
 
     def running(
         self, tx: Transaction, links: Sequence[Link], now: datetime
@@ -392,21 +440,17 @@ class SqlLeases:
         for link in links:
             by_repository.setdefault(link.repository_id, []).append(link)
         for same in by_repository.values():
-            for some in chunks(same):
-                leased |= self._running(tx, some, now, complete_from)
+            leased |= self._running(tx, same, now, complete_from)
         return leased
 
     def _running(
         self, tx: Transaction, links: Sequence[Link], now: datetime, complete_from: datetime
     ) -> dict[Link, datetime]:
-        found = tx.execute(
-            sa.select(schema.leases.c.digest, sa.func.max(schema.leases.c.until))
-            .where(
-                schema.leases.c.repository_id == links[0].repository_id,
-                schema.leases.c.digest.in_([link.digest for link in links]),
-                schema.leases.c.until > moment(now),
-            )
-            .group_by(schema.leases.c.digest)
+        found = tx.rows(
+            _RUNNING,
+            repository_id=links[0].repository_id,
+            digests=[link.digest for link in links],
+            now=moment(now),
         )
         ends = {Digest(digest): from_moment(until) for digest, until in found}
         leased = {link: ends[link.digest] for link in links if link.digest in ends}
@@ -416,12 +460,7 @@ class SqlLeases:
         return leased
 
     def forget(self, tx: Transaction, repository_id: int, digests: Iterable[Digest]) -> None:
-        tx.execute(
-            schema.leases.delete().where(
-                schema.leases.c.repository_id == repository_id,
-                schema.leases.c.digest.in_(list(digests)),
-            )
-        )
+        tx.change(_FORGET, repository_id=repository_id, digests=digests)
 
     def expire(self, db: Database, now: datetime) -> None:
         ended = (
@@ -455,7 +494,7 @@ class SqlLeases:
 
     @staticmethod
     def _known_complete_from(tx: Transaction) -> datetime | None:
-        known = tx.execute(sa.select(schema.lease_memory.c.complete_from)).scalar()
+        known = tx.value(_COMPLETE_FROM)
         return from_moment(known) if known is not None else None
 
     @staticmethod
@@ -470,17 +509,14 @@ class SqlLeases:
     def _confirmed(
         self, tx: Transaction, repository_id: int, digest: Digest, holder: Holder, now: datetime
     ) -> bool:
-        update = (
-            schema.leases.update()
-            .where(
-                schema.leases.c.repository_id == repository_id,
-                schema.leases.c.digest == digest,
-                schema.leases.c.holder == holder.key,
-                schema.leases.c.confirm_until > moment(now),
-            )
-            .values(confirm_until=moment(now))
+        confirmed = tx.change(
+            _CONFIRM_GRANT,
+            repository_id=repository_id,
+            digest=digest,
+            holder=holder.key,
+            now=moment(now),
         )
-        return tx.execute(update).rowcount > 0
+        return confirmed > 0
 
     def _add(
         self,
@@ -492,25 +528,15 @@ class SqlLeases:
         confirm_until: datetime,
     ) -> datetime:
         until = now + self.period
-        insert = tx.insert(schema.leases).values(
+        tx.change(
+            _ADD,
             repository_id=repository_id,
             digest=digest,
             holder=holder.key,
             grants=1,
             until=moment(until),
             confirm_until=moment(confirm_until),
-        )
-        # What ended but was not swept up yet starts again from one.
-        counted = sa.case((schema.leases.c.until > moment(now), schema.leases.c.grants), else_=0)
-        tx.execute(
-            insert.on_conflict_do_update(
-                index_elements=["repository_id", "digest", "holder"],
-                set_={
-                    "grants": counted + 1,
-                    "until": insert.excluded.until,
-                    "confirm_until": insert.excluded.confirm_until,
-                },
-            )
+            now=moment(now),
         )
         return until
 
@@ -521,16 +547,15 @@ def open_leases(db: Database, period: timedelta, now: datetime) -> Leases:
 
 
 def _linked(tx: Transaction, repository_id: int, digest: Digest) -> bool:
-    found = tx.execute(_LINKED, {"repository_id": repository_id, "digest": digest})
-    return found.first() is not None
+    return tx.row(_LINKED, repository_id=repository_id, digest=digest) is not None
 
 
-_LINKED = (
+_LINKED = Statement(
     sa.select(schema.repo_blobs.c.digest)
     .join(schema.blobs, schema.blobs.c.digest == schema.repo_blobs.c.digest)
     .where(
-        schema.repo_blobs.c.repository_id == sa.bindparam("repository_id"),
-        schema.repo_blobs.c.digest == sa.bindparam("digest"),
+        schema.repo_blobs.c.repository_id == bindparam("repository_id"),
+        schema.repo_blobs.c.digest == bindparam("digest"),
         schema.blobs.c.damaged_at.is_(None),
     )
 )

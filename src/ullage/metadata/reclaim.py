@@ -6,18 +6,20 @@ takes references away goes through it.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import NamedTuple
 
 import sqlalchemy as sa
+from sqlalchemy import bindparam
 
 from ullage.metadata import content, schema
 from ullage.metadata.counters import add_to_counters
-from ullage.metadata.database import Transaction, chunks
+from ullage.metadata.database import Row, Transaction, chunks
 from ullage.metadata.leases import Leases, Link
 from ullage.metadata.moments import from_moment, moment
+from ullage.metadata.statements import Statement, among
 from ullage.oci.digest import Digest
 
 _blobs = schema.blobs
@@ -34,13 +36,6 @@ class Released:
     freed_blobs: int = 0
     # Held by a promise to a pusher; looked at again when it ends.
     leased_bytes: int = 0
-
-    def __add__(self, other: Released) -> Released:
-        return Released(
-            self.freed_bytes + other.freed_bytes,
-            self.freed_blobs + other.freed_blobs,
-            self.leased_bytes + other.leased_bytes,
-        )
 
 
 class Tombstone(NamedTuple):
@@ -65,38 +60,54 @@ def release_links(
     stays and is reviewed when the lease ends. A blob without any link left is condemned: its row
     goes and its bytes get a tombstone, to be erased from `due_at` on.
     """
-    released = Released()
-    unused = sorted(set(digests) - content.referenced_among(tx, repository_id, digests))
-    for some in chunks(unused):
-        links = _links(tx, repository_id, some)
-        if despite_leases:
-            leases.forget(tx, repository_id, some)
-            leased = {}
-        else:
-            leased = leases.running(tx, [link for link, _ in links], now)
-        for digest, until in leased.items():
-            schedule_review(tx, repository_id, digest, until)
-        going = [(link.digest, size) for link, size in links if link.digest not in leased]
-        waiting = leased.keys() - _linked_elsewhere(tx, repository_id, leased.keys())
-        released += Released(
-            leased_bytes=sum(size for link, size in links if link.digest in waiting)
-        )
-        released += _drop_links(tx, repository_id, going, due_at)
-    return released
+    unused = set(digests) - content.referenced_among(tx, repository_id, digests)
+    if not unused:
+        return Released()
+    links = _links(tx, repository_id, unused)
+    if despite_leases:
+        leases.forget(tx, repository_id, unused)
+        leased = {}
+    else:
+        leased = leases.running(tx, [link for link, _ in links], now)
+    for digest, until in leased.items():
+        schedule_review(tx, repository_id, digest, until)
+    going = {link.digest: size for link, size in links if link.digest not in leased}
+    waiting = leased.keys() - _linked_elsewhere(tx, repository_id, leased.keys())
+    leased_bytes = sum(size for link, size in links if link.digest in waiting)
+    freed_bytes, freed_blobs = _drop_links(tx, repository_id, going, due_at)
+    return Released(freed_bytes, freed_blobs, leased_bytes)
+
+
+_THESE_LINKS = sa.and_(
+    _repo_blobs.c.repository_id == bindparam("repository_id"),
+    among(_repo_blobs.c.digest, "digests"),
+)
+_LINKS = Statement(
+    sa.select(_repo_blobs.c.digest, _repo_blobs.c.linked_at, _blobs.c.size)
+    .join(_blobs, _blobs.c.digest == _repo_blobs.c.digest)
+    .where(_THESE_LINKS)
+    .order_by(_repo_blobs.c.digest)
+)
 
 
 def _links(
-    tx: Transaction, repository_id: int, digests: Sequence[Digest]
+    tx: Transaction, repository_id: int, digests: Collection[Digest]
 ) -> list[tuple[Link, int]]:
-    query = (
-        sa.select(_repo_blobs.c.digest, _repo_blobs.c.linked_at, _blobs.c.size)
-        .join(_blobs, _blobs.c.digest == _repo_blobs.c.digest)
-        .where(_repo_blobs.c.repository_id == repository_id, _repo_blobs.c.digest.in_(digests))
-    )
     return [
         (Link(repository_id, Digest(digest), from_moment(linked_at)), size)
-        for digest, linked_at, size in tx.execute(query)
+        for digest, linked_at, size in tx.rows(_LINKS, repository_id=repository_id, digests=digests)
     ]
+
+
+_LINKED_ELSEWHERE = Statement(
+    sa.select(_blobs.c.digest).where(
+        among(_blobs.c.digest, "digests"),
+        sa.exists().where(
+            _repo_blobs.c.digest == _blobs.c.digest,
+            _repo_blobs.c.repository_id != bindparam("repository_id"),
+        ),
+    )
+)
 
 
 def _linked_elsewhere(
@@ -105,64 +116,68 @@ def _linked_elsewhere(
     """Which of these blobs other repositories keep, whatever becomes of them in this one."""
     if not digests:
         return set()
-    elsewhere = sa.exists().where(
-        _repo_blobs.c.digest == _blobs.c.digest, _repo_blobs.c.repository_id != repository_id
+    found = tx.values(_LINKED_ELSEWHERE, repository_id=repository_id, digests=digests)
+    return {Digest(digest) for digest in found}
+
+
+_DELETE_LINKS = Statement(_repo_blobs.delete().where(_THESE_LINKS))
+# The links decide, not their number: that is only for the bill. One of them is enough.
+_UNLINKED = Statement(
+    sa.select(_blobs.c.digest, _blobs.c.size, _blobs.c.storage_key)
+    .where(
+        among(_blobs.c.digest, "digests"),
+        ~sa.exists().where(_repo_blobs.c.digest == _blobs.c.digest),
     )
-    query = sa.select(_blobs.c.digest).where(_blobs.c.digest.in_(digests), elsewhere)
-    return {Digest(digest) for digest in tx.execute(query).scalars()}
+    .order_by(_blobs.c.digest)
+)
 
 
 def _drop_links(
-    tx: Transaction,
-    repository_id: int,
-    sizes: Sequence[tuple[Digest, int]],
-    due_at: datetime,
-) -> Released:
+    tx: Transaction, repository_id: int, sizes: Mapping[Digest, int], due_at: datetime
+) -> tuple[int, int]:
+    """Drop these links; the bytes and the number of the blobs that this condemns."""
     if not sizes:
-        return Released()
-    digests = [digest for digest, _ in sizes]
-    tx.execute(
-        _repo_blobs.delete().where(
-            _repo_blobs.c.repository_id == repository_id, _repo_blobs.c.digest.in_(digests)
-        )
-    )
-    tx.execute(
-        _reviews.delete().where(
-            _reviews.c.repository_id == repository_id, _reviews.c.digest.in_(digests)
-        )
-    )
-    content.add_to_repository(tx, repository_id, blob_bytes=-sum(size for _, size in sizes))
+        return 0, 0
+    digests = sizes.keys()
+    tx.change(_DELETE_LINKS, repository_id=repository_id, digests=digests)
+    cancel_reviews(tx, repository_id, digests)
+    content.add_to_repository(tx, repository_id, blob_bytes=-sum(sizes.values()))
     content.count_links(tx, digests, -1)
-    # The links decide, not their number: that is only for the bill. One of them is enough.
-    linked = sa.exists().where(_repo_blobs.c.digest == _blobs.c.digest)
-    unlinked = sa.select(_blobs.c.digest).where(_blobs.c.digest.in_(digests), ~linked)
-    left = [Digest(digest) for digest in tx.execute(unlinked.order_by(_blobs.c.digest)).scalars()]
-    return _condemn(tx, repository_id, left, due_at)
+    rows = tx.rows(_UNLINKED, digests=digests)
+    return _condemn(tx, repository_id, rows, due_at)
 
 
-def _condemn(tx: Transaction, spread: int, digests: Sequence[Digest], due_at: datetime) -> Released:
+_DELETE_BLOBS = Statement(_blobs.delete().where(among(_blobs.c.digest, "digests")))
+_INSERT_TOMBSTONE = Statement.insert(_tombstones, ("storage_key", "digest", "size", "due_at"))
+
+
+def _condemn(
+    tx: Transaction, spread: int, rows: Sequence[Row], due_at: datetime
+) -> tuple[int, int]:
     """Delete the rows of blobs that no repository links, leaving tombstones for their bytes.
 
     The foreign key of repo_blobs makes the database refuse this for a blob that is still linked.
     """
-    if not digests:
-        return Released()
-    rows = tx.execute(
-        sa.select(_blobs.c.digest, _blobs.c.size, _blobs.c.storage_key).where(
-            _blobs.c.digest.in_(digests)
-        )
-    ).all()
-    tx.execute(_blobs.delete().where(_blobs.c.digest.in_(digests)))
-    tx.execute(
-        _tombstones.insert(),
+    if not rows:
+        return 0, 0
+    tx.change(_DELETE_BLOBS, digests=[digest for digest, _, _ in rows])
+    tx.many(
+        _INSERT_TOMBSTONE,
         [
             {"storage_key": key, "digest": digest, "size": size, "due_at": moment(due_at)}
             for digest, size, key in rows
         ],
     )
-    freed = sum(row.size for row in rows)
+    freed = sum(size for _, size, _ in rows)
     add_to_counters(tx, spread, blob_count=-len(rows), blob_bytes=-freed, pending_bytes=freed)
-    return Released(freed_bytes=freed, freed_blobs=len(rows))
+    return freed, len(rows)
+
+
+_BURY = Statement.insert(
+    _tombstones,
+    ("storage_key", "digest", "size", "due_at"),
+    lambda insert: insert.on_conflict_do_nothing(index_elements=["storage_key"]),
+)
 
 
 def bury(
@@ -174,58 +189,63 @@ def bury(
     digest: Digest | None = None,
 ) -> None:
     """Leave a tombstone for bytes that never were, or no longer are, a blob's."""
-    made = tx.execute(
-        tx.insert(_tombstones)
-        .values(storage_key=key, digest=digest, size=size, due_at=moment(due_at))
-        .on_conflict_do_nothing(index_elements=["storage_key"])
-    ).rowcount
-    if made:
+    if tx.change(_BURY, storage_key=key, digest=digest, size=size, due_at=moment(due_at)):
         add_to_counters(tx, spread, pending_bytes=size)
 
 
 # --- reviews --------------------------------------------------------------------------------------
 
 
+_SCHEDULE = Statement.insert(
+    _reviews,
+    ("repository_id", "digest", "due_at"),
+    lambda insert: insert.on_conflict_do_update(
+        index_elements=["repository_id", "digest"],
+        set_={"due_at": insert.excluded.due_at},
+        where=_reviews.c.due_at < insert.excluded.due_at,
+    ),
+)
+
+
 def schedule_review(tx: Transaction, repository_id: int, digest: Digest, due_at: datetime) -> None:
     """Look at an unused link again then, or at the later time if a review is planned already."""
-    insert = tx.insert(_reviews).values(
-        repository_id=repository_id, digest=digest, due_at=moment(due_at)
+    tx.change(_SCHEDULE, repository_id=repository_id, digest=digest, due_at=moment(due_at))
+
+
+_CANCEL = Statement(
+    _reviews.delete().where(
+        _reviews.c.repository_id == bindparam("repository_id"), among(_reviews.c.digest, "digests")
     )
-    later = sa.case(
-        (_reviews.c.due_at < insert.excluded.due_at, insert.excluded.due_at),
-        else_=_reviews.c.due_at,
-    )
-    tx.execute(
-        insert.on_conflict_do_update(
-            index_elements=["repository_id", "digest"], set_={"due_at": later}
-        )
-    )
+)
 
 
 def cancel_reviews(tx: Transaction, repository_id: int, digests: Collection[Digest]) -> None:
-    """A manifest refers to these now."""
-    for some in chunks(sorted(digests)):
-        tx.execute(
-            _reviews.delete().where(
-                _reviews.c.repository_id == repository_id, _reviews.c.digest.in_(some)
-            )
-        )
+    """A manifest refers to these now, or they are gone."""
+    if digests:
+        tx.change(_CANCEL, repository_id=repository_id, digests=digests)
+
+
+_DUE_FIRST = Statement(
+    sa.select(_reviews.c.repository_id)
+    .where(_reviews.c.due_at <= bindparam("now"))
+    .order_by(_reviews.c.due_at)
+    .limit(1)
+)
+_DUE_THERE = Statement(
+    sa.select(_reviews.c.digest)
+    .where(_reviews.c.repository_id == bindparam("repository_id"))
+    .where(_reviews.c.due_at <= bindparam("now"))
+    .order_by(_reviews.c.digest)
+    .limit(bindparam("limit", type_=sa.Integer))
+)
 
 
 def next_review(tx: Transaction, now: datetime, limit: int) -> tuple[int, list[Digest]] | None:
     """The repository whose reviews have been due longest, and up to `limit` digests due in it."""
-    first = tx.execute(
-        sa.select(_reviews.c.repository_id)
-        .where(_reviews.c.due_at <= moment(now))
-        .order_by(_reviews.c.due_at)
-        .limit(1)
-    ).scalar()
+    first = tx.value(_DUE_FIRST, now=moment(now))
     if first is None:
         return None
-    due = sa.select(_reviews.c.digest).where(
-        _reviews.c.repository_id == first, _reviews.c.due_at <= moment(now)
-    )
-    digests = tx.execute(due.order_by(_reviews.c.digest).limit(limit)).scalars()
+    digests = tx.values(_DUE_THERE, repository_id=first, now=moment(now), limit=limit)
     return int(first), [Digest(digest) for digest in digests]
 
 
@@ -237,6 +257,27 @@ def shift_reviews(tx: Transaction, by_microseconds: int) -> None:
 # --- tombstones -----------------------------------------------------------------------------------
 
 
+_DUE = sa.and_(
+    _tombstones.c.due_at <= bindparam("now"),
+    sa.or_(_tombstones.c.claimed_until.is_(None), _tombstones.c.claimed_until <= bindparam("now")),
+)
+_THESE = among(_tombstones.c.storage_key, "keys")
+_CLAIMABLE = Statement(
+    sa.select(_tombstones.c.storage_key, _tombstones.c.size, _tombstones.c.attempts)
+    .where(_DUE)
+    .where(~sa.exists().where(_blobs.c.storage_key == _tombstones.c.storage_key))
+    .where(~sa.exists().where(schema.uploads.c.storage_key == _tombstones.c.storage_key))
+    .order_by(_tombstones.c.due_at)
+    .limit(bindparam("limit", type_=sa.Integer))
+    .with_for_update(skip_locked=True, of=_tombstones)
+)
+_CLAIM = Statement(
+    _tombstones.update()
+    .where(_THESE)
+    .values(claimed_until=bindparam("claimed_until"), attempts=_tombstones.c.attempts + 1)
+)
+
+
 def claim_tombstones(
     tx: Transaction, now: datetime, claimed_until: datetime, limit: int
 ) -> list[Tombstone]:
@@ -245,24 +286,13 @@ def claim_tombstones(
     A key that a blob or an upload session still uses is never handed out, whatever wrote its
     tombstone: the last guard before bytes are gone for good (invariant I12).
     """
-    free = sa.or_(_tombstones.c.claimed_until.is_(None), _tombstones.c.claimed_until <= moment(now))
-    due = (
-        sa.select(_tombstones.c.storage_key, _tombstones.c.size, _tombstones.c.attempts)
-        .where(_tombstones.c.due_at <= moment(now), free)
-        .where(~sa.exists().where(_blobs.c.storage_key == _tombstones.c.storage_key))
-        .where(~sa.exists().where(schema.uploads.c.storage_key == _tombstones.c.storage_key))
-        .order_by(_tombstones.c.due_at)
-        .limit(limit)
-        .with_for_update(skip_locked=True, of=_tombstones)
-    )
-    claimed = [Tombstone(*row) for row in tx.execute(due)]
-    for some in chunks([tombstone.storage_key for tombstone in claimed]):
-        tx.execute(
-            _tombstones.update()
-            .where(_tombstones.c.storage_key.in_(some))
-            .values(claimed_until=moment(claimed_until), attempts=_tombstones.c.attempts + 1)
-        )
+    claimed = [Tombstone(*row) for row in tx.rows(_CLAIMABLE, now=moment(now), limit=limit)]
+    tx.change(_CLAIM, keys=_keys(claimed), claimed_until=moment(claimed_until))
     return claimed
+
+
+def _keys(tombstones: Sequence[Tombstone]) -> list[str]:
+    return [tombstone.storage_key for tombstone in tombstones]
 
 
 def release_tombstones(tx: Transaction) -> None:
@@ -274,25 +304,31 @@ def release_tombstones(tx: Transaction) -> None:
     )
 
 
+_LOCK = Statement(
+    sa.select(_tombstones.c.size)
+    .where(_THESE)
+    .order_by(_tombstones.c.storage_key)
+    .with_for_update()
+)
+_DROP = Statement(_tombstones.delete().where(_THESE))
+
+
 def drop_tombstones(tx: Transaction, tombstones: Sequence[Tombstone]) -> None:
     """Their bytes are off the disk, durably. What another process dropped first is not counted."""
-    gone = 0
-    for some in chunks([tombstone.storage_key for tombstone in tombstones]):
-        where = _tombstones.c.storage_key.in_(some)
-        locked = sa.select(_tombstones.c.size).where(where).order_by(_tombstones.c.storage_key)
-        gone += sum(tx.execute(locked.with_for_update()).scalars())
-        tx.execute(_tombstones.delete().where(where))
+    keys = _keys(tombstones)
+    gone = sum(tx.values(_LOCK, keys=keys))
+    tx.change(_DROP, keys=keys)
     add_to_counters(tx, 0, pending_bytes=-gone, reclaimed_bytes=gone)
+
+
+_POSTPONE = Statement(
+    _tombstones.update().where(_THESE).values(claimed_until=bindparam("claimed_until"))
+)
 
 
 def postpone_tombstones(tx: Transaction, tombstones: Sequence[Tombstone], until: datetime) -> None:
     """Erasing failed: try these again then."""
-    for some in chunks([tombstone.storage_key for tombstone in tombstones]):
-        tx.execute(
-            _tombstones.update()
-            .where(_tombstones.c.storage_key.in_(some))
-            .values(claimed_until=moment(until))
-        )
+    tx.change(_POSTPONE, keys=_keys(tombstones), claimed_until=moment(until))
 
 
 def shift_tombstones(tx: Transaction, by_microseconds: int) -> None:
@@ -305,12 +341,11 @@ def shift_tombstones(tx: Transaction, by_microseconds: int) -> None:
     )
 
 
+_ANY_DUE = Statement(sa.select(_tombstones.c.storage_key).where(_DUE).limit(1))
+
+
 def tombstone_due(tx: Transaction, now: datetime) -> bool:
-    query = sa.select(_tombstones.c.storage_key).where(
-        _tombstones.c.due_at <= moment(now),
-        sa.or_(_tombstones.c.claimed_until.is_(None), _tombstones.c.claimed_until <= moment(now)),
-    )
-    return tx.execute(query.limit(1)).first() is not None
+    return tx.row(_ANY_DUE, now=moment(now)) is not None
 
 
 def known_keys(tx: Transaction, keys: Collection[str]) -> set[str]:
@@ -327,12 +362,15 @@ def known_keys(tx: Transaction, keys: Collection[str]) -> set[str]:
     return known
 
 
+_FIRST_DUE = (
+    Statement(sa.select(sa.func.min(_tombstones.c.due_at))),
+    Statement(sa.select(sa.func.min(_reviews.c.due_at))),
+)
+
+
 def next_due(tx: Transaction) -> datetime | None:
     """When the earliest tombstone or review comes due; None while there is none."""
-    moments = [
-        tx.execute(sa.select(sa.func.min(_tombstones.c.due_at))).scalar(),
-        tx.execute(sa.select(sa.func.min(_reviews.c.due_at))).scalar(),
-    ]
+    moments = [tx.value(statement) for statement in _FIRST_DUE]
     known = [from_moment(due) for due in moments if due is not None]
     return min(known, default=None)
 
@@ -349,43 +387,69 @@ def mark_deleted(tx: Transaction, repository_id: int, now: datetime) -> None:
     )
 
 
+_DELETED = (
+    sa.select(schema.repositories.c.id)
+    .where(schema.repositories.c.deleted_at.is_not(None))
+    .order_by(schema.repositories.c.deleted_at)
+    .limit(1)
+)
+_ANY_DELETED = Statement(_DELETED)
+_LOCK_DELETED = Statement(_DELETED.with_for_update(skip_locked=True))
+
+
 def deleted_repository_waits(tx: Transaction) -> bool:
-    query = sa.select(schema.repositories.c.id).where(schema.repositories.c.deleted_at.is_not(None))
-    return tx.execute(query.limit(1)).first() is not None
+    return tx.row(_ANY_DELETED) is not None
 
 
 def next_deleted_repository(tx: Transaction) -> int | None:
     """One that is marked and not erased yet, locked; None if there is none."""
-    query = (
-        sa.select(schema.repositories.c.id)
-        .where(schema.repositories.c.deleted_at.is_not(None))
-        .order_by(schema.repositories.c.deleted_at)
-        .limit(1)
-        .with_for_update(skip_locked=True)
-    )
-    return tx.execute(query).scalar()
+    found: int | None = tx.value(_LOCK_DELETED)
+    return found
+
+
+_SOME_MANIFESTS = Statement(
+    sa.select(schema.manifests.c.id, schema.manifests.c.digest, schema.manifests.c.size)
+    .where(schema.manifests.c.repository_id == bindparam("repository_id"))
+    .limit(bindparam("limit", type_=sa.Integer))
+)
 
 
 def some_manifests(tx: Transaction, repository_id: int, limit: int) -> list[content.ManifestRow]:
-    query = (
-        sa.select(schema.manifests.c.id, schema.manifests.c.digest, schema.manifests.c.size)
-        .where(schema.manifests.c.repository_id == repository_id)
-        .limit(limit)
-    )
-    return [content.ManifestRow(row[0], Digest(row[1]), row[2], None) for row in tx.execute(query)]
+    rows = tx.rows(_SOME_MANIFESTS, repository_id=repository_id, limit=limit)
+    return [content.ManifestRow(id_, Digest(digest), size, None) for id_, digest, size in rows]
+
+
+_SOME_LINKS = Statement(
+    sa.select(_repo_blobs.c.digest)
+    .where(_repo_blobs.c.repository_id == bindparam("repository_id"))
+    .order_by(_repo_blobs.c.digest)
+    .limit(bindparam("limit", type_=sa.Integer))
+)
 
 
 def some_links(tx: Transaction, repository_id: int, limit: int) -> list[Digest]:
-    query = (
-        sa.select(_repo_blobs.c.digest)
-        .where(_repo_blobs.c.repository_id == repository_id)
-        .order_by(_repo_blobs.c.digest)
-        .limit(limit)
-    )
-    return [Digest(digest) for digest in tx.execute(query).scalars()]
+    found = tx.values(_SOME_LINKS, repository_id=repository_id, limit=limit)
+    return [Digest(digest) for digest in found]
 
 
 # --- blobs coming in ------------------------------------------------------------------------------
+
+
+_INSERT_BLOB = Statement.insert(
+    _blobs,
+    ("digest", "size", "storage_key", "created_at"),
+    lambda insert: insert.on_conflict_do_nothing(index_elements=["digest"]),
+)
+_CURRENT_BLOB = Statement(
+    sa.select(_blobs.c.storage_key, _blobs.c.damaged_at, _blobs.c.size)
+    .where(_blobs.c.digest == bindparam("digest"))
+    .with_for_update(key_share=True)
+)
+_REPLACE_BYTES = Statement(
+    _blobs.update()
+    .where(_blobs.c.digest == bindparam("digest"))
+    .values(storage_key=bindparam("storage_key"), damaged_at=None)
+)
 
 
 def adopt_blob(
@@ -404,30 +468,16 @@ def adopt_blob(
     """
     current = None
     while current is None:
-        if _insert_blob(tx, digest, size, key, now):
+        at = moment(now)
+        if tx.change(_INSERT_BLOB, digest=digest, size=size, storage_key=key, created_at=at):
             add_to_counters(tx, repository_id, blob_count=1, blob_bytes=size)
             return key
-        current = tx.execute(
-            sa.select(_blobs.c.storage_key, _blobs.c.damaged_at, _blobs.c.size)
-            .where(_blobs.c.digest == digest)
-            .with_for_update(key_share=True)
-        ).first()
+        current = tx.row(_CURRENT_BLOB, digest=digest)
         # None: it was condemned between these two statements, and the way is free now.
-    if current.damaged_at is None:
+    current_key, damaged_at, current_size = current
+    if damaged_at is None:
         bury(tx, repository_id, key, size, due_at)
-        return str(current.storage_key)
-    tx.execute(
-        _blobs.update().where(_blobs.c.digest == digest).values(storage_key=key, damaged_at=None)
-    )
-    bury(tx, repository_id, current.storage_key, current.size, due_at, digest)
+        return str(current_key)
+    tx.change(_REPLACE_BYTES, digest=digest, storage_key=key)
+    bury(tx, repository_id, current_key, current_size, due_at, digest)
     return key
-
-
-def _insert_blob(tx: Transaction, digest: Digest, size: int, key: str, now: datetime) -> bool:
-    """Whether there was no such blob yet."""
-    made = tx.execute(
-        tx.insert(_blobs)
-        .values(digest=digest, size=size, storage_key=key, created_at=moment(now))
-        .on_conflict_do_nothing(index_elements=["digest"])
-    ).rowcount
-    return bool(made)

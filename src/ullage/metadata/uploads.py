@@ -6,10 +6,12 @@ from dataclasses import dataclass
 from datetime import datetime
 
 import sqlalchemy as sa
+from sqlalchemy import bindparam
 
 from ullage.metadata import schema
 from ullage.metadata.database import Transaction
 from ullage.metadata.moments import moment
+from ullage.metadata.statements import Statement
 from ullage.oci.digest import Digest
 from ullage.oci.reference import RepositoryName
 
@@ -40,76 +42,114 @@ _COLUMNS = (
 )
 
 
+_THIS_ONE = _uploads.c.id == bindparam("id")
+
+_INSERT = Statement.insert(
+    _uploads,
+    (
+        "id",
+        "repository_id",
+        "subject",
+        "storage_key",
+        "algorithm",
+        "offset",
+        "single",
+        "created_at",
+        "expires_at",
+    ),
+)
+
+
 def insert_upload(
     tx: Transaction, upload: Upload, *, single: bool, now: datetime, expires_at: datetime
 ) -> None:
-    tx.execute(
-        _uploads.insert().values(
-            id=upload.id,
-            repository_id=upload.repository_id,
-            subject=upload.subject,
-            storage_key=upload.key,
-            algorithm=upload.algorithm,
-            offset=upload.offset,
-            single=single,
-            created_at=moment(now),
-            expires_at=moment(expires_at),
-        )
+    tx.change(
+        _INSERT,
+        id=upload.id,
+        repository_id=upload.repository_id,
+        subject=upload.subject,
+        storage_key=upload.key,
+        algorithm=upload.algorithm,
+        offset=upload.offset,
+        single=single,
+        created_at=moment(now),
+        expires_at=moment(expires_at),
     )
 
 
+_COUNT = Statement(sa.select(sa.func.count()).select_from(_uploads))
+
+
 def count_uploads(tx: Transaction) -> int:
-    return int(tx.execute(sa.select(sa.func.count()).select_from(_uploads)).scalar_one())
+    return int(tx.value(_COUNT))
+
+
+_FIND = Statement(
+    sa.select(*_COLUMNS)
+    .join(_repositories, _repositories.c.id == _uploads.c.repository_id)
+    .where(_THIS_ONE, _repositories.c.name == bindparam("name"))
+)
 
 
 def find_upload(tx: Transaction, name: RepositoryName, upload_id: str) -> Upload | None:
     """The session, if it belongs to this repository."""
-    query = (
-        sa.select(*_COLUMNS)
-        .join(_repositories, _repositories.c.id == _uploads.c.repository_id)
-        .where(_uploads.c.id == upload_id, _repositories.c.name == name)
-    )
-    row = tx.execute(query).first()
+    row = tx.row(_FIND, id=upload_id, name=name)
     return Upload(*row) if row else None
+
+
+_SET_OFFSET = Statement(
+    _uploads.update()
+    .where(_THIS_ONE)
+    .values(offset=bindparam("offset"), expires_at=bindparam("expires_at"))
+)
 
 
 def set_offset(tx: Transaction, upload_id: str, offset: int, expires_at: datetime) -> bool:
     """Record how many bytes are safe; False if the session has ended meanwhile."""
-    statement = (
-        _uploads.update()
-        .where(_uploads.c.id == upload_id)
-        .values(offset=offset, expires_at=moment(expires_at))
-    )
-    return tx.execute(statement).rowcount == 1
+    changed = tx.change(_SET_OFFSET, id=upload_id, offset=offset, expires_at=moment(expires_at))
+    return changed == 1
+
+
+_PROLONG = Statement(_uploads.update().where(_THIS_ONE).values(expires_at=bindparam("expires_at")))
 
 
 def prolong(tx: Transaction, upload_id: str, expires_at: datetime) -> None:
     """Bytes are arriving: keep the session from expiring."""
-    tx.execute(
-        _uploads.update().where(_uploads.c.id == upload_id).values(expires_at=moment(expires_at))
-    )
+    tx.change(_PROLONG, id=upload_id, expires_at=moment(expires_at))
+
+
+_DELETE = Statement(_uploads.delete().where(_THIS_ONE))
 
 
 def delete_upload(tx: Transaction, upload_id: str) -> bool:
     """End the session; False if somebody else did. Whoever ends it answers for its bytes."""
-    return tx.execute(_uploads.delete().where(_uploads.c.id == upload_id)).rowcount == 1
+    return tx.change(_DELETE, id=upload_id) == 1
+
+
+# Idle for too long, and nobody works on it.
+_EXPIRED = sa.and_(
+    _uploads.c.expires_at <= bindparam("now"),
+    sa.or_(_uploads.c.claimed_until.is_(None), _uploads.c.claimed_until <= bindparam("now")),
+)
+_DELETE_EXPIRED = Statement(_uploads.delete().where(_THIS_ONE, _EXPIRED))
 
 
 def delete_expired_upload(tx: Transaction, upload_id: str, now: datetime) -> bool:
     """As delete_upload, unless somebody came back to the session since it was found expired."""
-    expired = _uploads.delete().where(_uploads.c.id == upload_id, _expired(now))
-    return tx.execute(expired).rowcount == 1
+    return tx.change(_DELETE_EXPIRED, id=upload_id, now=moment(now)) == 1
+
+
+_FIND_EXPIRED = Statement(
+    sa.select(*_COLUMNS)
+    .where(_EXPIRED)
+    .order_by(_uploads.c.expires_at)
+    .limit(bindparam("limit", type_=sa.Integer))
+)
 
 
 def expired_uploads(tx: Transaction, now: datetime, limit: int) -> list[Upload]:
     """Sessions to clean up: idle for too long and not being worked on."""
-    query = sa.select(*_COLUMNS).where(_expired(now)).order_by(_uploads.c.expires_at).limit(limit)
-    return [Upload(*row) for row in tx.execute(query)]
-
-
-def _expired(now: datetime) -> sa.ColumnElement[bool]:
-    free = sa.or_(_uploads.c.claimed_until.is_(None), _uploads.c.claimed_until <= moment(now))
-    return sa.and_(_uploads.c.expires_at <= moment(now), free)
+    return [Upload(*row) for row in tx.rows(_FIND_EXPIRED, now=moment(now), limit=limit)]
 
 
 def single_uploads(tx: Transaction) -> list[Upload]:
@@ -152,36 +192,44 @@ def shift_uploads(tx: Transaction, by_microseconds: int) -> None:
     tx.execute(_uploads.update().values(expires_at=_uploads.c.expires_at + by_microseconds))
 
 
+_REMEMBER = Statement.insert(_finished, ("id", "repository_id", "subject", "digest", "forget_at"))
+
+
 def remember_finished(tx: Transaction, upload: Upload, digest: Digest, forget_at: datetime) -> None:
     """So that a client that lost the answer to its last PUT may ask again."""
-    tx.execute(
-        _finished.insert().values(
-            id=upload.id,
-            repository_id=upload.repository_id,
-            subject=upload.subject,
-            digest=digest,
-            forget_at=moment(forget_at),
-        )
+    tx.change(
+        _REMEMBER,
+        id=upload.id,
+        repository_id=upload.repository_id,
+        subject=upload.subject,
+        digest=digest,
+        forget_at=moment(forget_at),
     )
+
+
+_FIND_FINISHED = Statement(
+    sa.select(_finished.c.subject, _finished.c.digest)
+    .join(_repositories, _repositories.c.id == _finished.c.repository_id)
+    .where(_finished.c.id == bindparam("id"), _repositories.c.name == bindparam("name"))
+)
 
 
 def find_finished(
     tx: Transaction, name: RepositoryName, upload_id: str
 ) -> tuple[str, Digest] | None:
     """Who finished this session, and as which blob."""
-    query = (
-        sa.select(_finished.c.subject, _finished.c.digest)
-        .join(_repositories, _repositories.c.id == _finished.c.repository_id)
-        .where(_finished.c.id == upload_id, _repositories.c.name == name)
-    )
-    row = tx.execute(query).first()
+    row = tx.row(_FIND_FINISHED, id=upload_id, name=name)
     return (row[0], Digest(row[1])) if row else None
 
 
+_TO_FORGET = _finished.c.forget_at <= bindparam("now")
+_FIND_TO_FORGET = Statement(sa.select(_finished.c.id).where(_TO_FORGET).limit(1))
+_FORGET = Statement(_finished.delete().where(_TO_FORGET))
+
+
 def finished_to_forget(tx: Transaction, now: datetime) -> bool:
-    query = sa.select(_finished.c.id).where(_finished.c.forget_at <= moment(now)).limit(1)
-    return tx.execute(query).first() is not None
+    return tx.row(_FIND_TO_FORGET, now=moment(now)) is not None
 
 
 def forget_finished(tx: Transaction, now: datetime) -> None:
-    tx.execute(_finished.delete().where(_finished.c.forget_at <= moment(now)))
+    tx.change(_FORGET, now=moment(now))

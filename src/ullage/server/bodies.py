@@ -1,7 +1,9 @@
-"""Request bodies: read whole up to a limit, or streamed into an upload session.
+"""Request bodies: read whole up to a limit, or on their way into an upload session.
 
 Bytes arrive on the event loop and are hashed and written by a thread, a piece of about 1 MiB at a
-time, while the next piece arrives. A client that sends slowly holds no thread in between.
+time, while the next piece arrives. A client that sends slowly holds no thread in between. What fits
+in one piece is handed over with all there is to do with it: each change of threads costs more than
+writing a small blob.
 """
 
 from __future__ import annotations
@@ -35,7 +37,7 @@ class Bodies:
     """Reads the bodies of all requests; knows how much of them is in memory."""
 
     def __init__(self, threads: Threads, idle_seconds: float) -> None:
-        self._threads = threads
+        self.threads = threads
         self._idle_seconds = idle_seconds
         self._held = 0
         self._manifests_held = 0
@@ -81,80 +83,116 @@ class Bodies:
         except (BodyTimeout, ClientDisconnect):
             return
 
-    async def stream(self, request: Request, session: AppendSession) -> None:
-        """Write the body to the session.
-
-        Raises ClientDisconnect or BodyTimeout when it stops short; what had arrived by then is
-        written, and the session is still open. Any other failure has abandoned the session.
-        """
-        writing: asyncio.Future[None] | None = None
-        waiting: list[bytes] = []
-        size = 0
-        try:
-            async for chunk in self._chunks(request):
-                waiting.append(chunk)
-                size += len(chunk) + CHUNK_BYTES
-                self._held += len(chunk) + CHUNK_BYTES
-                if size >= self._piece_bytes():
-                    await _end_of(writing)
-                    writing, waiting, size = self._write(session, waiting, size), [], 0
-        finally:
-            # Also when the body stops short: on a bad line an upload gets on only by what arrived.
-            await self._write_rest(session, writing, waiting, size)
-
-    def _piece_bytes(self) -> int:
+    def hold(self, size: int) -> int:
+        """Count what arrived; how much of one body is to be held before it is handed over."""
+        self._held += size
         return PIECE_BYTES if self._held < CROWDED_BYTES else CROWDED_PIECE_BYTES
 
-    async def _write_rest(
-        self,
-        session: AppendSession,
-        writing: asyncio.Future[None] | None,
-        waiting: list[bytes],
-        size: int,
-    ) -> None:
+    def release(self, size: int) -> None:
+        """It is no longer in memory."""
+        self._held -= size
+
+    @asynccontextmanager
+    async def arriving(self, request: Request) -> AsyncIterator[Body]:
+        """The body of a request that uploads something, to be done with when the block ends."""
+        declared = decimal_header(request.headers.get("content-length"))
+        body = Body(self, self._chunks(request), declared)
         try:
-            await _end_of(writing)
-        except BaseException:
-            # The session is abandoned.
-            self._held -= size
-            raise
-        if waiting:
-            await _end_of(self._write(session, waiting, size))
-
-    def _write(
-        self, session: AppendSession, chunks: list[bytes], size: int
-    ) -> asyncio.Future[None]:
-        def write() -> None:
-            for chunk in chunks:
-                session.write(chunk)
-
-        def written(_: object) -> None:
-            self._held -= size
-
-        future = self._threads.submit(write)
-        future.add_done_callback(written)
-        return future
+            yield body
+        finally:
+            body.drop()
 
     async def _chunks(self, request: Request) -> AsyncIterator[bytes]:
-        stream = request.stream().__aiter__()
-        while True:
+        receive = request.receive
+        more = True
+        while more:
             try:
                 async with asyncio.timeout(self._idle_seconds):
-                    chunk = await anext(stream)
-            except StopAsyncIteration:
-                return
+                    message = await receive()
             except TimeoutError:
                 raise BodyTimeout(
                     message=f"no byte of the request's body arrived for {self._idle_seconds:g} s"
                 ) from None
-            if chunk:
+            if message["type"] == "http.disconnect":
+                raise ClientDisconnect
+            more = message.get("more_body", False)
+            if chunk := message.get("body"):
                 yield chunk
 
 
-async def _end_of(writing: asyncio.Future[None] | None) -> None:
+class Body:
+    """A body on its way into an upload session: what of it is in memory, and what is to come."""
+
+    def __init__(self, bodies: Bodies, chunks: AsyncIterator[bytes], declared: int | None) -> None:
+        self._bodies = bodies
+        self._chunks = chunks
+        self._declared = declared
+        # What holding `pieces` costs.
+        self._held = 0
+        # What arrived and was not written to a session yet.
+        self.pieces: list[bytes] = []
+        # How many bytes have arrived.
+        self.length = 0
+
+    async def gather(self) -> bool:
+        """Hold what arrives; True if that is all of it, False if it is too much to be held.
+
+        Nothing is read of what is announced as too much.
+        Raises ClientDisconnect or BodyTimeout when it stops short; `pieces` are there all the same.
+        """
+        if self._declared is not None and self._declared > PIECE_BYTES:
+            return False
+        async for chunk in self._chunks:
+            if self._hold(chunk):
+                return False
+        return True
+
+    async def stream(self, session: AppendSession) -> None:
+        """Write what was gathered and what is to come to the session.
+
+        Raises ClientDisconnect or BodyTimeout when it stops short; what had arrived by then is
+        written, and the session is still open. Any other failure has abandoned the session.
+        """
+        writing = self._write(session)
+        try:
+            async for chunk in self._chunks:
+                if self._hold(chunk):
+                    await _end_of(writing)
+                    writing = self._write(session)
+        finally:
+            # Also when the body stops short: on a bad line an upload gets on only by what arrived.
+            await _end_of(writing)
+            if self.pieces:
+                await _end_of(self._write(session))
+
+    def drop(self) -> None:
+        """Nobody wants `pieces` any more."""
+        self._bodies.release(self._held)
+        self.pieces, self._held = [], 0
+
+    def _hold(self, chunk: bytes) -> bool:
+        """Whether there is enough now to be handed over."""
+        self.pieces.append(chunk)
+        self.length += len(chunk)
+        self._held += len(chunk) + CHUNK_BYTES
+        return self._held >= self._bodies.hold(len(chunk) + CHUNK_BYTES)
+
+    def _write(self, session: AppendSession) -> asyncio.Future[None]:
+        pieces, held = self.pieces, self._held
+        self.pieces, self._held = [], 0
+
+        def write() -> None:
+            for piece in pieces:
+                session.write(piece)
+
+        future = self._bodies.threads.submit(write)
+        future.add_done_callback(lambda _: self._bodies.release(held))
+        return future
+
+
+async def _end_of(writing: asyncio.Future[None]) -> None:
     """Wait for a thread that writes. Whoever is cancelled must not let go of it in the middle."""
-    if writing is not None:
-        await asyncio.shield(writing)
+    await asyncio.shield(writing)
 
 
 def _too_large(limit: int) -> ManifestTooLarge:
@@ -170,4 +208,4 @@ def require_length(expected: int | None, received: int) -> None:
         )
 
 
-__all__ = ["Bodies", "ClientDisconnect", "require_length"]
+__all__ = ["Bodies", "Body", "ClientDisconnect", "require_length"]

@@ -30,7 +30,7 @@ from ullage.oci.reference import (
     parse_tag,
 )
 from ullage.server.blobs import SMALL_BYTES, BlobResponse, blob_headers, unchanged_headers
-from ullage.server.bodies import Bodies, require_length
+from ullage.server.bodies import Bodies, Body, require_length
 from ullage.server.guard import Guard
 from ullage.server.needs import CATALOG, DELETE, KNOWN, PULL, PUSH
 from ullage.server.routes import Route
@@ -280,19 +280,25 @@ async def _mounted(
 async def _take_whole_blob(
     face: Face, request: Request, repository: RepositoryName, digest: Digest, caller: Caller
 ) -> Response:
-    upload = await face.threads.submit(
-        push.start_upload, face.registry, repository, caller, digest.algorithm, single=True
-    )
-    try:
-        session = await face.threads.submit(
-            push.append_upload, face.registry, repository, upload.id, caller
+    async with face.bodies.arriving(request) as body:
+        if await body.gather():
+            await face.threads.submit(
+                push.upload_whole, face.registry, repository, caller, digest, body.pieces
+            )
+            return _created(repository, digest)
+        upload = await face.threads.submit(
+            push.start_upload, face.registry, repository, caller, digest.algorithm, single=True
         )
-        await _stream_or_abandon(face, request, session)
-        await face.threads.submit(session.finish, digest)
-    except BaseException:
-        # Nobody knows this session's address, so nobody can go on with it.
-        await asyncio.shield(face.threads.submit(push.end_upload, face.registry, upload))
-        raise
+        try:
+            session = await face.threads.submit(
+                push.append_upload, face.registry, repository, upload.id, caller
+            )
+            await _stream_or_abandon(face, body, session)
+            await face.threads.submit(session.finish, digest)
+        except BaseException:
+            # Nobody knows this session's address, so nobody can go on with it.
+            await asyncio.shield(face.threads.submit(push.end_upload, face.registry, upload))
+            raise
     return _created(repository, digest)
 
 
@@ -310,20 +316,43 @@ async def patch_upload(face: Face, request: Request, name: str, upload_id: str) 
 
     When the connection breaks, what arrived is kept and the client may go on from there.
     """
-    repository = face.name(name)
-    session, expected = await _open_session(face, request, repository, upload_id)
-    start = session.offset
+    repository, session_id = face.name(name), _upload_id(upload_id)
+    announced, expected = _announced(request)
+    where = (face.registry, repository, session_id, caller_of(request))
+    # Before anything is read: whoever is in the wrong place is told so. And what arrives belongs
+    # where the session is now, however long it takes.
+    start = await face.threads.read(push.require_offset, *where, announced)
+    async with face.bodies.arriving(request) as body:
+        try:
+            whole = await body.gather()
+        except (ClientDisconnect, BodyTimeout, asyncio.CancelledError):
+            keep = face.threads.submit(push.add_to_upload, *where, start, body.pieces)
+            await asyncio.shield(keep)
+            raise
+        if whole:
+            require_length(expected, body.length)
+            add = face.threads.submit(push.add_to_upload, *where, start, body.pieces)
+            upload = await asyncio.shield(add)
+        else:
+            session = await face.threads.submit(push.append_upload, *where, start)
+            upload = await _stream_and_keep(face, body, session, expected)
+    return _session(repository, upload.id, upload.offset, 202)
+
+
+async def _stream_and_keep(
+    face: Face, body: Body, session: AppendSession, expected: int | None
+) -> Upload:
+    """Stream the body of a request that may stop short."""
     try:
-        await face.bodies.stream(request, session)
-        require_length(expected, session.offset - start)
+        await body.stream(session)
+        require_length(expected, body.length)
     except (ClientDisconnect, BodyTimeout, asyncio.CancelledError):
         await asyncio.shield(face.threads.submit(session.end))
         raise
     except SizeInvalid:
         await face.threads.submit(session.abandon)
         raise
-    upload: Upload = await face.threads.submit(session.end)
-    return _session(repository, upload.id, upload.offset, 202)
+    return await face.threads.submit(session.end)
 
 
 async def finish_upload(face: Face, request: Request, name: str, upload_id: str) -> Response:
@@ -333,36 +362,29 @@ async def finish_upload(face: Face, request: Request, name: str, upload_id: str)
     if text is None:
         raise DigestInvalid(message="the digest parameter is missing: PUT <location>?digest=…")
     digest = parse_digest(text)
+    where = (face.registry, repository, _upload_id(upload_id), caller_of(request))
     if _has_no_body(request):
-        return await _finish_as_it_is(face, request, repository, upload_id, digest)
-    try:
-        session, expected = await _open_session(face, request, repository, upload_id)
-    except BlobUploadUnknown:
-        # Whoever lost the answer sends the same request, with its body, once more.
-        return await _finish_as_it_is(face, request, repository, upload_id, digest)
-    start = session.offset
-    await _stream_or_abandon(face, request, session)
-    try:
-        require_length(expected, session.offset - start)
-    except SizeInvalid:
-        await face.threads.submit(session.abandon)
-        raise
-    await face.threads.submit(session.finish, digest)
-    return _created(repository, digest)
-
-
-async def _finish_as_it_is(
-    face: Face, request: Request, repository: RepositoryName, upload_id: str, digest: Digest
-) -> Response:
-    """The session's bytes are all there, or even a blob already."""
-    await face.threads.submit(
-        push.finish_upload,
-        face.registry,
-        repository,
-        _upload_id(upload_id),
-        caller_of(request),
-        digest,
-    )
+        await face.threads.submit(push.finish_upload, *where, digest)
+        return _created(repository, digest)
+    start, expected = _announced(request)
+    async with face.bodies.arriving(request) as body:
+        if await body.gather():
+            require_length(expected, body.length)
+            await face.threads.submit(push.finish_upload, *where, digest, body.pieces, start)
+            return _created(repository, digest)
+        try:
+            session = await face.threads.submit(push.append_upload, *where, start)
+        except BlobUploadUnknown:
+            # Whoever lost the answer sends the same request, with its body, once more.
+            await face.threads.submit(push.finish_upload, *where, digest)
+            return _created(repository, digest)
+        await _stream_or_abandon(face, body, session)
+        try:
+            require_length(expected, body.length)
+        except SizeInvalid:
+            await face.threads.submit(session.abandon)
+            raise
+        await face.threads.submit(session.finish, digest)
     return _created(repository, digest)
 
 
@@ -378,27 +400,17 @@ async def cancel_upload(face: Face, request: Request, name: str, upload_id: str)
     return empty_response(204, {})
 
 
-async def _open_session(
-    face: Face, request: Request, repository: RepositoryName, upload_id: str
-) -> tuple[AppendSession, int | None]:
-    """The session, open at the right place, and how many bytes the request announces for it."""
+def _announced(request: Request) -> tuple[int | None, int | None]:
+    """Where in the session the request says its bytes begin, and how many they are."""
     length = decimal_header(request.headers.get("content-length"))
     span = content_range(request.headers.get("content-range"), length)
-    session = await face.threads.submit(
-        push.append_upload,
-        face.registry,
-        repository,
-        _upload_id(upload_id),
-        caller_of(request),
-        span[0] if span else None,
-    )
-    return session, span[1] - span[0] if span else None
+    return (span[0], span[1] - span[0]) if span else (None, None)
 
 
-async def _stream_or_abandon(face: Face, request: Request, session: AppendSession) -> None:
+async def _stream_or_abandon(face: Face, body: Body, session: AppendSession) -> None:
     """Stream the body of a request that is all or nothing."""
     try:
-        await face.bodies.stream(request, session)
+        await body.stream(session)
     except (ClientDisconnect, BodyTimeout, asyncio.CancelledError):
         await asyncio.shield(face.threads.submit(session.abandon))
         raise

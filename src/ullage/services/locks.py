@@ -10,6 +10,7 @@ from collections.abc import Collection
 
 from ullage.metadata import attributes
 from ullage.metadata.attributes import Lock
+from ullage.metadata.content import HeldRepository
 from ullage.metadata.database import Transaction
 from ullage.oci.errors import Locked
 from ullage.oci.reference import RepositoryName, Tag
@@ -38,6 +39,12 @@ def require_writable(tx: Transaction, repository_id: int, name: RepositoryName) 
     """Raises Locked if nothing in the repository may change."""
     if not attributes.of_repository(tx, repository_id).write_enabled:
         raise locked(name, Lock("repository", name, "write_enabled"))
+
+
+def require_held_writable(repository: HeldRepository) -> None:
+    """As require_writable, of what is known already."""
+    if not repository.write_enabled:
+        raise locked(repository.name, Lock("repository", repository.name, "write_enabled"))
 
 
 def require_deletable(tx: Transaction, name: RepositoryName, manifest_ids: Collection[int]) -> None:

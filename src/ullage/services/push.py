@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -98,6 +98,16 @@ def get_upload(registry: Registry, name: RepositoryName, upload_id: str, caller:
     if upload is None or upload.subject != caller.subject:
         raise BlobUploadUnknown({"upload": upload_id})
     return upload
+
+
+def require_offset(
+    registry: Registry, name: RepositoryName, upload_id: str, caller: Caller, start: int | None
+) -> int:
+    """Where the session's next byte goes. Raises BlobUploadUnknown; RangeInvalid if not `start`."""
+    upload = get_upload(registry, name, upload_id, caller)
+    if start is not None and start != upload.offset:
+        raise RangeInvalid({"upload": upload_id}, offset=upload.offset)
+    return upload.offset
 
 
 def append_upload(
@@ -292,11 +302,11 @@ def _adopt(
     now: datetime,
 ) -> StoredBlob:
     """The session's bytes become the blob, linked in its repository and leased to its pusher."""
-    repository_id = upload.repository_id
-    if not content.lock_repository_id(tx, repository_id):
+    repository = content.hold_repository(tx, upload.repository_id)
+    if repository is None:
         raise BlobUploadUnknown({"upload": upload.id})
-    name = content.repository_name(tx, repository_id)
-    locks.require_writable(tx, repository_id, name)
+    locks.require_held_writable(repository)
+    repository_id, name, _ = repository
     if not uploads.delete_upload(tx, upload.id):
         raise BlobUploadUnknown({"upload": upload.id})
     failpoint("upload.finish.in_transaction")
@@ -324,20 +334,67 @@ def _link_and_lease(
         reclaim.schedule_review(tx, repository_id, digest, until)
 
 
+def add_to_upload(
+    registry: Registry,
+    name: RepositoryName,
+    upload_id: str,
+    caller: Caller,
+    start: int,
+    pieces: Iterable[bytes],
+) -> Upload:
+    """Add bytes to the end of a session, which is at `start`; they are safe when this returns.
+
+    Raises what `append_upload` and `AppendSession` do; the session is then as before.
+    """
+    session = append_upload(registry, name, upload_id, caller, start)
+    for piece in pieces:
+        session.write(piece)
+    return session.end()
+
+
 def finish_upload(
-    registry: Registry, name: RepositoryName, upload_id: str, caller: Caller, digest: Digest
+    registry: Registry,
+    name: RepositoryName,
+    upload_id: str,
+    caller: Caller,
+    digest: Digest,
+    last: Iterable[bytes] = (),
+    start: int | None = None,
 ) -> StoredBlob:
-    """Turn a session whose bytes are all there into a blob.
+    """Turn a session into a blob, once `last`, which starts at `start` if that is said, is added.
 
     A client that lost the answer and asks again is told the same once more.
-    Raises BlobUploadUnknown, DigestInvalid (the session stays), Unavailable, StorageFull.
+    Raises BlobUploadUnknown, DigestInvalid (the session stays), RangeInvalid, Unavailable,
+    StorageFull.
     """
     try:
-        session = append_upload(registry, name, upload_id, caller)
+        session = append_upload(registry, name, upload_id, caller, start)
     except BlobUploadUnknown:
         blob = _finished(registry, name, upload_id, caller, digest)
         return blob or _finish_committed(registry, name, upload_id, caller, digest)
+    for piece in last:
+        session.write(piece)
     return session.finish(digest)
+
+
+def upload_whole(
+    registry: Registry,
+    name: RepositoryName,
+    caller: Caller,
+    digest: Digest,
+    pieces: Iterable[bytes],
+) -> StoredBlob:
+    """Store a whole blob. Raises what `start_upload` and `finish_upload` do; nothing is left then.
+
+    distribution-spec, "Pushing a blob monolithically", with a single POST.
+    """
+    upload = start_upload(registry, name, caller, digest.algorithm, single=True)
+    try:
+        return finish_upload(registry, name, upload.id, caller, digest, pieces)
+    except BaseException:
+        # Nobody knows this session's address, so nobody can go on with it.
+        end_upload(registry, upload)
+        raise
 
 
 def _finished(
