@@ -71,8 +71,9 @@ Ullage = Callable[..., Done]
 
 
 @pytest.fixture
-def ullage(capsys: pytest.CaptureFixture[str]) -> Ullage:
+def ullage(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Ullage:
     """`ullage …` in this process; no terminal anywhere."""
+    monkeypatch.delenv("COLUMNS", raising=False)
 
     def call(*arguments: str) -> Done:
         capsys.readouterr()

@@ -81,14 +81,14 @@ def _width() -> int:
 
 
 def _paragraph(text: str) -> str:
-    return textwrap.fill(text, _width())
+    return textwrap.fill(text, _width(), break_on_hyphens=False)
 
 
 def _section(headline: str, entries: Iterable[tuple[str, str]]) -> str:
     lines = [f"{headline}:"]
     room = max(_width() - _COLUMN - 2, 30)
     for name, text in entries:
-        first, *rest = textwrap.wrap(text, room) or [""]
+        first, *rest = textwrap.wrap(text, room, break_on_hyphens=False) or [""]
         if len(name) < _COLUMN - 1:
             lines.append(f"  {name.ljust(_COLUMN)}{first}")
         else:
