@@ -373,7 +373,8 @@ def test_a_blob_is_mounted_from_another_repository(
     for _ in range(2):
         answer = client.post(f"/v2/{name}/blobs/uploads/", params={"mount": digest, "from": source})
         assert_created(client, answer, name, data)
-    assert server.disk_bytes() == stored
+    # Less, if what another test left is erased meanwhile.
+    assert server.disk_bytes() <= stored
 
 
 @pytest.mark.parametrize(
