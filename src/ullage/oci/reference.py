@@ -6,6 +6,7 @@ Each class is a `str` known to be well formed, so that nothing below the HTTP fa
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 
 from ullage.oci.digest import Digest, parse_digest
 from ullage.oci.errors import NameInvalid, TagInvalid, shown
@@ -34,6 +35,7 @@ class Tag(str):
     __slots__ = ()
 
 
+@lru_cache(maxsize=1024)
 def parse_repository_name(text: str, max_length: int = 255) -> RepositoryName:
     """Read a repository name of at most `max_length` characters. Raises NameInvalid."""
     if len(text) > max_length:

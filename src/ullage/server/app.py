@@ -7,17 +7,16 @@ import time
 from datetime import UTC, datetime
 from typing import Any
 
-from starlette.datastructures import MutableHeaders
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from ullage.oci.errors import NameInvalid, RangeInvalid, RegistryError, SizeInvalid
 from ullage.server import acr, api, distribution, oauth
 from ullage.server.bodies import Bodies
 from ullage.server.distribution import Face
 from ullage.server.guard import Challenge, Guard
-from ullage.server.head import raw_path, require_plain
+from ullage.server.head import Asked, raw_path, require_plain
 from ullage.server.logs import RequestLog, printable, request_id_of
 from ullage.server.needs import Whom
 from ullage.server.routes import Route, Router
@@ -69,36 +68,37 @@ class App:
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         began = time.perf_counter()
-        request = Request(scope, receive)
+        request = Asked(scope, receive)
         scope["ullage.request_id"] = request_id_of(request.headers.get("x-request-id"))
         status = 0
-
-        async def watched(message: Message) -> None:
-            nonlocal status
-            if message["type"] == "http.response.start":
-                status = message["status"]
-                _say_request_id(message, scope)
-            await send(message)
-
         try:
-            response = await self._respond(request)
-            await response(scope, receive, watched)
+            response = await self._response(request)
+            status = response.status_code
+            _say_request_id(response, scope)
+            await response(scope, receive, send)
         except ClientDisconnect:
-            # Nobody is there to be told; a half-closed connection still gets an answer.
-            if not status:
-                gone = SizeInvalid(message="the request's body ended before its announced length")
-                await error_response(gone)(scope, receive, watched)
-        except Exception as error:
+            # It left in the middle of the answer.
+            pass
+        except Exception:
+            # Too late for another answer: break the connection, so that nobody takes it for whole.
             where = printable(scope["path"])
-            if status:
-                # Too late for an answer: break the connection, so that nobody takes it for whole.
-                log.exception("broke off the answer to %s %s", printable(request.method), where)
-                raise
-            await _internal_error(request, error)(scope, receive, watched)
+            log.exception("broke off the answer to %s %s", printable(request.method), where)
+            raise
         finally:
             self._write_log(request, status, time.perf_counter() - began)
 
-    async def _respond(self, request: Request) -> Response:
+    async def _response(self, request: Request) -> Response:
+        """The answer, whatever happens."""
+        try:
+            return await self._handle(request)
+        except ClientDisconnect:
+            # Nobody is there to be told; a half-closed connection still gets an answer.
+            gone = SizeInvalid(message="the request's body ended before its announced length")
+            return error_response(gone)
+        except Exception as error:  # noqa: BLE001 - logged, and told to the client
+            return _internal_error(request, error)
+
+    async def _handle(self, request: Request) -> Response:
         """Find the handler, see whether the caller may use it, and ask it."""
         parts: list[str] = []
         path = ""
@@ -157,12 +157,13 @@ class App:
         )
 
 
-def _say_request_id(message: Message, scope: Scope) -> None:
-    headers = MutableHeaders(scope=message)
-    request_id = scope["ullage.request_id"]
-    headers["X-Request-Id"] = request_id
-    # az prints this one when something fails.
-    headers["X-Ms-Correlation-Request-Id"] = request_id
+def _say_request_id(response: Response, scope: Scope) -> None:
+    request_id = scope["ullage.request_id"].encode("ascii")
+    response.raw_headers += [
+        (b"x-request-id", request_id),
+        # az prints this one when something fails.
+        (b"x-ms-correlation-request-id", request_id),
+    ]
 
 
 def _internal_error(request: Request, error: Exception) -> Response:

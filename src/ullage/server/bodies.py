@@ -103,20 +103,18 @@ class Bodies:
             body.drop()
 
     async def _chunks(self, request: Request) -> AsyncIterator[bytes]:
-        receive = request.receive
-        more = True
-        while more:
+        stream = request.stream().__aiter__()
+        while True:
             try:
                 async with asyncio.timeout(self._idle_seconds):
-                    message = await receive()
+                    chunk = await anext(stream)
+            except StopAsyncIteration:
+                return
             except TimeoutError:
                 raise BodyTimeout(
                     message=f"no byte of the request's body arrived for {self._idle_seconds:g} s"
                 ) from None
-            if message["type"] == "http.disconnect":
-                raise ClientDisconnect
-            more = message.get("more_body", False)
-            if chunk := message.get("body"):
+            if chunk:
                 yield chunk
 
 

@@ -37,6 +37,7 @@ from ullage.server.routes import Route
 from ullage.server.threads import Threads
 from ullage.server.wire import (
     API_VERSION,
+    Answer,
     BodyTimeout,
     Query,
     RangeNotSatisfiable,
@@ -160,7 +161,10 @@ async def delete_blob(face: Face, request: Request, name: str, reference: str) -
 
 def _not_modified(request: Request, digest: Digest) -> bool:
     """RFC 9110 §13.1.2, with the digest as the entity tag, of something that exists."""
-    tags = [tag.strip() for tag in request.headers.get("if-none-match", "").split(",")]
+    condition = request.headers.get("if-none-match")
+    if condition is None:
+        return False
+    tags = [tag.strip() for tag in condition.split(",")]
     return tags == ["*"] or digest in (tag.removeprefix("W/").strip('"') for tag in tags)
 
 
@@ -186,11 +190,11 @@ async def get_manifest(face: Face, request: Request, name: str, reference: str) 
         "X-Content-Type-Options": "nosniff",
     }
     if _not_modified(request, manifest.digest):
-        return Response(b"", 304, headers)
+        return Answer(304, headers)
     headers["Content-Type"] = manifest.media_type
     headers["Content-Length"] = str(len(manifest.raw))
     body = b"" if request.method == "HEAD" else manifest.raw
-    return Response(body, 200, headers)
+    return Answer(200, headers, body)
 
 
 async def put_manifest(face: Face, request: Request, name: str, reference: str) -> Response:

@@ -6,9 +6,12 @@ decode: neither is guessed at.
 
 from __future__ import annotations
 
+from typing import Any
 from urllib.parse import quote
 
-from starlette.types import Scope
+from starlette.datastructures import Headers
+from starlette.requests import Request
+from starlette.types import Receive, Scope
 
 from ullage.oci.errors import Unsupported
 from ullage.server.wire import EncodingUnsupported, HeadersTooLarge, UriTooLong
@@ -27,6 +30,41 @@ _ONCE = frozenset(
         b"transfer-encoding",
     }
 )
+
+
+class Fields(Headers):
+    """A request's header fields, by lower-case name; of several of one name the first.
+
+    Starlette's go through the list for each name; ours are asked for many.
+    """
+
+    def __init__(self, scope: Scope) -> None:
+        super().__init__(scope=scope)
+        self._first: dict[str, str] = {
+            name.decode("latin-1"): value.decode("latin-1")
+            for name, value in reversed([*scope["headers"]])
+        }
+
+    def __getitem__(self, key: str) -> str:
+        return self._first[key]
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._first
+
+    def get(self, key: str, default: Any = None) -> Any:
+        return self._first.get(key, default)
+
+
+class Asked(Request):
+    """A request whose head is read once."""
+
+    def __init__(self, scope: Scope, receive: Receive) -> None:
+        super().__init__(scope, receive)
+        self._fields = Fields(scope)
+
+    @property
+    def headers(self) -> Headers:
+        return self._fields
 
 
 def raw_path(scope: Scope) -> str:

@@ -40,14 +40,15 @@ class Router:
                 methods.setdefault("HEAD", methods["GET"])
         # The longer path first: /v2/{name}/blobs/uploads/{session} is no blob called "uploads".
         self._table = [
-            (_pattern(path), methods)
+            (_marker(path), _pattern(path), methods)
             for path, methods in sorted(by_path.items(), key=lambda item: -item[0].count("/"))
         ]
 
     def find(self, method: str, raw_path: str) -> tuple[Route, list[str]]:
         """The route and the decoded parts of the path. Raises NotFound, MethodNotAllowed."""
-        for pattern, methods in self._table:
-            match = pattern.fullmatch(raw_path)
+        for marker, pattern, methods in self._table:
+            # Looking for a word costs a tenth of looking for a pattern.
+            match = pattern.fullmatch(raw_path) if marker in raw_path else None
             if match is None:
                 continue
             route = methods.get(method)
@@ -55,6 +56,11 @@ class Router:
                 raise MethodNotAllowed(method[:20], ", ".join(sorted(methods)))
             return route, [decoded_path(part) for part in match.groups()]
         raise NotFound
+
+
+def _marker(path: str) -> str:
+    """The longest part of a path that is in every address of it."""
+    return max(re.split(r"\{\w+\}", path.removesuffix("/")), key=len)
 
 
 def _pattern(path: str) -> re.Pattern[str]:
