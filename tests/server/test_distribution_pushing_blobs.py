@@ -17,8 +17,9 @@ from tests.support.server import UllageServer
 from ullage.oci.digest import digest_of
 
 DATA = bytes(range(256)) * 40
-# Long enough for the server to write some of it before all of it is there.
+# Long enough for the server to write some of it before all of it is there; and short enough not to.
 BIG = os.urandom(3 * 1024 * 1024)
+SMALL = BIG[:5000]
 SHA512 = "sha512:" + "0" * 128
 
 
@@ -215,23 +216,44 @@ def test_one_request_at_a_time_works_on_a_session(
         for second in (patch(client, location, b""), put(client, location, digest_of(BIG), BIG)):
             assert refused(second) == (503, "UNAVAILABLE")
             assert "Retry-After" in second.headers
-        assert client.get(location).status_code == 204
+        # Not on the connection of the refused PUT: the server ends it, as its body was not read.
+        assert httpx.get(f"{server.url}{location}").status_code == 204
         assert first.send(BIG[-10:]).answer().status == 202
     assert_created(client, put(client, location, digest_of(BIG)), name, BIG)
+
+
+def test_a_slow_chunk_does_not_land_behind_a_faster_one(
+    server: UllageServer, client: httpx.Client, name: str
+) -> None:
+    """R18: it belongs where the session was when it began, and that is taken."""
+    location = start_upload(client, name)
+    with Connection(server) as slow:
+        slow.request("PATCH", location, "Expect: 100-continue\r\n", length=len(SMALL))
+        assert b" 100 " in slow.head(), "the server reads the body"
+        slow.send(SMALL[:-10])
+        assert patch(client, location, SMALL).status_code == 202
+        answer = slow.send(SMALL[-10:]).answer()
+        assert (answer.status, answer.code) == (416, "RANGE_INVALID")
+        assert answer.headers["range"] == f"0-{len(SMALL) - 1}"
+    assert_created(client, put(client, location, digest_of(SMALL)), name, SMALL)
 
 
 # --- when the line breaks -------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("how", ["FIN", "RST", "half-close"])
-@pytest.mark.parametrize("sent", [0, 1, len(BIG) // 2, len(BIG) - 1])
+@pytest.mark.parametrize(
+    ("sent", "data"),
+    [(n, data) for data in (BIG, SMALL) for n in (0, 1, len(data) // 2, len(data) - 1)],
+    ids=lambda value: str(value if isinstance(value, int) else len(value)),
+)
 def test_an_upload_goes_on_after_a_broken_connection(
-    server: UllageServer, client: httpx.Client, name: str, sent: int, how: str
+    server: UllageServer, client: httpx.Client, name: str, sent: int, data: bytes, how: str
 ) -> None:
     """F31: what arrived is kept, and the session says how much that is."""
     location = start_upload(client, name)
     with Connection(server) as broken:
-        broken.request("PATCH", location, body=BIG[:sent], length=len(BIG))
+        broken.request("PATCH", location, body=data[:sent], length=len(data))
         if how == "RST":
             broken.reset()  # The kernel may throw away what the server had not read yet.
         elif how == "half-close":
@@ -247,27 +269,28 @@ def test_an_upload_goes_on_after_a_broken_connection(
     def resumed() -> bool:
         offset = next(one_or_none) if sent == 1 else offset_of(client, location)
         assert offset <= sent
-        answer = patch(client, location, BIG[offset:], f"{offset}-{len(BIG) - 1}")
+        answer = patch(client, location, data[offset:], f"{offset}-{len(data) - 1}")
         # The server may still be busy with what it got before: 503, or 416 once it is done.
         assert answer.status_code in (202, 416, 503), answer.text
         return answer.status_code == 202
 
     wait_for(resumed, "not resumed")
-    assert put(client, location, digest_of(BIG)).status_code == 201
+    assert put(client, location, digest_of(data)).status_code == 201
 
 
+@pytest.mark.parametrize("data", [BIG, SMALL], ids=len)
 def test_a_broken_put_leaves_the_session_as_it_was(
-    server: UllageServer, client: httpx.Client, name: str
+    server: UllageServer, client: httpx.Client, name: str, data: bytes
 ) -> None:
     """A PUT is all or nothing."""
     location = start_upload(client, name)
-    patch(client, location, BIG[:1000])
-    digest = digest_of(BIG)
+    patch(client, location, data[:1000])
+    digest = digest_of(data)
     with Connection(server) as broken:
-        broken.request("PUT", f"{location}?digest={digest}", body=BIG[1000:-1], length=len(BIG))
+        broken.request("PUT", f"{location}?digest={digest}", body=data[1000:-1], length=len(data))
     wait_for(lambda: patch(client, location, b"").status_code == 202, "still claimed")
     assert_session(client.get(location), 204, location, held=1000)
-    assert put(client, location, digest, BIG[1000:]).status_code == 201
+    assert put(client, location, digest, data[1000:]).status_code == 201
 
 
 def test_a_broken_single_post_leaves_nothing(

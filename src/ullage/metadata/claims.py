@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import threading
 from datetime import datetime, timedelta
-from typing import Protocol
+from typing import Any, Protocol
 
 import sqlalchemy as sa
+from sqlalchemy import bindparam
 
 from ullage.metadata import schema
-from ullage.metadata.database import Database, Transaction
+from ullage.metadata.database import Database
 from ullage.metadata.moments import moment
+from ullage.metadata.statements import Statement
 
 # A dead process blocks a session this long. A live one renews well before.
 CLAIM_PERIOD = timedelta(seconds=60)
@@ -50,40 +52,43 @@ class MemoryClaims:
                 del self._held[upload_id]
 
 
+_uploads = schema.uploads
+_THIS_ONE = _uploads.c.id == bindparam("id")
+_MINE = sa.and_(_THIS_ONE, _uploads.c.claim == bindparam("token"))
+_TAKEN: dict[str, sa.ColumnElement[Any]] = {
+    "claim": bindparam("token"),
+    "claimed_until": bindparam("until"),
+}
+_CLAIM = Statement(
+    _uploads.update()
+    .where(
+        _THIS_ONE,
+        sa.or_(
+            _uploads.c.claim.is_(None),
+            _uploads.c.claim == bindparam("token"),
+            _uploads.c.claimed_until <= bindparam("now"),
+        ),
+    )
+    .values(_TAKEN)
+)
+_RENEW = Statement(_uploads.update().where(_MINE).values(_TAKEN))
+_RELEASE = Statement(_uploads.update().where(_MINE).values(claim=None, claimed_until=None))
+
+
 class SqlClaims:
     def claim(self, db: Database, upload_id: str, token: str, now: datetime) -> bool:
-        free = sa.or_(
-            schema.uploads.c.claim.is_(None),
-            schema.uploads.c.claim == token,
-            schema.uploads.c.claimed_until <= moment(now),
+        at, until = moment(now), moment(now + CLAIM_PERIOD)
+        taken = db.write(
+            lambda tx: tx.change(_CLAIM, id=upload_id, token=token, now=at, until=until)
         )
-        return self._set(db, upload_id, free, token, now)
+        return taken == 1
 
     def renew(self, db: Database, upload_id: str, token: str, now: datetime) -> None:
-        self._set(db, upload_id, schema.uploads.c.claim == token, token, now)
+        until = moment(now + CLAIM_PERIOD)
+        db.write(lambda tx: tx.change(_RENEW, id=upload_id, token=token, until=until))
 
     def release(self, db: Database, upload_id: str, token: str) -> None:
-        statement = (
-            schema.uploads.update()
-            .where(schema.uploads.c.id == upload_id, schema.uploads.c.claim == token)
-            .values(claim=None, claimed_until=None)
-        )
-        db.write(lambda tx: tx.execute(statement))
-
-    @staticmethod
-    def _set(
-        db: Database, upload_id: str, allowed: sa.ColumnElement[bool], token: str, now: datetime
-    ) -> bool:
-        statement = (
-            schema.uploads.update()
-            .where(schema.uploads.c.id == upload_id, allowed)
-            .values(claim=token, claimed_until=moment(now + CLAIM_PERIOD))
-        )
-
-        def take(tx: Transaction) -> bool:
-            return tx.execute(statement).rowcount == 1
-
-        return db.write(take)
+        db.write(lambda tx: tx.change(_RELEASE, id=upload_id, token=token))
 
 
 def open_claims(db: Database) -> Claims:

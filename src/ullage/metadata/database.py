@@ -297,8 +297,10 @@ class SqliteDatabase:
         self._ballast.ensure()
 
     def read(self, work: Work[T]) -> T:
-        with _sqlite_errors():
+        try:
             return work(self._reader())
+        except sa.exc.DatabaseError as error:
+            raise _sqlite_trouble(error) or error from error.orig
 
     def snapshot(self, work: Work[T]) -> T:
         transaction = self._reader()
@@ -589,24 +591,29 @@ _FULL_BY_ANOTHER_NAME = {sqlite3.SQLITE_IOERR_SHMSIZE, sqlite3.SQLITE_IOERR_SHMM
 def _sqlite_errors() -> Iterator[None]:
     try:
         yield
-    except sa.exc.OperationalError as error:
-        code = getattr(error.orig, "sqlite_errorcode", 0) & 0xFF
-        text = str(error.orig)
-        if code == sqlite3.SQLITE_FULL:
-            raise DatabaseFull(text) from error
-        if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
-            raise DatabaseBusy(text) from error
-        if getattr(error.orig, "sqlite_errorcode", 0) in _FULL_BY_ANOTHER_NAME:
-            raise DatabaseFull(text) from error
-        if code in (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN):
-            raise DatabaseBroken(text) from error
-        raise
     except sa.exc.DatabaseError as error:
-        if isinstance(error.orig, sqlite3.DatabaseError) and not isinstance(
-            error.orig, sqlite3.IntegrityError
-        ):
-            raise DatabaseUnusable(f"database: {error.orig}") from error
-        raise
+        trouble = _sqlite_trouble(error)
+        if trouble is None:
+            raise
+        raise trouble from error
+
+
+def _sqlite_trouble(error: sa.exc.DatabaseError) -> Exception | None:
+    """What is wrong with the database; None if it is what was asked of it."""
+    text = str(error.orig)
+    if not isinstance(error, sa.exc.OperationalError):
+        broken = isinstance(error.orig, sqlite3.DatabaseError)
+        mine = isinstance(error.orig, sqlite3.IntegrityError)
+        return DatabaseUnusable(f"database: {text}") if broken and not mine else None
+    extended = getattr(error.orig, "sqlite_errorcode", 0)
+    code = extended & 0xFF
+    if code == sqlite3.SQLITE_FULL or extended in _FULL_BY_ANOTHER_NAME:
+        return DatabaseFull(text)
+    if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+        return DatabaseBusy(text)
+    if code in (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN):
+        return DatabaseBroken(text)
+    return None
 
 
 class PostgresDatabase:

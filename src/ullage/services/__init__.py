@@ -5,11 +5,12 @@ from __future__ import annotations
 import errno
 import hashlib
 import logging
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import cached_property
+from types import TracebackType
 from typing import Any, TypeVar
 
 from ullage.blobs import BlobStore, StoredObject, StoreFull
@@ -96,12 +97,12 @@ class Registry:
 
     def read(self, work: Work[T]) -> T:
         """Run reading work; raises Unavailable if the database does not answer."""
-        with _spoken():
+        with _SPOKEN:
             return self.db.read(work)
 
     def snapshot(self, work: Work[T]) -> T:
         """Run reading work that must see one moment."""
-        with _spoken():
+        with _SPOKEN:
             return self.db.snapshot(work)
 
     def write(self, work: Work[T], *, freeing: bool = False) -> T:
@@ -109,7 +110,7 @@ class Registry:
 
         Raises StorageFull or Unavailable when the database cannot, or whatever `work` raises.
         """
-        with _spoken():
+        with _SPOKEN:
             return self.db.write(work, freeing=freeing)
 
     def audit(
@@ -137,22 +138,22 @@ class Registry:
 
     def promise(self, repository_id: int, digest: Digest, caller: Caller) -> bool:
         """Promise a linked blob to a pusher; False if it is gone or going. Raises Unavailable."""
-        with _spoken():
+        with _SPOKEN:
             return self.leases.offer(self.db, repository_id, digest, caller.holder, self.now())
 
     def expire_leases(self) -> None:
         """Drop promises that have ended. Raises Unavailable."""
-        with _spoken():
+        with _SPOKEN:
             self.leases.expire(self.db, self.now())
 
     def claim(self, upload_id: str, token: str) -> bool:
         """Take an upload session for one request; False while another one works on it."""
-        with _spoken():
+        with _SPOKEN:
             return self.claims.claim(self.db, upload_id, token, self.now())
 
     def renew_claim(self, upload_id: str, token: str) -> None:
         """Still at it. Raises Unavailable."""
-        with _spoken():
+        with _SPOKEN:
             self.claims.renew(self.db, upload_id, token, self.now())
 
     def release_claim(self, upload_id: str, token: str) -> None:
@@ -163,31 +164,57 @@ class Registry:
             log.warning("upload %s stays claimed for a while: %s", upload_id, error)
 
 
-@contextmanager
-def _spoken() -> Iterator[None]:
-    """Say a database's troubles in the words of the protocol."""
-    try:
-        yield
-    except DatabaseFull as error:
-        raise StorageFull(message="no space left for the registry's database") from error
-    except DatabaseBusy as error:
-        raise Unavailable(message="the registry's database is busy; try again") from error
-    except DatabaseBroken as error:
-        raise Unavailable(
+class _Saying:
+    """A context that says an error in other words: those of `says`, unless it has none for it."""
+
+    __slots__ = ("_says",)
+
+    def __init__(self, says: Callable[[BaseException], Exception | None]) -> None:
+        self._says = says
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        said = None if error is None else self._says(error)
+        if said is not None:
+            raise said from error
+
+
+def _of_the_database(error: BaseException) -> Exception | None:
+    """A database's troubles in the words of the protocol."""
+    if isinstance(error, DatabaseFull):
+        return StorageFull(message="no space left for the registry's database")
+    if isinstance(error, DatabaseBusy):
+        return Unavailable(message="the registry's database is busy; try again")
+    if isinstance(error, DatabaseBroken):
+        return Unavailable(
             message="the registry's database failed and takes no changes until it is restarted"
-        ) from error
+        )
+    return None
 
 
-@contextmanager
-def store_errors() -> Iterator[None]:
-    """Say a blob store's troubles in the words of the protocol."""
-    try:
-        yield
-    except StoreFull as error:
-        raise StorageFull(message="no space left for blobs") from error
-    except OSError as error:
-        if error.errno != errno.EBUSY:
-            log.error("the blob store failed: %s", error)
-            raise Unavailable(message="the registry's storage failed; try again") from error
+def _of_the_store(error: BaseException) -> Exception | None:
+    """A blob store's troubles in the words of the protocol."""
+    if isinstance(error, StoreFull):
+        return StorageFull(message="no space left for blobs")
+    if not isinstance(error, OSError):
+        return None
+    if error.errno == errno.EBUSY:
         # The request that claimed it before is not quite gone.
-        raise Unavailable(message="another request is writing this upload; try again") from error
+        return Unavailable(message="another request is writing this upload; try again")
+    log.error("the blob store failed: %s", error)
+    return Unavailable(message="the registry's storage failed; try again")
+
+
+_SPOKEN, _STORE_SPOKEN = _Saying(_of_the_database), _Saying(_of_the_store)
+
+
+def store_errors() -> AbstractContextManager[None]:
+    """Say a blob store's troubles in the words of the protocol."""
+    return _STORE_SPOKEN
