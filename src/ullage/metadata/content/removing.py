@@ -95,9 +95,11 @@ _DELETE_TAGS = Statement(_tags.delete().where(among(_tags.c.manifest_id, "ids"))
 _DELETE_REFERENCES = Statement(
     _manifest_blobs.delete().where(among(_manifest_blobs.c.manifest_id, "ids"))
 )
-# Two statements: SQLite would not look for either side in its own index in one.
-_DELETE_LISTED = Statement(_children.delete().where(among(_children.c.parent_id, "ids")))
-_DELETE_LISTING = Statement(_children.delete().where(among(_children.c.child_id, "ids")))
+_DELETE_PLACES = Statement(
+    _children.delete().where(
+        sa.or_(among(_children.c.parent_id, "ids"), among(_children.c.child_id, "ids"))
+    )
+)
 _DELETE_MANIFESTS = Statement(_manifests.delete().where(among(_manifests.c.id, "ids")))
 
 
@@ -113,7 +115,7 @@ def remove_manifests(
     """
     ids = [row.id for row in rows]
     tags_gone = tx.change(_DELETE_TAGS, ids=ids)
-    for statement in (_DELETE_REFERENCES, _DELETE_LISTED, _DELETE_LISTING, _DELETE_MANIFESTS):
+    for statement in (_DELETE_REFERENCES, _DELETE_PLACES, _DELETE_MANIFESTS):
         tx.change(statement, ids=ids)
     by_count: dict[int, list[Digest]] = {}
     for digest, count in references.items():
