@@ -213,6 +213,24 @@ def test_a_locked_repository_stays_whole(registry: Registry) -> None:
     assert exists(registry, image)
 
 
+def test_the_last_image_of_a_locked_repository_stays(registry: Registry) -> None:
+    """acr-contract 5.4: the repository would go with it."""
+    one, two = (push_image(registry, "app", tag, [tag.encode()]) for tag in ("one", "two"))
+
+    def change(tx: Transaction) -> None:
+        repository_id = content.find_repository(tx, APP)
+        assert repository_id is not None
+        attributes.set_of_repository(tx, repository_id, AttributeChanges(delete_enabled=False))
+
+    registry.write(change)
+    assert [item["digest"] for item in plan(registry, one).items] == [one]
+    made = plan(registry, one, two)
+    assert made.items == ()
+    assert {stays["held_by"][0]["by"] for stays in made.document["stays"]} == {
+        "deleteEnabled is false on repository 'app'"
+    }
+
+
 def test_a_lease_that_ended_since_frees_at_once_what_was_to_come_later(
     registry: Registry, clock: FakeClock
 ) -> None:

@@ -76,6 +76,16 @@ def test_shared_layers_stay_and_the_plan_names_who_holds_them(registry: Registry
     assert held == {len(b"shared"): ["other"], len(b"{}"): ["app", "other"]}
 
 
+def test_a_layer_that_another_image_of_the_repository_needs_stays(registry: Registry) -> None:
+    """Unique means: referenced by nothing else, in this repository or any other."""
+    mine = push_image(registry, "app", "v1", [b"base", b"mine"])
+    push_image(registry, "app", "v2", [b"base", b"yours"])
+    made = plan(registry, mine)
+    assert made.document["freed_bytes"] == len(b"mine")
+    assert made.document["kept_bytes"] == len(b"base" + b"{}")
+    assert [blob["held_by"] for blob in made.document["kept"]] == [["app"], ["app"]]
+
+
 def test_who_may_not_read_a_repository_is_not_told_that_it_holds_a_layer(
     registry: Registry,
 ) -> None:

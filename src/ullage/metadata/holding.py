@@ -10,10 +10,11 @@ from datetime import datetime
 from typing import Any, NamedTuple
 
 import sqlalchemy as sa
+from sqlalchemy import bindparam
 
 from ullage.metadata import schema
 from ullage.metadata.content import ManifestRow
-from ullage.metadata.database import Transaction, chunks
+from ullage.metadata.database import Transaction
 from ullage.metadata.leases import Link
 from ullage.metadata.moments import from_moment
 from ullage.metadata.statements import Statement, among
@@ -93,23 +94,29 @@ def tags_on(tx: Transaction, ids: Collection[int]) -> dict[int, list[Tag]]:
     return found
 
 
+_TAGGED = Statement(
+    sa.select(_tags.c.name, *_ROW)
+    .join(_manifests, _manifests.c.id == _tags.c.manifest_id)
+    .where(_tags.c.repository_id == bindparam("repository_id"), among(_tags.c.name, "tags"))
+)
+
+
 def tagged(tx: Transaction, repository_id: int, tags: Collection[Tag]) -> dict[Tag, ManifestRow]:
     """What those of these tags that exist point to."""
-    found: dict[Tag, ManifestRow] = {}
-    for some in chunks(sorted(tags)):
-        query = (
-            sa.select(_tags.c.name, *_ROW)
-            .join(_manifests, _manifests.c.id == _tags.c.manifest_id)
-            .where(_tags.c.repository_id == repository_id, _tags.c.name.in_(some))
-        )
-        found.update((Tag(row[0]), _manifest_row(row[1:])) for row in tx.execute(query))
-    return found
+    rows = tx.rows(_TAGGED, repository_id=repository_id, tags=tags) if tags else ()
+    return {Tag(row[0]): _manifest_row(row[1:]) for row in rows}
+
+
+_ALL_MANIFESTS = Statement(
+    sa.select(*_ROW)
+    .where(_manifests.c.repository_id == bindparam("repository_id"))
+    .order_by(_manifests.c.id)
+)
 
 
 def all_manifests(tx: Transaction, repository_id: int) -> list[ManifestRow]:
     """Everything in the repository, in the order it was pushed."""
-    query = sa.select(*_ROW).where(_manifests.c.repository_id == repository_id)
-    return [_manifest_row(row) for row in tx.execute(query.order_by(_manifests.c.id))]
+    return [_manifest_row(row) for row in tx.rows(_ALL_MANIFESTS, repository_id=repository_id)]
 
 
 def _manifest_row(row: Sequence[Any]) -> ManifestRow:
@@ -138,88 +145,125 @@ def share(tx: Transaction, repository_id: int) -> Share:
 # --- blobs ----------------------------------------------------------------------------------------
 
 
+_FACTS = (_blobs.c.digest, _blobs.c.size, _blobs.c.manifest_refs, _blobs.c.repository_count)
+_HELD_BLOBS = Statement(sa.select(*_FACTS).where(among(_blobs.c.digest, "digests")))
+
+
 def held_blobs(tx: Transaction, digests: Collection[Digest]) -> dict[Digest, HeldBlob]:
     """Size and numbers of holders of those of these blobs that exist."""
-    found: dict[Digest, HeldBlob] = {}
-    for some in chunks(sorted(digests)):
-        query = sa.select(
-            _blobs.c.digest, _blobs.c.size, _blobs.c.manifest_refs, _blobs.c.repository_count
-        ).where(_blobs.c.digest.in_(some))
-        found.update((Digest(row[0]), HeldBlob(*row[1:])) for row in tx.execute(query))
+    rows = tx.rows(_HELD_BLOBS, digests=digests) if digests else ()
+    return {Digest(row[0]): HeldBlob(row[1], row[2], row[3]) for row in rows}
+
+
+_BLOBS_IN = Statement(
+    sa.select(*_FACTS)
+    .join(_repo_blobs, _repo_blobs.c.digest == _blobs.c.digest)
+    .where(_repo_blobs.c.repository_id == bindparam("repository_id"))
+)
+
+
+def blobs_in(tx: Transaction, repository_id: int) -> list[tuple[Digest, HeldBlob]]:
+    """Everything a repository links."""
+    rows = tx.rows(_BLOBS_IN, repository_id=repository_id)
+    return [(Digest(row[0]), HeldBlob(row[1], row[2], row[3])) for row in rows]
+
+
+_REFERENCES_AMONG = Statement(
+    sa.select(_manifest_blobs.c.digest, sa.func.count())
+    .where(
+        _manifest_blobs.c.repository_id == bindparam("repository_id"),
+        among(_manifest_blobs.c.digest, "digests"),
+    )
+    .group_by(_manifest_blobs.c.digest)
+)
+
+
+def references_among(
+    tx: Transaction, repository_ids: Collection[int], digests: Collection[Digest]
+) -> dict[Digest, int]:
+    """How many manifests of these repositories refer to each of these blobs."""
+    found: dict[Digest, int] = {}
+    for repository_id in sorted(repository_ids) if digests else ():
+        rows = tx.rows(_REFERENCES_AMONG, repository_id=repository_id, digests=digests)
+        for digest, count in rows:
+            found[Digest(digest)] = found.get(Digest(digest), 0) + count
     return found
 
 
-def blobs_in(tx: Transaction, repository_ids: Collection[int]) -> dict[Digest, tuple[int, int]]:
-    """What these repositories link: how many of them do, and how many of their manifests refer."""
-    found: dict[Digest, tuple[int, int]] = {}
-    for repository_id in sorted(repository_ids):
-        links = sa.select(_repo_blobs.c.digest).where(_repo_blobs.c.repository_id == repository_id)
-        for digest in tx.execute(links).scalars():
-            count, references = found.get(Digest(digest), (0, 0))
-            found[Digest(digest)] = (count + 1, references)
-        counts = (
-            sa.select(_manifest_blobs.c.digest, sa.func.count())
-            .where(_manifest_blobs.c.repository_id == repository_id)
-            .group_by(_manifest_blobs.c.digest)
+_LINKS_IN = Statement(
+    sa.select(_repo_blobs.c.digest, _repo_blobs.c.linked_at).where(
+        _repo_blobs.c.repository_id == bindparam("repository_id"),
+        among(_repo_blobs.c.digest, "digests"),
+    )
+)
+
+
+def links_in(tx: Transaction, repository_id: int, digests: Collection[Digest]) -> list[Link]:
+    """A repository's links to those of these blobs that it links."""
+    rows = tx.rows(_LINKS_IN, repository_id=repository_id, digests=digests) if digests else ()
+    return [Link(repository_id, Digest(row[0]), from_moment(row[1])) for row in rows]
+
+
+_ERASING = Statement(sa.select(_repositories.c.id).where(_repositories.c.deleted_at.is_not(None)))
+_LINKED_WITH_REFERENCES = Statement(
+    sa.select(
+        _repo_blobs.c.digest,
+        sa.select(sa.func.count())
+        .where(
+            _manifest_blobs.c.repository_id == _repo_blobs.c.repository_id,
+            _manifest_blobs.c.digest == _repo_blobs.c.digest,
         )
-        for digest, referring in tx.execute(counts):
-            count, references = found[Digest(digest)]
-            found[Digest(digest)] = (count, references + referring)
+        .correlate(_repo_blobs)
+        .scalar_subquery(),
+    ).where(
+        _repo_blobs.c.repository_id == bindparam("repository_id"),
+        among(_repo_blobs.c.digest, "digests"),
+    )
+)
+
+
+def erasing(tx: Transaction, digests: Collection[Digest]) -> dict[Digest, int]:
+    """Which of these blobs repositories link that are deleted and not erased yet.
+
+    With how many manifests of such repositories refer to them.
+    """
+    found: dict[Digest, int] = {}
+    for repository_id in tx.values(_ERASING) if digests else ():
+        rows = tx.rows(_LINKED_WITH_REFERENCES, repository_id=repository_id, digests=digests)
+        for digest, count in rows:
+            found[Digest(digest)] = found.get(Digest(digest), 0) + count
     return found
 
 
-def erasing(tx: Transaction, digests: Collection[Digest]) -> dict[Digest, tuple[int, int]]:
-    """As blobs_in, for these blobs and the repositories that are deleted and not erased yet."""
-    query = sa.select(_repositories.c.id).where(_repositories.c.deleted_at.is_not(None))
-    ids = list(tx.execute(query).scalars())
-    found: dict[Digest, tuple[int, int]] = {}
-    for repository_id in ids:
-        for some in chunks(sorted(digests)):
-            references = (
-                sa.select(sa.func.count())
-                .where(
-                    _manifest_blobs.c.repository_id == _repo_blobs.c.repository_id,
-                    _manifest_blobs.c.digest == _repo_blobs.c.digest,
-                )
-                .correlate(_repo_blobs)
-                .scalar_subquery()
-            )
-            links = sa.select(_repo_blobs.c.digest, references).where(
-                _repo_blobs.c.repository_id == repository_id, _repo_blobs.c.digest.in_(some)
-            )
-            for digest, referring in tx.execute(links):
-                count, known = found.get(Digest(digest), (0, 0))
-                found[Digest(digest)] = (count + 1, known + referring)
-    return found
+_LINKS_OF = Statement(
+    sa.select(
+        _repo_blobs.c.repository_id,
+        _repo_blobs.c.digest,
+        _repo_blobs.c.linked_at,
+        _repositories.c.name,
+        _reviews.c.due_at,
+    )
+    .join(_repositories, _repositories.c.id == _repo_blobs.c.repository_id)
+    .outerjoin(
+        _reviews,
+        sa.and_(
+            _reviews.c.repository_id == _repo_blobs.c.repository_id,
+            _reviews.c.digest == _repo_blobs.c.digest,
+        ),
+    )
+    .where(among(_repo_blobs.c.digest, "digests"))
+    .order_by(_repo_blobs.c.digest, _repo_blobs.c.repository_id)
+)
 
 
 def links_of(tx: Transaction, digests: Collection[Digest]) -> dict[Digest, list[LinkState]]:
     """Every repository's link to these blobs. For blobs that hardly anybody links."""
     found: dict[Digest, list[LinkState]] = {}
-    for some in chunks(sorted(digests)):
-        query = (
-            sa.select(
-                _repo_blobs.c.repository_id,
-                _repo_blobs.c.digest,
-                _repo_blobs.c.linked_at,
-                _repositories.c.name,
-                _reviews.c.due_at,
-            )
-            .join(_repositories, _repositories.c.id == _repo_blobs.c.repository_id)
-            .outerjoin(
-                _reviews,
-                sa.and_(
-                    _reviews.c.repository_id == _repo_blobs.c.repository_id,
-                    _reviews.c.digest == _repo_blobs.c.digest,
-                ),
-            )
-            .where(_repo_blobs.c.digest.in_(some))
-            .order_by(_repo_blobs.c.digest, _repo_blobs.c.repository_id)
-        )
-        for repository_id, digest, linked_at, name, due_at in tx.execute(query):
-            link = Link(repository_id, Digest(digest), from_moment(linked_at))
-            review_at = from_moment(due_at) if due_at is not None else None
-            found.setdefault(Digest(digest), []).append(LinkState(link, name, review_at))
+    rows = tx.rows(_LINKS_OF, digests=digests) if digests else ()
+    for repository_id, digest, linked_at, name, due_at in rows:
+        link = Link(repository_id, Digest(digest), from_moment(linked_at))
+        review_at = from_moment(due_at) if due_at is not None else None
+        found.setdefault(Digest(digest), []).append(LinkState(link, name, review_at))
     return found
 
 

@@ -69,8 +69,7 @@ def release_links(
         leased = {}
     else:
         leased = leases.running(tx, [link for link, _ in links], now)
-    for digest, until in leased.items():
-        schedule_review(tx, repository_id, digest, until)
+    schedule_reviews(tx, repository_id, leased)
     going = {link.digest: size for link, size in links if link.digest not in leased}
     waiting = leased.keys() - _linked_elsewhere(tx, repository_id, leased.keys())
     leased_bytes = sum(size for link, size in links if link.digest in waiting)
@@ -210,6 +209,18 @@ _SCHEDULE = Statement.insert(
 def schedule_review(tx: Transaction, repository_id: int, digest: Digest, due_at: datetime) -> None:
     """Look at an unused link again then, or at the later time if a review is planned already."""
     tx.change(_SCHEDULE, repository_id=repository_id, digest=digest, due_at=moment(due_at))
+
+
+def schedule_reviews(
+    tx: Transaction, repository_id: int, due_at: Mapping[Digest, datetime]
+) -> None:
+    """As schedule_review, of many."""
+    rows = [
+        {"repository_id": repository_id, "digest": digest, "due_at": moment(due_at[digest])}
+        for digest in sorted(due_at)
+    ]
+    if rows:
+        tx.many(_SCHEDULE, rows)
 
 
 _CANCEL = Statement(

@@ -45,6 +45,15 @@ class Portion(NamedTuple):
     bytes: int
 
 
+class Space(NamedTuple):
+    """What the repositories of a namespace share with any others: the bytes of these blobs, each
+    once, and those that stay within the namespace."""
+
+    name: str
+    bytes: int
+    own_bytes: int
+
+
 def repository_rows(tx: Transaction, repository_id: int | None = None) -> list[RepositoryRow]:
     """Every repository that holds anything, or the one."""
     query = sa.select(
@@ -60,51 +69,62 @@ def repository_rows(tx: Transaction, repository_id: int | None = None) -> list[R
     return [RepositoryRow(*row) for row in tx.execute(query.order_by(_repositories.c.id))]
 
 
-def portions(tx: Transaction, repository_id: int | None = None) -> list[Portion]:
-    """What each repository links, by how many share it. For all of them: one pass over the links.
+def shared_portions(tx: Transaction, repository_id: int | None = None) -> list[Portion]:
+    """What repositories link that others link too, by how many do.
 
-    An exclusive byte is one of a portion with one holder; a fair share is its bytes by its holders.
+    What a repository links alone is the rest of its bytes, so blobs of one repository, which are
+    most, are passed over: for all repositories this is one look at each blob and at shared links.
     """
-    query = (
-        sa.select(
-            _repo_blobs.c.repository_id, _blobs.c.repository_count, sa.func.sum(_blobs.c.size)
-        )
-        .join(_blobs, _blobs.c.digest == _repo_blobs.c.digest)
-        .group_by(_repo_blobs.c.repository_id, _blobs.c.repository_count)
-        .order_by(_repo_blobs.c.repository_id, _blobs.c.repository_count)
-    )
-    if repository_id is not None:
-        query = query.where(_repo_blobs.c.repository_id == repository_id)
-    return [Portion(row[0], row[1], int(row[2])) for row in tx.execute(query)]
+    if repository_id is None:
+        query = sa.text(_SHARED + _PORTIONS)
+        rows = tx.execute(query)
+    else:
+        query = sa.text(_SHARED_OF_ONE + _PORTIONS)
+        rows = tx.execute(query, {"repository_id": repository_id})
+    return [Portion(row[0], row[1], int(row[2])) for row in rows]
 
 
-def namespace_portions(tx: Transaction) -> list[tuple[str, int, int]]:
-    """(namespace, bytes, exclusive bytes): one pass over the links.
+# SQLite joins in the order in which a CROSS JOIN is written: first the shared blobs, or first the
+# links of the one repository. PostgreSQL takes the order that its statistics advise.
+_SHARED = """
+    WITH shared AS MATERIALIZED (
+        SELECT digest, size, repository_count AS holders FROM blobs WHERE repository_count > 1
+    ), links AS (
+        SELECT l.repository_id, s.digest, s.size, s.holders
+        FROM shared s CROSS JOIN repo_blobs l WHERE l.digest = s.digest
+    )"""
+_SHARED_OF_ONE = """
+    WITH links AS (
+        SELECT l.repository_id, b.digest, b.size, b.repository_count AS holders
+        FROM repo_blobs l CROSS JOIN blobs b
+        WHERE l.repository_id = :repository_id AND b.digest = l.digest AND b.repository_count > 1
+    )"""
+_PORTIONS = """
+    SELECT repository_id, holders, sum(size) FROM links
+    GROUP BY repository_id, holders ORDER BY repository_id, holders"""
+
+
+def spaces(tx: Transaction) -> list[Space]:
+    """What each namespace shares; costs as shared_portions of all.
 
     A namespace is what a name has before its first slash, or all of it.
     """
-    name = _repositories.c.name
-    if tx.dialect == "postgresql":
-        namespace: sa.ColumnElement[str] = sa.func.split_part(name, "/", 1)
-    else:
-        namespace = sa.func.substr(name, 1, sa.func.instr(name.concat("/"), "/") - 1)
-    held = (
-        sa.select(
-            namespace.label("namespace"), _repo_blobs.c.digest, sa.func.count().label("links")
-        )
-        .join(_repo_blobs, _repo_blobs.c.repository_id == _repositories.c.id)
-        .where(name.is_not(None))
-        .group_by(namespace, _repo_blobs.c.digest)
-        .subquery()
+    query = sa.text(_SHARED + _SPACES.format(namespace=_NAMESPACE[tx.dialect]))
+    return [Space(row[0], int(row[1]), int(row[2])) for row in tx.execute(query).all()]
+
+
+_NAMESPACE = {
+    "sqlite": "substr(o.name, 1, instr(o.name || '/', '/') - 1)",
+    "postgresql": "split_part(o.name, '/', 1)",
+}
+_SPACES = """, spaces AS (
+        SELECT {namespace} AS name, l.digest, l.size, l.holders, count(*) AS members
+        FROM links l CROSS JOIN repositories o
+        WHERE o.id = l.repository_id AND o.name IS NOT NULL
+        GROUP BY {namespace}, l.digest, l.size, l.holders
     )
-    exclusive = sa.case((held.c.links == _blobs.c.repository_count, _blobs.c.size), else_=0)
-    query = (
-        sa.select(held.c.namespace, sa.func.sum(_blobs.c.size), sa.func.sum(exclusive))
-        .join(_blobs, _blobs.c.digest == held.c.digest)
-        .group_by(held.c.namespace)
-        .order_by(held.c.namespace)
-    )
-    return [(row[0], int(row[1]), int(row[2])) for row in tx.execute(query)]
+    SELECT name, sum(size), sum(CASE WHEN members = holders THEN size ELSE 0 END)
+    FROM spaces GROUP BY name ORDER BY name"""
 
 
 # --- tagged and not -------------------------------------------------------------------------------
@@ -203,7 +223,7 @@ def blobs_linked(tx: Transaction, repository_id: int) -> list[BlobRow]:
         .join(_repo_blobs, _repo_blobs.c.digest == _blobs.c.digest)
         .where(_repo_blobs.c.repository_id == repository_id)
     )
-    return [BlobRow(Digest(row[0]), *row[1:]) for row in tx.execute(query)]
+    return [BlobRow(Digest(row[0]), *row[1:]) for row in tx.execute(query).all()]
 
 
 def references_in(tx: Transaction, repository_id: int) -> list[tuple[int, Digest]]:
@@ -211,7 +231,7 @@ def references_in(tx: Transaction, repository_id: int) -> list[tuple[int, Digest
     query = sa.select(_manifest_blobs.c.manifest_id, _manifest_blobs.c.digest).where(
         _manifest_blobs.c.repository_id == repository_id
     )
-    return [(row[0], Digest(row[1])) for row in tx.execute(query)]
+    return [(row[0], Digest(row[1])) for row in tx.execute(query).all()]
 
 
 def listings_in(tx: Transaction, repository_id: int) -> list[tuple[int, int]]:
@@ -222,7 +242,7 @@ def listings_in(tx: Transaction, repository_id: int) -> list[tuple[int, int]]:
         .where(_manifests.c.repository_id == repository_id)
         .order_by(_children.c.parent_id, _children.c.child_id)
     )
-    return [(row[0], row[1]) for row in tx.execute(query)]
+    return [(row[0], row[1]) for row in tx.execute(query).all()]
 
 
 def tags_in(tx: Transaction, repository_id: int) -> list[tuple[int, Tag]]:
@@ -230,4 +250,4 @@ def tags_in(tx: Transaction, repository_id: int) -> list[tuple[int, Tag]]:
     query = sa.select(_tags.c.manifest_id, _tags.c.name).where(
         _tags.c.repository_id == repository_id
     )
-    return [(row[0], Tag(row[1])) for row in tx.execute(query.order_by(_tags.c.name))]
+    return [(row[0], Tag(row[1])) for row in tx.execute(query.order_by(_tags.c.name)).all()]

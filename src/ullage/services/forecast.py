@@ -12,10 +12,11 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
+from typing import TypeAlias
 
 from ullage.metadata import holding
 from ullage.metadata.database import Transaction
-from ullage.metadata.holding import LinkState
+from ullage.metadata.holding import HeldBlob
 from ullage.metadata.leases import Leases
 from ullage.oci.digest import Digest
 
@@ -45,60 +46,121 @@ ERASING = "a deleted repository is being erased"
 
 @dataclass(frozen=True, slots=True)
 class Loss:
-    """What a deletion takes from blobs: references, and links of these repositories."""
+    """What a deletion takes from blobs: so many references of each, and links of `repository_ids`.
+
+    Of `whole` repositories every link goes, and no lease keeps it; else a link goes with the last
+    reference.
+    """
 
     repository_ids: frozenset[int]
-    # Of each blob: how many references go. Everything that loses one is named.
     references: Mapping[Digest, int]
-    # Whole repositories: every link of theirs goes, and no lease keeps it.
+    links: Mapping[Digest, int]
     whole: bool = False
 
 
-def forecast(tx: Transaction, leases: Leases, loss: Loss, now: datetime) -> list[Fate]:
-    """The fate of every blob that loses a reference or a link, in the order of their digests.
+def forecast(
+    tx: Transaction,
+    leases: Leases,
+    repository_id: int,
+    references: Mapping[Digest, int],
+    now: datetime,
+) -> list[Fate]:
+    """The fate of every blob that loses references in a repository, in the order of their digests.
 
     True until somebody pushes, deletes or asks for one of these blobs; a caller that holds their
     rows (lock_blobs, to_drop) rules that out, except that they may still be leased.
     """
-    blobs = holding.held_blobs(tx, loss.references.keys())
-    erasing = holding.erasing(tx, loss.references.keys())
-    fates: dict[Digest, Fate] = {}
-    unreferenced: list[Digest] = []
+    loss = Loss(frozenset({repository_id}), references, dict.fromkeys(references, 1))
+    return _fates(tx, leases, holding.held_blobs(tx, references.keys()), loss, now)
+
+
+def forecast_whole(
+    tx: Transaction, leases: Leases, repository_ids: frozenset[int], now: datetime
+) -> tuple[list[Fate], Mapping[Digest, int]]:
+    """As forecast, for all that these repositories link; and the references that shared blobs lose.
+
+    Most blobs are linked by one repository only, and go with it.
+    """
+    blobs: dict[Digest, HeldBlob] = {}
+    links: dict[Digest, int] = {}
+    for repository_id in sorted(repository_ids):
+        for digest, blob in holding.blobs_in(tx, repository_id):
+            blobs[digest] = blob
+            links[digest] = links.get(digest, 0) + 1
+    alone = [digest for digest, blob in blobs.items() if blob.repository_count == links[digest]]
+    fates = [Fate(digest, blobs.pop(digest).size, Outcome.FREED) for digest in alone]
+    references = holding.references_among(tx, repository_ids, blobs.keys())
+    loss = Loss(repository_ids, references, links, whole=True)
+    fates += _fates(tx, leases, blobs, loss, now)
+    return sorted(fates, key=lambda fate: fate.digest), references
+
+
+def _fates(
+    tx: Transaction,
+    leases: Leases,
+    blobs: Mapping[Digest, HeldBlob],
+    loss: Loss,
+    now: datetime,
+) -> list[Fate]:
+    erasing = holding.erasing(tx, blobs.keys())
+    left = {
+        digest
+        for digest, blob in blobs.items()
+        if blob.manifest_refs <= loss.references.get(digest, 0) + erasing.get(digest, 0)
+    }
+    waits = _leased_here(tx, leases, left, loss, now)
+    elsewhere = [digest for digest in left if blobs[digest].repository_count > loss.links[digest]]
+    for digest, wait in _wait_elsewhere(tx, leases, elsewhere, loss, now).items():
+        waits[digest] = max(wait, waits.get(digest, wait))
+    fates: list[Fate] = []
     for digest in sorted(blobs):
-        blob = blobs[digest]
-        references = loss.references[digest] + erasing.get(digest, (0, 0))[1]
-        if blob.manifest_refs > references:
-            fates[digest] = Fate(digest, blob.size, Outcome.KEPT)
-        else:
-            unreferenced.append(digest)
-    links = holding.links_of(tx, unreferenced)
-    looked_at = [
-        state.link for states in links.values() for state in states if _may_be_leased(state, loss)
-    ]
-    leased = leases.peek(tx, looked_at, now)
-    for digest in unreferenced:
-        waits = [
-            (leased.get(state.link) or state.review_at or now, LEASED)
-            for state in links.get(digest, [])
-            if _may_be_leased(state, loss)
-            and (state.link in leased or state.link.repository_id not in loss.repository_ids)
-        ]
-        if not loss.whole and digest in erasing:
-            waits.append((now, ERASING))
         size = blobs[digest].size
-        if waits:
-            until, because = max(waits)
-            fates[digest] = Fate(digest, size, Outcome.LATER, until, because)
+        if digest not in left:
+            fates.append(Fate(digest, size, Outcome.KEPT))
+        elif digest in waits:
+            fates.append(Fate(digest, size, Outcome.LATER, *waits[digest]))
+        elif digest in erasing and not loss.whole:
+            fates.append(Fate(digest, size, Outcome.LATER, now, ERASING))
         else:
-            fates[digest] = Fate(digest, size, Outcome.FREED)
-    return [fates[digest] for digest in sorted(fates)]
+            fates.append(Fate(digest, size, Outcome.FREED))
+    return fates
 
 
-def _may_be_leased(state: LinkState, loss: Loss) -> bool:
-    """Whether a promise would keep this link; not where its whole repository goes."""
-    if state.name is None:
-        return False
-    return not (loss.whole and state.link.repository_id in loss.repository_ids)
+_Wait: TypeAlias = tuple[datetime, str]
+
+
+def _leased_here(
+    tx: Transaction, leases: Leases, digests: Collection[Digest], loss: Loss, now: datetime
+) -> dict[Digest, _Wait]:
+    """Promises that keep a repository's own links."""
+    if loss.whole:
+        return {}
+    links = [
+        link
+        for repository_id in loss.repository_ids
+        for link in holding.links_in(tx, repository_id, digests)
+    ]
+    leased = leases.peek(tx, links, now)
+    return {link.digest: (until, LEASED) for link, until in leased.items()}
+
+
+def _wait_elsewhere(
+    tx: Transaction, leases: Leases, digests: Collection[Digest], loss: Loss, now: datetime
+) -> dict[Digest, _Wait]:
+    """Links of other repositories that no manifest uses: promised, or about to be looked at."""
+    states = [
+        state
+        for some in holding.links_of(tx, digests).values()
+        for state in some
+        if state.name is not None and state.link.repository_id not in loss.repository_ids
+    ]
+    leased = leases.peek(tx, [state.link for state in states], now)
+    waits: dict[Digest, _Wait] = {}
+    for state in states:
+        wait = (leased.get(state.link) or state.review_at or now, LEASED)
+        digest = state.link.digest
+        waits[digest] = max(wait, waits.get(digest, wait))
+    return waits
 
 
 def total(fates: Collection[Fate], outcome: Outcome) -> int:

@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from ullage.metadata import attributes, content, holding, uploads
+from ullage.metadata import attributes, content, holding, uploads, usage
 from ullage.metadata.content import ManifestRow
 from ullage.metadata.database import Transaction
 from ullage.oci.digest import Digest
@@ -23,7 +23,7 @@ from ullage.services.closure import (
     Why,
     what_goes,
 )
-from ullage.services.forecast import Fate, Loss, Outcome, forecast, total
+from ullage.services.forecast import Fate, Outcome, forecast, forecast_whole, total
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,13 +103,12 @@ def look(
     references = content.blobs_of(tx, closure.going.keys())
     if to_delete:
         content.lock_blobs(tx, references.keys(), to_drop=True)
-    loss = Loss(frozenset({repository_id}), references)
     tags = holding.tags_on(tx, closure.going.keys() | closure.kept.keys())
     return Outlook(
         closures=[(name, repository_id, closure)],
         tags=tags,
         references=references,
-        fates=forecast(tx, registry.leases, loss, now),
+        fates=forecast(tx, registry.leases, repository_id, references, now),
         parts=[_part(tx, name, repository_id, closure.going.keys(), tags)],
         absent=absent,
         uploads=[],
@@ -178,14 +177,15 @@ def _look_at_whole(
         rows = holding.all_manifests(tx, repository_id)
         closure = Closure({row.id: Member(row, Why.REPOSITORY) for row in rows}, {})
         closures.append((name, repository_id, closure))
-        own_tags = holding.tags_on(tx, closure.going.keys())
+        own_tags: dict[int, list[Tag]] = {}
+        for manifest_id, tag in usage.tags_in(tx, repository_id):
+            own_tags.setdefault(manifest_id, []).append(tag)
         tags |= own_tags
         parts.append(_part(tx, name, repository_id, closure.going.keys(), own_tags))
         for key, offset in uploads.keys_in(tx, repository_id).items():
             sessions.append((key, upload_sizes.get(key, offset)))
     ids = frozenset(id_ for name, id_, _ in closures if name not in locked)
-    references = {digest: count for digest, (_, count) in holding.blobs_in(tx, ids).items()}
-    fates = forecast(tx, registry.leases, Loss(ids, references, whole=True), now)
+    fates, references = forecast_whole(tx, registry.leases, ids, now)
     return Outlook(closures, tags, references, fates, parts, [], sessions, locked)
 
 

@@ -15,7 +15,7 @@ from typing import Any
 from ullage.metadata import content, reclaim, usage
 from ullage.metadata.counters import totals
 from ullage.metadata.database import Transaction
-from ullage.metadata.usage import Portion, RepositoryRow
+from ullage.metadata.usage import Portion, RepositoryRow, Space
 from ullage.oci.errors import NameUnknown
 from ullage.oci.reference import RepositoryName
 from ullage.services import Registry, store_errors
@@ -132,10 +132,12 @@ def _known(registry: Registry, keys: list[str]) -> set[str]:
 def by_repository(registry: Registry, principal: Principal) -> list[Entry]:
     """A line for each repository the caller may read, largest fair share first.
 
-    For somebody who sees all of them, the fair shares sum to the bytes of all blobs. One pass over
-    the repositories' links.
+    For somebody who sees all of them, the fair shares sum to the bytes of all blobs. One look at
+    each blob, and at the links of those that are shared.
     """
-    rows, portions = registry.snapshot(lambda tx: (usage.repository_rows(tx), usage.portions(tx)))
+    rows, portions = registry.snapshot(
+        lambda tx: (usage.repository_rows(tx), usage.shared_portions(tx))
+    )
     entries = _entries(rows, portions)
     return _sorted(entry for entry in entries if _may_see(principal, entry.name))
 
@@ -157,7 +159,7 @@ def of_repository(registry: Registry, name: RepositoryName) -> dict[str, Any]:
         if repository_id is None or not content.repository_exists(tx, name):
             raise NameUnknown({"name": name})
         rows = usage.repository_rows(tx, repository_id)
-        (entry,) = _entries(rows, usage.portions(tx, repository_id))
+        (entry,) = _entries(rows, usage.shared_portions(tx, repository_id))
         tagged = usage.tagged_bytes(tx, repository_id)
         return entry, tagged, usage.leased_bytes(tx, repository_id)
 
@@ -171,21 +173,19 @@ def of_repository(registry: Registry, name: RepositoryName) -> dict[str, Any]:
 
 
 def _entries(rows: Sequence[RepositoryRow], portions: Iterable[Portion]) -> list[Entry]:
-    exclusive: dict[int, int] = {}
-    fair: dict[int, Fraction] = {row.id: Fraction(0) for row in rows}
+    exclusive = {row.id: row.blob_bytes for row in rows}
+    parts = {row.id: Fraction(0) for row in rows}
     for portion in portions:
-        fair[portion.repository_id] += Fraction(portion.bytes, portion.holders)
-        if portion.holders == 1:
-            exclusive[portion.repository_id] = portion.bytes
-    whole = apportioned(list(fair.values()))
-    shares = dict(zip(fair, whole, strict=True))
+        exclusive[portion.repository_id] -= portion.bytes
+        parts[portion.repository_id] += Fraction(portion.bytes, portion.holders)
+    shares = dict(zip(parts, apportioned(list(parts.values())), strict=True))
     return [
         Entry(
             name=row.name,
             bytes=row.blob_bytes,
-            exclusive_bytes=exclusive.get(row.id, 0),
-            shared_bytes=row.blob_bytes - exclusive.get(row.id, 0),
-            fair_share_bytes=shares[row.id],
+            exclusive_bytes=exclusive[row.id],
+            shared_bytes=row.blob_bytes - exclusive[row.id],
+            fair_share_bytes=exclusive[row.id] + shares[row.id],
             manifest_count=row.manifest_count,
             tag_count=row.tag_count,
             manifest_bytes=row.manifest_bytes,
@@ -208,31 +208,28 @@ def apportioned(shares: Sequence[Fraction]) -> list[int]:
 def by_namespace(registry: Registry) -> list[Entry]:
     """A line for each namespace: what names have before their first slash, or all of it.
 
-    For somebody who sees everything. One pass over the repositories' links.
+    For somebody who sees everything. Costs as by_repository.
     """
     rows, portions, spaces = registry.snapshot(
         lambda tx: (
             usage.repository_rows(tx),
-            usage.portions(tx),
-            usage.namespace_portions(tx),
+            usage.shared_portions(tx),
+            usage.spaces(tx),
         )
     )
-    sums = {namespace: (size, exclusive) for namespace, size, exclusive in spaces}
+    shared = {space.name: space for space in spaces}
     members: dict[str | None, list[Entry]] = {}
     for entry in _entries(rows, portions):
         namespace = entry.name.partition("/")[0] if entry.name is not None else None
         members.setdefault(namespace, []).append(entry)
-    return _sorted(_joined(namespace, some, sums) for namespace, some in members.items())
+    return _sorted(_joined(name, some, shared.get(name or "")) for name, some in members.items())
 
 
-def _joined(
-    namespace: str | None, members: Sequence[Entry], sums: dict[str, tuple[int, int]]
-) -> Entry:
-    if namespace in sums:
-        size, exclusive = sums[namespace]
-    else:
-        size = sum(entry.bytes for entry in members)
-        exclusive = sum(entry.exclusive_bytes for entry in members)
+def _joined(namespace: str | None, members: Sequence[Entry], shared: Space | None) -> Entry:
+    """What one repository has alone, its namespace has; of what several have, each blob once."""
+    alone = sum(entry.exclusive_bytes for entry in members)
+    size = alone + (shared.bytes if shared else 0)
+    exclusive = alone + (shared.own_bytes if shared else 0)
     return Entry(
         name=namespace,
         bytes=size,
