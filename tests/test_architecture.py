@@ -53,7 +53,7 @@ ROOMS = {
     "metadata": Room(words("oci failpoints"), others=STANDARD_LIBRARY | {"sqlalchemy"}),
     "services": Room(
         words("oci policy failpoints blobs metadata"),
-        others=STANDARD_LIBRARY | words("argon2 bcrypt cryptography jwt"),
+        others=STANDARD_LIBRARY | words("argon2 bcrypt cryptography jwt re2"),
     ),
     # Faces.
     "server": Room(
@@ -95,6 +95,7 @@ RESERVED = {
     "argon2": "ullage.services.passwords",
     "bcrypt": "ullage.services.htpasswd",
     "jwt": "ullage.services.tokens",
+    "re2": "ullage.services.patterns",
     "granian": "ullage.server.listener",
     "uvloop": "ullage.server.listener",
 }

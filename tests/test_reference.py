@@ -52,6 +52,10 @@ def test_every_endpoint_of_the_specification_has_a_route() -> None:
         "apply",
         "usage",
         "why",
+        "purge",
+        "jobs",
+        "job",
+        "job-items",
     }
 
 

@@ -51,6 +51,8 @@ NAMES = frozenset(
         "reconcile.before_tombstone",
         "recover.after_claim",
         "recover.after_row",
+        "job.in_transaction",
+        "job.after_batch",
         "repository.delete.after_mark",
         "repository.erase.after_batch",
         "review.after_row",

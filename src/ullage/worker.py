@@ -10,12 +10,14 @@ import logging
 import random
 import threading
 import time
+import uuid
 from collections.abc import Iterator
 from datetime import timedelta
 from typing import Protocol
 
 from ullage.oci.errors import RegistryError
-from ullage.services import Registry, StoredObject, plan, reclaim
+from ullage.services import Registry, StoredObject, jobs, plan, reclaim
+from ullage.services.purge import choose_purge
 
 log = logging.getLogger(__name__)
 
@@ -33,6 +35,12 @@ FIRST_RECONCILE_SECONDS = 600.0
 CLOCK_JUMP = timedelta(minutes=1)
 # Something that fails is tried again after at most this long.
 MAX_BACKOFF_SECONDS = 60.0
+# A job's transactions are so large that each takes about this long, and after each of them the
+# database is everybody else's for as long again.
+BATCH_SECONDS = 0.02
+SMALLEST_BATCH, LARGEST_BATCH = 10, 500
+# What each kind of job deletes.
+CHOOSERS = {"purge": choose_purge}
 
 
 class Clock(Protocol):
@@ -52,6 +60,10 @@ class Worker:
         self._wake = threading.Event()
         self._stop = threading.Event()
         self._failures = 0
+        # By what others know who works on a job.
+        self._token = uuid.uuid4().hex
+        self._wake_jobs = threading.Event()
+        self._jobs = threading.Thread(target=self._run_jobs, name="ullage-jobs", daemon=True)
         self._untidy = True
         self._thread = threading.Thread(target=self._run, name="ullage-worker", daemon=True)
         self._reconciler = threading.Thread(
@@ -60,19 +72,21 @@ class Worker:
 
     def start(self) -> None:
         # The last process may have left something to do.
-        self._wake.set()
+        self.wake()
         self._thread.start()
+        self._jobs.start()
         self._reconciler.start()
 
     def wake(self) -> None:
-        """There is something to reclaim."""
+        """There is something to reclaim, or a job to do."""
         self._wake.set()
+        self._wake_jobs.set()
 
     def stop(self) -> None:
         """Finish the piece of work at hand and end."""
         self._stop.set()
-        self._wake.set()
-        for thread in (self._thread, self._reconciler):
+        self.wake()
+        for thread in (self._thread, self._jobs, self._reconciler):
             if thread.is_alive():
                 thread.join()
 
@@ -124,6 +138,8 @@ class Worker:
             while not self._stop.is_set() and step(registry):
                 busy = True
         plan.expire_plans(registry)
+        while not self._stop.is_set() and jobs.expire_jobs(registry):
+            pass
         if not busy:
             registry.db.housekeep()
         self._untidy = busy
@@ -144,6 +160,44 @@ class Worker:
         # Something overdue was just tried; it waits for its own back-off.
         return min(longest, seconds) if seconds > 0 else 1.0
 
+    def _run_jobs(self) -> None:
+        """Jobs have a thread of their own, so that what they delete leaves the disk meanwhile."""
+        while not self._stop.is_set():
+            self._wake_jobs.wait(IDLE_SECONDS)
+            self._wake_jobs.clear()
+            self._do_jobs()
+        try:
+            jobs.release_jobs(self._registry, self._token)
+        except RegistryError as error:
+            # The claim ends by itself.
+            log.warning("a job stays claimed for a while: %s", error)
+
+    def _do_jobs(self) -> None:
+        n, failures = SMALLEST_BATCH, 0
+        while not self._stop.is_set():
+            began = time.monotonic()
+            try:
+                done = jobs.work(self._registry, CHOOSERS, self._token, n)
+                failures = 0
+            except Exception as error:
+                failures += 1
+                log.exception("a job failed, trying again soon")
+                self._note_failure(error)
+                self._stop.wait(backoff_seconds(failures))
+                continue
+            if done is None:
+                return
+            took = time.monotonic() - began
+            if done == n:
+                n = next_batch(n, took)
+            self._stop.wait(min(took, BATCH_SECONDS))
+
+    def _note_failure(self, error: Exception) -> None:
+        try:
+            jobs.note_failure(self._registry, self._token, f"{type(error).__name__}: {error}")
+        except (RegistryError, OSError) as another:
+            log.error("that could not be noted: %s", another)
+
     def _reconcile(self) -> None:
         """Now and then, slowly, look for bytes in the store that no row names."""
         wait = FIRST_RECONCILE_SECONDS
@@ -162,6 +216,12 @@ class Worker:
                 return
             time.sleep(RECONCILE_PAUSE_SECONDS)
             yield found
+
+
+def next_batch(n: int, seconds: float) -> int:
+    """How much to do at once after `n` took so long; never more than twice as much."""
+    wanted = int(n * BATCH_SECONDS / max(seconds, 1e-6))
+    return max(SMALLEST_BATCH, min(LARGEST_BATCH, wanted, 2 * n))
 
 
 def backoff_seconds(failures: int) -> float:

@@ -83,6 +83,12 @@ TABLE = (
     Row("POST", "/api/v1/plans/{plan}/apply", "known", 200, 404, METADATA, 404, DELETION),
     Row("GET", "/api/v1/usage", "known", 200, 404, METADATA),
     Row("GET", "/api/v1/why/{digest}", "known", 200, 404, METADATA, 404),
+    # A purge of a repository that is not there finds nothing to do.
+    Row("POST", "/api/v1/purge", "known", 202, 202, METADATA | DELETION),
+    Row("GET", "/api/v1/jobs", "known", 200, 200),
+    Row("GET", "/api/v1/jobs/{job}", "known", 200, 404, METADATA, 404),
+    Row("DELETE", "/api/v1/jobs/{job}", "known", 202, 404, METADATA, 404, DELETION),
+    Row("GET", "/api/v1/jobs/{job}/items", "known", 200, 404, METADATA, 404),
 )
 # RFC 9110 section 9.1: HEAD goes wherever GET goes, so it needs the same.
 HEADS = tuple(
@@ -192,6 +198,10 @@ class Attempt:
                 path += f"?digest={digest_of(b'some bytes')}"
             case "POST", "plans":
                 content = json.dumps({"repositories": [repository]}).encode()
+            case "POST", "purge":
+                content = json.dumps(_harmless_purge(repository)).encode()
+            case _, "{job}" | "items":
+                fill["job"] = self._job(repository) if there else BAIT
             case "POST", "apply":
                 if there:
                     digests = [self.house.push_index(repository)]
@@ -214,6 +224,15 @@ class Attempt:
         )
         return str(response.json()["id"])
 
+    def _job(self, repository: str) -> str:
+        """A job of the administrator's."""
+        response = self.house.client.post(
+            "/api/v1/purge",
+            json=_harmless_purge(repository),
+            headers=self.house.basic("admin"),
+        )
+        return str(response.json()["id"])
+
     def _acr_status(self, row: Row, repository: str, *, fresh: bool) -> int:
         """As status; what was deleted is pushed again."""
         there, layer = repository.endswith("/app"), f"the layer of {repository}".encode()
@@ -231,6 +250,10 @@ class Attempt:
         """An open session: the caller's own, or the administrator's if it may have none."""
         headers = self.headers(repository) if mine else self.house.basic("admin")
         return self.house.open_upload(repository, headers).rpartition("/")[2]
+
+
+def _harmless_purge(repository: str) -> dict[str, object]:
+    return {"filters": [f"{repository}:.*"], "ago": "0d", "dry_run": True}
 
 
 def _layer(repository: str) -> str:

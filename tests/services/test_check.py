@@ -519,6 +519,25 @@ ROWS = [
         "I19",
         also="I6 I29",
     ),
+    corruption(
+        "an item of no job",
+        sql(
+            "INSERT INTO job_items (job_id, position, repository_id, repository, kind, digest,"
+            " manifest_id, seen_at) VALUES ('x', 1, 1, 'app', 'manifest', 'sha256:0', 1, 1)"
+        ),
+        "I19",
+        also="I29",
+    ),
+    harmless(
+        "a job is left alone",
+        sql(
+            "INSERT INTO jobs (id, kind, state, subject, address, request_id, created_at, request,"
+            " findings) VALUES ('x', 'purge', 'queued', '', '', '', 1, '{}', '{}')"
+        ),
+        "I31",
+        "leak",
+        mended=False,
+    ),
     harmless("garbage is forgotten", forget_the_review, "I9", "leak"),
     harmless("a blob has no link", forget_the_link, "I9", "leak"),
     harmless(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ullage.cli import azure_env, completion
-from ullage.cli.remote import configuration, login, manifest, repository, space
+from ullage.cli.remote import configuration, jobs, login, manifest, purging, repository, space
 from ullage.cli.remote.grammar import Command
 
 TITLE = "A container registry that gives space back."
@@ -12,6 +12,8 @@ REMOTE: tuple[Command, ...] = (
     *repository.COMMANDS,
     *manifest.COMMANDS,
     *space.COMMANDS,
+    *purging.COMMANDS,
+    *jobs.COMMANDS,
     *login.COMMANDS,
     *configuration.COMMANDS,
     *azure_env.COMMANDS,
@@ -21,6 +23,7 @@ REMOTE: tuple[Command, ...] = (
 GROUPS = {
     "repository": "Repositories, their tags and manifests: list, show, lock, untag, delete.",
     "manifest": "Manifests and what refers to them: list, show, lock, delete.",
+    "job": "Long work that a registry does: list, show, watch, cancel.",
     "config": "Defaults, and names for registries.",
 }
 

@@ -446,6 +446,41 @@ def _ownerless(
     return [Ownerless((row[0], row[1])) for row in tx.execute(_choose(query, (owner, held), which))]
 
 
+class JoblessItem(NamedTuple):
+    """What a job was about that does not exist: the job's id, and the item's position."""
+
+    key: tuple[str, int]
+
+
+class JobFacts(NamedTuple):
+    """A job that something is wrong with."""
+
+    key: str
+    kind: str
+
+
+def jobless_items(tx: Transaction, which: Which[tuple[str, int]]) -> list[JoblessItem]:
+    """What jobs were about that do not exist."""
+    items, jobs = schema.job_items, schema.jobs
+    query = (
+        sa.select(items.c.job_id, items.c.position)
+        .outerjoin(jobs, jobs.c.id == items.c.job_id)
+        .where(jobs.c.id.is_(None))
+    )
+    chosen = _choose(query, (items.c.job_id, items.c.position), which)
+    return [JoblessItem((row[0], row[1])) for row in tx.execute(chosen)]
+
+
+def stalled_jobs(tx: Transaction, which: Which[str], before: datetime) -> list[JobFacts]:
+    """Jobs that were asked for before that time and that nobody has worked on since."""
+    jobs = schema.jobs
+    left = sa.or_(jobs.c.claimed_until.is_(None), jobs.c.claimed_until < moment(before))
+    query = sa.select(jobs.c.id, jobs.c.kind).where(
+        jobs.c.finished_at.is_(None), jobs.c.created_at < moment(before), left
+    )
+    return [JobFacts(*row) for row in tx.execute(_choose(query, (jobs.c.id,), which))]
+
+
 def overdue_reviews(tx: Transaction, which: Which[Pair], before: datetime) -> list[LinkFacts]:
     """Reviews that should have happened before that time."""
     query = (

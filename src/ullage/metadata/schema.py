@@ -277,6 +277,62 @@ plans = sa.Table(
     sqlite_with_rowid=False,
 )
 
+jobs = sa.Table(
+    "jobs",
+    metadata,
+    # Long work that the worker does in small transactions: a purge, a run of the retention rules.
+    sa.Column("id", sa.Text, primary_key=True),
+    sa.Column("kind", sa.Text, nullable=False),
+    # queued, planning, running; then done, refused, cancelled or failed.
+    sa.Column("state", sa.Text, nullable=False),
+    # Who asked for it, for the audit log.
+    sa.Column("subject", sa.Text, nullable=False),
+    sa.Column("address", sa.Text, nullable=False),
+    sa.Column("request_id", sa.Text, nullable=False),
+    sa.Column("created_at", Moment, nullable=False),
+    sa.Column("finished_at", Moment),
+    # JSON: what to do, and what there is to say about it.
+    sa.Column("request", sa.Text, nullable=False),
+    sa.Column("findings", sa.Text, nullable=False),
+    # The last item that is dealt with; changed in the transaction that deals with it.
+    sa.Column("position", sa.BigInteger, nullable=False, server_default="0"),
+    sa.Column("tag_count", sa.BigInteger, nullable=False, server_default="0"),
+    sa.Column("manifest_count", sa.BigInteger, nullable=False, server_default="0"),
+    sa.Column("tags_deleted", sa.BigInteger, nullable=False, server_default="0"),
+    sa.Column("manifests_deleted", sa.BigInteger, nullable=False, server_default="0"),
+    sa.Column("freed_bytes", sa.BigInteger, nullable=False, server_default="0"),
+    sa.Column("leased_bytes", sa.BigInteger, nullable=False, server_default="0"),
+    sa.Column("cancelled", sa.Boolean, nullable=False, server_default=sa.false()),
+    sa.Column("failures", sa.Integer, nullable=False, server_default="0"),
+    # Which process works on it, until when.
+    sa.Column("claim", sa.Text),
+    sa.Column("claimed_until", Moment),
+    sa.Index("ix_jobs_finished_at", "finished_at"),
+    sqlite_with_rowid=False,
+)
+
+job_items = sa.Table(
+    "job_items",
+    metadata,
+    sa.Column("job_id", sa.Text, sa.ForeignKey("jobs.id"), primary_key=True),
+    sa.Column("position", sa.BigInteger, primary_key=True),
+    # The repository's generation and name when it was chosen.
+    sa.Column("repository_id", Id, nullable=False),
+    sa.Column("repository", Name, nullable=False),
+    # "tag", "manifest", or "along" for a manifest that goes with another one.
+    sa.Column("kind", sa.Text, nullable=False),
+    sa.Column("tag", Name),
+    sa.Column("digest", Name, nullable=False),
+    sa.Column("manifest_id", Id, nullable=False),
+    # Its time of update when it was chosen: whatever happened to it since saves it.
+    sa.Column("seen_at", Moment, nullable=False),
+    # "deleted", "skipped"; NULL while it waits.
+    sa.Column("outcome", sa.Text),
+    sa.Column("reason", sa.Text),
+    sa.Index("ix_job_items_manifest_id", "job_id", "manifest_id"),
+    sqlite_with_rowid=False,
+)
+
 users = sa.Table(
     "users",
     metadata,

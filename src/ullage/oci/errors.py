@@ -195,6 +195,11 @@ class PlanRefused(RegistryError):
     message = "the plan deletes more than is allowed"
 
 
+class JobUnknown(RegistryError):
+    code = "JOB_UNKNOWN"
+    message = "there is no such job; jobs are forgotten a week after they ended"
+
+
 class ValueInvalid(RegistryError):
     """A duration, size or number that nobody can be sure to understand."""
 

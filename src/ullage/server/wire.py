@@ -48,6 +48,7 @@ STATUS: Mapping[type[RegistryError], int] = {
     errors.PaginationNumberInvalid: 400,
     errors.OperationDisallowed: 405,
     errors.PlanUnknown: 404,
+    errors.JobUnknown: 404,
     errors.PlanInvalid: 400,
     errors.PlanChanged: 409,
     errors.PlanRefused: 409,

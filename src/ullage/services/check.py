@@ -50,11 +50,13 @@ from ullage.services.findings import (
     render,
 )
 from ullage.services.judging import (
+    judge_jobless,
     judge_link,
     judge_manifest,
     judge_overdue,
     judge_ownerless,
     judge_repository,
+    judge_stalled,
     judge_tag,
 )
 from ullage.services.reclaim import UNKNOWN_KEY_GRACE
@@ -215,6 +217,7 @@ class _Check:
             self._uploads,
             self._tombstones,
             self._forgotten,
+            self._jobs,
             self._objects,
             self._counters,
         ]
@@ -375,6 +378,13 @@ class _Check:
 
         yield from self._walk("forgotten links", inspect.forgotten_links, self._judge_forgotten)
         yield from self._walk("overdue reviews", overdue, judge_overdue)
+
+    def _jobs(self) -> Iterator[Progress]:
+        def stalled(tx: Transaction, which: Which[Any]) -> Sequence[inspect.JobFacts]:
+            return inspect.stalled_jobs(tx, which, self._registry.now() - OVERDUE)
+
+        yield from self._walk("jobs", inspect.jobless_items, judge_jobless)
+        yield from self._walk("jobs", stalled, judge_stalled)
 
     def _judge_forgotten(self, link: inspect.LinkFacts) -> Iterator[Issue]:
         if link.repository is None or link.size is None:

@@ -70,6 +70,16 @@ def judge_ownerless(row: inspect.Ownerless) -> Iterator[Issue]:
     yield issue_of("I19", "corruption", f"manifest row {owner}", message)
 
 
+def judge_jobless(row: inspect.JoblessItem) -> Iterator[Issue]:
+    job_id, position = row.key
+    yield issue_of("I19", "corruption", f"job item {job_id} {position}", "belongs to no job")
+
+
+def judge_stalled(job: inspect.JobFacts) -> Iterator[Issue]:
+    message = f"nobody has worked on it for more than an hour{WORKER}"
+    yield issue_of("I31", "leak", f"{job.kind} job {job.key}", message)
+
+
 def judge_overdue(link: inspect.LinkFacts) -> Iterator[Issue]:
     repository_id, digest = link.key
     subject = f"{link.repository or repository_id} blob {digest}"

@@ -16,6 +16,7 @@ from ullage.policy import Caps, Part
 from ullage.services import Registry, locks
 from ullage.services.closure import (
     Closure,
+    Graph,
     HeldBy,
     Hold,
     Member,
@@ -99,7 +100,7 @@ def look(
     name = wanted.repository
     repository_id = _require_repository(tx, name)
     roots, absent = _roots(tx, repository_id, wanted)
-    closure = _unlocked(tx, name, repository_id, roots)
+    closure = unlocked(tx, name, repository_id, roots, StoredGraph(tx, repository_id))
     references = content.blobs_of(tx, closure.going.keys())
     if to_delete:
         content.lock_blobs(tx, references.keys(), to_drop=True)
@@ -116,20 +117,25 @@ def look(
     )
 
 
-def _unlocked(
-    tx: Transaction, name: RepositoryName, repository_id: int, roots: list[ManifestRow]
+def unlocked(
+    tx: Transaction,
+    name: RepositoryName,
+    repository_id: int,
+    roots: list[ManifestRow],
+    graph: Graph,
+    despite: Collection[int] = (),
 ) -> Closure:
     """What goes with those of `roots` that no lock forbids to delete: on them or what goes along.
 
-    A deletion takes all of an image or nothing, so a locked part keeps the whole of it.
+    A deletion takes all of an image or nothing, so a locked part keeps the whole of it. Locks on
+    the manifests `despite` which somebody deletes do not count.
     """
-    graph = StoredGraph(tx, repository_id)
     held: dict[int, tuple[Member, tuple[Hold, ...]]] = {}
     while True:
         closure = what_goes(graph, roots)
-        found = attributes.locks_on(tx, closure.going.keys())
-        roots_of = _roots_of(closure) if found else {}
-        blamed = {roots_of[id_]: locks.described(name, lock) for id_, lock in found.items()}
+        found = attributes.locks_on(tx, closure.going.keys() - set(despite))
+        of = roots_of(closure) if found else {}
+        blamed = {of[id_]: locks.described(name, lock) for id_, lock in found.items()}
         if not blamed and len(closure.going) == content.count_manifests(tx, repository_id):
             # The repository would go with the last image in it.
             own = locks.lock_of_repository(tx, repository_id, name)
@@ -143,7 +149,7 @@ def _unlocked(
         roots = [row for row in roots if row.id not in blamed]
 
 
-def _roots_of(closure: Closure) -> dict[int, int]:
+def roots_of(closure: Closure) -> dict[int, int]:
     """What was asked for that reaches each manifest that goes."""
     ids = {member.row.digest: id_ for id_, member in closure.going.items()}
     roots: dict[int, int] = {}

@@ -13,7 +13,7 @@ from itertools import islice
 
 from ullage.blobs import StoredObject
 from ullage.failpoints import failpoint
-from ullage.metadata import content, reclaim, uploads
+from ullage.metadata import content, jobs, reclaim, uploads
 from ullage.metadata.database import Transaction
 from ullage.metadata.reclaim import Tombstone
 from ullage.services import Registry
@@ -42,6 +42,7 @@ def recover(registry: Registry) -> int:
         return 0
     # Whoever held tombstones is gone, and must not keep their bytes on the disk any longer.
     registry.write(reclaim.release_tombstones, freeing=True)
+    registry.write(jobs.release_claims, freeing=True)
     left = registry.read(uploads.single_uploads)
     failpoint("recover.after_claim")
     for upload in left:

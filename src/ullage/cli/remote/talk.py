@@ -105,3 +105,23 @@ def progress(items: Iterable[T], total: int, what: str) -> Iterator[T]:
     finally:
         # The bar goes when the work is done: what remains on the screen is the summary.
         print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+
+
+class Gauge:
+    """How far something is that somebody else does: a bar on stderr if that is a terminal."""
+
+    def __init__(self) -> None:
+        self._shown = False
+
+    def show(self, what: str, done: int, total: int) -> None:
+        """Draw it anew; while it is not known of how much, only how many there are."""
+        if not sys.stderr.isatty():
+            return
+        self._shown = True
+        filled = _WIDTH * min(done, total) // total if total else 0
+        bar = "#" * filled + "-" * (_WIDTH - filled)
+        print(f"\r{what} [{bar}] {done}/{total}\x1b[K", end="", file=sys.stderr, flush=True)
+
+    def clear(self) -> None:
+        if self._shown:
+            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
