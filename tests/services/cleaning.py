@@ -27,7 +27,7 @@ def ask(registry: Registry, *filters: str, ago: str | None = "0d", **more: Any) 
     """Ask for a purge; the job's id. Whatever there is was there for a moment."""
     if isinstance(registry.now, FakeClock):
         registry.now.advance(1)
-    usual = {
+    usual: dict[str, Any] = {
         "keep": 0,
         "untagged": False,
         "untagged_only": False,

@@ -333,6 +333,16 @@ job_items = sa.Table(
     sqlite_with_rowid=False,
 )
 
+policies = sa.Table(
+    "policies",
+    metadata,
+    # What the registry does by itself, as administrators have set it: one JSON document for each.
+    sa.Column("name", sa.Text, primary_key=True),
+    sa.Column("document", sa.Text, nullable=False),
+    sa.Column("updated_at", Moment, nullable=False),
+    sqlite_with_rowid=False,
+)
+
 users = sa.Table(
     "users",
     metadata,

@@ -1,0 +1,54 @@
+"""Policies: what the registry does by itself, as administrators have set it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any, NamedTuple
+
+import sqlalchemy as sa
+
+from ullage.metadata import schema
+from ullage.metadata.database import Transaction
+from ullage.metadata.moments import from_moment, moment
+from ullage.metadata.statements import Statement
+
+_policies = schema.policies
+
+
+class Policy(NamedTuple):
+    document: dict[str, Any]
+    updated_at: datetime
+
+
+_FIND = Statement(
+    sa.select(_policies.c.document, _policies.c.updated_at).where(
+        _policies.c.name == sa.bindparam("name")
+    )
+)
+
+
+def find(tx: Transaction, name: str) -> Policy | None:
+    """The policy of that name; None if nobody has ever set it."""
+    for document, updated_at in tx.rows(_FIND, name=name):
+        return Policy(json.loads(document), from_moment(updated_at))
+    return None
+
+
+_PUT = Statement.insert(
+    _policies,
+    ("name", "document", "updated_at"),
+    lambda insert: insert.on_conflict_do_update(
+        index_elements=["name"],
+        set_={
+            "document": insert.excluded.document,
+            "updated_at": insert.excluded.updated_at,
+        },
+    ),
+)
+
+
+def put(tx: Transaction, name: str, document: Mapping[str, Any], now: datetime) -> None:
+    """Set a policy, in place of what it was."""
+    tx.change(_PUT, name=name, document=json.dumps(document), updated_at=moment(now))
