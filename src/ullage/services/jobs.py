@@ -8,19 +8,22 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
 from ullage.failpoints import failpoint
-from ullage.metadata import jobs
+from ullage.metadata import jobs, pulls
 from ullage.metadata.database import Transaction
 from ullage.metadata.jobs import Item, JobRow, PlacedItem
 from ullage.oci.errors import JobUnknown, TooManyRequests
+from ullage.oci.reference import RepositoryName
 from ullage.policy import Caps, Swath, Warning, purge_rails
+from ullage.pullers import RECENTLY
 from ullage.services import Caller, Registry
 from ullage.services.access import Action, Principal
 from ullage.services.cleaning import clean_some
+from ullage.services.pulls import pulled_words, pullers, write_pulls
 
 log = logging.getLogger(__name__)
 
@@ -333,11 +336,13 @@ def _plan(registry: Registry, chooser: Chooser, row: JobRow, token: str) -> None
     while registry.write(lambda tx: jobs.drop_items(tx, row.id, WRITTEN_TOGETHER), freeing=True):
         pass
     writer = _Writer(registry, row.id, token)
+    write_pulls(registry)
     chosen = chooser(registry, row, writer.add)
     writer.flush()
     freed = registry.read(lambda tx: jobs.freed_by(tx, row.id))
     request = row.request
     caps = Caps(**request.get("caps", {}))
+    chosen = replace(chosen, swaths=_with_pulls(registry, row.id, chosen.swaths))
     warnings = purge_rails(chosen.swaths, freed, caps, keep=request.get("keep", 0))
     findings = _findings(chosen, warnings, freed)
     now = registry.now()
@@ -355,6 +360,22 @@ def _plan(registry: Registry, chooser: Chooser, row: JobRow, token: str) -> None
 
     registry.write(end, freeing=True)
     failpoint("job.after_batch")
+
+
+def _with_pulls(registry: Registry, job_id: str, swaths: list[Swath]) -> list[Swath]:
+    """What goes of what somebody pulled lately."""
+    since = registry.now() - RECENTLY
+    found = registry.read(lambda tx: pulls.recent_of_job(tx, job_id, since, pullers(tx).counted))
+    return [
+        replace(
+            swath,
+            pulled_going=found[name].number,
+            pulled=pulled_words(found[name].digest, found[name].at),
+        )
+        if (name := RepositoryName(swath.repository)) in found
+        else swath
+        for swath in swaths
+    ]
 
 
 def _findings(chosen: Chosen, warnings: tuple[Warning, ...], freed: int) -> dict[str, Any]:
