@@ -139,7 +139,7 @@ def test_a_duration_beyond_all_reason_deletes_nothing(registry: Registry) -> Non
 )
 def test_what_is_not_understood_is_refused(registry: Registry, more: dict[str, Any]) -> None:
     with pytest.raises(ValueInvalid):
-        ask(registry, *more.pop("filters"), **more)
+        ask(registry, *more["filters"], **{k: v for k, v in more.items() if k != "filters"})
 
 
 # --- what nothing leads to ------------------------------------------------------------------------
