@@ -18,6 +18,7 @@ from typing import Protocol
 from ullage.oci.errors import RegistryError
 from ullage.services import Registry, StoredObject, jobs, plan, pulls, reclaim
 from ullage.services.purge import choose_purge
+from ullage.services.retention import choose_retention, start_if_due
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +43,7 @@ SMALLEST_BATCH, LARGEST_BATCH = 10, 500
 # Pulls are written down this often.
 PULLS_SECONDS = 5.0
 # What each kind of job deletes.
-CHOOSERS = {"purge": choose_purge}
+CHOOSERS = {"purge": choose_purge, "retention": choose_retention}
 
 
 class Clock(Protocol):
@@ -142,6 +143,7 @@ class Worker:
             while not self._stop.is_set() and step(registry):
                 busy = True
         plan.expire_plans(registry)
+        start_if_due(registry)
         for forget in (jobs.expire_jobs, pulls.forget_old_pulls):
             while not self._stop.is_set() and forget(registry):
                 pass

@@ -7,7 +7,7 @@ then carried out a batch at a time (cleaning.py). After a crash it is planned ag
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
@@ -47,25 +47,33 @@ def start_job(
 ) -> dict[str, Any]:
     """Queue a job. Raises TooManyRequests while too many wait."""
     job_id = registry.fresh_key()
-
-    def insert(tx: Transaction) -> None:
-        if jobs.count_open(tx) >= MAX_OPEN:
-            raise TooManyRequests(message=f"{MAX_OPEN} jobs wait already")
-        jobs.insert(
-            tx,
-            job_id,
-            kind,
-            subject=caller.subject,
-            address=caller.address,
-            request_id=caller.request_id,
-            request=request,
-            now=registry.now(),
-        )
-        registry.audit(tx, caller, f"{kind}.start", target=job_id, detail=_asked(request))
-
-    registry.write(insert, freeing=True)
+    registry.write(lambda tx: queue_job(tx, registry, job_id, kind, request, caller), freeing=True)
     registry.wake()
     return shown(_require(registry, job_id))
+
+
+def queue_job(
+    tx: Transaction,
+    registry: Registry,
+    job_id: str,
+    kind: str,
+    request: Mapping[str, Any],
+    caller: Caller,
+) -> None:
+    """As start_job, in a transaction of the caller's, who wakes the worker afterwards."""
+    if jobs.count_open(tx) >= MAX_OPEN:
+        raise TooManyRequests(message=f"{MAX_OPEN} jobs wait already")
+    jobs.insert(
+        tx,
+        job_id,
+        kind,
+        subject=caller.subject,
+        address=caller.address,
+        request_id=caller.request_id,
+        request=request,
+        now=registry.now(),
+    )
+    registry.audit(tx, caller, f"{kind}.start", target=job_id, detail=_asked(request))
 
 
 def get_job(registry: Registry, job_id: str, principal: Principal) -> dict[str, Any]:
@@ -190,6 +198,8 @@ class Chosen:
 
     swaths: list[Swath]
     notes: list[str]
+    # What else there is to warn of.
+    warnings: Sequence[Warning] = ()
 
 
 # Chooses what a job deletes: hands every item to the function that it gets last.
@@ -230,6 +240,9 @@ def _work_on(
     if row.state != "running":
         _plan(registry, choosers[row.kind], row, token)
         return 0
+
+    # What is known of pulls by now saves what it is about.
+    write_pulls(registry)
 
     def batch(tx: Transaction) -> int:
         row = _hold(tx, registry, job_id, token)
@@ -344,6 +357,7 @@ def _plan(registry: Registry, chooser: Chooser, row: JobRow, token: str) -> None
     caps = Caps(**request.get("caps", {}))
     chosen = replace(chosen, swaths=_with_pulls(registry, row.id, chosen.swaths))
     warnings = purge_rails(chosen.swaths, freed, caps, keep=request.get("keep", 0))
+    warnings = (*warnings, *chosen.warnings)
     findings = _findings(chosen, warnings, freed)
     now = registry.now()
     refused = [
