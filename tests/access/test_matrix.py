@@ -100,6 +100,13 @@ TABLE = (
     Row("GET", "/api/v1/jobs/{job}/items", "known", 200, 404, METADATA, 404),
     Row("GET", "/api/v1/policies/pullers", Everywhere(METADATA), 200, 200),
     Row("PUT", "/api/v1/policies/pullers", Everywhere(POLICIES), 200, 200),
+    Row("GET", "/api/v1/policies/retention", Everywhere(METADATA), 200, 200),
+    Row("PUT", "/api/v1/policies/retention", Everywhere(POLICIES), 200, 200),
+    Row("GET", "/api/v1/policies/untagged", Everywhere(METADATA), 200, 200),
+    Row("PATCH", "/api/v1/policies/untagged", Everywhere(POLICIES), 200, 200),
+    Row("POST", "/api/v1/retention/runs", Everywhere(POLICIES), 202, 202),
+    Row("POST", "/api/v1/retention/test", Everywhere(METADATA), 200, 200),
+    Row("GET", "/api/v1/retention/explain", "known", 200, 404, METADATA),
 )
 # RFC 9110 section 9.1: HEAD goes wherever GET goes, so it needs the same.
 HEADS = tuple(
@@ -212,8 +219,12 @@ class Attempt:
                 path += f"?digest={digest_of(b'some bytes')}"
             case "POST", "plans":
                 content = json.dumps({"repositories": [repository]}).encode()
-            case "PUT", "pullers":
+            case "PUT" | "PATCH", "pullers" | "retention" | "untagged":
                 content = b"{}"
+            case "POST", "runs":
+                content = b'{"dry_run": true}'
+            case _, "explain":
+                path += f"?repository={repository}&tag=v1"
             case "POST", "purge":
                 content = json.dumps(_harmless_purge(repository)).encode()
             case _, "{job}" | "items":

@@ -5,7 +5,7 @@ Times only ever grow, whichever process writes first. Nothing here is on the way
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
@@ -309,9 +309,3 @@ def count_history(tx: Transaction) -> int:
 def forget_history(tx: Transaction, before: datetime) -> int:
     """Forget days before that moment's; how many rows that were."""
     return tx.execute(_history.delete().where(_history.c.day < moment(before) // _DAY)).rowcount
-
-
-def repositories_pulled(tx: Transaction) -> Iterator[RepositoryName]:
-    """Every repository that the history knows of."""
-    query = sa.select(_history.c.repository).distinct().order_by(_history.c.repository)
-    return map(RepositoryName, tx.execute(query).scalars())

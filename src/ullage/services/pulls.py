@@ -24,7 +24,7 @@ from ullage.oci.reference import Tag
 from ullage.pullers import USUAL, Puller, Pullers, parse_pullers, puller_document
 from ullage.services import Caller, Registry
 from ullage.services.patterns import Matches, part
-from ullage.services.recorder import MAX_AGENT, Pulls
+from ullage.services.recorder import MAX_AGENT, Pulls, Seen
 
 log = logging.getLogger(__name__)
 
@@ -82,18 +82,31 @@ def _write(tx: Transaction, taken: Pulls, classify: Callable[[str], Puller]) -> 
                 by_digest = seen.at if tag is None or id_ != manifest_id else None
                 at, known = manifests.get((id_, puller), (seen.at, None))
                 manifests[id_, puller] = (max(at, seen.at), _latest(known, by_digest))
+            if id_ in there and id_ != manifest_id:
+                # No pull of its own, but a sign of use: rules are tried out on it.
+                _count(days, there[id_], "", puller, Seen(0, seen.at))
         if manifest is None:
             continue
         if tag is not None:
             of_tag = (manifest.repository_id, tag, puller)
             tags[of_tag] = max(seen.at, tags.get(of_tag, seen.at))
-        of_day = (manifest.repository, manifest.digest, tag or "", puller)
-        number, last = days.get(of_day, (0, seen.at))
-        days[of_day] = (number + seen.pulls, max(last, seen.at))
+        _count(days, manifest, tag or "", puller, seen)
     pulls.note_manifests(tx, manifests)
     held = pulls.hold_tags(tx, {key[:2] for key in tags}) if tags else set()
     pulls.note_tags(tx, {key: at for key, at in tags.items() if key[:2] in held})
     pulls.note_days(tx, days)
+
+
+def _count(
+    days: dict[tuple[str, str, str, str], tuple[int, datetime]],
+    manifest: pulls.Pulled,
+    tag: str,
+    puller: Puller,
+    seen: Seen,
+) -> None:
+    key = (manifest.repository, manifest.digest, tag, puller)
+    number, last = days.get(key, (0, seen.at))
+    days[key] = (number + seen.pulls, max(last, seen.at))
 
 
 def _latest(one: datetime | None, other: datetime | None) -> datetime | None:
