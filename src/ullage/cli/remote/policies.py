@@ -228,8 +228,8 @@ COMMANDS = (
         "Set the rules, in place of all that were.",
         (_FILE, *flags.REGISTRY),
         set_rules,
-        more='A list of rules, or {"enabled": true, "every": "24h", "rules": […]}. What a rule says '
-        "is in the guide on retention. They run for the first time when an interval has passed.",
+        more='A list of rules, or {"enabled": true, "every": "24h", "rules": […]}; what a rule says '
+        "is in docs/guides/retention.md. They run for the first time when an interval has passed.",
         examples=(
             "ullage retention set rules.yaml",
             "ullage retention show | ullage retention set -",
@@ -263,15 +263,16 @@ COMMANDS = (
         (
             Flag(
                 ("file",),
-                "Rules as for `retention set`; left out, those that are set. `-` for standard input.",
+                "Rules as for `retention set`; left out, those that are set. `-` for standard "
+                "input.",
                 "FILE",
             ),
             Flag(("--since",), "How far to go back. Default: 90d.", "DURATION"),
             *flags.REGISTRY,
         ),
         test,
-        more="Nothing is deleted. Pushes and deletions are known since the registry was made, pulls "
-        "for 400 days.",
+        more="Nothing is deleted. Pushes and deletions are known since the registry was made, "
+        "pulls for 400 days.",
         examples=("ullage retention test rules.yaml --since 90d",),
     ),
     Command(
