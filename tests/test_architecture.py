@@ -47,12 +47,14 @@ ROOMS = {
     # Ground floor.
     "oci": Room(others=PURE),
     "policy": Room(words("oci"), others=PURE | {"datetime"}),
+    "pullers": Room(words("oci"), others=PURE | {"datetime"}),
+    "retention": Room(words("oci policy pullers"), others=PURE | {"datetime"}),
     "failpoints": Room(),
     # Storage: two rooms that never meet.
     "blobs": Room(words("oci failpoints")),
     "metadata": Room(words("oci failpoints"), others=STANDARD_LIBRARY | {"sqlalchemy"}),
     "services": Room(
-        words("oci policy failpoints blobs metadata"),
+        words("oci policy pullers retention failpoints blobs metadata"),
         others=STANDARD_LIBRARY | words("argon2 bcrypt cryptography jwt re2"),
     ),
     # Faces.
@@ -74,8 +76,8 @@ ROOMS = {
     "tls": Room(others=STANDARD_LIBRARY | {"cryptography"}),
     "wiring": Room(
         words(
-            "oci policy failpoints blobs metadata services server cli worker config clock control"
-            " tls"
+            "oci policy pullers retention failpoints blobs metadata services server cli worker"
+            " config clock control tls"
         ),
         others=STANDARD_LIBRARY | words("starlette"),
         never=frozenset(),

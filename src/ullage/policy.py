@@ -75,6 +75,7 @@ class Rail(StrEnum):
     MOST = "most-of-repository"
     ONLY_TAG = "only-tag"
     NEWEST = "newest-image"
+    PULLED = "pulled-recently"
     MANIFESTS = "max-manifests"
     BYTES = "max-bytes"
 
@@ -103,6 +104,9 @@ class Part:
     tags_going: int
     # The tag that was set last, if its image goes.
     newest_going: str | None
+    # Manifests that go and were pulled lately, and what is said about the last of them.
+    pulled_going: int = 0
+    pulled: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +161,16 @@ def _of_repository(part: Part, caps: Caps, computed: bool) -> list[Warning]:
     if part.newest_going is not None:
         message = f"deletes {name}:{part.newest_going}, the newest image in {name}"
         found.append(Warning(Rail.NEWEST, name, message, computed))
-    return found
+    return found + _pulled(name, part.pulled_going, part.pulled, refuses=computed)
+
+
+def _pulled(name: str, number: int, last: str, *, refuses: bool) -> list[Warning]:
+    """Somebody may be running it, and will pull it again."""
+    if not number:
+        return []
+    what = "a manifest" if number == 1 else f"{number} manifests"
+    message = f"deletes {what} in {name} that somebody pulled lately: {last}"
+    return [Warning(Rail.PULLED, name, message, refuses)]
 
 
 # --- purging --------------------------------------------------------------------------------------
@@ -320,6 +333,9 @@ class Swath:
     tags_going: int
     manifests: int
     manifests_going: int
+    # As of Part.
+    pulled_going: int = 0
+    pulled: str = ""
 
 
 def purge_rails(
@@ -356,4 +372,4 @@ def _of_swath(swath: Swath, caps: Caps, keep: int) -> list[Warning]:
         message = f"deletes {swath.tags_going} of {swath.tags} tags in {name}"
         most = (refuses and not keep) or caps.max_percent is not None
         found.append(Warning(Rail.MOST, name, message, most))
-    return found
+    return found + _pulled(name, swath.pulled_going, swath.pulled, refuses=refuses)

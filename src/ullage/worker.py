@@ -16,8 +16,9 @@ from datetime import timedelta
 from typing import Protocol
 
 from ullage.oci.errors import RegistryError
-from ullage.services import Registry, StoredObject, jobs, plan, reclaim
+from ullage.services import Registry, StoredObject, jobs, plan, pulls, reclaim
 from ullage.services.purge import choose_purge
+from ullage.services.retention import choose_retention, start_if_due
 
 log = logging.getLogger(__name__)
 
@@ -39,8 +40,10 @@ MAX_BACKOFF_SECONDS = 60.0
 # database is everybody else's for as long again.
 BATCH_SECONDS = 0.02
 SMALLEST_BATCH, LARGEST_BATCH = 10, 500
+# Pulls are written down this often.
+PULLS_SECONDS = 5.0
 # What each kind of job deletes.
-CHOOSERS = {"purge": choose_purge}
+CHOOSERS = {"purge": choose_purge, "retention": choose_retention}
 
 
 class Clock(Protocol):
@@ -64,6 +67,7 @@ class Worker:
         self._token = uuid.uuid4().hex
         self._wake_jobs = threading.Event()
         self._jobs = threading.Thread(target=self._run_jobs, name="ullage-jobs", daemon=True)
+        self._pulls = threading.Thread(target=self._run_pulls, name="ullage-pulls", daemon=True)
         self._untidy = True
         self._thread = threading.Thread(target=self._run, name="ullage-worker", daemon=True)
         self._reconciler = threading.Thread(
@@ -75,6 +79,7 @@ class Worker:
         self.wake()
         self._thread.start()
         self._jobs.start()
+        self._pulls.start()
         self._reconciler.start()
 
     def wake(self) -> None:
@@ -86,7 +91,7 @@ class Worker:
         """Finish the piece of work at hand and end."""
         self._stop.set()
         self.wake()
-        for thread in (self._thread, self._jobs, self._reconciler):
+        for thread in (self._thread, self._jobs, self._pulls, self._reconciler):
             if thread.is_alive():
                 thread.join()
 
@@ -138,8 +143,10 @@ class Worker:
             while not self._stop.is_set() and step(registry):
                 busy = True
         plan.expire_plans(registry)
-        while not self._stop.is_set() and jobs.expire_jobs(registry):
-            pass
+        start_if_due(registry)
+        for forget in (jobs.expire_jobs, pulls.forget_old_pulls):
+            while not self._stop.is_set() and forget(registry):
+                pass
         if not busy:
             registry.db.housekeep()
         self._untidy = busy
@@ -197,6 +204,18 @@ class Worker:
             jobs.note_failure(self._registry, self._token, f"{type(error).__name__}: {error}")
         except (RegistryError, OSError) as another:
             log.error("that could not be noted: %s", another)
+
+    def _run_pulls(self) -> None:
+        """Write down who pulled what, now and then and once more at the end."""
+        while not self._stop.wait(PULLS_SECONDS):
+            self._write_pulls()
+        self._write_pulls()
+
+    def _write_pulls(self) -> None:
+        try:
+            pulls.write_pulls(self._registry)
+        except Exception:
+            log.exception("some pulls are forgotten")
 
     def _reconcile(self) -> None:
         """Now and then, slowly, look for bytes in the store that no row names."""

@@ -14,6 +14,7 @@ import pytest
 
 from tests.access.house import INDEX, House, digest_of, empty_index, image
 from ullage.server.app import ROUTES
+from ullage.server.needs import Whom
 from ullage.server.routes import Route
 
 # Whom a route is for: "anybody", "known" (any account or token), "catalog", or the rights that are
@@ -29,12 +30,19 @@ WRITE: Need = frozenset({"metadata_write"})
 
 
 @dataclass(frozen=True)
+class Everywhere:
+    """Rights on all repositories, also on those that there will be."""
+
+    rights: frozenset[str]
+
+
+@dataclass(frozen=True)
 class Row:
     """A route, whom it is for, and what it answers those it lets in."""
 
     method: str
     path: str
-    need: Need
+    need: Need | Everywhere
     existing: int
     absent: int
     # Rights on the repository that the request is about without naming it in its path, and what
@@ -45,6 +53,7 @@ class Row:
     more: frozenset[str] = frozenset()
 
 
+POLICIES = METADATA | DELETION | {"metadata_write"}
 # distribution-spec "Endpoints" in its order; then the token endpoints (acr-contract 1.2-1.4).
 TABLE = (
     Row("GET", "/v2/", "known", 200, 200),
@@ -89,6 +98,15 @@ TABLE = (
     Row("GET", "/api/v1/jobs/{job}", "known", 200, 404, METADATA, 404),
     Row("DELETE", "/api/v1/jobs/{job}", "known", 202, 404, METADATA, 404, DELETION),
     Row("GET", "/api/v1/jobs/{job}/items", "known", 200, 404, METADATA, 404),
+    Row("GET", "/api/v1/policies/pullers", Everywhere(METADATA), 200, 200),
+    Row("PUT", "/api/v1/policies/pullers", Everywhere(POLICIES), 200, 200),
+    Row("GET", "/api/v1/policies/retention", Everywhere(METADATA), 200, 200),
+    Row("PUT", "/api/v1/policies/retention", Everywhere(POLICIES), 200, 200),
+    Row("GET", "/api/v1/policies/untagged", Everywhere(METADATA), 200, 200),
+    Row("PATCH", "/api/v1/policies/untagged", Everywhere(POLICIES), 200, 200),
+    Row("POST", "/api/v1/retention/runs", Everywhere(POLICIES), 202, 202),
+    Row("POST", "/api/v1/retention/test", Everywhere(METADATA), 200, 200),
+    Row("GET", "/api/v1/retention/explain", "known", 200, 404, METADATA),
 )
 # RFC 9110 section 9.1: HEAD goes wherever GET goes, so it needs the same.
 HEADS = tuple(
@@ -130,6 +148,9 @@ def expected(role: str, kind: str, row: Row, repository: str) -> int:
             return row.lacking
         # What does not exist, nobody lacks a right on.
         return allowed if row.more <= granted or not exists else 401
+    if isinstance(row.need, Everywhere):
+        # A token for one repository says nothing about the others, whosever it is.
+        return allowed if (role, kind) == ("admin", "basic") else 401
     if row.need == "catalog":
         return 401 if role == "anonymous" or kind == "empty" else allowed
     if kind == "empty":
@@ -198,6 +219,12 @@ class Attempt:
                 path += f"?digest={digest_of(b'some bytes')}"
             case "POST", "plans":
                 content = json.dumps({"repositories": [repository]}).encode()
+            case "PUT" | "PATCH", "pullers" | "retention" | "untagged":
+                content = b"{}"
+            case "POST", "runs":
+                content = b'{"dry_run": true}'
+            case _, "explain":
+                path += f"?repository={repository}&tag=v1"
             case "POST", "purge":
                 content = json.dumps(_harmless_purge(repository)).encode()
             case _, "{job}" | "items":
@@ -307,9 +334,12 @@ def test_every_route_declares_the_need_that_the_table_names() -> None:
     """acr-contract 1.1, "Scope demanded per endpoint"."""
     declared = {
         (route.method, route.path): (
-            frozenset(map(str, route.need.actions)) or route.need.whom.value
+            Everywhere(rights)
+            if route.need.whom is Whom.EVERYTHING
+            else rights or route.need.whom.value
         )
         for route in ROUTES
+        for rights in [frozenset(map(str, route.need.actions))]
     }
     assert declared == {(row.method, row.path): row.need for row in TABLE}
 

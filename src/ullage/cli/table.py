@@ -3,7 +3,16 @@
 from __future__ import annotations
 
 from ullage.cli import azure_env, completion
-from ullage.cli.remote import configuration, jobs, login, manifest, purging, repository, space
+from ullage.cli.remote import (
+    configuration,
+    jobs,
+    login,
+    manifest,
+    policies,
+    purging,
+    repository,
+    space,
+)
 from ullage.cli.remote.grammar import Command
 
 TITLE = "A container registry that gives space back."
@@ -13,6 +22,7 @@ REMOTE: tuple[Command, ...] = (
     *manifest.COMMANDS,
     *space.COMMANDS,
     *purging.COMMANDS,
+    *policies.COMMANDS,
     *jobs.COMMANDS,
     *login.COMMANDS,
     *configuration.COMMANDS,
@@ -24,7 +34,9 @@ GROUPS = {
     "repository": "Repositories, their tags and manifests: list, show, lock, untag, delete.",
     "manifest": "Manifests and what refers to them: list, show, lock, delete.",
     "job": "Long work that a registry does: list, show, watch, cancel.",
-    "config": "Defaults, and names for registries.",
+    "retention": "What a registry deletes by itself: show, set, explain, test, run.",
+    "pullers": "Who pulls images, told apart by user agent: show, set.",
+    "config": "Defaults, names for registries, and az's retention policy.",
 }
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -92,17 +92,38 @@ def entries(
         query = query.where(_audit.c.at >= moment(since))
     if until is not None:
         query = query.where(_audit.c.at < moment(until))
-    return [
-        AuditEntry(
-            row.id,
-            from_moment(row.at),
-            row.subject,
-            row.address,
-            row.request_id,
-            row.action,
-            row.repository,
-            row.target,
-            json.loads(row.detail),
-        )
-        for row in tx.execute(query)
-    ]
+    return [_entry(row) for row in tx.execute(query)]
+
+
+def about(
+    tx: Transaction, repository: str, actions: Collection[str], after: int, limit: int
+) -> list[AuditEntry]:
+    """Up to `limit` entries about a repository behind an id, the oldest first."""
+    query = (
+        sa.select(_audit)
+        .where(_audit.c.repository == repository, _audit.c.id > after)
+        .where(_audit.c.action.in_([*actions]))
+        .order_by(_audit.c.id)
+        .limit(limit)
+    )
+    return [_entry(row) for row in tx.execute(query)]
+
+
+def repositories(tx: Transaction) -> list[str]:
+    """Every repository that there is an entry about, by name."""
+    query = sa.select(_audit.c.repository).where(_audit.c.repository.is_not(None)).distinct()
+    return list(tx.execute(query.order_by(_audit.c.repository)).scalars())
+
+
+def _entry(row: Any) -> AuditEntry:
+    return AuditEntry(
+        row.id,
+        from_moment(row.at),
+        row.subject,
+        row.address,
+        row.request_id,
+        row.action,
+        row.repository,
+        row.target,
+        json.loads(row.detail),
+    )

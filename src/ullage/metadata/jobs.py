@@ -189,6 +189,15 @@ def change(tx: Transaction, job_id: str, **values: Any) -> None:
     tx.execute(_jobs.update().where(_jobs.c.id == job_id).values(values))
 
 
+def cancel_open(tx: Transaction, kind: str) -> None:
+    """Let all jobs of a kind do nothing more."""
+    tx.execute(
+        _jobs.update()
+        .where(_jobs.c.kind == kind, _jobs.c.finished_at.is_(None))
+        .values(cancelled=True)
+    )
+
+
 def add(tx: Transaction, job_id: str, **by: int) -> None:
     """Add to a job's numbers."""
     tx.execute(

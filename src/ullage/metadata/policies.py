@@ -29,9 +29,19 @@ _FIND = Statement(
 )
 
 
-def find(tx: Transaction, name: str) -> Policy | None:
-    """The policy of that name; None if nobody has ever set it."""
-    for document, updated_at in tx.rows(_FIND, name=name):
+_FIND_TO_CHANGE = Statement(
+    sa.select(_policies.c.document, _policies.c.updated_at)
+    .where(_policies.c.name == sa.bindparam("name"))
+    .with_for_update()
+)
+
+
+def find(tx: Transaction, name: str, *, lock: bool = False) -> Policy | None:
+    """The policy of that name; None if nobody has ever set it.
+
+    With `lock`, nobody else sets it, or acts on it in the same way, until the transaction ends.
+    """
+    for document, updated_at in tx.rows(_FIND_TO_CHANGE if lock else _FIND, name=name):
         return Policy(json.loads(document), from_moment(updated_at))
     return None
 

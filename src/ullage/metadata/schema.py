@@ -333,6 +333,53 @@ job_items = sa.Table(
     sqlite_with_rowid=False,
 )
 
+manifest_pulls = sa.Table(
+    "manifest_pulls",
+    metadata,
+    # When each class of pullers pulled a manifest last, in any way and by its digest (or, of an
+    # index, one of its children). Goes with the manifest.
+    sa.Column(
+        "manifest_id", Id, sa.ForeignKey("manifests.id", ondelete="CASCADE"), primary_key=True
+    ),
+    sa.Column("puller", sa.Text, primary_key=True),
+    sa.Column("at", Moment, nullable=False),
+    sa.Column("by_digest_at", Moment),
+    sqlite_with_rowid=False,
+)
+
+tag_pulls = sa.Table(
+    "tag_pulls",
+    metadata,
+    # When each class of pullers pulled by a tag last, whatever it pointed to. Goes with the tag.
+    sa.Column("repository_id", Id, primary_key=True),
+    sa.Column("tag", Name, primary_key=True),
+    sa.Column("puller", sa.Text, primary_key=True),
+    sa.Column("at", Moment, nullable=False),
+    sa.ForeignKeyConstraint(
+        ["repository_id", "tag"], ["tags.repository_id", "tags.name"], ondelete="CASCADE"
+    ),
+    sqlite_with_rowid=False,
+)
+
+pull_history = sa.Table(
+    "pull_history",
+    metadata,
+    # Pulls of each day, for trying out rules on what has been; outlives what was pulled. Pushes and
+    # deletions are in the audit log.
+    sa.Column("repository", Name, primary_key=True),
+    # Days since the epoch, UTC.
+    sa.Column("day", sa.Integer, primary_key=True),
+    sa.Column("digest", Name, primary_key=True),
+    # "" for a pull by digest.
+    sa.Column("tag", Name, primary_key=True),
+    sa.Column("puller", sa.Text, primary_key=True),
+    sa.Column("pulls", sa.BigInteger, nullable=False),
+    # The last of them.
+    sa.Column("at", Moment, nullable=False),
+    sa.Index("ix_pull_history_day", "day"),
+    sqlite_with_rowid=False,
+)
+
 policies = sa.Table(
     "policies",
     metadata,

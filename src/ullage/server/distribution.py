@@ -53,6 +53,7 @@ from ullage.server.wire import (
 )
 from ullage.services import Caller, Registry, delete, pull, push
 from ullage.services.access import Action, Principal
+from ullage.services.pulls import note_pull
 from ullage.services.push import AppendSession, Upload
 
 OCI_INDEX = "application/vnd.oci.image.index.v1+json"
@@ -180,9 +181,11 @@ def _range_asked(request: Request, digest: Digest) -> str | None:
 
 async def get_manifest(face: Face, request: Request, name: str, reference: str) -> Response:
     """distribution-spec, "Pulling manifests". What was pushed is served, whatever Accept says."""
-    manifest = await face.threads.read(
-        pull.get_manifest, face.registry, face.name(name), parse_reference(reference)
-    )
+    wanted = parse_reference(reference)
+    manifest = await face.threads.read(pull.get_manifest, face.registry, face.name(name), wanted)
+    if request.method == "GET":
+        # Also where the client has it still and is told so. HEAD only looks.
+        note_pull(face.registry, manifest.id, wanted, request.headers.get("user-agent", ""))
     headers = {
         **API_VERSION,
         "Docker-Content-Digest": manifest.digest,

@@ -19,6 +19,8 @@ class Whom(Enum):
     CATALOG = "catalog"
     # Those with rights on the repository in the path.
     REPOSITORY = "repository"
+    # Those with rights on all repositories, also on those that there will be.
+    EVERYTHING = "everything"
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,23 +32,24 @@ class Need:
         """What a client has to ask the token endpoint for; None if any token will do."""
         if self.whom is Whom.CATALOG:
             return "registry:catalog:*"
-        if self.whom is Whom.REPOSITORY:
-            return f"repository:{name}:{','.join(self.actions)}"
+        if self.whom in _OF_REPOSITORIES:
+            return f"repository:{name or '*'}:{','.join(self.actions)}"
         return None
 
     def missing(self, principal: Principal, name: str | None) -> list[dict[str, str]]:
         """What the caller lacks, as real ACR lists it; empty if it may go on."""
         if self.whom is Whom.CATALOG and not principal.listing:
             return [{"Type": "registry", "Name": "catalog", "Action": "*"}]
-        if self.whom is not Whom.REPOSITORY or name is None:
+        if self.whom not in _OF_REPOSITORIES:
             return []
         return [
-            {"Type": "repository", "Name": name, "Action": action}
+            {"Type": "repository", "Name": name or "*", "Action": action}
             for action in self.actions
-            if not principal.may(action, name)
+            if not principal.may(action, name or "*")
         ]
 
 
+_OF_REPOSITORIES = (Whom.REPOSITORY, Whom.EVERYTHING)
 ANYBODY = Need(Whom.ANYBODY)
 KNOWN = Need(Whom.KNOWN)
 CATALOG = Need(Whom.CATALOG)
@@ -55,3 +58,6 @@ PUSH = Need(Whom.REPOSITORY, (Action.PULL, Action.PUSH))
 DELETE = Need(Whom.REPOSITORY, (Action.DELETE,))
 METADATA_READ = Need(Whom.REPOSITORY, (Action.METADATA_READ,))
 METADATA_WRITE = Need(Whom.REPOSITORY, (Action.METADATA_WRITE,))
+# Policies say what is deleted anywhere.
+POLICY_READ = Need(Whom.EVERYTHING, (Action.METADATA_READ,))
+POLICY_WRITE = Need(Whom.EVERYTHING, (Action.METADATA_READ, Action.METADATA_WRITE, Action.DELETE))

@@ -22,6 +22,7 @@ from ullage.metadata.leases import Holder, Leases
 from ullage.oci.digest import Digest
 from ullage.oci.errors import StorageFull, Unavailable
 from ullage.services.hashers import Hashers
+from ullage.services.recorder import Recorder
 
 __all__ = ["Caller", "Limits", "Registry", "StoredObject", "store_errors"]
 
@@ -94,6 +95,8 @@ class Registry:
     # Tells the worker that there is something to reclaim.
     wake: Callable[[], None] = lambda: None
     hashers: Hashers = field(default_factory=Hashers)
+    # Pulls that wait to be written down.
+    pulls: Recorder = field(default_factory=Recorder)
 
     def read(self, work: Work[T]) -> T:
         """Run reading work; raises Unavailable if the database does not answer."""

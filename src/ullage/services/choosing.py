@@ -12,7 +12,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from itertools import islice
 
 from ullage.metadata import candidates, content
@@ -27,6 +27,7 @@ from ullage.services.outlook import unlocked
 from ullage.services.patterns import Matches
 
 PAGE = 1000
+_FAR = datetime(9999, 1, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +114,36 @@ def choose(
     return Swath(name, named, sums.tags, len(taken.tags), sums.manifests, taken.manifests)
 
 
+def take(
+    registry: Registry,
+    repository_id: int,
+    name: RepositoryName,
+    tags: Sequence[TagCandidate],
+    orphans: Sequence[Candidate],
+    add: Callable[[Item], None],
+) -> int:
+    """Hand tags to `add` that somebody has decided about, and manifests: how many these are.
+
+    Along with the tags go the images that lose their last one by it.
+    """
+    taken = _Taken()
+    for tag in tags:
+        add(_tag_item(repository_id, name, tag))
+        taken.tags.add(tag.name)
+        taken.losing[tag.manifest_id] = taken.losing.get(tag.manifest_id, 0) + 1
+    bared = registry.read(
+        lambda tx: list(candidates.left_alone(tx, repository_id, _FAR, taken.losing))
+    )
+    compound = [each for each in (*orphans, *bared) if not each.locked and not each.alone]
+    for each in (*orphans, *bared):
+        if each.alone and not each.locked:
+            add(_manifest_item(repository_id, name, each))
+            taken.manifests += 1
+    if compound:
+        _choose_compound(registry, repository_id, name, Scope(), taken, compound, add)
+    return taken.manifests
+
+
 # --- tags -----------------------------------------------------------------------------------------
 
 
@@ -138,13 +169,13 @@ def _tags(
                 matches=scope.matches,
             )
         ]
-        yield from _without_attached(registry, repository_id, eligible)
+        yield from without_attached(registry, repository_id, eligible)
         if len(page) < PAGE:
             return
         after = page[-1]
 
 
-def _without_attached(
+def without_attached(
     registry: Registry, repository_id: int, tags: list[TagCandidate]
 ) -> list[TagCandidate]:
     """Signatures in tags such as sha256-….sig live as long as their image (cosign#507)."""

@@ -8,12 +8,12 @@ is killed in between has forgotten nothing and does nothing twice.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
 from ullage.failpoints import failpoint
-from ullage.metadata import attributes, candidates, content, jobs
+from ullage.metadata import attributes, candidates, content, jobs, pulls
 from ullage.metadata.attributes import Lock
 from ullage.metadata.content import ManifestRow
 from ullage.metadata.database import Transaction
@@ -24,12 +24,14 @@ from ullage.services import Caller, Registry, locks
 from ullage.services.closure import Closure, StoredGraph
 from ullage.services.delete import take_away
 from ullage.services.outlook import roots_of, unlocked
+from ullage.services.pulls import pullers
 
 # Why something stays that was chosen.
 GONE = "it was gone already"
 CHANGED = "it was pushed, tagged or changed meanwhile"
 HELD = "a tag, an index or a subject holds it by now"
 MORE = "something that was not chosen would go along"
+PULLED = "somebody pulled it meanwhile"
 
 
 @dataclass(slots=True)
@@ -109,6 +111,16 @@ def _include_locked(job: JobRow) -> bool:
     return bool(job.request.get("include_locked"))
 
 
+def _pulled_since(tx: Transaction, job: JobRow, manifest_ids: Collection[int]) -> set[int]:
+    """Which of these a policy must not delete, because somebody has come for them."""
+    since = job.request.get("unpulled_since")
+    if since is None:
+        return set()
+    moment = datetime.fromisoformat(since)
+    last = pulls.of_manifests(tx, manifest_ids, pullers(tx).counted)
+    return {id_ for id_, at in last.items() if at >= moment}
+
+
 # --- tags -----------------------------------------------------------------------------------------
 
 
@@ -123,6 +135,7 @@ def _drop_tags(
     there = candidates.tags_now(
         tx, repository_id, [each.item.tag for each in some if each.item.tag is not None]
     )
+    pulled = _pulled_since(tx, job, {each.item.manifest_id for each in some})
     touched: set[int] = set()
     for position, item, _, _ in some:
         assert item.tag is not None
@@ -133,6 +146,8 @@ def _drop_tags(
             batch.skipped[position] = CHANGED
         elif current.locked and not _include_locked(job):
             batch.skipped[position] = f"tag '{item.tag}' is locked"
+        elif item.manifest_id in pulled:
+            batch.skipped[position] = PULLED
         else:
             batch.tags.append(item.tag)
             touched.add(item.manifest_id)
@@ -159,6 +174,7 @@ def _drop_manifests(
     repository_id, name = some[0].item.repository_id, some[0].item.repository
     positions = {each.item.manifest_id: each.position for each in some}
     standing = candidates.standing(tx, positions)
+    pulled = _pulled_since(tx, job, positions)
     for position, item, _, _ in some:
         current = standing.get(item.manifest_id)
         if current is None:
@@ -167,6 +183,8 @@ def _drop_manifests(
             batch.skipped[position] = CHANGED
         elif current.held:
             batch.skipped[position] = HELD
+        elif item.manifest_id in pulled:
+            batch.skipped[position] = PULLED
     wanted = [each.item.digest for each in some if each.position not in batch.skipped]
     roots = list(content.find_manifests(tx, repository_id, wanted).values())
     closure = _as_chosen(tx, job, repository_id, name, roots, positions, batch)

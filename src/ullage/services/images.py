@@ -9,15 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any
 
-from ullage.metadata import holding, usage
+from ullage.metadata import holding, pulls, usage
 from ullage.metadata.content import ManifestRow
 from ullage.metadata.database import Transaction
 from ullage.metadata.usage import BlobRow
 from ullage.oci.digest import Digest
 from ullage.oci.reference import Tag
 from ullage.services.closure import what_goes
+from ullage.services.pulls import pulled_tags, pullers
 
 
 @dataclass(slots=True)
@@ -100,6 +102,10 @@ def image_entries(tx: Transaction, repository_id: int, *, by_tag: bool) -> list[
         id_: sum(blob.size / blob.manifest_refs for blob in graph.blobs.get(id_, ()))
         for id_ in graph.rows
     }
+    counted = pullers(tx).counted
+    pulled = pulls.of_manifests(tx, images, counted)
+    by_name = {tag: image for image in images for tag in graph.tagged.get(image, ())}
+    pulled_by_name = pulled_tags(tx, repository_id, by_name, counted) if by_tag else {}
     lines: list[dict[str, Any]] = []
     for image in images:
         share = sum(fair[part] / images_of[part] for part in parts[image])
@@ -107,13 +113,23 @@ def image_entries(tx: Transaction, repository_id: int, *, by_tag: bool) -> list[
         tags = graph.tagged.get(image, [])
         if by_tag:
             lines += [
-                {"tag": tag} | line | {"fair_share_bytes": round(share / len(tags))} for tag in tags
+                {"tag": tag}
+                | line
+                | {"fair_share_bytes": round(share / len(tags))}
+                | _last_pull(pulled_by_name.get(tag))
+                for tag in tags
             ]
         else:
-            lines.append(line | {"tags": tags, "fair_share_bytes": round(share)})
+            more = {"tags": tags, "fair_share_bytes": round(share)}
+            lines.append(line | more | _last_pull(pulled.get(image)))
     return sorted(
         lines, key=lambda line: (-line["fair_share_bytes"], line["digest"], line.get("tag", ""))
     )
+
+
+def _last_pull(at: datetime | None) -> dict[str, str | None]:
+    """By a class of pullers that counts."""
+    return {"last_pull": None if at is None else at.isoformat()}
 
 
 def _line(graph: MemoryGraph, image: int, parts: Collection[int]) -> dict[str, Any]:

@@ -7,20 +7,23 @@ then carried out a batch at a time (cleaning.py). After a crash it is planned ag
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
 from ullage.failpoints import failpoint
-from ullage.metadata import jobs
+from ullage.metadata import jobs, pulls
 from ullage.metadata.database import Transaction
 from ullage.metadata.jobs import Item, JobRow, PlacedItem
 from ullage.oci.errors import JobUnknown, TooManyRequests
+from ullage.oci.reference import RepositoryName
 from ullage.policy import Caps, Swath, Warning, purge_rails
+from ullage.pullers import RECENTLY
 from ullage.services import Caller, Registry
 from ullage.services.access import Action, Principal
 from ullage.services.cleaning import clean_some
+from ullage.services.pulls import pulled_words, pullers, write_pulls
 
 log = logging.getLogger(__name__)
 
@@ -44,25 +47,33 @@ def start_job(
 ) -> dict[str, Any]:
     """Queue a job. Raises TooManyRequests while too many wait."""
     job_id = registry.fresh_key()
-
-    def insert(tx: Transaction) -> None:
-        if jobs.count_open(tx) >= MAX_OPEN:
-            raise TooManyRequests(message=f"{MAX_OPEN} jobs wait already")
-        jobs.insert(
-            tx,
-            job_id,
-            kind,
-            subject=caller.subject,
-            address=caller.address,
-            request_id=caller.request_id,
-            request=request,
-            now=registry.now(),
-        )
-        registry.audit(tx, caller, f"{kind}.start", target=job_id, detail=_asked(request))
-
-    registry.write(insert, freeing=True)
+    registry.write(lambda tx: queue_job(tx, registry, job_id, kind, request, caller), freeing=True)
     registry.wake()
     return shown(_require(registry, job_id))
+
+
+def queue_job(
+    tx: Transaction,
+    registry: Registry,
+    job_id: str,
+    kind: str,
+    request: Mapping[str, Any],
+    caller: Caller,
+) -> None:
+    """As start_job, in a transaction of the caller's, who wakes the worker afterwards."""
+    if jobs.count_open(tx) >= MAX_OPEN:
+        raise TooManyRequests(message=f"{MAX_OPEN} jobs wait already")
+    jobs.insert(
+        tx,
+        job_id,
+        kind,
+        subject=caller.subject,
+        address=caller.address,
+        request_id=caller.request_id,
+        request=request,
+        now=registry.now(),
+    )
+    registry.audit(tx, caller, f"{kind}.start", target=job_id, detail=_asked(request))
 
 
 def get_job(registry: Registry, job_id: str, principal: Principal) -> dict[str, Any]:
@@ -187,6 +198,8 @@ class Chosen:
 
     swaths: list[Swath]
     notes: list[str]
+    # What else there is to warn of.
+    warnings: Sequence[Warning] = ()
 
 
 # Chooses what a job deletes: hands every item to the function that it gets last.
@@ -227,6 +240,9 @@ def _work_on(
     if row.state != "running":
         _plan(registry, choosers[row.kind], row, token)
         return 0
+
+    # What is known of pulls by now saves what it is about.
+    write_pulls(registry)
 
     def batch(tx: Transaction) -> int:
         row = _hold(tx, registry, job_id, token)
@@ -333,12 +349,15 @@ def _plan(registry: Registry, chooser: Chooser, row: JobRow, token: str) -> None
     while registry.write(lambda tx: jobs.drop_items(tx, row.id, WRITTEN_TOGETHER), freeing=True):
         pass
     writer = _Writer(registry, row.id, token)
+    write_pulls(registry)
     chosen = chooser(registry, row, writer.add)
     writer.flush()
     freed = registry.read(lambda tx: jobs.freed_by(tx, row.id))
     request = row.request
     caps = Caps(**request.get("caps", {}))
+    chosen = replace(chosen, swaths=_with_pulls(registry, row.id, chosen.swaths))
     warnings = purge_rails(chosen.swaths, freed, caps, keep=request.get("keep", 0))
+    warnings = (*warnings, *chosen.warnings)
     findings = _findings(chosen, warnings, freed)
     now = registry.now()
     refused = [
@@ -355,6 +374,22 @@ def _plan(registry: Registry, chooser: Chooser, row: JobRow, token: str) -> None
 
     registry.write(end, freeing=True)
     failpoint("job.after_batch")
+
+
+def _with_pulls(registry: Registry, job_id: str, swaths: list[Swath]) -> list[Swath]:
+    """What goes of what somebody pulled lately."""
+    since = registry.now() - RECENTLY
+    found = registry.read(lambda tx: pulls.recent_of_job(tx, job_id, since, pullers(tx).counted))
+    return [
+        replace(
+            swath,
+            pulled_going=found[name].number,
+            pulled=pulled_words(found[name].digest, found[name].at),
+        )
+        if (name := RepositoryName(swath.repository)) in found
+        else swath
+        for swath in swaths
+    ]
 
 
 def _findings(chosen: Chosen, warnings: tuple[Warning, ...], freed: int) -> dict[str, Any]:

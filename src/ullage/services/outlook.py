@@ -6,13 +6,14 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from ullage.metadata import attributes, content, holding, uploads, usage
+from ullage.metadata import attributes, content, holding, pulls, uploads, usage
 from ullage.metadata.content import ManifestRow
 from ullage.metadata.database import Transaction
 from ullage.oci.digest import Digest
 from ullage.oci.errors import ManifestUnknown, NameUnknown
 from ullage.oci.reference import RepositoryName, Tag
 from ullage.policy import Caps, Part
+from ullage.pullers import RECENTLY
 from ullage.services import Registry, locks
 from ullage.services.closure import (
     Closure,
@@ -25,6 +26,7 @@ from ullage.services.closure import (
     what_goes,
 )
 from ullage.services.forecast import Fate, Outcome, forecast, forecast_whole, total
+from ullage.services.pulls import pulled_words, pullers
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +62,8 @@ class Outlook:
     uploads: list[tuple[str, int]]
     # Whole repositories that stay, with everything in them, and why.
     locked: Mapping[RepositoryName, str]
+    # What of it was pulled lately, and when last.
+    pulled: Mapping[int, datetime] = field(default_factory=dict)
 
     @property
     def freed_bytes(self) -> int:
@@ -105,16 +109,24 @@ def look(
     if to_delete:
         content.lock_blobs(tx, references.keys(), to_drop=True)
     tags = holding.tags_on(tx, closure.going.keys() | closure.kept.keys())
+    pulled = _pulled_lately(tx, closure, now)
     return Outlook(
         closures=[(name, repository_id, closure)],
         tags=tags,
         references=references,
         fates=forecast(tx, registry.leases, repository_id, references, now),
-        parts=[_part(tx, name, repository_id, closure.going.keys(), tags)],
+        parts=[_part(tx, name, repository_id, closure, tags, pulled)],
         absent=absent,
         uploads=[],
         locked={},
+        pulled=pulled,
     )
+
+
+def _pulled_lately(tx: Transaction, closure: Closure, now: datetime) -> dict[int, datetime]:
+    """What goes of what somebody seems to need, and when it was pulled last."""
+    last = pulls.of_manifests(tx, closure.going.keys(), pullers(tx).counted)
+    return {id_: at for id_, at in last.items() if at >= now - RECENTLY}
 
 
 def unlocked(
@@ -171,6 +183,7 @@ def _look_at_whole(
     parts: list[Part] = []
     sessions: list[tuple[str, int]] = []
     locked: dict[RepositoryName, str] = {}
+    pulled: dict[int, datetime] = {}
     for name in sorted(set(names)):
         repository_id = _require_repository(tx, name)
         lock = locks.lock_of_repository(tx, repository_id, name)
@@ -178,7 +191,7 @@ def _look_at_whole(
         if lock is not None:
             locked[name] = locks.described(name, lock)
             closures.append((name, repository_id, Closure({}, {})))
-            parts.append(_part(tx, name, repository_id, (), {}))
+            parts.append(_part(tx, name, repository_id, Closure({}, {}), {}, {}))
             continue
         rows = holding.all_manifests(tx, repository_id)
         closure = Closure({row.id: Member(row, Why.REPOSITORY) for row in rows}, {})
@@ -187,12 +200,14 @@ def _look_at_whole(
         for manifest_id, tag in usage.tags_in(tx, repository_id):
             own_tags.setdefault(manifest_id, []).append(tag)
         tags |= own_tags
-        parts.append(_part(tx, name, repository_id, closure.going.keys(), own_tags))
+        own_pulled = _pulled_lately(tx, closure, now)
+        pulled |= own_pulled
+        parts.append(_part(tx, name, repository_id, closure, own_tags, own_pulled))
         for key, offset in uploads.keys_in(tx, repository_id).items():
             sessions.append((key, upload_sizes.get(key, offset)))
     ids = frozenset(id_ for name, id_, _ in closures if name not in locked)
     fates, references = forecast_whole(tx, registry.leases, ids, now)
-    return Outlook(closures, tags, references, fates, parts, [], sessions, locked)
+    return Outlook(closures, tags, references, fates, parts, [], sessions, locked, pulled)
 
 
 def _require_repository(tx: Transaction, name: RepositoryName) -> int:
@@ -223,10 +238,12 @@ def _part(
     tx: Transaction,
     name: RepositoryName,
     repository_id: int,
-    going: Collection[int],
+    closure: Closure,
     tags: Mapping[int, Sequence[Tag]],
+    pulled: Mapping[int, datetime],
 ) -> Part:
-    share = holding.share(tx, repository_id)
+    share, going = holding.share(tx, repository_id), closure.going.keys()
+    last = max(pulled, key=lambda id_: (pulled[id_], id_), default=None)
     return Part(
         repository=name,
         manifests=share.manifests,
@@ -234,4 +251,6 @@ def _part(
         tags=share.tags,
         tags_going=sum(len(tags.get(manifest_id, ())) for manifest_id in going),
         newest_going=share.newest_tag if share.newest_manifest_id in going else None,
+        pulled_going=len(pulled),
+        pulled="" if last is None else pulled_words(closure.going[last].row.digest, pulled[last]),
     )

@@ -29,6 +29,7 @@ from ullage.services.access import Action, Principal
 from ullage.services.closure import Hold
 from ullage.services.forecast import Fate, Outcome, total
 from ullage.services.outlook import Outlook, Wanted, look, sizes_of_uploads
+from ullage.services.pulls import write_pulls
 
 __all__ = ["Caps", "Plan", "Wanted", "get_plan", "make_plan", "parse_size"]
 
@@ -62,6 +63,7 @@ def make_plan(registry: Registry, wanted: Wanted, principal: Principal, caller: 
     ManifestUnknown if nothing that was asked for exists.
     """
     now = registry.now()
+    write_pulls(registry)
     sizes = sizes_of_uploads(registry, wanted.repositories)
     document = registry.snapshot(
         lambda tx: _document(tx, registry, wanted, look(tx, registry, wanted, now, sizes))
@@ -193,8 +195,9 @@ def _items(outlook: Outlook) -> list[dict[str, Any]]:
             "why": member.why,
         }
         | ({} if member.of is None else {"of": member.of})
+        | ({} if id_ not in outlook.pulled else {"pulled": outlook.pulled[id_].isoformat()})
         for name, _, closure in outlook.closures
-        for member in closure.going.values()
+        for id_, member in closure.going.items()
     ]
 
 

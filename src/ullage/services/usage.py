@@ -21,6 +21,7 @@ from ullage.oci.reference import RepositoryName
 from ullage.services import Registry, store_errors
 from ullage.services.access import Action, Principal
 from ullage.services.images import image_entries
+from ullage.services.pulls import write_pulls
 
 LISTED_TOGETHER = 500
 
@@ -258,4 +259,5 @@ def by_image(registry: Registry, name: RepositoryName, *, tags: bool) -> list[di
             raise NameUnknown({"name": name})
         return image_entries(tx, repository_id, by_tag=tags)
 
+    write_pulls(registry)
     return registry.snapshot(read)

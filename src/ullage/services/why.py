@@ -14,6 +14,7 @@ from ullage.oci.errors import BlobUnknown
 from ullage.oci.reference import RepositoryName
 from ullage.services import Registry, locks
 from ullage.services.access import Action, Principal
+from ullage.services.pulls import last_pulls, write_pulls
 from ullage.services.usage import sees_everything
 
 
@@ -23,6 +24,7 @@ def explain(registry: Registry, digest: Digest, principal: Principal) -> dict[st
     `elsewhere` says that others hold it too, without saying which. Raises BlobUnknown if the caller
     can see nothing of it.
     """
+    write_pulls(registry)
     return registry.snapshot(lambda tx: _explain(tx, registry, digest, principal))
 
 
@@ -67,7 +69,8 @@ def _manifest(tx: Transaction, place: Place) -> dict[str, Any]:
     if lock is not None:
         said = locks.described(RepositoryName(place.repository), lock)
         held_by.append({"kind": "lock", "by": said})
-    return {"repository": place.repository, "held_by": held_by}
+    last_pull = last_pulls(tx, [place.manifest_id]).get(place.manifest_id)
+    return {"repository": place.repository, "held_by": held_by, "last_pull": last_pull}
 
 
 # --- blobs ----------------------------------------------------------------------------------------

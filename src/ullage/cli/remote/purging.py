@@ -161,8 +161,8 @@ COMMANDS = (
             Flag(("--include-locked",), "Delete locked tags and manifests too."),
             Flag(
                 ("--allow",),
-                "Run into this rail all the same: empty-repository, only-tag or "
-                "most-of-repository. Repeatable.",
+                "Run into this rail all the same: empty-repository, only-tag, "
+                "most-of-repository or pulled-recently. Repeatable.",
                 "RAIL",
                 repeatable=True,
             ),

@@ -104,6 +104,10 @@ class Registry:
         headers = {"Content-Type": "application/json"}
         return self._reply("PATCH", path, headers, json.dumps(content).encode())
 
+    def put(self, path: str, content: Mapping[str, Any]) -> Reply:
+        headers = {"Content-Type": "application/json"}
+        return self._reply("PUT", path, headers, json.dumps(content).encode())
+
     def post(
         self, path: str, content: Mapping[str, Any], timeout_seconds: float | None = None
     ) -> Reply:

@@ -15,7 +15,7 @@ from ullage.cli.remote.deleting import images_given
 from ullage.cli.remote.failures import Failure
 from ullage.cli.remote.grammar import Command, Flag
 from ullage.cli.remote.session import Registry, Reply
-from ullage.cli.remote.tables import short_digests, size
+from ullage.cli.remote.tables import age, short_digests, size
 from ullage.cli.remote.talk import confirm
 
 PLANS = "/api/v1/plans"
@@ -108,7 +108,8 @@ def _why(item: Mapping[str, Any], short: Mapping[str, str]) -> str:
         )
     words = {"asked": "asked for", "repository": "the whole repository"}
     said = words.get(item["why"], str(item["why"]))
-    return f"{said} of {short[item['of']]}" if "of" in item else said
+    said = f"{said} of {short[item['of']]}" if "of" in item else said
+    return f"{said}; pulled {age(item['pulled'])} ago" if "pulled" in item else said
 
 
 def _explained(found: Mapping[str, Any], digest: str) -> Answer:
@@ -196,6 +197,7 @@ def _usage_row(entry: Mapping[str, Any], short: Mapping[str, str]) -> dict[str, 
         "Shared": size(entry["shared_bytes"]),
         "FairShare": size(entry["fair_share_bytes"]),
         "Manifests": entry["manifest_count"],
+        **({"Pulled": age(entry["last_pull"])} if "last_pull" in entry else {}),
     }
 
 
@@ -212,6 +214,11 @@ def _why_rows(data: Mapping[str, Any]) -> list[dict[str, Any]]:
         for place in data.get("manifest", [])
         for hold in place["held_by"]
     ]
+    rows += [
+        {"Repository": place["repository"], "HeldBy": _last_pull(place["last_pull"])}
+        for place in data.get("manifest", [])
+        if place.get("last_pull")
+    ]
     blob = data.get("blob", {})
     for holder in blob.get("held_by", []):
         tags = ", ".join(holder["tags"]) or "(untagged)"
@@ -224,6 +231,11 @@ def _why_rows(data: Mapping[str, Any]) -> list[dict[str, Any]]:
         for each in data.get("deleted", [])
     ]
     return rows
+
+
+def _last_pull(pull: Mapping[str, Any]) -> str:
+    """Nothing that holds, but something to know before it goes."""
+    return f"(pulled {age(pull['at'])} ago, by: {pull['by']})"
 
 
 _REPOSITORIES = Flag(
@@ -266,7 +278,7 @@ COMMANDS = (
             Flag(
                 ("--allow",),
                 "Run into this rail all the same: empty-repository, most-of-repository, only-tag, "
-                "newest-image, max-manifests or max-bytes. Repeatable.",
+                "newest-image, pulled-recently, max-manifests or max-bytes. Repeatable.",
                 "RAIL",
                 repeatable=True,
             ),

@@ -37,6 +37,7 @@ class StoredManifest:
     `unreadable` says which lock keeps it from being pulled, if any.
     """
 
+    id: int
     digest: Digest
     media_type: str
     raw: bytes
@@ -80,6 +81,7 @@ class ReferrerRow(NamedTuple):
 
 # What locks say comes with the row: pulling stays one query.
 _STORED = sa.select(
+    _manifests.c.id,
     _manifests.c.digest,
     _manifests.c.media_type,
     _manifests.c.raw,
@@ -108,16 +110,17 @@ def get_manifest(
     row = tx.row(statement, name=name, reference=reference)
     if row is None:
         return None
-    digest, media_type, raw, *enabled = row
+    manifest_id, digest, media_type, raw, *enabled = row
     if all(enabled):
-        return StoredManifest(Digest(digest), media_type, raw)
+        return StoredManifest(manifest_id, Digest(digest), media_type, raw)
     names: tuple[tuple[Kind, str], ...] = (
         ("repository", name),
         ("manifest", digest),
         ("tag", reference),
     )
     kind, named = names[[bool(each) for each in enabled].index(False)]
-    return StoredManifest(Digest(digest), media_type, raw, Lock(kind, named, "read_enabled"))
+    lock = Lock(kind, named, "read_enabled")
+    return StoredManifest(manifest_id, Digest(digest), media_type, raw, lock)
 
 
 _EXISTS = Statement(
