@@ -16,7 +16,7 @@ from datetime import timedelta
 from typing import Protocol
 
 from ullage.oci.errors import RegistryError
-from ullage.services import Registry, StoredObject, jobs, plan, reclaim
+from ullage.services import Registry, StoredObject, deleted, jobs, plan, reclaim
 from ullage.services.purge import choose_purge
 
 log = logging.getLogger(__name__)
@@ -131,6 +131,7 @@ class Worker:
         reclaim.expire_leases(registry)
         for step in (
             reclaim.expire_uploads,
+            deleted.expire_operations,
             reclaim.erase_deleted,
             reclaim.review_due,
             reclaim.reclaim_due,
