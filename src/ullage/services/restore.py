@@ -73,7 +73,7 @@ def restore_operation(
     while a job goes on deleting.
     """
     kept = registry.snapshot(lambda tx: _what_to_restore(tx, operation_id, force=force))
-    work = _Restoring(registry, caller, operation_id, force=force)
+    work = Restoring(registry, caller, operation_id, force=force)
     done = Restored()
     for each in kept:
         more = True
@@ -164,7 +164,7 @@ def _refuse(name: RepositoryName, clashes: Sequence[Clash]) -> None:
 
 
 @dataclass(slots=True)
-class _Restoring:
+class Restoring:
     """One restore, over several transactions. `batch` is what the last of them did."""
 
     registry: Registry
@@ -186,16 +186,14 @@ class _Restoring:
         locks.require_writable(tx, live_id, kept.name)
         if content.drop_repository_if_empty(tx, live_id):
             operations.show_repository(tx, held)
-            self._came_back(tx, held.name, held.manifest_count, held.tag_count)
+            self.came_back(tx, held.name, held.manifest_count, held.tag_count)
             return False
         rows = self._next(tx, held)
         if rows:
             self._move(tx, held, live_id, rows, now)
         if len(rows) < held.manifest_count:
             return True
-        # Links that no manifest needed, and uploads: their pushers have given them up.
-        if not _drop_hidden(tx, held.repository_id):
-            reclaim.mark_deleted(tx, held.repository_id, now)
+        drop_hidden(tx, held.repository_id, now)
         return False
 
     def _next(self, tx: Transaction, kept: Kept) -> list[ManifestRow]:
@@ -217,15 +215,15 @@ class _Restoring:
         tags = holding.tags_on(tx, [row.id for row in rows])
         digests = {row.id: row.digest for row in rows}
         coming = {tag: digests[id_] for id_, some in tags.items() for tag in some}
-        same = self._make_room(tx, kept.name, live_id, coming, now)
+        same = self.make_room(tx, kept.name, live_id, coming, now)
         if same:
             # They point there already, and are live.
             dropped = operations.drop_tags(tx, kept.repository_id, same)
             content.add_to_repository(tx, kept.repository_id, tag_count=-dropped)
         move_back(tx, self.registry, kept.repository_id, live_id, rows, [], now)
-        self._came_back(tx, kept.name, len(rows), len(coming) - len(same))
+        self.came_back(tx, kept.name, len(rows), len(coming) - len(same))
 
-    def _make_room(
+    def make_room(
         self,
         tx: Transaction,
         name: RepositoryName,
@@ -262,7 +260,7 @@ class _Restoring:
         self.batch.overwritten_by = self.overwriting
         return same
 
-    def _came_back(self, tx: Transaction, name: RepositoryName, manifests: int, tags: int) -> None:
+    def came_back(self, tx: Transaction, name: RepositoryName, manifests: int, tags: int) -> None:
         failpoint("restore.in_transaction")
         self.batch.repositories.add(name)
         self.batch.manifest_count += manifests
@@ -312,13 +310,13 @@ class _Restoring:
     ) -> None:
         locks.require_writable(tx, live_id, name)
         coming = {tag.name: tag.digest for tag in tags}
-        same = self._make_room(tx, name, live_id, coming, now)
+        same = self.make_room(tx, name, live_id, coming, now)
         put = sum(
             operations.put_remembered(tx, live_id, tag) for tag in tags if tag.name not in same
         )
         content.add_to_repository(tx, live_id, tag_count=put)
         content.touch_repository(tx, live_id, now)
-        self._came_back(tx, name, 0, put)
+        self.came_back(tx, name, 0, put)
 
 
 def move_back(
@@ -346,10 +344,12 @@ def move_back(
     content.touch_repository(tx, live_id, now)
 
 
-def _drop_hidden(tx: Transaction, hidden_id: int) -> bool:
-    """Take a hidden repository from its operation, and remove it if nothing is left in it."""
+def drop_hidden(tx: Transaction, hidden_id: int, now: datetime) -> None:
+    """Take a hidden repository without manifests from its operation, and remove it."""
     operations.unkeep(tx, hidden_id)
-    return content.drop_repository_if_empty(tx, hidden_id)
+    if not content.drop_repository_if_empty(tx, hidden_id):
+        # Links that no manifest needed, and uploads: their pushers have given them up.
+        reclaim.mark_deleted(tx, hidden_id, now)
 
 
 def _connected(

@@ -217,15 +217,18 @@ def list_repositories(
         _repositories.c.list_enabled,
     )
     if patterns is not None:
-        query = query.where(sa.or_(sa.false(), *map(_named_like, sorted(patterns))))
+        query = query.where(
+            sa.or_(sa.false(), *(named_like(_repositories.c.name, p) for p in sorted(patterns)))
+        )
     if last is not None:
         query = query.where(_repositories.c.name > last)
     return list(tx.execute(query.order_by(_repositories.c.name).limit(n)).scalars())
 
 
-def _named_like(pattern: str) -> sa.ColumnElement[bool]:
+def named_like(name: sa.ColumnElement[str], pattern: str) -> sa.ColumnElement[bool]:
     """As a range of names, so that the index finds them and no character is special."""
-    name = _repositories.c.name
+    if pattern == "*":
+        return sa.true()
     if not pattern.endswith("/*"):
         return name == pattern
     prefix = pattern[:-1]
