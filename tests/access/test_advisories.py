@@ -169,6 +169,8 @@ def test_cve_2026_41888_no_way_of_deleting_forgets_the_right_to(
     assert sorted(ways) == [
         "/acr/v1/{name}",
         "/acr/v1/{name}/_tags/{tag}",
+        # Cancels: it deletes nothing.
+        "/api/v1/jobs/{job}",
         "/v2/{name}/blobs/uploads/{session}",
         "/v2/{name}/blobs/{digest}",
         "/v2/{name}/manifests/{reference}",

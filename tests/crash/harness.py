@@ -520,6 +520,17 @@ class User:
             if key[1] == repository:
                 self.journal.state[key] = None
 
+    def purge(self, repository: str) -> None:
+        """Have a job delete everything in a repository."""
+        asked = {"filters": [f"{repository}:.*"], "ago": "0d", "untagged": True}
+        body = json.dumps(asked).encode()
+        self.client.expect(202, "POST", "/api/v1/purge", body, "application/json")
+
+    def jobs(self) -> list[str]:
+        """The states of all jobs."""
+        listed = json.loads(self.client.expect(200, "GET", "/api/v1/jobs").body)
+        return [job["state"] for job in listed["jobs"]]
+
     # -- looking
 
     def look(self, keys: Iterable[Key]) -> State:

@@ -37,6 +37,7 @@ from tests.crash.harness import (
     nudge,
     some_bytes,
     stored_files,
+    wait_until,
 )
 from tests.crash.mounts import fill, tmpfs
 from tests.support.postgres import PostgresServer
@@ -195,6 +196,8 @@ CASES = [
 # Those that take more than a request to reach have tests of their own, below.
 ELSEWHERE = {
     "ballast.after_release",
+    "job.after_batch",
+    "job.in_transaction",
     "reconcile.before_tombstone",
     "recover.after_claim",
     "recover.after_row",
@@ -373,6 +376,33 @@ def test_a_repository_that_is_erased_in_pieces_survives_a_kill_between_them(
         with suppress(Lost):
             nudge(server)
         server.expect_kill()
+        _assert_recovered(server, user)
+
+
+# A purge of one repository is planned, drops tags, drops manifests.
+@pytest.mark.parametrize(
+    "armed",
+    [
+        *(f"job.in_transaction=kill@{hit}" for hit in (1, 2)),
+        *(f"job.after_batch=kill@{hit}" for hit in (1, 2, 3)),
+    ],
+)
+def test_a_purge_that_is_killed_goes_on_after_the_next_start(
+    forkserver: ForkServer, stock: Stock, tmp_path: Path, armed: str
+) -> None:
+    """acr-cli#457: six hours of work and nothing to show for it. A job forgets nothing."""
+    journal = stock.copy(tmp_path / "data")
+    with CrashServer(forkserver, tmp_path / "data") as server, User("", journal) as user:
+        server.arguments, server.armed = ("--read-grace", "0s"), armed
+        server.start()
+        user.connect(server.host)
+        with suppress(Lost):
+            user.purge("base/app")
+        server.expect_kill()
+        server.start()
+        user.connect(server.host)
+        wait_until(lambda: user.jobs() == ["done"], lambda: f"{user.jobs()}\n{server.log}")
+        user.forget_repository("base/app")
         _assert_recovered(server, user)
 
 

@@ -98,6 +98,8 @@ class Site:
         engine = sa.create_engine(
             url.set(drivername="postgresql+psycopg") if postgresql else url,
             poolclass=sa.pool.NullPool,
+            # A busy writer lets others in by chance only.
+            connect_args={} if postgresql else {"timeout": 60},
         )
         with engine.begin() as connection:
             if postgresql:
