@@ -5,19 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from ullage.failpoints import failpoint
-from ullage.metadata import jobs, operations, reclaim
+from ullage.metadata import content, deleted, jobs, operations, reclaim
 from ullage.metadata.database import Transaction
+from ullage.metadata.deleted import DeletedManifest, DeletedRepository, DeletedTag
 from ullage.metadata.operations import Kept, Operation
-from ullage.oci.errors import OperationDisallowed, OperationUnknown
+from ullage.oci.errors import NameUnknown, OperationDisallowed, OperationUnknown
 from ullage.oci.reference import RepositoryName
 from ullage.services import Caller, Registry, softdelete
 from ullage.services.access import Action, Principal
 from ullage.services.forecast import Outcome, forecast_whole, total
 from ullage.services.softdelete import SoftDelete
 
+T = TypeVar("T")
 # What it takes to free something for good.
 TO_FREE = (Action.DELETE, Action.DELETED_RESTORE)
 # The worker itself is not asked by anybody.
@@ -148,6 +150,83 @@ def lacking(
     shown = get_operation(registry, operation_id, principal)
     names = [RepositoryName(part["repository"]) for part in shown["repositories"]]
     return [name for name in names if not principal.may_all(actions, name)]
+
+
+# --- Azure's lists (acr-contract 2.9) -------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Listed(Generic[T]):
+    """Some rows with the policy by whose days they expire; `next` is None at the end."""
+
+    rows: list[T]
+    policy: SoftDelete
+    next: str | None
+
+
+def list_repositories(
+    registry: Registry, principal: Principal, n: int, last: str | None
+) -> Listed[DeletedRepository]:
+    """Repositories of which only soft-deleted things are left, by name."""
+    patterns = principal.readable_deleted()
+
+    def read(tx: Transaction) -> Listed[DeletedRepository]:
+        rows = deleted.repositories(tx, n + 1, last, patterns)
+        return _listed(tx, rows, n, lambda row: row.name)
+
+    return registry.snapshot(read)
+
+
+def list_manifests(
+    registry: Registry, name: RepositoryName, n: int, last: str | None
+) -> Listed[DeletedManifest]:
+    """Manifests of a repository that are not there any more, the first deleted first.
+
+    Raises NameUnknown if there never was such a repository, as far as anybody can tell.
+    """
+
+    def read(tx: Transaction) -> Listed[DeletedManifest]:
+        _require_known(tx, name)
+        place = _numbers(last, 2)
+        after = (place[0], place[1]) if place else None
+        rows = deleted.manifests(tx, name, n + 1, after)
+        return _listed(tx, rows, n, lambda row: "~".join(map(str, row.place)))
+
+    return registry.snapshot(read)
+
+
+def list_tags(
+    registry: Registry, name: RepositoryName, n: int, last: str | None
+) -> Listed[DeletedTag]:
+    """Deleted tags of a repository, the first deleted first. Raises NameUnknown."""
+
+    def read(tx: Transaction) -> Listed[DeletedTag]:
+        _require_known(tx, name)
+        when, _, rest = (last or "").partition("~")
+        number = _numbers(when, 1)
+        tag, _, operation_id = rest.partition("~")
+        after = (number[0], tag, operation_id) if number else None
+        rows = deleted.tags(tx, name, n + 1, after)
+        return _listed(tx, rows, n, lambda row: "~".join(map(str, row.place)))
+
+    return registry.snapshot(read)
+
+
+def _listed(tx: Transaction, rows: list[T], n: int, place: Callable[[T], str]) -> Listed[T]:
+    more = len(rows) > n > 0
+    return Listed(rows[:n], softdelete.find_policy(tx), place(rows[n - 1]) if more else None)
+
+
+def _numbers(text: str | None, count: int) -> list[int]:
+    """A place in a list, as it was given out; [] for anything else: the beginning."""
+    parts = (text or "").split("~")
+    good = all(part.isascii() and part.isdecimal() and len(part) < 19 for part in parts)
+    return [int(part) for part in parts] if good and len(parts) == count else []
+
+
+def _require_known(tx: Transaction, name: RepositoryName) -> None:
+    if not content.repository_exists(tx, name) and not deleted.anything_of(tx, name):
+        raise NameUnknown({"name": name})
 
 
 # --- freeing --------------------------------------------------------------------------------------
