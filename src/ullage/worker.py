@@ -16,7 +16,7 @@ from datetime import timedelta
 from typing import Protocol
 
 from ullage.oci.errors import RegistryError
-from ullage.services import Registry, StoredObject, jobs, plan, pulls, reclaim
+from ullage.services import Registry, StoredObject, deleted, jobs, plan, pulls, reclaim
 from ullage.services.purge import choose_purge
 from ullage.services.retention import choose_retention, start_if_due
 
@@ -136,6 +136,7 @@ class Worker:
         reclaim.expire_leases(registry)
         for step in (
             reclaim.expire_uploads,
+            deleted.expire_operations,
             reclaim.erase_deleted,
             reclaim.review_due,
             reclaim.reclaim_due,

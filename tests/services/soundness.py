@@ -38,6 +38,9 @@ def _assert_nothing_forgotten(tx: Transaction) -> None:
     """I9: whatever nothing needs goes at once, or a review will look at it again."""
     assert [blob.key for blob in inspect.blobs(tx, _EVERY_NAME) if not blob.linked] == []
     assert inspect.forgotten_links(tx, After(None, 1000)) == []
+    assert inspect.odd_kept(tx, After(None, 1000)) == []
+    assert inspect.empty_operations(tx, After(None, 1000)) == []
+    assert [each.key for each in inspect.repositories(tx, _EVERYTHING) if each.name is None] == []
 
 
 def _assert_store(registry: Registry) -> None:

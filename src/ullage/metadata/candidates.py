@@ -64,7 +64,7 @@ def sums(tx: Transaction, repository_id: int) -> Sums | None:
     """How much there is in a repository; None if it was deleted."""
     query = sa.select(
         _repositories.c.manifest_count, _repositories.c.tag_count, _repositories.c.write_enabled
-    ).where(_repositories.c.id == repository_id, _repositories.c.deleted_at.is_(None))
+    ).where(_repositories.c.id == repository_id, _repositories.c.name.is_not(None))
     row = tx.execute(query).first()
     return None if row is None else Sums(*row)
 

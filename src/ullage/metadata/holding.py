@@ -29,6 +29,7 @@ _repo_blobs = schema.repo_blobs
 _manifest_blobs = schema.manifest_blobs
 _children = schema.manifest_children
 _reviews = schema.reviews
+_kept = schema.kept_repositories
 
 
 _ROW = (_manifests.c.id, _manifests.c.digest, _manifests.c.size, _manifests.c.subject)
@@ -43,10 +44,14 @@ class HeldBlob(NamedTuple):
 
 
 class LinkState(NamedTuple):
-    """A repository's link to a blob. `name` is None while that repository is being erased."""
+    """A repository's link to a blob. `name` is None while that repository is being erased.
+
+    What was deleted softly has its name still, and is `hidden`.
+    """
 
     link: Link
     name: str | None
+    hidden: bool
     # When it will be looked at again; None if a manifest uses it.
     review_at: datetime | None
 
@@ -240,10 +245,12 @@ _LINKS_OF = Statement(
         _repo_blobs.c.repository_id,
         _repo_blobs.c.digest,
         _repo_blobs.c.linked_at,
-        _repositories.c.name,
+        sa.func.coalesce(_repositories.c.name, _kept.c.name),
+        _kept.c.name.is_not(None),
         _reviews.c.due_at,
     )
     .join(_repositories, _repositories.c.id == _repo_blobs.c.repository_id)
+    .outerjoin(_kept, _kept.c.repository_id == _repo_blobs.c.repository_id)
     .outerjoin(
         _reviews,
         sa.and_(
@@ -260,10 +267,11 @@ def links_of(tx: Transaction, digests: Collection[Digest]) -> dict[Digest, list[
     """Every repository's link to these blobs. For blobs that hardly anybody links."""
     found: dict[Digest, list[LinkState]] = {}
     rows = tx.rows(_LINKS_OF, digests=digests) if digests else ()
-    for repository_id, digest, linked_at, name, due_at in rows:
+    for repository_id, digest, linked_at, name, hidden, due_at in rows:
         link = Link(repository_id, Digest(digest), from_moment(linked_at))
         review_at = from_moment(due_at) if due_at is not None else None
-        found.setdefault(Digest(digest), []).append(LinkState(link, name, review_at))
+        state = LinkState(link, name, bool(hidden), review_at)
+        found.setdefault(Digest(digest), []).append(state)
     return found
 
 

@@ -3,7 +3,8 @@
 A row is fetched in one of two ways: with all that come `After` a key, which reads a whole table in
 bounded memory, or as one of `Only` a few, which looks at suspects once more. What one call returns
 belongs to one moment if the transaction is a snapshot. Rows of deleted repositories are left out:
-they are being erased. Nothing here decides what is wrong; services/check.py does.
+they are being erased; those of repositories that are kept, hidden, are not. Nothing here decides
+what is wrong; services/check.py does.
 
 The last section mends what can be mended from rows alone.
 """
@@ -33,6 +34,18 @@ _children = schema.manifest_children
 _uploads = schema.uploads
 _reviews = schema.reviews
 _tombstones = schema.tombstones
+_kept = schema.kept_repositories
+_operations = schema.operations
+_deleted_tags = schema.deleted_tags
+
+# What was deleted softly is looked at as if it was live, under its old name.
+_NAME = sa.func.coalesce(
+    _repositories.c.name,
+    sa.select(_kept.c.name)
+    .where(_kept.c.repository_id == _repositories.c.id)
+    .correlate(_repositories)
+    .scalar_subquery(),
+)
 
 # Manifests are judged by their bytes, so a page of them is limited in bytes as well.
 _MANIFEST_PAGE = 200
@@ -185,7 +198,7 @@ def repositories(tx: Transaction, which: Which[int]) -> list[RepositoryFacts]:
     )
     query = sa.select(
         id_,
-        _repositories.c.name,
+        _NAME,
         *(_repositories.c[field] for field in Counts._fields),
         *(
             counted.correlate(_repositories).scalar_subquery()
@@ -223,7 +236,7 @@ _MANIFESTS = (
     sa.select(
         _manifests.c.id,
         _manifests.c.repository_id,
-        _repositories.c.name,
+        _NAME,
         _manifests.c.digest,
         _manifests.c.media_type,
         _manifests.c.artifact_type,
@@ -306,9 +319,7 @@ def _recorded_children(tx: Transaction, manifest_ids: Sequence[int]) -> dict[int
 
 def tags(tx: Transaction, which: Which[Pair]) -> list[TagFacts]:
     query = (
-        sa.select(
-            _tags.c.repository_id, _tags.c.name, _repositories.c.name, _manifests.c.repository_id
-        )
+        sa.select(_tags.c.repository_id, _tags.c.name, _NAME, _manifests.c.repository_id)
         .outerjoin(_repositories, _repositories.c.id == _tags.c.repository_id)
         .outerjoin(_manifests, _manifests.c.id == _tags.c.manifest_id)
         .where(_repositories.c.deleted_at.is_(None))
@@ -356,7 +367,7 @@ def uploads(tx: Transaction, which: Which[str]) -> list[UploadFacts]:
         sa.select(
             _uploads.c.id,
             _uploads.c.repository_id,
-            _repositories.c.name,
+            _NAME,
             _uploads.c.storage_key,
             _uploads.c.offset,
             _uploads.c.expires_at,
@@ -414,7 +425,7 @@ def _links(tx: Transaction, which: Which[Pair], where: sa.ColumnElement[bool]) -
         sa.select(
             _repo_blobs.c.repository_id,
             _repo_blobs.c.digest,
-            _repositories.c.name,
+            _NAME,
             _blobs.c.size,
         )
         .outerjoin(_repositories, _repositories.c.id == _repo_blobs.c.repository_id)
@@ -481,10 +492,69 @@ def stalled_jobs(tx: Transaction, which: Which[str], before: datetime) -> list[J
     return [JobFacts(*row) for row in tx.execute(_choose(query, (jobs.c.id,), which))]
 
 
+class KeptFacts(NamedTuple):
+    """A repository that an operation keeps, and that is live, erased or not there all the same."""
+
+    key: int
+    name: str
+    live_name: str | None
+    erased: bool
+
+
+class OperationFacts(NamedTuple):
+    """An operation that something is wrong with."""
+
+    key: str
+    kind: str
+
+
+def odd_kept(tx: Transaction, which: Which[int]) -> list[KeptFacts]:
+    """Repositories that are kept for a restore, and are not only that."""
+    query = (
+        sa.select(
+            _kept.c.repository_id,
+            _kept.c.name,
+            _repositories.c.name,
+            sa.or_(_repositories.c.deleted_at.is_not(None), _repositories.c.id.is_(None)),
+        )
+        .outerjoin(_repositories, _repositories.c.id == _kept.c.repository_id)
+        .where(
+            sa.or_(
+                _repositories.c.name.is_not(None),
+                _repositories.c.deleted_at.is_not(None),
+                _repositories.c.id.is_(None),
+            )
+        )
+    )
+    chosen = _choose(query, (_kept.c.repository_id,), which)
+    return [KeptFacts(row[0], row[1], row[2], bool(row[3])) for row in tx.execute(chosen)]
+
+
+def empty_operations(tx: Transaction, which: Which[str]) -> list[OperationFacts]:
+    """Operations that keep nothing."""
+    query = sa.select(_operations.c.id, _operations.c.kind).where(
+        ~sa.exists().where(_kept.c.operation_id == _operations.c.id),
+        ~sa.exists().where(_deleted_tags.c.operation_id == _operations.c.id),
+    )
+    chosen = _choose(query, (_operations.c.id,), which)
+    return [OperationFacts(*row) for row in tx.execute(chosen)]
+
+
+def overdue_operations(
+    tx: Transaction, which: Which[str], before: datetime
+) -> list[OperationFacts]:
+    """Operations whose days are counted from before that time, and so should be over."""
+    query = sa.select(_operations.c.id, _operations.c.kind).where(
+        _operations.c.counts_from < moment(before)
+    )
+    chosen = _choose(query, (_operations.c.id,), which)
+    return [OperationFacts(*row) for row in tx.execute(chosen)]
+
+
 def overdue_reviews(tx: Transaction, which: Which[Pair], before: datetime) -> list[LinkFacts]:
     """Reviews that should have happened before that time."""
     query = (
-        sa.select(_reviews.c.repository_id, _reviews.c.digest, _repositories.c.name, _blobs.c.size)
+        sa.select(_reviews.c.repository_id, _reviews.c.digest, _NAME, _blobs.c.size)
         .outerjoin(_repositories, _repositories.c.id == _reviews.c.repository_id)
         .outerjoin(_blobs, _blobs.c.digest == _reviews.c.digest)
         .where(_repositories.c.deleted_at.is_(None), _reviews.c.due_at < moment(before))

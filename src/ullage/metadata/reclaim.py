@@ -36,6 +36,8 @@ class Released:
     freed_blobs: int = 0
     # Held by a promise to a pusher; looked at again when it ends.
     leased_bytes: int = 0
+    # Held by nothing but the operation that took them away, which can be taken back.
+    kept_bytes: int = 0
 
 
 class Tombstone(NamedTuple):
@@ -387,6 +389,18 @@ def next_due(tx: Transaction) -> datetime | None:
 
 
 # --- repositories that were deleted ---------------------------------------------------------------
+
+
+_ALONE = Statement(
+    sa.select(sa.func.coalesce(sa.func.sum(_blobs.c.size), 0)).where(
+        among(_blobs.c.digest, "digests"), _blobs.c.repository_count == 1
+    )
+)
+
+
+def bytes_linked_once(tx: Transaction, digests: Collection[Digest]) -> int:
+    """Bytes of those of these blobs that only one repository links, hidden ones included."""
+    return int(tx.value(_ALONE, digests=digests)) if digests else 0
 
 
 def mark_deleted(tx: Transaction, repository_id: int, now: datetime) -> None:

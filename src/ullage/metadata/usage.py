@@ -24,13 +24,18 @@ _manifest_blobs = schema.manifest_blobs
 _children = schema.manifest_children
 _uploads = schema.uploads
 _reviews = schema.reviews
+_kept = schema.kept_repositories
 
 
 class RepositoryRow(NamedTuple):
-    """A repository's own numbers; `name` is None while it is being erased."""
+    """A repository's own numbers; `name` is None while it is being erased.
+
+    What an `operation` keeps, deleted softly, has its name still.
+    """
 
     id: int
     name: str | None
+    operation: str | None
     manifest_count: int
     tag_count: int
     manifest_bytes: int
@@ -58,12 +63,13 @@ def repository_rows(tx: Transaction, repository_id: int | None = None) -> list[R
     """Every repository that holds anything, or the one."""
     query = sa.select(
         _repositories.c.id,
-        _repositories.c.name,
+        sa.func.coalesce(_repositories.c.name, _kept.c.name),
+        _kept.c.operation_id,
         _repositories.c.manifest_count,
         _repositories.c.tag_count,
         _repositories.c.manifest_bytes,
         _repositories.c.blob_bytes,
-    )
+    ).outerjoin(_kept, _kept.c.repository_id == _repositories.c.id)
     if repository_id is not None:
         query = query.where(_repositories.c.id == repository_id)
     return [RepositoryRow(*row) for row in tx.execute(query.order_by(_repositories.c.id))]
@@ -107,7 +113,8 @@ _PORTIONS = """
 def spaces(tx: Transaction) -> list[Space]:
     """What each namespace shares; costs as shared_portions of all.
 
-    A namespace is what a name has before its first slash, or all of it.
+    A namespace is what a name has before its first slash, or all of it. What was deleted softly is
+    one of its own, named "".
     """
     query = sa.text(_SHARED + _SPACES.format(namespace=_NAMESPACE[tx.dialect]))
     return [Space(row[0], int(row[1]), int(row[2])) for row in tx.execute(query).all()]
@@ -118,10 +125,10 @@ _NAMESPACE = {
     "postgresql": "split_part(o.name, '/', 1)",
 }
 _SPACES = """, spaces AS (
-        SELECT {namespace} AS name, l.digest, l.size, l.holders, count(*) AS members
+        SELECT coalesce({namespace}, '') AS name, l.digest, l.size, l.holders, count(*) AS members
         FROM links l CROSS JOIN repositories o
-        WHERE o.id = l.repository_id AND o.name IS NOT NULL
-        GROUP BY {namespace}, l.digest, l.size, l.holders
+        WHERE o.id = l.repository_id AND o.deleted_at IS NULL
+        GROUP BY coalesce({namespace}, ''), l.digest, l.size, l.holders
     )
     SELECT name, sum(size), sum(CASE WHEN members = holders THEN size ELSE 0 END)
     FROM spaces GROUP BY name ORDER BY name"""
@@ -195,6 +202,22 @@ def leased_bytes(tx: Transaction, repository_id: int | None = None) -> int:
             ),
         )
         .where(_reviews.c.repository_id == repository_id, ~referenced)
+    )
+    return int(tx.execute(query).scalar_one())
+
+
+def soft_deleted_bytes(tx: Transaction) -> int:
+    """Bytes of blobs that only what was deleted softly refers to; costs what that holds."""
+    links, live = _repo_blobs.alias(), _repo_blobs.alias()
+    kept = sa.select(links.c.digest).join(_kept, _kept.c.repository_id == links.c.repository_id)
+    hidden = sa.exists().where(_kept.c.repository_id == live.c.repository_id)
+    referenced = sa.exists().where(
+        _manifest_blobs.c.repository_id == live.c.repository_id,
+        _manifest_blobs.c.digest == live.c.digest,
+    )
+    held = sa.exists().where(live.c.digest == _blobs.c.digest, ~hidden, referenced)
+    query = sa.select(sa.func.coalesce(sa.func.sum(_blobs.c.size), 0)).where(
+        _blobs.c.digest.in_(kept), _blobs.c.manifest_refs > 0, ~held
     )
     return int(tx.execute(query).scalar_one())
 

@@ -18,16 +18,21 @@ _manifests = schema.manifests
 _manifest_blobs = schema.manifest_blobs
 _repo_blobs = schema.repo_blobs
 _tombstones = schema.tombstones
+_kept = schema.kept_repositories
+_operations = schema.operations
 
 
 class Place(NamedTuple):
-    """A manifest in a repository."""
+    """A manifest in a repository; with an `operation` it is deleted softly, and only kept."""
 
     repository_id: int
     repository: str
     manifest_id: int
     digest: Digest
     subject: Digest | None
+    operation: str | None
+    # From when the operation's days are counted.
+    counts_from: datetime | None
 
 
 class Waiting(NamedTuple):
@@ -41,8 +46,8 @@ def manifests_called(tx: Transaction, digest: Digest) -> list[Place]:
     """Where a manifest of this digest is: one look into each repository."""
     query = (
         _PLACES.join(_manifests, _manifests.c.repository_id == _repositories.c.id)
-        .where(_manifests.c.digest == digest, _repositories.c.name.is_not(None))
-        .order_by(_repositories.c.name)
+        .where(_manifests.c.digest == digest, _NAMED.is_not(None))
+        .order_by(_NAMED, _repositories.c.id)
     )
     return [_place(row) for row in tx.execute(query)]
 
@@ -59,23 +64,39 @@ def manifests_referring(tx: Transaction, digest: Digest) -> list[Place]:
             ),
         )
         .join(_manifests, _manifests.c.id == _manifest_blobs.c.manifest_id)
-        .where(_repo_blobs.c.digest == digest, _repositories.c.name.is_not(None))
-        .order_by(_repositories.c.name, _manifests.c.id)
+        .where(_repo_blobs.c.digest == digest, _NAMED.is_not(None))
+        .order_by(_NAMED, _manifests.c.id)
     )
     return [_place(row) for row in tx.execute(query)]
 
 
-_PLACES = sa.select(
-    _repositories.c.id,
-    _repositories.c.name,
-    _manifests.c.id,
-    _manifests.c.digest,
-    _manifests.c.subject,
-).select_from(_repositories)
+_NAMED = sa.func.coalesce(_repositories.c.name, _kept.c.name)
+_PLACES = (
+    sa.select(
+        _repositories.c.id,
+        _NAMED,
+        _manifests.c.id,
+        _manifests.c.digest,
+        _manifests.c.subject,
+        _operations.c.id,
+        _operations.c.counts_from,
+    )
+    .select_from(_repositories)
+    .outerjoin(_kept, _kept.c.repository_id == _repositories.c.id)
+    .outerjoin(_operations, _operations.c.id == _kept.c.operation_id)
+)
 
 
 def _place(row: Sequence[Any]) -> Place:
-    return Place(row[0], row[1], row[2], Digest(row[3]), Digest(row[4]) if row[4] else None)
+    return Place(
+        row[0],
+        row[1],
+        row[2],
+        Digest(row[3]),
+        Digest(row[4]) if row[4] else None,
+        row[5],
+        from_moment(row[6]) if row[6] is not None else None,
+    )
 
 
 def tombstones_of(tx: Transaction, digest: Digest) -> list[Waiting]:

@@ -200,6 +200,21 @@ class JobUnknown(RegistryError):
     message = "there is no such job; jobs are forgotten a week after they ended"
 
 
+class OperationUnknown(RegistryError):
+    code = "OPERATION_UNKNOWN"
+    message = (
+        "there is nothing to restore by this id; it was restored, freed, or deleted without soft "
+        "delete"
+    )
+
+
+class RestoreConflict(RegistryError):
+    """Tags that would come back are taken; `detail` names them and what they point to."""
+
+    code = "RESTORE_CONFLICT"
+    message = "a tag that would be restored points to something else by now"
+
+
 class ValueInvalid(RegistryError):
     """A duration, size or number that nobody can be sure to understand."""
 

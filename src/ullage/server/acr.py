@@ -26,7 +26,7 @@ from ullage.oci.errors import (
 )
 from ullage.oci.reference import RepositoryName, parse_tag
 from ullage.oci.strict_json import JSONInvalid, JSONValue, loads
-from ullage.server.distribution import Face, caller_of, principal_of, query_of
+from ullage.server.distribution import Face, caller_of, principal_of, query_of, restorable
 from ullage.server.needs import CATALOG, DELETE, METADATA_READ, METADATA_WRITE
 from ullage.server.routes import Route
 from ullage.server.wire import (
@@ -99,6 +99,7 @@ async def delete_repository(face: Face, request: Request, name: str) -> Response
     return json_response(
         {"manifestsDeleted": deleted.manifests or None, "tagsDeleted": deleted.tags or None},
         status=202,
+        headers=restorable(deleted.operation),
     )
 
 
@@ -150,12 +151,13 @@ async def delete_tag(face: Face, request: Request, name: str, tag: str) -> Respo
     """Untag: the manifest stays, and no byte comes back."""
     repository, wanted = face.name(name), parse_tag(tag)
     try:
-        digest = await face.threads.submit(
+        untagged = await face.threads.submit(
             delete.delete_tag, face.registry, repository, wanted, caller_of(request)
         )
     except (NameUnknown, ManifestUnknown):
         raise TagUnknown({"name": repository, "tag": wanted}) from None
-    return empty_response(202, {"X-Ms-Int-Docker-Content-Digest": digest})
+    named = {"X-Ms-Int-Docker-Content-Digest": untagged.digest}
+    return empty_response(202, named | restorable(untagged.operation))
 
 
 def _tag(details: TagDetails) -> dict[str, Any]:

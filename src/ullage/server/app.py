@@ -12,7 +12,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from ullage.oci.errors import NameInvalid, RangeInvalid, RegistryError, SizeInvalid
-from ullage.server import acr, api, distribution, jobs, oauth, policies
+from ullage.server import acr, acr_deleted, api, distribution, jobs, oauth, policies, undo
 from ullage.server.bodies import Bodies
 from ullage.server.distribution import Face
 from ullage.server.guard import Challenge, Guard
@@ -33,10 +33,12 @@ PASSWORD_THREADS = 4
 ROUTES = (
     *distribution.ROUTES,
     *acr.ROUTES,
+    *acr_deleted.ROUTES,
     *oauth.ROUTES,
     *api.ROUTES,
     *jobs.ROUTES,
     *policies.ROUTES,
+    *undo.ROUTES,
 )
 
 

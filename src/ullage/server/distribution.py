@@ -59,6 +59,8 @@ from ullage.services.push import AppendSession, Upload
 OCI_INDEX = "application/vnd.oci.image.index.v1+json"
 # A User-Agent is only kept to tell clients apart.
 MAX_AGENT = 200
+# By which id a deletion can be taken back.
+OPERATION = "Ullage-Operation"
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,11 +238,21 @@ async def delete_manifest(face: Face, request: Request, name: str, reference: st
     """distribution-spec, "Deleting Manifests" and "Deleting tags": a tag goes alone."""
     repository, target = face.name(name), parse_reference(reference)
     caller = caller_of(request)
+    deleted: delete.Deleted | delete.Untagged
     if isinstance(target, Digest):
-        await face.threads.submit(delete.delete_manifest, face.registry, repository, target, caller)
+        deleted = await face.threads.submit(
+            delete.delete_manifest, face.registry, repository, target, caller
+        )
     else:
-        await face.threads.submit(delete.delete_tag, face.registry, repository, target, caller)
-    return empty_response(202, {})
+        deleted = await face.threads.submit(
+            delete.delete_tag, face.registry, repository, target, caller
+        )
+    return empty_response(202, restorable(deleted.operation))
+
+
+def restorable(operation: str | None) -> dict[str, str]:
+    """A header that says by which id a deletion can be taken back, if it can."""
+    return {OPERATION: operation} if operation is not None else {}
 
 
 # --- uploads: end-4, end-5, end-6, end-11, end-13, end-14 -----------------------------------------

@@ -17,6 +17,10 @@ class Whom(Enum):
     KNOWN = "known"
     # Those who may ask what repositories there are.
     CATALOG = "catalog"
+    # The same, of what was deleted softly.
+    DELETED_CATALOG = "deleted_catalog"
+    # Administrators: what the registry does by itself is theirs to say.
+    ADMINISTRATORS = "administrators"
     # Those with rights on the repository in the path.
     REPOSITORY = "repository"
     # Those with rights on all repositories, also on those that there will be.
@@ -32,6 +36,8 @@ class Need:
         """What a client has to ask the token endpoint for; None if any token will do."""
         if self.whom is Whom.CATALOG:
             return "registry:catalog:*"
+        if self.whom is Whom.DELETED_CATALOG:
+            return "registry:deleted_catalog:*"
         if self.whom in _OF_REPOSITORIES:
             return f"repository:{name or '*'}:{','.join(self.actions)}"
         return None
@@ -40,6 +46,10 @@ class Need:
         """What the caller lacks, as real ACR lists it; empty if it may go on."""
         if self.whom is Whom.CATALOG and not principal.listing:
             return [{"Type": "registry", "Name": "catalog", "Action": "*"}]
+        if self.whom is Whom.DELETED_CATALOG and not principal.listing_deleted:
+            return [{"Type": "registry", "Name": "deleted_catalog", "Action": "*"}]
+        if self.whom is Whom.ADMINISTRATORS and not principal.admin:
+            return [{"Type": "registry", "Name": "policies", "Action": "*"}]
         if self.whom not in _OF_REPOSITORIES:
             return []
         return [
@@ -53,6 +63,8 @@ _OF_REPOSITORIES = (Whom.REPOSITORY, Whom.EVERYTHING)
 ANYBODY = Need(Whom.ANYBODY)
 KNOWN = Need(Whom.KNOWN)
 CATALOG = Need(Whom.CATALOG)
+DELETED_CATALOG = Need(Whom.DELETED_CATALOG)
+ADMINISTRATORS = Need(Whom.ADMINISTRATORS)
 PULL = Need(Whom.REPOSITORY, (Action.PULL,))
 PUSH = Need(Whom.REPOSITORY, (Action.PULL, Action.PUSH))
 DELETE = Need(Whom.REPOSITORY, (Action.DELETE,))
@@ -61,3 +73,5 @@ METADATA_WRITE = Need(Whom.REPOSITORY, (Action.METADATA_WRITE,))
 # Policies say what is deleted anywhere.
 POLICY_READ = Need(Whom.EVERYTHING, (Action.METADATA_READ,))
 POLICY_WRITE = Need(Whom.EVERYTHING, (Action.METADATA_READ, Action.METADATA_WRITE, Action.DELETE))
+DELETED_READ = Need(Whom.REPOSITORY, (Action.DELETED_READ,))
+DELETED_RESTORE = Need(Whom.REPOSITORY, (Action.DELETED_RESTORE,))

@@ -50,6 +50,8 @@ STATUS: Mapping[type[RegistryError], int] = {
     errors.PlanUnknown: 404,
     errors.JobUnknown: 404,
     errors.PlanInvalid: 400,
+    errors.OperationUnknown: 404,
+    errors.RestoreConflict: 409,
     errors.PlanChanged: 409,
     errors.PlanRefused: 409,
     errors.ValueInvalid: 400,

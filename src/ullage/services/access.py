@@ -29,6 +29,8 @@ class Action(StrEnum):
 
 
 ALL_ACTIONS = frozenset(Action)
+# Lists of repositories: those that there are, and those that were deleted softly.
+CATALOGS = frozenset({"catalog", "deleted_catalog"})
 # The words of scope maps (az acr scope-map create --repository R content/read …).
 SCOPE_MAP_ACTIONS = {
     "content/read": Action.PULL,
@@ -80,6 +82,9 @@ class Principal:
     listing: bool = True
     # What the account may read, where that is more than this request's token says.
     listed: tuple[str, ...] = ()
+    # As these two, of what was deleted softly.
+    listing_deleted: bool = True
+    listed_deleted: tuple[str, ...] = ()
 
     def may(self, action: Action, name: str) -> bool:
         return any(action in grant.actions and grant.covers(name) for grant in self.grants)
@@ -93,6 +98,12 @@ class Principal:
             grant.pattern
             for grant in self.grants
             if grant.actions & {Action.PULL, Action.METADATA_READ}
+        )
+
+    def readable_deleted(self) -> tuple[str, ...]:
+        """As readable, of what was deleted softly."""
+        return self.listed_deleted + tuple(
+            grant.pattern for grant in self.grants if Action.DELETED_READ in grant.actions
         )
 
 
@@ -180,9 +191,9 @@ def granted(principal: Principal, requests: Iterable[ScopeRequest]) -> list[dict
     """
     access: list[dict[str, Any]] = []
     for request in requests:
-        if request.kind == "registry" and request.name == "catalog":
+        if request.kind == "registry" and request.name in CATALOGS:
             if principal.listing:
-                access.append({"type": "registry", "name": "catalog", "actions": ["*"]})
+                access.append({"type": "registry", "name": request.name, "actions": ["*"]})
         elif request.kind == "repository":
             access += _granted_repository(principal, request)
     return access
@@ -221,13 +232,13 @@ def narrowed(held: Sequence[Grant], asked: Sequence[Grant]) -> tuple[Grant, ...]
     return merged(both)
 
 
-def grants_of(access: object) -> tuple[tuple[Grant, ...], bool]:
-    """What a token's `access` claim asks for: grants, and whether it may list the catalog.
+def grants_of(access: object) -> tuple[tuple[Grant, ...], frozenset[str]]:
+    """What a token's `access` claim asks for: grants, and which of CATALOGS it may list.
 
     The claim is signed, so it is ours; but it is read as strictly as if it were not.
     """
     grants: list[Grant] = []
-    listing = False
+    listing: set[str] = set()
     for entry in access if isinstance(access, list) else []:
         if not isinstance(entry, dict):
             continue
@@ -235,7 +246,7 @@ def grants_of(access: object) -> tuple[tuple[Grant, ...], bool]:
         if not isinstance(name, str) or not isinstance(verbs, list):
             continue
         if entry.get("type") == "registry":
-            listing = listing or name == "catalog"
+            listing |= {name} & CATALOGS
         elif entry.get("type") == "repository" and _PATTERN.fullmatch(name):
             grants.append(Grant(name, frozenset(a for a in Action if a.value in verbs)))
-    return merged(grants), listing
+    return merged(grants), frozenset(listing)

@@ -14,7 +14,7 @@ from datetime import datetime
 from typing import Any
 
 from ullage.failpoints import failpoint
-from ullage.metadata import content, holding, plans, reclaim
+from ullage.metadata import content, holding, plans
 from ullage.metadata.database import Transaction
 from ullage.oci.digest import Digest
 from ullage.oci.errors import (
@@ -25,8 +25,8 @@ from ullage.oci.errors import (
     PlanUnknown,
 )
 from ullage.oci.reference import RepositoryName, Tag
-from ullage.services import Caller, Registry
-from ullage.services.delete import take_away
+from ullage.services import Caller, Registry, softdelete
+from ullage.services.delete import take_away, take_repository_away
 from ullage.services.outlook import Outlook, Wanted, look, sizes_of_uploads
 from ullage.services.plan import unpacked
 
@@ -149,14 +149,20 @@ def _carry_out(
     difference = _difference(plan, outlook)
     if difference and not (allow_smaller and difference["smaller"]):
         raise PlanChanged(difference, _in_words(difference))
+    keeping = None
+    if any(closure.going for _, _, closure in outlook.closures):
+        plan_id = plan.document["id"]
+        keeping = softdelete.begin(tx, outlook.policy, plan_id, "plan.apply", caller, None, now)
     for name, repository_id, closure in outlook.closures:
         if not closure.going:
             continue
         if plan.wanted.repository is None:
-            reclaim.mark_deleted(tx, repository_id, now)
+            take_repository_away(tx, repository_id, name, now, keeping)
         else:
             rows = closure.rows()
-            released = take_away(tx, registry, repository_id, rows, outlook.references, now)
+            released = take_away(
+                tx, registry, repository_id, rows, outlook.references, now, keeping
+            )
             if released.freed_bytes != outlook.freed_bytes:
                 # Somebody was promised one of these blobs at this very moment.
                 raise PlanChanged({"freed_bytes": [outlook.freed_bytes, released.freed_bytes]})
@@ -170,6 +176,8 @@ def _carry_out(
         "freed_later_bytes": outlook.later_bytes,
         "manifest_count": sum(part.manifests_going for part in outlook.parts),
         "tag_count": sum(part.tags_going for part in outlook.parts),
+        "operation": keeping.operation_id if keeping else None,
+        "restorable_until": keeping.until.isoformat() if keeping else None,
         "difference": difference or None,
     }
 
@@ -194,19 +202,17 @@ def _look_again(
     ):
         if content.lock_repository(tx, name) == generation:
             same.append(name)
+    nothing = Outlook([], {}, {}, [], [], [], [], {}, softdelete.find_policy(tx), now)
     if wanted.repository is None:
         narrowed = Wanted(repositories=tuple(same))
     elif not same:
-        return _NOTHING
+        return nothing
     else:
         narrowed = _narrowed(tx, plan, wanted)
     try:
         return look(tx, registry, narrowed, now, sizes, to_delete=True)
     except (NameUnknown, ManifestUnknown):
-        return _NOTHING
-
-
-_NOTHING = Outlook([], {}, {}, [], [], [], [], {})
+        return nothing
 
 
 def _narrowed(tx: Transaction, plan: _Planned, wanted: Wanted) -> Wanted:
@@ -234,10 +240,16 @@ def _difference(plan: _Planned, outlook: Outlook) -> dict[str, Any]:
     bytes_now = (outlook.freed_bytes, outlook.later_bytes)
     # A lease that has ended since only brings bytes back sooner.
     as_shown = sum(bytes_now) == sum(bytes_then) and bytes_now[0] >= bytes_then[0]
+    # What was shown as going for a while must not go for good.
+    restorable_then = bool(plan.document.get("restorable_until"))
+    as_shown = as_shown and restorable_then == outlook.policy.enabled
     if as_shown and not (added or gone or tags_added or tags_gone):
         return {}
     return {
-        "smaller": not added and not tags_added and sum(bytes_now) <= sum(bytes_then),
+        "smaller": not added
+        and not tags_added
+        and sum(bytes_now) <= sum(bytes_then)
+        and outlook.policy.enabled >= restorable_then,
         "added": _named(added, "@"),
         "gone": _named(gone, "@"),
         "tags_added": _named(tags_added, ":"),
@@ -248,8 +260,16 @@ def _difference(plan: _Planned, outlook: Outlook) -> dict[str, Any]:
             "tags_added": len(tags_added),
             "tags_gone": len(tags_gone),
         },
-        "planned": {"freed_bytes": bytes_then[0], "freed_later_bytes": bytes_then[1]},
-        "now": {"freed_bytes": bytes_now[0], "freed_later_bytes": bytes_now[1]},
+        "planned": {
+            "freed_bytes": bytes_then[0],
+            "freed_later_bytes": bytes_then[1],
+            "restorable": restorable_then,
+        },
+        "now": {
+            "freed_bytes": bytes_now[0],
+            "freed_later_bytes": bytes_now[1],
+            "restorable": outlook.policy.enabled,
+        },
     }
 
 
@@ -267,7 +287,12 @@ def _in_words(difference: Mapping[str, Any]) -> str:
         more = f" and {count - 1} more" if count > 1 else ""
         parts += [f"{named[0]}{more} {said}"] if named else []
     then, now = difference["planned"], difference["now"]
-    if then != now:
+    if then["restorable"] != now["restorable"]:
+        parts.append(f"soft delete is {'on' if now['restorable'] else 'off'} by now")
+    if (then["freed_bytes"], then["freed_later_bytes"]) != (
+        now["freed_bytes"],
+        now["freed_later_bytes"],
+    ):
         parts.append(
             f"{now['freed_bytes']} bytes would be freed instead of {then['freed_bytes']}, "
             f"{now['freed_later_bytes']} later instead of {then['freed_later_bytes']}"

@@ -32,7 +32,7 @@ from ullage.metadata.inspect import After, Only, Which
 from ullage.metadata.moments import moment
 from ullage.oci.digest import Digest, Hasher, parse_digest
 from ullage.oci.errors import DigestInvalid, StorageFull, Unavailable
-from ullage.services import Registry
+from ullage.services import Registry, softdelete
 from ullage.services.findings import (
     DAMAGE,
     KEPT_FINDINGS,
@@ -50,7 +50,10 @@ from ullage.services.findings import (
     render,
 )
 from ullage.services.judging import (
+    judge_empty,
     judge_jobless,
+    judge_kept,
+    judge_late_operation,
     judge_link,
     judge_manifest,
     judge_overdue,
@@ -218,6 +221,7 @@ class _Check:
             self._tombstones,
             self._forgotten,
             self._jobs,
+            self._operations,
             self._objects,
             self._counters,
         ]
@@ -385,6 +389,18 @@ class _Check:
 
         yield from self._walk("jobs", inspect.jobless_items, judge_jobless)
         yield from self._walk("jobs", stalled, judge_stalled)
+
+    def _operations(self) -> Iterator[Progress]:
+        """What was deleted softly is hidden, belongs to an operation, and is freed in time."""
+        policy = self._registry.read(softdelete.find_policy)
+
+        def overdue(tx: Transaction, which: Which[Any]) -> Sequence[inspect.OperationFacts]:
+            days = timedelta(days=policy.days)
+            return inspect.overdue_operations(tx, which, self._registry.now() - days - OVERDUE)
+
+        yield from self._walk("operations", inspect.odd_kept, judge_kept)
+        yield from self._walk("operations", inspect.empty_operations, judge_empty)
+        yield from self._walk("operations", overdue, judge_late_operation)
 
     def _judge_forgotten(self, link: inspect.LinkFacts) -> Iterator[Issue]:
         if link.repository is None or link.size is None:

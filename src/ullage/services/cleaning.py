@@ -20,11 +20,12 @@ from ullage.metadata.database import Transaction
 from ullage.metadata.jobs import JobRow, PlacedItem
 from ullage.metadata.reclaim import Released
 from ullage.oci.reference import RepositoryName, Tag
-from ullage.services import Caller, Registry, locks
+from ullage.services import Caller, Registry, locks, softdelete
 from ullage.services.closure import Closure, StoredGraph
 from ullage.services.delete import take_away
 from ullage.services.outlook import roots_of, unlocked
 from ullage.services.pulls import pullers
+from ullage.services.softdelete import Keeping
 
 # Why something stays that was chosen.
 GONE = "it was gone already"
@@ -43,6 +44,8 @@ class _Batch:
     released: Released = field(default_factory=Released)
     # What stays, and why.
     skipped: dict[int, str] = field(default_factory=dict)
+    # Set if what went can be restored: under the job's own id.
+    keeping: Keeping | None = None
 
 
 def clean_some(tx: Transaction, registry: Registry, job: JobRow, n: int, now: datetime) -> int:
@@ -88,13 +91,15 @@ def _record(
         tags_deleted=len(batch.tags),
         manifests_deleted=len(batch.manifests),
         freed_bytes=batch.released.freed_bytes,
-        leased_bytes=batch.released.leased_bytes,
+        leased_bytes=batch.released.leased_bytes + batch.released.kept_bytes,
     )
+    if batch.keeping is not None and "operation" not in job.findings:
+        jobs.change(tx, job.id, findings=job.findings | {"operation": job.id})
     if not batch.tags and not batch.manifests:
         return
     registry.audit(
         tx,
-        Caller(job.subject, job.address, "", job.request_id),
+        _asker(job),
         f"{job.kind}.delete",
         repository=some[0].item.repository,
         target=job.id,
@@ -103,8 +108,19 @@ def _record(
             "manifests": [row.digest for row in batch.manifests],
             "freed_bytes": batch.released.freed_bytes,
             "leased_bytes": batch.released.leased_bytes,
-        },
+        }
+        | ({"operation": batch.keeping.operation_id} if batch.keeping else {}),
     )
+
+
+def _asker(job: JobRow) -> Caller:
+    return Caller(job.subject, job.address, "", job.request_id)
+
+
+def _begin(tx: Transaction, job: JobRow, now: datetime) -> Keeping | None:
+    """All of a job is one operation: one restore takes it back."""
+    policy = softdelete.find_policy(tx)
+    return softdelete.begin(tx, policy, job.id, f"{job.kind}.delete", _asker(job), None, now)
 
 
 def _include_locked(job: JobRow) -> bool:
@@ -153,6 +169,9 @@ def _drop_tags(
             touched.add(item.manifest_id)
     if not batch.tags:
         return
+    batch.keeping = _begin(tx, job, now)
+    if batch.keeping is not None:
+        softdelete.remember_tags(tx, repository_id, name, batch.tags, batch.keeping)
     candidates.drop_tags(tx, repository_id, batch.tags)
     content.add_to_repository(tx, repository_id, tag_count=-len(batch.tags))
     jobs.saw_again(tx, job.id, touched, now)
@@ -194,7 +213,10 @@ def _drop_manifests(
     rows = closure.rows()
     if rows:
         references = content.blobs_of(tx, [row.id for row in rows])
-        batch.released = take_away(tx, registry, repository_id, rows, references, now)
+        batch.keeping = _begin(tx, job, now)
+        batch.released = take_away(
+            tx, registry, repository_id, rows, references, now, batch.keeping
+        )
         batch.manifests = rows
 
 

@@ -1,4 +1,8 @@
-"""Deleting: what goes along, what stays, and which bytes come back (docs/design/deletion.md)."""
+"""Deleting: what goes along, what stays, and which bytes come back (docs/design/deletion.md).
+
+While soft delete is on, what goes is kept under an operation, by whose id it can be restored; then
+no byte comes back at once.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from ullage.failpoints import failpoint
-from ullage.metadata import content, reclaim
+from ullage.metadata import content, operations, reclaim
 from ullage.metadata.content import ManifestRow
 from ullage.metadata.database import Transaction
 from ullage.metadata.reclaim import Released
@@ -20,42 +24,60 @@ from ullage.oci.errors import (
     OperationDisallowed,
 )
 from ullage.oci.reference import RepositoryName, Tag
-from ullage.services import Caller, Registry, locks
+from ullage.services import Caller, Registry, locks, softdelete
 from ullage.services.closure import StoredGraph, what_goes
+from ullage.services.softdelete import Keeping, SoftDelete
 
 
 @dataclass(frozen=True, slots=True)
 class Deleted:
-    """What a deletion took away. Bytes in `leased_bytes` come back when a pusher's lease ends."""
+    """What a deletion took away. Bytes in `leased_bytes` come back when a pusher's lease ends.
+
+    If it can be taken back, `operation` is by which id, and `kept_bytes` come back when it is over.
+    """
 
     manifests: tuple[Digest, ...] = ()
     tags: tuple[Tag, ...] = ()
     freed_bytes: int = 0
     leased_bytes: int = 0
+    operation: str | None = None
+    kept_bytes: int = 0
 
 
-def delete_tag(registry: Registry, name: RepositoryName, tag: Tag, caller: Caller) -> Digest:
+@dataclass(frozen=True, slots=True)
+class Untagged:
+    """What a tag pointed to that was taken away, and by which operation it can be put back."""
+
+    digest: Digest
+    operation: str | None = None
+
+
+def delete_tag(registry: Registry, name: RepositoryName, tag: Tag, caller: Caller) -> Untagged:
     """Remove the tag and nothing else: the manifest stays and can be pulled by digest.
 
-    Returns that digest. Raises NameUnknown, ManifestUnknown, Locked.
+    Raises NameUnknown, ManifestUnknown, Locked.
     """
     now = registry.now()
 
-    def remove(tx: Transaction) -> Digest:
-        repository_id = _require_repository(tx, name)
+    def remove(tx: Transaction) -> Untagged:
+        repository_id, policy = _require_repository(tx, name)
         locks.require_tag_deletable(tx, repository_id, name, tag)
+        keeping = _begin(tx, registry, policy, "tag.delete", caller, tag, now)
+        if keeping is not None:
+            softdelete.remember_tags(tx, repository_id, name, [tag], keeping)
         digest = content.delete_tag(tx, repository_id, tag, now)
         if digest is None:
             raise ManifestUnknown(
                 {"Name": name, "Tag": tag}, f'manifest tagged by "{tag}" is not found'
             )
-        registry.audit(tx, caller, "tag.delete", repository=name, target=tag)
+        detail = _kept_under(keeping)
+        registry.audit(tx, caller, "tag.delete", repository=name, target=tag, detail=detail)
         failpoint("delete.in_transaction")
-        return digest
+        return Untagged(digest, keeping.operation_id if keeping else None)
 
-    digest = registry.write(remove, freeing=True)
+    untagged = registry.write(remove, freeing=True)
     failpoint("delete.after_row")
-    return digest
+    return untagged
 
 
 def delete_manifest(
@@ -69,7 +91,7 @@ def delete_manifest(
     now = registry.now()
 
     def remove(tx: Transaction) -> Deleted:
-        repository_id = _require_repository(tx, name)
+        repository_id, policy = _require_repository(tx, name)
         root = content.find_manifests(tx, repository_id, [digest]).get(digest)
         if root is None:
             raise ManifestUnknown(
@@ -83,22 +105,19 @@ def delete_manifest(
             locks.require_repository_deletable(tx, repository_id, name, emptied=True)
         tags = content.tags_of(tx, [row.id for row in going])
         references = content.blobs_of(tx, [row.id for row in going])
-        released = take_away(tx, registry, repository_id, going, references, now)
+        keeping = _begin(tx, registry, policy, "manifest.delete", caller, digest, now)
+        released = take_away(tx, registry, repository_id, going, references, now, keeping)
         failpoint("delete.in_transaction")
         deleted = Deleted(
             tuple(row.digest for row in going),
             tuple(tags),
             released.freed_bytes,
             released.leased_bytes,
+            keeping.operation_id if keeping else None,
+            released.kept_bytes,
         )
-        registry.audit(
-            tx,
-            caller,
-            "manifest.delete",
-            repository=name,
-            target=digest,
-            detail=dataclasses.asdict(deleted),
-        )
+        detail = dataclasses.asdict(deleted)
+        registry.audit(tx, caller, "manifest.delete", repository=name, target=digest, detail=detail)
         return deleted
 
     deleted = registry.write(remove, freeing=True)
@@ -114,21 +133,28 @@ def take_away(
     rows: Sequence[ManifestRow],
     references: Mapping[Digest, int],
     now: datetime,
+    keeping: Keeping | None,
 ) -> Released:
     """Remove manifests with all that hangs on them, and give back what nothing needs any more.
 
-    The caller holds the repository's row and has decided; `references` is content.blobs_of() them.
+    With `keeping` they can be restored, and nothing is given back. The caller holds the
+    repository's row and has decided; `references` is content.blobs_of() them.
     """
-    content.lock_blobs(tx, references.keys(), to_drop=True)
-    content.remove_manifests(tx, repository_id, rows, references)
-    released = reclaim.release_links(
-        tx,
-        registry.leases,
-        repository_id,
-        references.keys(),
-        now=now,
-        due_at=now + registry.limits.read_grace,
-    )
+    if keeping is not None:
+        released = softdelete.keep_manifests(
+            tx, registry, repository_id, rows, references.keys(), keeping, now
+        )
+    else:
+        content.lock_blobs(tx, references.keys(), to_drop=True)
+        content.remove_manifests(tx, repository_id, rows, references)
+        released = reclaim.release_links(
+            tx,
+            registry.leases,
+            repository_id,
+            references.keys(),
+            now=now,
+            due_at=now + registry.limits.read_grace,
+        )
     content.touch_repository(tx, repository_id, now)
     content.drop_repository_if_empty(tx, repository_id)
     return released
@@ -182,20 +208,24 @@ def delete_repository(registry: Registry, name: RepositoryName, caller: Caller) 
     """Remove a repository with everything in it; which manifests and tags that were, sorted.
 
     It is gone for everybody at once; the worker takes its contents apart in batches, so that even a
-    huge one does not keep pushes waiting. How many bytes that frees is not known yet.
+    huge one does not keep pushes waiting. How many bytes that frees is not known yet. With soft
+    delete it stays whole, and hidden.
     Raises NameUnknown, Locked if it or anything in it is locked.
     """
     now = registry.now()
 
     def mark(tx: Transaction) -> Deleted:
-        repository_id = _require_repository(tx, name)
+        repository_id, policy = _require_repository(tx, name)
         locks.require_repository_deletable(tx, repository_id, name)
+        keeping = _begin(tx, registry, policy, "repository.delete", caller, None, now)
         deleted = Deleted(
             tuple(content.all_digests(tx, repository_id)),
             tuple(content.all_tags(tx, repository_id)),
+            operation=keeping.operation_id if keeping else None,
         )
-        reclaim.mark_deleted(tx, repository_id, now)
-        registry.audit(tx, caller, "repository.delete", repository=name)
+        take_repository_away(tx, repository_id, name, now, keeping)
+        detail = _kept_under(keeping)
+        registry.audit(tx, caller, "repository.delete", repository=name, detail=detail)
         failpoint("delete.in_transaction")
         return deleted
 
@@ -205,11 +235,44 @@ def delete_repository(registry: Registry, name: RepositoryName, caller: Caller) 
     return deleted
 
 
-def _require_repository(tx: Transaction, name: RepositoryName) -> int:
-    repository_id = content.lock_repository(tx, name)
-    if repository_id is None or not content.repository_exists(tx, name):
+def take_repository_away(
+    tx: Transaction,
+    repository_id: int,
+    name: RepositoryName,
+    now: datetime,
+    keeping: Keeping | None,
+) -> None:
+    """Make a repository vanish with everything in it; the caller holds its row and has decided."""
+    if keeping is not None:
+        operations.hide_repository(tx, keeping.operation_id, repository_id, name)
+    else:
+        reclaim.mark_deleted(tx, repository_id, now)
+
+
+def _begin(
+    tx: Transaction,
+    registry: Registry,
+    policy: SoftDelete,
+    kind: str,
+    caller: Caller,
+    target: str | None,
+    now: datetime,
+) -> Keeping | None:
+    if not policy.enabled:
+        return None
+    return softdelete.begin(tx, policy, registry.fresh_key(), kind, caller, target, now)
+
+
+def _kept_under(keeping: Keeping | None) -> dict[str, str]:
+    """For the audit log."""
+    return {"operation": keeping.operation_id} if keeping is not None else {}
+
+
+def _require_repository(tx: Transaction, name: RepositoryName) -> tuple[int, SoftDelete]:
+    found = content.lock_to_delete(tx, name)
+    if found is None:
         raise NameUnknown({"name": name})
-    return repository_id
+    return found.id, softdelete.of_document(found.soft_delete)
 
 
 def _require_no_parent(tx: Transaction, root: ManifestRow) -> None:

@@ -183,6 +183,7 @@ class Doorkeeper:
             "",
             merged(Grant(pattern, frozenset({Action.PULL})) for pattern in anonymous_pull),
             listing=False,
+            listing_deleted=False,
         )
         self._lock = threading.Lock()
         self._known: OrderedDict[bytes, tuple[Principal, float, int]] = OrderedDict()
@@ -338,14 +339,15 @@ class Doorkeeper:
         subject = claims["sub"]
         if not isinstance(subject, str):
             raise TokenInvalid("sub is no string")
-        asked, listing = grants_of(claims.get("access"))
+        asked, catalogs = grants_of(claims.get("access"))
         if subject == "":
             return replace(self.anonymous, grants=narrowed(self.anonymous.grants, asked))
         account = self._standing(claims, now)
         if account is None:
             raise TokenInvalid("the account or its password was changed or disabled")
         may = account.principal
-        listing = listing and may.listing
+        listing = "catalog" in catalogs and may.listing
+        listing_deleted = "deleted_catalog" in catalogs and may.listing
         return Principal(
             subject,
             narrowed(may.grants, asked),
@@ -353,6 +355,8 @@ class Doorkeeper:
             listing=listing,
             # A catalog token says that it may list, the account says what: names it may read.
             listed=may.readable() if listing else (),
+            listing_deleted=listing_deleted,
+            listed_deleted=may.readable_deleted() if listing_deleted else (),
         )
 
     def somebody(self) -> str | None:

@@ -32,7 +32,7 @@ Severity = Literal["corruption", "security", "leak", "accounting", "hygiene", "w
 DAMAGE = ("corruption", "security")
 # While one of these is damaged, what looks unused may be what the damaged row held. So nothing is
 # given up then: keeping too much is harmless.
-REFERENCES = frozenset({"I1", "I3", "I4", "I5", "I6", "I11", "I19", "I29"})
+REFERENCES = frozenset({"I1", "I3", "I4", "I5", "I6", "I11", "I19", "I29", "I32"})
 
 
 class Mode(Enum):

@@ -20,10 +20,11 @@ from ullage.oci.errors import JobUnknown, TooManyRequests
 from ullage.oci.reference import RepositoryName
 from ullage.policy import Caps, Swath, Warning, purge_rails
 from ullage.pullers import RECENTLY
-from ullage.services import Caller, Registry
+from ullage.services import Caller, Registry, softdelete
 from ullage.services.access import Action, Principal
 from ullage.services.cleaning import clean_some
 from ullage.services.pulls import pulled_words, pullers, write_pulls
+from ullage.services.softdelete import SoftDelete
 
 log = logging.getLogger(__name__)
 
@@ -168,7 +169,8 @@ def shown(row: JobRow) -> dict[str, Any]:
         "freed_bytes": row.freed_bytes,
         "freed_later_bytes": row.leased_bytes,
     }
-    return document | {"repositories": [], "warnings": [], "notes": []} | row.findings
+    found = {"repositories": [], "warnings": [], "notes": [], "operation": None}
+    return document | found | row.findings
 
 
 def _item_shown(placed: PlacedItem) -> dict[str, Any]:
@@ -358,7 +360,8 @@ def _plan(registry: Registry, chooser: Chooser, row: JobRow, token: str) -> None
     chosen = replace(chosen, swaths=_with_pulls(registry, row.id, chosen.swaths))
     warnings = purge_rails(chosen.swaths, freed, caps, keep=request.get("keep", 0))
     warnings = (*warnings, *chosen.warnings)
-    findings = _findings(chosen, warnings, freed)
+    policy = registry.read(softdelete.find_policy)
+    findings = _findings(chosen, warnings, freed, policy)
     now = registry.now()
     refused = [
         warning
@@ -392,10 +395,13 @@ def _with_pulls(registry: Registry, job_id: str, swaths: list[Swath]) -> list[Sw
     ]
 
 
-def _findings(chosen: Chosen, warnings: tuple[Warning, ...], freed: int) -> dict[str, Any]:
+def _findings(
+    chosen: Chosen, warnings: tuple[Warning, ...], freed: int, policy: SoftDelete
+) -> dict[str, Any]:
     touched = [swath for swath in chosen.swaths if swath.tags_going or swath.manifests_going]
     return {
-        "planned_bytes": freed,
+        "planned_bytes": 0 if policy.enabled else freed,
+        "planned_later_bytes": freed if policy.enabled else 0,
         "repositories": [_swath_shown(swath) for swath in touched[:NAMED]],
         "warnings": [asdict(warning) for warning in warnings],
         "notes": chosen.notes,

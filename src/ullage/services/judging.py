@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
-from ullage.metadata import inspect
+from ullage.metadata import inspect, operations
 from ullage.oci.digest import digest_of, parse_digest
 from ullage.oci.errors import DigestInvalid, ManifestInvalid, NameInvalid, TagInvalid
 from ullage.oci.manifest import Descriptor, Manifest, ManifestLimits, parse_manifest
@@ -22,8 +22,12 @@ _NO_LIMITS = ManifestLimits(2**53, 1000, 2**53, 2**53)
 def judge_repository(repository: inspect.RepositoryFacts) -> Iterator[Issue]:
     name = repository.name
     subject = f"repository {name if name is not None else repository.key}"
+    if name is None:
+        message = "has no name, is not being erased, and no operation keeps it for a restore"
+        yield issue_of("I32", "corruption", subject, message)
     try:
-        parse_repository_name(name or "", max_length=len(name or ""))
+        if name is not None:
+            parse_repository_name(name, max_length=len(name))
     except NameInvalid as error:
         yield issue_of("I5", "corruption", subject, error.message)
     wrong = [
@@ -78,6 +82,28 @@ def judge_jobless(row: inspect.JoblessItem) -> Iterator[Issue]:
 def judge_stalled(job: inspect.JobFacts) -> Iterator[Issue]:
     message = f"nobody has worked on it for more than an hour{WORKER}"
     yield issue_of("I31", "leak", f"{job.kind} job {job.key}", message)
+
+
+def judge_kept(kept: inspect.KeptFacts) -> Iterator[Issue]:
+    state = "is being erased" if kept.erased else f"is live, as {kept.live_name}"
+    subject = f"soft-deleted repository {kept.name}"
+    yield issue_of("I32", "corruption", subject, f"is kept for a restore, but {state}")
+
+
+def judge_empty(operation: inspect.OperationFacts) -> Iterator[Issue]:
+    yield Issue(
+        Finding("I32", "hygiene", _operation(operation), "keeps nothing"),
+        lambda tx: operations.end_if_empty(tx, operation.key),
+    )
+
+
+def judge_late_operation(operation: inspect.OperationFacts) -> Iterator[Issue]:
+    message = f"should have been freed more than an hour ago{WORKER}"
+    yield issue_of("I33", "leak", _operation(operation), message)
+
+
+def _operation(operation: inspect.OperationFacts) -> str:
+    return f"operation {operation.key} ({operation.kind})"
 
 
 def judge_overdue(link: inspect.LinkFacts) -> Iterator[Issue]:

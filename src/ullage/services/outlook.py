@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from ullage.metadata import attributes, content, holding, pulls, uploads, usage
@@ -14,7 +14,7 @@ from ullage.oci.errors import ManifestUnknown, NameUnknown
 from ullage.oci.reference import RepositoryName, Tag
 from ullage.policy import Caps, Part
 from ullage.pullers import RECENTLY
-from ullage.services import Registry, locks
+from ullage.services import Registry, locks, softdelete
 from ullage.services.closure import (
     Closure,
     Graph,
@@ -27,6 +27,7 @@ from ullage.services.closure import (
 )
 from ullage.services.forecast import Fate, Outcome, forecast, forecast_whole, total
 from ullage.services.pulls import pulled_words, pullers
+from ullage.services.softdelete import SOFT_DELETED, SoftDelete
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,16 +63,45 @@ class Outlook:
     uploads: list[tuple[str, int]]
     # Whole repositories that stay, with everything in them, and why.
     locked: Mapping[RepositoryName, str]
+    # Whether it could be taken back, and as of when this was found out.
+    policy: SoftDelete
+    at: datetime
     # What of it was pulled lately, and when last.
     pulled: Mapping[int, datetime] = field(default_factory=dict)
 
     @property
+    def restorable_until(self) -> datetime | None:
+        return self.policy.until(self.at) if self.policy.enabled else None
+
+    @property
     def freed_bytes(self) -> int:
-        return total(self.fates, Outcome.FREED) + sum(size for _, size in self.uploads)
+        return total(self.fates, Outcome.FREED) + (0 if self.policy.enabled else self._uploading)
 
     @property
     def later_bytes(self) -> int:
-        return total(self.fates, Outcome.LATER)
+        return total(self.fates, Outcome.LATER) + (self._uploading if self.policy.enabled else 0)
+
+    @property
+    def _uploading(self) -> int:
+        return sum(size for _, size in self.uploads)
+
+
+def _kept(fates: list[Fate], policy: SoftDelete, now: datetime) -> list[Fate]:
+    """The same fates with soft delete: nothing is freed before the days are over."""
+    if not policy.enabled:
+        return fates
+    until = policy.until(now)
+    return [
+        fate
+        if fate.outcome is Outcome.KEPT
+        else replace(
+            fate,
+            outcome=Outcome.LATER,
+            until=max(until, fate.until or until),
+            because=SOFT_DELETED,
+        )
+        for fate in fates
+    ]
 
 
 def sizes_of_uploads(registry: Registry, names: Sequence[RepositoryName]) -> dict[str, int]:
@@ -99,8 +129,9 @@ def look(
 
     `to_delete` keeps everybody else off the blobs until it ends. Raises NameUnknown.
     """
+    policy = softdelete.find_policy(tx)
     if wanted.repository is None:
-        return _look_at_whole(tx, registry, wanted.repositories, now, upload_sizes)
+        return _look_at_whole(tx, registry, wanted.repositories, now, upload_sizes, policy)
     name = wanted.repository
     repository_id = _require_repository(tx, name)
     roots, absent = _roots(tx, repository_id, wanted)
@@ -114,11 +145,13 @@ def look(
         closures=[(name, repository_id, closure)],
         tags=tags,
         references=references,
-        fates=forecast(tx, registry.leases, repository_id, references, now),
+        fates=_kept(forecast(tx, registry.leases, repository_id, references, now), policy, now),
         parts=[_part(tx, name, repository_id, closure, tags, pulled)],
         absent=absent,
         uploads=[],
         locked={},
+        policy=policy,
+        at=now,
         pulled=pulled,
     )
 
@@ -177,6 +210,7 @@ def _look_at_whole(
     names: Sequence[RepositoryName],
     now: datetime,
     upload_sizes: Mapping[str, int],
+    policy: SoftDelete,
 ) -> Outlook:
     closures: list[tuple[RepositoryName, int, Closure]] = []
     tags: dict[int, list[Tag]] = {}
@@ -207,7 +241,10 @@ def _look_at_whole(
             sessions.append((key, upload_sizes.get(key, offset)))
     ids = frozenset(id_ for name, id_, _ in closures if name not in locked)
     fates, references = forecast_whole(tx, registry.leases, ids, now)
-    return Outlook(closures, tags, references, fates, parts, [], sessions, locked, pulled)
+    fates = _kept(fates, policy, now)
+    return Outlook(
+        closures, tags, references, fates, parts, [], sessions, locked, policy, now, pulled
+    )
 
 
 def _require_repository(tx: Transaction, name: RepositoryName) -> int:

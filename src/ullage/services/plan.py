@@ -146,12 +146,16 @@ def _document(
         "digests": wanted.digests,
         "tags": wanted.tags,
     }
-    warnings = rails(outlook.parts, outlook.freed_bytes, wanted.caps, computed=wanted.computed)
+    until = outlook.restorable_until
+    gone = outlook.freed_bytes + (outlook.later_bytes if until else 0)
+    warnings = rails(outlook.parts, gone, wanted.caps, computed=wanted.computed)
     return {
         "asked": {name: value for name, value in asked.items() if value},
         "freed_bytes": outlook.freed_bytes,
         "freed_later_bytes": outlook.later_bytes,
         "kept_bytes": total(outlook.fates, Outcome.KEPT),
+        # With soft delete: until when an apply at this moment could be taken back.
+        "restorable_until": until.isoformat() if until else None,
         "manifest_count": sum(part.manifests_going for part in outlook.parts),
         "tag_count": sum(part.tags_going for part in outlook.parts),
         "upload_count": len(outlook.uploads),

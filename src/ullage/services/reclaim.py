@@ -13,7 +13,7 @@ from itertools import islice
 
 from ullage.blobs import StoredObject
 from ullage.failpoints import failpoint
-from ullage.metadata import content, jobs, reclaim, uploads
+from ullage.metadata import content, jobs, operations, reclaim, uploads
 from ullage.metadata.database import Transaction
 from ullage.metadata.reclaim import Tombstone
 from ullage.services import Registry
@@ -63,7 +63,7 @@ def review_due(registry: Registry) -> int:
         if due is None:
             return 0
         repository_id, digests = due
-        if content.lock_repository_id(tx, repository_id):
+        if content.lock_unerased_repository(tx, repository_id):
             content.lock_blobs(tx, digests, to_drop=True)
             reclaim.cancel_reviews(tx, repository_id, digests)
             # What is still leased gets a new review, what is in use none, the rest goes.
@@ -193,6 +193,7 @@ def shift_deadlines(registry: Registry, by: timedelta) -> None:
         uploads.shift_uploads(tx, microseconds)
         reclaim.shift_reviews(tx, microseconds)
         reclaim.shift_tombstones(tx, microseconds)
+        operations.shift(tx, microseconds)
 
     registry.write(shift)
 

@@ -24,6 +24,8 @@ from ullage.services.images import image_entries
 from ullage.services.pulls import write_pulls
 
 LISTED_TOGETHER = 500
+# The namespace of all that was deleted softly: no repository has this name.
+SOFT_DELETED = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +40,8 @@ class Totals:
     tagged_bytes: int
     untagged_bytes: int
     leased_bytes: int
+    # Only what was deleted softly needs it.
+    soft_deleted_bytes: int
     # Upload sessions; deleted and not off the disk yet.
     uploading_bytes: int
     pending_bytes: int
@@ -50,9 +54,13 @@ class Totals:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One line of the bill. `name` is None for what deleted repositories still hold."""
+    """One line of the bill. `name` is None for what deleted repositories still hold.
+
+    With an `operation` it is what that one keeps of the repository, deleted softly.
+    """
 
     name: str | None
+    operation: str | None
     bytes: int
     exclusive_bytes: int
     shared_bytes: int
@@ -79,16 +87,23 @@ def registry_totals(registry: Registry) -> Totals:
     One pass over what tags lead to; everything else comes from counters.
     """
 
-    def read(tx: Transaction) -> tuple[dict[str, int], int, int, list[tuple[int, str, int]]]:
-        return totals(tx), usage.tagged_bytes(tx), usage.leased_bytes(tx), usage.upload_keys(tx)
+    def read(tx: Transaction) -> tuple[dict[str, int], int, int, int, list[tuple[int, str, int]]]:
+        return (
+            totals(tx),
+            usage.tagged_bytes(tx),
+            usage.leased_bytes(tx),
+            usage.soft_deleted_bytes(tx),
+            usage.upload_keys(tx),
+        )
 
-    counted, tagged, leased, sessions = registry.snapshot(read)
+    counted, tagged, leased, kept, sessions = registry.snapshot(read)
     uploading = sum(_size_of(registry, key) for _, key, _ in sessions)
     return Totals(
         disk_bytes=counted["blob_bytes"] + counted["pending_bytes"] + uploading,
         tagged_bytes=tagged,
-        untagged_bytes=counted["blob_bytes"] - tagged - leased,
+        untagged_bytes=counted["blob_bytes"] - tagged - leased - kept,
         leased_bytes=leased,
+        soft_deleted_bytes=kept,
         uploading_bytes=uploading,
         pending_bytes=counted["pending_bytes"],
         blob_count=counted["blob_count"],
@@ -140,13 +155,14 @@ def by_repository(registry: Registry, principal: Principal) -> list[Entry]:
         lambda tx: (usage.repository_rows(tx), usage.shared_portions(tx))
     )
     entries = _entries(rows, portions)
-    return _sorted(entry for entry in entries if _may_see(principal, entry.name))
+    return _sorted(entry for entry in entries if _may_see(principal, entry))
 
 
-def _may_see(principal: Principal, name: str | None) -> bool:
-    if name is None:
+def _may_see(principal: Principal, entry: Entry) -> bool:
+    if entry.name is None:
         return sees_everything(principal)
-    return principal.may(Action.METADATA_READ, name)
+    right = Action.METADATA_READ if entry.operation is None else Action.DELETED_READ
+    return principal.may(right, entry.name)
 
 
 def of_repository(registry: Registry, name: RepositoryName) -> dict[str, Any]:
@@ -183,6 +199,7 @@ def _entries(rows: Sequence[RepositoryRow], portions: Iterable[Portion]) -> list
     return [
         Entry(
             name=row.name,
+            operation=row.operation,
             bytes=row.blob_bytes,
             exclusive_bytes=exclusive[row.id],
             shared_bytes=row.blob_bytes - exclusive[row.id],
@@ -221,9 +238,15 @@ def by_namespace(registry: Registry) -> list[Entry]:
     shared = {space.name: space for space in spaces}
     members: dict[str | None, list[Entry]] = {}
     for entry in _entries(rows, portions):
-        namespace = entry.name.partition("/")[0] if entry.name is not None else None
+        if entry.operation is not None:
+            namespace: str | None = SOFT_DELETED
+        else:
+            namespace = entry.name.partition("/")[0] if entry.name is not None else None
         members.setdefault(namespace, []).append(entry)
-    return _sorted(_joined(name, some, shared.get(name or "")) for name, some in members.items())
+    return _sorted(
+        _joined(name, some, shared.get(name) if name is not None else None)
+        for name, some in members.items()
+    )
 
 
 def _joined(namespace: str | None, members: Sequence[Entry], shared: Space | None) -> Entry:
@@ -233,6 +256,7 @@ def _joined(namespace: str | None, members: Sequence[Entry], shared: Space | Non
     exclusive = alone + (shared.own_bytes if shared else 0)
     return Entry(
         name=namespace,
+        operation=None,
         bytes=size,
         exclusive_bytes=exclusive,
         shared_bytes=size - exclusive,
@@ -244,7 +268,11 @@ def _joined(namespace: str | None, members: Sequence[Entry], shared: Space | Non
 
 
 def _sorted(entries: Iterable[Entry]) -> list[Entry]:
-    return sorted(entries, key=lambda entry: (-entry.fair_share_bytes, entry.name or ""))
+    return sorted(entries, key=_by_size)
+
+
+def _by_size(entry: Entry) -> tuple[int, str, str]:
+    return -entry.fair_share_bytes, entry.name or "", entry.operation or ""
 
 
 # --- images and tags ------------------------------------------------------------------------------

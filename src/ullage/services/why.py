@@ -12,9 +12,10 @@ from ullage.metadata.why import Place, Waiting
 from ullage.oci.digest import Digest
 from ullage.oci.errors import BlobUnknown
 from ullage.oci.reference import RepositoryName
-from ullage.services import Registry, locks
+from ullage.services import Registry, locks, softdelete
 from ullage.services.access import Action, Principal
 from ullage.services.pulls import last_pulls, write_pulls
+from ullage.services.softdelete import SoftDelete
 from ullage.services.usage import sees_everything
 
 
@@ -32,11 +33,11 @@ def _explain(
     tx: Transaction, registry: Registry, digest: Digest, principal: Principal
 ) -> dict[str, Any]:
     answer: dict[str, Any] = {"digest": digest}
-    places = why.manifests_called(tx, digest)
-    seen = [place for place in places if principal.may(Action.METADATA_READ, place.repository)]
+    policy = softdelete.find_policy(tx)
+    seen = [place for place in why.manifests_called(tx, digest) if _may_see(principal, place)]
     if seen:
-        answer["manifest"] = [_manifest(tx, place) for place in seen]
-    blob = _blob(tx, registry, digest, principal)
+        answer["manifest"] = [_manifest(tx, place, policy) for place in seen]
+    blob = _blob(tx, registry, digest, principal, policy)
     if blob is not None:
         answer["blob"] = blob
     waiting = why.tombstones_of(tx, digest) if sees_everything(principal) else []
@@ -54,7 +55,20 @@ def _explain(
 # --- manifests ------------------------------------------------------------------------------------
 
 
-def _manifest(tx: Transaction, place: Place) -> dict[str, Any]:
+def _may_see(principal: Principal, place: Place) -> bool:
+    right = Action.METADATA_READ if place.operation is None else Action.DELETED_READ
+    return principal.may(right, place.repository)
+
+
+def _kept(place: Place, policy: SoftDelete) -> dict[str, str]:
+    """By which operation it is kept and until when; nothing if it is live."""
+    if place.operation is None or place.counts_from is None:
+        return {}
+    until = policy.until(place.counts_from).isoformat()
+    return {"operation": place.operation, "soft_deleted_until": until}
+
+
+def _manifest(tx: Transaction, place: Place, policy: SoftDelete) -> dict[str, Any]:
     """What holds it in one repository; nothing if it is an orphan."""
     held_by = [
         {"kind": "tag", "by": str(tag)}
@@ -70,20 +84,25 @@ def _manifest(tx: Transaction, place: Place) -> dict[str, Any]:
         said = locks.described(RepositoryName(place.repository), lock)
         held_by.append({"kind": "lock", "by": said})
     last_pull = last_pulls(tx, [place.manifest_id]).get(place.manifest_id)
-    return {"repository": place.repository, "held_by": held_by, "last_pull": last_pull}
+    shown = {"repository": place.repository, "held_by": held_by, "last_pull": last_pull}
+    return shown | _kept(place, policy)
 
 
 # --- blobs ----------------------------------------------------------------------------------------
 
 
 def _blob(
-    tx: Transaction, registry: Registry, digest: Digest, principal: Principal
+    tx: Transaction,
+    registry: Registry,
+    digest: Digest,
+    principal: Principal,
+    policy: SoftDelete,
 ) -> dict[str, Any] | None:
     facts = holding.held_blobs(tx, [digest]).get(digest)
     if facts is None:
         return None
     places = why.manifests_referring(tx, digest)
-    seen = [place for place in places if principal.may(Action.METADATA_READ, place.repository)]
+    seen = [place for place in places if _may_see(principal, place)]
     links = holding.links_of(tx, [digest]).get(digest, [])
     held = {place.repository_id for place in places}
     # Links that no manifest uses: promises to pushers, and what is being erased.
@@ -91,7 +110,8 @@ def _blob(
     promised = [
         state
         for state in unused
-        if state.name is not None and principal.may(Action.METADATA_READ, state.name)
+        if state.name is not None
+        and principal.may(Action.DELETED_READ if state.hidden else Action.METADATA_READ, state.name)
     ]
     everything = sees_everything(principal)
     erasing = sum(state.name is None for state in unused) if everything else 0
@@ -106,6 +126,7 @@ def _blob(
                 "digest": place.digest,
                 "tags": tags.get(place.manifest_id, []),
             }
+            | _kept(place, policy)
             for place in seen
         ],
         "waits": _waits(tx, registry, promised),
@@ -132,15 +153,21 @@ def _waits(
 def _in_words(answer: dict[str, Any], waiting: Sequence[Waiting]) -> str:
     """One sentence for people."""
     if "manifest" in answer:
-        holds = sum(len(place["held_by"]) for place in answer["manifest"])
+        live, until = _live_or_kept(answer["manifest"])
+        holds = sum(len(place["held_by"]) for place in live)
         if holds:
             return f"held by {holds} tags, indexes, subjects or locks"
-        return "nothing holds this manifest; it stays until it is deleted"
+        if live:
+            return "nothing holds this manifest; it stays until it is deleted"
+        return f"nothing: soft-deleted until {until}"
     blob = answer.get("blob")
     if blob is None:
         return f"nothing: deleted, due {waiting[0].due_at.isoformat()}"
-    if blob["held_by"]:
-        return f"held by {len(blob['held_by'])} manifests"
+    live, until = _live_or_kept(blob["held_by"])
+    if live:
+        return f"held by {len(live)} manifests"
+    if until and not blob["elsewhere"]:
+        return f"nothing: soft-deleted until {until}"
     if blob["elsewhere"]:
         return "held in repositories that you may not read"
     if blob["waits"]:
@@ -148,3 +175,10 @@ def _in_words(answer: dict[str, Any], waiting: Sequence[Waiting]) -> str:
         kind = "lease" if first["leased"] else "to be looked at: not used since its lease"
         return f"nothing: {kind} until {first['until']}"
     return "nothing: a deleted repository is being erased"
+
+
+def _live_or_kept(places: Sequence[dict[str, Any]]) -> tuple[list[dict[str, Any]], str]:
+    """Those that are live, and until when the last of the others is kept."""
+    live = [place for place in places if "operation" not in place]
+    kept = [str(place["soft_deleted_until"]) for place in places if "operation" in place]
+    return live, max(kept, default="")

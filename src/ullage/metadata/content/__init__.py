@@ -30,6 +30,7 @@ from ullage.metadata.content.manifests import (
     media_type_of,
     touch_manifest,
 )
+from ullage.metadata.content.moving import move_manifests
 from ullage.metadata.content.removing import (
     blobs_of,
     children_of,
@@ -41,6 +42,7 @@ from ullage.metadata.content.removing import (
 )
 from ullage.metadata.content.repositories import (
     HeldRepository,
+    RepositoryToDelete,
     add_to_repository,
     count_manifests,
     drop_repository_if_empty,
@@ -51,6 +53,8 @@ from ullage.metadata.content.repositories import (
     list_repositories,
     lock_repository,
     lock_repository_id,
+    lock_to_delete,
+    lock_unerased_repository,
     repository_exists,
     touch_repository,
 )
@@ -62,6 +66,7 @@ __all__ = [
     "ManifestRow",
     "Platform",
     "ReferrerRow",
+    "RepositoryToDelete",
     "StoredBlob",
     "StoredManifest",
     "add_to_repository",
@@ -90,8 +95,11 @@ __all__ = [
     "lock_blobs",
     "lock_repository",
     "lock_repository_id",
+    "lock_to_delete",
+    "lock_unerased_repository",
     "manifest_exists",
     "media_type_of",
+    "move_manifests",
     "parents_of",
     "put_tag",
     "referenced_among",

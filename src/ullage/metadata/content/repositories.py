@@ -66,7 +66,7 @@ def lock_repository(tx: Transaction, name: RepositoryName) -> int | None:
 
 _HOLD = Statement(
     sa.select(_repositories.c.name, _repositories.c.write_enabled)
-    .where(_THIS_ONE, _repositories.c.deleted_at.is_(None))
+    .where(_THIS_ONE, _repositories.c.name.is_not(None))
     .with_for_update(key_share=True)
 )
 
@@ -80,6 +80,45 @@ def hold_repository(tx: Transaction, repository_id: int) -> HeldRepository | Non
 def lock_repository_id(tx: Transaction, repository_id: int) -> bool:
     """As hold_repository, for somebody who need not know more about it."""
     return tx.row(_HOLD, repository_id=repository_id) is not None
+
+
+_HOLD_UNERASED = Statement(
+    sa.select(_repositories.c.id)
+    .where(_THIS_ONE, _repositories.c.deleted_at.is_(None))
+    .with_for_update(key_share=True)
+)
+
+
+def lock_unerased_repository(tx: Transaction, repository_id: int) -> bool:
+    """As lock_repository_id, also for one that is hidden because it was deleted softly."""
+    return tx.row(_HOLD_UNERASED, repository_id=repository_id) is not None
+
+
+class RepositoryToDelete(NamedTuple):
+    """A repository that the caller holds, and what there is to know before a deletion."""
+
+    id: int
+    manifest_count: int
+    # The policy of that name as it is stored, for it is asked for in the same breath.
+    soft_delete: str | None
+
+
+_policy = (
+    sa.select(schema.policies.c.document)
+    .where(schema.policies.c.name == "soft-delete")
+    .scalar_subquery()
+)
+_LOCK_TO_DELETE = Statement(
+    sa.select(_repositories.c.id, _repositories.c.manifest_count, _policy)
+    .where(_repositories.c.name == bindparam("name"))
+    .with_for_update(key_share=True, of=_repositories)
+)
+
+
+def lock_to_delete(tx: Transaction, name: RepositoryName) -> RepositoryToDelete | None:
+    """As lock_repository, for one that holds a manifest: only then it exists for who asks."""
+    row = tx.row(_LOCK_TO_DELETE, name=name)
+    return RepositoryToDelete(*row) if row is not None and row[1] > 0 else None
 
 
 _COUNT = Statement(sa.select(_repositories.c.manifest_count).where(_THIS_ONE))
@@ -115,14 +154,16 @@ _DROP_IF_UNUSED = Statement(
 )
 
 
-def drop_repository_if_empty(tx: Transaction, repository_id: int) -> None:
-    """Remove the row of a repository that nothing refers to any more.
+def drop_repository_if_empty(tx: Transaction, repository_id: int) -> bool:
+    """Remove the row of a repository that nothing refers to any more; whether it is gone.
 
     While an upload session or a lease lives (a lease keeps its link), the row stays, so that a
     first push that races with the last delete succeeds.
     """
-    if not tx.change(_DROP_IF_UNUSED, repository_id=repository_id):
-        attributes.forget_of_empty_repository(tx, repository_id)
+    if tx.change(_DROP_IF_UNUSED, repository_id=repository_id):
+        return True
+    attributes.forget_of_empty_repository(tx, repository_id)
+    return False
 
 
 _COUNTED = ("manifest_count", "tag_count", "manifest_bytes", "blob_bytes")
@@ -176,15 +217,18 @@ def list_repositories(
         _repositories.c.list_enabled,
     )
     if patterns is not None:
-        query = query.where(sa.or_(sa.false(), *map(_named_like, sorted(patterns))))
+        query = query.where(
+            sa.or_(sa.false(), *(named_like(_repositories.c.name, p) for p in sorted(patterns)))
+        )
     if last is not None:
         query = query.where(_repositories.c.name > last)
     return list(tx.execute(query.order_by(_repositories.c.name).limit(n)).scalars())
 
 
-def _named_like(pattern: str) -> sa.ColumnElement[bool]:
+def named_like(name: sa.ColumnElement[str], pattern: str) -> sa.ColumnElement[bool]:
     """As a range of names, so that the index finds them and no character is special."""
-    name = _repositories.c.name
+    if pattern == "*":
+        return sa.true()
     if not pattern.endswith("/*"):
         return name == pattern
     prefix = pattern[:-1]
