@@ -17,6 +17,7 @@ from typing import Protocol
 
 from ullage.oci.errors import RegistryError
 from ullage.services import Registry, StoredObject, jobs, plan, reclaim
+from ullage.services.plan_jobs import choose_plan
 from ullage.services.purge import choose_purge
 
 log = logging.getLogger(__name__)
@@ -40,7 +41,7 @@ MAX_BACKOFF_SECONDS = 60.0
 BATCH_SECONDS = 0.02
 SMALLEST_BATCH, LARGEST_BATCH = 10, 500
 # What each kind of job deletes.
-CHOOSERS = {"purge": choose_purge}
+CHOOSERS = {"plan": choose_plan, "purge": choose_purge}
 
 
 class Clock(Protocol):

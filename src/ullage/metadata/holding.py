@@ -5,6 +5,7 @@ Every answer costs what it is about, never what the registry holds: indexes lead
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
@@ -142,6 +143,33 @@ def share(tx: Transaction, repository_id: int) -> Share:
     return Share(row[0], row[1], Tag(newest[0]), newest[1])
 
 
+class Stamp(NamedTuple):
+    """What is different once anything in a repository is."""
+
+    repository_id: int
+    updated_at: int
+    manifests: int
+    tags: int
+    blob_bytes: int
+
+
+_STAMP = Statement(
+    sa.select(
+        _repositories.c.id,
+        _repositories.c.updated_at,
+        _repositories.c.manifest_count,
+        _repositories.c.tag_count,
+        _repositories.c.blob_bytes,
+    ).where(_repositories.c.name == bindparam("name"))
+)
+
+
+def stamp(tx: Transaction, name: str) -> Stamp | None:
+    """How the repository is now, to see later whether it is still so; None if it is not there."""
+    row = tx.row(_STAMP, name=name)
+    return None if row is None else Stamp(*row)
+
+
 # --- blobs ----------------------------------------------------------------------------------------
 
 
@@ -155,17 +183,71 @@ def held_blobs(tx: Transaction, digests: Collection[Digest]) -> dict[Digest, Hel
     return {Digest(row[0]): HeldBlob(row[1], row[2], row[3]) for row in rows}
 
 
-_BLOBS_IN = Statement(
+_BLOBS_OF = (
     sa.select(*_FACTS)
     .join(_repo_blobs, _repo_blobs.c.digest == _blobs.c.digest)
     .where(_repo_blobs.c.repository_id == bindparam("repository_id"))
 )
+_SHARED_IN = Statement(_BLOBS_OF.where(_blobs.c.repository_count > 1))
+_ALONE_IN = Statement(
+    _BLOBS_OF.where(_blobs.c.repository_count <= 1).with_only_columns(
+        sa.func.coalesce(sa.func.sum(_blobs.c.size), 0)
+    )
+)
 
 
-def blobs_in(tx: Transaction, repository_id: int) -> list[tuple[Digest, HeldBlob]]:
-    """Everything a repository links."""
-    rows = tx.rows(_BLOBS_IN, repository_id=repository_id)
+def shared_in(tx: Transaction, repository_id: int) -> list[tuple[Digest, HeldBlob]]:
+    """Everything that a repository links and others link too."""
+    rows = tx.rows(_SHARED_IN, repository_id=repository_id)
     return [(Digest(row[0]), HeldBlob(row[1], row[2], row[3])) for row in rows]
+
+
+def alone_in(tx: Transaction, repository_id: int) -> int:
+    """Bytes of everything that only this repository links."""
+    return int(tx.value(_ALONE_IN, repository_id=repository_id))
+
+
+class Losing(NamedTuple):
+    """What blobs lose when manifests go."""
+
+    # Those that nothing else holds anywhere: number and bytes.
+    alone_count: int
+    alone_bytes: int
+    # The others, each with how many references it loses.
+    others: dict[Digest, tuple[int, HeldBlob]]
+
+
+_LOSING = """
+    WITH lost AS MATERIALIZED (
+        SELECT digest, count(*) AS number FROM manifest_blobs WHERE manifest_id {ids}
+        GROUP BY digest
+    ), facts AS MATERIALIZED (
+        SELECT l.digest, l.number, b.size, b.manifest_refs, b.repository_count,
+            b.repository_count = 1 AND b.manifest_refs <= l.number AND NOT l.digest {doubted}
+            AS alone
+        FROM lost l JOIN blobs b ON b.digest = l.digest
+    )
+    SELECT NULL, count(*), coalesce(sum(size), 0), 0, 0 FROM facts WHERE alone
+    UNION ALL
+    SELECT digest, number, size, manifest_refs, repository_count FROM facts WHERE NOT alone"""
+_LIST = {
+    "sqlite": "IN (SELECT value FROM json_each(:{name}))",
+    "postgresql": "= ANY (:{name})",
+}
+
+
+def losing(tx: Transaction, ids: Collection[int], doubted: Collection[Digest]) -> Losing:
+    """What the blobs of these manifests lose with them; `doubted` blobs are never called alone.
+
+    One pass over the references of these manifests, however many they are.
+    """
+    lists: dict[str, Any] = {"ids": [*ids], "doubted": [*doubted]}
+    if tx.dialect == "sqlite":
+        lists = {name: json.dumps(values) for name, values in lists.items()}
+    spelled = {name: _LIST[tx.dialect].format(name=name) for name in lists}
+    first, *rows = tx.execute(sa.text(_LOSING.format(**spelled)), lists).all()
+    others = {Digest(row[0]): (row[1], HeldBlob(row[2], row[3], row[4])) for row in rows}
+    return Losing(int(first[1]), int(first[2]), others)
 
 
 _REFERENCES_AMONG = Statement(

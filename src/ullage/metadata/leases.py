@@ -94,6 +94,12 @@ class Leases(Protocol):
     def peek(self, tx: Transaction, links: Sequence[Link], now: datetime) -> dict[Link, datetime]:
         """As `running`, for links of any repositories and for nothing but to know: no promise."""
 
+    def leased_in(self, tx: Transaction, repository_id: int, now: datetime) -> set[Digest] | None:
+        """Every digest that is promised in a repository, to know, as `peek`.
+
+        None while promises may have been forgotten, so that each link has to be asked about.
+        """
+
     def forget(self, tx: Transaction, repository_id: int, digests: Iterable[Digest]) -> None:
         """The link is gone by somebody's explicit wish, and every promise with it."""
 
@@ -201,6 +207,12 @@ class MemoryLeases:
         with self._lock:
             ends = {link: self._until(link, now) for link in links}
         return {link: until for link, until in ends.items() if until is not None}
+
+    def leased_in(self, tx: Transaction, repository_id: int, now: datetime) -> set[Digest] | None:
+        with self._lock:
+            if now < self._complete_from:
+                return None
+            return {digest for id_, digest in self._grants if id_ == repository_id}
 
     def forget(self, tx: Transaction, repository_id: int, digests: Iterable[Digest]) -> None:
         links = [(repository_id, digest) for digest in digests]
@@ -338,6 +350,13 @@ _RUNNING = Statement(
     .where(_THESE, _leases.c.until > bindparam("now"))
     .group_by(_leases.c.digest)
 )
+_LEASED_IN = Statement(
+    sa.select(_leases.c.digest)
+    .where(
+        _leases.c.repository_id == bindparam("repository_id"), _leases.c.until > bindparam("now")
+    )
+    .distinct()
+)
 _FORGET = Statement(_leases.delete().where(_THESE))
 _COMPLETE_FROM = Statement(sa.select(schema.lease_memory.c.complete_from))
 _CONFIRM_GRANT = Statement(
@@ -458,6 +477,13 @@ class SqlLeases:
             if link.linked_at <= complete_from - self.period:
                 leased[link] = max(complete_from, leased.get(link, complete_from))
         return leased
+
+    def leased_in(self, tx: Transaction, repository_id: int, now: datetime) -> set[Digest] | None:
+        complete_from = self._known_complete_from(tx)
+        if complete_from is None or now < complete_from:
+            return None
+        found = tx.values(_LEASED_IN, repository_id=repository_id, now=moment(now))
+        return {Digest(digest) for digest in found}
 
     def forget(self, tx: Transaction, repository_id: int, digests: Iterable[Digest]) -> None:
         tx.change(_FORGET, repository_id=repository_id, digests=digests)

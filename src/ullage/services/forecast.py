@@ -14,7 +14,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import TypeAlias
 
-from ullage.metadata import holding
+from ullage.metadata import content, holding
 from ullage.metadata.database import Transaction
 from ullage.metadata.holding import HeldBlob
 from ullage.metadata.leases import Leases
@@ -74,17 +74,35 @@ def forecast(
     return _fates(tx, leases, holding.held_blobs(tx, references.keys()), loss, now)
 
 
+@dataclass(frozen=True, slots=True)
+class Forecast:
+    """What becomes of blobs. Of those that nothing else holds, and that go, only the sum is known:
+    there may be hundreds of thousands."""
+
+    alone_bytes: int
+    fates: list[Fate]
+    # What the blobs that have a fate of their own lose.
+    references: Mapping[Digest, int]
+
+    @property
+    def freed_bytes(self) -> int:
+        """Bytes that come back at once."""
+        return self.alone_bytes + total(self.fates, Outcome.FREED)
+
+
 def forecast_whole(
     tx: Transaction, leases: Leases, repository_ids: frozenset[int], now: datetime
-) -> tuple[list[Fate], Mapping[Digest, int]]:
-    """As forecast, for all that these repositories link; and the references that shared blobs lose.
+) -> Forecast:
+    """As forecast, for all that these repositories link; references are those to shared blobs.
 
     Most blobs are linked by one repository only, and go with it.
     """
     blobs: dict[Digest, HeldBlob] = {}
     links: dict[Digest, int] = {}
+    alone_bytes = 0
     for repository_id in sorted(repository_ids):
-        for digest, blob in holding.blobs_in(tx, repository_id):
+        alone_bytes += holding.alone_in(tx, repository_id)
+        for digest, blob in holding.shared_in(tx, repository_id):
             blobs[digest] = blob
             links[digest] = links.get(digest, 0) + 1
     alone = [digest for digest, blob in blobs.items() if blob.repository_count == links[digest]]
@@ -92,7 +110,30 @@ def forecast_whole(
     references = holding.references_among(tx, repository_ids, blobs.keys())
     loss = Loss(repository_ids, references, links, whole=True)
     fates += _fates(tx, leases, blobs, loss, now)
-    return sorted(fates, key=lambda fate: fate.digest), references
+    return Forecast(alone_bytes, sorted(fates, key=lambda fate: fate.digest), references)
+
+
+def forecast_manifests(
+    tx: Transaction, leases: Leases, going: Mapping[int, Collection[int]], now: datetime
+) -> Forecast:
+    """As forecast, for any number of manifests of several repositories: its id -> their ids."""
+    blobs: dict[Digest, HeldBlob] = {}
+    references: dict[Digest, int] = {}
+    links: dict[Digest, int] = {}
+    alone_bytes = 0
+    for repository_id, ids in sorted(going.items()):
+        leased = leases.leased_in(tx, repository_id, now)
+        if leased is None:
+            losing = holding.losing(tx, ids, content.blobs_of(tx, ids).keys())
+        else:
+            losing = holding.losing(tx, ids, leased)
+        alone_bytes += losing.alone_bytes
+        for digest, (number, blob) in losing.others.items():
+            blobs[digest] = blob
+            references[digest] = references.get(digest, 0) + number
+            links[digest] = links.get(digest, 0) + 1
+    loss = Loss(frozenset(going), references, links)
+    return Forecast(alone_bytes, _fates(tx, leases, blobs, loss, now), references)
 
 
 def _fates(

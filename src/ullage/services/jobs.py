@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -21,6 +21,7 @@ from ullage.policy import Caps, Swath, Warning, purge_rails
 from ullage.services import Caller, Registry
 from ullage.services.access import Action, Principal
 from ullage.services.cleaning import clean_some
+from ullage.services.forecast import Outcome, forecast_manifests, total
 
 log = logging.getLogger(__name__)
 
@@ -43,26 +44,33 @@ def start_job(
     registry: Registry, kind: str, request: Mapping[str, Any], caller: Caller
 ) -> dict[str, Any]:
     """Queue a job. Raises TooManyRequests while too many wait."""
-    job_id = registry.fresh_key()
-
-    def insert(tx: Transaction) -> None:
-        if jobs.count_open(tx) >= MAX_OPEN:
-            raise TooManyRequests(message=f"{MAX_OPEN} jobs wait already")
-        jobs.insert(
-            tx,
-            job_id,
-            kind,
-            subject=caller.subject,
-            address=caller.address,
-            request_id=caller.request_id,
-            request=request,
-            now=registry.now(),
-        )
-        registry.audit(tx, caller, f"{kind}.start", target=job_id, detail=_asked(request))
-
-    registry.write(insert, freeing=True)
+    job_id = registry.write(lambda tx: queue_job(tx, registry, kind, request, caller), freeing=True)
     registry.wake()
     return shown(_require(registry, job_id))
+
+
+def queue_job(
+    tx: Transaction, registry: Registry, kind: str, request: Mapping[str, Any], caller: Caller
+) -> str:
+    """As start_job, in a transaction that does something else too; the job's id.
+
+    To be called last; the caller wakes the worker.
+    """
+    if jobs.count_open(tx) >= MAX_OPEN:
+        raise TooManyRequests(message=f"{MAX_OPEN} jobs wait already")
+    job_id = registry.fresh_key()
+    jobs.insert(
+        tx,
+        job_id,
+        kind,
+        subject=caller.subject,
+        address=caller.address,
+        request_id=caller.request_id,
+        request=request,
+        now=registry.now(),
+    )
+    registry.audit(tx, caller, f"{kind}.start", target=job_id, detail=_asked(request))
+    return job_id
 
 
 def get_job(registry: Registry, job_id: str, principal: Principal) -> dict[str, Any]:
@@ -157,7 +165,7 @@ def shown(row: JobRow) -> dict[str, Any]:
         "freed_bytes": row.freed_bytes,
         "freed_later_bytes": row.leased_bytes,
     }
-    return document | {"repositories": [], "warnings": [], "notes": []} | row.findings
+    return document | {"repositories": [], "warnings": [], "notes": [], "stays": []} | row.findings
 
 
 def _item_shown(placed: PlacedItem) -> dict[str, Any]:
@@ -187,9 +195,31 @@ class Chosen:
 
     swaths: list[Swath]
     notes: list[str]
+    # What might have gone, and why it does not: docs/reference/api.md describes it.
+    stays: list[dict[str, Any]] = field(default_factory=list)
+    # Of a plan that somebody has seen, its rails included: how many tags go, and which bytes.
+    as_planned: Planned | None = None
 
 
-# Chooses what a job deletes: hands every item to the function that it gets last.
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """What a plan that a job carries out comes to."""
+
+    tag_count: int
+    freed_bytes: int
+    later_bytes: int
+    difference: dict[str, Any] | None
+
+
+class Refused(Exception):
+    """The job is not done at all; `findings` say why not."""
+
+    def __init__(self, findings: dict[str, Any]) -> None:
+        super().__init__()
+        self.findings = findings
+
+
+# Chooses what a job deletes, or raises Refused: hands every item to the function that it gets last.
 Chooser = Callable[[Registry, JobRow, Callable[[Item], None]], Chosen]
 
 
@@ -333,37 +363,60 @@ def _plan(registry: Registry, chooser: Chooser, row: JobRow, token: str) -> None
     while registry.write(lambda tx: jobs.drop_items(tx, row.id, WRITTEN_TOGETHER), freeing=True):
         pass
     writer = _Writer(registry, row.id, token)
-    chosen = chooser(registry, row, writer.add)
+    try:
+        chosen = chooser(registry, row, writer.add)
+    except Refused as error:
+        _planned(registry, row, token, "refused", error.findings)
+        return
     writer.flush()
-    freed = registry.read(lambda tx: jobs.freed_by(tx, row.id))
+    planned = chosen.as_planned
+    if planned is not None:
+        registry.write(lambda tx: jobs.change(tx, row.id, tag_count=planned.tag_count))
+        findings = _findings(chosen, (), planned.freed_bytes, planned.later_bytes)
+        findings |= {"difference": planned.difference} if planned.difference else {}
+        _planned(registry, row, token, "running", findings)
+        return
+    freed, later = registry.snapshot(lambda tx: _bytes_of(tx, registry, row.id))
     request = row.request
     caps = Caps(**request.get("caps", {}))
-    warnings = purge_rails(chosen.swaths, freed, caps, keep=request.get("keep", 0))
-    findings = _findings(chosen, warnings, freed)
-    now = registry.now()
-    refused = [
-        warning
-        for warning in warnings
-        if warning.refuses and warning.rail not in request.get("allow", [])
-    ]
+    warnings = purge_rails(chosen.swaths, freed + later, caps, keep=request.get("keep", 0))
+    refused = any(
+        warning.refuses and warning.rail not in request.get("allow", []) for warning in warnings
+    )
     state = "done" if request.get("dry_run") else "refused" if refused else "running"
+    _planned(registry, row, token, state, _findings(chosen, warnings, freed, later))
 
+
+def _bytes_of(tx: Transaction, registry: Registry, job_id: str) -> tuple[int, int]:
+    """What all of a job's manifests free, at once and later."""
+    going = jobs.manifests_of(tx, job_id)
+    found = forecast_manifests(tx, registry.leases, going, registry.now())
+    return found.freed_bytes, total(found.fates, Outcome.LATER)
+
+
+def _planned(
+    registry: Registry, row: JobRow, token: str, state: str, findings: dict[str, Any]
+) -> None:
     def end(tx: Transaction) -> None:
         _hold(tx, registry, row.id, token)
-        ended = None if state == "running" else now
+        ended = None if state == "running" else registry.now()
         jobs.change(tx, row.id, state=state, findings=findings, finished_at=ended)
 
     registry.write(end, freeing=True)
     failpoint("job.after_batch")
 
 
-def _findings(chosen: Chosen, warnings: tuple[Warning, ...], freed: int) -> dict[str, Any]:
+def _findings(
+    chosen: Chosen, warnings: tuple[Warning, ...], freed: int, later: int
+) -> dict[str, Any]:
     touched = [swath for swath in chosen.swaths if swath.tags_going or swath.manifests_going]
     return {
-        "planned_bytes": freed,
+        "planned_bytes": freed + later,
+        "planned_later_bytes": later,
         "repositories": [_swath_shown(swath) for swath in touched[:NAMED]],
         "warnings": [asdict(warning) for warning in warnings],
         "notes": chosen.notes,
+        "stays": chosen.stays[:NAMED],
     }
 
 

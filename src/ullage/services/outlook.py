@@ -60,10 +60,16 @@ class Outlook:
     uploads: list[tuple[str, int]]
     # Whole repositories that stay, with everything in them, and why.
     locked: Mapping[RepositoryName, str]
+    # Freed, beside what has a fate of its own.
+    alone_bytes: int = 0
 
     @property
     def freed_bytes(self) -> int:
-        return total(self.fates, Outcome.FREED) + sum(size for _, size in self.uploads)
+        return (
+            self.alone_bytes
+            + total(self.fates, Outcome.FREED)
+            + sum(size for _, size in self.uploads)
+        )
 
     @property
     def later_bytes(self) -> int:
@@ -191,8 +197,18 @@ def _look_at_whole(
         for key, offset in uploads.keys_in(tx, repository_id).items():
             sessions.append((key, upload_sizes.get(key, offset)))
     ids = frozenset(id_ for name, id_, _ in closures if name not in locked)
-    fates, references = forecast_whole(tx, registry.leases, ids, now)
-    return Outlook(closures, tags, references, fates, parts, [], sessions, locked)
+    found = forecast_whole(tx, registry.leases, ids, now)
+    return Outlook(
+        closures,
+        tags,
+        found.references,
+        found.fates,
+        parts,
+        [],
+        sessions,
+        locked,
+        found.alone_bytes,
+    )
 
 
 def _require_repository(tx: Transaction, name: RepositoryName) -> int:
