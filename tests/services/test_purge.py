@@ -138,8 +138,9 @@ def test_a_duration_beyond_all_reason_deletes_nothing(registry: Registry) -> Non
     ],
 )
 def test_what_is_not_understood_is_refused(registry: Registry, more: dict[str, Any]) -> None:
+    given = dict(more)
     with pytest.raises(ValueInvalid):
-        ask(registry, *more.pop("filters"), **more)
+        ask(registry, *given.pop("filters"), **given)
 
 
 # --- what nothing leads to ------------------------------------------------------------------------

@@ -246,7 +246,7 @@ def losing(tx: Transaction, ids: Collection[int], doubted: Collection[Digest]) -
         lists = {name: json.dumps(values) for name, values in lists.items()}
     spelled = {name: _LIST[tx.dialect].format(name=name) for name in lists}
     first, *rows = tx.execute(sa.text(_LOSING.format(**spelled)), lists).all()
-    others = {Digest(row[0]): (row[1], HeldBlob(row[2], row[3], row[4])) for row in rows}
+    others = {Digest(row[0]): (int(row[1]), HeldBlob(int(row[2]), row[3], row[4])) for row in rows}
     return Losing(int(first[1]), int(first[2]), others)
 
 
