@@ -16,8 +16,8 @@ from sqlalchemy import bindparam
 from ullage.metadata import schema
 from ullage.metadata.content import ManifestRow
 from ullage.metadata.database import Transaction
-from ullage.metadata.leases import Link
-from ullage.metadata.moments import from_moment
+from ullage.metadata.leases import Link, Promised
+from ullage.metadata.moments import from_moment, moment
 from ullage.metadata.statements import Statement, among
 from ullage.oci.digest import Digest
 from ullage.oci.reference import Tag
@@ -210,9 +210,10 @@ def alone_in(tx: Transaction, repository_id: int) -> int:
 class Losing(NamedTuple):
     """What blobs lose when manifests go."""
 
-    # Those that nothing else holds anywhere: number and bytes.
-    alone_count: int
+    # Bytes of those that nothing else holds anywhere; and of those of them that were linked so long
+    # ago that a promise of them may have been forgotten.
     alone_bytes: int
+    doubted_bytes: int
     # The others, each with how many references it loses.
     others: dict[Digest, tuple[int, HeldBlob]]
 
@@ -223,31 +224,51 @@ _LOSING = """
         GROUP BY digest
     ), facts AS MATERIALIZED (
         SELECT l.digest, l.number, b.size, b.manifest_refs, b.repository_count,
-            b.repository_count = 1 AND b.manifest_refs <= l.number AND NOT l.digest {doubted}
+            b.repository_count = 1 AND b.manifest_refs <= l.number AND NOT l.digest {promised}
             AS alone
         FROM lost l JOIN blobs b ON b.digest = l.digest
     )
-    SELECT NULL, count(*), coalesce(sum(size), 0), 0, 0 FROM facts WHERE alone
+    SELECT NULL AS digest, 0 AS number, coalesce(sum(size), 0), 0, 0 FROM facts
+    WHERE alone AND NOT {doubted}
+    UNION ALL
+    SELECT NULL, 1, coalesce(sum(size), 0), 0, 0 FROM facts WHERE alone AND {doubted}
     UNION ALL
     SELECT digest, number, size, manifest_refs, repository_count FROM facts WHERE NOT alone"""
 _LIST = {
     "sqlite": "IN (SELECT value FROM json_each(:{name}))",
     "postgresql": "= ANY (:{name})",
 }
+_NOBODY_DOUBTS = "(1 = 0)"
+_LINKED_LONG_AGO = """EXISTS (SELECT 1 FROM repo_blobs r WHERE r.repository_id = :repository_id
+    AND r.digest = facts.digest AND r.linked_at <= :linked_until)"""
 
 
-def losing(tx: Transaction, ids: Collection[int], doubted: Collection[Digest]) -> Losing:
-    """What the blobs of these manifests lose with them; `doubted` blobs are never called alone.
+def losing(tx: Transaction, repository_id: int, ids: Collection[int], promised: Promised) -> Losing:
+    """What the blobs of these manifests of a repository lose with them.
 
     One pass over the references of these manifests, however many they are.
     """
-    lists: dict[str, Any] = {"ids": [*ids], "doubted": [*doubted]}
+    lists: dict[str, Any] = {"ids": [*ids], "promised": [*promised.digests]}
     if tx.dialect == "sqlite":
         lists = {name: json.dumps(values) for name, values in lists.items()}
-    spelled = {name: _LIST[tx.dialect].format(name=name) for name in lists}
-    first, *rows = tx.execute(sa.text(_LOSING.format(**spelled)), lists).all()
-    others = {Digest(row[0]): (int(row[1]), HeldBlob(int(row[2]), row[3], row[4])) for row in rows}
-    return Losing(int(first[1]), int(first[2]), others)
+    parts = {name: _LIST[tx.dialect].format(name=name) for name in lists}
+    values = dict(lists)
+    if promised.linked_until is None:
+        parts["doubted"] = _NOBODY_DOUBTS
+    else:
+        parts["doubted"] = _LINKED_LONG_AGO
+        values |= {
+            "repository_id": repository_id,
+            "linked_until": moment(promised.linked_until),
+        }
+    rows = tx.execute(sa.text(_LOSING.format(**parts)), values).all()
+    sums = {row[1]: int(row[2]) for row in rows if row[0] is None}
+    others = {
+        Digest(row[0]): (int(row[1]), HeldBlob(int(row[2]), row[3], row[4]))
+        for row in rows
+        if row[0] is not None
+    }
+    return Losing(sums[0], sums[1], others)
 
 
 _REFERENCES_AMONG = Statement(

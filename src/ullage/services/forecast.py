@@ -14,7 +14,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import TypeAlias
 
-from ullage.metadata import content, holding
+from ullage.metadata import holding
 from ullage.metadata.database import Transaction
 from ullage.metadata.holding import HeldBlob
 from ullage.metadata.leases import Leases
@@ -83,11 +83,18 @@ class Forecast:
     fates: list[Fate]
     # What the blobs that have a fate of their own lose.
     references: Mapping[Digest, int]
+    # As alone_bytes, of what goes later: a promise of it may have been forgotten in a crash.
+    doubted_bytes: int = 0
 
     @property
     def freed_bytes(self) -> int:
         """Bytes that come back at once."""
         return self.alone_bytes + total(self.fates, Outcome.FREED)
+
+    @property
+    def later_bytes(self) -> int:
+        """Bytes that come back when promises end."""
+        return self.doubted_bytes + total(self.fates, Outcome.LATER)
 
 
 def forecast_whole(
@@ -120,20 +127,19 @@ def forecast_manifests(
     blobs: dict[Digest, HeldBlob] = {}
     references: dict[Digest, int] = {}
     links: dict[Digest, int] = {}
-    alone_bytes = 0
+    alone_bytes = doubted_bytes = 0
     for repository_id, ids in sorted(going.items()):
-        leased = leases.leased_in(tx, repository_id, now)
-        if leased is None:
-            losing = holding.losing(tx, ids, content.blobs_of(tx, ids).keys())
-        else:
-            losing = holding.losing(tx, ids, leased)
+        promised = leases.leased_in(tx, repository_id, now)
+        losing = holding.losing(tx, repository_id, ids, promised)
         alone_bytes += losing.alone_bytes
+        doubted_bytes += losing.doubted_bytes
         for digest, (number, blob) in losing.others.items():
             blobs[digest] = blob
             references[digest] = references.get(digest, 0) + number
             links[digest] = links.get(digest, 0) + 1
     loss = Loss(frozenset(going), references, links)
-    return Forecast(alone_bytes, _fates(tx, leases, blobs, loss, now), references)
+    fates = _fates(tx, leases, blobs, loss, now)
+    return Forecast(alone_bytes, fates, references, doubted_bytes)
 
 
 def _fates(

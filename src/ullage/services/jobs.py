@@ -21,7 +21,7 @@ from ullage.policy import Caps, Swath, Warning, purge_rails
 from ullage.services import Caller, Registry
 from ullage.services.access import Action, Principal
 from ullage.services.cleaning import clean_some
-from ullage.services.forecast import Outcome, forecast_manifests, total
+from ullage.services.forecast import forecast_manifests
 
 log = logging.getLogger(__name__)
 
@@ -391,7 +391,7 @@ def _bytes_of(tx: Transaction, registry: Registry, job_id: str) -> tuple[int, in
     """What all of a job's manifests free, at once and later."""
     going = jobs.manifests_of(tx, job_id)
     found = forecast_manifests(tx, registry.leases, going, registry.now())
-    return found.freed_bytes, total(found.fates, Outcome.LATER)
+    return found.freed_bytes, found.later_bytes
 
 
 def _planned(

@@ -19,7 +19,6 @@ from ullage.policy import Swath
 from ullage.services import Registry
 from ullage.services.apply import Planned, difference_of, in_words, look_again, named
 from ullage.services.closure import Why
-from ullage.services.forecast import Outcome, total
 from ullage.services.jobs import Chosen, Refused
 from ullage.services.jobs import Planned as AsPlanned
 from ullage.services.plan import unpacked
@@ -93,7 +92,7 @@ def _look_at_items(tx: Transaction, registry: Registry, plan: Planned) -> _Found
             same = current is not None and current.updated_at == item.seen_at
         (left if same else gone).append(item)
     found = forecast_items(tx, registry, left)
-    freed, later = found.freed_bytes, total(found.fates, Outcome.LATER)
+    freed, later = found.freed_bytes, found.later_bytes
     tag_count = sum(item.kind == "tag" for item in left)
     tag_count += sum(map(len, tags_going(tx, left).values()))
     difference = _difference(plan.document, gone, freed, later)

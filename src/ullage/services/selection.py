@@ -81,7 +81,7 @@ def _document(tx: Transaction, registry: Registry, selection: Selection) -> dict
     reached = reached_from(tx, items)
     tags = tags_going(tx, items)
     found = forecast_items(tx, registry, items)
-    freed, later = found.freed_bytes, total(found.fates, Outcome.LATER)
+    freed, later = found.freed_bytes, found.later_bytes
     warnings = purge_rails(selection.swaths, freed + later, selection.caps, keep=selection.keep)
     return {
         "asked": dict(selection.asked),
