@@ -17,6 +17,7 @@ from typing import Protocol
 
 from ullage.oci.errors import RegistryError
 from ullage.services import Registry, StoredObject, deleted, jobs, plan, pulls, reclaim
+from ullage.services.plan_jobs import choose_plan
 from ullage.services.purge import choose_purge
 from ullage.services.retention import choose_retention, start_if_due
 
@@ -43,7 +44,7 @@ SMALLEST_BATCH, LARGEST_BATCH = 10, 500
 # Pulls are written down this often.
 PULLS_SECONDS = 5.0
 # What each kind of job deletes.
-CHOOSERS = {"purge": choose_purge, "retention": choose_retention}
+CHOOSERS = {"plan": choose_plan, "purge": choose_purge, "retention": choose_retention}
 
 
 class Clock(Protocol):

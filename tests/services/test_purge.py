@@ -273,7 +273,10 @@ def test_a_dry_run_says_what_the_purge_does_and_does_nothing(registry: Registry)
     done = purge(registry, "app:.*", untagged=True)
     for planned, did in (("tag_count", "tags_deleted"), ("manifest_count", "manifests_deleted")):
         assert dry[planned] == done[planned] == done[did] > 0
-    assert dry["planned_bytes"] == done["freed_bytes"] + done["freed_later_bytes"] > 0
+    assert dry["planned_bytes"] + dry["planned_later_bytes"] == (
+        done["freed_bytes"] + done["freed_later_bytes"]
+    )
+    assert done["freed_bytes"] > 0
     assert dry["warnings"] == done["warnings"]
     assert outcomes(registry, dry["id"]).keys() == outcomes(registry, done["id"]).keys()
 

@@ -14,6 +14,7 @@ import sqlalchemy as sa
 from ullage.metadata import schema
 from ullage.metadata.database import Transaction, chunks
 from ullage.metadata.moments import from_moment, moment
+from ullage.metadata.statements import Statement, among
 from ullage.oci.digest import Digest
 from ullage.oci.reference import RepositoryName, Tag
 
@@ -156,13 +157,8 @@ class Standing(NamedTuple):
 
 def standing(tx: Transaction, ids: Collection[int]) -> dict[int, Standing]:
     """How these manifests stand, those of them that are still there."""
-    found: dict[int, Standing] = {}
-    for some in chunks(sorted(ids)):
-        held = sa.or_(_TAGGED, *(sa.not_(each) for each in _NOT_HELD))
-        query = sa.select(_manifests.c.id, _manifests.c.updated_at, held)
-        for row in tx.execute(query.where(_manifests.c.id.in_(some))):
-            found[row[0]] = Standing(from_moment(row[1]), bool(row[2]))
-    return found
+    rows = tx.rows(_STANDING, ids=ids) if ids else ()
+    return {row[0]: Standing(from_moment(row[1]), bool(row[2])) for row in rows}
 
 
 def tags_now(
@@ -238,6 +234,15 @@ _CANDIDATE = sa.select(
             _referrers.c.subject == _manifests.c.digest,
         ),
     ),
+)
+
+
+_STANDING = Statement(
+    sa.select(
+        _manifests.c.id,
+        _manifests.c.updated_at,
+        sa.or_(_TAGGED, *(sa.not_(each) for each in _NOT_HELD)),
+    ).where(among(_manifests.c.id, "ids"))
 )
 
 

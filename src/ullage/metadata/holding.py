@@ -5,6 +5,7 @@ Every answer costs what it is about, never what the registry holds: indexes lead
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
@@ -15,8 +16,8 @@ from sqlalchemy import bindparam
 from ullage.metadata import schema
 from ullage.metadata.content import ManifestRow
 from ullage.metadata.database import Transaction
-from ullage.metadata.leases import Link
-from ullage.metadata.moments import from_moment
+from ullage.metadata.leases import Link, Promised
+from ullage.metadata.moments import from_moment, moment
 from ullage.metadata.statements import Statement, among
 from ullage.oci.digest import Digest
 from ullage.oci.reference import Tag
@@ -147,6 +148,33 @@ def share(tx: Transaction, repository_id: int) -> Share:
     return Share(row[0], row[1], Tag(newest[0]), newest[1])
 
 
+class Stamp(NamedTuple):
+    """What is different once anything in a repository is."""
+
+    repository_id: int
+    updated_at: int
+    manifests: int
+    tags: int
+    blob_bytes: int
+
+
+_STAMP = Statement(
+    sa.select(
+        _repositories.c.id,
+        _repositories.c.updated_at,
+        _repositories.c.manifest_count,
+        _repositories.c.tag_count,
+        _repositories.c.blob_bytes,
+    ).where(_repositories.c.name == bindparam("name"))
+)
+
+
+def stamp(tx: Transaction, name: str) -> Stamp | None:
+    """How the repository is now, to see later whether it is still so; None if it is not there."""
+    row = tx.row(_STAMP, name=name)
+    return None if row is None else Stamp(*row)
+
+
 # --- blobs ----------------------------------------------------------------------------------------
 
 
@@ -160,17 +188,92 @@ def held_blobs(tx: Transaction, digests: Collection[Digest]) -> dict[Digest, Hel
     return {Digest(row[0]): HeldBlob(row[1], row[2], row[3]) for row in rows}
 
 
-_BLOBS_IN = Statement(
+_BLOBS_OF = (
     sa.select(*_FACTS)
     .join(_repo_blobs, _repo_blobs.c.digest == _blobs.c.digest)
     .where(_repo_blobs.c.repository_id == bindparam("repository_id"))
 )
+_SHARED_IN = Statement(_BLOBS_OF.where(_blobs.c.repository_count > 1))
+_ALONE_IN = Statement(
+    _BLOBS_OF.where(_blobs.c.repository_count <= 1).with_only_columns(
+        sa.func.coalesce(sa.func.sum(_blobs.c.size), 0)
+    )
+)
 
 
-def blobs_in(tx: Transaction, repository_id: int) -> list[tuple[Digest, HeldBlob]]:
-    """Everything a repository links."""
-    rows = tx.rows(_BLOBS_IN, repository_id=repository_id)
+def shared_in(tx: Transaction, repository_id: int) -> list[tuple[Digest, HeldBlob]]:
+    """Everything that a repository links and others link too."""
+    rows = tx.rows(_SHARED_IN, repository_id=repository_id)
     return [(Digest(row[0]), HeldBlob(row[1], row[2], row[3])) for row in rows]
+
+
+def alone_in(tx: Transaction, repository_id: int) -> int:
+    """Bytes of everything that only this repository links."""
+    return int(tx.value(_ALONE_IN, repository_id=repository_id))
+
+
+class Losing(NamedTuple):
+    """What blobs lose when manifests go."""
+
+    # Bytes of those that nothing else holds anywhere; and of those of them that were linked so long
+    # ago that a promise of them may have been forgotten.
+    alone_bytes: int
+    doubted_bytes: int
+    # The others, each with how many references it loses.
+    others: dict[Digest, tuple[int, HeldBlob]]
+
+
+_LOSING = """
+    WITH lost AS MATERIALIZED (
+        SELECT digest, count(*) AS number FROM manifest_blobs WHERE manifest_id {ids}
+        GROUP BY digest
+    ), facts AS MATERIALIZED (
+        SELECT l.digest, l.number, b.size, b.manifest_refs, b.repository_count,
+            b.repository_count = 1 AND b.manifest_refs <= l.number AND NOT l.digest {promised}
+            AS alone
+        FROM lost l JOIN blobs b ON b.digest = l.digest
+    )
+    SELECT NULL AS digest, 0 AS number, coalesce(sum(size), 0), 0, 0 FROM facts
+    WHERE alone AND NOT {doubted}
+    UNION ALL
+    SELECT NULL, 1, coalesce(sum(size), 0), 0, 0 FROM facts WHERE alone AND {doubted}
+    UNION ALL
+    SELECT digest, number, size, manifest_refs, repository_count FROM facts WHERE NOT alone"""
+_LIST = {
+    "sqlite": "IN (SELECT value FROM json_each(:{name}))",
+    "postgresql": "= ANY (:{name})",
+}
+_NOBODY_DOUBTS = "(1 = 0)"
+_LINKED_LONG_AGO = """EXISTS (SELECT 1 FROM repo_blobs r WHERE r.repository_id = :repository_id
+    AND r.digest = facts.digest AND r.linked_at <= :linked_until)"""
+
+
+def losing(tx: Transaction, repository_id: int, ids: Collection[int], promised: Promised) -> Losing:
+    """What the blobs of these manifests of a repository lose with them.
+
+    One pass over the references of these manifests, however many they are.
+    """
+    lists: dict[str, Any] = {"ids": [*ids], "promised": [*promised.digests]}
+    if tx.dialect == "sqlite":
+        lists = {name: json.dumps(values) for name, values in lists.items()}
+    parts = {name: _LIST[tx.dialect].format(name=name) for name in lists}
+    values = dict(lists)
+    if promised.linked_until is None:
+        parts["doubted"] = _NOBODY_DOUBTS
+    else:
+        parts["doubted"] = _LINKED_LONG_AGO
+        values |= {
+            "repository_id": repository_id,
+            "linked_until": moment(promised.linked_until),
+        }
+    rows = tx.execute(sa.text(_LOSING.format(**parts)), values).all()
+    sums = {row[1]: int(row[2]) for row in rows if row[0] is None}
+    others = {
+        Digest(row[0]): (int(row[1]), HeldBlob(int(row[2]), row[3], row[4]))
+        for row in rows
+        if row[0] is not None
+    }
+    return Losing(sums[0], sums[1], others)
 
 
 _REFERENCES_AMONG = Statement(

@@ -23,7 +23,9 @@ from ullage.oci.reference import RepositoryName, Tag
 _jobs = schema.jobs
 _items = schema.job_items
 
-ItemKind = Literal["tag", "manifest", "along"]
+# An image goes whatever tags it has, a manifest only while nothing leads to it; what goes along
+# goes with one of these.
+ItemKind = Literal["tag", "manifest", "image", "along"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,7 +243,10 @@ def drop_items(tx: Transaction, job_id: str, limit: int) -> int:
 def item_page(
     tx: Transaction, job_id: str, after: int, n: int, *, to_do: bool = False
 ) -> list[PlacedItem]:
-    """Up to `n` items behind a position; with `to_do` without those that go along with others."""
+    """Up to `n` items behind a position.
+
+    With `to_do` only those that nothing was done about, without those that go along with others.
+    """
     query = (
         sa.select(_items.c.position, *_ITEM, _items.c.outcome, _items.c.reason)
         .where(_items.c.job_id == job_id, _items.c.position > after)
@@ -249,7 +254,7 @@ def item_page(
         .limit(n)
     )
     if to_do:
-        query = query.where(_items.c.kind != "along")
+        query = query.where(_items.c.kind != "along", _items.c.outcome.is_(None))
     return [PlacedItem(row[0], _item(row[1:8]), row[8], row[9]) for row in tx.execute(query)]
 
 
@@ -337,21 +342,15 @@ def settle_rest(tx: Transaction, job_id: str) -> None:
     )
 
 
-def freed_by(tx: Transaction, job_id: str) -> int:
-    """Bytes of the blobs that nothing refers to any more when all of a job's manifests are gone."""
-    references = (
-        sa.select(schema.manifest_blobs.c.digest, sa.func.count().label("number"))
-        .join(_items, _items.c.manifest_id == schema.manifest_blobs.c.manifest_id)
-        .where(_items.c.job_id == job_id, _items.c.kind != "tag")
-        .group_by(schema.manifest_blobs.c.digest)
-        .subquery()
+def manifests_of(tx: Transaction, job_id: str) -> dict[int, list[int]]:
+    """The manifests that a job is to delete: repository's id -> their ids."""
+    query = sa.select(_items.c.repository_id, _items.c.manifest_id).where(
+        _items.c.job_id == job_id, _items.c.kind != "tag"
     )
-    query = (
-        sa.select(sa.func.coalesce(sa.func.sum(schema.blobs.c.size), 0))
-        .join(references, references.c.digest == schema.blobs.c.digest)
-        .where(schema.blobs.c.manifest_refs <= references.c.number)
-    )
-    return int(tx.execute(query).scalar_one())
+    found: dict[int, list[int]] = {}
+    for repository_id, manifest_id in tx.execute(query):
+        found.setdefault(repository_id, []).append(manifest_id)
+    return found
 
 
 # --- forgetting -----------------------------------------------------------------------------------

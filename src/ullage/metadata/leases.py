@@ -94,6 +94,9 @@ class Leases(Protocol):
     def peek(self, tx: Transaction, links: Sequence[Link], now: datetime) -> dict[Link, datetime]:
         """As `running`, for links of any repositories and for nothing but to know: no promise."""
 
+    def leased_in(self, tx: Transaction, repository_id: int, now: datetime) -> Promised:
+        """All that is promised in a repository, to know, as `peek`."""
+
     def forget(self, tx: Transaction, repository_id: int, digests: Iterable[Digest]) -> None:
         """The link is gone by somebody's explicit wish, and every promise with it."""
 
@@ -105,6 +108,14 @@ class Leases(Protocol):
 
     def close(self, db: Database, now: datetime) -> None:
         """A clean stop: leave nothing to be forgotten."""
+
+
+class Promised(NamedTuple):
+    """What is promised in a repository: these digests, and all that was linked until a moment if
+    promises may have been forgotten."""
+
+    digests: set[Digest]
+    linked_until: datetime | None
 
 
 @dataclass(slots=True)
@@ -201,6 +212,11 @@ class MemoryLeases:
         with self._lock:
             ends = {link: self._until(link, now) for link in links}
         return {link: until for link, until in ends.items() if until is not None}
+
+    def leased_in(self, tx: Transaction, repository_id: int, now: datetime) -> Promised:
+        with self._lock:
+            promised = {digest for id_, digest in self._grants if id_ == repository_id}
+            return Promised(promised, self._started if now < self._complete_from else None)
 
     def forget(self, tx: Transaction, repository_id: int, digests: Iterable[Digest]) -> None:
         links = [(repository_id, digest) for digest in digests]
@@ -338,6 +354,13 @@ _RUNNING = Statement(
     .where(_THESE, _leases.c.until > bindparam("now"))
     .group_by(_leases.c.digest)
 )
+_LEASED_IN = Statement(
+    sa.select(_leases.c.digest)
+    .where(
+        _leases.c.repository_id == bindparam("repository_id"), _leases.c.until > bindparam("now")
+    )
+    .distinct()
+)
 _FORGET = Statement(_leases.delete().where(_THESE))
 _COMPLETE_FROM = Statement(sa.select(schema.lease_memory.c.complete_from))
 _CONFIRM_GRANT = Statement(
@@ -458,6 +481,14 @@ class SqlLeases:
             if link.linked_at <= complete_from - self.period:
                 leased[link] = max(complete_from, leased.get(link, complete_from))
         return leased
+
+    def leased_in(self, tx: Transaction, repository_id: int, now: datetime) -> Promised:
+        found = tx.values(_LEASED_IN, repository_id=repository_id, now=moment(now))
+        complete_from = self._known_complete_from(tx)
+        if complete_from is None:
+            complete_from = now + self.period
+        doubted = complete_from - self.period if now < complete_from else None
+        return Promised({Digest(digest) for digest in found}, doubted)
 
     def forget(self, tx: Transaction, repository_id: int, digests: Iterable[Digest]) -> None:
         tx.change(_FORGET, repository_id=repository_id, digests=digests)

@@ -61,13 +61,17 @@ def find(tx: Transaction, plan_id: str, now: datetime, *, lock: bool = False) ->
     )
 
 
-def mark_applied(tx: Transaction, plan_id: str, receipt: str, now: datetime) -> None:
-    """It was carried out: whoever asks again is told what came of it."""
-    tx.execute(
-        _plans.update()
-        .where(_plans.c.id == plan_id)
-        .values(applied_at=moment(now), receipt=receipt)
-    )
+def mark_applied(
+    tx: Transaction, plan_id: str, receipt: str, now: datetime, expires_at: datetime | None = None
+) -> None:
+    """It was carried out, or is being: whoever asks again is told what came of it.
+
+    `expires_at` is how long that may be asked, if that is longer than before.
+    """
+    values: dict[str, object] = {"applied_at": moment(now), "receipt": receipt}
+    if expires_at is not None:
+        values["expires_at"] = moment(expires_at)
+    tx.execute(_plans.update().where(_plans.c.id == plan_id).values(values))
 
 
 def count(tx: Transaction) -> int:

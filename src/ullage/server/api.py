@@ -18,11 +18,12 @@ from ullage.oci.errors import PlanInvalid, PlanUnknown, ValueInvalid
 from ullage.oci.reference import RepositoryName, parse_tag
 from ullage.oci.strict_json import JSONValue
 from ullage.server.distribution import Face, caller_of, principal_of, query_of
+from ullage.server.jobs import FILTERS, require_some, wanted_purge
 from ullage.server.json_bodies import caps, flag, is_id, only, read_body, require, seen, texts
 from ullage.server.needs import KNOWN
 from ullage.server.routes import Route
 from ullage.server.wire import json_response, next_link, page_size
-from ullage.services import apply, plan, usage, why
+from ullage.services import apply, plan, selection, usage, why
 from ullage.services.access import Action
 
 MAX_REPOSITORIES = 1000
@@ -30,11 +31,26 @@ MAX_REPOSITORIES = 1000
 
 async def make_plan(face: Face, request: Request) -> Response:
     """What deleting these would take and free; kept under an id for an hour."""
-    wanted = _wanted(face, await read_body(face, request))
+    body = await read_body(face, request)
     principal = principal_of(request)
+    if body.keys() & FILTERS:
+        return await _plan_filter(face, request, body)
+    wanted = _wanted(face, body)
     require(principal, wanted.names(), Action.METADATA_READ)
     made = await face.threads.submit(
         plan.make_plan, face.registry, wanted, principal, caller_of(request)
+    )
+    return _plan_page(face, request, made, 201)
+
+
+async def _plan_filter(face: Face, request: Request, body: Mapping[str, JSONValue]) -> Response:
+    """As a purge of the same filter, whose choice it shows."""
+    only(body, FILTERS | {"caps"})
+    principal = principal_of(request)
+    wanted = wanted_purge(body)
+    require_some(principal, wanted)
+    made = await face.threads.submit(
+        selection.plan_filter, face.registry, wanted, principal, caller_of(request)
     )
     return _plan_page(face, request, made, 201)
 
@@ -53,7 +69,10 @@ async def apply_plan(face: Face, request: Request, plan_id: str) -> Response:
     only(body, _APPLY)
     principal = principal_of(request)
     found = await face.threads.submit(plan.get_plan, face.registry, _plan_id(plan_id), principal)
-    require(principal, map(face.name, found.repositories()), Action.DELETE)
+    rights = [Action.DELETE]
+    if found.document["asked"].get("include_locked"):
+        rights.append(Action.METADATA_WRITE)
+    require(principal, map(face.name, found.repositories()), *rights)
     receipt = await face.threads.submit(
         apply.apply_plan,
         face.registry,
@@ -62,7 +81,11 @@ async def apply_plan(face: Face, request: Request, plan_id: str) -> Response:
         allow_smaller=flag(body, "allow_smaller"),
         allow=texts(body, "allow"),
     )
-    return json_response(receipt)
+    if receipt.get("applied") is not None:
+        return json_response(receipt)
+    return json_response(
+        receipt, status=202, headers={"Location": f"/api/v1/jobs/{receipt['job']}"}
+    )
 
 
 def _plan_page(face: Face, request: Request, found: plan.Plan, status: int) -> Response:

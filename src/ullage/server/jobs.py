@@ -31,25 +31,26 @@ from ullage.services.access import Action, Principal
 
 # What a scope names that covers all of them.
 ALL_REPOSITORIES = RepositoryName("*")
-_PURGE = {
-    *("filters", "ago", "keep", "untagged", "untagged_only", "include_locked", "dry_run"),
-    *("caps", "allow"),
-}
+# What says which tags and manifests: of a purge, or of a plan.
+FILTERS = {"filters", "ago", "keep", "untagged", "untagged_only", "include_locked"}
+_PURGE = FILTERS | {"dry_run", "caps", "allow"}
 MAX_FILTERS = 100
 
 
 async def start_purge(face: Face, request: Request) -> Response:
     """Clean out by name, age and count; the answer is a job."""
-    wanted = _wanted(await read_body(face, request))
+    body = await read_body(face, request)
+    only(body, _PURGE)
+    wanted = wanted_purge(body)
     principal = principal_of(request)
-    _require_some(principal, wanted)
+    require_some(principal, wanted)
     job = await face.threads.submit(
         purge.start_purge, face.registry, wanted, principal, caller_of(request)
     )
     return json_response(job, status=202, headers={"Location": f"/api/v1/jobs/{job['id']}"})
 
 
-def _require_some(principal: Principal, wanted: purge.Wanted) -> None:
+def require_some(principal: Principal, wanted: purge.Wanted) -> None:
     """Raises Challenge unless the caller may purge what is named, and something at all."""
     named = [name for each in wanted.purge.filters if (name := _name(each.repository))]
     require(principal, named, *wanted.rights)
@@ -65,8 +66,8 @@ def _name(expression: str) -> RepositoryName | None:
         return None
 
 
-def _wanted(body: Mapping[str, JSONValue]) -> purge.Wanted:
-    only(body, _PURGE)
+def wanted_purge(body: Mapping[str, JSONValue]) -> purge.Wanted:
+    """What a body asks to be cleaned out."""
     filters = texts(body, "filters")
     if len(filters) > MAX_FILTERS:
         raise PlanInvalid(message=f"more than {MAX_FILTERS} filters")

@@ -46,6 +46,8 @@ class Limits:
     lease: timedelta = timedelta(hours=1)
     # From a deletion to the erasing of bytes: time for a reader that was just told to send them.
     read_grace: timedelta = timedelta(seconds=2)
+    # A plan of more manifests is carried out in the background, some at a time.
+    max_plan_at_once: int = 1000
     # How long a finished upload is remembered, for clients that lost the answer.
     finished_upload: timedelta = timedelta(minutes=10)
 

@@ -3,12 +3,15 @@
 The deleting transaction looks again, with the same eyes. What goes must be what was going, on the
 same tags, and free the same bytes. `allow_smaller` accepts that some of it is gone or is held by
 now, never that anything else would go.
+
+What is too large for one transaction is a job's (plan_jobs.py): the whole is looked at before it
+begins, and each part again when it goes.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -23,12 +26,14 @@ from ullage.oci.errors import (
     PlanChanged,
     PlanRefused,
     PlanUnknown,
+    Unavailable,
 )
 from ullage.oci.reference import RepositoryName, Tag
 from ullage.services import Caller, Registry, softdelete
 from ullage.services.delete import take_away, take_repository_away
+from ullage.services.jobs import KEPT, queue_job
 from ullage.services.outlook import Outlook, Wanted, look, sizes_of_uploads
-from ullage.services.plan import unpacked
+from ullage.services.plan import receipt_of, unpacked
 
 # A difference names this many of each kind; the counts say how many there are.
 NAMED_DIFFERENCES = 100
@@ -46,6 +51,8 @@ def apply_plan(
 ) -> dict[str, Any]:
     """Delete what the plan shows; returns the receipt, the same one to whoever asks again.
 
+    A large plan's receipt names the job that carries it out, with what it has done so far.
+
     `allow` names rails that may be run into. The caller has looked whether this is anybody who may
     delete. Raises PlanUnknown, PlanRefused with the rails, PlanChanged with the difference.
     """
@@ -53,15 +60,18 @@ def apply_plan(
     stored = registry.read(lambda tx: plans.find(tx, plan_id, now))
     if stored is None:
         raise PlanUnknown({"plan": plan_id})
-    plan = _Planned(unpacked(stored.document))
+    plan = Planned(unpacked(stored.document))
+    if plan.chosen or (plan.large(registry) and plan.wanted.repository is not None):
+        return _start(registry, plan, caller, now, allow_smaller, allow)
     sizes = sizes_of_uploads(registry, plan.wanted.repositories)
+    if plan.large(registry):
+        return _delete_large_repositories(
+            registry, plan, caller, now, sizes, allow_smaller=allow_smaller, allow=allow
+        )
 
     def carry_out(tx: Transaction) -> dict[str, Any]:
-        current = plans.find(tx, plan_id, now, lock=True)
-        if current is None:
-            raise PlanUnknown({"plan": plan_id})
-        if current.receipt is not None:
-            receipt: dict[str, Any] = json.loads(current.receipt)
+        receipt = _receipt(tx, plan, now)
+        if receipt is not None:
             return receipt
         _require_allowed(plan.document, allow)
         receipt = _carry_out(tx, registry, plan, caller, now, sizes, allow_smaller)
@@ -72,6 +82,102 @@ def apply_plan(
     failpoint("delete.after_row")
     registry.wake()
     return receipt
+
+
+def _receipt(tx: Transaction, plan: Planned, now: datetime) -> dict[str, Any] | None:
+    """What came of the plan if somebody applied it; its row is locked. Raises PlanUnknown."""
+    current = plans.find(tx, plan.id, now, lock=True)
+    if current is None:
+        raise PlanUnknown({"plan": plan.id})
+    return receipt_of(tx, current)
+
+
+def _start(
+    registry: Registry,
+    plan: Planned,
+    caller: Caller,
+    now: datetime,
+    allow_smaller: bool,
+    allow: Collection[str],
+) -> dict[str, Any]:
+    """Let a job carry the plan out (plan_jobs.py); the receipt has its id."""
+
+    def start(tx: Transaction) -> dict[str, Any]:
+        receipt = _receipt(tx, plan, now)
+        if receipt is not None:
+            return receipt
+        _require_allowed(plan.document, allow)
+        request = {
+            "plan": plan.id,
+            "allow_smaller": allow_smaller,
+            "include_locked": bool(plan.document["asked"].get("include_locked")),
+            "repositories": [
+                {"repository": part["repository"]} for part in plan.document["repositories"]
+            ],
+        }
+        job_id = registry.fresh_key()
+        queue_job(tx, registry, job_id, "plan", request, caller)
+        receipt = {"plan": plan.id, "job": job_id, "by": caller.subject}
+        plans.mark_applied(tx, plan.id, json.dumps(receipt), now, expires_at=now + KEPT)
+        applied = plans.find(tx, plan.id, now)
+        assert applied is not None
+        return receipt_of(tx, applied) or receipt
+
+    receipt = registry.write(start, freeing=True)
+    registry.wake()
+    return receipt
+
+
+# How often a large repository is looked at again because somebody pushed to it meanwhile.
+LOOKS = 3
+
+
+def _delete_large_repositories(
+    registry: Registry,
+    plan: Planned,
+    caller: Caller,
+    now: datetime,
+    sizes: Mapping[str, int],
+    *,
+    allow_smaller: bool,
+    allow: Collection[str],
+) -> dict[str, Any]:
+    """As for small ones, but what takes long is looked at while others push and delete.
+
+    If the repositories are as they were then, marking them deleted is a moment's work; the worker
+    takes them apart. Raises Unavailable if they change all the time.
+    """
+
+    def look_on(tx: Transaction) -> tuple[Outlook, dict[RepositoryName, holding.Stamp | None]]:
+        stamps = {name: holding.stamp(tx, name) for name in plan.wanted.repositories}
+        return look_again(tx, registry, plan, now, sizes, to_delete=False), stamps
+
+    def carry_out(
+        tx: Transaction, outlook: Outlook, stamps: Mapping[RepositoryName, holding.Stamp | None]
+    ) -> dict[str, Any] | None:
+        receipt = _receipt(tx, plan, now)
+        if receipt is not None:
+            return receipt
+        for name in sorted(plan.wanted.repositories):
+            content.lock_repository(tx, name)
+            if holding.stamp(tx, name) != stamps[name]:
+                return None
+        receipt = _delete(tx, registry, plan, caller, now, outlook, allow_smaller)
+        plans.mark_applied(tx, plan.id, json.dumps(receipt), now)
+        return receipt
+
+    _require_allowed(plan.document, allow)
+    for _ in range(LOOKS):
+        outlook, stamps = registry.snapshot(look_on)
+        receipt = registry.write(
+            lambda tx, seen=(outlook, stamps): carry_out(tx, *seen),  # type: ignore[misc]
+            freeing=True,
+        )
+        if receipt is not None:
+            failpoint("delete.after_row")
+            registry.wake()
+            return receipt
+    raise Unavailable(message="these repositories change all the time; try again")
 
 
 def _require_allowed(document: Mapping[str, Any], allow: Collection[str]) -> None:
@@ -92,10 +198,23 @@ def _require_allowed(document: Mapping[str, Any], allow: Collection[str]) -> Non
 
 
 @dataclass(frozen=True, slots=True)
-class _Planned:
+class Planned:
     """A plan's document, read."""
 
     document: dict[str, Any]
+
+    @property
+    def id(self) -> str:
+        return str(self.document["id"])
+
+    @property
+    def chosen(self) -> bool:
+        """Whether a filter or a search made the list, so that its items are what counts."""
+        return "chosen" in self.document
+
+    def large(self, registry: Registry) -> bool:
+        """Whether carrying it out in one transaction would keep others waiting."""
+        return len(self.document["items"]) > registry.limits.max_plan_at_once
 
     @property
     def wanted(self) -> Wanted:
@@ -139,16 +258,28 @@ def _going(outlook: Outlook) -> dict[tuple[str, str], list[str]]:
 def _carry_out(
     tx: Transaction,
     registry: Registry,
-    plan: _Planned,
+    plan: Planned,
     caller: Caller,
     now: datetime,
     sizes: Mapping[str, int],
     allow_smaller: bool,
 ) -> dict[str, Any]:
-    outlook = _look_again(tx, registry, plan, now, sizes)
-    difference = _difference(plan, outlook)
+    outlook = look_again(tx, registry, plan, now, sizes, to_delete=True)
+    return _delete(tx, registry, plan, caller, now, outlook, allow_smaller)
+
+
+def _delete(
+    tx: Transaction,
+    registry: Registry,
+    plan: Planned,
+    caller: Caller,
+    now: datetime,
+    outlook: Outlook,
+    allow_smaller: bool,
+) -> dict[str, Any]:
+    difference = difference_of(plan, outlook)
     if difference and not (allow_smaller and difference["smaller"]):
-        raise PlanChanged(difference, _in_words(difference))
+        raise PlanChanged(difference, in_words(difference))
     keeping = None
     if any(closure.going for _, _, closure in outlook.closures):
         plan_id = plan.document["id"]
@@ -182,17 +313,19 @@ def _carry_out(
     }
 
 
-def _look_again(
+def look_again(
     tx: Transaction,
     registry: Registry,
-    plan: _Planned,
+    plan: Planned,
     now: datetime,
     sizes: Mapping[str, int],
+    *,
+    to_delete: bool,
 ) -> Outlook:
     """What the same deletion would do now, for the tags that still point where they did.
 
-    Everything it is about is locked. Repositories that were deleted, and maybe pushed again, since
-    are left out.
+    `to_delete` locks everything that it is about. Repositories that were deleted, and maybe pushed
+    again, since are left out.
     """
     wanted = plan.wanted
     same: list[RepositoryName] = []
@@ -200,7 +333,8 @@ def _look_again(
     for name, generation in zip(
         sorted(set(wanted.names())), plan.document["generations"], strict=True
     ):
-        if content.lock_repository(tx, name) == generation:
+        find = content.lock_repository if to_delete else content.find_repository
+        if find(tx, name) == generation:
             same.append(name)
     nothing = Outlook([], {}, {}, [], [], [], [], {}, softdelete.find_policy(tx), now)
     if wanted.repository is None:
@@ -210,12 +344,12 @@ def _look_again(
     else:
         narrowed = _narrowed(tx, plan, wanted)
     try:
-        return look(tx, registry, narrowed, now, sizes, to_delete=True)
+        return look(tx, registry, narrowed, now, sizes, to_delete=to_delete)
     except (NameUnknown, ManifestUnknown):
         return nothing
 
 
-def _narrowed(tx: Transaction, plan: _Planned, wanted: Wanted) -> Wanted:
+def _narrowed(tx: Transaction, plan: Planned, wanted: Wanted) -> Wanted:
     assert wanted.repository is not None
     repository_id = content.find_repository(tx, wanted.repository)
     assert repository_id is not None
@@ -228,7 +362,7 @@ def _narrowed(tx: Transaction, plan: _Planned, wanted: Wanted) -> Wanted:
     return Wanted(repository=wanted.repository, digests=wanted.digests, tags=tags)
 
 
-def _difference(plan: _Planned, outlook: Outlook) -> dict[str, Any]:
+def difference_of(plan: Planned, outlook: Outlook) -> dict[str, Any]:
     """What is not as it was shown; {} if all is. `smaller`: nothing goes that was not to go."""
     planned, now = plan.going(), _going(outlook)
     added = sorted(now.keys() - planned.keys())
@@ -250,10 +384,10 @@ def _difference(plan: _Planned, outlook: Outlook) -> dict[str, Any]:
         and not tags_added
         and sum(bytes_now) <= sum(bytes_then)
         and outlook.policy.enabled >= restorable_then,
-        "added": _named(added, "@"),
-        "gone": _named(gone, "@"),
-        "tags_added": _named(tags_added, ":"),
-        "tags_gone": _named(tags_gone, ":"),
+        "added": named(added, "@"),
+        "gone": named(gone, "@"),
+        "tags_added": named(tags_added, ":"),
+        "tags_gone": named(tags_gone, ":"),
         "counts": {
             "added": len(added),
             "gone": len(gone),
@@ -273,7 +407,7 @@ def _difference(plan: _Planned, outlook: Outlook) -> dict[str, Any]:
     }
 
 
-def _in_words(difference: Mapping[str, Any]) -> str:
+def in_words(difference: Mapping[str, Any]) -> str:
     """The difference for people, with an example of each kind."""
     words = {
         "added": "would go too",
@@ -301,14 +435,15 @@ def _in_words(difference: Mapping[str, Any]) -> str:
     return f"the registry has changed since the plan was made: {', '.join(parts)}{smaller}"
 
 
-def _named(pairs: list[tuple[str, str]], between: str) -> list[str]:
+def named(pairs: Sequence[tuple[str, str]], between: str) -> list[str]:
+    """Some of these pairs, joined."""
     return [f"{name}{between}{what}" for name, what in pairs[:NAMED_DIFFERENCES]]
 
 
 def _audit(
     tx: Transaction,
     registry: Registry,
-    plan: _Planned,
+    plan: Planned,
     caller: Caller,
     name: RepositoryName,
     outlook: Outlook,

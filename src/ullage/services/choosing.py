@@ -19,10 +19,11 @@ from ullage.metadata import candidates, content
 from ullage.metadata.candidates import Candidate, TagCandidate
 from ullage.metadata.database import Transaction
 from ullage.metadata.jobs import Item, ItemKind
+from ullage.oci.digest import Digest
 from ullage.oci.reference import RepositoryName, Tag
 from ullage.policy import Swath, attached_to, tag_goes
 from ullage.services import Registry
-from ullage.services.closure import Closure, StoredGraph, Why
+from ullage.services.closure import Closure, HeldBy, StoredGraph, Why
 from ullage.services.outlook import unlocked
 from ullage.services.patterns import Matches
 
@@ -58,10 +59,26 @@ class Scope:
     include_locked: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class Stay:
+    """Something that would have gone, but for a lock."""
+
+    repository: RepositoryName
+    digest: Digest
+    tags: tuple[Tag, ...]
+    because: str
+
+
+def _unsaid(stay: Stay) -> None:
+    """Nobody asks what stays."""
+
+
 @dataclass(slots=True)
 class _Taken:
     """What is chosen so far."""
 
+    # Who is told what stays.
+    stays: Callable[[Stay], None] = _unsaid
     tags: set[Tag] = field(default_factory=set)
     # How many of a manifest's tags go.
     losing: dict[int, int] = field(default_factory=dict)
@@ -91,18 +108,19 @@ def choose(
     add: Callable[[Item], None],
     *,
     named: bool,
+    stays: Callable[[Stay], None] = _unsaid,
 ) -> Swath | None:
     """Hand everything that goes to `add`, tags first; None if the repository is not there.
 
-    Reads page by page, so that no transaction is long.
+    What locks keep is handed to `stays`. Reads page by page, so that no transaction is long.
     """
     sums = registry.read(lambda tx: candidates.sums(tx, repository_id))
     if sums is None:
         return None
-    taken = _Taken()
+    taken = _Taken(stays)
     if sums.writable:
         for tag_scope in scope.tags:
-            wanted = _tags(registry, repository_id, tag_scope, scope.include_locked)
+            wanted = _tags(registry, repository_id, name, tag_scope, scope.include_locked, stays)
             for tag in islice(wanted, tag_scope.keep, None):
                 if tag.name in taken.tags:
                     continue
@@ -148,7 +166,12 @@ def take(
 
 
 def _tags(
-    registry: Registry, repository_id: int, scope: TagScope, include_locked: bool
+    registry: Registry,
+    repository_id: int,
+    name: RepositoryName,
+    scope: TagScope,
+    include_locked: bool,
+    stays: Callable[[Stay], None],
 ) -> Iterator[TagCandidate]:
     """Every tag that may go, newest first."""
     after: TagCandidate | None = None
@@ -158,18 +181,24 @@ def _tags(
                 tx, repository_id, scope.cutoff, after, PAGE
             )
         )
-        eligible = [
+        wanted = [
             tag
             for tag in page
             if tag_goes(
                 tag.name,
                 tag.updated_at,
-                locked=tag.locked and not include_locked,
+                locked=False,
                 cutoff=scope.cutoff,
                 matches=scope.matches,
             )
         ]
-        yield from without_attached(registry, repository_id, eligible)
+        eligible: list[TagCandidate] = []
+        for tag in without_attached(registry, repository_id, wanted):
+            if tag.locked and not include_locked:
+                stays(Stay(name, tag.digest, (tag.name,), f"tag '{tag.name}' is locked"))
+            else:
+                eligible.append(tag)
+        yield from eligible
         if len(page) < PAGE:
             return
         after = page[-1]
@@ -205,7 +234,7 @@ def _choose_orphans(
     assert scope.orphans is not None
     compound: list[Candidate] = []
     found = _orphans(registry, repository_id, scope.orphans, taken)
-    eligible = (each for each in found if scope.include_locked or not each.locked)
+    eligible = _unlocked(found, name, taken, scope.include_locked)
     for candidate in islice(eligible, scope.orphans.keep, None):
         if not candidate.alone:
             compound.append(candidate)
@@ -214,6 +243,16 @@ def _choose_orphans(
         taken.manifests += 1
     if compound:
         _choose_compound(registry, repository_id, name, scope, taken, compound, add)
+
+
+def _unlocked(
+    found: Iterator[Candidate], name: RepositoryName, taken: _Taken, include_locked: bool
+) -> Iterator[Candidate]:
+    for each in found:
+        if each.locked and not include_locked:
+            taken.stays(Stay(name, each.digest, (), f"manifest '{each.digest}' is locked"))
+        else:
+            yield each
 
 
 def _orphans(
@@ -284,6 +323,10 @@ def _choose_compound(
         return closure, candidates.standing(tx, closure.going.keys())
 
     closure, standing = registry.snapshot(read)
+    for member, holds in closure.kept.values():
+        locks = [hold.by for hold in holds if hold.kind is HeldBy.LOCK]
+        if locks:
+            taken.stays(Stay(name, member.row.digest, (), locks[0]))
     for id_, member in closure.going.items():
         kind: ItemKind = "manifest" if member.why is Why.ASKED else "along"
         digest, seen_at = member.row.digest, standing[id_].updated_at

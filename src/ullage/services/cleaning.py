@@ -11,13 +11,14 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from itertools import takewhile
 
 from ullage.failpoints import failpoint
 from ullage.metadata import attributes, candidates, content, jobs, pulls
 from ullage.metadata.attributes import Lock
 from ullage.metadata.content import ManifestRow
 from ullage.metadata.database import Transaction
-from ullage.metadata.jobs import JobRow, PlacedItem
+from ullage.metadata.jobs import Item, JobRow, PlacedItem
 from ullage.metadata.reclaim import Released
 from ullage.oci.reference import RepositoryName, Tag
 from ullage.services import Caller, Registry, locks, softdelete
@@ -54,11 +55,7 @@ def clean_some(tx: Transaction, registry: Registry, job: JobRow, n: int, now: da
     if not placed:
         return 0
     first = placed[0].item
-    some = [
-        each
-        for each in placed
-        if (each.item.repository_id, each.item.kind) == (first.repository_id, first.kind)
-    ]
+    some = list(takewhile(lambda each: _kind_of(each.item) == _kind_of(first), placed))
     batch = _Batch()
     if not content.lock_repository_id(tx, first.repository_id):
         batch.skipped = {each.position: GONE for each in some}
@@ -69,6 +66,11 @@ def clean_some(tx: Transaction, registry: Registry, job: JobRow, n: int, now: da
     failpoint("job.in_transaction")
     _record(tx, registry, job, some, batch)
     return len(some)
+
+
+def _kind_of(item: Item) -> tuple[int, str]:
+    """What is dealt with together."""
+    return item.repository_id, item.kind
 
 
 def _record(
@@ -200,7 +202,7 @@ def _drop_manifests(
             batch.skipped[position] = GONE
         elif current.updated_at != item.seen_at:
             batch.skipped[position] = CHANGED
-        elif current.held:
+        elif current.held and item.kind != "image":
             batch.skipped[position] = HELD
         elif item.manifest_id in pulled:
             batch.skipped[position] = PULLED
@@ -212,7 +214,10 @@ def _drop_manifests(
             batch.skipped[positions[id_]] = holds[0].by
     rows = closure.rows()
     if rows:
-        references = content.blobs_of(tx, [row.id for row in rows])
+        ids = [row.id for row in rows]
+        # A purge counts the tags that it was asked for, a plan all that vanish.
+        batch.tags = content.tags_of(tx, ids) if job.kind == "plan" else []
+        references = content.blobs_of(tx, ids)
         batch.keeping = _begin(tx, job, now)
         batch.released = take_away(
             tx, registry, repository_id, rows, references, now, batch.keeping

@@ -25,6 +25,8 @@ class Why(StrEnum):
     CHILD = "child"
     REFERRER = "referrer"
     REPOSITORY = "repository"
+    # It stays, and only loses tags.
+    UNTAGGED = "untagged"
 
 
 class HeldBy(StrEnum):

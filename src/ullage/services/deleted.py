@@ -16,7 +16,7 @@ from ullage.oci.errors import NameUnknown, OperationDisallowed, OperationUnknown
 from ullage.oci.reference import RepositoryName
 from ullage.services import Caller, Registry, softdelete
 from ullage.services.access import Action, Principal
-from ullage.services.forecast import Outcome, forecast_whole, total
+from ullage.services.forecast import forecast_whole
 from ullage.services.softdelete import SoftDelete
 
 T = TypeVar("T")
@@ -136,8 +136,7 @@ def _frees(tx: Transaction, registry: Registry, kept: Collection[Kept]) -> int:
     ids = frozenset(each.repository_id for each in kept)
     if not ids:
         return 0
-    fates, _ = forecast_whole(tx, registry.leases, ids, registry.now())
-    return total(fates, Outcome.FREED)
+    return forecast_whole(tx, registry.leases, ids, registry.now()).freed_bytes
 
 
 def lacking(

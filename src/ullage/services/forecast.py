@@ -74,17 +74,42 @@ def forecast(
     return _fates(tx, leases, holding.held_blobs(tx, references.keys()), loss, now)
 
 
+@dataclass(frozen=True, slots=True)
+class Forecast:
+    """What becomes of blobs. Of those that nothing else holds, and that go, only the sum is known:
+    there may be hundreds of thousands."""
+
+    alone_bytes: int
+    fates: list[Fate]
+    # What the blobs that have a fate of their own lose.
+    references: Mapping[Digest, int]
+    # As alone_bytes, of what goes later: a promise of it may have been forgotten in a crash.
+    doubted_bytes: int = 0
+
+    @property
+    def freed_bytes(self) -> int:
+        """Bytes that come back at once."""
+        return self.alone_bytes + total(self.fates, Outcome.FREED)
+
+    @property
+    def later_bytes(self) -> int:
+        """Bytes that come back when promises end."""
+        return self.doubted_bytes + total(self.fates, Outcome.LATER)
+
+
 def forecast_whole(
     tx: Transaction, leases: Leases, repository_ids: frozenset[int], now: datetime
-) -> tuple[list[Fate], Mapping[Digest, int]]:
-    """As forecast, for all that these repositories link; and the references that shared blobs lose.
+) -> Forecast:
+    """As forecast, for all that these repositories link; references are those to shared blobs.
 
     Most blobs are linked by one repository only, and go with it.
     """
     blobs: dict[Digest, HeldBlob] = {}
     links: dict[Digest, int] = {}
+    alone_bytes = 0
     for repository_id in sorted(repository_ids):
-        for digest, blob in holding.blobs_in(tx, repository_id):
+        alone_bytes += holding.alone_in(tx, repository_id)
+        for digest, blob in holding.shared_in(tx, repository_id):
             blobs[digest] = blob
             links[digest] = links.get(digest, 0) + 1
     alone = [digest for digest, blob in blobs.items() if blob.repository_count == links[digest]]
@@ -92,7 +117,29 @@ def forecast_whole(
     references = holding.references_among(tx, repository_ids, blobs.keys())
     loss = Loss(repository_ids, references, links, whole=True)
     fates += _fates(tx, leases, blobs, loss, now)
-    return sorted(fates, key=lambda fate: fate.digest), references
+    return Forecast(alone_bytes, sorted(fates, key=lambda fate: fate.digest), references)
+
+
+def forecast_manifests(
+    tx: Transaction, leases: Leases, going: Mapping[int, Collection[int]], now: datetime
+) -> Forecast:
+    """As forecast, for any number of manifests of several repositories: its id -> their ids."""
+    blobs: dict[Digest, HeldBlob] = {}
+    references: dict[Digest, int] = {}
+    links: dict[Digest, int] = {}
+    alone_bytes = doubted_bytes = 0
+    for repository_id, ids in sorted(going.items()):
+        promised = leases.leased_in(tx, repository_id, now)
+        losing = holding.losing(tx, repository_id, ids, promised)
+        alone_bytes += losing.alone_bytes
+        doubted_bytes += losing.doubted_bytes
+        for digest, (number, blob) in losing.others.items():
+            blobs[digest] = blob
+            references[digest] = references.get(digest, 0) + number
+            links[digest] = links.get(digest, 0) + 1
+    loss = Loss(frozenset(going), references, links)
+    fates = _fates(tx, leases, blobs, loss, now)
+    return Forecast(alone_bytes, fates, references, doubted_bytes)
 
 
 def _fates(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -23,8 +23,8 @@ from ullage.pullers import RECENTLY
 from ullage.services import Caller, Registry, softdelete
 from ullage.services.access import Action, Principal
 from ullage.services.cleaning import clean_some
+from ullage.services.forecast import forecast_manifests
 from ullage.services.pulls import pulled_words, pullers, write_pulls
-from ullage.services.softdelete import SoftDelete
 
 log = logging.getLogger(__name__)
 
@@ -169,7 +169,13 @@ def shown(row: JobRow) -> dict[str, Any]:
         "freed_bytes": row.freed_bytes,
         "freed_later_bytes": row.leased_bytes,
     }
-    found = {"repositories": [], "warnings": [], "notes": [], "operation": None}
+    found: dict[str, Any] = {
+        "repositories": [],
+        "warnings": [],
+        "notes": [],
+        "stays": [],
+        "operation": None,
+    }
     return document | found | row.findings
 
 
@@ -202,9 +208,31 @@ class Chosen:
     notes: list[str]
     # What else there is to warn of.
     warnings: Sequence[Warning] = ()
+    # What might have gone, and why it does not: docs/reference/api.md describes it.
+    stays: list[dict[str, Any]] = field(default_factory=list)
+    # Of a plan that somebody has seen, its rails included: how many tags go, and which bytes.
+    as_planned: Planned | None = None
 
 
-# Chooses what a job deletes: hands every item to the function that it gets last.
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """What a plan that a job carries out comes to."""
+
+    tag_count: int
+    freed_bytes: int
+    later_bytes: int
+    difference: dict[str, Any] | None
+
+
+class Refused(Exception):
+    """The job is not done at all; `findings` say why not."""
+
+    def __init__(self, findings: dict[str, Any]) -> None:
+        super().__init__()
+        self.findings = findings
+
+
+# Chooses what a job deletes, or raises Refused: hands every item to the function that it gets last.
 Chooser = Callable[[Registry, JobRow, Callable[[Item], None]], Chosen]
 
 
@@ -352,27 +380,47 @@ def _plan(registry: Registry, chooser: Chooser, row: JobRow, token: str) -> None
         pass
     writer = _Writer(registry, row.id, token)
     write_pulls(registry)
-    chosen = chooser(registry, row, writer.add)
+    try:
+        chosen = chooser(registry, row, writer.add)
+    except Refused as error:
+        _planned(registry, row, token, "refused", error.findings)
+        return
     writer.flush()
-    freed = registry.read(lambda tx: jobs.freed_by(tx, row.id))
+    planned = chosen.as_planned
+    if planned is not None:
+        registry.write(lambda tx: jobs.change(tx, row.id, tag_count=planned.tag_count))
+        findings = _findings(chosen, (), planned.freed_bytes, planned.later_bytes)
+        findings |= {"difference": planned.difference} if planned.difference else {}
+        _planned(registry, row, token, "running", findings)
+        return
+    freed, later = registry.snapshot(lambda tx: _bytes_of(tx, registry, row.id))
     request = row.request
     caps = Caps(**request.get("caps", {}))
     chosen = replace(chosen, swaths=_with_pulls(registry, row.id, chosen.swaths))
-    warnings = purge_rails(chosen.swaths, freed, caps, keep=request.get("keep", 0))
+    warnings = purge_rails(chosen.swaths, freed + later, caps, keep=request.get("keep", 0))
     warnings = (*warnings, *chosen.warnings)
-    policy = registry.read(softdelete.find_policy)
-    findings = _findings(chosen, warnings, freed, policy)
-    now = registry.now()
-    refused = [
-        warning
-        for warning in warnings
-        if warning.refuses and warning.rail not in request.get("allow", [])
-    ]
+    refused = any(
+        warning.refuses and warning.rail not in request.get("allow", []) for warning in warnings
+    )
     state = "done" if request.get("dry_run") else "refused" if refused else "running"
+    _planned(registry, row, token, state, _findings(chosen, warnings, freed, later))
 
+
+def _bytes_of(tx: Transaction, registry: Registry, job_id: str) -> tuple[int, int]:
+    """What all of a job's manifests free, at once and later."""
+    going = jobs.manifests_of(tx, job_id)
+    found = forecast_manifests(tx, registry.leases, going, registry.now())
+    if softdelete.find_policy(tx).enabled:
+        return 0, found.freed_bytes + found.later_bytes
+    return found.freed_bytes, found.later_bytes
+
+
+def _planned(
+    registry: Registry, row: JobRow, token: str, state: str, findings: dict[str, Any]
+) -> None:
     def end(tx: Transaction) -> None:
         _hold(tx, registry, row.id, token)
-        ended = None if state == "running" else now
+        ended = None if state == "running" else registry.now()
         jobs.change(tx, row.id, state=state, findings=findings, finished_at=ended)
 
     registry.write(end, freeing=True)
@@ -396,15 +444,16 @@ def _with_pulls(registry: Registry, job_id: str, swaths: list[Swath]) -> list[Sw
 
 
 def _findings(
-    chosen: Chosen, warnings: tuple[Warning, ...], freed: int, policy: SoftDelete
+    chosen: Chosen, warnings: tuple[Warning, ...], freed: int, later: int
 ) -> dict[str, Any]:
     touched = [swath for swath in chosen.swaths if swath.tags_going or swath.manifests_going]
     return {
-        "planned_bytes": 0 if policy.enabled else freed,
-        "planned_later_bytes": freed if policy.enabled else 0,
+        "planned_bytes": freed,
+        "planned_later_bytes": later,
         "repositories": [_swath_shown(swath) for swath in touched[:NAMED]],
         "warnings": [asdict(warning) for warning in warnings],
         "notes": chosen.notes,
+        "stays": chosen.stays[:NAMED],
     }
 
 

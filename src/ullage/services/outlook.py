@@ -68,6 +68,8 @@ class Outlook:
     at: datetime
     # What of it was pulled lately, and when last.
     pulled: Mapping[int, datetime] = field(default_factory=dict)
+    # Of blobs that nothing else has, which have no fate of their own here.
+    alone_bytes: int = 0
 
     @property
     def restorable_until(self) -> datetime | None:
@@ -75,15 +77,16 @@ class Outlook:
 
     @property
     def freed_bytes(self) -> int:
-        return total(self.fates, Outcome.FREED) + (0 if self.policy.enabled else self._uploading)
+        return total(self.fates, Outcome.FREED) + (0 if self.policy.enabled else self._surely)
 
     @property
     def later_bytes(self) -> int:
-        return total(self.fates, Outcome.LATER) + (self._uploading if self.policy.enabled else 0)
+        return total(self.fates, Outcome.LATER) + (self._surely if self.policy.enabled else 0)
 
     @property
-    def _uploading(self) -> int:
-        return sum(size for _, size in self.uploads)
+    def _surely(self) -> int:
+        """What comes back whatever anybody else has: at once, unless it could be taken back."""
+        return self.alone_bytes + sum(size for _, size in self.uploads)
 
 
 def _kept(fates: list[Fate], policy: SoftDelete, now: datetime) -> list[Fate]:
@@ -240,10 +243,20 @@ def _look_at_whole(
         for key, offset in uploads.keys_in(tx, repository_id).items():
             sessions.append((key, upload_sizes.get(key, offset)))
     ids = frozenset(id_ for name, id_, _ in closures if name not in locked)
-    fates, references = forecast_whole(tx, registry.leases, ids, now)
-    fates = _kept(fates, policy, now)
+    found = forecast_whole(tx, registry.leases, ids, now)
     return Outlook(
-        closures, tags, references, fates, parts, [], sessions, locked, policy, now, pulled
+        closures,
+        tags,
+        found.references,
+        _kept(found.fates, policy, now),
+        parts,
+        [],
+        sessions,
+        locked,
+        policy,
+        now,
+        pulled,
+        found.alone_bytes,
     )
 
 

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import json
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import timedelta
 from typing import Any
 
-from ullage.metadata import holding, plans
+from ullage.metadata import holding, jobs, plans
 from ullage.metadata.database import Transaction
 from ullage.metadata.plans import StoredPlan
 from ullage.oci.digest import Digest
@@ -26,7 +26,7 @@ from ullage.oci.reference import RepositoryName
 from ullage.policy import Caps, Part, Warning, parse_size, rails
 from ullage.services import Caller, Registry
 from ullage.services.access import Action, Principal
-from ullage.services.closure import Hold
+from ullage.services.closure import Hold, Why
 from ullage.services.forecast import Fate, Outcome, total
 from ullage.services.outlook import Outlook, Wanted, look, sizes_of_uploads
 from ullage.services.pulls import write_pulls
@@ -68,6 +68,14 @@ def make_plan(registry: Registry, wanted: Wanted, principal: Principal, caller: 
     document = registry.snapshot(
         lambda tx: _document(tx, registry, wanted, look(tx, registry, wanted, now, sizes))
     )
+    return keep_plan(registry, document, principal, caller)
+
+
+def keep_plan(
+    registry: Registry, document: dict[str, Any], principal: Principal, caller: Caller
+) -> Plan:
+    """Remember a plan for an hour under a new id."""
+    now = registry.now()
     plan_id = registry.fresh_key()
     expires_at = now + PLAN_LIFETIME
     document |= {"id": plan_id, "created": now.isoformat(), "expires": expires_at.isoformat()}
@@ -94,9 +102,33 @@ def get_plan(registry: Registry, plan_id: str, principal: Principal) -> Plan:
     plan = _shown(plan_id, unpacked(stored.document), principal)
     if not all(principal.may(Action.METADATA_READ, name) for name in plan.repositories()):
         raise PlanUnknown({"plan": plan_id})
-    if stored.receipt is not None:
-        plan.document["receipt"] = json.loads(stored.receipt)
+    receipt = registry.read(lambda tx: receipt_of(tx, stored))
+    if receipt is not None:
+        plan.document["receipt"] = receipt
     return plan
+
+
+def receipt_of(tx: Transaction, plan: StoredPlan) -> dict[str, Any] | None:
+    """What came of a plan, or has come of it so far; None if it is still to be carried out.
+
+    A job that was refused, cancelled or failed leaves a plan that may be applied again.
+    """
+    if plan.receipt is None:
+        return None
+    receipt: dict[str, Any] = json.loads(plan.receipt)
+    if "job" not in receipt:
+        return receipt
+    job = jobs.find(tx, receipt["job"])
+    if job is None or job.state in ("refused", "cancelled", "failed"):
+        return None
+    return receipt | {
+        "applied": job.finished_at.isoformat() if job.finished_at else None,
+        "freed_bytes": job.freed_bytes,
+        "freed_later_bytes": job.leased_bytes,
+        "manifest_count": job.manifests_deleted,
+        "tag_count": job.tags_deleted,
+        "difference": job.findings.get("difference"),
+    }
 
 
 def expire_plans(registry: Registry) -> None:
@@ -119,7 +151,10 @@ def unpacked(packed: bytes) -> dict[str, Any]:
 def _shown(plan_id: str, document: dict[str, Any], principal: Principal) -> Plan:
     """Who else holds a blob is told by name only to those who may know of that repository."""
     document = dict(document)
-    items = tuple(document.pop("items"))
+    if "chosen" in document:
+        items = tuple(_chosen_shown(document.pop("names"), document.pop("chosen")))
+    else:
+        items = tuple(document.pop("items"))
     document.pop("generations")
     document["kept"] = [
         blob
@@ -131,6 +166,28 @@ def _shown(plan_id: str, document: dict[str, Any], principal: Principal) -> Plan
         for blob in document["kept"]
     ]
     return Plan(plan_id, document, items)
+
+
+def _chosen_shown(names: Sequence[str], chosen: Sequence[Any]) -> Iterator[dict[str, Any]]:
+    """Each manifest that a filter chose, or that only loses tags, with the tags that vanish."""
+    losing: dict[int, list[Any]] = {}
+    for each in chosen:
+        if each[1] == "tag":
+            losing.setdefault(each[4], []).append(each)
+    for place, kind, _, digest, manifest_id, _, *more in chosen:
+        if kind == "tag":
+            continue
+        own, why, *of = more or ([], Why.ASKED)
+        lost = [tag[2] for tag in losing.pop(manifest_id, ())]
+        shown = {"repository": names[place], "digest": digest, "tags": lost + own, "why": why}
+        yield shown | ({"of": of[0]} if of else {})
+    for tags in losing.values():
+        yield {
+            "repository": names[tags[0][0]],
+            "digest": tags[0][3],
+            "tags": [tag[2] for tag in tags],
+            "why": Why.UNTAGGED,
+        }
 
 
 # --- the document ---------------------------------------------------------------------------------
@@ -162,15 +219,13 @@ def _document(
         "repositories": [_part_shown(part, outlook) for part in outlook.parts],
         "absent": outlook.absent,
         "stays": _stays(outlook),
-        "later": [_later_shown(fate) for fate in _largest(outlook.fates, Outcome.LATER)],
-        "kept": [
-            {
-                "digest": fate.digest,
-                "bytes": fate.size,
-                "held_by": _holders(tx, outlook, fate.digest),
-            }
-            for fate in _largest(outlook.fates, Outcome.KEPT)
-        ],
+        "later": later_shown(outlook.fates),
+        "kept": kept_shown(
+            tx,
+            outlook.fates,
+            outlook.references,
+            [(repository_id, name) for name, repository_id, _ in outlook.closures],
+        ),
         "warnings": [_warning_shown(warning) for warning in warnings],
         "items": _items(outlook),
         # A repository that was deleted and pushed again is another one.
@@ -228,23 +283,48 @@ def _warning_shown(warning: Warning) -> dict[str, Any]:
     return asdict(warning)
 
 
-def _holders(tx: Transaction, outlook: Outlook, digest: Digest) -> list[str]:
+def kept_shown(
+    tx: Transaction,
+    fates: Sequence[Fate],
+    references: Mapping[Digest, int],
+    repositories: Sequence[tuple[int, RepositoryName]],
+) -> list[dict[str, Any]]:
+    """The largest blobs that stay, and who goes on holding them."""
+    return [
+        {
+            "digest": fate.digest,
+            "bytes": fate.size,
+            "held_by": _holders(tx, fate.digest, references.get(fate.digest, 0), repositories),
+        }
+        for fate in _largest(fates, Outcome.KEPT)
+    ]
+
+
+def _holders(
+    tx: Transaction,
+    digest: Digest,
+    going: int,
+    repositories: Sequence[tuple[int, RepositoryName]],
+) -> list[str]:
     """Repositories that go on holding the blob: a few of them."""
-    left = holding.some_holders(tx, digest, NAMED_HOLDERS + len(outlook.closures))
-    for name, repository_id, _ in outlook.closures:
-        going = outlook.references.get(digest, 0)
+    left = holding.some_holders(tx, digest, NAMED_HOLDERS + len(repositories))
+    for repository_id, name in repositories:
         if name in left and not holding.refers_more_often(tx, repository_id, digest, going):
             left.remove(name)
     return left[:NAMED_HOLDERS]
 
 
-def _later_shown(fate: Fate) -> dict[str, Any]:
-    return {
-        "digest": fate.digest,
-        "bytes": fate.size,
-        "because": fate.because,
-        "until": fate.until.isoformat() if fate.until else None,
-    }
+def later_shown(fates: Sequence[Fate]) -> list[dict[str, Any]]:
+    """The largest blobs that go later, and when and why."""
+    return [
+        {
+            "digest": fate.digest,
+            "bytes": fate.size,
+            "because": fate.because,
+            "until": fate.until.isoformat() if fate.until else None,
+        }
+        for fate in _largest(fates, Outcome.LATER)
+    ]
 
 
 def _largest(fates: Sequence[Fate], outcome: Outcome) -> list[Fate]:

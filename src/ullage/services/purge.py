@@ -6,7 +6,7 @@ further than the rights of whoever asks do.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
@@ -18,7 +18,8 @@ from ullage.oci.reference import RepositoryName
 from ullage.policy import RAILS, Caps, Filter, Purge, Swath, check_purge, parse_ago, parse_filter
 from ullage.services import Caller, Registry
 from ullage.services.access import Action, Principal
-from ullage.services.choosing import OrphanScope, Scope, TagScope, choose
+from ullage.services.choosing import OrphanScope, Scope, Stay, TagScope, choose
+from ullage.services.closure import HeldBy, Why
 from ullage.services.jobs import Chosen, start_job
 from ullage.services.patterns import Matches, any_of, part, whole
 
@@ -79,6 +80,20 @@ def start_purge(
     unknown = sorted(set(wanted.allow) - set(RAILS))
     if unknown:
         raise ValueInvalid({"unknown": unknown[:10]}, f"allow: expected some of {', '.join(RAILS)}")
+    more = {
+        "dry_run": wanted.dry_run,
+        "caps": asdict(wanted.caps),
+        "allow": list(wanted.allow),
+        "notes": list(wanted.notes),
+    }
+    return start_job(registry, "purge", request_of(registry, wanted, principal) | more, caller)
+
+
+def request_of(registry: Registry, wanted: Wanted, principal: Principal) -> dict[str, Any]:
+    """What a purge is to choose, as JSON: its filters, and the repositories that it is about.
+
+    Raises ValueInvalid for what is no expression.
+    """
     purge = wanted.purge
     matchers = [(whole(each.repository), part(each.tag), each) for each in purge.filters]
     found = [
@@ -91,27 +106,44 @@ def start_purge(
         if (not purge.filters or any(matches(name) for matches, _, _ in matchers))
         and principal.may_all(wanted.rights, name)
     ]
-    request = {
+    return {
         "filters": [f"{each.repository}:{each.tag}" for each in purge.filters],
         "ago_seconds": purge.ago.total_seconds(),
         "keep": purge.keep,
         "untagged": purge.untagged,
         "untagged_only": purge.untagged_only,
         "include_locked": purge.include_locked,
-        "dry_run": wanted.dry_run,
-        "caps": asdict(wanted.caps),
-        "allow": list(wanted.allow),
-        "notes": list(wanted.notes),
         "before": (registry.now() - purge.ago).isoformat(),
         "expressions": [[each.repository, each.tag] for each in purge.filters],
         "repositories": found,
     }
-    return start_job(registry, "purge", request, caller)
 
 
 def choose_purge(registry: Registry, job: JobRow, add: Callable[[Item], None]) -> Chosen:
     """Everything that the purge takes, as it was asked for."""
-    request = job.request
+    stays: list[Stay] = []
+    swaths = choose_as_asked(registry, job.request, add, stays.append)
+    return Chosen(swaths, list(job.request["notes"]), stays=[stay_shown(stay) for stay in stays])
+
+
+def stay_shown(stay: Stay) -> dict[str, Any]:
+    """What a lock keeps, as JSON."""
+    return {
+        "repository": stay.repository,
+        "digest": stay.digest,
+        "tags": list(stay.tags),
+        "why": Why.ASKED,
+        "held_by": [{"kind": HeldBy.LOCK, "by": stay.because}],
+    }
+
+
+def choose_as_asked(
+    registry: Registry,
+    request: Mapping[str, Any],
+    add: Callable[[Item], None],
+    stays: Callable[[Stay], None],
+) -> list[Swath]:
+    """Hand all that request_of() asks for to `add`, and what locks keep to `stays`."""
     filters = [Filter(*expressions) for expressions in request["expressions"]]
     matchers = [(whole(each.repository), part(each.tag)) for each in filters]
     cutoff = datetime.fromisoformat(request["before"])
@@ -119,13 +151,13 @@ def choose_purge(registry: Registry, job: JobRow, add: Callable[[Item], None]) -
     for found in request["repositories"]:
         name = RepositoryName(found["repository"])
         scope = _scope(request, cutoff, [tag for matches, tag in matchers if matches(name)])
-        swath = choose(registry, found["id"], name, scope, add, named=found["named"])
+        swath = choose(registry, found["id"], name, scope, add, named=found["named"], stays=stays)
         if swath is not None:
             swaths.append(swath)
-    return Chosen(swaths, list(request["notes"]))
+    return swaths
 
 
-def _scope(request: dict[str, Any], cutoff: datetime, tags: Sequence[Matches]) -> Scope:
+def _scope(request: Mapping[str, Any], cutoff: datetime, tags: Sequence[Matches]) -> Scope:
     keep = request["keep"]
     orphans = request["untagged"] or request["untagged_only"]
     return Scope(

@@ -15,7 +15,7 @@ from ullage.cli.remote.session import Registry
 from ullage.cli.remote.tables import size
 
 PURGE = "/api/v1/purge"
-_RIGHTS = "metadata_read,delete"
+FILTER_RIGHTS = "metadata_read,delete"
 _DRY_RUN = (
     "DRY RUN: The following output shows what WOULD be deleted if the purge command was executed. "
     "Nothing is deleted."
@@ -29,8 +29,8 @@ def purge(call: Call) -> Answer:
     given = call.given
     if (given.concurrency or 0) > _MOST_CONCURRENCY:
         call.talk.warning(_TOO_MANY)
-    rights = f"{_RIGHTS},metadata_write" if given.include_locked else _RIGHTS
-    registry = call.registry(*_scopes(given.filter or [], rights))
+    rights = f"{FILTER_RIGHTS},metadata_write" if given.include_locked else FILTER_RIGHTS
+    registry = call.registry(*filter_scopes(given.filter or [], rights))
     job = registry.post(PURGE, _request(given)).data
     if given.no_wait:
         call.talk.note(f"Job {job['id']} is queued: ullage job watch {job['id']}")
@@ -54,7 +54,7 @@ def _answer(call: Call, job: dict[str, Any], text: str, code: int) -> Answer:
     return Answer(job, code=code)
 
 
-def _scopes(filters: list[str], rights: str) -> list[str]:
+def filter_scopes(filters: list[str], rights: str) -> list[str]:
     """What to ask the token endpoint for: repositories that are named, else all."""
     names = [each.rpartition(":")[0] for each in filters]
     if names and all(re.fullmatch(r"[a-z0-9][a-z0-9._/-]*", name) for name in names):
@@ -68,16 +68,22 @@ def _request(given: Any) -> dict[str, Any]:
         "max_bytes": given.max_bytes,
         "max_percent": given.max_percent,
     }
+    return filter_of(given) | {
+        "include_locked": given.include_locked,
+        "dry_run": given.dry_run,
+        "caps": {name: value for name, value in caps.items() if value is not None},
+        "allow": given.allow or [],
+    }
+
+
+def filter_of(given: Any) -> dict[str, Any]:
+    """What FILTER_FLAGS say, for a purge or a plan."""
     request = {
         "filters": given.filter or [],
         "ago": given.ago,
         "keep": given.keep or 0,
         "untagged": given.untagged,
         "untagged_only": given.untagged_only,
-        "include_locked": given.include_locked,
-        "dry_run": given.dry_run,
-        "caps": {name: value for name, value in caps.items() if value is not None},
-        "allow": given.allow or [],
     }
     return {name: value for name, value in request.items() if value is not None}
 
@@ -105,13 +111,16 @@ def _lines(registry: Registry, job: Mapping[str, Any]) -> Iterator[str]:
     if dry:
         yield f"Number of tags to be deleted: {job['tag_count']}"
         yield f"Number of manifests to be deleted: {job['manifest_count']}"
-        yield f"Space to be freed: {size(job['planned_bytes'])} ({job['planned_bytes']} bytes)"
+        yield f"Space to be freed: {_bytes(job['planned_bytes'], job['planned_later_bytes'])}"
         return
     yield f"Number of deleted tags: {job['tags_deleted']}"
     yield f"Number of deleted manifests: {job['manifests_deleted']}"
-    later = job["freed_later_bytes"]
+    yield f"Space freed: {_bytes(job['freed_bytes'], job['freed_later_bytes'])}"
+
+
+def _bytes(now: int, later: int) -> str:
     more = f", {size(later)} more later" if later else ""
-    yield f"Space freed: {size(job['freed_bytes'])} ({job['freed_bytes']} bytes){more}"
+    return f"{size(now)} ({now} bytes){more}"
 
 
 def _of_items(registry: Registry, job: Mapping[str, Any], *, dry: bool) -> Iterator[str]:
@@ -133,30 +142,34 @@ def _of_items(registry: Registry, job: Mapping[str, Any], *, dry: bool) -> Itera
             yield f"Skipped {what}, {item['reason']}"
 
 
+FILTER_FLAGS = (
+    Flag(
+        ("--filter", "-f"),
+        "REPOSITORY:TAG, two regular expressions; the first has to match a whole name, the "
+        "second some part of a tag. Repeatable.",
+        "FILTER",
+        repeatable=True,
+    ),
+    Flag(("--ago",), "Only what was updated longer ago, such as 7d or 2d3h6m.", "DURATION"),
+    Flag(
+        ("--keep",),
+        "Keep so many of the newest that would go: tags, and again manifests.",
+        "NUMBER",
+        kind=int,
+    ),
+    Flag(("--untagged",), "Then also delete manifests that nothing leads to."),
+    Flag(
+        ("--untagged-only",),
+        "Only these, and no tags. Without --filter in all repositories.",
+    ),
+)
+
 COMMANDS = (
     Command(
         ("purge",),
         "Delete tags by name and age, and manifests that nothing leads to.",
         (
-            Flag(
-                ("--filter", "-f"),
-                "REPOSITORY:TAG, two regular expressions; the first has to match a whole name, the "
-                "second some part of a tag. Repeatable.",
-                "FILTER",
-                repeatable=True,
-            ),
-            Flag(("--ago",), "Only what was updated longer ago, such as 7d or 2d3h6m.", "DURATION"),
-            Flag(
-                ("--keep",),
-                "Keep so many of the newest that would go: tags, and again manifests.",
-                "NUMBER",
-                kind=int,
-            ),
-            Flag(("--untagged",), "Then also delete manifests that nothing leads to."),
-            Flag(
-                ("--untagged-only",),
-                "Only these, and no tags. Without --filter in all repositories.",
-            ),
+            *FILTER_FLAGS,
             Flag(("--dry-run",), "Say what would be deleted, and delete nothing."),
             Flag(("--include-locked",), "Delete locked tags and manifests too."),
             Flag(

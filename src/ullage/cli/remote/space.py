@@ -14,6 +14,8 @@ from ullage.cli.remote.call import Answer, Call
 from ullage.cli.remote.deleting import images_given
 from ullage.cli.remote.failures import Failure
 from ullage.cli.remote.grammar import Command, Flag
+from ullage.cli.remote.jobs import follow, path_of, said
+from ullage.cli.remote.purging import FILTER_FLAGS, FILTER_RIGHTS, filter_of, filter_scopes
 from ullage.cli.remote.session import Registry, Reply
 from ullage.cli.remote.tables import age, short_digests, size
 from ullage.cli.remote.talk import confirm
@@ -29,11 +31,16 @@ _EVERYWHERE = "repository:*:metadata_read"
 
 def plan(call: Call) -> Answer:
     given = call.given
-    if bool(given.repository) == bool(given.image):
-        raise Failure("Usage error: You need to provide either --image or --repository, not both")
-    request = {"repositories": given.repository} if given.repository else _images(given.image)
-    names = given.repository or [request["repository"]]
-    registry = call.registry(*(f"repository:{name}:metadata_read" for name in names))
+    by_filter = bool(given.filter or given.untagged_only)
+    if by_filter + bool(given.repository) + bool(given.image) != 1:
+        raise Failure("Usage error: You need to provide one of --image, --repository and --filter")
+    if by_filter:
+        request = filter_of(given)
+        registry = call.registry(*filter_scopes(given.filter or [], FILTER_RIGHTS))
+    else:
+        request = {"repositories": given.repository} if given.repository else _images(given.image)
+        names = given.repository or [request["repository"]]
+        registry = call.registry(*(f"repository:{name}:metadata_read" for name in names))
     found = _whole(registry, registry.post(PLANS, request, _SECONDS))
     for text in _summary(found):
         call.talk.note(text)
@@ -70,6 +77,7 @@ def _summary(found: Mapping[str, Any]) -> list[str]:
         f"{size(found['freed_bytes'])} ({found['freed_bytes']} bytes)"
         + (f", {size(later)} more later" if later else "")
         + f"; {size(found['kept_bytes'])} are shared and stay.",
+        *(f"Note: {note}." for note in found.get("notes", ())),
         *(_locked(part) for part in found["repositories"] if "locked" in part),
         *(
             f"{'Refused' if warning['refuses'] else 'Note'}: {warning['message']} "
@@ -94,11 +102,17 @@ def _plan_rows(found: Mapping[str, Any]) -> list[dict[str, Any]]:
             "Repository": item["repository"],
             "Digest": short[item["digest"]],
             "Tags": ", ".join(item["tags"]),
-            "": "stays" if "held_by" in item else "goes",
+            "": _fate(item),
             "Why": _why(item, short),
         }
         for item in items
     ]
+
+
+def _fate(item: Mapping[str, Any]) -> str:
+    if "held_by" in item:
+        return "stays"
+    return "loses its tags" if item["why"] == "untagged" else "goes"
 
 
 def _why(item: Mapping[str, Any], short: Mapping[str, str]) -> str:
@@ -106,7 +120,11 @@ def _why(item: Mapping[str, Any], short: Mapping[str, str]) -> str:
         return "; ".join(
             f"{hold['kind']} {short.get(hold['by'], hold['by'])}" for hold in item["held_by"]
         )
-    words = {"asked": "asked for", "repository": "the whole repository"}
+    words = {
+        "asked": "asked for",
+        "repository": "the whole repository",
+        "untagged": "only these tags go",
+    }
     said = words.get(item["why"], str(item["why"]))
     said = f"{said} of {short[item['of']]}" if "of" in item else said
     return f"{said}; pulled {age(item['pulled'])} ago" if "pulled" in item else said
@@ -133,11 +151,38 @@ def apply(call: Call) -> Answer:
         confirm("\n".join([*lines, "Are you sure you want to continue?"]), yes=False)
     request = {"allow_smaller": given.allow_smaller, "allow": given.allow or []}
     receipt = registry.post(f"{path}/apply", request, _SECONDS).data
-    call.talk.note(
+    if "job" in receipt:
+        return _followed(call, registry, receipt)
+    call.talk.note(_done(receipt))
+    return Answer(receipt)
+
+
+def _followed(call: Call, registry: Registry, receipt: dict[str, Any]) -> Answer:
+    """A large plan is carried out by a job: its receipt is whole when that is done."""
+    if call.given.no_wait:
+        call.talk.note(f"Job {receipt['job']} carries it out: ullage job watch {receipt['job']}")
+        return Answer(receipt)
+    job = follow(call, registry, registry.get(path_of(receipt["job"])).data)
+    if job["state"] != "done":
+        for line in said(job):
+            call.talk.warning(line)
+        raise Failure(f"The plan was not carried out: job {job['id']} was {job['state']}.")
+    path = f"{PLANS}/{quote(receipt['plan'], safe='')}"
+    receipt = registry.get(path, {"n": "0"}).data["receipt"]
+    call.talk.note(_done(receipt))
+    skipped = job["manifest_count"] - job["manifests_deleted"]
+    if skipped:
+        call.talk.warning(
+            f"{skipped} manifests changed meanwhile and stay: ullage job items {job['id']}"
+        )
+    return Answer(receipt)
+
+
+def _done(receipt: Mapping[str, Any]) -> str:
+    return (
         f"Deleted {receipt['manifest_count']} manifests and {receipt['tag_count']} tags, freed "
         f"{size(receipt['freed_bytes'])} ({receipt['freed_bytes']} bytes)."
     )
-    return Answer(receipt)
 
 
 # --- the bill -------------------------------------------------------------------------------------
@@ -252,10 +297,11 @@ _IMAGES = Flag(
 COMMANDS = (
     Command(
         ("plan",),
-        "Say what deleting images or repositories would take and free, to the byte.",
+        "Say what deleting images, repositories or what a filter finds would free, to the byte.",
         (
             _REPOSITORIES,
             _IMAGES,
+            *FILTER_FLAGS,
             Flag(("--explain",), "Only this manifest or layer of the plan.", "DIGEST"),
             *flags.REGISTRY,
         ),
@@ -266,6 +312,7 @@ COMMANDS = (
         examples=(
             "ullage plan --image hello:v1",
             "ullage plan --repository hello --repository team/web",
+            "ullage plan --filter 'ci/.*:^pr-' --ago 7d --keep 3 --untagged",
         ),
         missing_code=3,
     ),
@@ -282,11 +329,14 @@ COMMANDS = (
                 "RAIL",
                 repeatable=True,
             ),
+            Flag(("--no-wait",), "Leave a large plan to the registry and return at once."),
             flags.YES,
             *flags.REGISTRY,
         ),
         apply,
-        more="If the registry has changed since, nothing is deleted and the difference is named.",
+        more="If the registry has changed since, nothing is deleted and the difference is named. A "
+        "plan of more than a thousand manifests, or of a filter, is a job of the registry: "
+        "interrupted, the registry goes on (see `ullage job`), and what changes meanwhile stays.",
         examples=("ullage apply 0123456789abcdef0123456789abcdef --yes",),
         missing_code=3,
     ),
