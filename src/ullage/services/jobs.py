@@ -409,9 +409,9 @@ def _plan(registry: Registry, chooser: Chooser, row: JobRow, token: str) -> None
 def _bytes_of(tx: Transaction, registry: Registry, job_id: str) -> tuple[int, int]:
     """What all of a job's manifests free, at once and later."""
     going = jobs.manifests_of(tx, job_id)
-    found = forecast_manifests(tx, registry.leases, going, registry.now())
-    if softdelete.find_policy(tx).enabled:
-        return 0, found.freed_bytes + found.later_bytes
+    now = registry.now()
+    found = forecast_manifests(tx, registry.leases, going, now)
+    found = softdelete.kept_forecast(found, softdelete.find_policy(tx), now)
     return found.freed_bytes, found.later_bytes
 
 

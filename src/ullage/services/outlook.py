@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime
 
 from ullage.metadata import attributes, content, holding, pulls, uploads, usage
@@ -27,7 +27,7 @@ from ullage.services.closure import (
 )
 from ullage.services.forecast import Fate, Outcome, forecast, forecast_whole, total
 from ullage.services.pulls import pulled_words, pullers
-from ullage.services.softdelete import SOFT_DELETED, SoftDelete
+from ullage.services.softdelete import SoftDelete
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,24 +89,6 @@ class Outlook:
         return self.alone_bytes + sum(size for _, size in self.uploads)
 
 
-def _kept(fates: list[Fate], policy: SoftDelete, now: datetime) -> list[Fate]:
-    """The same fates with soft delete: nothing is freed before the days are over."""
-    if not policy.enabled:
-        return fates
-    until = policy.until(now)
-    return [
-        fate
-        if fate.outcome is Outcome.KEPT
-        else replace(
-            fate,
-            outcome=Outcome.LATER,
-            until=max(until, fate.until or until),
-            because=SOFT_DELETED,
-        )
-        for fate in fates
-    ]
-
-
 def sizes_of_uploads(registry: Registry, names: Sequence[RepositoryName]) -> dict[str, int]:
     """What open sessions of these repositories really hold, asked outside any transaction."""
 
@@ -148,7 +130,9 @@ def look(
         closures=[(name, repository_id, closure)],
         tags=tags,
         references=references,
-        fates=_kept(forecast(tx, registry.leases, repository_id, references, now), policy, now),
+        fates=softdelete.kept_fates(
+            forecast(tx, registry.leases, repository_id, references, now), policy, now
+        ),
         parts=[_part(tx, name, repository_id, closure, tags, pulled)],
         absent=absent,
         uploads=[],
@@ -248,7 +232,7 @@ def _look_at_whole(
         closures,
         tags,
         found.references,
-        _kept(found.fates, policy, now),
+        softdelete.kept_fates(found.fates, policy, now),
         parts,
         [],
         sessions,

@@ -16,7 +16,7 @@ from ullage.metadata.jobs import Item, ItemKind, JobRow
 from ullage.oci.errors import PlanUnknown
 from ullage.oci.reference import Tag
 from ullage.policy import Swath
-from ullage.services import Registry
+from ullage.services import Registry, softdelete
 from ullage.services.apply import Planned, difference_of, in_words, look_again, named
 from ullage.services.closure import Why
 from ullage.services.jobs import Chosen, Refused
@@ -95,7 +95,8 @@ def _look_at_items(tx: Transaction, registry: Registry, plan: Planned) -> _Found
     freed, later = found.freed_bytes, found.later_bytes
     tag_count = sum(item.kind == "tag" for item in left)
     tag_count += sum(map(len, tags_going(tx, left).values()))
-    difference = _difference(plan.document, gone, freed, later)
+    restorable = softdelete.find_policy(tx).enabled
+    difference = _difference(plan.document, gone, freed, later, restorable)
     return left, AsPlanned(tag_count, freed, later, difference)
 
 
@@ -112,16 +113,18 @@ def _tags_now(tx: Transaction, items: Sequence[Item]) -> dict[tuple[int, Tag | N
 
 
 def _difference(
-    document: dict[str, Any], gone: Sequence[Item], freed: int, later: int
+    document: dict[str, Any], gone: Sequence[Item], freed: int, later: int, restorable: bool
 ) -> dict[str, Any] | None:
     """As apply.difference_of: never is there more than was chosen."""
     then = (document["freed_bytes"], document["freed_later_bytes"])
-    if not gone and freed + later == sum(then) and freed >= then[0]:
+    restorable_then = bool(document.get("restorable_until"))
+    same = freed + later == sum(then) and freed >= then[0] and restorable == restorable_then
+    if not gone and same:
         return None
     manifests = [(item.repository, item.digest) for item in gone if item.kind != "tag"]
     tags = [(item.repository, item.tag) for item in gone if item.tag is not None]
     return {
-        "smaller": freed + later <= sum(then),
+        "smaller": freed + later <= sum(then) and restorable >= restorable_then,
         "added": [],
         "gone": named(manifests, "@"),
         "tags_added": [],
@@ -132,6 +135,10 @@ def _difference(
             "tags_added": 0,
             "tags_gone": len(tags),
         },
-        "planned": {"freed_bytes": then[0], "freed_later_bytes": then[1]},
-        "now": {"freed_bytes": freed, "freed_later_bytes": later},
+        "planned": {
+            "freed_bytes": then[0],
+            "freed_later_bytes": then[1],
+            "restorable": restorable_then,
+        },
+        "now": {"freed_bytes": freed, "freed_later_bytes": later, "restorable": restorable},
     }

@@ -18,7 +18,7 @@ from ullage.metadata.moments import from_moment, moment
 from ullage.oci.digest import Digest
 from ullage.oci.reference import RepositoryName, Tag
 from ullage.policy import Caps, Swath, purge_rails
-from ullage.services import Caller, Registry, purge
+from ullage.services import Caller, Registry, purge, softdelete
 from ullage.services.access import Principal
 from ullage.services.choosing import Stay
 from ullage.services.closure import Why
@@ -82,12 +82,15 @@ def _document(tx: Transaction, registry: Registry, selection: Selection) -> dict
     tags = tags_going(tx, items)
     found = forecast_items(tx, registry, items)
     freed, later = found.freed_bytes, found.later_bytes
+    policy = softdelete.find_policy(tx)
+    until = policy.until(registry.now()) if policy.enabled else None
     warnings = purge_rails(selection.swaths, freed + later, selection.caps, keep=selection.keep)
     return {
         "asked": dict(selection.asked),
         "freed_bytes": freed,
         "freed_later_bytes": later,
         "kept_bytes": total(found.fates, Outcome.KEPT),
+        "restorable_until": until.isoformat() if until else None,
         "manifest_count": sum(item.kind != "tag" for item in items),
         "tag_count": sum(item.kind == "tag" for item in items) + sum(map(len, tags.values())),
         "upload_count": 0,
@@ -109,12 +112,14 @@ def _document(tx: Transaction, registry: Registry, selection: Selection) -> dict
 
 
 def forecast_items(tx: Transaction, registry: Registry, items: Sequence[Item]) -> Forecast:
-    """What becomes of the blobs of the manifests among these items."""
+    """What becomes of the blobs of the manifests among these items, as things stand."""
     going: dict[int, list[int]] = {}
     for item in items:
         if item.kind != "tag":
             going.setdefault(item.repository_id, []).append(item.manifest_id)
-    return forecast_manifests(tx, registry.leases, going, registry.now())
+    now = registry.now()
+    found = forecast_manifests(tx, registry.leases, going, now)
+    return softdelete.kept_forecast(found, softdelete.find_policy(tx), now)
 
 
 def reached_from(tx: Transaction, items: Sequence[Item]) -> dict[int, tuple[Why, Digest]]:

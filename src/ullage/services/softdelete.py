@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -16,6 +16,7 @@ from ullage.oci.digest import Digest
 from ullage.oci.errors import ValueInvalid
 from ullage.oci.reference import RepositoryName, Tag
 from ullage.services import Caller, Registry
+from ullage.services.forecast import Fate, Forecast, Outcome
 
 POLICY = "soft-delete"
 LEAST_DAYS, MOST_DAYS = 1, 90
@@ -93,6 +94,39 @@ def set_policy(
     # Fewer days may have made something due.
     registry.wake()
     return changed
+
+
+# --- what becomes of bytes meanwhile --------------------------------------------------------------
+
+
+def kept_forecast(found: Forecast, policy: SoftDelete, now: datetime) -> Forecast:
+    """The same with soft delete: nothing is freed before the days are over."""
+    if not policy.enabled:
+        return found
+    return replace(
+        found,
+        alone_bytes=0,
+        doubted_bytes=found.doubted_bytes + found.alone_bytes,
+        fates=kept_fates(found.fates, policy, now),
+    )
+
+
+def kept_fates(fates: list[Fate], policy: SoftDelete, now: datetime) -> list[Fate]:
+    """As kept_forecast, of blobs that have a fate of their own."""
+    if not policy.enabled:
+        return fates
+    until = policy.until(now)
+    return [
+        fate
+        if fate.outcome is Outcome.KEPT
+        else replace(
+            fate,
+            outcome=Outcome.LATER,
+            until=max(until, fate.until or until),
+            because=SOFT_DELETED,
+        )
+        for fate in fates
+    ]
 
 
 # --- keeping --------------------------------------------------------------------------------------
