@@ -47,9 +47,28 @@ def fill(folder: Path) -> Path:
 class Disk:
     """ext4 in a file, mounted at `folder`."""
 
-    def __init__(self, folder: Path, device: str) -> None:
+    def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._device = device
+        self._lives = 0
+        self._image = folder.with_suffix(".img")
+
+    def attach(self) -> None:
+        """Mount it, or skip the test where this machine may not."""
+        self._device = _run_or_skip("losetup", "--find", "--show", str(self._image)).strip()
+        try:
+            _run_or_skip("mount", self._device, str(self.folder))
+        except BaseException:
+            self._detach()
+            raise
+
+    def release(self) -> None:
+        """Unmount it for good."""
+        _run("umount", "--lazy", str(self.folder))
+        self._detach()
+
+    def _detach(self) -> None:
+        _run("losetup", "--detach", self._device)
+        self._image.unlink()
 
     def cut_power(self) -> None:
         """From now on nothing reaches the disk any more; what was not durable is lost."""
@@ -60,9 +79,17 @@ class Disk:
             os.close(descriptor)
 
     def power_up(self) -> None:
-        """Mount it again, once nobody holds a file of it; the kernel replays its journal."""
-        _run("umount", str(self.folder))
-        _run("mount", self._device, str(self.folder))
+        """Mount what was on it, once nobody holds a file of it; the kernel replays its journal.
+
+        From a copy: a container that was started meanwhile has a mount of the dead disk in its
+        namespace, and the kernel would mount that one again.
+        """
+        self._lives += 1
+        copy = self.folder.with_suffix(f".{self._lives}.img")
+        _run("cp", "--sparse=always", str(self._image), str(copy))
+        self.release()
+        self._image = copy
+        self.attach()
 
     def sync(self) -> None:
         """Make all that is on it durable."""
@@ -83,17 +110,13 @@ def ext4(folder: Path, mebibytes: int = 64) -> Iterator[Disk]:
     with image.open("wb") as file:
         file.truncate(mebibytes * 1024 * 1024)
     _run(make, "-q", "-F", str(image))
-    device = _run_or_skip("losetup", "--find", "--show", str(image)).strip()
+    folder.mkdir()
+    disk = Disk(folder)
+    disk.attach()
     try:
-        folder.mkdir()
-        _run_or_skip("mount", device, str(folder))
-        try:
-            yield Disk(folder, device)
-        finally:
-            _run("umount", "--lazy", str(folder))
+        yield disk
     finally:
-        _run("losetup", "--detach", device)
-        image.unlink()
+        disk.release()
 
 
 def _run_or_skip(*command: str) -> str:
