@@ -228,7 +228,7 @@ COMMANDS = (
         "Set the rules, in place of all that were.",
         (_FILE, *flags.REGISTRY),
         set_rules,
-        more='A list of rules, or {"enabled": true, "every": "24h", "rules": […]}; what they say is '
+        more='A list of rules, or {"enabled": true, "every": "24h", "rules": […]}: what a rule is, '
         "in docs/guides/retention.md. They run for the first time when an interval has passed.",
         examples=(
             "ullage retention set rules.yaml",
