@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from datetime import timedelta
 from typing import Any
 
@@ -291,6 +292,24 @@ def test_rules_run_once_a_day_by_the_registrys_clock(registry: Registry, clock: 
     assert shown["last_run"] == clock().isoformat()
     assert shown["next_run"] == (clock() + timedelta(days=1)).isoformat()
     assert {job["by"] for job in list_jobs(registry, NOBODY_ASKS)} == {"retention"}
+
+
+def test_one_process_starts_a_run_that_is_due(registry: Registry, clock: FakeClock) -> None:
+    rules(registry, ORPHANS)
+    clock.advance(24 * 3600)
+    together = threading.Barrier(4)
+    started: list[bool] = []
+
+    def look() -> None:
+        together.wait()
+        started.append(start_if_due(registry))
+
+    threads = [threading.Thread(target=look) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(started) == [False, False, False, True]
 
 
 def test_disabled_rules_do_not_run(registry: Registry, clock: FakeClock) -> None:
