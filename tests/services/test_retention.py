@@ -390,14 +390,14 @@ def test_explain_says_which_rule_decides_and_why(registry: Registry) -> None:
         found = explain_retention(registry, APP, parse_reference(reference))
         return found["goes"], found["rule"], found["because"]
 
-    assert said("old-1") == (True, "old", "updated at 2026-01-01T00:00:00+00:00")
+    assert said("old-1") == (True, "old", "updated at 2026-01-01T00:00:00+00:00, pulled: never")
     assert said("release") == (
         False,
         "rest",
         "it was pulled at 2026-02-10T00:00:00+00:00, so somebody may be running it",
     )
     assert said("new") == (False, None, "no rule is about it")
-    assert said(orphan) == (True, "orphans", "updated at 2026-01-01T00:00:00+00:00")
+    assert said(orphan) == (True, "orphans", "updated at 2026-01-01T00:00:00+00:00, pulled: never")
     assert said(child) == (False, None, "an index or a subject holds it")
     assert said(old) == (True, None, "all of its tags go")
     with pytest.raises(ManifestUnknown):

@@ -236,15 +236,15 @@ class Replay:
             verdict = deciding.tag(tag, self._fact(updated_at, tag, digest))
             if verdict.goes and verdict.rule is not None:
                 tags[tag] = verdict.rule
-        manifests = self._bared(tags)
+        orphans: dict[str, Rule] = {}
         for digest, updated_at in sorted(
             self.untagged.items(), key=lambda each: (each[1], each[0]), reverse=True
         ):
             verdict = deciding.orphan(self._fact(updated_at, None, digest))
             if verdict.goes and verdict.rule is not None:
-                manifests[digest] = verdict.rule
-        if tags or manifests:
-            self._delete(now, tags, manifests)
+                orphans[digest] = verdict.rule
+        if tags or orphans:
+            self._delete(now, tags, orphans)
 
     def _fact(self, updated_at: datetime, tag: str | None, digest: str) -> Fact:
         moments = (self.pulled_tags.get(tag) if tag else None, self.pulled.get(digest))
@@ -260,11 +260,11 @@ class Replay:
             if number == self.tag_counts[digest]
         }
 
-    def _delete(self, now: datetime, tags: dict[str, Rule], manifests: dict[str, Rule]) -> None:
+    def _delete(self, now: datetime, tags: dict[str, Rule], orphans: dict[str, Rule]) -> None:
+        manifests = self._bared(tags) | orphans
         there = len(self.tag_counts) + len(self.untagged)
         swath = Swath(self.name, True, len(self.tags), len(tags), there, len(manifests))
-        by = {rule.name: rule for rule in (*tags.values(), *manifests.values())}
-        refusal = spared(swath, [*by.values()])
+        refusal = spared(swath, set(tags.values()), set(orphans.values()))
         if refusal is not None:
             self.note = refusal.message
             return
