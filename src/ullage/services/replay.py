@@ -11,8 +11,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from heapq import merge
 from typing import Any
 
@@ -31,6 +32,7 @@ from ullage.services.retention import Compiled, compiled, decider, find_retentio
 PAGE = 1000
 # Deletions that a report names, those that would be regretted first; the sums count all of them.
 NAMED = 1000
+REMEMBERED = 50_000
 DAY = timedelta(days=1)
 _PUSH = "manifest.push"
 _ACTIONS = (
@@ -75,7 +77,11 @@ def try_rules(registry: Registry, rules: object, since: timedelta) -> dict[str, 
     """
     write_pulls(registry)
     now = registry.now()
-    wanted = compiled(_wanted(registry, rules))
+    # The same tags are asked about every day.
+    wanted = [
+        replace(each, tag=lru_cache(maxsize=REMEMBERED)(each.tag))
+        for each in compiled(_wanted(registry, rules))
+    ]
     counted = {str(each) for each in registry.read(pullers).counted}
     runs = _midnights(now - since, now)
     gone: list[Gone] = []
