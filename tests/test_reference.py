@@ -56,6 +56,12 @@ def test_every_endpoint_of_the_specification_has_a_route() -> None:
         "jobs",
         "job",
         "job-items",
+        "pullers",
+        "retention",
+        "untagged",
+        "retention-run",
+        "retention-test",
+        "retention-explain",
     }
 
 

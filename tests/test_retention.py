@@ -15,6 +15,7 @@ from ullage.retention import (
     Rule,
     Untagged,
     Verdict,
+    Why,
     parse_days,
     parse_retention,
     parse_rules,
@@ -90,7 +91,7 @@ def test_the_first_rule_that_matches_decides() -> None:
         ("rest", False),
         ("orphans", False),
     ]
-    assert deciding(UNTAGGED).tag("v1", old) == Verdict(False, None, "no rule is about it")
+    assert deciding(UNTAGGED).tag("v1", old) == Verdict(Why.NO_RULE)
 
 
 def test_the_newest_of_all_that_a_rule_is_about_stay() -> None:

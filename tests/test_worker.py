@@ -19,11 +19,13 @@ from ullage.metadata.database import Transaction
 from ullage.metadata.errors import DatabaseBusy
 from ullage.oci.digest import digest_of
 from ullage.oci.errors import RegistryError
-from ullage.oci.reference import parse_repository_name
+from ullage.oci.reference import parse_repository_name, parse_tag
 from ullage.services import Limits, Registry, reclaim
 from ullage.services.delete import delete_manifest
-from ullage.services.pull import stat_blob
+from ullage.services.pull import get_manifest, list_tags, stat_blob
+from ullage.services.pulls import note_pull
 from ullage.services.push import get_upload, start_upload
+from ullage.services.retention import set_retention
 from ullage.worker import MAX_BACKOFF_SECONDS, Worker, backoff_seconds
 
 APP = parse_repository_name("app")
@@ -302,3 +304,37 @@ def test_it_finds_bytes_that_nobody_knows(
     finally:
         second.stop()
     assert running.has_layer()
+
+
+# --- policies -------------------------------------------------------------------------------------
+
+
+def test_it_runs_retention_rules_when_they_are_due(running: Running) -> None:
+    for tag in ("old", "a", "b"):
+        push_image(running.registry, "app", tag, [tag.encode()])
+    rule = {"tags": "^old$", "older_than": "1h"}
+    set_retention(running.registry, {"rules": [rule]}, ALICE)
+    running.pass_time(DAY)
+    wait_for(lambda: list_tags(running.registry, APP, 10, None).items == ("a", "b"))
+
+
+def test_it_writes_down_pulls_now_and_then_and_at_the_end(
+    running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker_module, "PULLS_SECONDS", 0.01)
+    push_image(running.registry, "app", "v1", [LAYER])
+    manifest = get_manifest(running.registry, APP, parse_tag("v1"))
+
+    def written() -> int:
+        query = sa.text("SELECT coalesce(sum(pulls), 0) FROM pull_history")
+        return int(running.registry.db.read(lambda tx: tx.execute(query).scalar_one()))
+
+    worker = Worker(running.registry, running.clock)
+    worker.start()
+    note_pull(running.registry, manifest.id, parse_tag("v1"), "containerd/2.0")
+    wait_for(lambda: written() == 1)
+    worker.stop()
+    for _ in range(3):
+        note_pull(running.registry, manifest.id, manifest.digest, "containerd/2.0")
+    running.worker.stop()
+    assert written() == 4

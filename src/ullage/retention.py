@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from enum import Enum
 from typing import Any, NamedTuple
 
 from ullage.oci.errors import ValueInvalid, shown
@@ -242,12 +243,52 @@ class Fact(NamedTuple):
     locked: bool = False
 
 
-class Verdict(NamedTuple):
-    """Whether it goes, by which rule; `because` is for people."""
+class Why(Enum):
+    """What decides."""
 
-    goes: bool
-    rule: Rule | None
-    because: str
+    NO_RULE = "no rule is about it"
+    KEPT = "the rule always keeps it"
+    LOCKED = "it is locked"
+    NEWEST = "it is number {rank} of the newest {rule.keep_newest}"
+    BEFORE = "it was untagged before the policy was enabled at {since}"
+    YOUNG = "it was updated at {updated}, less than {age} ago"
+    PULLED = "it was pulled at {pulled}, less than {idle} ago"
+    # A newborn is not idle because nobody has come for it yet (harbor#18479).
+    NEWBORN = "it was pushed at {updated}, less than {idle} ago"
+    HELD = "it was pulled at {pulled}, so somebody may be running it"
+    GOES = "updated at {updated}, pulled: {pulled}"
+
+
+class Verdict(NamedTuple):
+    """Whether it goes, by which rule, and why. `rank`: what number it is for that rule."""
+
+    why: Why
+    rule: Rule | None = None
+    fact: Fact | None = None
+    rank: int = 0
+
+    @property
+    def goes(self) -> bool:
+        return self.why is Why.GOES
+
+    @property
+    def because(self) -> str:
+        """For people."""
+        if self.rule is None or self.fact is None:
+            return self.why.value
+        return self.why.value.format(
+            rule=self.rule,
+            rank=self.rank,
+            since=_at(self.rule.since),
+            age=_spelled(self.rule.older_than),
+            idle=_spelled(self.rule.not_pulled_for),
+            updated=_at(self.fact.updated_at),
+            pulled=_at(self.fact.pulled_at),
+        )
+
+
+def _at(when: datetime | None) -> str:
+    return "never" if when is None else when.isoformat(timespec="seconds")
 
 
 class Decider:
@@ -275,49 +316,31 @@ class Decider:
         return _NO_RULE
 
     def _judge(self, number: int, rule: Rule, fact: Fact) -> Verdict:
-        rank = self._seen[number]
         self._seen[number] += 1
-        stays = self._stays(rule, fact, rank)
-        return Verdict(stays is None, rule, stays or _reason(rule, fact))
+        rank = self._seen[number]
+        return Verdict(self._why(rule, fact, rank), rule, fact, rank)
 
-    def _stays(self, rule: Rule, fact: Fact, rank: int) -> str | None:
-        """Why it stays, if it does."""
-        now, updated_at, pulled_at = self._now, fact.updated_at, fact.pulled_at
+    def _why(self, rule: Rule, fact: Fact, rank: int) -> Why:
         if rule.keep:
-            return "the rule always keeps it"
+            return Why.KEPT
         if fact.locked:
-            return "it is locked"
-        if rank < rule.keep_newest:
-            return f"it is number {rank + 1} of the newest {rule.keep_newest}"
-        if rule.since is not None and updated_at < rule.since:
-            return f"it was untagged before the policy was enabled at {_at(rule.since)}"
-        if rule.older_than is not None and updated_at >= now - rule.older_than:
-            return f"it was updated at {_at(updated_at)}, less than {_spelled(rule.older_than)} ago"
-        idle = rule.not_pulled_for
-        if idle is not None and pulled_at is not None and pulled_at >= now - idle:
-            return f"it was pulled at {_at(pulled_at)}, less than {_spelled(idle)} ago"
-        if idle is not None and updated_at >= now - idle:
-            # A newborn is not idle because nobody has come for it yet (harbor#18479).
-            return f"it was pushed at {_at(updated_at)}, less than {_spelled(idle)} ago"
-        held = pulled_at is not None and pulled_at >= now - RECENTLY
-        if held and Rail.PULLED not in rule.allow:
-            return f"it was pulled at {_at(pulled_at)}, so somebody may be running it"
-        return None
+            return Why.LOCKED
+        if rank <= rule.keep_newest:
+            return Why.NEWEST
+        if rule.since is not None and fact.updated_at < rule.since:
+            return Why.BEFORE
+        if self._within(rule.older_than, fact.updated_at):
+            return Why.YOUNG
+        if self._within(rule.not_pulled_for, fact.pulled_at):
+            return Why.PULLED
+        if self._within(rule.not_pulled_for, fact.updated_at):
+            return Why.NEWBORN
+        if Rail.PULLED not in rule.allow and self._within(RECENTLY, fact.pulled_at):
+            return Why.HELD
+        return Why.GOES
+
+    def _within(self, time: timedelta | None, when: datetime | None) -> bool:
+        return time is not None and when is not None and when >= self._now - time
 
 
-_NO_RULE = Verdict(goes=False, rule=None, because="no rule is about it")
-
-
-def _reason(rule: Rule, fact: Fact) -> str:
-    said = [f"updated at {_at(fact.updated_at)}"]
-    if fact.pulled_at is not None:
-        said.append(f"pulled at {_at(fact.pulled_at)}")
-    elif rule.not_pulled_for is not None:
-        said.append("never pulled")
-    if rule.keep_newest:
-        said.append(f"not among the newest {rule.keep_newest}")
-    return ", ".join(said)
-
-
-def _at(when: datetime | None) -> str:
-    return "" if when is None else when.isoformat(timespec="seconds")
+_NO_RULE = Verdict(Why.NO_RULE)

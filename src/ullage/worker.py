@@ -11,7 +11,7 @@ import random
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from typing import Protocol
 
@@ -41,8 +41,9 @@ MAX_BACKOFF_SECONDS = 60.0
 # database is everybody else's for as long again.
 BATCH_SECONDS = 0.02
 SMALLEST_BATCH, LARGEST_BATCH = 10, 500
-# Pulls are written down this often.
+# Pulls are written down this often, and old ones forgotten.
 PULLS_SECONDS = 5.0
+FORGET_SECONDS = 3600.0
 # What each kind of job deletes.
 CHOOSERS = {"plan": choose_plan, "purge": choose_purge, "retention": choose_retention}
 
@@ -146,9 +147,8 @@ class Worker:
                 busy = True
         plan.expire_plans(registry)
         start_if_due(registry)
-        for forget in (jobs.expire_jobs, pulls.forget_old_pulls):
-            while not self._stop.is_set() and forget(registry):
-                pass
+        while not self._stop.is_set() and jobs.expire_jobs(registry):
+            pass
         if not busy:
             registry.db.housekeep()
         self._untidy = busy
@@ -209,15 +209,20 @@ class Worker:
 
     def _run_pulls(self) -> None:
         """Write down who pulled what, now and then and once more at the end."""
+        forget_at = time.monotonic()
         while not self._stop.wait(PULLS_SECONDS):
-            self._write_pulls()
-        self._write_pulls()
+            self._about_pulls(pulls.write_pulls)
+            if time.monotonic() >= forget_at:
+                forget_at += FORGET_SECONDS
+                self._about_pulls(pulls.forget_old_pulls)
+        self._about_pulls(pulls.write_pulls)
 
-    def _write_pulls(self) -> None:
+    def _about_pulls(self, step: Callable[[Registry], object]) -> None:
         try:
-            pulls.write_pulls(self._registry)
+            step(self._registry)
         except Exception:
-            log.exception("some pulls are forgotten")
+            # Nobody waits for it, and the next ones may go better.
+            log.exception("something was not noted about pulls")
 
     def _reconcile(self) -> None:
         """Now and then, slowly, look for bytes in the store that no row names."""

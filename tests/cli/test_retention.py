@@ -124,7 +124,7 @@ def test_config_retention_is_as_az_has_it(ullage: Ullage) -> None:
 def test_pullers_are_shown_and_set(
     ullage: Ullage, client: httpx.Client, name: str, tmp_path: Path
 ) -> None:
-    digest = push_image(client, name, "v1", (b"x",))
+    digest = push_image(client, name, "v1", (name.encode(),))
     policy = '{"patterns": [{"agent": "^ours/", "class": "replication"}]}'
     answer(ullage("pullers", "set", written(tmp_path, policy)))
     table = ullage("pullers", "show", "-o", "table").out.splitlines()

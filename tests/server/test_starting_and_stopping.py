@@ -10,7 +10,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.server.pushing import push_blob, start_upload
+from tests.server.pushing import push_blob, push_image, start_upload
 from tests.server.raw import Closed, Connection
 from tests.support.server import UllageServer, run_ullage
 from ullage.oci.digest import digest_of
@@ -163,3 +163,15 @@ def test_it_waits_no_longer_than_it_was_told_and_ends_with_1(tmp_path: Path) -> 
         assert 1 < held <= half
         finish(server, location, held)
         server.assert_no_500()
+
+
+def test_a_clean_stop_forgets_no_pull(tmp_path: Path) -> None:
+    """Issue 5: last pulls are written down off the request path, and at a clean stop."""
+    with UllageServer(tmp_path / "data") as server:
+        with httpx.Client(base_url=server.url) as client:
+            digest = push_image(client, "app", "v1", (b"pulled",))
+            client.get("/v2/app/manifests/v1", headers={"User-Agent": "containerd/2.0"})
+        assert server.terminate() == 0
+        server.start()
+        (place,) = httpx.get(f"{server.url}/api/v1/why/{digest}").json()["manifest"]
+        assert place["last_pull"]["by"] == "node"

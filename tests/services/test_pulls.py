@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import threading
 import time
 from datetime import datetime, timedelta
 from typing import Any
@@ -63,7 +65,8 @@ def tag_pulls(registry: Registry, *tags: str) -> dict[str, datetime]:
         assert repository_id is not None
         names = sa.select(schema.tags.c.name, schema.tags.c.manifest_id)
         ids = {parse_tag(row[0]): row[1] for row in tx.execute(names) if row[0] in tags}
-        return {**pulled_tags(tx, repository_id, ids, pullers(tx).counted)}
+        found = pulled_tags(tx, repository_id, ids, pullers(tx).counted)
+        return {str(tag): at for tag, at in found.items()}
 
     write_pulls(registry)
     return registry.read(read)
@@ -148,8 +151,6 @@ def test_several_processes_do_not_lose_or_regress_each_others_pulls(
     registry: Registry, clock: FakeClock
 ) -> None:
     """PostgreSQL: another process is another recorder on the same database."""
-    import dataclasses
-
     digest = push_image(registry, "app", "v1", [b"x"])
     other = dataclasses.replace(registry, pulls=Recorder())
     pull(other, "v1")
@@ -163,6 +164,41 @@ def test_several_processes_do_not_lose_or_regress_each_others_pulls(
     assert found["at"] == late.isoformat()
     (day,) = registry.read(lambda tx: pulls.history(tx, APP, clock() - timedelta(days=1)))
     assert (day.tag, day.puller, day.pulls, day.at) == ("v1", "node", 2, late)
+
+
+def test_processes_that_write_and_delete_at_once_do_not_get_in_each_others_way(
+    registry: Registry,
+) -> None:
+    """Each writes in its own order, while others delete what it writes about."""
+    digests = [push_image(registry, "app", f"v{n}", [b"%d" % n]) for n in range(40)]
+    processes = [dataclasses.replace(registry, pulls=Recorder()) for _ in range(3)]
+    written: list[bool] = []
+
+    def write(process: Registry, step: int) -> None:
+        for _ in range(5):
+            for digest in digests[20:][::step]:
+                pull(process, digest)
+            for n in range(20, 40)[::step]:
+                pull(process, f"v{n}")
+            written.append(write_pulls(process))
+
+    threads = [
+        threading.Thread(target=write, args=(process, step))
+        for process, step in zip(processes, (1, -1, 1), strict=True)
+    ]
+    # Pulls that wait while what they are about goes.
+    for digest in digests[:20]:
+        pull(registry, digest)
+    for thread in threads:
+        thread.start()
+    for digest in digests[:20]:
+        delete_manifest(registry, APP, digest, ALICE)
+        write_pulls(registry)
+    for thread in threads:
+        thread.join()
+    assert written == [True] * 15
+    days = registry.read(lambda tx: pulls.history(tx, APP, registry.now()))
+    assert {day.pulls for day in days if day.digest in digests[20:]} == {15}
 
 
 def test_what_cannot_be_written_waits(
@@ -315,7 +351,7 @@ def test_a_purge_that_nobody_named_stops_at_what_was_pulled(registry: Registry) 
     digests = [push_image(registry, "app", None, [b"%d" % n]) for n in range(2)]
     push_image(registry, "app", "v1", [b"z"])
     pull(registry, digests[0])
-    line = {"ago": None, "untagged_only": True}
+    line: dict[str, Any] = {"ago": None, "untagged_only": True}
     job = purge(registry, "ap+:.*", **line)
     assert (job["state"], [each["rail"] for each in job["warnings"]]) == (
         "refused",

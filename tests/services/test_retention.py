@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from datetime import timedelta
 from typing import Any
 
@@ -293,6 +294,24 @@ def test_rules_run_once_a_day_by_the_registrys_clock(registry: Registry, clock: 
     assert {job["by"] for job in list_jobs(registry, NOBODY_ASKS)} == {"retention"}
 
 
+def test_one_process_starts_a_run_that_is_due(registry: Registry, clock: FakeClock) -> None:
+    rules(registry, ORPHANS)
+    clock.advance(24 * 3600)
+    together = threading.Barrier(4)
+    started: list[bool] = []
+
+    def look() -> None:
+        together.wait()
+        started.append(start_if_due(registry))
+
+    threads = [threading.Thread(target=look) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(started) == [False, False, False, True]
+
+
 def test_disabled_rules_do_not_run(registry: Registry, clock: FakeClock) -> None:
     rules(registry, ORPHANS, enabled=False)
     clock.advance(48 * 3600)
@@ -371,14 +390,14 @@ def test_explain_says_which_rule_decides_and_why(registry: Registry) -> None:
         found = explain_retention(registry, APP, parse_reference(reference))
         return found["goes"], found["rule"], found["because"]
 
-    assert said("old-1") == (True, "old", "updated at 2026-01-01T00:00:00+00:00")
+    assert said("old-1") == (True, "old", "updated at 2026-01-01T00:00:00+00:00, pulled: never")
     assert said("release") == (
         False,
         "rest",
         "it was pulled at 2026-02-10T00:00:00+00:00, so somebody may be running it",
     )
     assert said("new") == (False, None, "no rule is about it")
-    assert said(orphan) == (True, "orphans", "updated at 2026-01-01T00:00:00+00:00")
+    assert said(orphan) == (True, "orphans", "updated at 2026-01-01T00:00:00+00:00, pulled: never")
     assert said(child) == (False, None, "an index or a subject holds it")
     assert said(old) == (True, None, "all of its tags go")
     with pytest.raises(ManifestUnknown):

@@ -271,8 +271,9 @@ def _work_on(
         _plan(registry, choosers[row.kind], row, token)
         return 0
 
-    # What is known of pulls by now saves what it is about.
-    write_pulls(registry)
+    if "unpulled_since" in row.request:
+        # What was pulled until now stays.
+        write_pulls(registry)
 
     def batch(tx: Transaction) -> int:
         row = _hold(tx, registry, job_id, token)

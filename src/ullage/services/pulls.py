@@ -35,7 +35,7 @@ MAX_HISTORY = 2_000_000
 # Indexes of indexes of …: nobody goes deeper.
 MAX_DEPTH = 8
 # Manifests that one transaction writes about.
-AT_ONCE = 2000
+AT_ONCE = 250
 
 
 def note_pull(registry: Registry, manifest_id: int, reference: Tag | Digest, agent: str) -> None:
@@ -221,7 +221,14 @@ def pulled_words(digest: Digest, at: datetime) -> str:
 
 
 def forget_old_pulls(registry: Registry) -> int:
-    """Forget what is too old, or too much, to be replayed; 0 if there is nothing to forget."""
+    """Forget what is too old, or too much, to be replayed, a day at a time; how much that was."""
+    forgotten = 0
+    while some := _forget_a_day(registry):
+        forgotten += some
+    return forgotten
+
+
+def _forget_a_day(registry: Registry) -> int:
     limit = registry.now() - HISTORY
 
     def too_old(tx: Transaction) -> datetime | None:

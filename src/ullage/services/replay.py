@@ -11,8 +11,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from heapq import merge
 from typing import Any
 
@@ -31,6 +32,7 @@ from ullage.services.retention import Compiled, compiled, decider, find_retentio
 PAGE = 1000
 # Deletions that a report names, those that would be regretted first; the sums count all of them.
 NAMED = 1000
+REMEMBERED = 50_000
 DAY = timedelta(days=1)
 _PUSH = "manifest.push"
 _ACTIONS = (
@@ -75,7 +77,11 @@ def try_rules(registry: Registry, rules: object, since: timedelta) -> dict[str, 
     """
     write_pulls(registry)
     now = registry.now()
-    wanted = compiled(_wanted(registry, rules))
+    # The same tags are asked about every day.
+    wanted = [
+        replace(each, tag=lru_cache(maxsize=REMEMBERED)(each.tag))
+        for each in compiled(_wanted(registry, rules))
+    ]
     counted = {str(each) for each in registry.read(pullers).counted}
     runs = _midnights(now - since, now)
     gone: list[Gone] = []
@@ -236,15 +242,15 @@ class Replay:
             verdict = deciding.tag(tag, self._fact(updated_at, tag, digest))
             if verdict.goes and verdict.rule is not None:
                 tags[tag] = verdict.rule
-        manifests = self._bared(tags)
+        orphans: dict[str, Rule] = {}
         for digest, updated_at in sorted(
             self.untagged.items(), key=lambda each: (each[1], each[0]), reverse=True
         ):
             verdict = deciding.orphan(self._fact(updated_at, None, digest))
             if verdict.goes and verdict.rule is not None:
-                manifests[digest] = verdict.rule
-        if tags or manifests:
-            self._delete(now, tags, manifests)
+                orphans[digest] = verdict.rule
+        if tags or orphans:
+            self._delete(now, tags, orphans)
 
     def _fact(self, updated_at: datetime, tag: str | None, digest: str) -> Fact:
         moments = (self.pulled_tags.get(tag) if tag else None, self.pulled.get(digest))
@@ -260,11 +266,11 @@ class Replay:
             if number == self.tag_counts[digest]
         }
 
-    def _delete(self, now: datetime, tags: dict[str, Rule], manifests: dict[str, Rule]) -> None:
+    def _delete(self, now: datetime, tags: dict[str, Rule], orphans: dict[str, Rule]) -> None:
+        manifests = self._bared(tags) | orphans
         there = len(self.tag_counts) + len(self.untagged)
         swath = Swath(self.name, True, len(self.tags), len(tags), there, len(manifests))
-        by = {rule.name: rule for rule in (*tags.values(), *manifests.values())}
-        refusal = spared(swath, [*by.values()])
+        refusal = spared(swath, set(tags.values()), set(orphans.values()))
         if refusal is not None:
             self.note = refusal.message
             return

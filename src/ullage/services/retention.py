@@ -7,7 +7,7 @@ repository that the rules would empty, or take most tags of, stays as it is unle
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
@@ -275,7 +275,7 @@ def choose_retention(registry: Registry, job: JobRow, add: Callable[[Item], None
         taken = _take(registry, found["id"], name, rules, now)
         if taken is None:
             continue
-        refusal = spared(taken.swath, taken.by)
+        refusal = spared(taken.swath, taken.of_tags, taken.of_orphans)
         if refusal is not None:
             warnings.append(refusal)
             continue
@@ -289,7 +289,9 @@ def choose_retention(registry: Registry, job: JobRow, add: Callable[[Item], None
 class _Taken:
     swath: Swath
     items: list[Item]
-    by: list[Rule]
+    # Which rules it is by.
+    of_tags: Collection[Rule]
+    of_orphans: Collection[Rule]
 
 
 def _take(
@@ -303,35 +305,30 @@ def _take(
     deciding = decider(rules, name, now)
     if sums is None or deciding is None or not sums.writable:
         return None
-    by: dict[str, Rule] = {}
-    tags = [
-        tag
-        for tag, verdict in judged_tags(registry, repository_id, deciding)
-        if _noted(verdict, by)
-    ]
-    orphans = [
-        orphan
-        for orphan, verdict in judged_orphans(registry, repository_id, deciding)
-        if _noted(verdict, by)
-    ]
+    tags = [each for each in judged_tags(registry, repository_id, deciding) if each[1].goes]
+    orphans = [each for each in judged_orphans(registry, repository_id, deciding) if each[1].goes]
     items: list[Item] = []
-    manifests = take(registry, repository_id, name, tags, orphans, items.append)
+    manifests = take(
+        registry,
+        repository_id,
+        name,
+        [tag for tag, _ in tags],
+        [orphan for orphan, _ in orphans],
+        items.append,
+    )
     swath = Swath(name, True, sums.tags, len(tags), sums.manifests, manifests)
-    return _Taken(swath, items, [*by.values()])
+    of_tags, of_orphans = (
+        {verdict.rule for _, verdict in some if verdict.rule} for some in (tags, orphans)
+    )
+    return _Taken(swath, items, of_tags, of_orphans)
 
 
-def _noted(verdict: Verdict, by: dict[str, Rule]) -> bool:
-    if verdict.goes and verdict.rule is not None:
-        by[verdict.rule.name] = verdict.rule
-    return verdict.goes
-
-
-def spared(swath: Swath, by: Sequence[Rule]) -> Warning | None:
-    """Why a repository stays as it is, if rules would take too much of it."""
-    allowed = set.intersection(*(set(rule.allow) for rule in by)) if by else set()
+def spared(swath: Swath, of_tags: Collection[Rule], of_orphans: Collection[Rule]) -> Warning | None:
+    """Why a repository stays as it is, if rules about tags and others would take too much of it."""
     for warning in purge_rails([replace(swath, named=False)], 0, Caps(), keep=0):
-        if warning.refuses and warning.rail not in allowed:
-            names = ", ".join(rule.name for rule in by)
+        by = {*of_tags, *of_orphans} if warning.rail is Rail.EMPTIES else {*of_tags}
+        if warning.refuses and any(warning.rail not in rule.allow for rule in by):
+            names = ", ".join(sorted(rule.name for rule in by))
             message = (
                 f"leaves {swath.repository} as it is, because otherwise it {warning.message}, "
                 f"which the rules do not allow ({names})"

@@ -228,8 +228,8 @@ COMMANDS = (
         "Set the rules, in place of all that were.",
         (_FILE, *flags.REGISTRY),
         set_rules,
-        more='A list of rules, or {"enabled": true, "every": "24h", "rules": […]}; what a rule says '
-        "is in docs/guides/retention.md. They run for the first time when an interval has passed.",
+        more='A list of rules, or {"enabled": true, "every": "24h", "rules": […]}: what a rule is, '
+        "in docs/guides/retention.md. They run for the first time when an interval has passed.",
         examples=(
             "ullage retention set rules.yaml",
             "ullage retention show | ullage retention set -",
