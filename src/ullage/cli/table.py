@@ -3,7 +3,16 @@
 from __future__ import annotations
 
 from ullage.cli import azure_env, completion
-from ullage.cli.remote import configuration, jobs, login, manifest, purging, repository, space
+from ullage.cli.remote import (
+    configuration,
+    jobs,
+    login,
+    manifest,
+    purging,
+    repository,
+    space,
+    undo,
+)
 from ullage.cli.remote.grammar import Command
 
 TITLE = "A container registry that gives space back."
@@ -14,6 +23,7 @@ REMOTE: tuple[Command, ...] = (
     *space.COMMANDS,
     *purging.COMMANDS,
     *jobs.COMMANDS,
+    *undo.COMMANDS,
     *login.COMMANDS,
     *configuration.COMMANDS,
     *azure_env.COMMANDS,
@@ -24,7 +34,9 @@ GROUPS = {
     "repository": "Repositories, their tags and manifests: list, show, lock, untag, delete.",
     "manifest": "Manifests and what refers to them: list, show, lock, delete.",
     "job": "Long work that a registry does: list, show, watch, cancel.",
-    "config": "Defaults, and names for registries.",
+    "deleted": "Deletions that can be taken back: list, show.",
+    "config": "Defaults, names for registries, and what a registry does by itself.",
+    "soft-delete": "Whether deletions can be taken back: show, update.",
 }
 
 

@@ -36,6 +36,8 @@ class Need:
             return "registry:catalog:*"
         if self.whom is Whom.DELETED_CATALOG:
             return "registry:deleted_catalog:*"
+        if self.whom is Whom.ADMINISTRATORS:
+            return "repository:*:metadata_write"
         if self.whom is Whom.REPOSITORY:
             return f"repository:{name}:{','.join(self.actions)}"
         return None
@@ -46,7 +48,7 @@ class Need:
             return [{"Type": "registry", "Name": "catalog", "Action": "*"}]
         if self.whom is Whom.DELETED_CATALOG and not principal.listing_deleted:
             return [{"Type": "registry", "Name": "deleted_catalog", "Action": "*"}]
-        if self.whom is Whom.ADMINISTRATORS and not principal.admin:
+        if self.whom is Whom.ADMINISTRATORS and not _administers(principal):
             return [{"Type": "registry", "Name": "policies", "Action": "*"}]
         if self.whom is not Whom.REPOSITORY or name is None:
             return []
@@ -55,6 +57,11 @@ class Need:
             for action in self.actions
             if not principal.may(action, name)
         ]
+
+
+def _administers(principal: Principal) -> bool:
+    """An administrator's token that was made for one repository does not say so."""
+    return principal.admin and principal.may(Action.METADATA_WRITE, "*")
 
 
 ANYBODY = Need(Whom.ANYBODY)

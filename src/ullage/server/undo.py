@@ -86,11 +86,14 @@ async def free_operation(face: Face, request: Request, operation: str) -> Respon
 
 async def free_all(face: Face, request: Request) -> Response:
     """The same, of all that the caller may delete for good."""
-    principal = principal_of(request)
-    if not any(grant.actions >= set(deleted.TO_FREE) for grant in principal.grants):
+    principal, name = principal_of(request), query_of(request).one("repository")
+    repository = face.name(name) if name is not None else None
+    if repository is not None:
+        require(principal, [repository], *deleted.TO_FREE)
+    elif not any(grant.actions >= set(deleted.TO_FREE) for grant in principal.grants):
         require(principal, [ALL_REPOSITORIES], *deleted.TO_FREE)
     freed = await face.threads.submit(
-        deleted.free_all, face.registry, principal, caller_of(request)
+        deleted.free_all, face.registry, principal, caller_of(request), repository
     )
     return json_response(freed, status=202)
 

@@ -70,6 +70,7 @@ def _summary(found: Mapping[str, Any]) -> list[str]:
         f"{size(found['freed_bytes'])} ({found['freed_bytes']} bytes)"
         + (f", {size(later)} more later" if later else "")
         + f"; {size(found['kept_bytes'])} are shared and stay.",
+        *_restorable(found),
         *(_locked(part) for part in found["repositories"] if "locked" in part),
         *(
             f"{'Refused' if warning['refuses'] else 'Note'}: {warning['message']} "
@@ -78,6 +79,11 @@ def _summary(found: Mapping[str, Any]) -> list[str]:
         ),
         f"Plan {found['id']} is good until {found['expires']}: ullage apply {found['id']}",
     ]
+
+
+def _restorable(found: Mapping[str, Any]) -> list[str]:
+    until = found.get("restorable_until")
+    return [f"It can be taken back; freed later, at {until}."] if until else []
 
 
 def _locked(part: Mapping[str, Any]) -> str:
@@ -136,6 +142,11 @@ def apply(call: Call) -> Answer:
         f"Deleted {receipt['manifest_count']} manifests and {receipt['tag_count']} tags, freed "
         f"{size(receipt['freed_bytes'])} ({receipt['freed_bytes']} bytes)."
     )
+    if receipt.get("operation"):
+        call.talk.note(
+            f"Until {receipt['restorable_until']} it can be taken back: "
+            f"ullage restore {receipt['operation']}"
+        )
     return Answer(receipt)
 
 
@@ -168,7 +179,7 @@ def _checked(call: Call, data: dict[str, Any]) -> Answer:
     return Answer(data, lambda: _usage_rows(data), code=1 if unexplained else 0)
 
 
-_SUMS = ("tagged", "untagged", "leased", "uploading", "pending")
+_SUMS = ("tagged", "untagged", "leased", "soft_deleted", "uploading", "pending")
 
 
 def _usage_rows(data: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -178,7 +189,8 @@ def _usage_rows(data: Mapping[str, Any]) -> list[dict[str, Any]]:
     if "registry" in data:
         sums = data["registry"]
         rows += [{"Name": ""}] + [
-            {"Name": f"({word})", "Size": size(sums[f"{word}_bytes"])} for word in _SUMS
+            {"Name": f"({word.replace('_', '-')})", "Size": size(sums[f"{word}_bytes"])}
+            for word in _SUMS
         ]
         rows.append({"Name": "(on the disk)", "Size": size(sums["disk_bytes"])})
     return rows
@@ -189,7 +201,7 @@ def _usage_row(entry: Mapping[str, Any], short: Mapping[str, str]) -> dict[str, 
         tags = entry["tag"] if "tag" in entry else ", ".join(entry["tags"]) or "(untagged)"
         named = {"Name": tags, "Digest": short[entry["digest"]]}
     else:
-        named = {"Name": entry["name"] if entry["name"] is not None else "(being erased)"}
+        named = {"Name": _named(entry)}
     return named | {
         "Size": size(entry["bytes"]),
         "Exclusive": size(entry["exclusive_bytes"]),
@@ -197,6 +209,13 @@ def _usage_row(entry: Mapping[str, Any], short: Mapping[str, str]) -> dict[str, 
         "FairShare": size(entry["fair_share_bytes"]),
         "Manifests": entry["manifest_count"],
     }
+
+
+def _named(entry: Mapping[str, Any]) -> str:
+    if entry["name"] is None:
+        return "(being erased)"
+    deleted = " (soft-deleted)" if entry.get("operation") else ""
+    return f"{entry['name']}{deleted}" or "(soft-deleted)"
 
 
 def why(call: Call) -> Answer:
@@ -212,10 +231,18 @@ def _why_rows(data: Mapping[str, Any]) -> list[dict[str, Any]]:
         for place in data.get("manifest", [])
         for hold in place["held_by"]
     ]
+    rows += [
+        {"Repository": place["repository"], "HeldBy": _kept(place)}
+        for place in data.get("manifest", [])
+        if "operation" in place
+    ]
     blob = data.get("blob", {})
     for holder in blob.get("held_by", []):
         tags = ", ".join(holder["tags"]) or "(untagged)"
-        rows.append({"Repository": holder["repository"], "HeldBy": f"{holder['digest']} {tags}"})
+        held_by = f"{holder['digest']} {tags}"
+        if "operation" in holder:
+            held_by += f", {_kept(holder)}"
+        rows.append({"Repository": holder["repository"], "HeldBy": held_by})
     for wait in blob.get("waits", []):
         kind = "lease" if wait["leased"] else "review"
         rows.append({"Repository": wait["repository"], "HeldBy": f"{kind} until {wait['until']}"})
@@ -224,6 +251,10 @@ def _why_rows(data: Mapping[str, Any]) -> list[dict[str, Any]]:
         for each in data.get("deleted", [])
     ]
     return rows
+
+
+def _kept(place: Mapping[str, Any]) -> str:
+    return f"soft-deleted until {place['soft_deleted_until']}: {place['operation']}"
 
 
 _REPOSITORIES = Flag(
