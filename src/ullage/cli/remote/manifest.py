@@ -279,19 +279,19 @@ COMMANDS = (
     ),
     Command(
         ("manifest", "list-deleted"),
-        "List the manifests of a repository that were deleted while soft delete was on.",
+        "List the manifests that were deleted softly.",
         (*_REPOSITORY, *_REGISTRY),
         list_deleted,
     ),
     Command(
         ("manifest", "list-deleted-tags"),
-        "List the tags that were deleted while soft delete was on, oldest first.",
+        "List the tags that were deleted softly.",
         (*_ARTIFACT, *_REGISTRY),
         list_deleted_tags,
     ),
     Command(
         ("manifest", "restore"),
-        "Restore a manifest that was deleted, with its children and all that refers to it.",
+        "Restore a manifest that was deleted softly.",
         (
             *_ARTIFACT,
             Flag(("--digest", "-d"), "Which. Default: the last deleted with this tag.", "DIGEST"),
@@ -300,7 +300,7 @@ COMMANDS = (
             *_REGISTRY,
         ),
         restore,
-        more="With a tag it comes back under this one, with --digest alone under all that it had. "
+        more="Its children and all that refers to it come along. With a tag it comes back under this one, with --digest alone under all that it had. "
         "`ullage restore` takes a whole deletion back.",
         examples=(
             "ullage manifest restore --name hello:v1",
