@@ -300,8 +300,9 @@ COMMANDS = (
             *_REGISTRY,
         ),
         restore,
-        more="Its children and all that refers to it come along. With a tag it comes back under this one, with --digest alone under all that it had. "
-        "`ullage restore` takes a whole deletion back.",
+        more="Its children and all that refers to it come along. With a tag it comes back under "
+        "this one, with --digest alone under all that it had. `ullage restore` takes a whole "
+        "deletion back.",
         examples=(
             "ullage manifest restore --name hello:v1",
             "ullage manifest restore --name hello --digest sha256:" + "0" * 64,
