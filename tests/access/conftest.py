@@ -24,6 +24,7 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
             ("deleter", "content/delete"),
             ("metadata-reader", "metadata/read"),
             ("metadata-writer", "metadata/write"),
+            ("restorer", "deleted/read", "deleted/restore"),
         ):
             house.token(name, ["team/*", *actions])
         house.token("other-tenant", ["rival/*", *EVERY_ACTION])

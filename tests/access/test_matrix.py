@@ -17,14 +17,16 @@ from ullage.server.app import ROUTES
 from ullage.server.needs import Whom
 from ullage.server.routes import Route
 
-# Whom a route is for: "anybody", "known" (any account or token), "catalog", or the rights that are
-# needed on the repository in the path.
+# Whom a route is for: "anybody", "known" (any account or token), who may see a "catalog", or the
+# rights that are needed on the repository in the path.
 Need = str | frozenset[str]
 PULL: Need = frozenset({"pull"})
 PUSH: Need = frozenset({"pull", "push"})
 DELETE: Need = frozenset({"delete"})
 METADATA: frozenset[str] = frozenset({"metadata_read"})
 DELETION: frozenset[str] = frozenset({"delete"})
+DELETED_READ: frozenset[str] = frozenset({"deleted_read"})
+RESTORE: frozenset[str] = frozenset({"deleted_restore"})
 READ: Need = frozenset({"metadata_read"})
 WRITE: Need = frozenset({"metadata_write"})
 
@@ -84,6 +86,11 @@ TABLE = (
     Row("GET", "/acr/v1/{name}/_manifests", READ, 200, 404),
     Row("GET", "/acr/v1/{name}/_manifests/{digest}", READ, 200, 404),
     Row("PATCH", "/acr/v1/{name}/_manifests/{digest}", WRITE, 200, 404),
+    # acr-contract 2.9.
+    Row("GET", "/acr/v1/_deleted/_catalog", "deleted_catalog", 200, 200),
+    Row("GET", "/acr/v1/_deleted/{name}/_manifests", DELETED_READ, 200, 404),
+    Row("GET", "/acr/v1/_deleted/{name}/_tags", DELETED_READ, 200, 404),
+    Row("POST", "/acr/v1/_deleted/{name}/_manifests/{digest}", RESTORE, 200, 404),
     Row("GET", "/oauth2/token", "anybody", 200, 200),
     Row("POST", "/oauth2/token", "anybody", 200, 200),
     Row("POST", "/oauth2/exchange", "anybody", 401, 401),
@@ -107,6 +114,20 @@ TABLE = (
     Row("POST", "/api/v1/retention/runs", Everywhere(POLICIES), 202, 202),
     Row("POST", "/api/v1/retention/test", Everywhere(METADATA), 200, 200),
     Row("GET", "/api/v1/retention/explain", "known", 200, 404, METADATA),
+    # S21: giving up for good what was deleted softly takes the right to restore as well.
+    Row("GET", "/api/v1/deleted", "known", 200, 200),
+    Row("DELETE", "/api/v1/deleted", "known", 202, 202, DELETION | RESTORE),
+    Row("GET", "/api/v1/deleted/{operation}", "known", 200, 404, DELETED_READ, 404),
+    Row(
+        *("DELETE", "/api/v1/deleted/{operation}", "known", 202, 404),
+        *(DELETED_READ, 404, DELETION | RESTORE),
+    ),
+    Row(
+        *("POST", "/api/v1/deleted/{operation}/restore", "known", 200, 404),
+        *(DELETED_READ, 404, RESTORE),
+    ),
+    Row("GET", "/api/v1/policies/soft-delete", "known", 200, 200),
+    Row("PATCH", "/api/v1/policies/soft-delete", Everywhere(POLICIES), 200, 200),
 )
 # RFC 9110 section 9.1: HEAD goes wherever GET goes, so it needs the same.
 HEADS = tuple(
@@ -115,7 +136,12 @@ HEADS = tuple(
     if row.method == "GET" and ("HEAD", row.path) not in {(r.method, r.path) for r in TABLE}
 )
 
-EVERYTHING = frozenset({"pull", "push", "delete", "metadata_read", "metadata_write"})
+EVERYTHING = frozenset(
+    {
+        *("pull", "push", "delete", "metadata_read", "metadata_write"),
+        *("deleted_read", "deleted_restore"),
+    }
+)
 # What each may do, by the first component of a repository's name.
 RIGHTS: dict[str, dict[str, frozenset[str]]] = {
     "anonymous": {"open": frozenset({"pull"})},
@@ -124,6 +150,7 @@ RIGHTS: dict[str, dict[str, frozenset[str]]] = {
     "deleter": {"team": frozenset({"delete"})},
     "metadata-reader": {"team": frozenset({"metadata_read"})},
     "metadata-writer": {"team": frozenset({"metadata_write"})},
+    "restorer": {"team": frozenset({"deleted_read", "deleted_restore"})},
     "admin": {"team": EVERYTHING, "rival": EVERYTHING, "open": EVERYTHING},
     "other-tenant": {"rival": EVERYTHING},
 }
@@ -151,7 +178,7 @@ def expected(role: str, kind: str, row: Row, repository: str) -> int:
     if isinstance(row.need, Everywhere):
         # A token for one repository says nothing about the others, whosever it is.
         return allowed if (role, kind) == ("admin", "basic") else 401
-    if row.need == "catalog":
+    if row.need in ("catalog", "deleted_catalog"):
         return 401 if role == "anonymous" or kind == "empty" else allowed
     if kind == "empty":
         return 401
@@ -195,7 +222,8 @@ class Attempt:
             return self.house.basic(self.role)
         if self.kind == "empty":
             return self.house.bearer(account)
-        return self.house.bearer(account, f"repository:{repository}:*", "registry:catalog:*")
+        catalogs = ("registry:catalog:*", "registry:deleted_catalog:*")
+        return self.house.bearer(account, f"repository:{repository}:*", *catalogs)
 
     def status(self, row: Row, repository: str, *, fresh: bool) -> int:
         """What the server answers. Content to be used up is `fresh` where that may succeed."""
@@ -235,6 +263,12 @@ class Attempt:
                     fill["plan"] = self._plan({"repository": repository, "digests": digests})
                 else:
                     fill["plan"] = BAIT
+            case "PATCH", "soft-delete":
+                content = b"{}"
+            case "DELETE", "deleted":
+                path += f"?repository={repository}"
+            case _, "{operation}" | "restore":
+                fill["operation"] = self._operation(repository)[0] if there else BAIT
             case _, "usage":
                 path += f"?repository={repository}"
             case _, "{plan}":
@@ -260,12 +294,24 @@ class Attempt:
         )
         return str(response.json()["id"])
 
+    def _operation(self, repository: str) -> tuple[str, str]:
+        """A deletion of the administrator's that can be taken back: its id, and what it took."""
+        admin, client = self.house.basic("admin"), self.house.client
+        path = "/api/v1/policies/soft-delete"
+        client.patch(path, json={"status": "enabled"}, headers=admin)
+        digest = self.house.push_index(repository)
+        gone = client.delete(f"/v2/{repository}/manifests/{digest}", headers=admin)
+        client.patch(path, json={"status": "disabled"}, headers=admin)
+        return gone.headers["Ullage-Operation"], digest
+
     def _acr_status(self, row: Row, repository: str, *, fresh: bool) -> int:
         """As status; what was deleted is pushed again."""
         there, layer = repository.endswith("/app"), f"the layer of {repository}".encode()
         used_up = row.method == "DELETE" and there and fresh
         fill = {"name": repository, "tag": "v1", "digest": digest_of(image(layer))}
         content = b'{"listEnabled": true}' if row.method == "PATCH" else None
+        if row.method == "POST" and there:
+            fill["digest"] = self._operation(repository)[1]
         status = self.house.status(
             row.method, row.path.format(**fill), self.headers(repository), content
         )

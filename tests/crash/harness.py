@@ -526,6 +526,17 @@ class User:
         body = json.dumps(asked).encode()
         self.client.expect(202, "POST", "/api/v1/purge", body, "application/json")
 
+    def keep_what_is_deleted(self) -> None:
+        """Switch soft delete on."""
+        body, path = b'{"status": "enabled"}', "/api/v1/policies/soft-delete"
+        self.client.expect(200, "PATCH", path, body, "application/json")
+
+    def restore_everything(self) -> None:
+        listed = json.loads(self.client.expect(200, "GET", "/api/v1/deleted").body)
+        for operation in listed["operations"]:
+            path = f"/api/v1/deleted/{operation['id']}/restore"
+            self.client.expect(200, "POST", path, b"{}", "application/json")
+
     def jobs(self) -> list[str]:
         """The states of all jobs."""
         listed = json.loads(self.client.expect(200, "GET", "/api/v1/jobs").body)

@@ -196,6 +196,7 @@ CASES = [
 # Those that take more than a request to reach have tests of their own, below.
 ELSEWHERE = {
     "ballast.after_release",
+    "deleted.after_row",
     "job.after_batch",
     "job.in_transaction",
     "reconcile.before_tombstone",
@@ -203,6 +204,8 @@ ELSEWHERE = {
     "recover.after_row",
     "repository.delete.after_mark",
     "repository.erase.after_batch",
+    "restore.after_batch",
+    "restore.in_transaction",
 }
 # Where rows in another process's keeping outlive ours: locks, claims, leases, half a transaction.
 ON_POSTGRESQL = [
@@ -403,6 +406,49 @@ def test_a_purge_that_is_killed_goes_on_after_the_next_start(
         user.connect(server.host)
         wait_until(lambda: user.jobs() == ["done"], lambda: f"{user.jobs()}\n{server.log}")
         user.forget_repository("base/app")
+        _assert_recovered(server, user)
+
+
+@pytest.mark.parametrize(
+    "armed",
+    ["delete.in_transaction", "delete.after_row", "restore.in_transaction", "restore.after_batch"],
+)
+def test_an_undo_that_is_killed_is_done_again(
+    forkserver: ForkServer, stock: Stock, tmp_path: Path, armed: str
+) -> None:
+    """A deletion is all kept or did not happen; what a restore has not brought back still waits."""
+    journal = stock.copy(tmp_path / "data")
+    with CrashServer(forkserver, tmp_path / "data") as server, User("", journal) as user:
+        server.arguments, server.armed = ("--read-grace", "0s"), f"{armed}=kill"
+        server.start()
+        user.connect(server.host)
+        user.keep_what_is_deleted()
+        index = f"/v2/base/multi/manifests/{contents.MULTI.digest}"
+        with suppress(Lost):
+            # The journal does not know of it, so everything has to be there in the end.
+            user.client.expect(202, "DELETE", index)
+            user.restore_everything()
+        server.expect_kill()
+        server.start()
+        user.connect(server.host)
+        user.restore_everything()
+        _assert_recovered(server, user)
+
+
+def test_freeing_what_was_deleted_goes_on_after_a_kill(
+    forkserver: ForkServer, stock: Stock, tmp_path: Path
+) -> None:
+    journal = stock.copy(tmp_path / "data")
+    with CrashServer(forkserver, tmp_path / "data") as server, User("", journal) as user:
+        server.arguments = ("--read-grace", "0s")
+        server.armed = "deleted.after_row=kill"
+        server.start()
+        user.connect(server.host)
+        user.keep_what_is_deleted()
+        delete_index(user)
+        with suppress(Lost):
+            user.client.expect(202, "DELETE", "/api/v1/deleted")
+        server.expect_kill()
         _assert_recovered(server, user)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -19,6 +20,7 @@ from tests.services.keeping import (
 )
 from tests.services.planting import plant_image
 from tests.support.registry import ALICE, push_image, push_index, settle
+from ullage.failpoints import configure
 from ullage.metadata.attributes import AttributeChanges
 from ullage.metadata.audit import entries
 from ullage.oci.digest import Digest, digest_of
@@ -35,7 +37,7 @@ from ullage.oci.errors import (
     ValueInvalid,
 )
 from ullage.oci.reference import parse_repository_name, parse_tag
-from ullage.services import Registry, why
+from ullage.services import Registry, restore, why
 from ullage.services.access import NOBODY_ASKS
 from ullage.services.apply import apply_plan
 from ullage.services.attributes import update_repository, update_tag
@@ -105,7 +107,7 @@ def test_a_deleted_image_comes_back_with_tags_index_children_and_referrers(
     restored = restore_operation(registry, operation, ALICE)
     assert (restored.manifest_count, restored.tag_count) == (4, 2)
     assert stands(registry) == before
-    assert len(list_referrers(registry, APP, index, None, 10, None).items) == 1
+    assert len(list_referrers(registry, APP, index, None, 10, None).descriptors) == 1
     assert operations(registry) == []
     with pytest.raises(OperationUnknown):
         restore_operation(registry, operation, ALICE)
@@ -285,6 +287,69 @@ def test_restored_images_are_young_again_so_that_a_purge_that_chose_them_spares_
     wait_days(registry, 8)
     purge(registry, "app:.*", untagged_only=True, ago="7d")
     assert old not in stands(registry)
+
+
+def several(registry: Registry) -> None:
+    """Images that hang together in every way, beside some that do not."""
+    family(registry)
+    shared = push_image(registry, "app", None, [b"shared"])
+    for n in range(3):
+        own = push_image(registry, "app", f"own-{n}", [b"own %d" % n])
+        push_index(registry, "app", f"index-{n}", [own, shared])
+        push_image(registry, "app", None, [b"signed %d" % n], subject=own)
+        image(registry, f"single-{n}", b"single %d" % n)
+
+
+def test_what_is_large_comes_back_in_batches_of_whole_images(
+    registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    several(registry)
+    before = stands(registry)
+    operation = delete_repository(registry, APP, ALICE).operation
+    assert operation is not None
+    new = push_image(registry, "app", "new", [b"new"])
+    monkeypatch.setattr(restore, "WHOLE", 1)
+    monkeypatch.setattr(restore, "BATCH", 1)
+    seen = [stands(registry)]
+    write = registry.db.write
+
+    def watched(work: Any, **more: Any) -> Any:
+        result = write(work, **more)
+        seen.append(stands(registry))
+        return result
+
+    monkeypatch.setattr(registry.db, "write", watched)
+    restore_operation(registry, operation, ALICE)
+    monkeypatch.undo()
+    soft(registry)
+    assert len(seen) > 3
+    for state in seen:
+        # At every moment whatever is there is whole.
+        assert all(state[digest] == before[digest] for digest in state if digest != new)
+    assert stands(registry) == before | {new: stands(registry)[new]}
+
+
+def test_a_restore_that_was_killed_goes_on_where_it_was(
+    registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    several(registry)
+    before = stands(registry)
+    operation = delete_repository(registry, APP, ALICE).operation
+    assert operation is not None
+    push_image(registry, "app", "new", [b"new"])
+    monkeypatch.setattr(restore, "WHOLE", 1)
+    monkeypatch.setattr(restore, "BATCH", 1)
+    for point in ("restore.in_transaction=raise:EIO@2", "restore.after_batch=raise:EIO@2"):
+        configure(point)
+        try:
+            with pytest.raises(OSError, match="failpoint"):
+                restore_operation(registry, operation, ALICE)
+        finally:
+            configure("")
+        assert check(registry, Mode.DEEP).findings == ()
+        assert before.keys() - stands(registry).keys()
+    restore_operation(registry, operation, ALICE)
+    assert {digest: stands(registry)[digest] for digest in before} == before
 
 
 # --- tags that came back meanwhile ----------------------------------------------------------------

@@ -12,6 +12,7 @@ from ullage.cli.remote import (
     purging,
     repository,
     space,
+    undo,
 )
 from ullage.cli.remote.grammar import Command
 
@@ -24,6 +25,7 @@ REMOTE: tuple[Command, ...] = (
     *purging.COMMANDS,
     *policies.COMMANDS,
     *jobs.COMMANDS,
+    *undo.COMMANDS,
     *login.COMMANDS,
     *configuration.COMMANDS,
     *azure_env.COMMANDS,
@@ -36,7 +38,9 @@ GROUPS = {
     "job": "Long work that a registry does: list, show, watch, cancel.",
     "retention": "What a registry deletes by itself: show, set, explain, test, run.",
     "pullers": "Who pulls images, told apart by user agent: show, set.",
-    "config": "Defaults, names for registries, and az's retention policy.",
+    "deleted": "Deletions that can be taken back: list, show.",
+    "config": "Defaults, names for registries, and what a registry does by itself.",
+    "soft-delete": "Whether deletions can be taken back: show, update.",
 }
 
 

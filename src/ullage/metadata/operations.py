@@ -480,7 +480,8 @@ _ROOTS = Statement(
             _SUBJECTS.c.digest == _manifests.c.subject,
         ),
     )
-    .order_by(_manifests.c.id)
+    # The order of an index, so that what comes behind the limit is not looked at.
+    .order_by(_manifests.c.digest)
     .limit(bindparam("limit", type_=sa.Integer))
 )
 

@@ -19,8 +19,6 @@ class Whom(Enum):
     CATALOG = "catalog"
     # The same, of what was deleted softly.
     DELETED_CATALOG = "deleted_catalog"
-    # Administrators: what the registry does by itself is theirs to say.
-    ADMINISTRATORS = "administrators"
     # Those with rights on the repository in the path.
     REPOSITORY = "repository"
     # Those with rights on all repositories, also on those that there will be.
@@ -48,8 +46,6 @@ class Need:
             return [{"Type": "registry", "Name": "catalog", "Action": "*"}]
         if self.whom is Whom.DELETED_CATALOG and not principal.listing_deleted:
             return [{"Type": "registry", "Name": "deleted_catalog", "Action": "*"}]
-        if self.whom is Whom.ADMINISTRATORS and not principal.admin:
-            return [{"Type": "registry", "Name": "policies", "Action": "*"}]
         if self.whom not in _OF_REPOSITORIES:
             return []
         return [
@@ -64,7 +60,6 @@ ANYBODY = Need(Whom.ANYBODY)
 KNOWN = Need(Whom.KNOWN)
 CATALOG = Need(Whom.CATALOG)
 DELETED_CATALOG = Need(Whom.DELETED_CATALOG)
-ADMINISTRATORS = Need(Whom.ADMINISTRATORS)
 PULL = Need(Whom.REPOSITORY, (Action.PULL,))
 PUSH = Need(Whom.REPOSITORY, (Action.PULL, Action.PUSH))
 DELETE = Need(Whom.REPOSITORY, (Action.DELETE,))

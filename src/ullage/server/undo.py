@@ -12,7 +12,7 @@ from ullage.oci.reference import RepositoryName
 from ullage.oci.strict_json import JSONValue
 from ullage.server.distribution import Face, caller_of, principal_of, query_of
 from ullage.server.json_bodies import flag, is_id, number, only, read_body, require
-from ullage.server.needs import ADMINISTRATORS, KNOWN
+from ullage.server.needs import KNOWN, POLICY_WRITE
 from ullage.server.routes import Route
 from ullage.server.wire import json_response, next_link, page_size
 from ullage.services import deleted, restore, softdelete
@@ -86,11 +86,14 @@ async def free_operation(face: Face, request: Request, operation: str) -> Respon
 
 async def free_all(face: Face, request: Request) -> Response:
     """The same, of all that the caller may delete for good."""
-    principal = principal_of(request)
-    if not any(grant.actions >= set(deleted.TO_FREE) for grant in principal.grants):
+    principal, name = principal_of(request), query_of(request).one("repository")
+    repository = face.name(name) if name is not None else None
+    if repository is not None:
+        require(principal, [repository], *deleted.TO_FREE)
+    elif not any(grant.actions >= set(deleted.TO_FREE) for grant in principal.grants):
         require(principal, [ALL_REPOSITORIES], *deleted.TO_FREE)
     freed = await face.threads.submit(
-        deleted.free_all, face.registry, principal, caller_of(request)
+        deleted.free_all, face.registry, principal, caller_of(request), repository
     )
     return json_response(freed, status=202)
 
@@ -149,5 +152,5 @@ ROUTES = (
     Route("deleted-operation", "DELETE", "/api/v1/deleted/{operation}", free_operation, KNOWN),
     Route("restore", "POST", "/api/v1/deleted/{operation}/restore", restore_operation, KNOWN),
     Route("soft-delete", "GET", "/api/v1/policies/soft-delete", get_policy, KNOWN),
-    Route("soft-delete", "PATCH", "/api/v1/policies/soft-delete", set_policy, ADMINISTRATORS),
+    Route("soft-delete", "PATCH", "/api/v1/policies/soft-delete", set_policy, POLICY_WRITE),
 )

@@ -251,8 +251,16 @@ def free_operation(registry: Registry, operation_id: str, caller: Caller) -> dic
     return _free_now(registry, choose, caller)
 
 
-def free_all(registry: Registry, principal: Principal, caller: Caller) -> dict[str, Any]:
-    """As free_operation, of every operation whose repositories the caller may delete for good."""
+def free_all(
+    registry: Registry,
+    principal: Principal,
+    caller: Caller,
+    repository: RepositoryName | None = None,
+) -> dict[str, Any]:
+    """As free_operation, of every operation whose repositories the caller may delete for good.
+
+    With `repository` only of those that took something from it.
+    """
 
     def choose(tx: Transaction) -> list[Operation]:
         some: list[Operation] = []
@@ -262,15 +270,16 @@ def free_all(registry: Registry, principal: Principal, caller: Caller) -> dict[s
             before = (page[-1].deleted_at, page[-1].id)
         ids = [operation.id for operation in some]
         kept, untagged = operations.kept_by(tx, ids), operations.count_remembered(tx, ids)
+        names = {
+            id_: {part.name for part in kept.get(id_, [])} | untagged.get(id_, {}).keys()
+            for id_ in ids
+        }
         return [
             each
             for each in some
-            if not _is_at_work(tx, each.id)
-            and all(
-                principal.may_all(TO_FREE, name)
-                for name in {part.name for part in kept.get(each.id, [])}
-                | untagged.get(each.id, {}).keys()
-            )
+            if (repository is None or repository in names[each.id])
+            and all(principal.may_all(TO_FREE, name) for name in names[each.id])
+            and not _is_at_work(tx, each.id)
         ]
 
     return _free_now(registry, choose, caller)

@@ -31,8 +31,10 @@ from ullage.oci.errors import (
 from ullage.oci.reference import RepositoryName, Tag
 from ullage.services import Caller, Registry, locks
 
-# As many manifests as one transaction moves; a few more where they hang together.
-BATCH = 500
+# What holds no more manifests than this comes back in one transaction; what holds more, so many at
+# a time, and a few more where they hang together.
+WHOLE = 500
+BATCH = 100
 # A conflict names so many tags.
 NAMED = 100
 
@@ -176,7 +178,7 @@ class Restoring:
     overwriting: str | None = None
 
     def some(self, tx: Transaction, kept: Kept) -> bool:
-        """Bring back up to BATCH manifests of a repository; False when there is nothing left."""
+        """Bring back some manifests of a repository; False when there is nothing left."""
         now, self.batch = self.registry.now(), Restored()
         live_id = content.ensure_repository(tx, kept.name, now)
         held = operations.lock_kept(tx, kept.repository_id)
@@ -198,7 +200,7 @@ class Restoring:
 
     def _next(self, tx: Transaction, kept: Kept) -> list[ManifestRow]:
         """Manifests that hang together with none that is not among them."""
-        if kept.manifest_count <= BATCH:
+        if kept.manifest_count <= WHOLE:
             return holding.all_manifests(tx, kept.repository_id)
         return _connected(
             tx, kept.repository_id, operations.some_roots(tx, kept.repository_id, BATCH)

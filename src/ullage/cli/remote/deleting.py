@@ -37,6 +37,9 @@ def freed(registry: Registry, request: Mapping[str, Any]) -> str:
         return ""
     later = plan.get("freed_later_bytes")
     more = f", {size(later)} more later" if isinstance(later, int) and later > 0 else ""
+    until = plan.get("restorable_until")
+    if until is not None:
+        return f"This can be taken back. It gives back {size(now)} now{more}, at {until}.\n"
     return f"This gives back {size(now)}{more}.\n"
 
 

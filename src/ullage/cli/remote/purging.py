@@ -13,6 +13,7 @@ from ullage.cli.remote.grammar import Command, Flag
 from ullage.cli.remote.jobs import follow, items_of, said
 from ullage.cli.remote.session import Registry
 from ullage.cli.remote.tables import size
+from ullage.cli.remote.undo import free
 
 PURGE = "/api/v1/purge"
 FILTER_RIGHTS = "metadata_read,delete"
@@ -27,6 +28,8 @@ _TOO_MANY = f"Specified concurrency value too large. Set to maximum value: {_MOS
 
 def purge(call: Call) -> Answer:
     given = call.given
+    if given.deleted or given.operation:
+        return _purge_deleted(call)
     if (given.concurrency or 0) > _MOST_CONCURRENCY:
         call.talk.warning(_TOO_MANY)
     rights = f"{FILTER_RIGHTS},metadata_write" if given.include_locked else FILTER_RIGHTS
@@ -45,6 +48,16 @@ def purge(call: Call) -> Answer:
         call.talk.error(f"The purge was not completed: job {job['id']} has {job['state']}.")
         return _answer(call, job, text, 1)
     return _answer(call, job, text, 0)
+
+
+def _purge_deleted(call: Call) -> Answer:
+    given = call.given
+    others = (given.filter, given.ago, given.keep, given.untagged, given.untagged_only)
+    if any(each is not None and each is not False for each in others) or given.dry_run:
+        raise Failure("--deleted gives up what was deleted already, and takes --operation only.", 2)
+    if not given.deleted:
+        raise Failure("--operation goes with --deleted.", 2)
+    return free(call)
 
 
 def _answer(call: Call, job: dict[str, Any], text: str, code: int) -> Answer:
@@ -116,6 +129,8 @@ def _lines(registry: Registry, job: Mapping[str, Any]) -> Iterator[str]:
     yield f"Number of deleted tags: {job['tags_deleted']}"
     yield f"Number of deleted manifests: {job['manifests_deleted']}"
     yield f"Space freed: {_bytes(job['freed_bytes'], job['freed_later_bytes'])}"
+    if job.get("operation"):
+        yield f"To take it back: ullage restore {job['operation']}"
 
 
 def _bytes(now: int, later: int) -> str:
@@ -189,6 +204,13 @@ COMMANDS = (
             ),
             Flag(("--no-wait",), "Leave it to the registry and return at once."),
             Flag(
+                ("--deleted",),
+                "Give up what was deleted while soft delete was on, so that its bytes come back "
+                "now. Takes only --operation, and asks first.",
+            ),
+            Flag(("--operation",), "With --deleted: only this deletion.", "OPERATION"),
+            flags.YES,
+            Flag(
                 ("--concurrency",),
                 "Ignored: the registry deletes by itself.",
                 "NUMBER",
@@ -209,6 +231,7 @@ COMMANDS = (
         examples=(
             "ullage purge --filter 'hello:.*' --ago 30d --keep 3 --untagged --dry-run",
             "ullage purge --untagged-only --ago 7d",
+            "ullage purge --deleted",
             "ullage purge --filter 'ci/.*:^pr-' --ago 2d --untagged --allow only-tag",
         ),
         missing_code=3,

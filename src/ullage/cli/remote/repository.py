@@ -40,7 +40,8 @@ def list_repositories(call: Call) -> Answer:
 
 def list_deleted(call: Call) -> Answer:
     registry = call.registry("registry:deleted_catalog:*")
-    return Answer(list(registry.pages("/acr/v1/_deleted/_catalog", "repositories")))
+    items = list(registry.pages("/acr/v1/_deleted/_catalog", "repositories"))
+    return Answer(items, views.deleted(items))
 
 
 def show_tags(call: Call) -> Answer:
@@ -272,8 +273,10 @@ COMMANDS = (
     ),
     Command(
         ("repository", "list-deleted"),
-        "List repositories that were deleted softly.",
+        "List repositories that were deleted while soft delete was on.",
         flags.REGISTRY,
         list_deleted,
+        more="One that was pushed to since is not listed, though images of it may be restored: see "
+        "`ullage deleted list`.",
     ),
 )

@@ -109,11 +109,15 @@ class Registry:
         return self._reply("PUT", path, headers, json.dumps(content).encode())
 
     def post(
-        self, path: str, content: Mapping[str, Any], timeout_seconds: float | None = None
+        self,
+        path: str,
+        content: Mapping[str, Any],
+        timeout_seconds: float | None = None,
+        query: Mapping[str, str | None] | None = None,
     ) -> Reply:
         headers = {"Content-Type": "application/json"}
         body = json.dumps(content).encode()
-        return self._reply("POST", path, headers, body, timeout_seconds)
+        return self._reply("POST", _target(path, query), headers, body, timeout_seconds)
 
     def delete(self, path: str) -> Reply:
         """DELETE. That it is gone already is fine if our own first try may have been it."""
@@ -270,6 +274,12 @@ def tags_path(repository: str, tag: str = "") -> str:
 
 def manifests_path(repository: str, digest: str = "") -> str:
     path = f"{repository_path(repository)}/_manifests"
+    return f"{path}/{quote(digest, safe=':')}" if digest else path
+
+
+def deleted_path(repository: str, what: str, digest: str = "") -> str:
+    """acr-contract 2.9; `what` is `_manifests` or `_tags`."""
+    path = f"/acr/v1/_deleted/{quote(repository, safe='/')}/{what}"
     return f"{path}/{quote(digest, safe=':')}" if digest else path
 
 

@@ -77,6 +77,7 @@ def _summary(found: Mapping[str, Any]) -> list[str]:
         f"{size(found['freed_bytes'])} ({found['freed_bytes']} bytes)"
         + (f", {size(later)} more later" if later else "")
         + f"; {size(found['kept_bytes'])} are shared and stay.",
+        *_restorable(found),
         *(f"Note: {note}." for note in found.get("notes", ())),
         *(_locked(part) for part in found["repositories"] if "locked" in part),
         *(
@@ -86,6 +87,11 @@ def _summary(found: Mapping[str, Any]) -> list[str]:
         ),
         f"Plan {found['id']} is good until {found['expires']}: ullage apply {found['id']}",
     ]
+
+
+def _restorable(found: Mapping[str, Any]) -> list[str]:
+    until = found.get("restorable_until")
+    return [f"It can be taken back; freed later, at {until}."] if until else []
 
 
 def _locked(part: Mapping[str, Any]) -> str:
@@ -214,7 +220,7 @@ def _checked(call: Call, data: dict[str, Any]) -> Answer:
     return Answer(data, lambda: _usage_rows(data), code=1 if unexplained else 0)
 
 
-_SUMS = ("tagged", "untagged", "leased", "uploading", "pending")
+_SUMS = ("tagged", "untagged", "leased", "soft_deleted", "uploading", "pending")
 
 
 def _usage_rows(data: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -224,7 +230,8 @@ def _usage_rows(data: Mapping[str, Any]) -> list[dict[str, Any]]:
     if "registry" in data:
         sums = data["registry"]
         rows += [{"Name": ""}] + [
-            {"Name": f"({word})", "Size": size(sums[f"{word}_bytes"])} for word in _SUMS
+            {"Name": f"({word.replace('_', '-')})", "Size": size(sums[f"{word}_bytes"])}
+            for word in _SUMS
         ]
         rows.append({"Name": "(on the disk)", "Size": size(sums["disk_bytes"])})
     return rows
@@ -235,7 +242,7 @@ def _usage_row(entry: Mapping[str, Any], short: Mapping[str, str]) -> dict[str, 
         tags = entry["tag"] if "tag" in entry else ", ".join(entry["tags"]) or "(untagged)"
         named = {"Name": tags, "Digest": short[entry["digest"]]}
     else:
-        named = {"Name": entry["name"] if entry["name"] is not None else "(being erased)"}
+        named = {"Name": _named(entry)}
     return named | {
         "Size": size(entry["bytes"]),
         "Exclusive": size(entry["exclusive_bytes"]),
@@ -244,6 +251,13 @@ def _usage_row(entry: Mapping[str, Any], short: Mapping[str, str]) -> dict[str, 
         "Manifests": entry["manifest_count"],
         **({"Pulled": age(entry["last_pull"])} if "last_pull" in entry else {}),
     }
+
+
+def _named(entry: Mapping[str, Any]) -> str:
+    if entry["name"] is None:
+        return "(being erased)"
+    deleted = " (soft-deleted)" if entry.get("operation") else ""
+    return f"{entry['name']}{deleted}" or "(soft-deleted)"
 
 
 def why(call: Call) -> Answer:
@@ -260,6 +274,11 @@ def _why_rows(data: Mapping[str, Any]) -> list[dict[str, Any]]:
         for hold in place["held_by"]
     ]
     rows += [
+        {"Repository": place["repository"], "HeldBy": _kept(place)}
+        for place in data.get("manifest", [])
+        if "operation" in place
+    ]
+    rows += [
         {"Repository": place["repository"], "HeldBy": _last_pull(place["last_pull"])}
         for place in data.get("manifest", [])
         if place.get("last_pull")
@@ -267,7 +286,10 @@ def _why_rows(data: Mapping[str, Any]) -> list[dict[str, Any]]:
     blob = data.get("blob", {})
     for holder in blob.get("held_by", []):
         tags = ", ".join(holder["tags"]) or "(untagged)"
-        rows.append({"Repository": holder["repository"], "HeldBy": f"{holder['digest']} {tags}"})
+        held_by = f"{holder['digest']} {tags}"
+        if "operation" in holder:
+            held_by += f", {_kept(holder)}"
+        rows.append({"Repository": holder["repository"], "HeldBy": held_by})
     for wait in blob.get("waits", []):
         kind = "lease" if wait["leased"] else "review"
         rows.append({"Repository": wait["repository"], "HeldBy": f"{kind} until {wait['until']}"})
@@ -281,6 +303,10 @@ def _why_rows(data: Mapping[str, Any]) -> list[dict[str, Any]]:
 def _last_pull(pull: Mapping[str, Any]) -> str:
     """Nothing that holds, but something to know before it goes."""
     return f"(pulled {age(pull['at'])} ago, by: {pull['by']})"
+
+
+def _kept(place: Mapping[str, Any]) -> str:
+    return f"soft-deleted until {place['soft_deleted_until']}: {place['operation']}"
 
 
 _REPOSITORIES = Flag(

@@ -95,6 +95,25 @@ def descriptors(items: Sequence[Row]) -> Rows:
     ]
 
 
+def deleted(items: Sequence[Row]) -> Rows:
+    """Repositories, manifests or tags that were deleted softly."""
+
+    def rows() -> list[Row]:
+        short = short_digests(str(item["digest"]) for item in items if "digest" in item)
+        return [
+            {
+                **({"Repository": item["repository"]} if "repository" in item else {}),
+                **({"Tag": item["tag"]} if "tag" in item else {}),
+                **({"Digest": short[str(item["digest"])]} if "digest" in item else {}),
+                "Deleted": age(item.get("deletedAt")),
+                "Until": item.get("expiresAfter"),
+            }
+            for item in items
+        ]
+
+    return rows
+
+
 def tag_list(tags: Any) -> str:
     """`null` is an orphan, `[]` what an index or a subject holds: both have no tag to show."""
     if tags is None:
