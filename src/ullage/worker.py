@@ -16,7 +16,7 @@ from datetime import timedelta
 from typing import Protocol
 
 from ullage.oci.errors import RegistryError
-from ullage.services import Registry, StoredObject, jobs, plan, reclaim
+from ullage.services import Registry, StoredObject, holds, jobs, plan, reclaim
 from ullage.services.plan_jobs import choose_plan
 from ullage.services.purge import choose_purge
 
@@ -139,6 +139,7 @@ class Worker:
             while not self._stop.is_set() and step(registry):
                 busy = True
         plan.expire_plans(registry)
+        holds.expire_holds(registry)
         while not self._stop.is_set() and jobs.expire_jobs(registry):
             pass
         if not busy:

@@ -24,6 +24,7 @@ PUSH: Need = frozenset({"pull", "push"})
 DELETE: Need = frozenset({"delete"})
 METADATA: frozenset[str] = frozenset({"metadata_read"})
 DELETION: frozenset[str] = frozenset({"delete"})
+METADATA_CHANGE: frozenset[str] = frozenset({"metadata_write"})
 READ: Need = frozenset({"metadata_read"})
 WRITE: Need = frozenset({"metadata_write"})
 
@@ -89,6 +90,9 @@ TABLE = (
     Row("GET", "/api/v1/jobs/{job}", "known", 200, 404, METADATA, 404),
     Row("DELETE", "/api/v1/jobs/{job}", "known", 202, 404, METADATA, 404, DELETION),
     Row("GET", "/api/v1/jobs/{job}/items", "known", 200, 404, METADATA, 404),
+    Row("GET", "/api/v1/locks", "known", 200, 200, METADATA),
+    Row("POST", "/api/v1/locks", "known", 201, 404, METADATA_CHANGE),
+    Row("DELETE", "/api/v1/locks", "known", 200, 404, METADATA_CHANGE),
 )
 # RFC 9110 section 9.1: HEAD goes wherever GET goes, so it needs the same.
 HEADS = tuple(
@@ -208,6 +212,18 @@ class Attempt:
                     fill["plan"] = self._plan({"repository": repository, "digests": digests})
                 else:
                     fill["plan"] = BAIT
+            case "POST", "locks":
+                content = json.dumps(_lock(repository, "1ms")).encode()
+            case "DELETE", "locks":
+                if there and fresh:
+                    self.house.client.post(
+                        "/api/v1/locks",
+                        json=_lock(repository, "1h"),
+                        headers=self.house.basic("admin"),
+                    )
+                path += f"?repository={repository}&tag=v1"
+            case _, "locks":
+                path += f"?repository={repository}"
             case _, "usage":
                 path += f"?repository={repository}"
             case _, "{plan}":
@@ -254,6 +270,10 @@ class Attempt:
 
 def _harmless_purge(repository: str) -> dict[str, object]:
     return {"filters": [f"{repository}:.*"], "ago": "0d", "dry_run": True}
+
+
+def _lock(repository: str, until: str) -> dict[str, object]:
+    return {"repository": repository, "tag": "v1", "reason": "the matrix", "until": until}
 
 
 def _layer(repository: str) -> str:

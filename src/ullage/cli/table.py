@@ -3,7 +3,16 @@
 from __future__ import annotations
 
 from ullage.cli import azure_env, completion
-from ullage.cli.remote import configuration, jobs, login, manifest, purging, repository, space
+from ullage.cli.remote import (
+    configuration,
+    holding,
+    jobs,
+    login,
+    manifest,
+    purging,
+    repository,
+    space,
+)
 from ullage.cli.remote.grammar import Command
 
 TITLE = "A container registry that gives space back."
@@ -13,6 +22,7 @@ REMOTE: tuple[Command, ...] = (
     *manifest.COMMANDS,
     *space.COMMANDS,
     *purging.COMMANDS,
+    *holding.COMMANDS,
     *jobs.COMMANDS,
     *login.COMMANDS,
     *configuration.COMMANDS,
@@ -23,6 +33,7 @@ REMOTE: tuple[Command, ...] = (
 GROUPS = {
     "repository": "Repositories, their tags and manifests: list, show, lock, untag, delete.",
     "manifest": "Manifests and what refers to them: list, show, lock, delete.",
+    "lock": "Keep something from being deleted, and say why; list what is kept.",
     "job": "Long work that a registry does: list, show, watch, cancel.",
     "config": "Defaults, and names for registries.",
 }

@@ -333,6 +333,24 @@ job_items = sa.Table(
     sqlite_with_rowid=False,
 )
 
+holds = sa.Table(
+    "holds",
+    metadata,
+    # Locks with a reason: of a whole repository, of a tag, or of a manifest.
+    sa.Column("id", sa.Text, primary_key=True),
+    # No foreign key: a hold ends by itself, and then its repository may go first.
+    sa.Column("repository_id", Id, nullable=False),
+    sa.Column("tag", Name),
+    sa.Column("digest", Name),
+    sa.Column("reason", sa.Text, nullable=False),
+    sa.Column("owner", sa.Text, nullable=False),
+    # NULL: until it is lifted.
+    sa.Column("until", Moment),
+    sa.Column("created_at", Moment, nullable=False),
+    sa.Index("ix_holds_repository_id", "repository_id"),
+    sqlite_with_rowid=False,
+)
+
 policies = sa.Table(
     "policies",
     metadata,

@@ -200,6 +200,11 @@ class JobUnknown(RegistryError):
     message = "there is no such job; jobs are forgotten a week after they ended"
 
 
+class HoldUnknown(RegistryError):
+    code = "LOCK_UNKNOWN"
+    message = "nothing holds exactly this"
+
+
 class ValueInvalid(RegistryError):
     """A duration, size or number that nobody can be sure to understand."""
 

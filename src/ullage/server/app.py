@@ -12,7 +12,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from ullage.oci.errors import NameInvalid, RangeInvalid, RegistryError, SizeInvalid
-from ullage.server import acr, api, distribution, jobs, oauth
+from ullage.server import acr, api, distribution, holds, jobs, oauth
 from ullage.server.bodies import Bodies
 from ullage.server.distribution import Face
 from ullage.server.guard import Challenge, Guard
@@ -30,7 +30,14 @@ log = logging.getLogger(__name__)
 
 # Logins at once; two of them compute (services/passwords.py), the others wait or look up.
 PASSWORD_THREADS = 4
-ROUTES = (*distribution.ROUTES, *acr.ROUTES, *oauth.ROUTES, *api.ROUTES, *jobs.ROUTES)
+ROUTES = (
+    *distribution.ROUTES,
+    *acr.ROUTES,
+    *oauth.ROUTES,
+    *api.ROUTES,
+    *jobs.ROUTES,
+    *holds.ROUTES,
+)
 
 
 def create_app(

@@ -22,8 +22,9 @@ from ullage.metadata.jobs import Item, ItemKind
 from ullage.oci.digest import Digest
 from ullage.oci.reference import RepositoryName, Tag
 from ullage.policy import Swath, attached_to, tag_goes
-from ullage.services import Registry
+from ullage.services import Registry, holds
 from ullage.services.closure import Closure, HeldBy, StoredGraph, Why
+from ullage.services.holds import NOTHING, Covered
 from ullage.services.outlook import unlocked
 from ullage.services.patterns import Matches
 
@@ -72,8 +73,9 @@ class Stay:
 class _Taken:
     """What is chosen so far."""
 
-    # Who is told what stays.
+    # Who is told what stays, and what locks with a reason cover.
     stays: Callable[[Stay], None]
+    covered: Covered
 
     tags: set[Tag] = field(default_factory=set)
     # How many of a manifest's tags go.
@@ -113,10 +115,11 @@ def choose(
     sums = registry.read(lambda tx: candidates.sums(tx, repository_id))
     if sums is None:
         return None
-    taken = _Taken(stays)
+    covered = registry.read(lambda tx: holds.covered(tx, repository_id, registry.now()))
+    taken = _Taken(stays, covered)
     if sums.writable:
         for tag_scope in scope.tags:
-            wanted = _tags(registry, repository_id, name, tag_scope, scope.include_locked, stays)
+            wanted = _tags(registry, repository_id, name, tag_scope, scope.include_locked, taken)
             for tag in islice(wanted, tag_scope.keep, None):
                 if tag.name in taken.tags:
                     continue
@@ -137,7 +140,7 @@ def _tags(
     name: RepositoryName,
     scope: TagScope,
     include_locked: bool,
-    stays: Callable[[Stay], None],
+    taken: _Taken,
 ) -> Iterator[TagCandidate]:
     """Every tag that may go, newest first."""
     after: TagCandidate | None = None
@@ -160,8 +163,11 @@ def _tags(
         ]
         eligible: list[TagCandidate] = []
         for tag in _without_attached(registry, repository_id, wanted):
-            if tag.locked and not include_locked:
-                stays(Stay(name, tag.digest, (tag.name,), f"tag '{tag.name}' is locked"))
+            hold = taken.covered.of_tag(tag.name, tag.manifest_id)
+            if hold is not None:
+                taken.stays(Stay(name, tag.digest, (tag.name,), holds.described(hold)))
+            elif tag.locked and not include_locked:
+                taken.stays(Stay(name, tag.digest, (tag.name,), f"tag '{tag.name}' is locked"))
             else:
                 eligible.append(tag)
         yield from eligible
@@ -215,7 +221,10 @@ def _unlocked(
     found: Iterator[Candidate], name: RepositoryName, taken: _Taken, include_locked: bool
 ) -> Iterator[Candidate]:
     for each in found:
-        if each.locked and not include_locked:
+        held = taken.covered.of([each.id]) if taken.covered is not NOTHING else {}
+        if held:
+            taken.stays(Stay(name, each.digest, (), held[each.id]))
+        elif each.locked and not include_locked:
             taken.stays(Stay(name, each.digest, (), f"manifest '{each.digest}' is locked"))
         else:
             yield each
@@ -285,12 +294,12 @@ def _choose_compound(
         graph = _GraphWithout(tx, repository_id, taken.tags)
         despite = [row.id for row in rows.values()] if scope.include_locked else []
         ordered = [rows[root.digest] for root in roots if root.digest in rows]
-        closure = unlocked(tx, name, repository_id, ordered, graph, despite)
+        closure = unlocked(tx, name, repository_id, ordered, graph, registry.now(), despite)
         return closure, candidates.standing(tx, closure.going.keys())
 
     closure, standing = registry.snapshot(read)
-    for member, holds in closure.kept.values():
-        locks = [hold.by for hold in holds if hold.kind is HeldBy.LOCK]
+    for member, keeping in closure.kept.values():
+        locks = [hold.by for hold in keeping if hold.kind in (HeldBy.LOCK, HeldBy.HOLD)]
         if locks:
             taken.stays(Stay(name, member.row.digest, (), locks[0]))
     for id_, member in closure.going.items():

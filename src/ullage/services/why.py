@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Any
 
 from ullage.metadata import attributes, content, holding, why
@@ -12,7 +13,7 @@ from ullage.metadata.why import Place, Waiting
 from ullage.oci.digest import Digest
 from ullage.oci.errors import BlobUnknown
 from ullage.oci.reference import RepositoryName
-from ullage.services import Registry, locks
+from ullage.services import Registry, holds, locks
 from ullage.services.access import Action, Principal
 from ullage.services.usage import sees_everything
 
@@ -33,7 +34,7 @@ def _explain(
     places = why.manifests_called(tx, digest)
     seen = [place for place in places if principal.may(Action.METADATA_READ, place.repository)]
     if seen:
-        answer["manifest"] = [_manifest(tx, place) for place in seen]
+        answer["manifest"] = [_manifest(tx, place, registry.now()) for place in seen]
     blob = _blob(tx, registry, digest, principal)
     if blob is not None:
         answer["blob"] = blob
@@ -52,7 +53,7 @@ def _explain(
 # --- manifests ------------------------------------------------------------------------------------
 
 
-def _manifest(tx: Transaction, place: Place) -> dict[str, Any]:
+def _manifest(tx: Transaction, place: Place, now: datetime) -> dict[str, Any]:
     """What holds it in one repository; nothing if it is an orphan."""
     held_by = [
         {"kind": "tag", "by": str(tag)}
@@ -67,6 +68,8 @@ def _manifest(tx: Transaction, place: Place) -> dict[str, Any]:
     if lock is not None:
         said = locks.described(RepositoryName(place.repository), lock)
         held_by.append({"kind": "lock", "by": said})
+    covered = holds.covered(tx, place.repository_id, now)
+    held_by += [{"kind": "hold", "by": said} for said in covered.of([place.manifest_id]).values()]
     return {"repository": place.repository, "held_by": held_by}
 
 
