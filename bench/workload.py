@@ -1,13 +1,12 @@
-"""A made-up registry as real ones are: `python -m bench.workload FOLDER --tags 20000 --orphans 140000`.
+"""A made-up registry as real ones are: `python -m bench.workload FOLDER --orphans 140000`.
 
-Deterministic by its seed. Blob sizes, layers, shared bases, rebuilds, indexes and signatures follow
-what was measured of public registries (sizes: a mixture of log-uniform segments, 32 B to 4 GB; layers:
-log-normal, median 8; seven of ten manifests untagged). Counts are real, because they are what
-deleting costs; bytes are divided by --scale, as sparse files, or left out.
+The same registry from the same seed. Blob sizes, layers, shared bases, rebuilds, tags, indexes,
+signatures and promotions follow what was published about real registries (docs/benchmarks.md,
+"Deleting"). Counts are real, because they are what deleting costs; bytes are divided by --scale.
 
-The rows are written straight into the database of a registry that does not run: a million
-manifests take minutes, where pushing them would take hours. Everything it says of itself is true, as
-`ullage check --fast` proves.
+With FOLDER the rows go straight into the database of a registry that never ran (bench/loading.py):
+a million manifests take minutes, where pushing them would take hours. With --push they are pushed
+to a registry that runs (bench/pushing.py), as clients do.
 """
 
 from __future__ import annotations
@@ -16,27 +15,21 @@ import argparse
 import hashlib
 import json
 import math
-import os
 import random
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
-
-import sqlalchemy as sa
-
-from ullage.metadata import inspect, schema
-from ullage.metadata.database import Database, Transaction, open_database
-from ullage.metadata.moments import moment
 
 MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 INDEX = "application/vnd.oci.image.index.v1+json"
 CONFIG = "application/vnd.oci.image.config.v1+json"
 LAYER = "application/vnd.oci.image.layer.v1.tar+gzip"
+SIGNATURE = "application/vnd.dev.cosign.simplesigning.v1+json"
 
-# (weight, from, to) of the sizes of blobs.
+# (weight, from, to) of the sizes of blobs: uniform on a logarithmic scale within each.
 SIZES = (
     (0.10, 32, 181),
     (0.15, 181, 1_100),
@@ -50,33 +43,52 @@ SIZES = (
     (0.0051, 268_000_000, 800_000_000),
     (0.00049, 1_070_000_000, 4_000_000_000),
 )
-TAGGED = 0.25
-INDEXES = 0.4
-SIGNED = 0.2
-IMAGES_WRITTEN_TOGETHER = 2000
+# Tags of a repository: log-normal with this median, and 1 in 100 has 200 times as many.
+MEDIAN_TAGS, TAGS_SIGMA = 10, math.log(200) / 2.326
+MOST_TAGS = 5_000
+# How often a tag is pushed again, so that 70-85 of 100 manifests have none.
+REBUILT = 0.75
+MULTI_ARCH, NESTED = 0.4, 0.001
+SIGNED_BY_TAG, SIGNED_BY_SUBJECT = 0.2, 0.2
+BASE_BUMPED = 0.05
+WITH_EMPTY_LAYER = 0.5
+PROMOTED = 0.1
+ABANDONED, LEFT_BEHIND = 0.01, 0.005
+REPOSITORIES_PER_BASE = 40
+OTHER_LAYERS, LAYERS_SIGMA, MOST_LAYERS = 4, 0.65, 120
 
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """How much of what. `tags` and `orphans` are of the two repositories that are like no other."""
+    """How much of what. `tags` and `orphans` are of the two repositories that are like no other.
+
+    `real`: blobs have bytes, and digests that are theirs; else digests are made up, which is fast.
+    """
 
     seed: int = 1
     repositories: int = 0
-    images: int = 20
+    median_tags: int = MEDIAN_TAGS
     tags: int = 0
     orphans: int = 0
     scale: int = 1000
+    real: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Blob:
+    """A blob; `seed` is what its bytes are made of."""
+
     digest: str
     size: int
+    seed: int = 0
+
+    def data(self) -> bytes:
+        return _bytes(self.seed, self.size)
 
 
 @dataclass(frozen=True, slots=True)
 class Made:
-    """A manifest of a repository."""
+    """A manifest of a repository, and what became of a push."""
 
     repository: str
     digest: str
@@ -84,9 +96,27 @@ class Made:
     raw: bytes
     blobs: tuple[Blob, ...] = ()
     children: tuple[str, ...] = ()
-    subject: str | None = None
     tag: str | None = None
     age: timedelta = timedelta(0)
+
+
+@dataclass(frozen=True, slots=True)
+class Unfinished:
+    """A push that somebody gave up: in the middle of its last blob, or before its manifest."""
+
+    repository: str
+    blobs: tuple[Blob, ...]
+    in_a_blob: bool
+    age: timedelta
+
+
+@dataclass(slots=True)
+class _Repository:
+    """What a repository is built on, and its newest images."""
+
+    name: str
+    base: tuple[Blob, ...]
+    newest: list[list[Made]] = field(default_factory=list)
 
 
 class Generator:
@@ -95,41 +125,91 @@ class Generator:
     def __init__(self, workload: Workload) -> None:
         self._workload = workload
         self._random = random.Random(workload.seed)
-        self._bases = [
-            self._layers(self._random.randint(3, 6)) for _ in range(workload.repositories // 40 + 1)
-        ]
+        self._made = 0
+        self._weights = [weight for weight, _, _ in SIZES]
+        # gzip of an empty tar: the one layer that half of all images have.
+        self._empty = self._blob(32)
+        count = workload.repositories // REPOSITORIES_PER_BASE + 1
+        self._bases = [self._layers(self._random.randint(3, 6)) for _ in range(count)]
 
-    def manifests(self) -> Iterator[Made]:
-        """Everything there is, children and subjects first."""
+    def everything(self) -> Iterator[Made | Unfinished]:
+        """All pushes in order: children before their index, subjects before what refers to them."""
+        built: list[_Repository] = []
         for number in range(self._workload.repositories):
-            yield from self._repository(f"team{number % 20}/app{number}", self._workload.images)
+            if built and self._random.random() < PROMOTED:
+                yield from self._promoted(f"prod/app{number}", self._random.choice(built))
+                continue
+            repository = _Repository(f"team{number % 20}/app{number}", self._base())
+            built = [*built[-20:], repository]
+            yield from self._pushes(repository)
         yield from self._of_builds("ci/tags", self._workload.tags, tagged=True)
         yield from self._of_builds("ci/orphans", self._workload.orphans, tagged=False)
 
-    def _repository(self, name: str, images: int) -> Iterator[Made]:
-        base = self._base()
-        for number in range(images):
-            if self._random.random() < 0.05:
-                base = self._base()
-            tag = f"v{number}" if self._random.random() < TAGGED or number == 0 else None
-            age = timedelta(hours=6 * (images - number))
-            if self._random.random() < INDEXES:
-                platforms = [
-                    self._image(name, base, None, age) for _ in range(self._random.randint(2, 4))
-                ]
-                yield from platforms
-                made = self._index(name, platforms, tag, age)
-            else:
-                made = self._image(name, base, tag, age)
-            yield made
-            if self._random.random() < SIGNED:
-                yield self._image(name, (), None, age, subject=made)
+    def _pushes(self, repository: _Repository) -> Iterator[Made | Unfinished]:
+        tags = self._random.lognormvariate(math.log(self._workload.median_tags), TAGS_SIGMA)
+        tags = max(1, min(MOST_TAGS, round(tags)))
+        for number in range(tags):
+            # The same tag again and again: only its last image keeps it.
+            versions = 1
+            while self._random.random() < REBUILT and versions < 50:
+                versions += 1
+            for version in range(versions):
+                if self._random.random() < BASE_BUMPED:
+                    repository.base = self._base()
+                age = timedelta(hours=6 * (tags - number), minutes=5 * (versions - version))
+                tag = f"v{number}" if version == versions - 1 else None
+                image = list(self._image_pushed(repository, tag, age))
+                yield from image
+                if tag is not None:
+                    repository.newest = [*repository.newest[-4:], image]
+                if self._random.random() < ABANDONED:
+                    yield Unfinished(repository.name, self._layers(2), True, age)
+                elif self._random.random() < LEFT_BEHIND:
+                    yield Unfinished(repository.name, self._layers(2), False, age)
+
+    def _image_pushed(
+        self, repository: _Repository, tag: str | None, age: timedelta
+    ) -> Iterator[Made]:
+        """An image or an index of some, with its signature."""
+        name, base = repository.name, repository.base
+        if self._random.random() < MULTI_ARCH:
+            parts = [self._image(name, base, None, age) for _ in range(self._random.randint(2, 4))]
+            parts.append(self._image(name, (), None, age))
+            yield from parts
+            if self._random.random() < NESTED / MULTI_ARCH:
+                inner = self._index(name, parts, None, age)
+                yield inner
+                parts = [inner]
+            made = self._index(name, parts, tag, age)
+        else:
+            made = self._image(name, base, tag, age)
+        yield made
+        signed = self._random.random()
+        if signed < SIGNED_BY_SUBJECT:
+            yield self._image(name, (), None, age, subject=made)
+        elif signed < SIGNED_BY_SUBJECT + SIGNED_BY_TAG:
+            yield self._image(name, (), made.digest.replace(":", "-") + ".sig", age)
+
+    def _promoted(self, name: str, source: _Repository) -> Iterator[Made]:
+        """The newest images of another repository, mounted from there."""
+        for image in source.newest:
+            for made in image:
+                yield Made(
+                    name,
+                    made.digest,
+                    made.media_type,
+                    made.raw,
+                    made.blobs,
+                    made.children,
+                    made.tag,
+                    made.age,
+                )
 
     def _of_builds(self, name: str, count: int, *, tagged: bool) -> Iterator[Made]:
-        """One image rebuilt again and again, a config and one or two layers of its own each time."""
+        """One image rebuilt again and again, a config and one or two layers of its own each."""
         base = self._base()
         for number in range(count):
-            if self._random.random() < 0.05:
+            if self._random.random() < BASE_BUMPED:
                 base = self._base()
             age = timedelta(days=30, minutes=count - number)
             yield self._image(name, base, f"build-{number}" if tagged else None, age)
@@ -145,65 +225,68 @@ class Generator:
         subject: Made | None = None,
     ) -> Made:
         own = self._layers(self._random.choice((1, 1, 2)))
-        config = Blob(self._digest(), self._random.randint(500, 12_000))
-        layers = (*base, *own)
+        config = self._blob(self._random.randint(500, 12_000))
+        empty = (self._empty,) if base and self._random.random() < WITH_EMPTY_LAYER else ()
+        layers = (*base, *empty, *own)
         content: dict[str, Any] = {
             "schemaVersion": 2,
             "mediaType": MANIFEST,
             "config": _described(config, CONFIG),
-            "layers": [_described(layer, LAYER) for layer in layers],
+            "layers": [_described(layer, LAYER if base else SIGNATURE) for layer in layers],
         }
         if subject is not None:
-            content["subject"] = {
-                "mediaType": subject.media_type,
-                "digest": subject.digest,
-                "size": len(subject.raw),
-            }
-        raw = json.dumps(content, separators=(",", ":")).encode()
-        return Made(
-            name,
-            _digest_of(raw),
-            MANIFEST,
-            raw,
-            blobs=tuple(dict.fromkeys((config, *layers))),
-            subject=subject.digest if subject is not None else None,
-            tag=tag,
-            age=age,
-        )
+            content["subject"] = _descriptor(subject)
+        raw = _encoded(content)
+        blobs = tuple(dict.fromkeys((config, *layers)))
+        return Made(name, _digest_of(raw), MANIFEST, raw, blobs, tag=tag, age=age)
 
-    def _index(self, name: str, platforms: list[Made], tag: str | None, age: timedelta) -> Made:
+    def _index(self, name: str, parts: Sequence[Made], tag: str | None, age: timedelta) -> Made:
         content = {
             "schemaVersion": 2,
             "mediaType": INDEX,
-            "manifests": [
-                {"mediaType": each.media_type, "digest": each.digest, "size": len(each.raw)}
-                for each in platforms
-            ],
+            "manifests": [_descriptor(each) for each in parts],
         }
-        raw = json.dumps(content, separators=(",", ":")).encode()
-        children = tuple(dict.fromkeys(each.digest for each in platforms))
+        raw = _encoded(content)
+        children = tuple(dict.fromkeys(each.digest for each in parts))
         return Made(name, _digest_of(raw), INDEX, raw, children=children, tag=tag, age=age)
 
     def _base(self) -> tuple[Blob, ...]:
-        """One of the few that everybody builds on, the first most of all (Zipf)."""
-        weights = [1 / rank for rank in range(1, len(self._bases) + 1)]
-        if self._random.random() < 0.5:
+        """One of the few that everybody builds on, the first most of all (Zipf); or a new one."""
+        if self._random.random() < 0.8:
+            weights = [1 / rank for rank in range(1, len(self._bases) + 1)]
             return self._random.choices(self._bases, weights)[0]
-        count = max(1, min(120, round(self._random.lognormvariate(math.log(6), 0.65))))
-        self._bases.append(self._layers(count))
-        return self._bases[-1]
+        count = round(self._random.lognormvariate(math.log(OTHER_LAYERS), LAYERS_SIGMA))
+        return self._layers(max(1, min(MOST_LAYERS, count)))
 
     def _layers(self, count: int) -> tuple[Blob, ...]:
-        return tuple(Blob(self._digest(), self._size()) for _ in range(count))
+        return tuple(self._blob(self._size()) for _ in range(count))
 
     def _size(self) -> int:
-        weights = [weight for weight, _, _ in SIZES]
-        _, low, high = self._random.choices(SIZES, weights)[0]
+        _, low, high = self._random.choices(SIZES, self._weights)[0]
         size = math.exp(self._random.uniform(math.log(low), math.log(high)))
         return max(1, int(size / self._workload.scale))
 
-    def _digest(self) -> str:
-        return "sha256:" + self._random.randbytes(32).hex()
+    def _blob(self, size: int) -> Blob:
+        self._made += 1
+        # Whoever makes two registries of one seed may push both to one server.
+        seed = self._workload.seed << 32 | self._made
+        if not self._workload.real:
+            return Blob("sha256:" + self._random.randbytes(32).hex(), size, seed)
+        # Small ones of the same bytes would be the same blob.
+        size = max(size, 16)
+        return Blob(_digest_of(_bytes(seed, size)), size, seed)
+
+
+def _bytes(seed: int, size: int) -> bytes:
+    return random.Random(seed).randbytes(size)
+
+
+def _encoded(content: dict[str, Any]) -> bytes:
+    return json.dumps(content, separators=(",", ":")).encode()
+
+
+def _descriptor(made: Made) -> dict[str, object]:
+    return {"mediaType": made.media_type, "digest": made.digest, "size": len(made.raw)}
 
 
 def _described(blob: Blob, media_type: str) -> dict[str, object]:
@@ -214,197 +297,34 @@ def _digest_of(raw: bytes) -> str:
     return "sha256:" + hashlib.sha256(raw).hexdigest()
 
 
-# --- loading --------------------------------------------------------------------------------------
-
-
-class Loader:
-    """Writes manifests into an empty registry's database, and files for its blobs."""
-
-    def __init__(self, db: Database, blobs: Path | None, now: datetime) -> None:
-        self._db, self._folder, self._now = db, blobs, now
-        self._repositories: dict[str, int] = {}
-        self._ids: dict[tuple[str, str], int] = {}
-        self._blobs: set[str] = set()
-        self._links: set[tuple[int, str]] = set()
-
-    def load(self, manifests: Iterator[Made]) -> int:
-        """How many that were."""
-        count = 0
-        some: list[Made] = []
-        for made in manifests:
-            some.append(made)
-            if len(some) >= IMAGES_WRITTEN_TOGETHER:
-                count += self._write(some)
-                some = []
-        count += self._write(some)
-        self._db.write(_count)
-        return count
-
-    def _write(self, some: list[Made]) -> int:
-        rows: dict[sa.Table, list[dict[str, Any]]] = {table: [] for table in _TABLES}
-        for made in some:
-            self._add(rows, made)
-        if self._folder is not None:
-            _make_files(self._folder, rows[schema.blobs])
-
-        def write(tx: Transaction) -> None:
-            for table, lines in rows.items():
-                if lines:
-                    tx.execute(table.insert(), lines)
-
-        self._db.write(write)
-        return len(some)
-
-    def _add(self, rows: dict[sa.Table, list[dict[str, Any]]], made: Made) -> None:
-        at = moment(self._now - made.age)
-        repository_id = self._repository(rows, made.repository, at)
-        manifest_id = len(self._ids) + 1
-        self._ids[made.repository, made.digest] = manifest_id
-        for blob in made.blobs:
-            self._link(rows, repository_id, blob, at)
-            rows[schema.manifest_blobs].append(
-                {
-                    "manifest_id": manifest_id,
-                    "digest": blob.digest,
-                    "repository_id": repository_id,
-                }
-            )
-        rows[schema.manifests].append(
-            {
-                "id": manifest_id,
-                "repository_id": repository_id,
-                "digest": made.digest,
-                "media_type": made.media_type,
-                "subject": made.subject,
-                "size": len(made.raw),
-                "pushed_at": at,
-                "updated_at": at,
-                "raw": made.raw,
-                "image_size": sum(blob.size for blob in made.blobs),
-                "config_media_type": CONFIG if made.blobs else None,
-            }
-        )
-        rows[schema.manifest_children] += [
-            {"parent_id": manifest_id, "child_id": self._ids[made.repository, child]}
-            for child in made.children
-        ]
-        if made.tag is not None:
-            rows[schema.tags].append(
-                {
-                    "repository_id": repository_id,
-                    "name": made.tag,
-                    "manifest_id": manifest_id,
-                    "created_at": at,
-                    "updated_at": at,
-                }
-            )
-
-    def _repository(self, rows: dict[sa.Table, list[dict[str, Any]]], name: str, at: int) -> int:
-        if name not in self._repositories:
-            self._repositories[name] = len(self._repositories) + 1
-            rows[schema.repositories].append(
-                {
-                    "id": self._repositories[name],
-                    "name": name,
-                    "created_at": at,
-                    "updated_at": at,
-                }
-            )
-        return self._repositories[name]
-
-    def _link(
-        self, rows: dict[sa.Table, list[dict[str, Any]]], repository_id: int, blob: Blob, at: int
-    ) -> None:
-        if blob.digest not in self._blobs:
-            self._blobs.add(blob.digest)
-            rows[schema.blobs].append(
-                {
-                    "digest": blob.digest,
-                    "size": blob.size,
-                    # As unguessable as the registry's own, and the same every time.
-                    "storage_key": hashlib.blake2b(
-                        blob.digest.encode(), digest_size=16
-                    ).hexdigest(),
-                    "created_at": at,
-                }
-            )
-        if (repository_id, blob.digest) not in self._links:
-            self._links.add((repository_id, blob.digest))
-            rows[schema.repo_blobs].append(
-                {"repository_id": repository_id, "digest": blob.digest, "linked_at": at}
-            )
-
-
-# In the order in which their foreign keys want them.
-_TABLES = (
-    schema.repositories,
-    schema.blobs,
-    schema.repo_blobs,
-    schema.manifests,
-    schema.manifest_blobs,
-    schema.manifest_children,
-    schema.tags,
-)
-
-
-def _make_files(folder: Path, blobs: list[dict[str, Any]]) -> None:
-    """Sparse files of the right sizes."""
-    for blob in blobs:
-        key = str(blob["storage_key"])
-        path = folder / key[:2] / key
-        path.parent.mkdir(mode=0o700, exist_ok=True)
-        file = os.open(path, os.O_CREAT | os.O_WRONLY, 0o600)
-        os.ftruncate(file, int(blob["size"]))
-        os.close(file)
-
-
-def _count(tx: Transaction) -> None:
-    """Set every counter to what there is."""
-    for statement in (
-        "UPDATE blobs SET manifest_refs ="
-        " (SELECT count(*) FROM manifest_blobs m WHERE m.digest = blobs.digest),"
-        " repository_count = (SELECT count(*) FROM repo_blobs r WHERE r.digest = blobs.digest)",
-        "UPDATE manifests SET image_size = (SELECT coalesce(sum(c.image_size), 0)"
-        " FROM manifest_children k JOIN manifests c ON c.id = k.child_id"
-        " WHERE k.parent_id = manifests.id)"
-        f" WHERE media_type = '{INDEX}'",
-    ):
-        if statement.startswith("UPDATE blobs"):
-            # Only the link table has an index by digest.
-            tx.execute(sa.text("CREATE INDEX made_up ON manifest_blobs (digest)"))
-        tx.execute(sa.text(statement))
-    tx.execute(sa.text("DROP INDEX made_up"))
-    for repository_id in tx.execute(sa.select(schema.repositories.c.id)).scalars().all():
-        inspect.recount_repository(tx, repository_id)
-    inspect.recount_totals(tx)
-
-
-def load(folder: Path, workload: Workload, *, files: bool) -> int:
-    """Fill the data folder of a registry that has never run; how many manifests there are."""
-    blobs = folder / "blobs" if files else None
-    for path in (folder, folder / "blobs"):
-        path.mkdir(mode=0o700, parents=True, exist_ok=True)
-    db = open_database(f"sqlite:///{folder / 'ullage.db'}")
-    try:
-        return Loader(db, blobs, datetime.now(UTC)).load(Generator(workload).manifests())
-    finally:
-        db.close()
-
-
 def main() -> int:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("folder", type=Path, help="the data folder of a registry that never ran")
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.workload", description=(__doc__ or "").split("\n")[0]
+    )
+    parser.add_argument(
+        "folder", type=Path, nargs="?", help="the data of a registry that never ran"
+    )
+    parser.add_argument("--push", metavar="HOST", help="push to a registry, such as 127.0.0.1:5000")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--repositories", type=int, default=0)
-    parser.add_argument("--images", type=int, default=20, help="in each of them")
+    parser.add_argument("--median-tags", type=int, default=MEDIAN_TAGS, help="in each of them")
     parser.add_argument("--tags", type=int, default=0, help="in ci/tags")
     parser.add_argument("--orphans", type=int, default=0, help="in ci/orphans")
     parser.add_argument("--scale", type=int, default=1000, help="divides the sizes of blobs")
     parser.add_argument("--files", action="store_true", help="also make files, sparse ones")
     given = vars(parser.parse_args())
-    folder, files = given.pop("folder"), given.pop("files")
+    folder, host, files = given.pop("folder"), given.pop("push"), given.pop("files")
+    if (folder is None) == (host is None):
+        parser.error("expected a folder, or --push")
     began = time.perf_counter()
-    count = load(folder, Workload(**given), files=files)
+    if host is not None:
+        from bench.pushing import push
+
+        count = push(host, Workload(**given, real=True))
+    else:
+        from bench.loading import load
+
+        count = load(folder, Workload(**given, real=False), datetime.now(UTC), files=files)
     print(f"{count} manifests in {time.perf_counter() - began:.1f} s")
     return 0
 

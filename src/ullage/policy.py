@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from enum import StrEnum
 
@@ -47,6 +47,23 @@ def parse_duration(text: str) -> timedelta:
     if milliseconds > MAX_AGE // timedelta(milliseconds=1):
         raise ValueInvalid({"duration": text[:40]}, f"{text}: longer than 100 years (36500d)")
     return timedelta(milliseconds=milliseconds)
+
+
+def parse_until(text: str, now: datetime) -> datetime:
+    """When something ends: `30d` from now on, `2027-01-31`, or `2027-01-31T18:00:00Z`.
+
+    Without a time of day a date begins at midnight, without a zone it is UTC. Raises ValueInvalid.
+    """
+    if _DURATION.fullmatch(text) and text:
+        return now + parse_duration(text)
+    try:
+        found = datetime.fromisoformat(text)
+    except ValueError:
+        raise ValueInvalid(
+            {"until": text[:40]},
+            f"{shown(text)}: expected a date such as 2027-01-31, or a duration such as 30d",
+        ) from None
+    return found if found.tzinfo is not None else found.replace(tzinfo=UTC)
 
 
 def parse_size(text: str) -> int:

@@ -16,7 +16,7 @@ from datetime import timedelta
 from typing import Protocol
 
 from ullage.oci.errors import RegistryError
-from ullage.services import Registry, StoredObject, deleted, jobs, plan, pulls, reclaim
+from ullage.services import Registry, StoredObject, deleted, holds, jobs, plan, pulls, reclaim
 from ullage.services.plan_jobs import choose_plan
 from ullage.services.purge import choose_purge
 from ullage.services.retention import choose_retention, start_if_due
@@ -147,6 +147,7 @@ class Worker:
                 busy = True
         plan.expire_plans(registry)
         start_if_due(registry)
+        holds.expire_holds(registry)
         while not self._stop.is_set() and jobs.expire_jobs(registry):
             pass
         if not busy:

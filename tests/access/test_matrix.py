@@ -27,6 +27,7 @@ METADATA: frozenset[str] = frozenset({"metadata_read"})
 DELETION: frozenset[str] = frozenset({"delete"})
 DELETED_READ: frozenset[str] = frozenset({"deleted_read"})
 RESTORE: frozenset[str] = frozenset({"deleted_restore"})
+METADATA_CHANGE: frozenset[str] = frozenset({"metadata_write"})
 READ: Need = frozenset({"metadata_read"})
 WRITE: Need = frozenset({"metadata_write"})
 
@@ -128,6 +129,9 @@ TABLE = (
     ),
     Row("GET", "/api/v1/policies/soft-delete", "known", 200, 200),
     Row("PATCH", "/api/v1/policies/soft-delete", Everywhere(POLICIES), 200, 200),
+    Row("GET", "/api/v1/locks", "known", 200, 200, METADATA),
+    Row("POST", "/api/v1/locks", "known", 201, 404, METADATA_CHANGE),
+    Row("DELETE", "/api/v1/locks", "known", 200, 404, METADATA_CHANGE),
 )
 # RFC 9110 section 9.1: HEAD goes wherever GET goes, so it needs the same.
 HEADS = tuple(
@@ -269,6 +273,18 @@ class Attempt:
                 path += f"?repository={repository}"
             case _, "{operation}" | "restore":
                 fill["operation"] = self._operation(repository)[0] if there else BAIT
+            case "POST", "locks":
+                content = json.dumps(_lock(repository, "1ms")).encode()
+            case "DELETE", "locks":
+                if there and fresh:
+                    self.house.client.post(
+                        "/api/v1/locks",
+                        json=_lock(repository, "1h"),
+                        headers=self.house.basic("admin"),
+                    )
+                path += f"?repository={repository}&tag=v1"
+            case _, "locks":
+                path += f"?repository={repository}"
             case _, "usage":
                 path += f"?repository={repository}"
             case _, "{plan}":
@@ -327,6 +343,10 @@ class Attempt:
 
 def _harmless_purge(repository: str) -> dict[str, object]:
     return {"filters": [f"{repository}:.*"], "ago": "0d", "dry_run": True}
+
+
+def _lock(repository: str, until: str) -> dict[str, object]:
+    return {"repository": repository, "tag": "v1", "reason": "the matrix", "until": until}
 
 
 def _layer(repository: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from ullage.cli import azure_env, completion
 from ullage.cli.remote import (
     configuration,
+    holding,
     jobs,
     login,
     manifest,
@@ -24,6 +25,7 @@ REMOTE: tuple[Command, ...] = (
     *space.COMMANDS,
     *purging.COMMANDS,
     *policies.COMMANDS,
+    *holding.COMMANDS,
     *jobs.COMMANDS,
     *undo.COMMANDS,
     *login.COMMANDS,
@@ -35,6 +37,7 @@ REMOTE: tuple[Command, ...] = (
 GROUPS = {
     "repository": "Repositories, their tags and manifests: list, show, lock, untag, delete.",
     "manifest": "Manifests and what refers to them: list, show, lock, delete.",
+    "lock": "Keep something from being deleted, and say why; list what is kept.",
     "job": "Long work that a registry does: list, show, watch, cancel.",
     "retention": "What a registry deletes by itself: show, set, explain, test, run.",
     "pullers": "Who pulls images, told apart by user agent: show, set.",

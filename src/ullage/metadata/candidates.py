@@ -108,19 +108,16 @@ def orphan_page(
 
     Newest first, behind a place.
     """
-    query = _CANDIDATE.where(
-        _manifests.c.repository_id == repository_id,
-        _manifests.c.updated_at < moment(before),
-        ~_TAGGED,
-        *_NOT_HELD,
+    at, digest = (moment(before), "") if after is None else (moment(after.updated_at), after.digest)
+    rows = tx.rows(
+        _ORPHANS,
+        repository_id=repository_id,
+        at=at,
+        digest=digest,
+        since=0 if since is None else moment(since),
+        limit=n,
     )
-    if since is not None:
-        query = query.where(_manifests.c.updated_at >= moment(since))
-    if after is not None:
-        place = sa.tuple_(sa.literal(moment(after.updated_at)), sa.literal(str(after.digest)))
-        query = query.where(sa.tuple_(_manifests.c.updated_at, _manifests.c.digest) < place)
-    query = query.order_by(_manifests.c.updated_at.desc(), _manifests.c.digest.desc())
-    return [_candidate(row) for row in tx.execute(query.limit(n))]
+    return [_candidate(row) for row in rows]
 
 
 def left_alone(
@@ -237,6 +234,20 @@ _CANDIDATE = sa.select(
 )
 
 
+# A place is a moment and a digest. Every digest is behind the empty one, so a page that begins
+# with a moment begins before it.
+_ORPHANS = Statement(
+    _CANDIDATE.where(
+        _manifests.c.repository_id == sa.bindparam("repository_id"),
+        sa.tuple_(_manifests.c.updated_at, _manifests.c.digest)
+        < sa.tuple_(sa.bindparam("at", type_=sa.BigInteger), sa.bindparam("digest", type_=sa.Text)),
+        _manifests.c.updated_at >= sa.bindparam("since"),
+        ~_TAGGED,
+        *_NOT_HELD,
+    )
+    .order_by(_manifests.c.updated_at.desc(), _manifests.c.digest.desc())
+    .limit(sa.bindparam("limit", type_=sa.Integer))
+)
 _STANDING = Statement(
     sa.select(
         _manifests.c.id,

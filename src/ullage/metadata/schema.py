@@ -397,13 +397,17 @@ manifest_pulls = sa.Table(
 tag_pulls = sa.Table(
     "tag_pulls",
     metadata,
-    # When each class of pullers pulled by a tag last, whatever it pointed to. Goes with the tag.
+    # When each class of pullers pulled by a tag last, whatever it pointed to. Goes with the tag, also
+    # to where what was deleted softly is kept.
     sa.Column("repository_id", Id, primary_key=True),
     sa.Column("tag", Name, primary_key=True),
     sa.Column("puller", sa.Text, primary_key=True),
     sa.Column("at", Moment, nullable=False),
     sa.ForeignKeyConstraint(
-        ["repository_id", "tag"], ["tags.repository_id", "tags.name"], ondelete="CASCADE"
+        ["repository_id", "tag"],
+        ["tags.repository_id", "tags.name"],
+        onupdate="CASCADE",
+        ondelete="CASCADE",
     ),
     sqlite_with_rowid=False,
 )
@@ -424,6 +428,24 @@ pull_history = sa.Table(
     # The last of them.
     sa.Column("at", Moment, nullable=False),
     sa.Index("ix_pull_history_day", "day"),
+    sqlite_with_rowid=False,
+)
+
+holds = sa.Table(
+    "holds",
+    metadata,
+    # Locks with a reason: of a whole repository, of a tag, or of a manifest.
+    sa.Column("id", sa.Text, primary_key=True),
+    # No foreign key: a hold ends by itself, and then its repository may go first.
+    sa.Column("repository_id", Id, nullable=False),
+    sa.Column("tag", Name),
+    sa.Column("digest", Name),
+    sa.Column("reason", sa.Text, nullable=False),
+    sa.Column("owner", sa.Text, nullable=False),
+    # NULL: until it is lifted.
+    sa.Column("until", Moment),
+    sa.Column("created_at", Moment, nullable=False),
+    sa.Index("ix_holds_repository_id", "repository_id"),
     sqlite_with_rowid=False,
 )
 

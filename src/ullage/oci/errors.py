@@ -215,6 +215,11 @@ class RestoreConflict(RegistryError):
     message = "a tag that would be restored points to something else by now"
 
 
+class HoldUnknown(RegistryError):
+    code = "LOCK_UNKNOWN"
+    message = "nothing holds exactly this"
+
+
 class ValueInvalid(RegistryError):
     """A duration, size or number that nobody can be sure to understand."""
 

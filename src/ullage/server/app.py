@@ -12,7 +12,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from ullage.oci.errors import NameInvalid, RangeInvalid, RegistryError, SizeInvalid
-from ullage.server import acr, acr_deleted, api, distribution, jobs, oauth, policies, undo
+from ullage.server import acr, acr_deleted, api, distribution, holds, jobs, oauth, policies, undo
 from ullage.server.bodies import Bodies
 from ullage.server.distribution import Face
 from ullage.server.guard import Challenge, Guard
@@ -37,6 +37,7 @@ ROUTES = (
     *oauth.ROUTES,
     *api.ROUTES,
     *jobs.ROUTES,
+    *holds.ROUTES,
     *policies.ROUTES,
     *undo.ROUTES,
 )

@@ -49,6 +49,7 @@ STATUS: Mapping[type[RegistryError], int] = {
     errors.OperationDisallowed: 405,
     errors.PlanUnknown: 404,
     errors.JobUnknown: 404,
+    errors.HoldUnknown: 404,
     errors.PlanInvalid: 400,
     errors.OperationUnknown: 404,
     errors.RestoreConflict: 409,

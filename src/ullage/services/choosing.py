@@ -22,8 +22,9 @@ from ullage.metadata.jobs import Item, ItemKind
 from ullage.oci.digest import Digest
 from ullage.oci.reference import RepositoryName, Tag
 from ullage.policy import Swath, attached_to, tag_goes
-from ullage.services import Registry
+from ullage.services import Registry, holds
 from ullage.services.closure import Closure, HeldBy, StoredGraph, Why
+from ullage.services.holds import NOTHING, Covered
 from ullage.services.outlook import unlocked
 from ullage.services.patterns import Matches
 
@@ -77,7 +78,8 @@ def _unsaid(stay: Stay) -> None:
 class _Taken:
     """What is chosen so far."""
 
-    # Who is told what stays.
+    # What locks with a reason cover, and who is told what stays.
+    covered: Covered
     stays: Callable[[Stay], None] = _unsaid
     tags: set[Tag] = field(default_factory=set)
     # How many of a manifest's tags go.
@@ -117,10 +119,10 @@ def choose(
     sums = registry.read(lambda tx: candidates.sums(tx, repository_id))
     if sums is None:
         return None
-    taken = _Taken(stays)
+    taken = _Taken(_covered(registry, repository_id), stays)
     if sums.writable:
         for tag_scope in scope.tags:
-            wanted = _tags(registry, repository_id, name, tag_scope, scope.include_locked, stays)
+            wanted = _tags(registry, repository_id, name, tag_scope, scope.include_locked, taken)
             for tag in islice(wanted, tag_scope.keep, None):
                 if tag.name in taken.tags:
                     continue
@@ -144,8 +146,10 @@ def take(
 
     Along with the tags go the images that lose their last one by it.
     """
-    taken = _Taken()
+    taken = _Taken(_covered(registry, repository_id))
     for tag in tags:
+        if taken.covered.of_tag(tag.name, tag.manifest_id) is not None:
+            continue
         add(_tag_item(repository_id, name, tag))
         taken.tags.add(tag.name)
         taken.losing[tag.manifest_id] = taken.losing.get(tag.manifest_id, 0) + 1
@@ -162,6 +166,10 @@ def take(
     return taken.manifests
 
 
+def _covered(registry: Registry, repository_id: int) -> Covered:
+    return registry.read(lambda tx: holds.covered(tx, repository_id, registry.now()))
+
+
 # --- tags -----------------------------------------------------------------------------------------
 
 
@@ -171,7 +179,7 @@ def _tags(
     name: RepositoryName,
     scope: TagScope,
     include_locked: bool,
-    stays: Callable[[Stay], None],
+    taken: _Taken,
 ) -> Iterator[TagCandidate]:
     """Every tag that may go, newest first."""
     after: TagCandidate | None = None
@@ -194,8 +202,11 @@ def _tags(
         ]
         eligible: list[TagCandidate] = []
         for tag in without_attached(registry, repository_id, wanted):
-            if tag.locked and not include_locked:
-                stays(Stay(name, tag.digest, (tag.name,), f"tag '{tag.name}' is locked"))
+            hold = taken.covered.of_tag(tag.name, tag.manifest_id)
+            if hold is not None:
+                taken.stays(Stay(name, tag.digest, (tag.name,), holds.described(hold)))
+            elif tag.locked and not include_locked:
+                taken.stays(Stay(name, tag.digest, (tag.name,), f"tag '{tag.name}' is locked"))
             else:
                 eligible.append(tag)
         yield from eligible
@@ -249,7 +260,10 @@ def _unlocked(
     found: Iterator[Candidate], name: RepositoryName, taken: _Taken, include_locked: bool
 ) -> Iterator[Candidate]:
     for each in found:
-        if each.locked and not include_locked:
+        held = taken.covered.of([each.id]) if taken.covered is not NOTHING else {}
+        if held:
+            taken.stays(Stay(name, each.digest, (), held[each.id]))
+        elif each.locked and not include_locked:
             taken.stays(Stay(name, each.digest, (), f"manifest '{each.digest}' is locked"))
         else:
             yield each
@@ -319,12 +333,12 @@ def _choose_compound(
         graph = _GraphWithout(tx, repository_id, taken.tags)
         despite = [row.id for row in rows.values()] if scope.include_locked else []
         ordered = [rows[root.digest] for root in roots if root.digest in rows]
-        closure = unlocked(tx, name, repository_id, ordered, graph, despite)
+        closure = unlocked(tx, name, repository_id, ordered, graph, registry.now(), despite)
         return closure, candidates.standing(tx, closure.going.keys())
 
     closure, standing = registry.snapshot(read)
-    for member, holds in closure.kept.values():
-        locks = [hold.by for hold in holds if hold.kind is HeldBy.LOCK]
+    for member, keeping in closure.kept.values():
+        locks = [hold.by for hold in keeping if hold.kind in (HeldBy.LOCK, HeldBy.HOLD)]
         if locks:
             taken.stays(Stay(name, member.row.digest, (), locks[0]))
     for id_, member in closure.going.items():

@@ -21,7 +21,7 @@ from ullage.metadata.database import Transaction
 from ullage.metadata.jobs import Item, JobRow, PlacedItem
 from ullage.metadata.reclaim import Released
 from ullage.oci.reference import RepositoryName, Tag
-from ullage.services import Caller, Registry, locks, softdelete
+from ullage.services import Caller, Registry, holds, locks, softdelete
 from ullage.services.closure import Closure, StoredGraph
 from ullage.services.delete import take_away
 from ullage.services.outlook import roots_of, unlocked
@@ -155,13 +155,17 @@ def _drop_tags(
     )
     pulled = _pulled_since(tx, job, {each.item.manifest_id for each in some})
     touched: set[int] = set()
+    covered = holds.covered(tx, repository_id, now)
     for position, item, _, _ in some:
         assert item.tag is not None
+        hold = covered.of_tag(item.tag, item.manifest_id)
         current = there.get(item.tag)
         if current is None:
             batch.skipped[position] = GONE
         elif (current.manifest_id, current.updated_at) != (item.manifest_id, item.seen_at):
             batch.skipped[position] = CHANGED
+        elif hold is not None:
+            batch.skipped[position] = holds.described(hold)
         elif current.locked and not _include_locked(job):
             batch.skipped[position] = f"tag '{item.tag}' is locked"
         elif item.manifest_id in pulled:
@@ -208,10 +212,10 @@ def _drop_manifests(
             batch.skipped[position] = PULLED
     wanted = [each.item.digest for each in some if each.position not in batch.skipped]
     roots = list(content.find_manifests(tx, repository_id, wanted).values())
-    closure = _as_chosen(tx, job, repository_id, name, roots, positions, batch)
-    for id_, (_, holds) in closure.kept.items():
+    closure = _as_chosen(tx, job, repository_id, name, roots, positions, batch, now)
+    for id_, (_, keeping) in closure.kept.items():
         if id_ in positions:
-            batch.skipped[positions[id_]] = holds[0].by
+            batch.skipped[positions[id_]] = keeping[0].by
     rows = closure.rows()
     if rows:
         ids = [row.id for row in rows]
@@ -233,12 +237,13 @@ def _as_chosen(
     roots: list[ManifestRow],
     positions: Mapping[int, int],
     batch: _Batch,
+    now: datetime,
 ) -> Closure:
     """What goes, without those roots with which something else would go than was chosen."""
     while True:
         despite = [row.id for row in roots] if _include_locked(job) else []
         graph = StoredGraph(tx, repository_id)
-        closure = unlocked(tx, name, repository_id, roots, graph, despite)
+        closure = unlocked(tx, name, repository_id, roots, graph, now, despite)
         along = closure.going.keys() - {row.id for row in roots}
         reasons = _not_as_chosen(tx, job, along) if along else {}
         if not reasons:

@@ -36,6 +36,8 @@ class HeldBy(StrEnum):
     TAG = "tag"
     SUBJECT = "subject"
     LOCK = "lock"
+    # A lock with a reason (holds.py).
+    HOLD = "hold"
 
 
 @dataclass(frozen=True, slots=True)

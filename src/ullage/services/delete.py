@@ -24,7 +24,7 @@ from ullage.oci.errors import (
     OperationDisallowed,
 )
 from ullage.oci.reference import RepositoryName, Tag
-from ullage.services import Caller, Registry, locks, softdelete
+from ullage.services import Caller, Registry, holds, locks, softdelete
 from ullage.services.closure import StoredGraph, what_goes
 from ullage.services.softdelete import Keeping, SoftDelete
 
@@ -62,6 +62,7 @@ def delete_tag(registry: Registry, name: RepositoryName, tag: Tag, caller: Calle
     def remove(tx: Transaction) -> Untagged:
         repository_id, policy = _require_repository(tx, name)
         locks.require_tag_deletable(tx, repository_id, name, tag)
+        holds.require_unheld(holds.covered(tx, repository_id, now).of_tag(tag), name)
         keeping = _begin(tx, registry, policy, "tag.delete", caller, tag, now)
         if keeping is not None:
             softdelete.remember_tags(tx, repository_id, name, [tag], keeping)
@@ -100,6 +101,7 @@ def delete_manifest(
         _require_no_parent(tx, root)
         going = what_goes(StoredGraph(tx, repository_id), [root]).rows()
         locks.require_deletable(tx, name, [row.id for row in going])
+        holds.require_none_held(tx, repository_id, name, [row.id for row in going], now)
         if len(going) == content.count_manifests(tx, repository_id):
             # The repository goes with the last image in it.
             locks.require_repository_deletable(tx, repository_id, name, emptied=True)
@@ -174,6 +176,7 @@ def delete_blob(
         if repository_id is None:
             raise BlobUnknown({"digest": digest})
         locks.require_writable(tx, repository_id, name)
+        holds.require_unheld(holds.covered(tx, repository_id, now).whole, name)
         content.lock_blobs(tx, [digest], to_drop=True)
         if digest not in content.linked_among(tx, repository_id, [digest]):
             raise BlobUnknown({"digest": digest})
@@ -217,6 +220,7 @@ def delete_repository(registry: Registry, name: RepositoryName, caller: Caller) 
     def mark(tx: Transaction) -> Deleted:
         repository_id, policy = _require_repository(tx, name)
         locks.require_repository_deletable(tx, repository_id, name)
+        holds.require_unheld(holds.covered(tx, repository_id, now).first(), name)
         keeping = _begin(tx, registry, policy, "repository.delete", caller, None, now)
         deleted = Deleted(
             tuple(content.all_digests(tx, repository_id)),

@@ -14,7 +14,7 @@ from ullage.oci.errors import ManifestUnknown, NameUnknown
 from ullage.oci.reference import RepositoryName, Tag
 from ullage.policy import Caps, Part
 from ullage.pullers import RECENTLY
-from ullage.services import Registry, locks, softdelete
+from ullage.services import Registry, holds, locks, softdelete
 from ullage.services.closure import (
     Closure,
     Graph,
@@ -120,7 +120,7 @@ def look(
     name = wanted.repository
     repository_id = _require_repository(tx, name)
     roots, absent = _roots(tx, repository_id, wanted)
-    closure = unlocked(tx, name, repository_id, roots, StoredGraph(tx, repository_id))
+    closure = unlocked(tx, name, repository_id, roots, StoredGraph(tx, repository_id), now)
     references = content.blobs_of(tx, closure.going.keys())
     if to_delete:
         content.lock_blobs(tx, references.keys(), to_drop=True)
@@ -155,30 +155,40 @@ def unlocked(
     repository_id: int,
     roots: list[ManifestRow],
     graph: Graph,
+    now: datetime,
     despite: Collection[int] = (),
 ) -> Closure:
     """What goes with those of `roots` that no lock forbids to delete: on them or what goes along.
 
     A deletion takes all of an image or nothing, so a locked part keeps the whole of it. Locks on
-    the manifests `despite` which somebody deletes do not count.
+    the manifests `despite` which somebody deletes do not count; those with a reason always do.
     """
+    covered = holds.covered(tx, repository_id, now)
     held: dict[int, tuple[Member, tuple[Hold, ...]]] = {}
     while True:
         closure = what_goes(graph, roots)
         found = attributes.locks_on(tx, closure.going.keys() - set(despite))
         of = roots_of(closure) if found else {}
         blamed = {of[id_]: locks.described(name, lock) for id_, lock in found.items()}
-        if not blamed and len(closure.going) == content.count_manifests(tx, repository_id):
+        reasons = covered.of(closure.going.keys())
+        of = of or (roots_of(closure) if reasons else {})
+        kept = {of[id_]: reason for id_, reason in reasons.items()}
+        if (
+            not blamed
+            and not kept
+            and len(closure.going) == content.count_manifests(tx, repository_id)
+        ):
             # The repository would go with the last image in it.
             own = locks.lock_of_repository(tx, repository_id, name)
             blamed = {row.id: locks.described(name, own) for row in roots} if own else {}
-        if not blamed:
+        if not blamed and not kept:
             return Closure(closure.going, {**closure.kept, **held})
         for row in roots:
-            if row.id in blamed:
-                hold = Hold(HeldBy.LOCK, blamed[row.id])
-                held[row.id] = (Member(row, Why.ASKED), (hold,))
-        roots = [row for row in roots if row.id not in blamed]
+            keeping = [Hold(HeldBy.HOLD, kept[row.id])] if row.id in kept else []
+            keeping += [Hold(HeldBy.LOCK, blamed[row.id])] if row.id in blamed else []
+            if keeping:
+                held[row.id] = (Member(row, Why.ASKED), tuple(keeping))
+        roots = [row for row in roots if row.id not in held]
 
 
 def roots_of(closure: Closure) -> dict[int, int]:
@@ -209,8 +219,12 @@ def _look_at_whole(
         repository_id = _require_repository(tx, name)
         lock = locks.lock_of_repository(tx, repository_id, name)
         lock = lock or attributes.first_lock_in(tx, repository_id)
-        if lock is not None:
+        hold = holds.covered(tx, repository_id, now).first()
+        if hold is not None:
+            locked[name] = holds.described(hold)
+        elif lock is not None:
             locked[name] = locks.described(name, lock)
+        if name in locked:
             closures.append((name, repository_id, Closure({}, {})))
             parts.append(_part(tx, name, repository_id, Closure({}, {}), {}, {}))
             continue

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Any
 
 from ullage.metadata import attributes, content, holding, why
@@ -12,7 +13,7 @@ from ullage.metadata.why import Place, Waiting
 from ullage.oci.digest import Digest
 from ullage.oci.errors import BlobUnknown
 from ullage.oci.reference import RepositoryName
-from ullage.services import Registry, locks, softdelete
+from ullage.services import Registry, holds, locks, softdelete
 from ullage.services.access import Action, Principal
 from ullage.services.pulls import last_pulls, write_pulls
 from ullage.services.softdelete import SoftDelete
@@ -36,7 +37,8 @@ def _explain(
     policy = softdelete.find_policy(tx)
     seen = [place for place in why.manifests_called(tx, digest) if _may_see(principal, place)]
     if seen:
-        answer["manifest"] = [_manifest(tx, place, policy) for place in seen]
+        now = registry.now()
+        answer["manifest"] = [_manifest(tx, place, policy, now) for place in seen]
     blob = _blob(tx, registry, digest, principal, policy)
     if blob is not None:
         answer["blob"] = blob
@@ -68,7 +70,7 @@ def _kept(place: Place, policy: SoftDelete) -> dict[str, str]:
     return {"operation": place.operation, "soft_deleted_until": until}
 
 
-def _manifest(tx: Transaction, place: Place, policy: SoftDelete) -> dict[str, Any]:
+def _manifest(tx: Transaction, place: Place, policy: SoftDelete, now: datetime) -> dict[str, Any]:
     """What holds it in one repository; nothing if it is an orphan."""
     held_by = [
         {"kind": "tag", "by": str(tag)}
@@ -83,6 +85,8 @@ def _manifest(tx: Transaction, place: Place, policy: SoftDelete) -> dict[str, An
     if lock is not None:
         said = locks.described(RepositoryName(place.repository), lock)
         held_by.append({"kind": "lock", "by": said})
+    covered = holds.covered(tx, place.repository_id, now)
+    held_by += [{"kind": "hold", "by": said} for said in covered.of([place.manifest_id]).values()]
     last_pull = last_pulls(tx, [place.manifest_id]).get(place.manifest_id)
     shown = {"repository": place.repository, "held_by": held_by, "last_pull": last_pull}
     return shown | _kept(place, policy)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 from urllib.parse import quote
 
@@ -62,7 +62,21 @@ def items_of(registry: Registry, job_id: str) -> Iterator[dict[str, Any]]:
 def said(job: Mapping[str, Any]) -> list[str]:
     """What a job has to say: notes, and rails that it ran into."""
     warnings = (f"The {job['kind']} {warning['message']}." for warning in job["warnings"])
-    return [*(f"{note}." for note in job["notes"]), *warnings]
+    return [*(f"{note}." for note in job["notes"]), *warnings, *kept(job.get("stays", ()))]
+
+
+def kept(stays: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What locks with a reason keep; other locks are no news."""
+    return [
+        f"{stay['repository']}{_named(stay)} stays: {hold['by']}."
+        for stay in stays
+        for hold in stay["held_by"]
+        if hold["by"].startswith("held by ")
+    ]
+
+
+def _named(stay: Mapping[str, Any]) -> str:
+    return f":{stay['tags'][0]}" if stay["tags"] else f"@{stay['digest']}"
 
 
 def show(call: Call) -> Answer:

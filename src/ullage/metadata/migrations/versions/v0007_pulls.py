@@ -40,6 +40,7 @@ def upgrade() -> None:
             ["repository_id", "tag"],
             ["tags.repository_id", "tags.name"],
             name=op.f("fk_tag_pulls_repository_id_tag"),
+            onupdate="CASCADE",
             ondelete="CASCADE",
         ),
         sa.PrimaryKeyConstraint("repository_id", "tag", "puller", name=op.f("pk_tag_pulls")),
