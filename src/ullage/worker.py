@@ -37,10 +37,10 @@ FIRST_RECONCILE_SECONDS = 600.0
 CLOCK_JUMP = timedelta(minutes=1)
 # Something that fails is tried again after at most this long.
 MAX_BACKOFF_SECONDS = 60.0
-# A job's transactions are so large that each takes about this long, and after each of them the
-# database is everybody else's for as long again.
+# A job's transactions are so large that each keeps others from writing for about this long, and
+# after each of them the database is everybody else's for as long again.
 BATCH_SECONDS = 0.02
-SMALLEST_BATCH, LARGEST_BATCH = 10, 500
+SMALLEST_BATCH, LARGEST_BATCH = 20, 1000
 # Pulls are written down this often, and old ones forgotten.
 PULLS_SECONDS = 5.0
 FORGET_SECONDS = 3600.0
@@ -185,9 +185,9 @@ class Worker:
     def _do_jobs(self) -> None:
         n, failures = SMALLEST_BATCH, 0
         while not self._stop.is_set():
-            began = time.monotonic()
+            took: list[float] = []
             try:
-                done = jobs.work(self._registry, CHOOSERS, self._token, n)
+                done = jobs.work(self._registry, CHOOSERS, self._token, n, took.append)
                 failures = 0
             except Exception as error:
                 failures += 1
@@ -197,10 +197,9 @@ class Worker:
                 continue
             if done is None:
                 return
-            took = time.monotonic() - began
             if done == n:
-                n = next_batch(n, took)
-            self._stop.wait(min(took, BATCH_SECONDS))
+                n = next_batch(n, sum(took))
+            self._stop.wait(min(sum(took), BATCH_SECONDS))
 
     def _note_failure(self, error: Exception) -> None:
         try:

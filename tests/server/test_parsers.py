@@ -207,7 +207,7 @@ def test_a_path_is_read_as_it_was_written(
     encoded = "".join(encoding.format(ord(character)) for character in name)
     for written in (name, encoded):
         found = ROUTER.find(route.method, path.replace("{name}", written))
-        assert found == (route, expected)
+        assert found == (route, tuple(expected))
 
 
 @given(st.text())

@@ -26,7 +26,7 @@ import fcntl
 import os
 import stat
 import weakref
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, MutableSequence
 from contextlib import contextmanager, suppress
 from io import FileIO
 from pathlib import Path
@@ -138,19 +138,19 @@ class FileBlobStore:
 
     def delete(self, keys: Iterable[str]) -> None:
         doomed = {validate_key(key) for key in keys}
-        failures: list[OSError] = []
-        for key in doomed:
-            try:
-                self._unlink(key)
-            except OSError as error:
-                failures.append(error)
-        # Also for keys that were not there: an earlier delete may have been killed before this.
-        for shard in sorted({key[:2] for key in doomed}):
-            try:
-                with _directory(shard, self._blobs) as descriptor:
-                    os.fsync(descriptor)
-            except OSError as error:
-                failures.append(error)
+        by_shard: dict[str, list[str]] = {}
+        for key in sorted(doomed):
+            by_shard.setdefault(key[:2], []).append(key)
+        failures: MutableSequence[OSError] = []
+        for shard, its_keys in by_shard.items():
+            with _noting(failures), _directory(shard, self._blobs) as descriptor:
+                for key in its_keys:
+                    self._unlink(key, descriptor, failures)
+        # All of them first, all of these then: a file system that keeps a journal writes it once.
+        # Also where nothing was: an earlier delete may have been killed before this.
+        for shard in by_shard:
+            with _noting(failures), _directory(shard, self._blobs) as descriptor:
+                os.fsync(descriptor)
         os.fsync(self._uploads)
         failpoint("blob.delete.after_dirsync")
         if failures:
@@ -264,12 +264,15 @@ class FileBlobStore:
             self._sync(key, shard)
             return status.st_size
 
-    def _unlink(self, key: str) -> None:
+    def _unlink(self, key: str, shard: int, failures: MutableSequence[OSError]) -> None:
         # Uploads first: a commit in between moves the file to where this looks second.
-        with suppress(FileNotFoundError):
-            os.unlink(key, dir_fd=self._uploads)
-        with _directory(key[:2], self._blobs) as shard, suppress(FileNotFoundError):
-            os.unlink(key, dir_fd=shard)
+        for directory in (self._uploads, shard):
+            try:
+                os.unlink(key, dir_fd=directory)
+            except FileNotFoundError:
+                pass
+            except OSError as error:
+                failures.append(error)
         failpoint("blob.delete.after_unlink")
 
 
@@ -369,6 +372,14 @@ def _full_as_store_full() -> Iterator[None]:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise StoreFull(error.errno, error.strerror, error.filename) from error
         raise
+
+
+@contextmanager
+def _noting(failures: MutableSequence[OSError]) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        failures.append(error)
 
 
 @contextmanager

@@ -23,7 +23,7 @@ import random
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from datetime import datetime
@@ -56,6 +56,10 @@ Dialect = Literal["sqlite", "postgresql"]
 # How many statements' worth of waiting work may share one commit, and for how long it may gather.
 MAX_GROUP = 64
 MAX_GROUP_SECONDS = 0.005
+# How much of what is read between two commits is remembered, and what each piece of it costs beside
+# its own bytes.
+MAX_RECALLED_BYTES = 8 * 1024 * 1024
+RECALLED_BYTES = 1024
 # Pages given back to the disk in one quiet moment.
 FREE_PAGES_AT_ONCE = 256
 # PostgreSQL: how often a transaction that lost a race is tried again before the client is told 503.
@@ -223,6 +227,12 @@ class Database(Protocol):
     def read(self, work: Work[T]) -> T:
         """Run `work` reading; every statement sees what was committed last."""
 
+    def recall(self, key: Hashable, work: Work[T], weigh: Callable[[T], int]) -> T:
+        """As `read`; but what was read for `key` since the last commit need not be read again.
+
+        `weigh` says how many bytes it takes to remember what `work` gave, which nobody may change.
+        """
+
     def snapshot(self, work: Work[T]) -> T:
         """Run `work` reading; all its statements see one moment."""
 
@@ -291,6 +301,7 @@ class SqliteDatabase:
             self._open_readers: list[sa.Connection] = []
             self._open_readers_lock = threading.Lock()
             self._writer = _Writer(self._engine, self._ballast)
+            self._recalled = _Recalled(0)
         except BaseException:
             os.close(self._owner)
             raise
@@ -301,6 +312,19 @@ class SqliteDatabase:
             return work(self._reader())
         except sa.exc.DatabaseError as error:
             raise _sqlite_trouble(error) or error from error.orig
+
+    def recall(self, key: Hashable, work: Work[T], weigh: Callable[[T], int]) -> T:
+        # Looked at before anything is read: what is read is at least as new as this.
+        commits = self._writer.commits
+        recalled = self._recalled
+        if recalled.commits != commits:
+            recalled = self._recalled = _Recalled(commits)
+        try:
+            found: T = recalled.outcomes[key]
+        except KeyError:
+            found = self.read(work)
+            recalled.keep(key, found, weigh(found))
+        return found
 
     def snapshot(self, work: Work[T]) -> T:
         transaction = self._reader()
@@ -366,6 +390,23 @@ def _return_free_pages(tx: Transaction) -> None:
         tx.execute(sa.text("PRAGMA incremental_vacuum(1)"))
 
 
+class _Recalled:
+    """What was read between two commits."""
+
+    __slots__ = ("_room", "commits", "outcomes")
+
+    def __init__(self, commits: int) -> None:
+        self.commits = commits
+        self.outcomes: dict[Hashable, Any] = {}
+        self._room = MAX_RECALLED_BYTES
+
+    def keep(self, key: Hashable, outcome: object, size: int) -> None:
+        size += RECALLED_BYTES
+        if size <= self._room:
+            self._room -= size
+            self.outcomes[key] = outcome
+
+
 class _Job:
     """A piece of work on its way through the writer thread."""
 
@@ -402,6 +443,9 @@ class _Writer:
         self._ballast = ballast
         self._queue: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._broken: str | None = None
+        # How many transactions have ended. It moves on once a change can be seen, and before
+        # anybody is told of it: what was read at this number holds while it stays.
+        self.commits = 0
         self._closing = threading.Lock()
         self._closed = False
         opened: Future[None] = Future()
@@ -493,6 +537,7 @@ class _Writer:
                 writing.control("COMMIT")
         except BaseException as error:  # noqa: BLE001 - handed to whoever waits
             self._roll_back(connection)
+            self.commits += 1
             if isinstance(error, DatabaseBroken):
                 self._broken = str(error)
                 log.critical("database failed, no more writing until a restart: %s", error)
@@ -500,6 +545,7 @@ class _Writer:
                 job.outcome, job.failure = None, error
                 job.end(committed=False)
             return False
+        self.commits += 1
         for job in jobs:
             job.end(committed=job.failure is None)
         return True
@@ -653,6 +699,10 @@ class PostgresDatabase:
 
     def read(self, work: Work[T]) -> T:
         return self._patiently(self._reading, work)
+
+    def recall(self, key: Hashable, work: Work[T], weigh: Callable[[T], int]) -> T:
+        """Other processes commit, too, and nobody is told: everything is read."""
+        return self.read(work)
 
     def snapshot(self, work: Work[T]) -> T:
         return self._patiently(self._snapshots, work)

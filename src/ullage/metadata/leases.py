@@ -165,7 +165,7 @@ class MemoryLeases:
                 return True
             self._add(link, holder, now)
         # Granted first, looked at second: whoever drops the link from now on sees the grant.
-        if db.read(lambda tx: _linked(tx, repository_id, digest)):
+        if db.recall(("linked", *link), lambda tx: _linked(tx, *link), lambda _: 0):
             return True
         with self._lock:
             self._take_back(link, holder.key)

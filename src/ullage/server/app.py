@@ -16,7 +16,7 @@ from ullage.server import acr, acr_deleted, api, distribution, holds, jobs, oaut
 from ullage.server.bodies import Bodies
 from ullage.server.distribution import Face
 from ullage.server.guard import Challenge, Guard
-from ullage.server.head import Asked, raw_path, require_plain
+from ullage.server.head import Asked, raw_path
 from ullage.server.logs import RequestLog, printable, request_id_of
 from ullage.server.needs import Whom
 from ullage.server.routes import Route, Router
@@ -71,12 +71,10 @@ class App:
         self.router = router
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http":
-            await self._answer(scope, receive, send)
-        elif scope["type"] == "lifespan":
+        if scope["type"] == "lifespan":
             await self._live(receive, send)
-
-    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return
         began = time.perf_counter()
         request = Asked(scope, receive)
         scope["ullage.request_id"] = request_id_of(request.headers.get("x-request-id"))
@@ -97,7 +95,7 @@ class App:
         finally:
             self._write_log(request, status, time.perf_counter() - began)
 
-    async def _response(self, request: Request) -> Response:
+    async def _response(self, request: Asked) -> Response:
         """The answer, whatever happens."""
         try:
             return await self._handle(request)
@@ -108,13 +106,13 @@ class App:
         except Exception as error:  # noqa: BLE001 - logged, and told to the client
             return _internal_error(request, error)
 
-    async def _handle(self, request: Request) -> Response:
+    async def _handle(self, request: Asked) -> Response:
         """Find the handler, see whether the caller may use it, and ask it."""
-        parts: list[str] = []
+        parts: tuple[str, ...] = ()
         path = ""
         try:
             path = raw_path(request.scope)
-            require_plain(request.scope)
+            request.fields.require_plain(request.scope["http_version"])
             route, parts = self.router.find(request.method, path)
             # A malformed name is refused before anything is said about rights on it.
             name = self._face.name(parts[0]) if route.need.whom is Whom.REPOSITORY else None
@@ -169,7 +167,8 @@ class App:
 
 def _say_request_id(response: Response, scope: Scope) -> None:
     request_id = scope["ullage.request_id"].encode("ascii")
-    response.raw_headers += [
+    response.raw_headers = [
+        *response.raw_headers,
         (b"x-request-id", request_id),
         # az prints this one when something fails.
         (b"x-ms-correlation-request-id", request_id),

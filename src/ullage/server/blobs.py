@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 
 from starlette.requests import ClientDisconnect
@@ -13,12 +14,14 @@ from starlette.types import Receive, Scope, Send
 from ullage.oci.digest import Digest
 from ullage.oci.errors import Unavailable
 from ullage.server.threads import Threads
+from ullage.server.wire import API_VERSION, encoded
 from ullage.services.pull import BlobReader
 
 # A server keeps several pieces ready for each reader, however slow it reads.
 PIECE_BYTES = 128 * 1024
 # Up to here reading in the thread that opened the blob beats a second round.
 SMALL_BYTES = 64 * 1024
+HEADS_KEPT = 512
 # A blob is whatever somebody pushed, on our origin: no browser may run or show it.
 HEADERS = {
     "Content-Type": "application/octet-stream",
@@ -37,6 +40,12 @@ def blob_headers(digest: Digest, size: int) -> dict[str, str]:
         "Docker-Content-Digest": digest,
         "ETag": f'"{digest}"',
     }
+
+
+@lru_cache(HEADS_KEPT)
+def blob_head(digest: Digest, size: int) -> list[tuple[bytes, bytes]]:
+    """The whole blob's header fields, encoded; not to be changed."""
+    return encoded(API_VERSION | blob_headers(digest, size))
 
 
 def unchanged_headers(digest: Digest) -> dict[str, str]:
@@ -59,7 +68,9 @@ class BlobResponse(Response):
         status: int,
         headers: Mapping[str, str],
     ) -> None:
-        super().__init__(None, status, headers)
+        self.status_code = status
+        self.background = None
+        self.raw_headers = encoded(headers)
         self._threads = threads
         self._reader = reader
         self._span = span

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TypeAlias
 
 from starlette.requests import ClientDisconnect, Request
@@ -29,7 +30,14 @@ from ullage.oci.reference import (
     parse_repository_name,
     parse_tag,
 )
-from ullage.server.blobs import SMALL_BYTES, BlobResponse, blob_headers, unchanged_headers
+from ullage.server.blobs import (
+    HEADS_KEPT,
+    SMALL_BYTES,
+    BlobResponse,
+    blob_head,
+    blob_headers,
+    unchanged_headers,
+)
 from ullage.server.bodies import Bodies, Body, require_length
 from ullage.server.guard import Guard
 from ullage.server.needs import CATALOG, DELETE, KNOWN, PULL, PUSH
@@ -45,6 +53,7 @@ from ullage.server.wire import (
     content_range,
     decimal_header,
     empty_response,
+    encoded,
     error_response,
     held_range,
     json_response,
@@ -117,6 +126,10 @@ async def get_blob(face: Face, request: Request, name: str, reference: str) -> R
     if _not_modified(request, digest):
         await face.threads.read(pull.stat_blob, face.registry, repository, digest)
         return empty_response(304, unchanged_headers(digest))
+    if face.threads.inline_reads and "range" not in request.headers:
+        held = pull.held_blob(face.registry, repository, digest)
+        if held is not None:
+            return Answer.ready(200, blob_head(digest, len(held)), held)
     reader = await face.threads.submit(
         pull.open_blob, face.registry, repository, digest, read_ahead=SMALL_BYTES
     )
@@ -150,7 +163,7 @@ async def head_blob(face: Face, request: Request, name: str, reference: str) -> 
         blob = await face.threads.read(pull.stat_blob, face.registry, repository, digest)
     if _not_modified(request, digest):
         return empty_response(304, unchanged_headers(digest))
-    return empty_response(200, blob_headers(digest, blob.size))
+    return Answer.ready(200, blob_head(digest, blob.size))
 
 
 async def delete_blob(face: Face, request: Request, name: str, reference: str) -> Response:
@@ -188,18 +201,26 @@ async def get_manifest(face: Face, request: Request, name: str, reference: str) 
     if request.method == "GET":
         # Also where the client has it still and is told so. HEAD only looks.
         note_pull(face.registry, manifest.id, wanted, request.headers.get("user-agent", ""))
-    headers = {
+    if _not_modified(request, manifest.digest):
+        return Answer(304, _manifest_headers(manifest.digest))
+    head = _manifest_head(manifest.digest, manifest.media_type, len(manifest.raw))
+    return Answer.ready(200, head, b"" if request.method == "HEAD" else manifest.raw)
+
+
+def _manifest_headers(digest: Digest) -> dict[str, str]:
+    return {
         **API_VERSION,
-        "Docker-Content-Digest": manifest.digest,
-        "ETag": f'"{manifest.digest}"',
+        "Docker-Content-Digest": digest,
+        "ETag": f'"{digest}"',
         "X-Content-Type-Options": "nosniff",
     }
-    if _not_modified(request, manifest.digest):
-        return Answer(304, headers)
-    headers["Content-Type"] = manifest.media_type
-    headers["Content-Length"] = str(len(manifest.raw))
-    body = b"" if request.method == "HEAD" else manifest.raw
-    return Answer(200, headers, body)
+
+
+@lru_cache(HEADS_KEPT)
+def _manifest_head(digest: Digest, media_type: str, size: int) -> list[tuple[bytes, bytes]]:
+    """The whole manifest's header fields, encoded; not to be changed."""
+    more = {"Content-Type": media_type, "Content-Length": str(size)}
+    return encoded(_manifest_headers(digest) | more)
 
 
 async def put_manifest(face: Face, request: Request, name: str, reference: str) -> Response:

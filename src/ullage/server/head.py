@@ -6,6 +6,7 @@ decode: neither is guessed at.
 
 from __future__ import annotations
 
+from itertools import chain
 from typing import Any
 from urllib.parse import quote
 
@@ -30,6 +31,7 @@ _ONCE = frozenset(
         b"transfer-encoding",
     }
 )
+_ENCODINGS = ((b"content-encoding", b"identity"), (b"transfer-encoding", b"chunked"))
 
 
 class Fields(Headers):
@@ -40,19 +42,37 @@ class Fields(Headers):
 
     def __init__(self, scope: Scope) -> None:
         super().__init__(scope=scope)
-        self._first: dict[str, str] = {
-            name.decode("latin-1"): value.decode("latin-1")
-            for name, value in reversed([*scope["headers"]])
-        }
+        self.first: dict[bytes, bytes] = dict(reversed(self._list))
 
     def __getitem__(self, key: str) -> str:
-        return self._first[key]
+        return self.first[key.encode("latin-1")].decode("latin-1")
 
     def __contains__(self, key: object) -> bool:
-        return key in self._first
+        return isinstance(key, str) and key.encode("latin-1") in self.first
 
     def get(self, key: str, default: Any = None) -> Any:
-        return self._first.get(key, default)
+        value = self.first.get(key.encode("latin-1"))
+        return default if value is None else value.decode("latin-1")
+
+    def require_plain(self, http_version: str) -> None:
+        """Raises HeadersTooLarge, EncodingUnsupported, Unsupported for what is not plain."""
+        first, every = self.first, self._list
+        if sum(map(len, chain.from_iterable(every))) > MAX_HEADER_BYTES:
+            raise HeadersTooLarge(message=f"the headers are longer than {MAX_HEADER_BYTES} bytes")
+        if len(first) != len(every):
+            names = [name for name, _ in every]
+            for field in _ONCE:
+                if names.count(field) > 1:
+                    raise Unsupported(message=f"the header {field.decode()} is given twice")
+        # granian makes an empty one of none at all.
+        if http_version == "1.1" and not first.get(b"host"):
+            raise Unsupported(message="the header host is missing (RFC 9112, section 3.2)")
+        # Digests are of the bytes as they are, so there is nothing to be won by unpacking them.
+        for field, known in _ENCODINGS:
+            if field in first and first[field].strip().lower() != known:
+                raise EncodingUnsupported(
+                    message=f"{field.decode()}: send the body as it is, {known.decode()} at most"
+                )
 
 
 class Asked(Request):
@@ -60,11 +80,11 @@ class Asked(Request):
 
     def __init__(self, scope: Scope, receive: Receive) -> None:
         super().__init__(scope, receive)
-        self._fields = Fields(scope)
+        self.fields = Fields(scope)
 
     @property
     def headers(self) -> Headers:
-        return self._fields
+        return self.fields
 
 
 def raw_path(scope: Scope) -> str:
@@ -74,26 +94,3 @@ def raw_path(scope: Scope) -> str:
     if len(raw) > MAX_PATH_BYTES:
         raise UriTooLong(message=f"the path is longer than {MAX_PATH_BYTES} bytes")
     return raw.partition(b"?")[0].decode("latin-1")
-
-
-def require_plain(scope: Scope) -> None:
-    """Raises HeadersTooLarge, EncodingUnsupported, Unsupported for what can be read in two ways."""
-    size = 0
-    once: dict[bytes, bytes] = {}
-    for field, value in scope["headers"]:
-        size += len(field) + len(value)
-        if field in _ONCE:
-            if field in once:
-                raise Unsupported(message=f"the header {field.decode()} is given twice")
-            once[field] = value
-    if size > MAX_HEADER_BYTES:
-        raise HeadersTooLarge(message=f"the headers are longer than {MAX_HEADER_BYTES} bytes")
-    # granian makes an empty one of none at all.
-    if scope["http_version"] == "1.1" and not once.get(b"host"):
-        raise Unsupported(message="the header host is missing (RFC 9112, section 3.2)")
-    # Digests are of the bytes as they are, so there is nothing to be won by unpacking them here.
-    for field, known in ((b"content-encoding", b"identity"), (b"transfer-encoding", b"chunked")):
-        if once.get(field, known).strip().lower() != known:
-            raise EncodingUnsupported(
-                message=f"{field.decode()}: send the body as it is, {known.decode()} at most"
-            )

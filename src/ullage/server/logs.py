@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
+import random
 import re
 import sys
 from datetime import datetime
@@ -18,6 +18,9 @@ from typing import TextIO
 FLUSH_SECONDS = 0.1
 MAX_VALUE = 300
 _json = json.encoder.encode_basestring_ascii
+# A UUID's version and variant, and everything else in it.
+_VERSION_4 = 0x4 << 76 | 0x2 << 62
+_NOT_FIXED = ~(0xF << 76 | 0x3 << 62)
 _REQUEST_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 # Control characters, what a log viewer takes for a line end, and what turns a line's direction.
 _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]")
@@ -27,11 +30,9 @@ def request_id_of(header: str | None) -> str:
     """The client's own id if it is harmless, so that both sides' logs meet; else a new one."""
     if header is not None and _REQUEST_ID.fullmatch(header):
         return header
-    # RFC 9562, version 4; uuid.UUID takes five times as long to write it.
-    digits = os.urandom(16).hex()
-    variant = "89ab"[int(digits[16], 16) % 4]
-    parts = (digits[:8], digits[8:12], f"4{digits[13:16]}", variant + digits[17:20], digits[20:])
-    return "-".join(parts)
+    # RFC 9562, version 4; uuid.uuid4 takes ten times as long. It tells requests apart, and no more.
+    digits = f"{random.getrandbits(128) & _NOT_FIXED | _VERSION_4:032x}"
+    return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
 
 
 def printable(text: str) -> str:

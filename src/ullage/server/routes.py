@@ -9,11 +9,15 @@ from __future__ import annotations
 import re
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 
 from starlette.responses import Response
 
 from ullage.server.needs import Need
 from ullage.server.wire import MethodNotAllowed, NotFound, decoded_path
+
+# Paths whose routes are remembered; each may be MAX_PATH_BYTES long.
+ROUTES_KEPT = 512
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +48,10 @@ class Router:
             for path, methods in sorted(by_path.items(), key=lambda item: -item[0].count("/"))
         ]
 
-    def find(self, method: str, raw_path: str) -> tuple[Route, list[str]]:
+        # Clients ask for the same few things again and again.
+        self.find = lru_cache(ROUTES_KEPT)(self._find)
+
+    def _find(self, method: str, raw_path: str) -> tuple[Route, tuple[str, ...]]:
         """The route and the decoded parts of the path. Raises NotFound, MethodNotAllowed."""
         for marker, pattern, methods in self._table:
             # Looking for a word costs a tenth of looking for a pattern.
@@ -54,7 +61,7 @@ class Router:
             route = methods.get(method)
             if route is None:
                 raise MethodNotAllowed(method[:20], ", ".join(sorted(methods)))
-            return route, [decoded_path(part) for part in match.groups()]
+            return route, tuple(map(decoded_path, match.groups()))
         raise NotFound
 
 

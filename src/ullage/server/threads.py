@@ -19,7 +19,8 @@ class Threads:
 
     def __init__(self, size: int, *, inline_reads: bool) -> None:
         self._pool = ThreadPoolExecutor(size, thread_name_prefix="ullage")
-        self._inline_reads = inline_reads
+        # Reading metadata takes less time than changing threads.
+        self.inline_reads = inline_reads
 
     def submit(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> asyncio.Future[T]:
         """Run blocking work in a thread."""
@@ -28,7 +29,7 @@ class Threads:
 
     async def read(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run a short metadata read: here and now where that is cheaper than changing threads."""
-        if self._inline_reads:
+        if self.inline_reads:
             return work(*args, **kwargs)
         return await self.submit(work, *args, **kwargs)
 

@@ -150,6 +150,11 @@ def _field_name(name: str) -> bytes:
     return name.lower().encode("latin-1")
 
 
+def encoded(headers: Mapping[str, str]) -> list[tuple[bytes, bytes]]:
+    """Header fields as they travel."""
+    return [(_field_name(name), value.encode("latin-1")) for name, value in headers.items()]
+
+
 class Answer(Response):
     """An answer that is all there: its headers are those given, and Content-Length.
 
@@ -160,12 +165,20 @@ class Answer(Response):
         self.status_code = status
         self.background = None
         self.body = body
-        self.raw_headers = [
-            (_field_name(name), value.encode("latin-1")) for name, value in headers.items()
-        ]
+        self.raw_headers = encoded(headers)
         # RFC 9110, section 8.6: these two have none.
         if status not in (204, 304) and "Content-Length" not in headers:
             self.raw_headers.append((b"content-length", b"%d" % len(body)))
+
+    @classmethod
+    def ready(cls, status: int, head: list[tuple[bytes, bytes]], body: bytes = b"") -> Answer:
+        """With headers that were encoded before."""
+        answer = cls.__new__(cls)
+        answer.status_code = status
+        answer.background = None
+        answer.raw_headers = head
+        answer.body = body
+        return answer
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await send(

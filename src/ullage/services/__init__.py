@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -23,6 +23,7 @@ from ullage.oci.digest import Digest
 from ullage.oci.errors import StorageFull, Unavailable
 from ullage.services.hashers import Hashers
 from ullage.services.recorder import Recorder
+from ullage.services.small import SmallBlobs
 
 __all__ = ["Caller", "Limits", "Registry", "StoredObject", "store_errors"]
 
@@ -99,11 +100,20 @@ class Registry:
     hashers: Hashers = field(default_factory=Hashers)
     # Pulls that wait to be written down.
     pulls: Recorder = field(default_factory=Recorder)
+    small: SmallBlobs = field(default_factory=SmallBlobs)
 
     def read(self, work: Work[T]) -> T:
         """Run reading work; raises Unavailable if the database does not answer."""
         with _SPOKEN:
             return self.db.read(work)
+
+    def recall(self, key: Hashable, work: Work[T], weigh: Callable[[T], int]) -> T:
+        """As `read`, for what is read often: `key` says all that `work` depends on.
+
+        What it gave since the last commit it gives again; `weigh` says how many bytes that is.
+        """
+        with _SPOKEN:
+            return self.db.recall(key, work, weigh)
 
     def snapshot(self, work: Work[T]) -> T:
         """Run reading work that must see one moment."""

@@ -7,6 +7,7 @@ then carried out a batch at a time (cleaning.py). After a crash it is planned ag
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timedelta
@@ -236,28 +237,42 @@ class Refused(Exception):
 Chooser = Callable[[Registry, JobRow, Callable[[Item], None]], Chosen]
 
 
-def work(registry: Registry, choosers: Mapping[str, Chooser], token: str, n: int) -> int | None:
+def work(
+    registry: Registry,
+    choosers: Mapping[str, Chooser],
+    token: str,
+    n: int,
+    took: Callable[[float], object] = lambda seconds: None,
+) -> int | None:
     """Do some work on the oldest job that waits: plan it, or delete up to `n` items.
 
-    How many items were dealt with; None if no job waits. `token` is this worker's own.
+    How many items were dealt with; None if no job waits. `token` is this worker's own. `took` is
+    told for how many seconds a deletion kept others from writing.
     """
     now = registry.now()
-    job_id = registry.read(lambda tx: _mine_or_waiting(tx, token, now))
-    if job_id is None:
+    row = registry.read(lambda tx: _mine_or_waiting(tx, token, now))
+    if row is None:
         return None
     try:
-        return _work_on(registry, choosers, job_id, token, n)
+        if row.state == "running" and not row.cancelled:
+            if "unpulled_since" in row.request:
+                # What was pulled until now stays.
+                write_pulls(registry)
+            return _delete_some(registry, row.id, token, n, took)
+        _begin(registry, choosers, row.id, token)
     except ClaimLost:
-        return 0
+        pass
+    return 0
 
 
-def _mine_or_waiting(tx: Transaction, token: str, now: datetime) -> str | None:
-    return jobs.claimed_by(tx, token) or jobs.waiting(tx, now)
+def _mine_or_waiting(tx: Transaction, token: str, now: datetime) -> JobRow | None:
+    job_id = jobs.claimed_by(tx, token) or jobs.waiting(tx, now)
+    return None if job_id is None else jobs.find(tx, job_id)
 
 
-def _work_on(
-    registry: Registry, choosers: Mapping[str, Chooser], job_id: str, token: str, n: int
-) -> int:
+def _begin(registry: Registry, choosers: Mapping[str, Chooser], job_id: str, token: str) -> None:
+    """Plan the job, or end it where somebody has cancelled it."""
+
     def take(tx: Transaction) -> JobRow:
         row = _hold(tx, registry, job_id, token)
         if row.cancelled:
@@ -265,28 +280,27 @@ def _work_on(
         return row
 
     row = registry.write(take, freeing=True)
-    if row.cancelled:
-        return 0
-    if row.state != "running":
+    if not row.cancelled and row.state != "running":
         _plan(registry, choosers[row.kind], row, token)
-        return 0
 
-    if "unpulled_since" in row.request:
-        # What was pulled until now stays.
-        write_pulls(registry)
 
-    def batch(tx: Transaction) -> int:
+def _delete_some(
+    registry: Registry, job_id: str, token: str, n: int, took: Callable[[float], object]
+) -> int:
+    def batch(tx: Transaction) -> tuple[int, float]:
+        began = time.monotonic()
         row = _hold(tx, registry, job_id, token)
         if row.cancelled:
-            return 0
+            return 0, 0.0
         now = registry.now()
         dealt_with = clean_some(tx, registry, row, n, now)
         if not dealt_with:
             jobs.settle_rest(tx, job_id)
             jobs.change(tx, job_id, state="done", finished_at=now)
-        return dealt_with
+        return dealt_with, time.monotonic() - began
 
-    dealt_with = registry.write(batch, freeing=True)
+    dealt_with, seconds = registry.write(batch, freeing=True)
+    took(seconds)
     failpoint("job.after_batch")
     registry.wake()
     return dealt_with

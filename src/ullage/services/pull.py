@@ -25,6 +25,9 @@ log = logging.getLogger(__name__)
 REFERRERS_PAGE = 100
 REFERRERS_BYTES = 1024 * 1024
 
+# At most what a tag takes in memory.
+TAG_BYTES = 200
+
 __all__ = ["BlobReader", "Page", "ReferrersPage", "StoredBlob", "StoredManifest"]
 
 
@@ -65,7 +68,7 @@ def get_manifest(
             {"Name": name, "Revision": reference}, f"manifest {what} is not found"
         )
 
-    return registry.read(find)
+    return registry.recall(("manifest", name, reference), find, lambda found: len(found.raw))
 
 
 def stat_blob(registry: Registry, name: RepositoryName, digest: Digest) -> StoredBlob:
@@ -77,7 +80,9 @@ def stat_blob(registry: Registry, name: RepositoryName, digest: Digest) -> Store
 
 
 def _find_blob(registry: Registry, name: RepositoryName, digest: Digest) -> StoredBlob:
-    blob = registry.read(lambda tx: content.find_blob(tx, name, digest))
+    blob = registry.recall(
+        ("blob", name, digest), lambda tx: content.find_blob(tx, name, digest), lambda _: 0
+    )
     if blob is None:
         raise BlobUnknown({"digest": digest})
     return blob
@@ -125,6 +130,11 @@ class BlobReader:
         self._reader.close()
 
 
+def held_blob(registry: Registry, name: RepositoryName, digest: Digest) -> bytes | None:
+    """A blob's bytes if they are in memory. Raises BlobUnknown, Locked."""
+    return registry.small.get(stat_blob(registry, name, digest).key)
+
+
 def open_blob(
     registry: Registry, name: RepositoryName, digest: Digest, *, read_ahead: int = 0
 ) -> BlobReader:
@@ -145,6 +155,8 @@ def open_blob(
         if reader.size != blob.size:
             raise _damaged(digest, f"{reader.size} bytes instead of {blob.size}")
         first = reader.read_at(0, blob.size) if 0 < blob.size <= read_ahead else b""
+        if len(first) == blob.size:
+            registry.small.keep(blob.key, first)
         return BlobReader(reader, first)
     except OSError as error:
         reader.close()
@@ -164,13 +176,13 @@ def _damaged(digest: Digest, what: str) -> Unavailable:
 def list_tags(registry: Registry, name: RepositoryName, n: int, last: str | None) -> Page:
     """Up to `n` tags after `last`. Raises NameUnknown."""
 
-    def find(tx: Transaction) -> list[str]:
+    def find(tx: Transaction) -> Page:
         repository_id = content.find_repository(tx, name)
         if repository_id is None or not content.repository_exists(tx, name):
             raise NameUnknown({"name": name})
-        return content.list_tags(tx, repository_id, n + 1, last)
+        return _page(content.list_tags(tx, repository_id, n + 1, last), n)
 
-    return _page(registry.read(find), n)
+    return registry.recall(("tags", name, n, last), find, lambda page: TAG_BYTES * len(page.items))
 
 
 def list_repositories(registry: Registry, n: int, last: str | None, principal: Principal) -> Page:

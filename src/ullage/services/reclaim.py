@@ -22,7 +22,8 @@ from ullage.services.push import end_upload
 log = logging.getLogger(__name__)
 
 REVIEW_BATCH = 200
-RECLAIM_BATCH = 500
+# Each batch syncs up to 256 directories: the more it erases, the fewer times.
+RECLAIM_BATCH = 2000
 ERASE_BATCH = 200
 # A worker that dies with tombstones in hand keeps others from them for this long.
 RECLAIM_CLAIM = timedelta(seconds=60)

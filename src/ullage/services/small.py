@@ -1,0 +1,40 @@
+"""The bytes of small blobs that were asked for lately: image configs, mostly.
+
+A storage key names the same bytes for ever, so they may be kept in memory. Whether somebody may
+have them is asked of the database each time.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+
+# Of one blob, and of all of them together.
+LARGEST_BYTES = 64 * 1024
+TOGETHER_BYTES = 8 * 1024 * 1024
+
+
+class SmallBlobs:
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        # By storage key, what was asked for last at the end.
+        self._held: OrderedDict[str, bytes] = OrderedDict()
+        self._room = TOGETHER_BYTES
+
+    def get(self, key: str) -> bytes | None:
+        with self._lock:
+            held = self._held.get(key)
+            if held is not None:
+                self._held.move_to_end(key)
+            return held
+
+    def keep(self, key: str, data: bytes) -> None:
+        """Hold all of a blob's bytes, if they are few."""
+        if not 0 < len(data) <= LARGEST_BYTES:
+            return
+        with self._lock:
+            if key not in self._held:
+                self._held[key] = data
+                self._room -= len(data)
+            while self._room < 0:
+                self._room += len(self._held.popitem(last=False)[1])
