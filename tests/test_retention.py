@@ -157,6 +157,9 @@ def test_a_rule_that_is_not_understood_is_refused(rule: Any) -> None:
         {"rule": []},
         {"every": "1m"},
         {"every": 1},
+        {"max_manifests": "10"},
+        {"max_bytes": "10 parsecs"},
+        {"max_bytes": -1},
         {"enabled": "yes"},
     ],
 )
@@ -179,7 +182,13 @@ def test_what_is_written_down_is_what_was_read() -> None:
         },
     ]
     assert [rule_document(rule) for rule in parse_rules(rules)] == rules
-    document = {"enabled": False, "every": "12h", "rules": rules}
+    document = {
+        "enabled": False,
+        "every": "12h",
+        "max_manifests": 1000,
+        "max_bytes": 10**9,
+        "rules": rules,
+    }
     assert retention_document(parse_retention(document, Untagged())) == document
     assert [rule.name for rule in parse_rules([UNTAGGED, {"tags": "x", "keep": True}])] == [
         *("rule 1", "rule 2")

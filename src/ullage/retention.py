@@ -17,7 +17,7 @@ from enum import Enum
 from typing import Any, NamedTuple
 
 from ullage.oci.errors import ValueInvalid, shown
-from ullage.policy import Rail, parse_duration
+from ullage.policy import Rail, parse_duration, parse_size
 from ullage.pullers import RECENTLY
 
 MAX_RULES = 100
@@ -79,6 +79,9 @@ class Retention:
 
     enabled: bool = True
     every: timedelta = USUAL_EVERY
+    # How much one run may delete: beyond, it deletes nothing.
+    max_manifests: int | None = None
+    max_bytes: int | None = None
     rules: tuple[Rule, ...] = ()
     untagged: Untagged = Untagged()
 
@@ -92,18 +95,29 @@ class Retention:
 
 
 def parse_retention(document: Mapping[str, Any], untagged: Untagged) -> Retention:
-    """`{"enabled": true, "every": "24h", "rules": [{…}]}`. Raises ValueInvalid.
+    """`{"enabled": true, "every": "24h", "max_bytes": "1TB", "rules": [{…}]}`. Raises ValueInvalid.
 
     A misspelt word is an error: it must not mean "without that condition".
     """
-    _only(document, {"enabled", "every", "rules"}, "the policy")
+    known = {"enabled", "every", "max_manifests", "max_bytes", "rules"}
+    _only(document, known, "the policy")
     enabled = document.get("enabled", True)
     if not isinstance(enabled, bool):
         raise ValueInvalid(message="enabled: expected true or false")
     every = _duration(document, "every", "the policy") or USUAL_EVERY
     if every < SHORTEST_EVERY:
         raise ValueInvalid(message="every: at least 10m")
-    return Retention(enabled, every, parse_rules(document.get("rules", [])), untagged)
+    size = document.get("max_bytes")
+    return Retention(
+        enabled=enabled,
+        every=every,
+        max_manifests=_number(document, "max_manifests", "the policy"),
+        max_bytes=parse_size(size)
+        if isinstance(size, str)
+        else _number(document, "max_bytes", "the policy"),
+        rules=parse_rules(document.get("rules", [])),
+        untagged=untagged,
+    )
 
 
 def parse_rules(value: object) -> tuple[Rule, ...]:
@@ -131,11 +145,9 @@ def _rule(value: object, number: int) -> Rule:
     tags, untagged = _text(value, "tags", name), value.get("untagged", False)
     if not isinstance(untagged, bool) or (tags is None) != untagged:
         raise ValueInvalid(message=f'{name}: expected either "tags" or "untagged": true')
-    keep, newest = value.get("keep", False), value.get("keep_newest", 0)
+    keep, newest = value.get("keep", False), _number(value, "keep_newest", name) or 0
     if not isinstance(keep, bool):
         raise ValueInvalid(message=f"{name}: keep: expected true or false")
-    if not isinstance(newest, int) or isinstance(newest, bool) or newest < 0:
-        raise ValueInvalid(message=f"{name}: keep_newest: expected a whole number")
     rule = Rule(
         name=name[:MAX_NAME],
         repositories=_text(value, "repositories", name) or ".*",
@@ -166,6 +178,15 @@ def _text(value: Mapping[str, Any], name: str, whose: str) -> str | None:
     if text is not None and (not isinstance(text, str) or not text):
         raise ValueInvalid(message=f"{whose}: {name}: expected a text")
     return text
+
+
+def _number(value: Mapping[str, Any], name: str, whose: str) -> int | None:
+    number = value.get(name)
+    if number is not None and (
+        not isinstance(number, int) or isinstance(number, bool) or number < 0
+    ):
+        raise ValueInvalid(message=f"{whose}: {name}: expected a whole number")
+    return number
 
 
 def _duration(value: Mapping[str, Any], name: str, whose: str) -> timedelta | None:
@@ -221,9 +242,11 @@ def _spelled(duration: timedelta | None) -> str | None:
 
 def retention_document(retention: Retention) -> dict[str, Any]:
     """What `parse_retention` reads."""
+    caps = {"max_manifests": retention.max_manifests, "max_bytes": retention.max_bytes}
     return {
         "enabled": retention.enabled,
         "every": _spelled(retention.every),
+        **{name: value for name, value in caps.items() if value is not None},
         "rules": [rule_document(rule) for rule in retention.rules],
     }
 

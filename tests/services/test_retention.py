@@ -259,6 +259,22 @@ def test_rules_do_not_take_too_much_unless_they_say_so(
     assert tags(registry) == left
 
 
+@pytest.mark.parametrize("cap", [{"max_manifests": 1}, {"max_bytes": "10B"}])
+def test_a_run_that_would_go_beyond_a_cap_deletes_nothing(
+    registry: Registry, cap: dict[str, Any]
+) -> None:
+    """peers.md row 23: absolute caps for each run."""
+    for tag in ("old-1", "old-2", "a", "b", "c"):
+        image(registry, tag)
+    wait_days(registry, 40)
+    rules(registry, OLD, **cap)
+    job = run(registry)
+    assert (job["state"], job["tags_deleted"]) == ("refused", 0)
+    assert [each["rail"] for each in job["warnings"]] == [next(iter(cap)).replace("_", "-")]
+    rules(registry, OLD, max_manifests=2, max_bytes="1GB")
+    assert run(registry)["manifests_deleted"] == 2
+
+
 def test_one_rule_does_not_allow_what_another_one_takes(registry: Registry) -> None:
     for tag in ("a-1", "b-1", "c"):
         image(registry, tag)
@@ -398,7 +414,7 @@ def test_explain_says_which_rule_decides_and_why(registry: Registry) -> None:
     )
     assert said("new") == (False, None, "no rule is about it")
     assert said(orphan) == (True, "orphans", "updated at 2026-01-01T00:00:00+00:00, pulled: never")
-    assert said(child) == (False, None, "an index or a subject holds it")
+    assert said(child) == (False, None, "an index holds it, and goes with it or keeps it")
     assert said(old) == (True, None, "all of its tags go")
     with pytest.raises(ManifestUnknown):
         said("nothing")

@@ -243,6 +243,7 @@ def _queue(
         # Whatever was pulled since is not deleted: at least all that is not known by now.
         "unpulled_since": (now if allowed else now - RECENTLY).isoformat(),
         "dry_run": dry_run,
+        "caps": {"max_manifests": retention.max_manifests, "max_bytes": retention.max_bytes},
         "repositories": [
             {"id": repository_id, "repository": name, "named": True}
             for repository_id, name in candidates.repositories(tx)
@@ -416,24 +417,28 @@ def explain_retention(
     """
     write_pulls(registry)
 
-    def read(tx: Transaction) -> tuple[int, int, list[Tag], Retention]:
+    def read(tx: Transaction) -> tuple[int, int, list[Tag], bool, Retention]:
         repository_id = content.find_repository(tx, name)
         if repository_id is None or not content.repository_exists(tx, name):
             raise NameUnknown({"name": name})
         found = content.get_manifest(tx, name, reference)
         if found is None:
             raise ManifestUnknown({"name": name, "reference": reference})
-        return repository_id, found.id, content.tags_of(tx, [found.id]), find_retention(tx)
+        tags = content.tags_of(tx, [found.id])
+        listed = bool(content.parents_of(tx, [found.id]))
+        return repository_id, found.id, tags, listed, find_retention(tx)
 
-    repository_id, manifest_id, tags, retention = registry.read(read)
+    repository_id, manifest_id, tags, listed, retention = registry.read(read)
     answer: dict[str, Any] = {"repository": name, "reference": reference}
     deciding = decider(compiled(retention.in_force()), name, registry.now())
     if deciding is None:
         return answer | _said(None)
+    if isinstance(reference, Digest) and listed:
+        return answer | _said(None, "an index holds it, and goes with it or keeps it")
     if isinstance(reference, Digest) and not tags:
         found = _first(judged_orphans(registry, repository_id, deciding), id_=manifest_id)
         if found is None:
-            return answer | _said(None, "an index or a subject holds it")
+            return answer | _said(None, "it belongs to an image that is there")
         return answer | _said(found)
     wanted = set(tags) if isinstance(reference, Digest) else {reference}
     verdicts = {
