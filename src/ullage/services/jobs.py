@@ -158,7 +158,7 @@ def shown(row: JobRow) -> dict[str, Any]:
         "freed_bytes": row.freed_bytes,
         "freed_later_bytes": row.leased_bytes,
     }
-    found = {"repositories": [], "warnings": [], "notes": [], "operation": None}
+    found: dict[str, Any] = {"repositories": [], "warnings": [], "notes": [], "operation": None}
     return document | found | row.findings
 
 
