@@ -22,12 +22,9 @@ _NO_LIMITS = ManifestLimits(2**53, 1000, 2**53, 2**53)
 def judge_repository(repository: inspect.RepositoryFacts) -> Iterator[Issue]:
     name = repository.name
     subject = f"repository {name if name is not None else repository.key}"
-    if name is None:
-        message = "has no name, is not being erased, and no operation keeps it for a restore"
-        yield issue_of("I32", "corruption", subject, message)
     try:
-        if name is not None:
-            parse_repository_name(name, max_length=len(name))
+        # One without a name is erased, or kept by an operation and then has the one it had.
+        parse_repository_name(name or "", max_length=len(name or ""))
     except NameInvalid as error:
         yield issue_of("I5", "corruption", subject, error.message)
     wrong = [
