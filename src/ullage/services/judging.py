@@ -82,9 +82,14 @@ def judge_stalled(job: inspect.JobFacts) -> Iterator[Issue]:
 
 
 def judge_kept(kept: inspect.KeptFacts) -> Iterator[Issue]:
-    state = "is being erased" if kept.erased else f"is live, as {kept.live_name}"
     subject = f"soft-deleted repository {kept.name}"
-    yield issue_of("I32", "corruption", subject, f"is kept for a restore, but {state}")
+    if kept.erased:
+        yield issue_of("I32", "corruption", subject, "is kept for a restore, but is gone or going")
+    if kept.live_name is not None:
+        message = f"is kept for a restore, but is live, as {kept.live_name}"
+        yield issue_of("I32", "corruption", subject, message)
+    if kept.operation is None:
+        yield issue_of("I32", "corruption", subject, "is kept by no operation: nobody finds it")
 
 
 def judge_empty(operation: inspect.OperationFacts) -> Iterator[Issue]:
