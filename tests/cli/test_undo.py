@@ -37,7 +37,8 @@ def answer(done: Done) -> Any:
 
 
 def digest_of(client: httpx.Client, name: str, tag: str) -> str | None:
-    found = client.get(f"/v2/{name}/manifests/{tag}").headers.get("Docker-Content-Digest")
+    answer = client.get(f"/v2/{name}/manifests/{tag}")
+    found: str | None = answer.headers.get("Docker-Content-Digest")
     return found
 
 

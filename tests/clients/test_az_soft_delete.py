@@ -31,7 +31,8 @@ class Bin(NamedTuple):
         """What a tag points to."""
         repository, _, tag = image.partition(":")
         answer = self.registry.http.get(f"/v2/{repository}/manifests/{tag}")
-        return answer.headers.get("Docker-Content-Digest")
+        digest: str | None = answer.headers.get("Docker-Content-Digest")
+        return digest
 
 
 @pytest.fixture(scope="module")

@@ -47,16 +47,22 @@ def listing(client: httpx.Client, name: str) -> list[tuple[str, object]]:
     return [(each["digest"], each["tags"]) for each in found]
 
 
+def bill(client: httpx.Client) -> dict[str, int]:
+    found: dict[str, int] = client.get("/api/v1/usage").json()["registry"]
+    return found
+
+
 def test_harbor_22039_the_trash_gives_back_what_was_thrown_away(client: httpx.Client) -> None:
     """Harbor has a table of trash and no way back: here it is one call, by one id."""
     name = "harbor/22039"
     push_signed_index(client, name)
-    before, bill = listing(client, name), client.get("/api/v1/usage").json()["registry"]
+    before, tagged = listing(client, name), bill(client)["tagged_bytes"]
     operation = client.delete(f"/acr/v1/{name}").headers["Ullage-Operation"]
     assert client.get(f"/acr/v1/{name}").status_code == 404
+    assert bill(client)["soft_deleted_bytes"] == tagged
     assert client.post(f"/api/v1/deleted/{operation}/restore").status_code == 200
     assert listing(client, name) == before
-    assert client.get("/api/v1/usage").json()["registry"] == bill
+    assert (bill(client)["soft_deleted_bytes"], bill(client)["tagged_bytes"]) == (0, tagged)
 
 
 def test_acr_813_soft_delete_is_recursive_frees_on_demand_and_blocks_no_push(

@@ -325,6 +325,39 @@ def tombstone(
     )
 
 
+def operation(site: Site, id_: str, *, days_ago: int = 0, tag: str | None = None) -> None:
+    """Something that was deleted softly: nothing, or a tag."""
+    at = int((site.clock().timestamp() - days_ago * 86400) * 1_000_000)
+    site.sql(
+        "INSERT INTO operations (id, kind, subject, deleted_at, counts_from)"
+        " VALUES (:id, 'tag.delete', '', :at, :at)",
+        id=id_,
+        at=at,
+    )
+    if tag is not None:
+        site.sql(
+            "INSERT INTO deleted_tags (operation_id, repository, name, digest, created_at,"
+            " updated_at) VALUES (:id, 'app', :tag, 'sha256:0', 1, 1)",
+            id=id_,
+            tag=tag,
+        )
+
+
+def keep(id_: str | None, where: str) -> Callable[[Site], None]:
+    """Repositories that an operation keeps, or one that there is not."""
+
+    def do(site: Site) -> None:
+        if id_ is not None:
+            operation(site, id_)
+        site.sql(
+            "INSERT INTO kept_repositories (repository_id, operation_id, name)"
+            f" SELECT id, :id, name FROM repositories WHERE {where}",
+            id=id_ or "nobody",
+        )
+
+    return do
+
+
 def bury_the_wrong_size(site: Site) -> None:
     key = "ab" * 16
     site.registry.blobs.create(key)
@@ -537,6 +570,16 @@ ROWS = [
             " findings) VALUES ('x', 'purge', 'queued', '', '', '', 1, '{}', '{}')"
         ),
         "I31",
+        "leak",
+        mended=False,
+    ),
+    corruption("a repository is live and kept", keep("x", "name IS NOT NULL"), "I32"),
+    corruption("a repository is kept by nobody", keep(None, "name IS NOT NULL"), "I32", also="I29"),
+    harmless("an operation keeps nothing", lambda site: operation(site, "x"), "I32", "hygiene"),
+    harmless(
+        "an operation is overdue",
+        lambda site: operation(site, "x", days_ago=8, tag="v9"),
+        "I33",
         "leak",
         mended=False,
     ),

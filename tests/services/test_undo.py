@@ -364,7 +364,8 @@ def test_a_tag_that_points_elsewhere_by_now_is_not_overwritten_unless_forced(
     new = image(registry, "v1", b"new")
     with pytest.raises(RestoreConflict, match="app:v1 points to something else") as caught:
         restore_operation(registry, operation, ALICE)
-    assert caught.value.detail["tags"] == [{"tag": "v1", "digest": new, "deleted": old}]
+    named = {"tag": "v1", "digest": new, "deleted": old}
+    assert caught.value.detail == {"name": "app", "tags": [named]}
     assert one_tag(registry, "v1") == new
     restored = restore_operation(registry, operation, ALICE, force=True)
     assert (one_tag(registry, "v1"), restored.overwritten) == (old, [(APP, V1)])

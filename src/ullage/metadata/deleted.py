@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from datetime import datetime
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
@@ -90,8 +90,7 @@ def repositories(
     if last is not None:
         query = query.where(_kept.c.name > last)
     return [
-        DeletedRepository(RepositoryName(row[0]), *map(from_moment, row[1:]))
-        for row in tx.execute(query)
+        DeletedRepository(RepositoryName(row[0]), *_moments(row[1:4])) for row in tx.execute(query)
     ]
 
 
@@ -144,8 +143,13 @@ def manifest(tx: Transaction, name: RepositoryName, digest: Digest) -> DeletedMa
     return None
 
 
-def _manifest(row: sa.Row[tuple[str, int, int, int, int, int]]) -> DeletedManifest:
-    return DeletedManifest(Digest(row[0]), *map(from_moment, row[1:4]), row[4], row[5])
+def _manifest(row: Sequence[Any]) -> DeletedManifest:
+    return DeletedManifest(Digest(row[0]), *_moments(row[1:4]), row[4], row[5])
+
+
+def _moments(row: Sequence[Any]) -> tuple[datetime, datetime, datetime]:
+    first, second, third = map(from_moment, row)
+    return first, second, third
 
 
 def tags(
@@ -200,6 +204,6 @@ def tags(
         place = sa.tuple_(*map(sa.literal, after))
         query = query.where(sa.tuple_(*order[:3]) > place)
     return [
-        DeletedTag(Tag(row[0]), Digest(row[1]), *map(from_moment, row[2:5]), row[5], row[6])
+        DeletedTag(Tag(row[0]), Digest(row[1]), *_moments(row[2:5]), row[5], row[6])
         for row in tx.execute(query.order_by(*order).limit(n))
     ]

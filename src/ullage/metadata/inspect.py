@@ -493,12 +493,13 @@ def stalled_jobs(tx: Transaction, which: Which[str], before: datetime) -> list[J
 
 
 class KeptFacts(NamedTuple):
-    """A repository that an operation keeps, and that is live, erased or not there all the same."""
+    """A repository that is kept and also live, being erased or not there; or by no operation."""
 
     key: int
     name: str
     live_name: str | None
     erased: bool
+    operation: str | None
 
 
 class OperationFacts(NamedTuple):
@@ -516,10 +517,13 @@ def odd_kept(tx: Transaction, which: Which[int]) -> list[KeptFacts]:
             _kept.c.name,
             _repositories.c.name,
             sa.or_(_repositories.c.deleted_at.is_not(None), _repositories.c.id.is_(None)),
+            _operations.c.id,
         )
         .outerjoin(_repositories, _repositories.c.id == _kept.c.repository_id)
+        .outerjoin(_operations, _operations.c.id == _kept.c.operation_id)
         .where(
             sa.or_(
+                _operations.c.id.is_(None),
                 _repositories.c.name.is_not(None),
                 _repositories.c.deleted_at.is_not(None),
                 _repositories.c.id.is_(None),
@@ -527,7 +531,7 @@ def odd_kept(tx: Transaction, which: Which[int]) -> list[KeptFacts]:
         )
     )
     chosen = _choose(query, (_kept.c.repository_id,), which)
-    return [KeptFacts(row[0], row[1], row[2], bool(row[3])) for row in tx.execute(chosen)]
+    return [KeptFacts(row[0], row[1], row[2], bool(row[3]), row[4]) for row in tx.execute(chosen)]
 
 
 def empty_operations(tx: Transaction, which: Which[str]) -> list[OperationFacts]:

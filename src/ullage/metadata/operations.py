@@ -263,13 +263,6 @@ def show_repository(tx: Transaction, kept: Kept) -> None:
     tx.change(_GIVE_NAME, repository_id=kept.repository_id, name=kept.name)
 
 
-_ANY_KEPT = Statement(sa.select(_kept.c.repository_id).limit(1))
-
-
-def anything_kept(tx: Transaction) -> bool:
-    return tx.row(_ANY_KEPT) is not None
-
-
 # --- tags -----------------------------------------------------------------------------------------
 
 

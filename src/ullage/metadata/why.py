@@ -11,6 +11,7 @@ import sqlalchemy as sa
 from ullage.metadata import schema
 from ullage.metadata.database import Transaction
 from ullage.metadata.moments import from_moment
+from ullage.metadata.statements import Statement, among
 from ullage.oci.digest import Digest
 
 _repositories = schema.repositories
@@ -43,13 +44,41 @@ class Waiting(NamedTuple):
 
 
 def manifests_called(tx: Transaction, digest: Digest) -> list[Place]:
-    """Where a manifest of this digest is: one look into each repository."""
-    query = (
-        _PLACES.join(_manifests, _manifests.c.repository_id == _repositories.c.id)
-        .where(_manifests.c.digest == digest, _NAMED.is_not(None))
-        .order_by(_NAMED, _repositories.c.id)
+    """Where a manifest of this digest is: one look into each repository, then each hidden one."""
+    live = (
+        sa.select(
+            _repositories.c.id,
+            _repositories.c.name,
+            _manifests.c.id,
+            _manifests.c.digest,
+            _manifests.c.subject,
+            sa.null(),
+            sa.null(),
+        )
+        .join(_manifests, _manifests.c.repository_id == _repositories.c.id)
+        .where(_manifests.c.digest == digest, _repositories.c.name.is_not(None))
+        .order_by(_repositories.c.name)
     )
-    return [_place(row) for row in tx.execute(query)]
+    return [_place(row) for row in tx.execute(live)] + _kept_called(tx, digest)
+
+
+def _kept_called(tx: Transaction, digest: Digest) -> list[Place]:
+    hidden = sa.select(
+        _kept.c.repository_id, _kept.c.name, _operations.c.id, _operations.c.counts_from
+    ).join(_operations, _operations.c.id == _kept.c.operation_id)
+    kept = {row[0]: row[1:] for row in tx.execute(hidden)}
+    rows = tx.rows(_THERE, ids=kept.keys(), digest=digest) if kept else ()
+    places = [
+        _place((row[0], kept[row[0]][0], row[1], digest, row[2], *kept[row[0]][1:])) for row in rows
+    ]
+    return sorted(places, key=lambda place: (place.repository, place.repository_id))
+
+
+_THERE = Statement(
+    sa.select(_manifests.c.repository_id, _manifests.c.id, _manifests.c.subject).where(
+        among(_manifests.c.repository_id, "ids"), _manifests.c.digest == sa.bindparam("digest")
+    )
+)
 
 
 def manifests_referring(tx: Transaction, digest: Digest) -> list[Place]:

@@ -22,12 +22,9 @@ _NO_LIMITS = ManifestLimits(2**53, 1000, 2**53, 2**53)
 def judge_repository(repository: inspect.RepositoryFacts) -> Iterator[Issue]:
     name = repository.name
     subject = f"repository {name if name is not None else repository.key}"
-    if name is None:
-        message = "has no name, is not being erased, and no operation keeps it for a restore"
-        yield issue_of("I32", "corruption", subject, message)
     try:
-        if name is not None:
-            parse_repository_name(name, max_length=len(name))
+        # One without a name is erased, or kept by an operation and then has the one it had.
+        parse_repository_name(name or "", max_length=len(name or ""))
     except NameInvalid as error:
         yield issue_of("I5", "corruption", subject, error.message)
     wrong = [
@@ -85,9 +82,14 @@ def judge_stalled(job: inspect.JobFacts) -> Iterator[Issue]:
 
 
 def judge_kept(kept: inspect.KeptFacts) -> Iterator[Issue]:
-    state = "is being erased" if kept.erased else f"is live, as {kept.live_name}"
     subject = f"soft-deleted repository {kept.name}"
-    yield issue_of("I32", "corruption", subject, f"is kept for a restore, but {state}")
+    if kept.erased:
+        yield issue_of("I32", "corruption", subject, "is kept for a restore, but is gone or going")
+    if kept.live_name is not None:
+        message = f"is kept for a restore, but is live, as {kept.live_name}"
+        yield issue_of("I32", "corruption", subject, message)
+    if kept.operation is None:
+        yield issue_of("I32", "corruption", subject, "is kept by no operation: nobody finds it")
 
 
 def judge_empty(operation: inspect.OperationFacts) -> Iterator[Issue]:
