@@ -177,9 +177,9 @@ class Worker:
     def _do_jobs(self) -> None:
         n, failures = SMALLEST_BATCH, 0
         while not self._stop.is_set():
-            began = time.monotonic()
+            watch = Stopwatch()
             try:
-                done = jobs.work(self._registry, CHOOSERS, self._token, n)
+                done = jobs.work(self._registry, CHOOSERS, self._token, n, watch)
                 failures = 0
             except Exception as error:
                 failures += 1
@@ -189,10 +189,9 @@ class Worker:
                 continue
             if done is None:
                 return
-            took = time.monotonic() - began
             if done == n:
-                n = next_batch(n, took)
-            self._stop.wait(min(took, BATCH_SECONDS))
+                n = next_batch(n, watch.seconds)
+            self._stop.wait(min(watch.seconds, BATCH_SECONDS))
 
     def _note_failure(self, error: Exception) -> None:
         try:
@@ -218,6 +217,18 @@ class Worker:
                 return
             time.sleep(RECONCILE_PAUSE_SECONDS)
             yield found
+
+
+class Stopwatch:
+    """How long something took that goes on between others: not what it waited for."""
+
+    seconds = 0.0
+
+    def __enter__(self) -> None:
+        self._began = time.monotonic()
+
+    def __exit__(self, *_: object) -> None:
+        self.seconds += time.monotonic() - self._began
 
 
 def next_batch(n: int, seconds: float) -> int:

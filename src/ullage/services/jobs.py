@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
@@ -223,17 +224,24 @@ class Refused(Exception):
 Chooser = Callable[[Registry, JobRow, Callable[[Item], None]], Chosen]
 
 
-def work(registry: Registry, choosers: Mapping[str, Chooser], token: str, n: int) -> int | None:
+def work(
+    registry: Registry,
+    choosers: Mapping[str, Chooser],
+    token: str,
+    n: int,
+    writing: AbstractContextManager[Any] | None = None,
+) -> int | None:
     """Do some work on the oldest job that waits: plan it, or delete up to `n` items.
 
-    How many items were dealt with; None if no job waits. `token` is this worker's own.
+    How many items were dealt with; None if no job waits. `token` is this worker's own. `writing` is
+    entered while a batch keeps other writers waiting.
     """
     now = registry.now()
     job_id = registry.read(lambda tx: _mine_or_waiting(tx, token, now))
     if job_id is None:
         return None
     try:
-        return _work_on(registry, choosers, job_id, token, n)
+        return _work_on(registry, choosers, job_id, token, n, writing or nullcontext())
     except ClaimLost:
         return 0
 
@@ -243,35 +251,41 @@ def _mine_or_waiting(tx: Transaction, token: str, now: datetime) -> str | None:
 
 
 def _work_on(
-    registry: Registry, choosers: Mapping[str, Chooser], job_id: str, token: str, n: int
+    registry: Registry,
+    choosers: Mapping[str, Chooser],
+    job_id: str,
+    token: str,
+    n: int,
+    writing: AbstractContextManager[Any],
 ) -> int:
-    def take(tx: Transaction) -> JobRow:
+    def take(tx: Transaction) -> tuple[JobRow, int]:
+        """Claim it; what is planned already goes on in the same transaction."""
         row = _hold(tx, registry, job_id, token)
         if row.cancelled:
             jobs.change(tx, job_id, state="cancelled", finished_at=registry.now())
-        return row
+        if row.cancelled or row.state != "running":
+            return row, 0
+        with writing:
+            return row, _clean(tx, registry, row, n)
 
-    row = registry.write(take, freeing=True)
+    row, dealt_with = registry.write(take, freeing=True)
     if row.cancelled:
         return 0
     if row.state != "running":
         _plan(registry, choosers[row.kind], row, token)
         return 0
-
-    def batch(tx: Transaction) -> int:
-        row = _hold(tx, registry, job_id, token)
-        if row.cancelled:
-            return 0
-        now = registry.now()
-        dealt_with = clean_some(tx, registry, row, n, now)
-        if not dealt_with:
-            jobs.settle_rest(tx, job_id)
-            jobs.change(tx, job_id, state="done", finished_at=now)
-        return dealt_with
-
-    dealt_with = registry.write(batch, freeing=True)
     failpoint("job.after_batch")
     registry.wake()
+    return dealt_with
+
+
+def _clean(tx: Transaction, registry: Registry, row: JobRow, n: int) -> int:
+    """Delete up to `n` items; if there is none left, the job is done."""
+    now = registry.now()
+    dealt_with = clean_some(tx, registry, row, n, now)
+    if not dealt_with:
+        jobs.settle_rest(tx, row.id)
+        jobs.change(tx, row.id, state="done", finished_at=now)
     return dealt_with
 
 

@@ -263,7 +263,7 @@ def show_usage(call: Call) -> Answer:
     if "registry" not in data:
         raise Failure("show-usage is for those who may read all repositories.")
     used = {"Size": ("Bytes", data["registry"]["disk_bytes"])}
-    used |= {name: ("Count", 0) for name in _AZURE_COUNTS}
+    used |= dict.fromkeys(_AZURE_COUNTS, ("Count", 0))
     # There is no limit but the disk.
     value = [
         {"name": name, "limit": -1, "currentValue": current, "unit": unit}
