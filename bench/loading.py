@@ -22,7 +22,9 @@ from ullage.metadata.moments import moment
 from ullage.metadata.statements import Statement
 from ullage.oci.manifest import parse_manifest
 
-WRITTEN_TOGETHER = 5000
+# Digests are random, so that each transaction touches pages everywhere: few large ones, in memory.
+WRITTEN_TOGETHER = 50_000
+CACHE = "PRAGMA cache_size = -1000000"
 UPLOADS_KEPT = timedelta(hours=24)
 PROMISED = timedelta(hours=1)
 
@@ -44,6 +46,7 @@ class Loader:
 
     def load(self, pushes: Iterable[Made | Unfinished]) -> int:
         """How many manifests that were."""
+        self._db.write(lambda tx: tx.execute(sa.text(CACHE)).close())
         some: Rows = {name: [] for name in _TABLES}
         for each in pushes:
             if isinstance(each, Made):

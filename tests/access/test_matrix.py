@@ -96,6 +96,7 @@ TABLE = (
     Row("POST", "/oauth2/token", "anybody", 200, 200),
     Row("POST", "/oauth2/exchange", "anybody", 401, 401),
     Row("POST", "/api/v1/plans", "known", 201, 404, METADATA),
+    Row("POST", "/api/v1/suggest", "known", 201, 404, METADATA | DELETION),
     Row("GET", "/api/v1/plans/{plan}", "known", 200, 404, METADATA, 404),
     Row("POST", "/api/v1/plans/{plan}/apply", "known", 200, 404, METADATA, 404, DELETION),
     Row("GET", "/api/v1/usage", "known", 200, 404, METADATA),
@@ -257,6 +258,8 @@ class Attempt:
                 content = b'{"dry_run": true}'
             case _, "explain":
                 path += f"?repository={repository}&tag=v1"
+            case "POST", "suggest":
+                content = json.dumps({"free": 1, "repositories": [repository]}).encode()
             case "POST", "purge":
                 content = json.dumps(_harmless_purge(repository)).encode()
             case _, "{job}" | "items":
@@ -273,16 +276,8 @@ class Attempt:
                 path += f"?repository={repository}"
             case _, "{operation}" | "restore":
                 fill["operation"] = self._operation(repository)[0] if there else BAIT
-            case "POST", "locks":
-                content = json.dumps(_lock(repository, "1ms")).encode()
-            case "DELETE", "locks":
-                if there and fresh:
-                    self.house.client.post(
-                        "/api/v1/locks",
-                        json=_lock(repository, "1h"),
-                        headers=self.house.basic("admin"),
-                    )
-                path += f"?repository={repository}&tag=v1"
+            case "POST" | "DELETE", "locks":
+                return self._lock_status(row.method, repository, placed=there and fresh)
             case _, "locks":
                 path += f"?repository={repository}"
             case _, "usage":
@@ -320,6 +315,21 @@ class Attempt:
         client.patch(path, json={"status": "disabled"}, headers=admin)
         return gone.headers["Ullage-Operation"], digest
 
+    def _lock_status(self, method: str, repository: str, *, placed: bool) -> int:
+        """As status; no lock is left behind that would keep others from deleting."""
+        body = {"repository": repository, "tag": "v1", "reason": "the matrix"}
+        place = ("POST", "/api/v1/locks", json.dumps(body).encode())
+        lift = ("DELETE", f"/api/v1/locks?repository={repository}&tag=v1", None)
+        admin, own = self.house.basic("admin"), self.headers(repository)
+        if method == "POST":
+            status = self.house.status(*place[:2], own, place[2])
+            if placed:
+                self.house.status(*lift[:2], admin, lift[2])
+            return status
+        if placed:
+            self.house.status(*place[:2], admin, place[2])
+        return self.house.status(*lift[:2], own, lift[2])
+
     def _acr_status(self, row: Row, repository: str, *, fresh: bool) -> int:
         """As status; what was deleted is pushed again."""
         there, layer = repository.endswith("/app"), f"the layer of {repository}".encode()
@@ -343,10 +353,6 @@ class Attempt:
 
 def _harmless_purge(repository: str) -> dict[str, object]:
     return {"filters": [f"{repository}:.*"], "ago": "0d", "dry_run": True}
-
-
-def _lock(repository: str, until: str) -> dict[str, object]:
-    return {"repository": repository, "tag": "v1", "reason": "the matrix", "until": until}
 
 
 def _layer(repository: str) -> str:

@@ -85,7 +85,7 @@ def test_rules_leave_what_somebody_keeps_for_a_reason(registry: Registry) -> Non
 def test_a_plan_of_what_is_pulled_and_restorable_says_both(registry: Registry) -> None:
     plant_image(registry, "app", "v1", [b"one"])
     plant_image(registry, "app", "v2", [b"two"])
-    wanted = parse_reference("v1")
+    wanted = parse_tag("v1")
     note_pull(registry, get_manifest(registry, APP, wanted).id, wanted, "containerd/2.0.0")
     plan = make_plan(registry, Wanted(repository=APP, tags=(wanted,)), NOBODY_ASKS, ALICE)
     assert plan.document["restorable_until"] is not None

@@ -397,8 +397,8 @@ manifest_pulls = sa.Table(
 tag_pulls = sa.Table(
     "tag_pulls",
     metadata,
-    # When each class of pullers pulled by a tag last, whatever it pointed to. Goes with the tag, also
-    # to where what was deleted softly is kept.
+    # When each class of pullers pulled by a tag last, whatever it pointed to. Goes with the tag,
+    # also to where what was deleted softly is kept.
     sa.Column("repository_id", Id, primary_key=True),
     sa.Column("tag", Name, primary_key=True),
     sa.Column("puller", sa.Text, primary_key=True),

@@ -17,14 +17,26 @@ from ullage.oci.digest import parse_digest
 from ullage.oci.errors import PlanInvalid, PlanUnknown, ValueInvalid
 from ullage.oci.reference import RepositoryName, parse_tag
 from ullage.oci.strict_json import JSONValue
+from ullage.policy import parse_size
 from ullage.server.distribution import Face, caller_of, principal_of, query_of
 from ullage.server.jobs import FILTERS, require_some, wanted_purge
-from ullage.server.json_bodies import caps, flag, is_id, only, read_body, require, seen, texts
+from ullage.server.json_bodies import (
+    caps,
+    flag,
+    is_id,
+    number,
+    only,
+    read_body,
+    require,
+    seen,
+    texts,
+)
 from ullage.server.needs import KNOWN
 from ullage.server.routes import Route
 from ullage.server.wire import json_response, next_link, page_size
-from ullage.services import apply, plan, selection, usage, why
+from ullage.services import apply, plan, selection, suggest, usage, why
 from ullage.services.access import Action
+from ullage.services.purge import RIGHTS
 
 MAX_REPOSITORIES = 1000
 
@@ -51,6 +63,25 @@ async def _plan_filter(face: Face, request: Request, body: Mapping[str, JSONValu
     require_some(principal, wanted)
     made = await face.threads.submit(
         selection.plan_filter, face.registry, wanted, principal, caller_of(request)
+    )
+    return _plan_page(face, request, made, 201)
+
+
+async def suggest_plan(face: Face, request: Request) -> Response:
+    """A plan of the fewest orphans and old images that free so many bytes."""
+    body = await read_body(face, request)
+    only(body, {"free", "repositories"})
+    free = body.get("free")
+    wanted = parse_size(free) if isinstance(free, str) else number(body, "free")
+    if not wanted:
+        raise PlanInvalid(message="free: expected a size such as 50GB")
+    names = tuple(map(face.name, texts(body, "repositories")))
+    principal = principal_of(request)
+    require(principal, names, *RIGHTS)
+    if not any(grant.actions >= set(RIGHTS) for grant in principal.grants):
+        require(principal, [ALL_REPOSITORIES], *RIGHTS)
+    made = await face.threads.submit(
+        suggest.suggest, face.registry, wanted, names, principal, caller_of(request)
     )
     return _plan_page(face, request, made, 201)
 
@@ -206,6 +237,7 @@ def _wanted(face: Face, body: Mapping[str, JSONValue]) -> plan.Wanted:
 
 ROUTES = (
     Route("plans", "POST", "/api/v1/plans", make_plan, KNOWN),
+    Route("suggest", "POST", "/api/v1/suggest", suggest_plan, KNOWN),
     Route("plan", "GET", "/api/v1/plans/{plan}", get_plan, KNOWN),
     Route("apply", "POST", "/api/v1/plans/{plan}/apply", apply_plan, KNOWN),
     Route("usage", "GET", "/api/v1/usage", get_usage, KNOWN),

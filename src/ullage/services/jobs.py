@@ -292,17 +292,23 @@ def _delete_some(
         row = _hold(tx, registry, job_id, token)
         if row.cancelled:
             return 0, 0.0
-        now = registry.now()
-        dealt_with = clean_some(tx, registry, row, n, now)
-        if not dealt_with:
-            jobs.settle_rest(tx, job_id)
-            jobs.change(tx, job_id, state="done", finished_at=now)
+        dealt_with = _clean(tx, registry, row, n)
         return dealt_with, time.monotonic() - began
 
     dealt_with, seconds = registry.write(batch, freeing=True)
     took(seconds)
     failpoint("job.after_batch")
     registry.wake()
+    return dealt_with
+
+
+def _clean(tx: Transaction, registry: Registry, row: JobRow, n: int) -> int:
+    """Delete up to `n` items; if there is none left, the job is done."""
+    now = registry.now()
+    dealt_with = clean_some(tx, registry, row, n, now)
+    if not dealt_with:
+        jobs.settle_rest(tx, row.id)
+        jobs.change(tx, row.id, state="done", finished_at=now)
     return dealt_with
 
 

@@ -49,6 +49,19 @@ def plan(call: Call) -> Answer:
     return Answer(found, lambda: _plan_rows(found))
 
 
+def suggest(call: Call) -> Answer:
+    given = call.given
+    names = given.repository or []
+    scopes = [f"repository:{name}:{FILTER_RIGHTS}" for name in names or ["*"]]
+    registry = call.registry(*scopes)
+    request: dict[str, Any] = {"free": given.free}
+    request |= {"repositories": names} if names else {}
+    found = _whole(registry, registry.post("/api/v1/suggest", request, _SECONDS))
+    for text in _summary(found):
+        call.talk.note(text)
+    return Answer(found, lambda: _plan_rows(found))
+
+
 def _images(values: list[str]) -> dict[str, Any]:
     images = images_given(values)
     repositories = sorted({image.repository for image in images})
@@ -260,6 +273,40 @@ def _named(entry: Mapping[str, Any]) -> str:
     return f"{entry['name']}{deleted}" or "(soft-deleted)"
 
 
+def show_usage(call: Call) -> Answer:
+    """acr-contract 3.5: the shape of `az acr show-usage`."""
+    data = call.registry(_EVERYWHERE).get("/api/v1/usage", {"top": "0"}).data
+    if "registry" not in data:
+        raise Failure("show-usage is for those who may read all repositories.")
+    used = {"Size": ("Bytes", data["registry"]["disk_bytes"])}
+    used |= dict.fromkeys(_AZURE_COUNTS, ("Count", 0))
+    # There is no limit but the disk.
+    value = [
+        {"name": name, "limit": -1, "currentValue": current, "unit": unit}
+        for name, (unit, current) in used.items()
+    ]
+    return Answer({"value": value}, lambda: [_azure_row(each) for each in value])
+
+
+# What Azure counts and there is none of here.
+_AZURE_COUNTS = (
+    "Webhooks",
+    "Geo-replications",
+    "IPRules",
+    "VNetRules",
+    "PrivateEndpointConnections",
+)
+
+
+def _azure_row(each: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "NAME": each["name"],
+        "LIMIT": each["limit"],
+        "CURRENT VALUE": each["currentValue"],
+        "UNIT": each["unit"],
+    }
+
+
 def why(call: Call) -> Answer:
     registry = call.registry(_EVERYWHERE)
     data = registry.get(f"/api/v1/why/{quote(call.given.digest, safe=':')}").data
@@ -343,6 +390,23 @@ COMMANDS = (
         missing_code=3,
     ),
     Command(
+        ("suggest",),
+        "Find the fewest orphans, then old images, that free so much, as a plan.",
+        (
+            Flag(("--free",), "How much, such as 50GB.", "SIZE", required=True),
+            Flag(("--repository",), "Only of this one. Repeatable.", "REPOSITORY", repeatable=True),
+            *flags.REGISTRY,
+        ),
+        suggest,
+        more="Nothing is deleted; `ullage apply` carries the plan out. First goes what nothing "
+        "leads to, then tagged images that are older than a year, than 90 days, than 30 days. What "
+        "is locked stays, and so do the newest image of each repository and half of its tags. What "
+        "comes back is exact; a set is found by always taking what frees the most, so that it is "
+        "small, if not always the smallest there is.",
+        examples=("ullage suggest --free 50GB", "ullage suggest --free 2GiB --repository ci/web"),
+        missing_code=3,
+    ),
+    Command(
         ("apply",),
         "Carry out a plan: exactly what it shows, or nothing.",
         (
@@ -392,6 +456,13 @@ COMMANDS = (
             "ullage usage --check",
         ),
         missing_code=3,
+    ),
+    Command(
+        ("show-usage",),
+        "Show how much is stored, as `az acr show-usage` does.",
+        flags.REGISTRY,
+        show_usage,
+        more="A limit of -1 is none. `ullage usage` says what takes the space.",
     ),
     Command(
         ("why",),
