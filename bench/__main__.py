@@ -22,7 +22,9 @@ from bench.servers import DockerRegistry, Running, Ullage, require
 
 def main(arguments: Sequence[str]) -> None:
     options = _options(arguments)
-    chosen = [row for row in ROWS if not options.rows or row.name in options.rows]
+    chosen = [row for row in ROWS if row.name in options.rows] or [
+        row for row in ROWS if not (options.quick and row.slow)
+    ]
     require(sorted({program for row in chosen for program in row.needs}))
     if options.peer is None:
         require(["docker-registry"])
@@ -41,6 +43,7 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__.split("\n")[0])
     parser.add_argument("rows", nargs="*", metavar="ROW", help=_names(ROWS))
     parser.add_argument("--rounds", type=int, default=5, help="rounds after a warm-up (default 5)")
+    parser.add_argument("--quick", action="store_true", help="one round, without the slow rows")
     parser.add_argument(
         "--peer", metavar="URL", help="a running registry in docker-registry's place"
     )
@@ -54,6 +57,8 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
         parser.error(
             f"no such row: {', '.join(sorted(unknown))}" if unknown else "--rounds: 1 or more"
         )
+    if options.quick:
+        options.rounds = 1
     return options
 
 

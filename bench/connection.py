@@ -13,6 +13,8 @@ from types import TracebackType
 from typing import Self
 
 _READ_BYTES = 256 * 1024
+# Without it docker-registry says that there is no such manifest.
+_ACCEPT = b"Accept: application/vnd.oci.image.manifest.v1+json, */*\r\n"
 
 
 class Broken(Exception):
@@ -46,6 +48,7 @@ class Connection:
         """Send one request and read its whole answer; `target` may be an absolute URL."""
         path = "/" + target.split("/", 3)[3] if target.startswith("http") else target
         head = b"%s %s HTTP/1.1\r\nHost: %s\r\n" % (method.encode(), path.encode(), self._host)
+        head += _ACCEPT
         if body is not None:
             head += b"Content-Type: %s\r\n" % content_type.encode()
         if method not in ("GET", "HEAD"):

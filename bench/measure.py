@@ -34,6 +34,8 @@ class Row:
     # What physics gives, measured in the same rounds.
     floor: Callable[[Path], float] | None = None
     needs: tuple[str, ...] = ()
+    # Takes minutes, whatever the number of rounds: not for a quick look.
+    slow: bool = False
 
     @property
     def more_is_better(self) -> bool:

@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import cast
 
-from bench import deletion, memory
+from bench import deletion, memory, mixed
 from bench.connection import Connection
 from bench.images import (
     MANIFEST_TYPE,
@@ -219,4 +219,5 @@ ROWS = (
         floor=_upload_floor),
     *deletion.ROWS,
     *memory.ROWS,
+    *mixed.ROWS,
 )  # fmt: skip

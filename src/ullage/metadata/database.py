@@ -532,9 +532,13 @@ class _Writer:
         try:
             with _sqlite_errors():
                 writing.control("BEGIN IMMEDIATE")
-                for job in jobs:
-                    self._run_in_savepoint(connection, job)
-                writing.control("COMMIT")
+                if len(jobs) > 1:
+                    for job in jobs:
+                        self._run_in_savepoint(connection, job)
+                else:
+                    self._do(connection, jobs[0])
+                undone = len(jobs) == 1 and jobs[0].failure is not None
+                writing.control("ROLLBACK" if undone else "COMMIT")
         except BaseException as error:  # noqa: BLE001 - handed to whoever waits
             self._roll_back(connection)
             self.commits += 1
@@ -551,10 +555,9 @@ class _Writer:
         return True
 
     @staticmethod
-    def _run_in_savepoint(connection: sa.Connection, job: _Job) -> None:
+    def _do(connection: sa.Connection, job: _Job) -> None:
         transaction = job.transaction = _SqliteTransaction(connection)
         job.outcome = job.failure = None
-        transaction.control("SAVEPOINT job")
         try:
             job.outcome = job.work(transaction)
         except sa.exc.OperationalError:
@@ -562,8 +565,14 @@ class _Writer:
             raise
         except BaseException as error:  # noqa: BLE001 - handed to whoever waits
             job.failure = error
-            transaction.control("ROLLBACK TO job")
-        transaction.control("RELEASE job")
+
+    def _run_in_savepoint(self, connection: sa.Connection, job: _Job) -> None:
+        saving = _SqliteTransaction(connection)
+        saving.control("SAVEPOINT job")
+        self._do(connection, job)
+        if job.failure is not None:
+            saving.control("ROLLBACK TO job")
+        saving.control("RELEASE job")
 
     @staticmethod
     def _roll_back(connection: sa.Connection) -> None:

@@ -103,17 +103,21 @@ class Bodies:
             body.drop()
 
     async def _chunks(self, request: Request) -> AsyncIterator[bytes]:
-        stream = request.stream().__aiter__()
-        while True:
+        # With its last byte a body is over: nobody has to wait for being told so.
+        announced = decimal_header(request.headers.get("content-length"))
+        received, more = 0, True
+        while more and received != announced:
             try:
                 async with asyncio.timeout(self._idle_seconds):
-                    chunk = await anext(stream)
-            except StopAsyncIteration:
-                return
+                    message = await request.receive()
             except TimeoutError:
                 raise BodyTimeout(
                     message=f"no byte of the request's body arrived for {self._idle_seconds:g} s"
                 ) from None
+            if message["type"] == "http.disconnect":
+                raise ClientDisconnect
+            chunk, more = message.get("body", b""), message.get("more_body", False)
+            received += len(chunk)
             if chunk:
                 yield chunk
 

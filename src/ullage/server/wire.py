@@ -208,6 +208,10 @@ def error_response(error: RegistryError, headers: Mapping[str, str] | None = Non
     return json_response({"errors": [entry]}, status=status, headers=extra)
 
 
+# json.dumps would make an encoder each time.
+_in_json = json.JSONEncoder(ensure_ascii=True, separators=(",", ":")).encode
+
+
 def json_response(
     content: object,
     *,
@@ -215,7 +219,7 @@ def json_response(
     headers: Mapping[str, str] | None = None,
     media_type: str = "application/json",
 ) -> Response:
-    body = json.dumps(content, ensure_ascii=True, separators=(",", ":")).encode("ascii")
+    body = _in_json(content).encode("ascii")
     head = {**API_VERSION, **headers} if headers else API_VERSION
     return Answer(status, {"Content-Type": media_type, **head}, body)
 

@@ -122,14 +122,15 @@ def append_upload(
     Raises BlobUploadUnknown; RangeInvalid with the session's offset if the client's bytes `start`
     elsewhere; Unavailable while another request is at work on it; StorageFull.
     """
-    get_upload(registry, name, upload_id, caller)
     token = registry.fresh_key()
     if not registry.claim(upload_id, token):
+        # Where claims are kept with the sessions, there is none on a session that is not there.
+        get_upload(registry, name, upload_id, caller)
         raise Unavailable(
             {"upload": upload_id}, "another request is working on this upload; try again"
         )
     try:
-        # Looked at again: until the claim, somebody else may have moved it on.
+        # Looked at once it is claimed: until then, somebody else may have moved it on.
         upload = get_upload(registry, name, upload_id, caller)
         if start is not None and start != upload.offset:
             raise RangeInvalid({"upload": upload_id}, offset=upload.offset)
@@ -328,9 +329,10 @@ def _link_and_lease(
     caller: Caller,
     now: datetime,
 ) -> None:
-    content.link_blob(tx, repository_id, digest, size, now)
+    new = content.link_blob(tx, repository_id, digest, size, now)
     until = registry.leases.grant(tx, repository_id, digest, caller.holder, now)
-    if not content.referenced_among(tx, repository_id, [digest]):
+    # Nothing in the repository can refer to what it did not link until now.
+    if new or not content.referenced_among(tx, repository_id, [digest]):
         reclaim.schedule_review(tx, repository_id, digest, until)
 
 

@@ -129,11 +129,14 @@ _INSERT_LINK = Statement.insert(
 
 def link_blob(
     tx: Transaction, repository_id: int, digest: Digest, size: int, now: datetime
-) -> None:
-    """Let the repository read and refer to the blob."""
-    if tx.change(_INSERT_LINK, repository_id=repository_id, digest=digest, linked_at=moment(now)):
-        count_links(tx, [digest], +1)
-        add_to_repository(tx, repository_id, blob_bytes=size)
+) -> bool:
+    """Let the repository read and refer to the blob; False if it could before."""
+    at = moment(now)
+    if not tx.change(_INSERT_LINK, repository_id=repository_id, digest=digest, linked_at=at):
+        return False
+    count_links(tx, [digest], +1)
+    add_to_repository(tx, repository_id, blob_bytes=size)
+    return True
 
 
 _COUNT_LINKS = Statement(
