@@ -25,7 +25,7 @@ from ullage.services.delete import delete_manifest
 from ullage.services.pull import get_manifest, list_tags, stat_blob
 from ullage.services.pulls import note_pull
 from ullage.services.push import get_upload, start_upload
-from ullage.services.retention import set_retention
+from ullage.services.retention_policy import set_retention
 from ullage.worker import MAX_BACKOFF_SECONDS, Worker, backoff_seconds
 
 APP = parse_repository_name("app")

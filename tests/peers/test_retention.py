@@ -20,7 +20,8 @@ from ullage.services.delete import delete_tag
 from ullage.services.jobs import work
 from ullage.services.pull import get_manifest
 from ullage.services.pulls import note_pull
-from ullage.services.retention import explain_retention, set_retention, set_untagged, start_run
+from ullage.services.retention import explain_retention, start_run
+from ullage.services.retention_policy import set_retention, set_untagged
 from ullage.services.why import explain
 from ullage.worker import CHOOSERS
 

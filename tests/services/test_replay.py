@@ -17,7 +17,7 @@ from ullage.services.delete import delete_manifest, delete_repository, delete_ta
 from ullage.services.pull import get_manifest
 from ullage.services.pulls import note_pull, write_pulls
 from ullage.services.replay import parse_since, try_rules
-from ullage.services.retention import set_retention
+from ullage.services.retention_policy import set_retention
 
 APP = parse_repository_name("app")
 NODE, SCANNER = "containerd/2.0.0", "trivy/0.50.0"

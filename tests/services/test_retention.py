@@ -27,14 +27,12 @@ from ullage.services.delete import delete_tag
 from ullage.services.jobs import get_job, list_jobs, release_jobs, work
 from ullage.services.pull import get_manifest
 from ullage.services.pulls import note_pull, write_pulls
-from ullage.services.retention import (
-    explain_retention,
+from ullage.services.retention import explain_retention, start_if_due, start_run
+from ullage.services.retention_policy import (
     get_retention,
     get_untagged,
     set_retention,
     set_untagged,
-    start_if_due,
-    start_run,
 )
 from ullage.worker import CHOOSERS
 

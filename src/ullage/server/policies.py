@@ -13,7 +13,7 @@ from ullage.server.json_bodies import flag, only, read_body, require
 from ullage.server.needs import KNOWN, POLICY_READ, POLICY_WRITE
 from ullage.server.routes import Route
 from ullage.server.wire import json_response
-from ullage.services import pulls, replay, retention
+from ullage.services import pulls, replay, retention, retention_policy
 from ullage.services.access import Action
 
 
@@ -31,21 +31,21 @@ async def put_pullers(face: Face, request: Request) -> Response:
 
 async def get_retention(face: Face, request: Request) -> Response:
     """The retention rules, and when they run."""
-    return json_response(await face.threads.submit(retention.get_retention, face.registry))
+    return json_response(await face.threads.submit(retention_policy.get_retention, face.registry))
 
 
 async def put_retention(face: Face, request: Request) -> Response:
     """Set the rules, in place of all that were."""
     body = await read_body(face, request)
     found = await face.threads.submit(
-        retention.set_retention, face.registry, body, caller_of(request)
+        retention_policy.set_retention, face.registry, body, caller_of(request)
     )
     return json_response(found)
 
 
 async def get_untagged(face: Face, request: Request) -> Response:
     """`az acr config retention show` (acr-contract 3.5)."""
-    return json_response(await face.threads.submit(retention.get_untagged, face.registry))
+    return json_response(await face.threads.submit(retention_policy.get_untagged, face.registry))
 
 
 async def patch_untagged(face: Face, request: Request) -> Response:
@@ -56,7 +56,7 @@ async def patch_untagged(face: Face, request: Request) -> Response:
     if status is not None and not isinstance(status, str):
         raise ValueInvalid(message="status: expected enabled or disabled")
     found = await face.threads.submit(
-        retention.set_untagged, face.registry, status, body.get("days"), caller_of(request)
+        retention_policy.set_untagged, face.registry, status, body.get("days"), caller_of(request)
     )
     return json_response(found)
 

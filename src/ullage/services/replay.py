@@ -27,7 +27,8 @@ from ullage.policy import Swath, parse_duration
 from ullage.retention import Fact, Rule, parse_rules
 from ullage.services import Registry
 from ullage.services.pulls import HISTORY, pullers, write_pulls
-from ullage.services.retention import Compiled, compiled, decider, find_retention, spared
+from ullage.services.retention import spared
+from ullage.services.retention_policy import Compiled, compiled, decider, find_retention
 
 PAGE = 1000
 # Deletions that a report names, those that would be regretted first; the sums count all of them.

@@ -17,163 +17,38 @@ from ullage.metadata.candidates import Candidate, TagCandidate
 from ullage.metadata.database import Transaction
 from ullage.metadata.jobs import Item, JobRow
 from ullage.oci.digest import Digest
-from ullage.oci.errors import ManifestUnknown, NameUnknown, ValueInvalid
+from ullage.oci.errors import ManifestUnknown, NameUnknown
 from ullage.oci.reference import RepositoryName, Tag
 from ullage.policy import Caps, Rail, Swath, Warning, purge_rails
 from ullage.pullers import RECENTLY
 from ullage.retention import (
     Decider,
     Fact,
-    Matches,
     Retention,
     Rule,
     Untagged,
     Verdict,
-    parse_days,
-    parse_retention,
     parse_rules,
-    retention_document,
     rule_document,
 )
 from ullage.services import Caller, Registry
 from ullage.services.access import NOBODY_ASKS
 from ullage.services.choosing import PAGE, take, without_attached
 from ullage.services.jobs import Chosen, get_job, queue_job
-from ullage.services.patterns import part, whole
 from ullage.services.pulls import pullers, write_pulls
+from ullage.services.retention_policy import (
+    KIND,
+    LAST_RUN,
+    Compiled,
+    compiled,
+    decider,
+    find_retention,
+    last_run,
+)
 
-KIND = "retention"
-POLICY = "retention"
-# When rules ran last, in a row of its own: nobody sets it.
-LAST_RUN = "retention.last"
 # Whom the audit log names for what rules delete.
 WORKER = Caller(subject="retention", address="local", agent="ullage")
 _FAR = datetime(9999, 1, 1, tzinfo=UTC)
-
-
-# --- the policy -----------------------------------------------------------------------------------
-
-
-def find_retention(tx: Transaction, *, lock: bool = False) -> Retention:
-    """The policy that is in force."""
-    found = policies.find(tx, POLICY, lock=lock)
-    if found is None:
-        return Retention()
-    document = dict(found.document)
-    return parse_retention(document, _read_untagged(document.pop("untagged", {})))
-
-
-def _read_untagged(stored: Mapping[str, Any]) -> Untagged:
-    since, updated = stored.get("since"), stored.get("updated")
-    return Untagged(
-        enabled=stored.get("enabled", False),
-        days=stored.get("days", Untagged().days),
-        since=datetime.fromisoformat(since) if since else None,
-        updated=datetime.fromisoformat(updated) if updated else None,
-    )
-
-
-def _put(tx: Transaction, retention: Retention, now: datetime) -> None:
-    untagged = retention.untagged
-    stored = {
-        "enabled": untagged.enabled,
-        "days": untagged.days,
-        "since": untagged.since.isoformat() if untagged.since else None,
-        "updated": untagged.updated.isoformat() if untagged.updated else None,
-    }
-    policies.put(tx, POLICY, retention_document(retention) | {"untagged": stored}, now)
-    if policies.find(tx, LAST_RUN) is None:
-        # Whoever sets rules has the time of one interval to look at what they would do.
-        policies.put(tx, LAST_RUN, {"at": now.isoformat()}, now)
-    # What older rules have chosen and not yet deleted stays.
-    jobs.cancel_open(tx, KIND)
-
-
-def get_retention(registry: Registry) -> dict[str, Any]:
-    """The rules as JSON, and when they run."""
-
-    def read(tx: Transaction) -> dict[str, Any]:
-        retention, last = find_retention(tx), _last_run(tx)
-        running = bool(retention.in_force()) and last is not None
-        return retention_document(retention) | {
-            "last_run": last.isoformat() if last else None,
-            "next_run": (last + retention.every).isoformat() if running and last else None,
-        }
-
-    return registry.read(read)
-
-
-def set_retention(
-    registry: Registry, document: Mapping[str, Any], caller: Caller
-) -> dict[str, Any]:
-    """Set the rules, in place of all that were. Raises ValueInvalid."""
-    compiled(parse_retention(document, Untagged()).rules)
-
-    def put(tx: Transaction) -> None:
-        wanted = parse_retention(document, find_retention(tx, lock=True).untagged)
-        _put(tx, wanted, registry.now())
-        detail = retention_document(wanted)
-        registry.audit(tx, caller, "policy.set", target=POLICY, detail=detail)
-
-    registry.write(put)
-    return get_retention(registry)
-
-
-def get_untagged(registry: Registry) -> dict[str, Any]:
-    """`az acr config retention show` (acr-contract 3.5)."""
-    untagged = registry.read(find_retention).untagged
-    return {
-        "days": untagged.days,
-        "lastUpdatedTime": untagged.updated.isoformat() if untagged.updated else None,
-        "status": "enabled" if untagged.enabled else "disabled",
-    }
-
-
-def set_untagged(
-    registry: Registry, status: str | None, days: object, caller: Caller
-) -> dict[str, Any]:
-    """`az acr config retention update` (acr-contract 3.3). Raises ValueInvalid."""
-    if status not in (None, "enabled", "disabled"):
-        raise ValueInvalid(message="status: expected enabled or disabled")
-    checked = None if days is None else parse_days(days)
-    now = registry.now()
-
-    def put(tx: Transaction) -> None:
-        before = find_retention(tx, lock=True)
-        old = before.untagged
-        enabled = old.enabled if status is None else status == "enabled"
-        new = Untagged(
-            enabled=enabled,
-            days=old.days if checked is None else checked,
-            since=(old.since if old.enabled else now) if enabled else None,
-            updated=now,
-        )
-        _put(tx, replace(before, untagged=new), now)
-        detail = {"enabled": new.enabled, "days": new.days}
-        registry.audit(tx, caller, "policy.set", target="untagged", detail=detail)
-
-    registry.write(put)
-    return get_untagged(registry)
-
-
-@dataclass(frozen=True, slots=True)
-class Compiled:
-    """A rule with what tells which names it means."""
-
-    rule: Rule
-    repository: Matches
-    tag: Matches
-
-
-def compiled(rules: Sequence[Rule]) -> list[Compiled]:
-    """Raises ValueInvalid for what is no expression."""
-    return [Compiled(rule, whole(rule.repositories), part(rule.tags or "")) for rule in rules]
-
-
-def decider(rules: Sequence[Compiled], name: str, now: datetime) -> Decider | None:
-    """Decides about a repository; None if no rule is about it."""
-    mine = [(each.rule, each.tag) for each in rules if each.repository(name)]
-    return Decider(mine, now) if mine else None
 
 
 # --- running --------------------------------------------------------------------------------------
@@ -211,13 +86,8 @@ def start_if_due(registry: Registry) -> bool:
 
 
 def _due(tx: Transaction, now: datetime) -> bool:
-    retention, last = find_retention(tx), _last_run(tx)
+    retention, last = find_retention(tx), last_run(tx)
     return bool(retention.in_force()) and last is not None and now >= last + retention.every
-
-
-def _last_run(tx: Transaction) -> datetime | None:
-    found = policies.find(tx, LAST_RUN)
-    return None if found is None else datetime.fromisoformat(found.document["at"])
 
 
 def _queue(
