@@ -63,9 +63,10 @@ class Loader:
     def _write(self, some: Rows) -> None:
         if self._folder is not None:
             for blob in some["blobs"]:
-                _make_file(self._folder, blob["storage_key"], blob["size"])
+                key = blob["storage_key"]
+                _make_file(self._folder / "blobs" / key[:2] / key, blob["size"])
             for upload in some["uploads"]:
-                _make_file(self._folder, upload["storage_key"], upload["offset"])
+                _make_file(self._folder / "uploads" / upload["storage_key"], upload["offset"])
 
         def write(tx: Transaction) -> None:
             for name, rows in some.items():
@@ -231,9 +232,8 @@ def _key_of(text: str) -> str:
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
-def _make_file(folder: Path, key: str, size: int) -> None:
-    """A sparse file of the right size."""
-    path = folder / key[:2] / key
+def _make_file(path: Path, size: int) -> None:
+    """A sparse file of the right size, where the store looks for it (blobs/file.py)."""
     path.parent.mkdir(mode=0o700, exist_ok=True)
     file = os.open(path, os.O_CREAT | os.O_WRONLY, 0o600)
     os.ftruncate(file, size)
@@ -242,11 +242,11 @@ def _make_file(folder: Path, key: str, size: int) -> None:
 
 def load(folder: Path, workload: Workload, now: datetime, *, files: bool) -> int:
     """Fill the data folder of a registry that has never run; how many manifests there are."""
-    for path in (folder, folder / "blobs"):
+    for path in (folder, folder / "blobs", folder / "uploads"):
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
     db = open_database(f"sqlite:///{folder / 'ullage.db'}")
     try:
-        loader = Loader(db, folder / "blobs" if files else None, now)
+        loader = Loader(db, folder if files else None, now)
         return loader.load(Generator(workload).everything())
     finally:
         db.close()

@@ -36,33 +36,8 @@ def test_every_endpoint_is_in_the_reference_and_nothing_else_is() -> None:
 
 def test_every_endpoint_of_the_specification_has_a_route() -> None:
     """end-11 is a POST of end-4 with other parameters."""
-    served = {route.endpoint for route in ROUTES}
-    assert served == {f"end-{n}" for n in range(1, 15) if n != 11} | {
-        "catalog",
-        "acr-catalog",
-        "acr-repository",
-        "acr-tags",
-        "acr-tag",
-        "acr-manifests",
-        "acr-manifest",
-        "token",
-        "exchange",
-        "plans",
-        "plan",
-        "apply",
-        "usage",
-        "why",
-        "purge",
-        "jobs",
-        "job",
-        "job-items",
-        "pullers",
-        "retention",
-        "untagged",
-        "retention-run",
-        "retention-test",
-        "retention-explain",
-    }
+    served = {route.endpoint for route in ROUTES if route.endpoint.startswith("end-")}
+    assert served == {f"end-{n}" for n in range(1, 15) if n != 11}
 
 
 def test_every_parameter_is_in_the_reference_and_nothing_else_is() -> None:

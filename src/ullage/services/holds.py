@@ -25,8 +25,22 @@ from ullage.oci.errors import (
     ValueInvalid,
 )
 from ullage.oci.reference import RepositoryName, Tag
+from ullage.policy import parse_until
 from ullage.services import Caller, Registry
 from ullage.services.access import Action, Principal
+
+__all__ = [
+    "Covered",
+    "covered",
+    "described",
+    "expire_holds",
+    "lift_holds",
+    "list_holds",
+    "parse_until",
+    "place_hold",
+    "require_none_held",
+    "require_unheld",
+]
 
 MAX_REASON = 1000
 MAX_OWNER = 255
