@@ -20,7 +20,8 @@ from ullage.services.plan import Wanted, make_plan
 from ullage.services.pull import get_manifest
 from ullage.services.pulls import note_pull, write_pulls
 from ullage.services.restore import restore_operation
-from ullage.services.retention import set_retention, start_run
+from ullage.services.retention import start_run
+from ullage.services.retention_policy import set_retention
 from ullage.services.why import explain
 
 APP = parse_repository_name("app")
