@@ -17,7 +17,6 @@ from ullage.oci.digest import parse_digest
 from ullage.oci.errors import PlanInvalid, PlanUnknown, ValueInvalid
 from ullage.oci.reference import RepositoryName, parse_tag
 from ullage.oci.strict_json import JSONValue
-from ullage.policy import parse_size
 from ullage.server.distribution import Face, caller_of, principal_of, query_of
 from ullage.server.jobs import FILTERS, require_some, wanted_purge
 from ullage.server.json_bodies import (
@@ -72,7 +71,7 @@ async def suggest_plan(face: Face, request: Request) -> Response:
     body = await read_body(face, request)
     only(body, {"free", "repositories"})
     free = body.get("free")
-    wanted = parse_size(free) if isinstance(free, str) else number(body, "free")
+    wanted = plan.parse_size(free) if isinstance(free, str) else number(body, "free")
     if not wanted:
         raise PlanInvalid(message="free: expected a size such as 50GB")
     names = tuple(map(face.name, texts(body, "repositories")))

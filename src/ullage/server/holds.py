@@ -11,7 +11,6 @@ from ullage.oci.digest import Digest, parse_digest
 from ullage.oci.errors import PlanInvalid
 from ullage.oci.reference import RepositoryName, Tag, parse_tag
 from ullage.oci.strict_json import JSONValue
-from ullage.policy import parse_until
 from ullage.server.distribution import Face, caller_of, principal_of, query_of
 from ullage.server.json_bodies import only, read_body, require
 from ullage.server.needs import KNOWN
@@ -39,7 +38,7 @@ async def place(face: Face, request: Request) -> Response:
         caller_of(request),
         reason=_text(body, "reason") or "",
         owner=_text(body, "owner"),
-        until=parse_until(until, face.registry.now()) if until is not None else None,
+        until=holds.end_of(face.registry, until) if until is not None else None,
     )
     return json_response(placed, status=201)
 

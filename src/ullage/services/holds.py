@@ -25,6 +25,7 @@ from ullage.oci.errors import (
     ValueInvalid,
 )
 from ullage.oci.reference import RepositoryName, Tag
+from ullage.policy import parse_until
 from ullage.services import Caller, Registry
 from ullage.services.access import Action, Principal
 
@@ -129,6 +130,11 @@ def require_none_held(
 
 
 # --- setting and lifting --------------------------------------------------------------------------
+
+
+def end_of(registry: Registry, text: str) -> datetime:
+    """When a hold ends that was asked for like this: a date, or a duration. Raises ValueInvalid."""
+    return parse_until(text, registry.now())
 
 
 def place_hold(

@@ -192,8 +192,10 @@ def _look_at_whole(
         lock = locks.lock_of_repository(tx, repository_id, name)
         lock = lock or attributes.first_lock_in(tx, repository_id)
         hold = holds.covered(tx, repository_id, now).first()
-        if lock is not None or hold is not None:
-            locked[name] = holds.described(hold) if hold else locks.described(name, lock)
+        kept = holds.described(hold) if hold is not None else None
+        kept = locks.described(name, lock) if kept is None and lock is not None else kept
+        if kept is not None:
+            locked[name] = kept
             closures.append((name, repository_id, Closure({}, {})))
             parts.append(_part(tx, name, repository_id, (), {}))
             continue
