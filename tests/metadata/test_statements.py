@@ -207,7 +207,6 @@ def _inside(value: object) -> Iterator[Statement]:
 STATEMENTS = dict(statements())
 # What is read whole, and why that is no harm.
 SCANS = {
-    "holds._ALL[0]": "all holds, for whoever lists them: they are few",
     "counters._TOTALS[0]": "a row for each total, on PostgreSQL sixteen",
     "leases._COMPLETE_FROM[0]": "one row",
     "uploads._COUNT[0]": "open uploads, of which there are at most Limits.max_uploads",
