@@ -85,13 +85,12 @@ def pulls(client: httpx.Client, name: str, reference: str) -> bool:
 
 def finished(client: httpx.Client, job: str) -> dict[str, Any]:
     """The job when it has ended."""
-    return until(
-        lambda: (
-            found
-            if (found := client.get(f"/api/v1/jobs/{job}").json())["finished"] is not None
-            else None
-        )
-    )
+    found: dict[str, Any] = until(lambda: _ended(client.get(f"/api/v1/jobs/{job}").json()))
+    return found
+
+
+def _ended(job: dict[str, Any]) -> dict[str, Any] | None:
+    return job if job["finished"] is not None else None
 
 
 def until(look: Callable[[], Any]) -> Any:

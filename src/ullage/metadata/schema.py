@@ -446,6 +446,7 @@ holds = sa.Table(
     sa.Column("until", Moment),
     sa.Column("created_at", Moment, nullable=False),
     sa.Index("ix_holds_repository_id", "repository_id"),
+    sa.Index("ix_holds_until", "until"),
     sqlite_with_rowid=False,
 )
 

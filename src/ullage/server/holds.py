@@ -38,7 +38,7 @@ async def place(face: Face, request: Request) -> Response:
         caller_of(request),
         reason=_text(body, "reason") or "",
         owner=_text(body, "owner"),
-        until=holds.parse_until(until, face.registry.now()) if until is not None else None,
+        until=holds.end_of(face.registry, until) if until is not None else None,
     )
     return json_response(placed, status=201)
 

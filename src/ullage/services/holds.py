@@ -29,19 +29,6 @@ from ullage.policy import parse_until
 from ullage.services import Caller, Registry
 from ullage.services.access import Action, Principal
 
-__all__ = [
-    "Covered",
-    "covered",
-    "described",
-    "expire_holds",
-    "lift_holds",
-    "list_holds",
-    "parse_until",
-    "place_hold",
-    "require_none_held",
-    "require_unheld",
-]
-
 MAX_REASON = 1000
 MAX_OWNER = 255
 # Every deletion reads those of its repository.
@@ -143,6 +130,11 @@ def require_none_held(
 
 
 # --- setting and lifting --------------------------------------------------------------------------
+
+
+def end_of(registry: Registry, text: str) -> datetime:
+    """When a hold ends that was asked for like this: a date, or a duration. Raises ValueInvalid."""
+    return parse_until(text, registry.now())
 
 
 def place_hold(

@@ -108,7 +108,7 @@ def _stock(tx: Transaction, at: tuple[int, RepositoryName], now: datetime) -> _S
     if not sums.writable:
         return stock
     graph = load(tx, repository_id)
-    locked = {*attributes.locks_on(tx, graph.rows.keys())}
+    locked = set(attributes.locks_on(tx, graph.rows.keys()))
     locked |= holds.covered(tx, repository_id, now).of(graph.rows.keys()).keys()
     standing = candidates.standing(tx, graph.rows.keys())
     roots = [row for row in graph.rows.values() if graph.is_image(row) and row.id not in locked]

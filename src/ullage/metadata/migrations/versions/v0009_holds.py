@@ -30,3 +30,4 @@ def upgrade() -> None:
         sqlite_with_rowid=False,
     )
     op.create_index("ix_holds_repository_id", "holds", ["repository_id"])
+    op.create_index("ix_holds_until", "holds", ["until"])
