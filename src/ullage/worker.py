@@ -39,7 +39,7 @@ MAX_BACKOFF_SECONDS = 60.0
 # A job's transactions are so large that each takes about this long, and after each of them the
 # database is everybody else's for as long again.
 BATCH_SECONDS = 0.02
-SMALLEST_BATCH, LARGEST_BATCH = 25, 500
+SMALLEST_BATCH, LARGEST_BATCH = 50, 500
 # What each kind of job deletes.
 CHOOSERS = {"plan": choose_plan, "purge": choose_purge}
 
