@@ -266,8 +266,8 @@ def _item(row: Sequence[Any]) -> Item:
     )
 
 
-# Of a job's items, one manifest's. SQLite would rather read all items of the job by the primary key;
-# that it cannot do where the job's id is an expression.
+# Of a job's items, one manifest's. SQLite would rather read all of the job's by the primary key,
+# which it cannot do where the job's id is an expression.
 _OF_MANIFEST = sa.and_(
     _items.c.job_id.concat("") == sa.bindparam("job"),
     _items.c.manifest_id == sa.bindparam("manifest"),
