@@ -40,7 +40,7 @@ MAX_BACKOFF_SECONDS = 60.0
 # A job's transactions are so large that each keeps others from writing for about this long, and
 # after each of them the database is everybody else's for as long again.
 BATCH_SECONDS = 0.02
-SMALLEST_BATCH, LARGEST_BATCH = 20, 1000
+SMALLEST_BATCH, LARGEST_BATCH = 50, 1000
 # Pulls are written down this often, and old ones forgotten.
 PULLS_SECONDS = 5.0
 FORGET_SECONDS = 3600.0

@@ -17,6 +17,7 @@ import sqlalchemy as sa
 from ullage.metadata import schema
 from ullage.metadata.database import Transaction, chunks
 from ullage.metadata.moments import from_moment, moment
+from ullage.metadata.statements import Statement
 from ullage.oci.digest import Digest
 from ullage.oci.reference import RepositoryName, Tag
 
@@ -274,15 +275,35 @@ def _item(row: Sequence[Any]) -> Item:
     )
 
 
+# Of a job's items, one manifest's. SQLite would rather read all of the job's by the primary key,
+# which it cannot do where the job's id is an expression.
+_OF_MANIFEST = sa.and_(
+    _items.c.job_id.concat("") == sa.bindparam("job"),
+    _items.c.manifest_id == sa.bindparam("manifest"),
+    _items.c.kind != "tag",
+)
+_PLANNED = Statement(sa.select(_items.c.seen_at).where(_OF_MANIFEST))
+_SETTLE_MANIFEST = Statement(
+    _items.update().where(_OF_MANIFEST).values(outcome="deleted", reason=None)
+)
+_SAW_AGAIN = Statement(
+    _items.update()
+    .where(
+        _OF_MANIFEST,
+        _items.c.seen_at
+        == sa.select(schema.manifests.c.updated_at)
+        .where(schema.manifests.c.id == _items.c.manifest_id)
+        .correlate(_items)
+        .scalar_subquery(),
+    )
+    .values(seen_at=sa.bindparam("now"))
+)
+
+
 def planned(tx: Transaction, job_id: str, manifest_ids: Collection[int]) -> dict[int, datetime]:
     """Those of these manifests that the job is to delete, and when each was updated then."""
-    found: dict[int, datetime] = {}
-    for some in chunks(sorted(manifest_ids)):
-        query = sa.select(_items.c.manifest_id, _items.c.seen_at).where(
-            _items.c.job_id == job_id, _items.c.manifest_id.in_(some), _items.c.kind != "tag"
-        )
-        found.update((row[0], from_moment(row[1])) for row in tx.execute(query))
-    return found
+    found = {id_: tx.value(_PLANNED, job=job_id, manifest=id_) for id_ in sorted(manifest_ids)}
+    return {id_: from_moment(seen_at) for id_, seen_at in found.items() if seen_at is not None}
 
 
 def saw_again(tx: Transaction, job_id: str, manifest_ids: Collection[int], now: datetime) -> None:
@@ -290,23 +311,8 @@ def saw_again(tx: Transaction, job_id: str, manifest_ids: Collection[int], now: 
 
     What was updated by anybody else since it was chosen stays changed.
     """
-    unchanged = _items.c.seen_at == (
-        sa.select(schema.manifests.c.updated_at)
-        .where(schema.manifests.c.id == _items.c.manifest_id)
-        .correlate(_items)
-        .scalar_subquery()
-    )
-    for some in chunks(sorted(manifest_ids)):
-        tx.execute(
-            _items.update()
-            .where(
-                _items.c.job_id == job_id,
-                _items.c.manifest_id.in_(some),
-                _items.c.kind != "tag",
-                unchanged,
-            )
-            .values(seen_at=moment(now))
-        )
+    several = [{"job": job_id, "manifest": id_, "now": moment(now)} for id_ in sorted(manifest_ids)]
+    tx.many(_SAW_AGAIN, several)
 
 
 def settle(
@@ -323,14 +329,8 @@ def settle(
 
 def settle_manifests(tx: Transaction, job_id: str, manifest_ids: Collection[int]) -> None:
     """These manifests are deleted, as such or along with others."""
-    for some in chunks(sorted(manifest_ids)):
-        tx.execute(
-            _items.update()
-            .where(
-                _items.c.job_id == job_id, _items.c.manifest_id.in_(some), _items.c.kind != "tag"
-            )
-            .values(outcome="deleted", reason=None)
-        )
+    several = [{"job": job_id, "manifest": id_} for id_ in sorted(manifest_ids)]
+    tx.many(_SETTLE_MANIFEST, several)
 
 
 def settle_rest(tx: Transaction, job_id: str) -> None:

@@ -376,7 +376,7 @@ job_items = sa.Table(
     # "deleted", "skipped"; NULL while it waits.
     sa.Column("outcome", sa.Text),
     sa.Column("reason", sa.Text),
-    sa.Index("ix_job_items_manifest_id", "job_id", "manifest_id"),
+    sa.Index("ix_job_items_manifest_id", "manifest_id"),
     sqlite_with_rowid=False,
 )
 

@@ -31,3 +31,6 @@ def upgrade() -> None:
     )
     op.create_index("ix_holds_repository_id", "holds", ["repository_id"])
     op.create_index("ix_holds_until", "holds", ["until"])
+    # By manifest alone: with the job's id in front, SQLite reads all items of a job instead.
+    op.drop_index("ix_job_items_manifest_id", "job_items")
+    op.create_index("ix_job_items_manifest_id", "job_items", ["manifest_id"])
