@@ -169,11 +169,12 @@ def test_cve_2026_41888_no_way_of_deleting_forgets_the_right_to(
     assert sorted(ways) == [
         "/acr/v1/{name}",
         "/acr/v1/{name}/_tags/{tag}",
-        # Cancels: it deletes nothing.
         # What these take is deleted already: S21, in the matrix.
         "/api/v1/deleted",
         "/api/v1/deleted/{operation}",
+        # These cancel a job and lift a lock; nothing is deleted.
         "/api/v1/jobs/{job}",
+        "/api/v1/locks",
         "/v2/{name}/blobs/uploads/{session}",
         "/v2/{name}/blobs/{digest}",
         "/v2/{name}/manifests/{reference}",

@@ -128,6 +128,7 @@ def receipt_of(tx: Transaction, plan: StoredPlan) -> dict[str, Any] | None:
         "manifest_count": job.manifests_deleted,
         "tag_count": job.tags_deleted,
         "difference": job.findings.get("difference"),
+        "operation": job.findings.get("operation"),
     }
 
 

@@ -172,7 +172,7 @@ def apply(call: Call) -> Answer:
     receipt = registry.post(f"{path}/apply", request, _SECONDS).data
     if "job" in receipt:
         return _followed(call, registry, receipt)
-    call.talk.note(_done(receipt))
+    _tell(call, receipt)
     return Answer(receipt)
 
 
@@ -188,7 +188,7 @@ def _followed(call: Call, registry: Registry, receipt: dict[str, Any]) -> Answer
         raise Failure(f"The plan was not carried out: job {job['id']} was {job['state']}.")
     path = f"{PLANS}/{quote(receipt['plan'], safe='')}"
     receipt = registry.get(path, {"n": "0"}).data["receipt"]
-    call.talk.note(_done(receipt))
+    _tell(call, receipt)
     skipped = job["manifest_count"] - job["manifests_deleted"]
     if skipped:
         call.talk.warning(
@@ -197,11 +197,16 @@ def _followed(call: Call, registry: Registry, receipt: dict[str, Any]) -> Answer
     return Answer(receipt)
 
 
-def _done(receipt: Mapping[str, Any]) -> str:
-    return (
+def _tell(call: Call, receipt: Mapping[str, Any]) -> None:
+    """What was deleted, and how to take it back."""
+    call.talk.note(
         f"Deleted {receipt['manifest_count']} manifests and {receipt['tag_count']} tags, freed "
         f"{size(receipt['freed_bytes'])} ({receipt['freed_bytes']} bytes)."
     )
+    if receipt.get("operation"):
+        until = receipt.get("restorable_until")
+        when = f"Until {until} it" if until else "It"
+        call.talk.note(f"{when} can be taken back: ullage restore {receipt['operation']}")
 
 
 # --- the bill -------------------------------------------------------------------------------------
