@@ -19,6 +19,8 @@ POLICY = "/api/v1/policies/soft-delete"
 _READ = "repository:*:deleted_read"
 _RESTORE = "repository:*:deleted_read,deleted_restore"
 _FREE = "repository:*:deleted_read,deleted_restore,delete"
+# What the registry does by itself is for those who may do it everywhere.
+_CHANGE = "repository:*:metadata_read,metadata_write,delete"
 # Giving a hundred thousand manifests back takes a while.
 _SECONDS = 600
 # az's words (acr-contract 3.4).
@@ -153,7 +155,7 @@ def update_policy(call: Call) -> Answer:
     given = call.given
     if given.days is not None and not _LEAST_DAYS <= given.days <= _MOST_DAYS:
         raise Failure(f"Invalid value for days: should be from {_LEAST_DAYS} to {_MOST_DAYS}")
-    registry = call.registry("repository:*:metadata_write")
+    registry = call.registry(_CHANGE)
     old = registry.get(POLICY).data
     if old["status"] == "enabled" and given.status == "disabled":
         call.talk.warning(_DISABLING)
