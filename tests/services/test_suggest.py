@@ -12,6 +12,8 @@ from ullage.services.access import NOBODY_ASKS
 from ullage.services.apply import apply_plan
 from ullage.services.holds import place_hold
 from ullage.services.plan import Plan, get_plan
+from ullage.services.pull import get_manifest
+from ullage.services.pulls import note_pull
 from ullage.services.suggest import suggest
 from ullage.services.usage import registry_totals
 
@@ -131,3 +133,20 @@ def test_only_the_repositories_that_were_named(registry: Registry) -> None:
     assert [item["repository"] for item in plan.items] == ["other"]
     with pytest.raises(NameUnknown):
         suggested(registry, 1, "absent")
+
+
+def test_what_is_pulled_is_not_old(registry: Registry) -> None:
+    """Issue 5: old and rarely pulled images; an orphan that somebody pulls by digest is in use."""
+    for name in ("pulled", "forgotten"):
+        push_image(registry, "app", name, [layer(name, 1000)])
+    used, unused = (push_image(registry, "app", None, [layer(each, 500)]) for each in "ab")
+    wait_days(registry, 100)
+    push_image(registry, "app", "latest", [b"kept"])
+    for reference in (parse_tag("pulled"), used):
+        found = get_manifest(registry, APP, reference)
+        note_pull(registry, found.id, reference, "containerd/2.0.0")
+    plan = suggested(registry, 10_000)
+    tagged = {tag for item in plan.items for tag in item["tags"]}
+    assert tagged == {"forgotten"}
+    assert unused in digests(plan)
+    assert used not in digests(plan)

@@ -12,10 +12,10 @@ import heapq
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from functools import partial
 
-from ullage.metadata import attributes, candidates, content, holding
+from ullage.metadata import attributes, candidates, content, holding, pulls
 from ullage.metadata.database import Transaction
 from ullage.metadata.jobs import Item, ItemKind
 from ullage.metadata.usage import BlobRow
@@ -23,18 +23,21 @@ from ullage.oci.digest import Digest
 from ullage.oci.errors import NameUnknown
 from ullage.oci.reference import RepositoryName
 from ullage.policy import Swath
+from ullage.pullers import RECENTLY
 from ullage.services import Caller, Registry, holds
 from ullage.services.access import Principal
 from ullage.services.closure import StoredGraph, Why, what_goes
 from ullage.services.images import MemoryGraph, load
 from ullage.services.outlook import unlocked
 from ullage.services.plan import Plan
+from ullage.services.pulls import pullers, write_pulls
 from ullage.services.purge import RIGHTS
 from ullage.services.selection import Selection, forecast_items, plan_selection
 
-# Images are given up by how long ago they were pushed or tagged, the oldest lot first; younger ones
-# than the last never.
+# Images are given up by how long ago they were pushed, tagged or pulled, the longest first; never
+# those of less than the last.
 AGES = (timedelta(days=365), timedelta(days=90), timedelta(days=30))
+_NEVER = datetime.min.replace(tzinfo=UTC)
 
 
 @dataclass(slots=True)
@@ -68,9 +71,11 @@ def suggest(
     """A plan that frees at least `free` bytes, or as many as it may, of these or all repositories.
 
     Only of those that the caller may delete from. Never what is locked, the newest image of a
-    repository, more than half of its tags, or a tagged image younger than a month. Reads what these
-    repositories hold into memory, one after the other. Raises NameUnknown.
+    repository, more than half of its tags, a tagged image that was pushed or pulled within a month,
+    or an orphan that was pulled within a week. Reads what these repositories hold into memory, one
+    after the other. Raises NameUnknown.
     """
+    write_pulls(registry)
     stocks: dict[int, _Stock] = {}
     there = registry.read(candidates.repositories)
     missing = set(names) - {name for _, name in there}
@@ -117,8 +122,10 @@ def _stock(tx: Transaction, at: tuple[int, RepositoryName], now: datetime) -> _S
         # Without any tag, the image that was pushed last stands for the repository.
         newest = max(roots, key=lambda row: (standing[row.id].updated_at, row.id)).id
     spared = graph.parts(newest) if newest is not None else set()
+    pulled = pulls.of_manifests(tx, graph.rows.keys(), pullers(tx).counted)
     for row in roots:
-        lot = _lot(graph, row.id, now - standing[row.id].updated_at)
+        used_at = max(standing[row.id].updated_at, pulled.get(row.id, _NEVER))
+        lot = _lot(graph, row.id, now - used_at, pulled=row.id in pulled)
         going = what_goes(graph, [row]).going.keys()
         if lot is None or not going or going & spared or going & locked:
             continue
@@ -128,10 +135,12 @@ def _stock(tx: Transaction, at: tuple[int, RepositoryName], now: datetime) -> _S
     return stock
 
 
-def _lot(graph: MemoryGraph, id_: int, age: timedelta) -> int | None:
+def _lot(graph: MemoryGraph, id_: int, unused: timedelta, *, pulled: bool) -> int | None:
+    """With which lot it goes, if nobody has pushed, tagged or pulled it for so long."""
     if id_ not in graph.tagged:
-        return 0
-    return next((lot for lot, least in enumerate(AGES, 1) if age >= least), None)
+        # Somebody pulls it by its digest.
+        return None if pulled and unused < RECENTLY else 0
+    return next((lot for lot, least in enumerate(AGES, 1) if unused >= least), None)
 
 
 # --- choosing -------------------------------------------------------------------------------------
