@@ -148,14 +148,19 @@ def rails(
     found: list[Warning] = []
     for part in parts:
         found += _of_repository(part, caps, computed)
-    manifests = sum(part.manifests_going for part in parts)
+    return (*found, *_over(caps, sum(part.manifests_going for part in parts), freed_bytes))
+
+
+def _over(caps: Caps, manifests: int, freed_bytes: int) -> list[Warning]:
+    """Caps on a whole run always refuse."""
+    found: list[Warning] = []
     if caps.max_manifests is not None and manifests > caps.max_manifests:
         message = f"deletes {manifests} manifests, more than {caps.max_manifests}"
         found.append(Warning(Rail.MANIFESTS, None, message, refuses=True))
     if caps.max_bytes is not None and freed_bytes > caps.max_bytes:
         message = f"frees {freed_bytes} bytes, more than {caps.max_bytes}"
         found.append(Warning(Rail.BYTES, None, message, refuses=True))
-    return tuple(found)
+    return found
 
 
 def _of_repository(part: Part, caps: Caps, computed: bool) -> list[Warning]:
@@ -365,14 +370,7 @@ def purge_rails(
     found: list[Warning] = []
     for swath in swaths:
         found += _of_swath(swath, caps, keep)
-    manifests = sum(swath.manifests_going for swath in swaths)
-    if caps.max_manifests is not None and manifests > caps.max_manifests:
-        message = f"deletes {manifests} manifests, more than {caps.max_manifests}"
-        found.append(Warning(Rail.MANIFESTS, None, message, refuses=True))
-    if caps.max_bytes is not None and freed_bytes > caps.max_bytes:
-        message = f"frees {freed_bytes} bytes, more than {caps.max_bytes}"
-        found.append(Warning(Rail.BYTES, None, message, refuses=True))
-    return tuple(found)
+    return (*found, *_over(caps, sum(swath.manifests_going for swath in swaths), freed_bytes))
 
 
 def _of_swath(swath: Swath, caps: Caps, keep: int) -> list[Warning]:
