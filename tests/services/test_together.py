@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.services.cleaning import finish, tags, wait_days
-from tests.services.keeping import assert_explained, operations, soft, stands, stored
+from tests.services.cleaning import begin, finish, tags, wait_days
+from tests.services.keeping import assert_explained, hard, operations, soft, stands, stored
 from tests.services.planting import plant_image
 from tests.support.registry import ALICE
 from ullage.oci.reference import parse_reference, parse_repository_name, parse_tag
@@ -92,3 +92,17 @@ def test_a_plan_of_what_is_pulled_and_restorable_says_both(registry: Registry) -
     assert plan.document["restorable_until"] is not None
     assert plan.document["freed_bytes"] == 0
     assert "pulled-recently" in {warning["rail"] for warning in plan.document["warnings"]}
+
+
+def test_a_job_that_could_be_taken_back_still_can_when_soft_delete_is_switched_off(
+    registry: Registry,
+) -> None:
+    plant_image(registry, "app", "new", [b"new"])
+    plant_image(registry, "app", "old", [b"old"])
+    before = stands(registry)
+    job_id = begin(registry, "app:^old$", untagged=True)
+    hard(registry)
+    finish(registry, job_id)
+    assert tags(registry) == ["new"]
+    restore_operation(registry, job_id, ALICE)
+    assert stands(registry) == before

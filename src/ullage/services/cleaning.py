@@ -9,7 +9,7 @@ is killed in between has forgotten nothing and does nothing twice.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from itertools import takewhile
 
@@ -120,8 +120,13 @@ def _asker(job: JobRow) -> Caller:
 
 
 def _begin(tx: Transaction, job: JobRow, now: datetime) -> Keeping | None:
-    """All of a job is one operation: one restore takes it back."""
+    """All of a job is one operation: one restore takes it back.
+
+    What could be taken back when it was chosen still can, whatever the policy says by now.
+    """
     policy = softdelete.find_policy(tx)
+    if job.findings.get("restorable"):
+        policy = replace(policy, enabled=True)
     return softdelete.begin(tx, policy, job.id, f"{job.kind}.delete", _asker(job), None, now)
 
 

@@ -442,7 +442,8 @@ def _planned(
     def end(tx: Transaction) -> None:
         _hold(tx, registry, row.id, token)
         ended = None if state == "running" else registry.now()
-        jobs.change(tx, row.id, state=state, findings=findings, finished_at=ended)
+        restorable = {"restorable": softdelete.find_policy(tx).enabled}
+        jobs.change(tx, row.id, state=state, findings=findings | restorable, finished_at=ended)
 
     registry.write(end, freeing=True)
     failpoint("job.after_batch")
