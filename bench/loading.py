@@ -150,7 +150,6 @@ class Loader:
                 "algorithm": "sha256",
                 # Only what a session may be resumed from counts: some of it.
                 "offset": blob.size // 2,
-                "single": False,
                 "created_at": at,
                 "expires_at": moment(self._now + UPLOADS_KEPT),
             }
@@ -216,7 +215,7 @@ _TABLES: dict[str, tuple[str, ...]] = {
     "manifest_children": ("parent_id", "child_id"),
     "tags": ("repository_id", "name", "manifest_id", "created_at", "updated_at"),
     "uploads": (
-        *("id", "repository_id", "subject", "storage_key", "algorithm", "offset", "single"),
+        *("id", "repository_id", "subject", "storage_key", "algorithm", "offset"),
         *("created_at", "expires_at"),
     ),
     "reviews": ("repository_id", "digest", "due_at"),

@@ -16,7 +16,7 @@ from bench.together import together
 from ullage.config import load_settings
 from ullage.oci.digest import parse_digest
 from ullage.oci.reference import parse_reference, parse_repository_name
-from ullage.services import Caller, Registry, push
+from ullage.services import Caller, Registry, push, uploading
 from ullage.wiring import open_registry
 
 # So many wait for the disk at once.
@@ -45,7 +45,7 @@ def _push(registry: Registry, repository: str, images: Sequence[tuple[Image, str
     name = parse_repository_name(repository)
     for image, reference in images:
         for blob in image.blobs:
-            push.upload_whole(registry, name, _CALLER, parse_digest(blob.digest), [blob.data])
+            uploading.upload_whole(registry, name, _CALLER, parse_digest(blob.digest), [blob.data])
         target = parse_reference(reference)
         push.put_manifest(registry, name, target, image.manifest, MANIFEST_TYPE, _CALLER)
 

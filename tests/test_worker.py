@@ -24,8 +24,8 @@ from ullage.services import Limits, Registry, reclaim
 from ullage.services.delete import delete_manifest
 from ullage.services.pull import get_manifest, list_tags, stat_blob
 from ullage.services.pulls import note_pull
-from ullage.services.push import get_upload, start_upload
 from ullage.services.retention_policy import set_retention
+from ullage.services.uploading import append_upload, get_upload, start_upload
 from ullage.worker import MAX_BACKOFF_SECONDS, Worker, backoff_seconds
 
 APP = parse_repository_name("app")
@@ -233,7 +233,10 @@ def test_it_waits_longer_after_each_failure_up_to_a_limit(failures: int) -> None
 def test_promises_last_as_long_when_the_clock_is_set(running: Running, by: timedelta) -> None:
     """R31: a clock put forward by a day would end every push at once."""
     push_blob(running.registry, "app", LAYER)
-    upload = start_upload(running.registry, APP, ALICE)
+    upload, empty = (start_upload(running.registry, APP, ALICE) for _ in range(2))
+    session = append_upload(running.registry, APP, upload.id, ALICE, start=0)
+    session.write(LAYER)
+    session.end()
     before = running.clock()
     running.set_wall_clock(by)
     assert running.clock() == before + by
@@ -245,8 +248,10 @@ def test_promises_last_as_long_when_the_clock_is_set(running: Running, by: timed
     wait_for(lambda: running.keys() == 2)
     assert running.has_layer()
     assert running.has_upload(upload.id)
+    assert running.has_upload(empty.id)
     running.pass_time(HOUR / 2)
     wait_for(lambda: not running.has_layer() and not running.has_upload(upload.id))
+    assert not running.has_upload(empty.id)
 
 
 def test_the_clock_waits_for_the_deadlines(

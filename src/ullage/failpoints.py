@@ -66,6 +66,7 @@ NAMES = frozenset(
         "upload.finish.before_commit",
         "upload.finish.before_row",
         "upload.finish.in_transaction",
+        "upload.reserve.after_row",
         "upload.start.after_row",
     }
 )

@@ -28,8 +28,10 @@ from ullage.services.access import ScopeInvalid, parse_pattern
 from ullage.services.accounts import ensure_admin, run_command
 from ullage.services.check import run_check
 from ullage.services.doorkeeper import Accounts, Doorkeeper, StoredAccounts
+from ullage.services.fresh import open_fresh
 from ullage.services.htpasswd import HtpasswdAccounts, HtpasswdInvalid
 from ullage.services.reclaim import recover
+from ullage.services.uploading import keep_fresh_sessions
 from ullage.tls import Certificates, name_in, self_signed
 from ullage.worker import Worker
 
@@ -67,7 +69,8 @@ def open_registry(settings: Settings) -> Iterator[tuple[Registry, Worker]]:
         try:
             yield registry, worker
         finally:
-            # An orderly end, also of a start that failed: no promise is forgotten.
+            # An orderly end, also of a start that failed: no session and no promise is forgotten.
+            keep_fresh_sessions(registry)
             registry.leases.close(db, registry.now())
     finally:
         db.close()
@@ -86,6 +89,7 @@ def _assemble(settings: Settings, db: Database) -> tuple[Registry, Worker]:
         blobs=blobs,
         leases=open_leases(db, settings.lease, clock()),
         claims=open_claims(db),
+        fresh=open_fresh(db),
         now=clock,
         fresh_key=lambda: secrets.token_hex(16),
         limits=limits_of(settings),

@@ -63,7 +63,7 @@ def plant(registry: Registry, many: int) -> int:
     size = sum(map(len, raws))
 
     def insert(tx: Transaction) -> int:
-        repository_id = content.ensure_repository(tx, APP, registry.now())
+        repository_id = content.ensure_repository(tx, APP, registry.now()).id
         moments = [1_700_000_000_000_000 + (n * 7919 % many) // 2 for n in range(many)]
         manifests = [
             {

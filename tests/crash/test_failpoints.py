@@ -151,7 +151,7 @@ class Case:
 SINGLE, PUT, CHUNKS = 1, 2, 3
 
 CASES = [
-    *(Case("upload.start.after_row", way, push_in_three_ways) for way in (SINGLE, PUT, CHUNKS)),
+    Case("upload.reserve.after_row", 1, push_in_three_ways),
     *(Case("blob.create.after_file", way, push_in_three_ways) for way in (SINGLE, CHUNKS)),
     *(Case("blob.append.after_write", way, push_in_three_ways) for way in (SINGLE, PUT, CHUNKS, 4)),
     *(Case("blob.append.after_fsync", chunk, push_in_three_ways) for chunk in (1, 2)),
@@ -209,7 +209,7 @@ ELSEWHERE = {
 }
 # Where rows in another process's keeping outlive ours: locks, claims, leases, half a transaction.
 ON_POSTGRESQL = [
-    Case("upload.start.after_row", SINGLE, push_in_three_ways),
+    *(Case("upload.start.after_row", way, push_in_three_ways) for way in (SINGLE, PUT, CHUNKS)),
     Case("upload.append.before_offset_row", 2, push_in_three_ways),
     Case("upload.finish.before_row", CHUNKS, push_in_three_ways),
     Case("upload.finish.in_transaction", PUT, push_in_three_ways),
@@ -235,7 +235,7 @@ def test_every_failpoint_is_called_and_every_call_is_known() -> None:
 
 
 def test_every_failpoint_is_killed_at() -> None:
-    assert {case.name for case in CASES} | ELSEWHERE == NAMES
+    assert {case.name for case in (*CASES, *ON_POSTGRESQL)} | ELSEWHERE == NAMES
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
@@ -318,9 +318,8 @@ def _assert_all_can_be_done_again(
 # --- where no single request leads ----------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["recover.after_claim", "recover.after_row"])
 def test_a_start_that_is_killed_over_and_over_recovers_in_the_end(
-    forkserver: ForkServer, stock: Stock, tmp_path: Path, name: str
+    forkserver: ForkServer, stock: Stock, tmp_path: Path
 ) -> None:
     """Fault F5: recovery is idempotent, and a crash loop makes nothing grow."""
     journal = stock.copy(tmp_path / "data")
@@ -333,8 +332,8 @@ def test_a_start_that_is_killed_over_and_over_recovers_in_the_end(
                 lost.result()
         server.expect_kill()
         cut_off = stored_files(server.store)
-        for _ in range(2):
-            server.armed = f"{name}=kill"
+        for step in ("after_claim", "after_claim", "after_row"):
+            server.armed = f"recover.{step}=kill"
             server.start_and_die()
             assert stored_files(server.store) == cut_off
         _assert_recovered(server, user)

@@ -44,7 +44,6 @@ def _fill(tx: Transaction) -> None:
             storage_key="k",
             algorithm="sha256",
             offset=0,
-            single=False,
             created_at=0,
             expires_at=0,
         )

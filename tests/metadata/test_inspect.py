@@ -29,7 +29,7 @@ from ullage.oci.digest import Digest, digest_of
 from ullage.oci.reference import parse_repository_name
 from ullage.services import Registry
 from ullage.services.delete import delete_manifest, delete_repository
-from ullage.services.push import start_upload
+from ullage.services.uploading import append_upload, start_upload
 
 Fetch = Callable[[Transaction, Which[Any]], Sequence[Any]]
 
@@ -43,7 +43,8 @@ def filled(ready_url: str, clock: FakeClock) -> Iterator[Registry]:
         push_index(registry, name, "both", [one, two])
         loose = push_image(registry, name, None, [name.encode() * 2])
         delete_manifest(registry, parse_repository_name(name), loose, ALICE)
-        start_upload(registry, parse_repository_name(name), ALICE)
+        upload = start_upload(registry, parse_repository_name(name), ALICE)
+        append_upload(registry, parse_repository_name(name), upload.id, ALICE).end()
     push_image(registry, "gone", "v1", [b"shared"])
     push_blob(registry, "gone", b"loose")
     delete_repository(registry, parse_repository_name("gone"), ALICE)

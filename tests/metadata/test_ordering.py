@@ -22,7 +22,7 @@ RAW = b'{"schemaVersion": 2, "manifests": []}'
 
 
 def _push(tx: Transaction, name: RepositoryName) -> tuple[int, int]:
-    repository_id = content.ensure_repository(tx, name, NEW_YEAR)
+    repository_id = content.ensure_repository(tx, name, NEW_YEAR).id
     manifest = parse_manifest(RAW, None)
     return repository_id, content.insert_manifest(
         tx, repository_id, digest_of(RAW), manifest, RAW, blobs=[], children=[], now=NEW_YEAR

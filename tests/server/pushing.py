@@ -1,7 +1,9 @@
 """What clients do, over HTTP: blobs, manifests and images pushed, errors read."""
 
 import json
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Mapping, Sequence, Set
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -23,6 +25,18 @@ def start_upload(client: httpx.Client, name: str) -> str:
     answer = client.post(f"/v2/{name}/blobs/uploads/")
     assert answer.status_code == 202, answer.text
     return answer.headers["Location"]
+
+
+def wait_for_bytes(uploads: Path, before: Set[str] = frozenset()) -> Path:
+    """The one file that is there beside those of `before`, as soon as it holds a byte."""
+    deadline = time.monotonic() + 20
+    while True:
+        new = [path for path in uploads.iterdir() if path.name not in before]
+        if new and new[0].stat().st_size:
+            (stored,) = new
+            return stored
+        assert time.monotonic() < deadline, "nothing arrives"
+        time.sleep(0.01)
 
 
 def put_manifest(

@@ -625,7 +625,9 @@ def test_limits_are_those_of_the_settings(tmp_path: Path) -> None:
         while client.get(first).status_code == 204:
             assert time.monotonic() < deadline, "an idle upload does not end"
             # The worker looks around every 30 s, and whenever something has been given up.
-            assert client.delete(start_upload(client, "app")).status_code == 204
+            given_up = start_upload(client, "app")
+            assert client.patch(given_up, content=b"x").status_code == 202
+            assert client.delete(given_up).status_code == 204
             time.sleep(0.05)
         while list(server.data.glob("uploads/*")):
             assert time.monotonic() < deadline, "its bytes are left behind"

@@ -11,7 +11,14 @@ from collections.abc import Callable, Iterator
 import httpx
 import pytest
 
-from tests.server.pushing import error_code, push_blob, push_image, refused, start_upload
+from tests.server.pushing import (
+    error_code,
+    push_blob,
+    push_image,
+    refused,
+    start_upload,
+    wait_for_bytes,
+)
 from tests.server.raw import Connection
 from tests.support.server import UllageServer
 from ullage.oci.digest import digest_of
@@ -208,11 +215,9 @@ def test_one_request_at_a_time_works_on_a_session(
     """R18: two at once would mix their bytes; the second is told to come back."""
     before = uploads(server)
     location = start_upload(client, name)
-    (key,) = uploads(server) - before
     with Connection(server) as first:
         first.request("PATCH", location, body=BIG[:-10], length=len(BIG))
-        stored = server.data / "uploads" / key
-        wait_for(lambda: stored.stat().st_size > 0, "nothing arrives")
+        wait_for_bytes(server.data / "uploads", before)
         for second in (patch(client, location, b""), put(client, location, digest_of(BIG), BIG)):
             assert refused(second) == (503, "UNAVAILABLE")
             assert "Retry-After" in second.headers

@@ -10,7 +10,12 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.server.pushing import push_blob, push_image, start_upload
+from tests.server.pushing import (
+    push_blob,
+    push_image,
+    start_upload,
+    wait_for_bytes,
+)
 from tests.server.raw import Closed, Connection
 from tests.support.server import UllageServer, run_ullage
 from ullage.oci.digest import digest_of
@@ -145,14 +150,10 @@ def test_it_waits_no_longer_than_it_was_told_and_ends_with_1(tmp_path: Path) -> 
         with httpx.Client(base_url=server.url, timeout=30) as client:
             path = f"/v2/app/blobs/{push_blob(client, 'app', DATA * 2)}"
             location = start_upload(client, "app")
-            (stored,) = (server.data / "uploads").iterdir()
         with Connection(server, receive_buffer=65536) as pull, Connection(server) as push:
             pull.request("GET", path).head()
             push.request("PATCH", location, body=DATA[:half], length=len(DATA))
-            deadline = time.monotonic() + 10
-            while stored.stat().st_size == 0:
-                assert time.monotonic() < deadline, "nothing arrives"
-                time.sleep(0.01)
+            wait_for_bytes(server.data / "uploads")
             assert server.terminate(timeout_seconds=20) == 1
             assert "some requests did not finish within 0.5 s" in server.log
             with pytest.raises(Closed):

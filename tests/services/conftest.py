@@ -26,6 +26,7 @@ from ullage.metadata.claims import open_claims
 from ullage.metadata.database import Database, Transaction
 from ullage.metadata.leases import open_leases
 from ullage.services import Limits, Registry
+from ullage.services.uploading import keep_fresh_sessions
 
 __all__ = [
     "db",
@@ -103,7 +104,8 @@ class Installation:
         self._running = make_registry(self._url, self._store, self._clock, limits)
 
     def stop(self) -> None:
-        """In good order: no promise is forgotten."""
+        """In good order: no session and no promise is forgotten."""
+        keep_fresh_sessions(self.registry)
         self.registry.leases.close(self.registry.db, self.registry.now())
         self.end_process()
 

@@ -39,6 +39,11 @@ class FaultyStore:
         self.fail_if_told("create")
         self._inner.create(key)
 
+    def begin(self, key: str) -> Append:
+        self.fail_if_told("create")
+        self.fail_if_told("append")
+        return _FaultyAppend(self, self._inner.begin(key))
+
     def append(self, key: str, offset: int) -> Append:
         self.fail_if_told("append")
         return _FaultyAppend(self, self._inner.append(key, offset))

@@ -45,7 +45,7 @@ def plant_blobs(registry: Registry, name: str, blobs: Iterable[bytes]) -> list[D
 
     def plant(tx: Transaction) -> None:
         now = registry.now()
-        repository_id = content.ensure_repository(tx, parse_repository_name(name), now)
+        repository_id = content.ensure_repository(tx, parse_repository_name(name), now).id
         _link(tx, repository_id, blobs, keys, now)
         reviews = [
             {"repository_id": repository_id, "digest": digest_of(data), "due_at": moment(now)}
@@ -73,7 +73,7 @@ def plant_image(
 
     def plant(tx: Transaction) -> None:
         now = registry.now()
-        repository_id = content.ensure_repository(tx, parse_repository_name(name), now)
+        repository_id = content.ensure_repository(tx, parse_repository_name(name), now).id
         _link(tx, repository_id, blobs, keys, now)
         manifest_id = content.insert_manifest(
             tx,

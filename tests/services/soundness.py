@@ -7,6 +7,7 @@ import sqlalchemy as sa
 from ullage.metadata import inspect, schema
 from ullage.metadata.database import Transaction
 from ullage.metadata.inspect import After
+from ullage.metadata.reserved import reserved_keys
 from ullage.services import Registry
 
 _EVERYTHING: After[int] = After(None, 1_000_000)
@@ -46,10 +47,12 @@ def _assert_nothing_forgotten(tx: Transaction) -> None:
 def _assert_store(registry: Registry) -> None:
     """I8, I12, I15, I17: every key in the store belongs to one row, which knows its size."""
     blobs, uploads, tombstones = registry.snapshot(_keys)
+    reserved = set(registry.snapshot(reserved_keys))
     assert not blobs.keys() & uploads.keys()
     assert not tombstones.keys() & (blobs.keys() | uploads.keys())
+    assert not reserved & (blobs.keys() | uploads.keys() | tombstones.keys())
     there = {found.key: found.size for found in registry.blobs.list()}
-    assert there.keys() <= blobs.keys() | uploads.keys() | tombstones.keys()
+    assert there.keys() <= blobs.keys() | uploads.keys() | tombstones.keys() | reserved
     for key, size in blobs.items():
         assert there.get(key) == size
     for key, size in tombstones.items():

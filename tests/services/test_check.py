@@ -50,8 +50,8 @@ from ullage.services.check import (
 from ullage.services.delete import delete_manifest, delete_repository
 from ullage.services.findings import KEPT_FINDINGS
 from ullage.services.pull import stat_blob
-from ullage.services.push import append_upload, cancel_upload, start_upload
 from ullage.services.reclaim import review_due
+from ullage.services.uploading import append_upload, cancel_upload, start_upload
 
 APP = parse_repository_name("team/app")
 SHARED, ONE, TWO, LOOSE = b"shared" * 100, b"one" * 100, b"two" * 100, b"loose" * 100

@@ -41,13 +41,13 @@ from ullage.services.pull import (
     stat_blob,
     stat_blob_for_push,
 )
-from ullage.services.push import (
+from ullage.services.push import mount_blob
+from ullage.services.uploading import (
     AppendSession,
     append_upload,
     cancel_upload,
     finish_upload,
     get_upload,
-    mount_blob,
     start_upload,
 )
 

@@ -27,7 +27,7 @@ from ullage.oci.reference import parse_repository_name
 from ullage.services import Caller, Registry
 from ullage.services.delete import Deleted, delete_manifest, delete_repository
 from ullage.services.pull import stat_blob, stat_blob_for_push
-from ullage.services.push import append_upload, get_upload, mount_blob, start_upload
+from ullage.services.push import mount_blob
 from ullage.services.reclaim import (
     expire_leases,
     expire_uploads,
@@ -35,6 +35,7 @@ from ullage.services.reclaim import (
     review_due,
     shift_deadlines,
 )
+from ullage.services.uploading import append_upload, get_upload, start_upload
 
 APP, OTHER = parse_repository_name("app"), parse_repository_name("other")
 BOB = Caller(subject="bob", address="192.0.2.2", agent="test")

@@ -32,17 +32,18 @@ from ullage.oci.reference import parse_repository_name
 from ullage.services import Caller, Limits, Registry
 from ullage.services.delete import delete_repository
 from ullage.services.pull import open_blob, stat_blob
-from ullage.services.push import (
+from ullage.services.push import mount_blob
+from ullage.services.reclaim import expire_uploads, recover
+from ullage.services.uploading import (
     AppendSession,
     Upload,
     append_upload,
     cancel_upload,
     finish_upload,
     get_upload,
-    mount_blob,
     start_upload,
 )
-from ullage.services.reclaim import expire_uploads, recover
+from ullage.services.usage import registry_totals
 
 APP, OTHER = parse_repository_name("app"), parse_repository_name("other")
 BOB = Caller(subject="bob", address="192.0.2.1", agent="test")
@@ -456,22 +457,28 @@ def test_bytes_that_are_safe_while_their_row_is_not_are_finished_later(
     assert read_blob(registry, digest_of(DATA)) == DATA
 
 
-def test_a_restart_ends_uploads_that_nobody_can_resume(installation: Installation) -> None:
-    """deletion.md RECOVER: one POST with the whole blob cannot be continued, a session can."""
+def test_a_crash_ends_sessions_without_acknowledged_bytes_and_no_others(
+    installation: Installation,
+) -> None:
+    """deletion.md RECOVER: what they wrote is known by a reserved key, and given back."""
     registry = installation.registry
-    single = start_upload(registry, APP, ALICE, single=True)
-    resumable = begin(registry)
+    without, resumable = begin(registry), begin(registry)
+    append_upload(registry, APP, without.id, ALICE, 0).write(DATA)
+    append(registry, resumable, DATA[:4])
     installation.crash()
     installation.start()
     registry = installation.registry
     if registry.db.dialect == "sqlite":
         assert recover(registry) == 1
         with pytest.raises(BlobUploadUnknown):
-            get_upload(registry, APP, single.id, ALICE)
+            get_upload(registry, APP, without.id, ALICE)
+        assert registry_totals(registry).pending_bytes == len(DATA)
+        settle(registry)
+        assert registry.blobs.size(without.key) is None
     else:
         # Another process may be in the middle of it.
         assert recover(registry) == 0
-    append(registry, resumable, DATA)
+    append(registry, resumable, DATA[4:])
     finish_upload(registry, APP, resumable.id, ALICE, digest_of(DATA))
 
 

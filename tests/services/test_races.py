@@ -57,16 +57,16 @@ from ullage.services.delete import (
     delete_tag,
 )
 from ullage.services.pull import get_manifest, list_referrers, open_blob, stat_blob_for_push
-from ullage.services.push import (
+from ullage.services.push import mount_blob
+from ullage.services.reclaim import erase_deleted, expire_uploads, review_due
+from ullage.services.uploading import (
     AppendSession,
     append_upload,
     cancel_upload,
     finish_upload,
     get_upload,
-    mount_blob,
     start_upload,
 )
-from ullage.services.reclaim import erase_deleted, expire_uploads, review_due
 
 BOB = Caller(subject="bob", address="192.0.2.2", agent="test")
 STRIDE = 1 if os.environ.get("ULLAGE_SCHEDULES") == "all" else 8

@@ -35,7 +35,6 @@ from ullage.services import Limits, Registry
 from ullage.services.access import NOBODY_ASKS
 from ullage.services.delete import delete_manifest, delete_repository
 from ullage.services.pull import get_manifest, list_repositories, stat_blob
-from ullage.services.push import append_upload, start_upload
 from ullage.services.reclaim import (
     MAX_BACKOFF,
     RECLAIM_CLAIM,
@@ -47,6 +46,7 @@ from ullage.services.reclaim import (
     recover,
     review_due,
 )
+from ullage.services.uploading import append_upload, start_upload
 
 APP, OTHER = parse_repository_name("app"), parse_repository_name("other")
 

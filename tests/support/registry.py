@@ -13,9 +13,11 @@ from ullage.metadata.leases import open_leases
 from ullage.oci.digest import Digest, digest_of
 from ullage.oci.reference import Tag, parse_repository_name, parse_tag
 from ullage.services import Caller, Limits, Registry
+from ullage.services.fresh import open_fresh
 from ullage.services.pull import get_manifest
-from ullage.services.push import append_upload, put_manifest, start_upload
+from ullage.services.push import put_manifest
 from ullage.services.reclaim import erase_deleted, expire_uploads, reclaim_due, review_due
+from ullage.services.uploading import append_upload, start_upload
 
 ALICE = Caller(subject="alice", address="192.0.2.1", agent="test")
 
@@ -39,6 +41,7 @@ def make_registry(
         blobs=blobs,
         leases=open_leases(db, limits.lease, clock()),
         claims=open_claims(db),
+        fresh=open_fresh(db),
         now=clock,
         fresh_key=lambda: secrets.token_hex(16),
         limits=limits,

@@ -144,6 +144,12 @@ class BlobStore(Protocol):
         Raises FileExistsError when the key is in use, appendable or committed.
         """
 
+    def begin(self, key: str) -> Append:
+        """As `create` and then `append`, for a key under which nothing was ever stored.
+
+        Only an appendable object of that key is noticed: FileExistsError.
+        """
+
     def append(self, key: str, offset: int) -> Append:
         """Continue an appendable object at `offset`; whatever lies beyond is dropped.
 

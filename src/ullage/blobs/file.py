@@ -101,6 +101,19 @@ class FileBlobStore:
             os.close(os.open(key, flags, _FILE_MODE, dir_fd=self._uploads))
         failpoint("blob.create.after_file")
 
+    def begin(self, key: str) -> FileAppend:
+        validate_key(key)
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
+        with _full_as_store_full():
+            file = FileIO(os.open(key, flags, _FILE_MODE, dir_fd=self._uploads), "r+")
+        failpoint("blob.create.after_file")
+        try:
+            _lock(file, key)
+        except BaseException:
+            file.close()
+            raise
+        return FileAppend(self, key, file, 0)
+
     def append(self, key: str, offset: int) -> FileAppend:
         validate_key(key)
         try:
@@ -214,11 +227,7 @@ class FileBlobStore:
         self._refuse_broken(key)
         file = _open_regular(key, self._uploads, "r+")
         try:
-            try:
-                fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                message = "an append to this object is still open"
-                raise OSError(errno.EBUSY, message, key) from None
+            _lock(file, key)
             # It may have been committed between the open and the lock: then this finds nothing.
             os.stat(key, dir_fd=self._uploads, follow_symlinks=False)
         except BaseException:
@@ -435,6 +444,13 @@ def _open_regular(key: str, parent: int, mode: str) -> FileIO:
     except BaseException:
         os.close(descriptor)
         raise
+
+
+def _lock(file: FileIO, key: str) -> None:
+    try:
+        fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise OSError(errno.EBUSY, "an append to this object is still open", key) from None
 
 
 def _stat_regular(key: str, parent: int) -> os.stat_result | None:

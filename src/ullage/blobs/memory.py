@@ -37,6 +37,10 @@ class MemoryBlobStore:
                 raise FileExistsError(errno.EEXIST, "the storage key is in use", key)
             self._objects[key] = _Object()
 
+    def begin(self, key: str) -> MemoryAppend:
+        self.create(key)
+        return self.append(key, 0)
+
     def append(self, key: str, offset: int) -> MemoryAppend:
         with self._lock:
             stored = self._find(key)

@@ -280,6 +280,7 @@ _CLAIMABLE = Statement(
     .where(_DUE)
     .where(~sa.exists().where(_blobs.c.storage_key == _tombstones.c.storage_key))
     .where(~sa.exists().where(schema.uploads.c.storage_key == _tombstones.c.storage_key))
+    .where(~sa.exists().where(schema.reserved_keys.c.storage_key == _tombstones.c.storage_key))
     .order_by(_tombstones.c.due_at)
     .limit(bindparam("limit", type_=sa.Integer))
     .with_for_update(skip_locked=True, of=_tombstones)
@@ -296,8 +297,8 @@ def claim_tombstones(
 ) -> list[Tombstone]:
     """Take up to `limit` due tombstones; nobody else gets them before `claimed_until`.
 
-    A key that a blob or an upload session still uses is never handed out, whatever wrote its
-    tombstone: the last guard before bytes are gone for good (invariant I12).
+    A key that a blob or an upload session still uses, or may use, is never handed out, whatever
+    wrote its tombstone: the last guard before bytes are gone for good (invariant I12).
     """
     claimed = [Tombstone(*row) for row in tx.rows(_CLAIMABLE, now=moment(now), limit=limit)]
     tx.change(_CLAIM, keys=_keys(claimed), claimed_until=moment(claimed_until))
@@ -362,11 +363,12 @@ def tombstone_due(tx: Transaction, now: datetime) -> bool:
 
 
 def known_keys(tx: Transaction, keys: Collection[str]) -> set[str]:
-    """Which of these storage keys a blob, an upload session or a tombstone names."""
+    """Which of these storage keys a blob, an upload session or a tombstone names, or may soon."""
     known: set[str] = set()
     for some in chunks(sorted(keys)):
         # The way a key goes: asked in this order it is not missed where it moves on in between.
         for column in (
+            schema.reserved_keys.c.storage_key,
             schema.uploads.c.storage_key,
             _blobs.c.storage_key,
             _tombstones.c.storage_key,

@@ -221,8 +221,6 @@ uploads = sa.Table(
     sa.Column("storage_key", sa.Text, nullable=False, unique=True),
     sa.Column("algorithm", sa.Text, nullable=False),
     sa.Column("offset", sa.BigInteger, nullable=False),
-    # One POST with the whole blob: nobody can resume it, so a restart ends it.
-    sa.Column("single", sa.Boolean, nullable=False),
     sa.Column("created_at", Moment, nullable=False),
     sa.Column("expires_at", Moment, nullable=False),
     # Only on PostgreSQL, where several processes serve one session: who works on it until when.
@@ -230,6 +228,14 @@ uploads = sa.Table(
     sa.Column("claimed_until", Moment),
     sa.Index("ix_uploads_repository_id", "repository_id"),
     sa.Index("ix_uploads_expires_at", "expires_at"),
+    sqlite_with_rowid=False,
+)
+
+reserved_keys = sa.Table(
+    "reserved_keys",
+    metadata,
+    # Fresh storage keys that no other row names yet: there may be bytes under them.
+    sa.Column("storage_key", sa.Text, primary_key=True),
     sqlite_with_rowid=False,
 )
 

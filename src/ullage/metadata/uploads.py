@@ -22,10 +22,13 @@ _repositories = schema.repositories
 
 @dataclass(frozen=True, slots=True)
 class Upload:
-    """An upload session: `offset` bytes are stored under `key` and will not be lost."""
+    """An upload session: `offset` bytes are stored under `key` and will not be lost.
+
+    Without a repository it has no row yet, and no bytes that count.
+    """
 
     id: str
-    repository_id: int
+    repository_id: int | None
     subject: str
     key: str
     algorithm: str
@@ -53,16 +56,13 @@ _INSERT = Statement.insert(
         "storage_key",
         "algorithm",
         "offset",
-        "single",
         "created_at",
         "expires_at",
     ),
 )
 
 
-def insert_upload(
-    tx: Transaction, upload: Upload, *, single: bool, now: datetime, expires_at: datetime
-) -> None:
+def insert_upload(tx: Transaction, upload: Upload, now: datetime, expires_at: datetime) -> None:
     tx.change(
         _INSERT,
         id=upload.id,
@@ -71,7 +71,6 @@ def insert_upload(
         storage_key=upload.key,
         algorithm=upload.algorithm,
         offset=upload.offset,
-        single=single,
         created_at=moment(now),
         expires_at=moment(expires_at),
     )
@@ -152,11 +151,6 @@ def expired_uploads(tx: Transaction, now: datetime, limit: int) -> list[Upload]:
     return [Upload(*row) for row in tx.rows(_FIND_EXPIRED, now=moment(now), limit=limit)]
 
 
-def single_uploads(tx: Transaction) -> list[Upload]:
-    """Uploads made of one request; after a restart nobody can go on with them."""
-    return [Upload(*row) for row in tx.execute(sa.select(*_COLUMNS).where(_uploads.c.single))]
-
-
 def uploads_of(tx: Transaction, repository_id: int, limit: int) -> list[Upload]:
     query = sa.select(*_COLUMNS).where(_uploads.c.repository_id == repository_id).limit(limit)
     return [Upload(*row) for row in tx.execute(query)]
@@ -195,12 +189,14 @@ def shift_uploads(tx: Transaction, by_microseconds: int) -> None:
 _REMEMBER = Statement.insert(_finished, ("id", "repository_id", "subject", "digest", "forget_at"))
 
 
-def remember_finished(tx: Transaction, upload: Upload, digest: Digest, forget_at: datetime) -> None:
+def remember_finished(
+    tx: Transaction, upload: Upload, repository_id: int, digest: Digest, forget_at: datetime
+) -> None:
     """So that a client that lost the answer to its last PUT may ask again."""
     tx.change(
         _REMEMBER,
         id=upload.id,
-        repository_id=upload.repository_id,
+        repository_id=repository_id,
         subject=upload.subject,
         digest=digest,
         forget_at=moment(forget_at),

@@ -17,7 +17,7 @@ from starlette.requests import ClientDisconnect, Request
 from ullage.oci.errors import ManifestTooLarge, SizeInvalid, TooManyRequests
 from ullage.server.threads import Threads
 from ullage.server.wire import BodyTimeout, decimal_header
-from ullage.services.push import AppendSession
+from ullage.services.uploading import AppendSession
 
 PIECE_BYTES = 1024 * 1024
 # Once all uploads together hold this much in memory, they hand over smaller pieces.

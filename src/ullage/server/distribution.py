@@ -60,10 +60,10 @@ from ullage.server.wire import (
     next_link,
     page_size,
 )
-from ullage.services import Caller, Registry, delete, pull, push
+from ullage.services import Caller, Registry, delete, pull, push, uploading
 from ullage.services.access import Action, Principal
 from ullage.services.pulls import note_pull
-from ullage.services.push import AppendSession, Upload
+from ullage.services.uploading import AppendSession, Upload
 
 OCI_INDEX = "application/vnd.oci.image.index.v1+json"
 # A User-Agent is only kept to tell clients apart.
@@ -297,9 +297,12 @@ async def start_upload(face: Face, request: Request, name: str) -> Response:
     whole = query.one("digest")
     if whole is not None:
         return await _take_whole_blob(face, request, repository, parse_digest(whole), caller)
-    upload = await face.threads.submit(
-        push.start_upload, face.registry, repository, caller, algorithm
-    )
+    if face.threads.inline_reads and uploading.starts_at_once(face.registry):
+        upload = uploading.start_upload(face.registry, repository, caller, algorithm)
+    else:
+        upload = await face.threads.submit(
+            uploading.start_upload, face.registry, repository, caller, algorithm
+        )
     return _session(repository, upload.id, upload.offset, 202)
 
 
@@ -323,21 +326,21 @@ async def _take_whole_blob(
     async with face.bodies.arriving(request) as body:
         if await body.gather():
             await face.threads.submit(
-                push.upload_whole, face.registry, repository, caller, digest, body.pieces
+                uploading.upload_whole, face.registry, repository, caller, digest, body.pieces
             )
             return _created(repository, digest)
         upload = await face.threads.submit(
-            push.start_upload, face.registry, repository, caller, digest.algorithm, single=True
+            uploading.start_upload, face.registry, repository, caller, digest.algorithm
         )
         try:
             session = await face.threads.submit(
-                push.append_upload, face.registry, repository, upload.id, caller
+                uploading.append_upload, face.registry, repository, upload.id, caller
             )
             await _stream_or_abandon(face, body, session)
             await face.threads.submit(session.finish, digest)
         except BaseException:
             # Nobody knows this session's address, so nobody can go on with it.
-            await asyncio.shield(face.threads.submit(push.end_upload, face.registry, upload))
+            await asyncio.shield(face.threads.submit(uploading.end_upload, face.registry, upload))
             raise
     return _created(repository, digest)
 
@@ -346,7 +349,7 @@ async def get_upload(face: Face, request: Request, name: str, upload_id: str) ->
     """distribution-spec, "Pushing a blob in chunks": how much the session holds (end-13)."""
     repository = face.name(name)
     upload = await face.threads.read(
-        push.get_upload, face.registry, repository, _upload_id(upload_id), caller_of(request)
+        uploading.get_upload, face.registry, repository, _upload_id(upload_id), caller_of(request)
     )
     return _session(repository, upload.id, upload.offset, 204)
 
@@ -361,20 +364,20 @@ async def patch_upload(face: Face, request: Request, name: str, upload_id: str) 
     where = (face.registry, repository, session_id, caller_of(request))
     # Before anything is read: whoever is in the wrong place is told so. And what arrives belongs
     # where the session is now, however long it takes.
-    start = await face.threads.read(push.require_offset, *where, announced)
+    start = await face.threads.read(uploading.require_offset, *where, announced)
     async with face.bodies.arriving(request) as body:
         try:
             whole = await body.gather()
         except (ClientDisconnect, BodyTimeout, asyncio.CancelledError):
-            keep = face.threads.submit(push.add_to_upload, *where, start, body.pieces)
+            keep = face.threads.submit(uploading.add_to_upload, *where, start, body.pieces)
             await asyncio.shield(keep)
             raise
         if whole:
             require_length(expected, body.length)
-            add = face.threads.submit(push.add_to_upload, *where, start, body.pieces)
+            add = face.threads.submit(uploading.add_to_upload, *where, start, body.pieces)
             upload = await asyncio.shield(add)
         else:
-            session = await face.threads.submit(push.append_upload, *where, start)
+            session = await face.threads.submit(uploading.append_upload, *where, start)
             upload = await _stream_and_keep(face, body, session, expected)
     return _session(repository, upload.id, upload.offset, 202)
 
@@ -404,19 +407,19 @@ async def finish_upload(face: Face, request: Request, name: str, upload_id: str)
     digest = parse_digest(text)
     where = (face.registry, repository, _upload_id(upload_id), caller_of(request))
     if _has_no_body(request):
-        await face.threads.submit(push.finish_upload, *where, digest)
+        await face.threads.submit(uploading.finish_upload, *where, digest)
         return _created(repository, digest)
     start, expected = _announced(request)
     async with face.bodies.arriving(request) as body:
         if await body.gather():
             require_length(expected, body.length)
-            await face.threads.submit(push.finish_upload, *where, digest, body.pieces, start)
+            await face.threads.submit(uploading.finish_upload, *where, digest, body.pieces, start)
             return _created(repository, digest)
         try:
-            session = await face.threads.submit(push.append_upload, *where, start)
+            session = await face.threads.submit(uploading.append_upload, *where, start)
         except BlobUploadUnknown:
             # Whoever lost the answer sends the same request, with its body, once more.
-            await face.threads.submit(push.finish_upload, *where, digest)
+            await face.threads.submit(uploading.finish_upload, *where, digest)
             return _created(repository, digest)
         await _stream_or_abandon(face, body, session)
         try:
@@ -431,7 +434,7 @@ async def finish_upload(face: Face, request: Request, name: str, upload_id: str)
 async def cancel_upload(face: Face, request: Request, name: str, upload_id: str) -> Response:
     """distribution-spec main, "Cancel a blob upload" (end-14)."""
     await face.threads.submit(
-        push.cancel_upload,
+        uploading.cancel_upload,
         face.registry,
         face.name(name),
         _upload_id(upload_id),

@@ -21,6 +21,7 @@ from ullage.metadata.errors import DatabaseBroken, DatabaseBusy, DatabaseFull
 from ullage.metadata.leases import Holder, Leases
 from ullage.oci.digest import Digest
 from ullage.oci.errors import StorageFull, Unavailable
+from ullage.services.fresh import FreshSessions
 from ullage.services.hashers import Hashers
 from ullage.services.recorder import Recorder
 from ullage.services.small import SmallBlobs
@@ -101,6 +102,8 @@ class Registry:
     # Pulls that wait to be written down.
     pulls: Recorder = field(default_factory=Recorder)
     small: SmallBlobs = field(default_factory=SmallBlobs)
+    # Upload sessions without bytes, where they are kept in memory.
+    fresh: FreshSessions | None = None
 
     def read(self, work: Work[T]) -> T:
         """Run reading work; raises Unavailable if the database does not answer."""

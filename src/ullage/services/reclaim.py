@@ -17,7 +17,7 @@ from ullage.metadata import content, jobs, operations, reclaim, uploads
 from ullage.metadata.database import Transaction
 from ullage.metadata.reclaim import Tombstone
 from ullage.services import Registry
-from ullage.services.push import end_upload
+from ullage.services.uploading import end_forgotten_sessions, end_upload
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +34,7 @@ UNKNOWN_KEY_GRACE = timedelta(hours=24)
 
 
 def recover(registry: Registry) -> int:
-    """What a start has to do after a crash: end the uploads that nobody can resume.
+    """What a start has to do after a crash: end the uploads that nobody can resume; how many.
 
     Only where this process alone owns the database. Everything else (tombstones, reviews,
     repositories half erased) simply goes on; no walk over the store is needed.
@@ -44,12 +44,7 @@ def recover(registry: Registry) -> int:
     # Whoever held tombstones is gone, and must not keep their bytes on the disk any longer.
     registry.write(reclaim.release_tombstones, freeing=True)
     registry.write(jobs.release_claims, freeing=True)
-    left = registry.read(uploads.single_uploads)
-    failpoint("recover.after_claim")
-    for upload in left:
-        end_upload(registry, upload)
-        failpoint("recover.after_row")
-    return len(left)
+    return end_forgotten_sessions(registry)
 
 
 def review_due(registry: Registry) -> int:
@@ -124,6 +119,8 @@ def expire_uploads(registry: Registry) -> int:
     """End upload sessions that nobody touched for too long."""
     now = registry.now()
     expired = registry.read(lambda tx: uploads.expired_uploads(tx, now, 100))
+    if registry.fresh is not None:
+        expired += registry.fresh.expired(now)
     ended = sum(end_upload(registry, upload, only_if_expired=True) for upload in expired)
     if registry.read(lambda tx: uploads.finished_to_forget(tx, now)):
         registry.write(lambda tx: uploads.forget_finished(tx, now), freeing=True)
@@ -186,6 +183,8 @@ def shift_deadlines(registry: Registry, by: timedelta) -> None:
     Otherwise a clock put forward by a day would end every push at once (race R31).
     """
     registry.leases.shift(registry.db, by)
+    if registry.fresh is not None:
+        registry.fresh.shift(by)
     if registry.db.dialect != "sqlite":
         return
     microseconds = by // timedelta(microseconds=1)

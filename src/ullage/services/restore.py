@@ -180,12 +180,13 @@ class Restoring:
     def some(self, tx: Transaction, kept: Kept) -> bool:
         """Bring back some manifests of a repository; False when there is nothing left."""
         now, self.batch = self.registry.now(), Restored()
-        live_id = content.ensure_repository(tx, kept.name, now)
+        live = content.ensure_repository(tx, kept.name, now)
+        live_id = live.id
         held = operations.lock_kept(tx, kept.repository_id)
         if held is None or held.operation_id != self.operation_id:
             content.drop_repository_if_empty(tx, live_id)
             return False
-        locks.require_writable(tx, live_id, kept.name)
+        locks.require_held_writable(live)
         if content.drop_repository_if_empty(tx, live_id):
             operations.show_repository(tx, held)
             self.came_back(tx, held.name, held.manifest_count, held.tag_count)

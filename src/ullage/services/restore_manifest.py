@@ -79,8 +79,9 @@ class _One:
     def restore(
         self, tx: Transaction, tag: Tag | None, chosen: DeletedTag | None, now: datetime
     ) -> Restored:
-        live_id = content.ensure_repository(tx, self.name, now)
-        locks.require_writable(tx, live_id, self.name)
+        live = content.ensure_repository(tx, self.name, now)
+        locks.require_held_writable(live)
+        live_id = live.id
         hidden_id = chosen.repository_id if chosen is not None else None
         there = self.digest in content.find_manifests(tx, live_id, [self.digest])
         if hidden_id is None and (chosen is None or not there):

@@ -97,7 +97,10 @@ def registry_totals(registry: Registry) -> Totals:
         )
 
     counted, tagged, leased, kept, sessions = registry.snapshot(read)
-    uploading = sum(_size_of(registry, key) for _, key, _ in sessions)
+    keys = [key for _, key, _ in sessions]
+    if registry.fresh is not None:
+        keys += registry.fresh.began_keys()
+    uploading = sum(_size_of(registry, key) for key in keys)
     return Totals(
         disk_bytes=counted["blob_bytes"] + counted["pending_bytes"] + uploading,
         tagged_bytes=tagged,

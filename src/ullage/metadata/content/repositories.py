@@ -135,12 +135,19 @@ _INSERT = Statement.insert(
 )
 
 
-def ensure_repository(tx: Transaction, name: RepositoryName, now: datetime) -> int:
+_HOLD_NAMED = Statement(
+    sa.select(_repositories.c.id, _repositories.c.write_enabled)
+    .where(_repositories.c.name == bindparam("name"))
+    .with_for_update(key_share=True)
+)
+
+
+def ensure_repository(tx: Transaction, name: RepositoryName, now: datetime) -> HeldRepository:
     """Find and lock the repository, or make it."""
     # Others may make it and remove it again between any two statements.
-    while (repository_id := lock_repository(tx, name)) is None:
+    while (row := tx.row(_HOLD_NAMED, name=name)) is None:
         tx.change(_INSERT, name=name, created_at=moment(now), updated_at=moment(now))
-    return repository_id
+    return HeldRepository(row[0], name, bool(row[1]))
 
 
 _DROP_IF_UNUSED = Statement(

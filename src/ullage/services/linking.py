@@ -1,0 +1,30 @@
+"""Giving a repository a blob: the link, the lease that protects it, the look at it afterwards."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from ullage.metadata import content, reclaim
+from ullage.metadata.database import Transaction
+from ullage.oci.digest import Digest
+from ullage.services import Caller, Registry
+
+
+def link_and_lease(
+    tx: Transaction,
+    registry: Registry,
+    repository_id: int,
+    digest: Digest,
+    size: int,
+    caller: Caller,
+    now: datetime,
+) -> None:
+    """Link a blob in a repository and promise it to its pusher.
+
+    Until a manifest refers to it, somebody has to look at it again when the promise ends.
+    """
+    new = content.link_blob(tx, repository_id, digest, size, now)
+    until = registry.leases.grant(tx, repository_id, digest, caller.holder, now)
+    # Nothing in the repository can refer to what it did not link until now.
+    if new or not content.referenced_among(tx, repository_id, [digest]):
+        reclaim.schedule_review(tx, repository_id, digest, until)
