@@ -336,18 +336,21 @@ class BlobStoreContract:
         with store.open(key) as reader:
             assert reader.size == 6
             assert reader.read_at(3, 3) == b"far"
-            assert reader.path is None
 
-    def test_a_path_leads_to_the_same_bytes(self, store: BlobStore) -> None:
-        with store.open(put(store)) as reader:
-            assert reader.path is None or reader.path.read_bytes() == b"bytes"
+    def test_what_is_read_without_waiting_is_the_same_or_nothing(self, store: BlobStore) -> None:
+        with store.open(put(store, b"0123456789")) as reader:
+            spans = [(0, 10), (3, 4), (8, 100), (10, 1), (10**6, 1), (5, 0), (0, 2)]
+            found = [reader.read_now(offset, n) for offset, n in spans]
+            for (offset, n), data in zip(spans, found, strict=True):
+                assert data in (None, reader.read_at(offset, n))
 
     def test_a_closed_reader_reads_nothing(self, store: BlobStore) -> None:
         reader = store.open(put(store))
         reader.close()
         reader.close()
-        with pytest.raises(ValueError, match="closed"):
-            reader.read_at(0, 1)
+        for read in (reader.read_at, reader.read_now):
+            with pytest.raises(ValueError, match="closed"):
+                read(0, 1)
 
     def test_an_open_reader_survives_the_deletion(self, store: BlobStore) -> None:
         """deletion.md R20: a pull in progress ends well."""

@@ -111,12 +111,14 @@ class Reader(Protocol):
     def size(self) -> int:
         """Bytes the object held when it was opened."""
 
-    @property
-    def path(self) -> Path | None:
-        """Where another program may read the same bytes while the object lives, if anywhere."""
-
     def read_at(self, offset: int, n: int) -> bytes:
         """The `n` bytes from `offset` on; fewer only where the object ends."""
+
+    def read_now(self, offset: int, n: int) -> bytes | None:
+        """Up to `n` bytes from `offset` on that are in memory; None if a disk must be waited for.
+
+        Empty only where the object ends, and for no `n`.
+        """
 
     def close(self) -> None: ...
 

@@ -25,6 +25,7 @@ import errno
 import fcntl
 import os
 import stat
+import threading
 import weakref
 from collections.abc import Iterable, Iterator, MutableSequence
 from contextlib import contextmanager, suppress
@@ -209,10 +210,10 @@ class FileBlobStore:
     def _open_committed(self, key: str) -> FileReader:
         with _directory(key[:2], self._blobs) as shard:
             file = _open_regular(key, shard, "r")
-        return FileReader(file, Path(f"{self._root}/blobs/{key[:2]}/{key}"))
+        return FileReader(file)
 
     def _open_upload(self, key: str) -> FileReader:
-        return FileReader(_open_regular(key, self._uploads, "r"), None)
+        return FileReader(_open_regular(key, self._uploads, "r"))
 
     def _stat_committed(self, key: str) -> os.stat_result | None:
         with _directory(key[:2], self._blobs) as shard:
@@ -342,10 +343,9 @@ class FileAppend:
 
 
 class FileReader:
-    def __init__(self, file: FileIO, path: Path | None) -> None:
+    def __init__(self, file: FileIO) -> None:
         self._file = file
         self.size = os.fstat(file.fileno()).st_size
-        self.path = path
 
     def read_at(self, offset: int, n: int) -> bytes:
         data = os.pread(self._file.fileno(), n, offset)
@@ -356,6 +356,17 @@ class FileReader:
                 break
             data += more
         return data
+
+    def read_now(self, offset: int, n: int) -> bytes | None:
+        buffer = _buffer_of_thread(n)
+        try:
+            got = os.preadv(self._file.fileno(), [buffer], offset, os.RWF_NOWAIT)
+        except OSError as error:
+            # Some file systems never say what they have at hand.
+            if error.errno in (errno.EAGAIN, errno.EOPNOTSUPP):
+                return None
+            raise
+        return bytes(buffer[:got])
 
     def close(self) -> None:
         self._file.close()
@@ -371,6 +382,19 @@ class FileReader:
         /,
     ) -> None:
         self.close()
+
+
+# What is read without waiting goes through one buffer a thread: a fresh one each time would cost
+# more than what is read into it.
+_of_thread = threading.local()
+
+
+def _buffer_of_thread(n: int) -> memoryview:
+    """`n` bytes of it, until the next call."""
+    buffer: bytearray = getattr(_of_thread, "buffer", bytearray())
+    if len(buffer) < n:
+        buffer = _of_thread.buffer = bytearray(n)
+    return memoryview(buffer)[:n]
 
 
 @contextmanager

@@ -6,7 +6,6 @@ import errno
 import threading
 import time
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 from types import TracebackType
 from typing import Self
 
@@ -171,7 +170,6 @@ class MemoryReader:
         self._lock = lock
         self._data: bytearray | None = data
         self.size = len(data)
-        self.path: Path | None = None
 
     def read_at(self, offset: int, n: int) -> bytes:
         if offset < 0 or n < 0:
@@ -182,6 +180,8 @@ class MemoryReader:
         # Slicing the view and not the bytearray: one copy instead of two.
         with self._lock, memoryview(data) as view, view[offset : offset + n] as part:
             return bytes(part)
+
+    read_now = read_at
 
     def close(self) -> None:
         self._data = None

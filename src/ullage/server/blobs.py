@@ -1,11 +1,11 @@
-"""Sending a blob: from the file by the server itself where it can, else in pieces."""
+"""Sending a blob in pieces: what the machine has in memory at once, the rest by a thread."""
 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Mapping
 from functools import lru_cache
-from pathlib import Path
 
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
@@ -17,8 +17,13 @@ from ullage.server.threads import Threads
 from ullage.server.wire import API_VERSION, encoded
 from ullage.services.pull import BlobReader
 
-# A server keeps several pieces ready for each reader, however slow it reads.
-PIECE_BYTES = 128 * 1024
+# A server keeps about ten pieces ready for each reader, however slow it reads.
+PIECE_BYTES = 64 * 1024
+# For whoever has taken this much, at this pace. Small pieces cost more than the bytes in them, larger
+# ones than these leave the processor's cache between two copies.
+LARGE_PIECE_BYTES = 256 * 1024
+FAST_AFTER_BYTES = 8 * 1024 * 1024
+FAST_BYTES_PER_SECOND = 64 * 1024 * 1024
 # Up to here reading in the thread that opened the blob beats a second round.
 SMALL_BYTES = 64 * 1024
 HEADS_KEPT = 512
@@ -84,20 +89,9 @@ class BlobResponse(Response):
                     "headers": self.raw_headers,
                 }
             )
-            start, stop = self._span
-            path = self._sendable(scope)
-            if path is not None:
-                # The read grace keeps the file in place until the server has opened it.
-                await send({"type": "http.response.pathsend", "path": str(path)})
-            else:
-                await self._send_pieces(receive, send, start, stop)
+            await self._send_pieces(receive, send, *self._span)
         finally:
             self._reader.close()
-
-    def _sendable(self, scope: Scope) -> Path | None:
-        whole = self._span == (0, self._reader.size)
-        offered = "http.response.pathsend" in (scope.get("extensions") or {})
-        return self._reader.path if whole and offered and self._reader.size > SMALL_BYTES else None
 
     async def _send_pieces(self, receive: Receive, send: Send, start: int, stop: int) -> None:
         ready = self._reader.ready(start, stop)
@@ -106,10 +100,13 @@ class BlobResponse(Response):
             return
         # Not every server says so when it is handed bytes for a client that is gone.
         gone = asyncio.ensure_future(_disconnected(receive))
+        began, first = time.monotonic(), start
         try:
             while start < stop:
-                size = min(PIECE_BYTES, stop - start)
-                piece = await self._threads.submit(self._reader.read_at, start, size)
+                size = min(_piece_bytes(start - first, time.monotonic() - began), stop - start)
+                piece = self._reader.read_now(start, size)
+                if piece is None:
+                    piece = await self._threads.submit(self._reader.read_at, start, size)
                 if gone.done():
                     raise ClientDisconnect
                 if not piece:
@@ -119,6 +116,12 @@ class BlobResponse(Response):
                 await send({"type": "http.response.body", "body": piece, "more_body": start < stop})
         finally:
             gone.cancel()
+
+
+def _piece_bytes(sent: int, seconds: float) -> int:
+    """How much to read next for somebody who took `sent` bytes in so many seconds."""
+    fast = sent >= FAST_AFTER_BYTES and sent >= FAST_BYTES_PER_SECOND * seconds
+    return LARGE_PIECE_BYTES if fast else PIECE_BYTES
 
 
 async def _disconnected(receive: Receive) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from ullage.blobs import KeyUnknown, Reader
@@ -114,17 +113,16 @@ class BlobReader:
     def size(self) -> int:
         return self._reader.size
 
-    @property
-    def path(self) -> Path | None:
-        """Where a server may find the same bytes as a file, if anywhere."""
-        return self._reader.path
-
     def ready(self, start: int, stop: int) -> bytes | None:
         """The bytes [start, stop) if they were read already."""
         return self._first[start:stop] if stop <= len(self._first) else None
 
     def read_at(self, offset: int, n: int) -> bytes:
         return self._reader.read_at(offset, n)
+
+    def read_now(self, offset: int, n: int) -> bytes | None:
+        """Up to `n` bytes if they are in memory; None if a disk must be waited for."""
+        return self._reader.read_now(offset, n)
 
     def close(self) -> None:
         self._reader.close()
