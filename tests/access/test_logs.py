@@ -11,7 +11,7 @@ import time
 import urllib.request
 import uuid
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -114,7 +114,7 @@ def _written(terminal: bool, *, path: str, agent: str, method: str, subject: str
     async def write() -> None:
         log = RequestLog(stream)
         log.write(
-            at=datetime(2026, 1, 1, tzinfo=UTC),
+            at=1_767_225_600.25,
             request_id="r",
             address="192.0.2.1",
             subject=subject,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import time
-from datetime import UTC, datetime
 from typing import Any
 
 from starlette.requests import ClientDisconnect, Request
@@ -151,14 +150,16 @@ class App:
     def _write_log(self, request: Request, status: int, seconds: float) -> None:
         if self._log is None:
             return
-        principal = request.scope.get("ullage.principal")
+        scope = request.scope
+        principal = scope.get("ullage.principal")
+        client = scope.get("client")
         self._log.write(
-            at=datetime.now(UTC),
-            request_id=request.scope["ullage.request_id"],
-            address=request.client.host if request.client else "",
+            at=time.time(),
+            request_id=scope["ullage.request_id"],
+            address=client[0] if client else "",
             subject=principal.subject if principal else "",
-            method=request.method,
-            path=request.scope["path"],
+            method=scope["method"],
+            path=scope["path"],
             status=status,
             seconds=seconds,
             agent=request.headers.get("user-agent", ""),

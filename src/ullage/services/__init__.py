@@ -9,7 +9,7 @@ from collections.abc import Callable, Hashable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from functools import cached_property
+from functools import lru_cache
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -62,7 +62,7 @@ _CONFIRMING = ("docker/", "Docker-Client/")
 _ASKING_SOURCE = ("containers/", "skopeo/", "Buildah/", "buildah/", "libpod/", "podman/")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Caller:
     """Who asks. `subject` is the account, "" for anonymous."""
 
@@ -72,16 +72,22 @@ class Caller:
     # What both sides' logs and the audit log call this request.
     request_id: str = ""
 
-    @cached_property
+    @property
     def holder(self) -> Holder:
         """Whom a lease is granted to: this account, at this address, with this client."""
-        identity = "\n".join((self.subject, self.address, self.agent)).encode()
-        key = hashlib.blake2b(identity, digest_size=16).hexdigest()
-        return Holder(
-            key,
-            confirms=self.agent.startswith(_CONFIRMING),
-            asks_source=self.agent.startswith(_ASKING_SOURCE),
-        )
+        return _holder(self.subject, self.address, self.agent)
+
+
+# The same few clients ask for one blob after the other.
+@lru_cache(256)
+def _holder(subject: str, address: str, agent: str) -> Holder:
+    identity = "\n".join((subject, address, agent)).encode()
+    key = hashlib.blake2b(identity, digest_size=16).hexdigest()
+    return Holder(
+        key,
+        confirms=agent.startswith(_CONFIRMING),
+        asks_source=agent.startswith(_ASKING_SOURCE),
+    )
 
 
 @dataclass(frozen=True)
