@@ -19,8 +19,8 @@ from ullage.services.pull import BlobReader
 
 # A server keeps about ten pieces ready for each reader, however slow it reads.
 PIECE_BYTES = 64 * 1024
-# For whoever has taken this much, at this pace. Small pieces cost more than the bytes in them, larger
-# ones than these leave the processor's cache between two copies.
+# For whoever has taken this much, at this pace. Small pieces cost more than the bytes in them;
+# larger ones than these leave the processor's cache between two copies.
 LARGE_PIECE_BYTES = 256 * 1024
 FAST_AFTER_BYTES = 8 * 1024 * 1024
 FAST_BYTES_PER_SECOND = 64 * 1024 * 1024

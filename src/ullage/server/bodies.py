@@ -1,7 +1,7 @@
 """Request bodies: read whole up to a limit, or on their way into an upload session.
 
 Bytes arrive on the event loop and are hashed and written by a thread, a piece of about 1 MiB at a
-time, while the next piece arrives. A client that sends slowly holds no thread in between. What fits
+time, while the next pieces arrive. A client that sends slowly holds no thread in between. What fits
 in one piece is handed over with all there is to do with it: each change of threads costs more than
 writing a small blob.
 """
@@ -20,6 +20,8 @@ from ullage.server.wire import BodyTimeout, decimal_header
 from ullage.services.uploading import AppendSession
 
 PIECE_BYTES = 1024 * 1024
+# So many pieces of one body may arrive while the thread is busy with the ones before.
+PIECES_AHEAD = 4
 # Once all uploads together hold this much in memory, they hand over smaller pieces.
 CROWDED_BYTES = 48 * 1024 * 1024
 CROWDED_PIECE_BYTES = 64 * 1024
@@ -145,7 +147,8 @@ class Body:
         if self._declared is not None and self._declared > PIECE_BYTES:
             return False
         async for chunk in self._chunks:
-            if self._hold(chunk):
+            enough = self._hold(chunk)
+            if self._held >= enough:
                 return False
         return True
 
@@ -158,7 +161,8 @@ class Body:
         writing = self._write(session)
         try:
             async for chunk in self._chunks:
-                if self._hold(chunk):
+                piece = self._hold(chunk)
+                if self._held >= (piece if writing.done() else piece * PIECES_AHEAD):
                     await _end_of(writing)
                     writing = self._write(session)
         finally:
@@ -172,12 +176,12 @@ class Body:
         self._bodies.release(self._held)
         self.pieces, self._held = [], 0
 
-    def _hold(self, chunk: bytes) -> bool:
-        """Whether there is enough now to be handed over."""
+    def _hold(self, chunk: bytes) -> int:
+        """Keep it with the others; how much of them is enough to be handed over."""
         self.pieces.append(chunk)
         self.length += len(chunk)
         self._held += len(chunk) + CHUNK_BYTES
-        return self._held >= self._bodies.hold(len(chunk) + CHUNK_BYTES)
+        return self._bodies.hold(len(chunk) + CHUNK_BYTES)
 
     def _write(self, session: AppendSession) -> asyncio.Future[None]:
         pieces, held = self.pieces, self._held
@@ -193,8 +197,18 @@ class Body:
 
 
 async def _end_of(writing: asyncio.Future[None]) -> None:
-    """Wait for a thread that writes. Whoever is cancelled must not let go of it in the middle."""
-    await asyncio.shield(writing)
+    """Wait for a thread that writes, however often cancelled: it is not let go in the middle."""
+    cancelled: asyncio.CancelledError | None = None
+    while not writing.done():
+        try:
+            await asyncio.wait({writing})
+        except asyncio.CancelledError as error:
+            cancelled = error
+    if cancelled is not None:
+        # What the thread met is of no interest any more, and is not to be logged as forgotten.
+        writing.exception()
+        raise cancelled
+    writing.result()
 
 
 def _too_large(limit: int) -> ManifestTooLarge:
