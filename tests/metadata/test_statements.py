@@ -210,6 +210,7 @@ SCANS = {
     "counters._TOTALS[0]": "a row for each total, on PostgreSQL sixteen",
     "leases._COMPLETE_FROM[0]": "one row",
     "uploads._COUNT[0]": "open uploads, of which there are at most Limits.max_uploads",
+    "uploads._COUNT_FOR[0]": "the same",
 }
 # SQLite has no such function.
 POSTGRESQL_ONLY = {"audit._IN_ORDER[0]"}

@@ -27,6 +27,7 @@ from ullage.server.bodies import Bodies
 from ullage.server.distribution import Face
 from ullage.server.guard import Guard
 from ullage.server.needs import KNOWN
+from ullage.server.rounds import Rounds
 from ullage.server.routes import Route, Router
 from ullage.server.threads import FairThreads, Threads
 from ullage.services import Registry
@@ -308,7 +309,8 @@ def test_a_cancelled_upload_is_not_let_go_while_it_is_written(
 def app_with(registry: Registry, handler: Callable[..., Awaitable[Response]]) -> App:
     """The application with a handler that is not ours."""
     threads = Threads(1, inline_reads=True)
-    face = Face(registry, threads, Bodies(threads, 60), Guard(None, threads, FairThreads(1)))
+    rounds, bodies = Rounds(registry, threads), Bodies(threads, 60)
+    face = Face(registry, threads, rounds, bodies, Guard(None, threads, FairThreads(1)))
     return App(face, Router([Route("x", "GET", "/x", handler, KNOWN)]), None)
 
 

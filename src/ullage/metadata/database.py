@@ -28,7 +28,7 @@ from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Literal, Protocol, TypeVar
+from typing import Any, Literal, Protocol, TypeVar, cast
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
@@ -243,6 +243,18 @@ class Database(Protocol):
         Raises DatabaseFull, DatabaseBusy or DatabaseBroken, or what `work` raised (rolled back).
         """
 
+    def write_each(self, works: Sequence[Work[Any]]) -> list[Any]:
+        """As `write`, of several that may share a commit; one that fails undoes only itself.
+
+        What each returned or, in its place, the exception that it or its commit met.
+        """
+
+    def between(self, work: Callable[[], None]) -> None:
+        """Run `work`, which raises nothing, soon: where one thread writes, on that thread.
+
+        What it writes is then committed without another thread to wait for. Raises DatabaseBusy.
+        """
+
     def housekeep(self) -> None:
         """What a quiet moment is good for: put the ballast back, return free pages to the disk."""
 
@@ -336,7 +348,18 @@ class SqliteDatabase:
                 transaction.control("COMMIT")
 
     def write(self, work: Work[T], *, freeing: bool = False) -> T:
-        return self._writer.submit(work, freeing=freeing).result()
+        (job,) = self._writer.submit([_Job(work, freeing)])
+        return cast(T, job.future.result())
+
+    def write_each(self, works: Sequence[Work[Any]]) -> list[Any]:
+        try:
+            jobs = self._writer.submit([_Job(work, freeing=False) for work in works])
+        except DatabaseBusy as error:
+            return [error] * len(works)
+        return [job.future.exception() or job.outcome for job in jobs]
+
+    def between(self, work: Callable[[], None]) -> None:
+        self._writer.put(work)
 
     def housekeep(self) -> None:
         self._ballast.ensure()
@@ -434,14 +457,17 @@ class _Job:
 class _Writer:
     """The one thread with the one writing connection.
 
-    Work that waits while a commit reaches the disk shares the next one: each piece runs in a
-    savepoint, so that one failing undoes only itself.
+    Its queue holds jobs, which are committed, and calls, which are made between two commits. Jobs
+    that wait while a commit reaches the disk share the next one: each runs in a savepoint, so that
+    one failing undoes only itself.
     """
 
     def __init__(self, engine: sa.Engine, ballast: Ballast) -> None:
         self._engine = engine
         self._ballast = ballast
-        self._queue: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
+        # Jobs that were handed over together are committed together.
+        self._queue: queue.SimpleQueue[Sequence[_Job] | Callable[[], None] | None]
+        self._queue = queue.SimpleQueue()
         self._broken: str | None = None
         # How many transactions have ended. It moves on once a change can be seen, and before
         # anybody is told of it: what was read at this number holds while it stays.
@@ -455,13 +481,19 @@ class _Writer:
         self._thread.start()
         opened.result()
 
-    def submit(self, work: Work[T], *, freeing: bool) -> Future[T]:
-        job = _Job(work, freeing)
+    def submit(self, jobs: Sequence[_Job]) -> Sequence[_Job]:
+        if threading.current_thread() is self._thread:
+            # Between two transactions: nobody else is to be waited for.
+            self._commit(jobs)
+        else:
+            self.put(jobs)
+        return jobs
+
+    def put(self, item: Sequence[_Job] | Callable[[], None]) -> None:
         with self._closing:
             if self._closed:
                 raise DatabaseBusy("the database is closing")
-            self._queue.put(job)
-        return job.future
+            self._queue.put(item)
 
     def close(self) -> None:
         with self._closing:
@@ -481,14 +513,32 @@ class _Writer:
             opened.set_exception(error)
             return
         opened.set_result(None)
+        self._connection = connection
         with connection:
-            while (job := self._queue.get()) is not None:
-                if not self._commit_group(connection, job):
+            while (item := self._queue.get()) is not None:
+                if callable(item):
+                    self._call(item)
+                elif not self._commit_group(item):
                     return
 
-    def _commit_group(self, connection: sa.Connection, first: _Job) -> bool:
+    def _commit_group(self, first: Sequence[_Job]) -> bool:
         """Run `first` and whatever waits behind it in one commit; False when asked to stop."""
-        jobs, go_on = self._gather(first)
+        jobs, then = self._gather(first)
+        self._commit(jobs)
+        if callable(then):
+            self._call(then)
+        return then is not None
+
+    @staticmethod
+    def _call(work: Callable[[], None]) -> None:
+        try:
+            work()
+        except Exception:
+            # A defect of theirs, which must not be the end of all writing.
+            log.exception("what was to be done between two commits failed")
+
+    def _commit(self, jobs: Sequence[_Job]) -> None:
+        connection = self._connection
         if self._broken is not None:
             for job in jobs:
                 job.failure = DatabaseBroken(self._broken)
@@ -496,9 +546,8 @@ class _Writer:
             self._attempt_each(connection, jobs)
         for job in jobs:
             job.settle()
-        return go_on
 
-    def _attempt_each(self, connection: sa.Connection, jobs: list[_Job]) -> None:
+    def _attempt_each(self, connection: sa.Connection, jobs: Sequence[_Job]) -> None:
         """Something concerned the whole commit (a full disk, mostly): find out whom it hits."""
         if isinstance(jobs[0].failure, DatabaseBusy):
             # Somebody else's lock hits all of them alike, and each would wait for it once more.
@@ -509,24 +558,27 @@ class _Writer:
             elif not self._attempt(connection, [job]) and job.freeing:
                 self._attempt_on_ballast(connection, job)
 
-    def _gather(self, first: _Job) -> tuple[list[_Job], bool]:
-        jobs = [first]
+    def _gather(
+        self, first: Sequence[_Job]
+    ) -> tuple[list[_Job], Sequence[_Job] | Callable[[], None] | None]:
+        """Jobs for one commit; what comes next if that is no job, None if it is the end."""
+        jobs = [*first]
         deadline = time.monotonic() + MAX_GROUP_SECONDS
         while len(jobs) < MAX_GROUP and time.monotonic() < deadline:
             try:
-                job = self._queue.get_nowait()
+                item = self._queue.get_nowait()
             except queue.Empty:
                 break
-            if job is None:
-                return jobs, False
-            jobs.append(job)
-        return jobs, True
+            if item is None or callable(item):
+                return jobs, item
+            jobs += item
+        return jobs, ()
 
     def _attempt_on_ballast(self, connection: sa.Connection, job: _Job) -> None:
         if isinstance(job.failure, DatabaseFull) and self._ballast.release():
             self._attempt(connection, [job])
 
-    def _attempt(self, connection: sa.Connection, jobs: list[_Job]) -> bool:
+    def _attempt(self, connection: sa.Connection, jobs: Sequence[_Job]) -> bool:
         """Run all jobs and commit. False if the commit as a whole failed; each job knows why."""
         writing = _SqliteTransaction(connection)
         try:
@@ -718,6 +770,18 @@ class PostgresDatabase:
 
     def write(self, work: Work[T], *, freeing: bool = False) -> T:
         return self._patiently(self._engine, work)
+
+    def write_each(self, works: Sequence[Work[Any]]) -> list[Any]:
+        return [self._outcome(work) for work in works]
+
+    def between(self, work: Callable[[], None]) -> None:
+        work()
+
+    def _outcome(self, work: Work[Any]) -> Any:
+        try:
+            return self.write(work)
+        except Exception as error:  # noqa: BLE001 - handed to whoever waits
+            return error
 
     def housekeep(self) -> None:
         """PostgreSQL's autovacuum needs no help."""

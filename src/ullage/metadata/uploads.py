@@ -83,6 +83,24 @@ def count_uploads(tx: Transaction) -> int:
     return int(tx.value(_COUNT))
 
 
+# One statement, because every push asks for each of its blobs.
+_COUNT_FOR = Statement(
+    sa.select(
+        sa.select(sa.func.count()).select_from(_uploads).scalar_subquery(),
+        sa.select(_repositories.c.write_enabled)
+        .where(_repositories.c.name == bindparam("name"))
+        .scalar_subquery(),
+    )
+)
+
+
+def count_uploads_for(tx: Transaction, name: RepositoryName) -> tuple[int, bool]:
+    """How many sessions there are, and whether one may be opened in a repository, which need not
+    exist yet."""
+    count, writable = tx.rows(_COUNT_FOR, name=name)[0]
+    return count, writable is None or bool(writable)
+
+
 _FIND = Statement(
     sa.select(*_COLUMNS)
     .join(_repositories, _repositories.c.id == _uploads.c.repository_id)

@@ -18,6 +18,7 @@ from ullage.server.guard import Challenge, Guard
 from ullage.server.head import Asked, raw_path
 from ullage.server.logs import RequestLog, printable, request_id_of
 from ullage.server.needs import Whom
+from ullage.server.rounds import Rounds
 from ullage.server.routes import Route, Router
 from ullage.server.threads import FairThreads, Threads
 from ullage.server.wire import error_response, json_response
@@ -60,7 +61,8 @@ def create_app(
     passwords = FairThreads(PASSWORD_THREADS)
     guard = Guard(doorkeeper, pool, passwords, external_url, scheme)
     bodies = Bodies(pool, body_idle_seconds)
-    return App(Face(registry, pool, bodies, guard), Router(ROUTES), request_log)
+    face = Face(registry, pool, Rounds(registry, pool), bodies, guard)
+    return App(face, Router(ROUTES), request_log)
 
 
 class App:

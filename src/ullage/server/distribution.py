@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import TypeAlias
 
 from starlette.requests import ClientDisconnect, Request
@@ -41,6 +41,7 @@ from ullage.server.blobs import (
 from ullage.server.bodies import Bodies, Body, require_length
 from ullage.server.guard import Guard
 from ullage.server.needs import CATALOG, DELETE, KNOWN, PULL, PUSH
+from ullage.server.rounds import Rounds
 from ullage.server.routes import Route
 from ullage.server.threads import Threads
 from ullage.server.wire import (
@@ -78,6 +79,7 @@ class Face:
 
     registry: Registry
     threads: Threads
+    rounds: Rounds
     bodies: Bodies
     guard: Guard
 
@@ -233,8 +235,8 @@ async def put_manifest(face: Face, request: Request, name: str, reference: str) 
         )
     media_type = request.headers.get("content-type")
     async with face.bodies.whole(request, face.registry.limits.max_manifest_bytes) as raw:
-        result = await face.threads.submit(
-            push.put_manifest,
+        receive = partial(
+            push.receive_manifest,
             face.registry,
             repository,
             target,
@@ -243,6 +245,7 @@ async def put_manifest(face: Face, request: Request, name: str, reference: str) 
             caller_of(request),
             tags,
         )
+        result = await face.rounds.run(receive, len(raw))
     headers = {
         "Location": f"/v2/{repository}/manifests/{result.digest}",
         "Docker-Content-Digest": result.digest,
@@ -413,7 +416,8 @@ async def finish_upload(face: Face, request: Request, name: str, upload_id: str)
     async with face.bodies.arriving(request) as body:
         if await body.gather():
             require_length(expected, body.length)
-            await face.threads.submit(uploading.finish_upload, *where, digest, body.pieces, start)
+            commit = partial(uploading.commit_upload, *where, digest, body.pieces, start)
+            await face.rounds.run(commit, body.length)
             return _created(repository, digest)
         try:
             session = await face.threads.submit(uploading.append_upload, *where, start)

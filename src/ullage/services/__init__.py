@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import logging
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -137,6 +137,21 @@ class Registry:
         with _SPOKEN:
             return self.db.write(work, freeing=freeing)
 
+    def write_each(self, works: Sequence[Work[Any]]) -> list[Any]:
+        """As `write`, of several that may share a commit.
+
+        What each returned or, in its place, what it raised; also StorageFull and Unavailable.
+        """
+        return [_spoken(outcome) for outcome in self.db.write_each(works)]
+
+    def between(self, work: Callable[[], None]) -> None:
+        """Run `work`, which raises nothing, soon; where one thread writes, on that one.
+
+        Raises Unavailable.
+        """
+        with _SPOKEN:
+            self.db.between(work)
+
     def audit(
         self,
         tx: Transaction,
@@ -221,6 +236,15 @@ def _of_the_database(error: BaseException) -> Exception | None:
             message="the registry's database failed and takes no changes until it is restarted"
         )
     return None
+
+
+def _spoken(outcome: Any) -> Any:
+    """The outcome; a database's troubles in the words of the protocol."""
+    said = _of_the_database(outcome) if isinstance(outcome, BaseException) else None
+    if said is None:
+        return outcome
+    said.__cause__ = outcome
+    return said
 
 
 def _of_the_store(error: BaseException) -> Exception | None:

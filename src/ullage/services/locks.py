@@ -37,14 +37,18 @@ def described(repository: RepositoryName, lock: Lock) -> str:
 
 def require_writable(tx: Transaction, repository_id: int, name: RepositoryName) -> None:
     """Raises Locked if nothing in the repository may change."""
-    if not attributes.of_repository(tx, repository_id).write_enabled:
-        raise locked(name, Lock("repository", name, "write_enabled"))
+    require(name, writable=attributes.of_repository(tx, repository_id).write_enabled)
 
 
 def require_held_writable(repository: HeldRepository) -> None:
     """As require_writable, of what is known already."""
-    if not repository.write_enabled:
-        raise locked(repository.name, Lock("repository", repository.name, "write_enabled"))
+    require(repository.name, writable=repository.write_enabled)
+
+
+def require(name: RepositoryName, *, writable: bool) -> None:
+    """Raises Locked if the repository is not."""
+    if not writable:
+        raise locked(name, Lock("repository", name, "write_enabled"))
 
 
 def require_deletable(tx: Transaction, name: RepositoryName, manifest_ids: Collection[int]) -> None:

@@ -18,6 +18,7 @@ from ullage.oci.errors import (
 from ullage.oci.manifest import Descriptor, Manifest, ManifestLimits, parse_manifest
 from ullage.oci.reference import RepositoryName, Tag
 from ullage.services import Caller, Registry, locks
+from ullage.services.halves import Half, complete
 from ullage.services.linking import link_and_lease
 from ullage.services.platforms import platform_of
 
@@ -97,6 +98,20 @@ def put_manifest(
     bytes), ManifestBlobUnknown if something it needs is not in this repository; Locked if the
     repository, this manifest or one of the tags may not be written.
     """
+    half = receive_manifest(registry, name, reference, raw, media_type, caller, tags)
+    return complete(registry, half)
+
+
+def receive_manifest(
+    registry: Registry,
+    name: RepositoryName,
+    reference: Tag | Digest,
+    raw: bytes,
+    media_type: str | None,
+    caller: Caller,
+    tags: Sequence[Tag] = (),
+) -> Half[PutResult]:
+    """The first half of `put_manifest`: what can be said of it by itself. Raises what that does."""
     if len(raw) > registry.limits.max_manifest_bytes:
         raise ManifestTooLarge(
             {"max_bytes": registry.limits.max_manifest_bytes}, "the manifest is too large"
@@ -154,9 +169,11 @@ def put_manifest(
         detail = {"tags": wanted, "media_type": manifest.media_type, "bytes": len(raw)}
         registry.audit(tx, caller, "manifest.push", repository=name, target=digest, detail=detail)
 
-    registry.write(put)
-    failpoint("manifest.put.after_row")
-    return PutResult(digest, manifest.subject.digest if manifest.subject else None, wanted)
+    def ended(_: None) -> PutResult:
+        failpoint("manifest.put.after_row")
+        return PutResult(digest, manifest.subject.digest if manifest.subject else None, wanted)
+
+    return Half(put, ended)
 
 
 def _require_blobs(tx: Transaction, repository_id: int, manifest: Manifest) -> list[Digest]:

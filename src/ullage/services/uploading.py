@@ -28,6 +28,7 @@ from ullage.oci.errors import (
 from ullage.oci.reference import RepositoryName
 from ullage.services import Caller, Registry, locks, store_errors
 from ullage.services.fresh import FreshSession, FreshSessions
+from ullage.services.halves import Half, complete, done
 from ullage.services.linking import link_and_lease
 
 __all__ = ["AppendSession", "StoredBlob", "Upload"]
@@ -75,13 +76,11 @@ def _start_fresh(
 ) -> Upload:
     """A session in memory; the database knows of nothing but its key (services/fresh.py)."""
 
-    def look(tx: Transaction) -> int:
-        repository_id = content.find_repository(tx, name)
-        if repository_id is not None:
-            locks.require_writable(tx, repository_id, name)
-        return uploads.count_uploads(tx)
+    def look(tx: Transaction) -> tuple[int, bool]:
+        return uploads.count_uploads_for(tx, name)
 
-    stored = registry.recall(("uploading", name), look, lambda _: 0)
+    stored, writable = registry.recall(("uploading", name), look, lambda _: 0)
+    locks.require(name, writable=writable)
     _require_few(registry, stored + len(fresh))
     key = fresh.take_key() or _reserve_keys(registry, fresh)
     upload = Upload(registry.fresh_key(), None, caller.subject, key, algorithm, 0)
@@ -292,6 +291,10 @@ class AppendSession:
 
         Raises DigestInvalid if the bytes are others: the session then is as before this request.
         """
+        return complete(self._registry, self.commit(digest))
+
+    def commit(self, digest: Digest) -> Half[StoredBlob]:
+        """The first half of `finish`: the bytes are safe, and those of the blob `digest`."""
         try:
             found = self._digest(digest.algorithm)
             if found != digest:
@@ -299,10 +302,18 @@ class AppendSession:
                     {"expected": digest, "found": found},
                     "the uploaded bytes do not have this digest",
                 )
-            return self._store(digest)
+            self._commit_bytes()
         except BaseException:
             self.abandon()
             raise
+        registry, size = self._registry, self._append.offset
+        failpoint("upload.finish.before_row")
+
+        def adopt(tx: Transaction) -> StoredBlob:
+            now = registry.now()
+            return _adopt(tx, registry, self._name, self._upload, digest, size, self._caller, now)
+
+        return Half(adopt, self._adopted, self.abandon)
 
     def abandon(self) -> None:
         """Forget this request's bytes: the session is as before it, and their room is free."""
@@ -318,26 +329,23 @@ class AppendSession:
         finally:
             self._let_go()
 
-    def _store(self, digest: Digest) -> StoredBlob:
-        registry, upload = self._registry, self._upload
-        size = self._append.offset
+    def _commit_bytes(self) -> None:
         failpoint("upload.finish.before_commit")
         try:
             with store_errors():
                 self._append.commit()
         except KeyUnknown as error:
-            raise BlobUploadUnknown({"upload": upload.id}) from error
+            raise BlobUploadUnknown({"upload": self._upload.id}) from error
         self._append.close()
-        failpoint("upload.finish.before_row")
-        blob = registry.write(
-            lambda tx: _adopt(
-                tx, registry, self._name, upload, digest, size, self._caller, registry.now()
-            )
-        )
-        failpoint("upload.finish.after_row")
-        _forget_fresh(registry, upload)
-        registry.hashers.forget(upload.id)
-        self._let_go()
+
+    def _adopted(self, blob: StoredBlob) -> StoredBlob:
+        registry, upload = self._registry, self._upload
+        try:
+            failpoint("upload.finish.after_row")
+        finally:
+            _forget_fresh(registry, upload)
+            registry.hashers.forget(upload.id)
+            self._let_go()
         if blob.key != upload.key:
             registry.wake()
         return blob
@@ -473,14 +481,27 @@ def finish_upload(
     Raises BlobUploadUnknown, DigestInvalid (the session stays), RangeInvalid, Unavailable,
     StorageFull.
     """
+    return complete(registry, commit_upload(registry, name, upload_id, caller, digest, last, start))
+
+
+def commit_upload(
+    registry: Registry,
+    name: RepositoryName,
+    upload_id: str,
+    caller: Caller,
+    digest: Digest,
+    last: Iterable[bytes] = (),
+    start: int | None = None,
+) -> Half[StoredBlob]:
+    """The first half of `finish_upload`: the blob's bytes are safe. Raises what that does."""
     try:
         session = append_upload(registry, name, upload_id, caller, start)
     except BlobUploadUnknown:
         blob = _finished(registry, name, upload_id, caller, digest)
-        return blob or _finish_committed(registry, name, upload_id, caller, digest)
+        return done(blob or _finish_committed(registry, name, upload_id, caller, digest))
     for piece in last:
         session.write(piece)
-    return session.finish(digest)
+    return session.commit(digest)
 
 
 def upload_whole(
