@@ -8,34 +8,41 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 from bench import report
-from bench.measure import Row, rows
+from bench.measure import Peer, Row, rows
 from bench.rows import ROWS
-from bench.servers import DockerRegistry, Running, Ullage, require
+from bench.servers import DockerRegistry, Place, Running, Ullage, certified, require
+from bench.several import Several
+
+# As many as the fewest clients of a row.
+MOST_PROCESSES = 4
 
 
 def main(arguments: Sequence[str]) -> None:
     options = _options(arguments)
-    chosen = [row for row in ROWS if row.name in options.rows] or [
-        row for row in ROWS if not (options.quick and row.slow)
-    ]
-    require(sorted({program for row in chosen for program in row.needs}))
-    if options.peer is None:
-        require(["docker-registry"])
+    chosen = _chosen(options)
+    _require(chosen, options)
     with tempfile.TemporaryDirectory(prefix="ullage-bench-", dir=options.folder) as name:
-        folder = Path(name)
-        ullage = Ullage(folder / "ullage")
-        peer = Running(options.peer) if options.peer else DockerRegistry(folder / "peer")
-        results = list(rows(chosen, ullage, peer, folder, options.rounds, report.progress))
+        folder = Path(name).resolve()
+        place = Place(folder, certified(folder) if options.tls else None)
+        ullage, peer = _ullage(place, options), _peer(place, options)
+        results = list(rows(chosen, ullage, peer, place, options.rounds, report.progress))
+    if options.tls:
+        print("Over TLS:\n")
     print(report.table(results))
     if options.json:
-        document = {"machine": _machine(), "rows": [result.document() for result in results]}
+        document = {
+            "machine": report.machine(),
+            "tls": options.tls,
+            "database": options.database,
+            "processes": options.processes,
+            "rows": [result.document() for result in results],
+        }
         options.json.write_text(json.dumps(document, indent=2) + "\n")
 
 
@@ -47,38 +54,81 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--peer", metavar="URL", help="a running registry in docker-registry's place"
     )
+    parser.add_argument("--tls", action="store_true", help="all servers speak TLS")
+    parser.add_argument(
+        "--processes",
+        type=int,
+        default=1,
+        metavar="N",
+        help="so many of Ullage on one PostgreSQL; each gets its part of the clients",
+    )
+    parser.add_argument(
+        "--database",
+        choices=("sqlite", "postgresql"),
+        help="Ullage's (default: sqlite for one process)",
+    )
     parser.add_argument(
         "--folder", type=Path, help="where the data goes (default: the temporary one)"
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there, too")
     options = parser.parse_args(arguments)
-    unknown = set(options.rows) - {row.name for row in ROWS}
-    if unknown or options.rounds < 1:
-        parser.error(
-            f"no such row: {', '.join(sorted(unknown))}" if unknown else "--rounds: 1 or more"
-        )
+    options.database = options.database or ("sqlite" if options.processes == 1 else "postgresql")
+    if wrong := _wrong(options):
+        parser.error(wrong)
     if options.quick:
         options.rounds = 1
     return options
 
 
+def _wrong(options: argparse.Namespace) -> str | None:
+    """What is wrong with the options."""
+    unknown = set(options.rows) - {row.name for row in ROWS}
+    alone = {row.name for row in ROWS if row.whole} & set(options.rows)
+    if unknown:
+        return f"no such row: {', '.join(sorted(unknown))}"
+    if options.rounds < 1:
+        return "--rounds: 1 or more"
+    if not 1 <= options.processes <= MOST_PROCESSES:
+        return f"--processes: 1 to {MOST_PROCESSES}"
+    if options.processes > 1 and options.database == "sqlite":
+        return "--database: SQLite is for one process"
+    if options.database == "postgresql" and alone:
+        return f"--database postgresql: not for {', '.join(sorted(alone))}"
+    if options.peer and options.tls != options.peer.startswith("https://"):
+        return "--tls: for both servers or for none"
+    return None
+
+
+def _chosen(options: argparse.Namespace) -> list[Row]:
+    # Rows that start servers of their own start Ullage on SQLite.
+    possible = [row for row in ROWS if row.once or options.database == "sqlite"]
+    return [row for row in possible if row.name in options.rows] or [
+        row for row in possible if not (options.quick and row.slow)
+    ]
+
+
+def _require(chosen: Sequence[Row], options: argparse.Namespace) -> None:
+    require(sorted({program for row in chosen for program in row.needs}))
+    if options.peer is None:
+        require(["docker-registry"])
+    if options.database == "postgresql":
+        require(["postgres"])
+
+
+def _ullage(place: Place, options: argparse.Namespace) -> Ullage | Several:
+    if options.database == "postgresql":
+        return Several(place, options.processes)
+    return Ullage(place.folder / "ullage", place.tls)
+
+
+def _peer(place: Place, options: argparse.Namespace) -> Peer:
+    if options.peer:
+        return Running(options.peer)
+    return DockerRegistry(place.folder / "peer", place.tls)
+
+
 def _names(known: Sequence[Row]) -> str:
     return "only these: " + ", ".join(row.name for row in known)
-
-
-def _machine() -> dict[str, str]:
-    return {
-        "python": platform.python_version(),
-        "system": f"{platform.system()} {platform.release()}",
-        "processor": _processor(),
-    }
-
-
-def _processor() -> str:
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
-    return platform.machine()
 
 
 if __name__ == "__main__":

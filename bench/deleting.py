@@ -37,8 +37,8 @@ PAUSE_SECONDS = 0.01
 class Load:
     """Clients that push small images and pull them, and how long each of that took."""
 
-    def __init__(self, host: str) -> None:
-        self._host = host
+    def __init__(self, url: str) -> None:
+        self._url = url
         self._stop = threading.Event()
         self._times: dict[str, list[float]] = {"push": [], "pull": []}
         self._lock = threading.Lock()
@@ -49,7 +49,7 @@ class Load:
         ]
 
     def __enter__(self) -> Load:
-        with Connection(self._host) as connection:
+        with Connection(self._url) as connection:
             image = make_image(1, 2000, ())
             push_image(connection, "bench/pulled", image, "latest")
             self._digest = image.blobs[0].digest
@@ -74,7 +74,7 @@ class Load:
         self._stop.wait(PAUSE_SECONDS)
 
     def _push(self, number: int) -> None:
-        with Connection(self._host) as connection:
+        with Connection(self._url) as connection:
             while not self._stop.is_set():
                 image = make_image(1, 2000, ())
                 began = time.perf_counter()
@@ -83,7 +83,7 @@ class Load:
 
     def _pull(self) -> None:
         """A manifest by its tag, then its config."""
-        with Connection(self._host) as connection:
+        with Connection(self._url) as connection:
             while not self._stop.is_set():
                 began = time.perf_counter()
                 connection.expect(200, "GET", "/v2/bench/pulled/manifests/latest")
@@ -107,14 +107,14 @@ def quantiles(times: Sequence[float]) -> dict[str, float]:
 
 def many(folder: Path, way: str) -> dict[str, Any]:
     """Delete all orphans while others push and pull: seconds, and what those waited."""
-    with _copy(folder) as copy, _serving(copy) as server, Load(server.host) as load:
+    with _copy(folder) as copy, serving(copy) as server, Load(server.url) as load:
         time.sleep(2)
         load.taken()
         time.sleep(IDLE_SECONDS)
         idle = load.taken()
         filters = {"filters": [f"{REPOSITORY}:.*"], "untagged_only": True}
         figures: dict[str, Any] = {"way": way}
-        with Connection(server.host) as connection:
+        with Connection(server.url) as connection:
             began = time.perf_counter()
             plan = _post(connection, "/api/v1/plans?n=0", filters, 201)
             figures["planned_seconds"] = time.perf_counter() - began
@@ -175,10 +175,8 @@ def _wait_until_erased(connection: Connection) -> None:
 
 def one(folder: Path, rounds: int) -> dict[str, Any]:
     """Delete single images of ci/orphans: milliseconds of a DELETE, as its client sees it."""
-    with _serving(folder) as server, Connection(server.host) as connection:
-        path = f"/acr/v1/{REPOSITORY}/_manifests?n={rounds + 5}&orderby=timedesc"
-        listed = json.loads(connection.expect(200, "GET", path).body)["manifests"]
-        digests = [each["digest"] for each in listed if not each.get("tags")]
+    with serving(folder) as server, Connection(server.url) as connection:
+        digests = orphans(connection, rounds + 5)
         total = json.loads(connection.expect(200, "GET", "/api/v1/usage?top=0").body)
         times: list[float] = []
         for digest in digests:
@@ -190,11 +188,18 @@ def one(folder: Path, rounds: int) -> dict[str, Any]:
     return {"manifests": total["registry"]["manifest_count"], "delete": quantiles(times[5:])}
 
 
+def orphans(connection: Connection, most: int) -> list[str]:
+    """Digests of the newest untagged images of ci/orphans."""
+    path = f"/acr/v1/{REPOSITORY}/_manifests?n={most}&orderby=timedesc"
+    listed = json.loads(connection.expect(200, "GET", path).body)["manifests"]
+    return [each["digest"] for each in listed if not each.get("tags")]
+
+
 # --- servers --------------------------------------------------------------------------------------
 
 
 @contextmanager
-def _serving(folder: Path) -> Iterator[Ullage]:
+def serving(folder: Path) -> Iterator[Ullage]:
     server = Ullage(folder)
     server.start()
     try:

@@ -22,7 +22,7 @@ from typing import Any
 from bench.connection import Connection
 from bench.images import Blob, Image, make_image, push_image
 from bench.measure import Result, Row
-from bench.servers import DockerRegistry, Ullage
+from bench.servers import DockerRegistry, Place, Ullage
 from bench.stocking import fill
 from bench.together import together
 
@@ -70,15 +70,15 @@ def measure(
     doomed: int,
     most_rounds: int,
     *,
-    folder: Path,
+    place: Place,
     rounds: int,
     progress: Callable[[str], None],
 ) -> Result:
     """Prepare both folders once; then delete, and put back, in turns."""
     stock = Stock.make(images, doomed)
     result = Result(row, DockerRegistry.name)
-    ullage = Ullage(folder / f"{row.name}-ullage")
-    peer = DockerRegistry(folder / f"{row.name}-peer")
+    ullage = Ullage(place.folder / f"{row.name}-ullage", place.tls)
+    peer = DockerRegistry(place.folder / f"{row.name}-peer", place.tls)
     progress(f"{row.name}: preparing {images} images")
     for server in (ullage, peer):
         stock.put_into(server)
@@ -92,7 +92,7 @@ def measure(
         other = _collect(peer, stock)
         result.ullage.append(own)
         result.peer.append(other)
-        result.floor.append(_remove(folder / "floor", doomed * 2))
+        result.floor.append(_remove(place.folder / "floor", doomed * 2))
     return result
 
 
@@ -109,7 +109,7 @@ def _while_serving(server: Ullage, stock: Stock, delete: Deletion) -> float:
 def _purge(server: Ullage, stock: Stock, left: int) -> float:
     """One request: everything untagged."""
     wanted = {"filters": [f"{REPOSITORY}:.*"], "untagged_only": True, "ago": "0s"}
-    with Connection(server.host) as connection:
+    with Connection(server.url) as connection:
 
         def done() -> bool:
             job = json.loads(connection.expect(200, "GET", path).body)
@@ -128,13 +128,13 @@ def _one_by_one(server: Ullage, stock: Stock, left: int) -> float:
     """A request for each image, as clients do that know no purge."""
 
     def delete(client: int) -> None:
-        with Connection(server.host) as connection:
+        with Connection(server.url) as connection:
             for image in stock.doomed[client::CLIENTS]:
                 connection.expect(202, "DELETE", f"/v2/{REPOSITORY}/manifests/{image.digest}")
 
     began = time.perf_counter()
     together([partial(delete, client) for client in range(CLIENTS)])
-    with Connection(server.host) as connection:
+    with Connection(server.url) as connection:
         return _off_the_disk(server, connection, left, began)
 
 
@@ -169,7 +169,7 @@ def _pushing(server: Ullage) -> Iterator[None]:
 
     def push() -> None:
         try:
-            with Connection(server.host) as connection:
+            with Connection(server.url) as connection:
                 number = 0
                 while not stop.is_set():
                     image = make_image(3, 3000)

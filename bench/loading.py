@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -239,13 +239,27 @@ def _make_file(path: Path, size: int) -> None:
     os.close(file)
 
 
-def load(folder: Path, workload: Workload, now: datetime, *, files: bool) -> int:
-    """Fill the data folder of a registry that has never run; how many manifests there are."""
+def load(
+    folder: Path, workload: Workload, now: datetime, *, files: bool, most: int | None = None
+) -> int:
+    """Fill the data folder of a registry that has never run; how many manifests there are.
+
+    After `most` manifests, if given, pushing ends.
+    """
     for path in (folder, folder / "blobs", folder / "uploads"):
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
     db = open_database(f"sqlite:///{folder / 'ullage.db'}")
     try:
         loader = Loader(db, folder if files else None, now)
-        return loader.load(Generator(workload).everything())
+        pushes = Generator(workload).everything()
+        return loader.load(pushes if most is None else _first(pushes, most))
     finally:
         db.close()
+
+
+def _first(pushes: Iterable[Made | Unfinished], manifests: int) -> Iterator[Made | Unfinished]:
+    for each in pushes:
+        manifests -= isinstance(each, Made)
+        if manifests < 0:
+            return
+        yield each

@@ -6,12 +6,12 @@ import statistics
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 
-from bench.servers import DockerRegistry, Process, Running, Ullage
+from bench.servers import DockerRegistry, Place, Running, Ullage
+from bench.several import Several
 
 Peer = DockerRegistry | Running
-Server = Ullage | Peer
+Server = Ullage | Several | Peer
 
 
 def _nothing(_: Server) -> None:
@@ -32,7 +32,7 @@ class Row:
     # In place of these: a row that starts and stops its servers itself.
     whole: Callable[..., Result] | None = None
     # What physics gives, measured in the same rounds.
-    floor: Callable[[Path], float] | None = None
+    floor: Callable[[Place], float] | None = None
     needs: tuple[str, ...] = ()
     # Takes minutes, whatever the number of rounds: not for a quick look.
     slow: bool = False
@@ -49,6 +49,7 @@ class Result:
     ullage: list[float] = field(default_factory=list)
     peer: list[float] = field(default_factory=list)
     floor: list[float] = field(default_factory=list)
+    ullage_name: str = Ullage.name
 
     @property
     def ratio(self) -> float:
@@ -78,9 +79,9 @@ class Result:
 
 def rows(
     chosen: Sequence[Row],
-    ullage: Ullage,
+    ullage: Ullage | Several,
     peer: Peer,
-    folder: Path,
+    place: Place,
     rounds: int,
     progress: Callable[[str], None],
 ) -> Iterator[Result]:
@@ -88,16 +89,16 @@ def rows(
     together = [row for row in chosen if row.once]
     with _running(ullage, peer) if together else nullcontext():
         for row in together:
-            yield _row(row, ullage, peer, folder, rounds, progress)
+            yield _row(row, ullage, peer, place, rounds, progress)
     for row in chosen:
         if row.whole:
-            yield row.whole(row, folder=folder, rounds=rounds, progress=progress)
+            yield row.whole(row, place=place, rounds=rounds, progress=progress)
     progress("")
 
 
 @contextmanager
 def _running(*servers: Server) -> Iterator[None]:
-    ours = [server for server in servers if isinstance(server, Process)]
+    ours = [server for server in servers if not isinstance(server, Running)]
     try:
         for server in ours:
             server.start()
@@ -108,15 +109,20 @@ def _running(*servers: Server) -> Iterator[None]:
 
 
 def _row(
-    row: Row, ullage: Ullage, peer: Peer, folder: Path, rounds: int, progress: Callable[[str], None]
+    row: Row,
+    ullage: Ullage | Several,
+    peer: Peer,
+    place: Place,
+    rounds: int,
+    progress: Callable[[str], None],
 ) -> Result:
     assert row.once
-    result = Result(row, peer.name)
+    result = Result(row, peer.name, ullage_name=ullage.name)
     states = (row.prepare(ullage), row.prepare(peer))
     for number in range(rounds + 1):
         progress(f"{row.name}: round {number} of {rounds}" if number else f"{row.name}: warm-up")
         own, other = row.once(ullage, states[0]), row.once(peer, states[1])
-        floor = row.floor(folder) if row.floor else None
+        floor = row.floor(place) if row.floor else None
         if number:
             result.ullage.append(own)
             result.peer.append(other)

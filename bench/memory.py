@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 
 from bench.measure import Result, Row
-from bench.servers import DockerRegistry, Ullage
+from bench.servers import DockerRegistry, Place, Ullage
 
 MIB = 1024 * 1024
 
 
-def idle(row: Row, folder: Path, rounds: int, progress: Callable[[str], None]) -> Result:
+def idle(row: Row, place: Place, rounds: int, progress: Callable[[str], None]) -> Result:
     """After the start and one request."""
     result = Result(row, DockerRegistry.name)
     for number in range(rounds):
         progress(f"{row.name}: round {number + 1} of {rounds}")
         for figures, server in (
-            (result.ullage, Ullage(folder / f"idle-ullage-{number}")),
-            (result.peer, DockerRegistry(folder / f"idle-peer-{number}")),
+            (result.ullage, Ullage(place.folder / f"idle-ullage-{number}", place.tls)),
+            (result.peer, DockerRegistry(place.folder / f"idle-peer-{number}", place.tls)),
         ):
             server.start()
             try:

@@ -20,12 +20,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 
 from bench.connection import Connection
 from bench.images import MANIFEST_TYPE, Blob, Image, digest_of, make_image, push_image
 from bench.measure import Result, Row
-from bench.servers import DockerRegistry, Ullage
+from bench.servers import DockerRegistry, Place, Ullage
 from bench.together import together
 
 MIB = 1024 * 1024
@@ -62,7 +61,7 @@ class Stock:
         self._weights = [1 / (rank + 1) for rank in range(IMAGES)]
 
     def put_into(self, server: Ullage | DockerRegistry) -> None:
-        with Connection(server.host) as connection:
+        with Connection(server.url) as connection:
             for number, image in enumerate(self.images):
                 push_image(connection, REPOSITORY, image, f"t{number}")
 
@@ -74,8 +73,8 @@ class Stock:
 class Client:
     """One connection's requests, one after the other."""
 
-    def __init__(self, host: str, stock: Stock, seed: int, doomed: queue.SimpleQueue[str]) -> None:
-        self._connection = Connection(host)
+    def __init__(self, url: str, stock: Stock, seed: int, doomed: queue.SimpleQueue[str]) -> None:
+        self._connection = Connection(url)
         self._stock = stock
         self._chance = random.Random(seed)  # an order, no secret
         self._doomed = doomed
@@ -142,8 +141,8 @@ class Client:
 
 
 @contextmanager
-def _clients(host: str, stock: Stock, doomed: queue.SimpleQueue[str]) -> Iterator[list[Client]]:
-    clients = [Client(host, stock, number, doomed) for number in range(CLIENTS)]
+def _clients(url: str, stock: Stock, doomed: queue.SimpleQueue[str]) -> Iterator[list[Client]]:
+    clients = [Client(url, stock, number, doomed) for number in range(CLIENTS)]
     try:
         yield clients
     finally:
@@ -162,7 +161,7 @@ def _peak(server: Ullage | DockerRegistry, stock: Stock) -> float:
             count += 1
         counts.append(count)
 
-    with _clients(server.host, stock, queue.SimpleQueue()) as clients:
+    with _clients(server.url, stock, queue.SimpleQueue()) as clients:
         seconds = together([partial(ask, client) for client in clients])
     return sum(counts) / seconds
 
@@ -185,7 +184,7 @@ def _at_rate(server: Ullage | DockerRegistry, stock: Stock, rate: float) -> Meas
             measured.latencies.append((time.perf_counter() - due) * 1000)
 
     def delete() -> None:
-        with Connection(server.host) as connection:
+        with Connection(server.url) as connection:
             while not stop.wait(DELETE_EVERY_SECONDS):
                 if not doomed.empty():
                     path = f"/v2/{REPOSITORY}/manifests/{doomed.get()}"
@@ -194,7 +193,7 @@ def _at_rate(server: Ullage | DockerRegistry, stock: Stock, rate: float) -> Meas
     deleting = threading.Thread(target=delete)
     deleting.start()
     try:
-        with _clients(server.host, stock, doomed) as clients:
+        with _clients(server.url, stock, doomed) as clients:
             together([partial(ask, client) for client in clients])
         measured.memory = (server.resident_bytes() or 0) / MIB
     finally:
@@ -207,9 +206,12 @@ def _at_rate(server: Ullage | DockerRegistry, stock: Stock, rate: float) -> Meas
 _last: dict[str, list[Measured]] = {}
 
 
-def _measure(folder: Path, rounds: int, progress: Callable[[str], None]) -> None:
+def _measure(place: Place, rounds: int, progress: Callable[[str], None]) -> None:
     stock = Stock()
-    servers = (Ullage(folder / "mixed-ullage"), DockerRegistry(folder / "mixed-peer"))
+    servers = (
+        Ullage(place.folder / "mixed-ullage", place.tls),
+        DockerRegistry(place.folder / "mixed-peer", place.tls),
+    )
     try:
         for server in servers:
             server.start()
@@ -230,12 +232,12 @@ def _row(
     row: Row,
     of: Callable[[Measured], float],
     *,
-    folder: Path,
+    place: Place,
     rounds: int,
     progress: Callable[[str], None],
 ) -> Result:
     if not _last:
-        _measure(folder, rounds, progress)
+        _measure(place, rounds, progress)
     result = Result(row, DockerRegistry.name)
     result.ullage = [of(measured) for measured in _last[Ullage.name]]
     result.peer = [of(measured) for measured in _last[DockerRegistry.name]]

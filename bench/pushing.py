@@ -8,12 +8,12 @@ from bench.workload import Blob, Generator, Made, Unfinished, Workload
 
 
 def push(host: str, workload: Workload) -> int:
-    """How many manifests that were."""
+    """How many manifests that were; `host` ("127.0.0.1:5000") speaks plain HTTP."""
     count = 0
     # Where each blob was pushed first.
     homes: dict[str, str] = {}
     linked: set[tuple[str, str]] = set()
-    with Connection(host) as connection:
+    with Connection(f"http://{host}") as connection:
         for each in Generator(workload).everything():
             if isinstance(each, Unfinished):
                 _give_up(connection, each)

@@ -1,10 +1,12 @@
-"""The table people read."""
+"""The table people read, and what it was measured on."""
 
 from __future__ import annotations
 
+import platform
 import statistics
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from bench.measure import Result
 
@@ -20,8 +22,9 @@ def table(results: Sequence[Result]) -> str:
     """Medians, their spread (half the distance of the quartiles), and ratios, as Markdown."""
     if not results:
         return ""
+    first = results[0]
     lines = [
-        f"| path | unit | ullage | {results[0].peer_name} | ratio | of the floor |",
+        f"| path | unit | {first.ullage_name} | {first.peer_name} | ratio | of the floor |",
         "| --- | --- | --- | --- | --- | --- |",
     ]
     for result in results:
@@ -39,7 +42,7 @@ def table(results: Sequence[Result]) -> str:
 
 
 def _figure(values: Sequence[float]) -> str:
-    return f"{_short(statistics.median(values))} ± {_short(_spread(values))}"
+    return f"{short(statistics.median(values))} ± {short(_spread(values))}"
 
 
 def _spread(values: Sequence[float]) -> float:
@@ -49,5 +52,20 @@ def _spread(values: Sequence[float]) -> float:
     return (quartiles[2] - quartiles[0]) / 2
 
 
-def _short(value: float) -> str:
+def short(value: float) -> str:
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def machine() -> dict[str, str]:
+    return {
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.release()}",
+        "processor": _processor(),
+    }
+
+
+def _processor() -> str:
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.machine()

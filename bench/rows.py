@@ -7,9 +7,9 @@ import os
 import re
 import subprocess
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import cast
 
 from bench import deletion, memory, mixed
@@ -25,12 +25,13 @@ from bench.images import (
     put_manifest,
 )
 from bench.measure import Row, Server
-from bench.servers import Nginx
+from bench.servers import Nginx, Place
 from bench.together import together
 
 MIB = 1024 * 1024
 READ_SECONDS = 3
 READERS = 16
+HEADS = 8000
 PUSHERS = 8
 IMAGES_EACH = 12
 TAGS = 1000
@@ -54,25 +55,41 @@ _SMALL = Blob.random(SMALL)
 
 
 def _stock(server: Server) -> Stock:
-    with Connection(server.host) as connection:
+    with Connection(server.url) as connection:
         push_image(connection, "bench/app", _IMAGE, "v1")
         push_blob(connection, "bench/app", _SMALL.data, _SMALL.digest)
     return Stock(_IMAGE, _SMALL, _SMALL)
 
 
 def _with_tags(server: Server) -> None:
-    with Connection(server.host) as connection:
+    with Connection(server.url) as connection:
         push_image(connection, "bench/tags", _IMAGE, "t0000")
         for number in range(1, TAGS):
             put_manifest(connection, "bench/tags", _IMAGE, f"t{number:04}")
 
 
 def _read(path: str, server: Server, _: object, clients: int = READERS) -> float:
-    return wrk(f"http://{server.host}{path}", clients)[0]
+    return wrk(server.urls, path, clients)[0]
 
 
-def wrk(url: str, clients: int) -> tuple[float, float]:
-    """Requests per second and MiB per second over kept-alive connections."""
+def wrk(urls: Sequence[str], path: str, clients: int) -> tuple[float, float]:
+    """Requests per second and MiB per second over kept-alive connections, some to each URL."""
+    rates: list[tuple[float, float]] = []
+
+    def ask(url: str, share: int) -> None:
+        rates.append(_wrk(url + path, share))
+
+    shares = zip(urls, _shares(clients, len(urls)), strict=True)
+    together([partial(ask, url, share) for url, share in shares])
+    return sum(rate[0] for rate in rates), sum(rate[1] for rate in rates)
+
+
+def _shares(total: int, parts: int) -> list[int]:
+    """`total` in as many parts that differ by one at most."""
+    return [total // parts + (part < total % parts) for part in range(parts)]
+
+
+def _wrk(url: str, clients: int) -> tuple[float, float]:
     command = ["wrk", "-t1", f"-c{clients}", f"-d{READ_SECONDS}s", "--timeout", "30s"]
     done = subprocess.run(
         [*command, "-H", f"Accept: {MANIFEST_TYPE}", url],
@@ -91,25 +108,41 @@ def wrk(url: str, clients: int) -> tuple[float, float]:
 
 
 def _head_blob(server: Server, stock: object) -> float:
-    """wrk waits for the body that HEAD does not have; ApacheBench does not."""
-    url = f"http://{server.host}/v2/bench/app/blobs/{cast(Stock, stock).small.digest}"
-    command = ["ab", "-i", "-k", "-q", "-c", str(READERS), "-n", "8000", url]
+    """wrk waits for the body that HEAD does not have; ApacheBench does not.
+
+    Requests per second; with several URLs until the last of them has answered its share.
+    """
+    path = f"/v2/bench/app/blobs/{cast(Stock, stock).small.digest}"
+    seconds: list[float] = []
+
+    def ask(url: str, clients: int, requests: int) -> None:
+        seconds.append(_ab(url + path, clients, requests))
+
+    count = len(server.urls)
+    shares = zip(server.urls, _shares(READERS, count), _shares(HEADS, count), strict=True)
+    together([partial(ask, *share) for share in shares])
+    return HEADS / max(seconds)
+
+
+def _ab(url: str, clients: int, requests: int) -> float:
+    """Seconds for so many HEAD requests over kept-alive connections."""
+    command = ["ab", "-i", "-k", "-q", "-c", str(clients), "-n", str(requests), url]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
-    failed = re.search(r"Non-2xx responses:\s+(\d+)", done.stdout)
-    found = re.search(r"Requests per second:\s+([\d.]+)", done.stdout)
-    assert failed is None, done.stdout
-    assert found
-    return float(found[1])
+    took = re.search(r"Time taken for tests:\s+([\d.]+)", done.stdout)
+    for trouble in (r"Non-2xx responses:\s+\d+", r"Failed requests:\s+[1-9]"):
+        assert re.search(trouble, done.stdout) is None, done.stdout
+    assert took
+    return float(took[1])
 
 
 def _small_blob(server: Server, stock: object) -> float:
     path = f"/v2/bench/app/blobs/{cast(Stock, stock).small.digest}"
-    return wrk(f"http://{server.host}{path}", READERS)[0]
+    return wrk(server.urls, path, READERS)[0]
 
 
 def _push_middle(server: Server) -> str:
     blob = _middle()
-    with Connection(server.host) as connection:
+    with Connection(server.url) as connection:
         push_blob(connection, "bench/middle", blob.data, blob.digest)
     return blob.digest
 
@@ -124,17 +157,17 @@ def _middle() -> Blob:
 
 
 def _download(server: Server, digest: object) -> float:
-    return wrk(f"http://{server.host}/v2/bench/middle/blobs/{digest}", 4)[1]
+    return wrk(server.urls, f"/v2/bench/middle/blobs/{digest}", 4)[1]
 
 
-def _download_floor(folder: Path) -> float:
-    """The same file from nginx with sendfile, MiB/s."""
-    nginx = Nginx(folder / "nginx")
+def _download_floor(place: Place) -> float:
+    """The same file from nginx with sendfile (over TLS if the servers speak that), MiB/s."""
+    nginx = Nginx(place.folder / "nginx", place.tls)
     nginx.start()
     try:
         (nginx.folder / "files" / "blob").write_bytes(_middle().data)
         (nginx.folder / "files" / "blob").chmod(0o644)
-        return wrk(f"http://{nginx.host}/blob", 4)[1]
+        return wrk(nginx.urls, "/blob", 4)[1]
     finally:
         nginx.stop()
 
@@ -144,7 +177,7 @@ def _push_images(server: Server, _: object) -> float:
     images = [[make_image(5, 2048) for _ in range(IMAGES_EACH)] for _ in range(PUSHERS)]
 
     def push(client: int) -> None:
-        with Connection(server.host) as connection:
+        with Connection(server.urls[client % len(server.urls)]) as connection:
             for number, image in enumerate(images[client]):
                 push_image(connection, f"bench/push{client}", image, f"t{number}")
 
@@ -159,14 +192,14 @@ def _upload(clients: int, server: Server, _: object) -> float:
         data = os.urandom(16) + bytes(_noise())[16:]
         blobs.append((data, digest_of(data)))
 
-    def push(data: bytes, digest: str) -> None:
-        with Connection(server.host) as connection:
-            push_blob(connection, "bench/large", data, digest)
+    def push(client: int) -> None:
+        with Connection(server.urls[client % len(server.urls)]) as connection:
+            push_blob(connection, "bench/large", *blobs[client])
 
-    seconds = together([partial(push, data, digest) for data, digest in blobs])
+    seconds = together([partial(push, client) for client in range(clients)])
     # Otherwise rounds fill the disk.
     for _data, digest in blobs:
-        with Connection(server.host) as connection:
+        with Connection(server.url) as connection:
             connection.ask("DELETE", f"/v2/bench/large/blobs/{digest}")
     return clients * LARGE / MIB / seconds
 
@@ -177,9 +210,9 @@ def _noise() -> bytes:
     return _kept["noise"].data
 
 
-def _upload_floor(folder: Path) -> float:
+def _upload_floor(place: Place) -> float:
     """sha256 of the bytes on one core, then writing and syncing them; MiB/s."""
-    path, data = folder / "floor", _noise()
+    path, data = place.folder / "floor", _noise()
     began = time.perf_counter()
     hashlib.sha256(data).digest()
     descriptor = os.open(path, os.O_CREAT | os.O_WRONLY)

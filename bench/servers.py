@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 from bench.connection import Broken, Connection
+from ullage.tls import Certificates, self_signed
 
 ROOT = Path(__file__).resolve().parents[1]
 START_SECONDS = 30.0
@@ -24,19 +28,49 @@ storage:
   filesystem: {{rootdirectory: {root}}}
   delete: {{enabled: true}}
   cache: {{blobdescriptor: inmemory}}
-http: {{addr: "{host}"}}
+http: {{addr: "{host}"{tls}}}
 """
 
 
+@dataclass(frozen=True)
+class Place:
+    """Where servers keep their data, and the certificate that all of them serve TLS with, if any.
+
+    `folder` is absolute.
+    """
+
+    folder: Path
+    tls: Certificates | None = None
+
+
+def certified(folder: Path) -> Certificates:
+    """A certificate for this machine, as `ullage serve --tls self-signed` makes it: ECDSA P-256."""
+    return self_signed(folder / "tls", (), datetime.now(UTC))
+
+
 class Process:
-    """A server process of ours."""
+    """A server process of ours; with `tls` it speaks TLS only."""
 
     name = ""
+    # Who runs it; None: whoever we are.
+    user: str | None = None
+    stop_signal = signal.SIGTERM
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, tls: Certificates | None = None) -> None:
         self.folder = folder
+        self.tls = tls
         self.host = f"127.0.0.1:{free_port()}"
         self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        """Such as "https://127.0.0.1:41235"."""
+        return f"{'https' if self.tls else 'http'}://{self.host}"
+
+    @property
+    def urls(self) -> Sequence[str]:
+        """Where its clients may go: some to each."""
+        return (self.url,)
 
     def command(self) -> Sequence[str | Path]:
         raise NotImplementedError
@@ -50,23 +84,31 @@ class Process:
     def start(self) -> None:
         """Start, and wait for the first answer."""
         self.prepare()
-        log = (self.folder.parent / f"{self.folder.name}.log").open("ab")
+        path = self.folder.parent / f"{self.folder.name}.log"
+        log = path.open("ab")
         self._process = subprocess.Popen(
             [str(part) for part in self.command()],
             env=dict(self.environment()),
             stdout=log,
             stderr=log,
+            # Another user may not be allowed where we are.
+            cwd=self.folder if self.user else None,
+            user=self.user,
+            group=self.user,
+            extra_groups=[] if self.user else None,
         )
         log.close()
         deadline = time.monotonic() + START_SECONDS
         while not self._answers():
             if self._process.poll() is not None or time.monotonic() > deadline:
-                raise RuntimeError(f"{self.name} did not start; see {self.folder}.log")
+                # The file may be gone with its folder by the time that somebody looks.
+                said = path.read_text(errors="replace")[-1000:]
+                raise RuntimeError(f"{self.name} did not start; it said:\n{said}")
             time.sleep(0.02)
 
     def stop(self) -> None:
         if self._process is not None:
-            self._process.terminate()
+            self._process.send_signal(self.stop_signal)
             self._process.wait(STOP_SECONDS)
             self._process = None
 
@@ -79,18 +121,29 @@ class Process:
 
     def _answers(self) -> bool:
         try:
-            with Connection(self.host) as connection:
+            with Connection(self.url) as connection:
                 return connection.ask("GET", "/").status > 0
         except (OSError, Broken):
             return False
 
 
 class Ullage(Process):
+    """`ullage serve`; `settings` are flags beside those for its folder and address."""
+
     name = "ullage"
+
+    def __init__(
+        self, folder: Path, tls: Certificates | None = None, settings: Sequence[str] = ()
+    ) -> None:
+        super().__init__(folder, tls)
+        self._settings = settings
 
     def command(self) -> Sequence[str | Path]:
         serve = [sys.executable, "-m", "ullage", "serve", "--listen", self.host]
-        return [*serve, "--data", self.folder, "--read-grace", "0s"]
+        serve += ["--data", str(self.folder), "--read-grace", "0s", *self._settings]
+        if self.tls is None:
+            return serve
+        return [*serve, "--tls-cert", self.tls.certificate, "--tls-key", self.tls.key]
 
     def environment(self) -> Mapping[str, str]:
         return {**os.environ, "PYTHONPATH": str(ROOT / "src")}
@@ -116,7 +169,10 @@ class DockerRegistry(Process):
 
     def prepare(self) -> None:
         super().prepare()
-        self._config.write_text(_PEER_CONFIG.format(root=self.folder, host=self.host))
+        tls = ""
+        if self.tls is not None:
+            tls = f', tls: {{certificate: "{self.tls.certificate}", key: "{self.tls.key}"}}'
+        self._config.write_text(_PEER_CONFIG.format(root=self.folder, host=self.host, tls=tls))
 
     def command(self) -> Sequence[str | Path]:
         return ["docker-registry", "serve", self._config]
@@ -130,11 +186,12 @@ class DockerRegistry(Process):
 
 
 class Running:
-    """A registry that somebody else runs, by its address."""
+    """A registry that somebody else runs, by its address; http unless that says https."""
 
-    def __init__(self, url: str) -> None:
-        self.name = url
-        self.host = url.removeprefix("http://").rstrip("/")
+    def __init__(self, address: str) -> None:
+        self.name = address
+        self.url = (address if "://" in address else f"http://{address}").rstrip("/")
+        self.urls = (self.url,)
 
     def resident_bytes(self) -> int | None:
         return None
@@ -147,6 +204,14 @@ class Nginx(Process):
 
     def prepare(self) -> None:
         super().prepare()
+        listen, tls = self.host, ""
+        if self.tls is not None:
+            listen += " ssl"
+            tls = (
+                f"ssl_certificate {self.tls.certificate}; ssl_certificate_key {self.tls.key}; "
+                # Debian's has only 1.2 of itself.
+                "ssl_protocols TLSv1.2 TLSv1.3; "
+            )
         (self.folder / "nginx.conf").write_text(
             "daemon off; worker_processes 1; error_log stderr error; pid nginx.pid;\n"
             "events { worker_connections 256; }\n"
@@ -154,7 +219,7 @@ class Nginx(Process):
             f"client_body_temp_path {self.folder}/t1; proxy_temp_path {self.folder}/t2;\n"
             f"fastcgi_temp_path {self.folder}/t3; uwsgi_temp_path {self.folder}/t4;\n"
             f"scgi_temp_path {self.folder}/t5;\n"
-            f"server {{ listen {self.host}; root {self.folder}/files; }} }}\n"
+            f"server {{ listen {listen}; {tls}root {self.folder}/files; }} }}\n"
         )
         (self.folder / "files").mkdir(exist_ok=True)
         # Started by root it serves as nobody, who must get as far as the files.
@@ -171,10 +236,24 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+def find(program: str) -> str | None:
+    """The path of a program: from PATH, or of the newest PostgreSQL, which Debian keeps off it."""
+    versions = Path("/usr/lib/postgresql").glob("[0-9]*/bin")
+    newest = sorted(versions, key=lambda folder: float(folder.parent.name))[-1:]
+    return shutil.which(program, path=os.pathsep.join([*os.get_exec_path(), *map(str, newest)]))
+
+
+_PACKAGES = {
+    "ab": "apache2-utils",
+    "gnuplot": "gnuplot-nox",
+    "nginx": "nginx-light",
+    "postgres": "postgresql",
+}
+
+
 def require(programs: Sequence[str]) -> None:
     """Raises SystemExit naming what has to be installed."""
-    missing = [program for program in programs if shutil.which(program) is None]
+    missing = [program for program in programs if find(program) is None]
     if missing:
-        packages = {"nginx": "nginx-light", "ab": "apache2-utils"}
-        names = " ".join(packages.get(program, program) for program in missing)
+        names = " ".join(_PACKAGES.get(program, program) for program in missing)
         raise SystemExit(f"missing {', '.join(missing)}; on Debian: apt-get install {names}")
