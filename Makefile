@@ -38,7 +38,7 @@ format: $(VENV)/dev.stamp ## let ruff format and sort
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(VENV)/runtime.stamp ## compare with Debian's docker-registry (ARGS=…; needs it, wrk, apache2-utils and nginx)
+bench: $(VENV)/runtime.stamp ## compare with Debian's docker-registry (ARGS=…; docs/benchmarks.md says what it needs)
 	$(BIN)/python -m bench $(ARGS)
 
 # The development set is solved under the runtime set, so that both fit into one environment.

@@ -303,11 +303,11 @@ class AppendSession:
                     "the uploaded bytes do not have this digest",
                 )
             self._commit_bytes()
+            failpoint("upload.finish.before_row")
         except BaseException:
             self.abandon()
             raise
         registry, size = self._registry, self._append.offset
-        failpoint("upload.finish.before_row")
 
         def adopt(tx: Transaction) -> StoredBlob:
             now = registry.now()
