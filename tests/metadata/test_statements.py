@@ -213,7 +213,7 @@ SCANS = {
     "uploads._COUNT_FOR[0]": "the same",
 }
 # SQLite has no such function.
-POSTGRESQL_ONLY = {"audit._IN_ORDER[0]"}
+POSTGRESQL_ONLY = {"audit._IN_ORDER[0]", "leases._SHARE_BLOB[0]"}
 
 
 class _Anything(dict[str, Any]):

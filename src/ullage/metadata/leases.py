@@ -335,8 +335,13 @@ class MemoryLeases:
 
 
 _leases = schema.leases
+# Nothing of an offer has to outlive a crash, so nobody waits for a disk: not the client, and not
+# the next who asks for the same blob, behind the row that this one holds until it is committed.
 _SHARE_BLOB = Statement(
-    sa.select(schema.blobs.c.digest)
+    sa.select(
+        schema.blobs.c.digest,
+        sa.func.set_config("synchronous_commit", "off", sa.true()),
+    )
     .where(schema.blobs.c.digest == bindparam("digest"), schema.blobs.c.damaged_at.is_(None))
     .with_for_update(read=True, key_share=True)
 )
@@ -423,7 +428,8 @@ class SqlLeases:
             # A new statement, so that it sees what was committed while the lock was waited for.
             if not _linked(tx, repository_id, digest):
                 return False
-            if not self._confirmed(tx, repository_id, digest, holder, now):
+            again = holder.confirms and self._confirmed(tx, repository_id, digest, holder, now)
+            if not again:
                 self._add(tx, repository_id, digest, holder, now, now)
             return True
 
