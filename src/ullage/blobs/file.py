@@ -366,6 +366,9 @@ class FileReader:
             if error.errno in (errno.EAGAIN, errno.EOPNOTSUPP):
                 return None
             raise
+        # Some kernels say so of what they have not at hand, too; whoever waits learns the truth.
+        if got == 0 and n and offset < self.size:
+            return None
         return bytes(buffer[:got])
 
     def close(self) -> None:

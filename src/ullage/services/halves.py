@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any, Concatenate, Generic, ParamSpec, TypeVar
 
 from ullage.metadata.database import Work
 from ullage.services import Registry
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
 
@@ -44,6 +45,17 @@ def complete(registry: Registry, half: Half[T]) -> T:
     """Do the second half. Raises what its facts raise, and what Registry.write does."""
     (outcome,) = registry.write_each([half.facts])
     return half.end(outcome)
+
+
+def whole(
+    begin: Callable[Concatenate[Registry, P], Half[T]],
+) -> Callable[Concatenate[Registry, P], T]:
+    """The use case whose first half is `begin`: takes and raises the same, and gives its result."""
+
+    def both(registry: Registry, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        return complete(registry, begin(registry, *args, **kwargs))
+
+    return both
 
 
 def complete_each(registry: Registry, halves: Sequence[Half[Any]]) -> list[Any]:

@@ -18,7 +18,7 @@ from ullage.oci.errors import (
 from ullage.oci.manifest import Descriptor, Manifest, ManifestLimits, parse_manifest
 from ullage.oci.reference import RepositoryName, Tag
 from ullage.services import Caller, Registry, locks
-from ullage.services.halves import Half, complete
+from ullage.services.halves import Half, whole
 from ullage.services.linking import link_and_lease
 from ullage.services.platforms import platform_of
 
@@ -83,25 +83,6 @@ class _NothingToMount(Exception):
 # --- manifests ------------------------------------------------------------------------------------
 
 
-def put_manifest(
-    registry: Registry,
-    name: RepositoryName,
-    reference: Tag | Digest,
-    raw: bytes,
-    media_type: str | None,
-    caller: Caller,
-    tags: Sequence[Tag] = (),
-) -> PutResult:
-    """Store a manifest under its digest and point tags to it; all of it or nothing.
-
-    Raises ManifestTooLarge, ManifestInvalid, DigestInvalid (`reference` is the digest of other
-    bytes), ManifestBlobUnknown if something it needs is not in this repository; Locked if the
-    repository, this manifest or one of the tags may not be written.
-    """
-    half = receive_manifest(registry, name, reference, raw, media_type, caller, tags)
-    return complete(registry, half)
-
-
 def receive_manifest(
     registry: Registry,
     name: RepositoryName,
@@ -111,7 +92,14 @@ def receive_manifest(
     caller: Caller,
     tags: Sequence[Tag] = (),
 ) -> Half[PutResult]:
-    """The first half of `put_manifest`: what can be said of it by itself. Raises what that does."""
+    """The first half of `put_manifest`: what can be said of it by itself.
+
+    That stores a manifest under its digest and points tags to it; all of it or nothing.
+
+    Raises ManifestTooLarge, ManifestInvalid, DigestInvalid (`reference` is the digest of other
+    bytes), ManifestBlobUnknown if something it needs is not in this repository; Locked if the
+    repository, this manifest or one of the tags may not be written.
+    """
     if len(raw) > registry.limits.max_manifest_bytes:
         raise ManifestTooLarge(
             {"max_bytes": registry.limits.max_manifest_bytes}, "the manifest is too large"
@@ -174,6 +162,9 @@ def receive_manifest(
         return PutResult(digest, manifest.subject.digest if manifest.subject else None, wanted)
 
     return Half(put, ended)
+
+
+put_manifest = whole(receive_manifest)
 
 
 def _require_blobs(tx: Transaction, repository_id: int, manifest: Manifest) -> list[Digest]:

@@ -28,7 +28,7 @@ from ullage.oci.errors import (
 from ullage.oci.reference import RepositoryName
 from ullage.services import Caller, Registry, locks, store_errors
 from ullage.services.fresh import FreshSession, FreshSessions
-from ullage.services.halves import Half, complete, done
+from ullage.services.halves import Half, complete, done, whole
 from ullage.services.linking import link_and_lease
 
 __all__ = ["AppendSession", "StoredBlob", "Upload"]
@@ -466,24 +466,6 @@ def add_to_upload(
     return session.end()
 
 
-def finish_upload(
-    registry: Registry,
-    name: RepositoryName,
-    upload_id: str,
-    caller: Caller,
-    digest: Digest,
-    last: Iterable[bytes] = (),
-    start: int | None = None,
-) -> StoredBlob:
-    """Turn a session into a blob, once `last`, which starts at `start` if that is said, is added.
-
-    A client that lost the answer and asks again is told the same once more.
-    Raises BlobUploadUnknown, DigestInvalid (the session stays), RangeInvalid, Unavailable,
-    StorageFull.
-    """
-    return complete(registry, commit_upload(registry, name, upload_id, caller, digest, last, start))
-
-
 def commit_upload(
     registry: Registry,
     name: RepositoryName,
@@ -493,7 +475,15 @@ def commit_upload(
     last: Iterable[bytes] = (),
     start: int | None = None,
 ) -> Half[StoredBlob]:
-    """The first half of `finish_upload`: the blob's bytes are safe. Raises what that does."""
+    """The first half of `finish_upload`: the blob's bytes are safe.
+
+    That turns a session into a blob, once `last`, which starts at `start` if that is said, is
+    added.
+
+    A client that lost the answer and asks again is told the same once more.
+    Raises BlobUploadUnknown, DigestInvalid (the session stays), RangeInvalid, Unavailable,
+    StorageFull.
+    """
     try:
         session = append_upload(registry, name, upload_id, caller, start)
     except BlobUploadUnknown:
@@ -502,6 +492,9 @@ def commit_upload(
     for piece in last:
         session.write(piece)
     return session.commit(digest)
+
+
+finish_upload = whole(commit_upload)
 
 
 def upload_whole(
