@@ -137,6 +137,29 @@ class BlobStoreContract:
             read = b"".join(reader.read_at(at, 700_000) for at in range(0, reader.size, 700_000))
         assert hashlib.sha256(read).digest() == hashlib.sha256(b"".join(pieces)).digest()
 
+    def test_a_very_large_object_arrives_whole(self, store: BlobStore) -> None:
+        """Also where it is written otherwise from some size on, and in pieces of odd lengths."""
+        data = secrets.token_bytes(23 * MiB + 5)
+        with store.begin(key := fresh_key()) as append:
+            for start in range(0, len(data), MiB + 777):
+                append.write(memoryview(data)[start : start + MiB + 777])
+                assert append.offset == min(start + MiB + 777, len(data))
+            append.sync()
+            assert content(store, key) == data
+            append.write(b"more")
+            append.commit()
+        assert store.size(key) == len(data) + 4
+        assert content(store, key) == data + b"more"
+
+    def test_what_was_written_and_not_synced_is_committed_all_the_same(
+        self, store: BlobStore
+    ) -> None:
+        data = secrets.token_bytes(17 * MiB)
+        with store.begin(key := fresh_key()) as append:
+            append.write(data)
+        assert store.commit(key) == len(data)
+        assert content(store, key) == data
+
     def test_the_callers_buffer_is_free_again_after_a_write(self, store: BlobStore) -> None:
         key = fresh_key()
         store.create(key)

@@ -76,7 +76,10 @@ class Append(Protocol):
         """Bytes the object holds, and so where the next write goes; exact after an error too."""
 
     def write(self, data: Buffer) -> None:
-        """Append all of `data`. After StoreFull or an OSError a part of it may have arrived."""
+        """Append all of `data`. After StoreFull or an OSError a part of it may have arrived.
+
+        It may be an error of bytes that were written before. Readers see all of it after `sync`.
+        """
 
     def sync(self) -> None:
         """Make the object's name and its first `offset` bytes durable.

@@ -43,6 +43,7 @@ from ullage.blobs import (
     is_key,
     validate_key,
 )
+from ullage.blobs.direct import DirectWriter, DirectWriters, direct_from
 from ullage.failpoints import failpoint
 
 _FILE_MODE = 0o600
@@ -70,6 +71,7 @@ class FileBlobStore:
     def __init__(self, root: Path) -> None:
         self._root = Path(os.path.realpath(root))
         self._broken: set[str] = set()
+        self._direct = DirectWriters()
         held: list[int] = []
         self._close = weakref.finalize(self, _close_all, held)
         try:
@@ -292,18 +294,59 @@ class FileAppend:
         self._key = key
         self._file = file
         self._written_back = offset
+        self._direct_from = direct_from(offset)
+        self._direct: DirectWriter | None = None
         self.offset = offset
 
     def write(self, data: Buffer) -> None:
-        # pwrite takes slices of the caller's memory as they are and lets other threads run.
         with _full_as_store_full(), memoryview(data) as view, view.cast("B") as rest:
-            sent = 0
-            while sent < rest.nbytes:
-                n = os.pwrite(self._file.fileno(), rest[sent:], self.offset)
-                sent += n
-                self.offset += n
-        self._write_back()
+            self._write(rest)
         failpoint("blob.append.after_write")
+
+    def _write(self, data: memoryview) -> None:
+        if self.offset <= self._direct_from < self.offset + data.nbytes:
+            first = self._direct_from - self.offset
+            self._write_through_cache(data[:first])
+            self._direct = self._store._direct.begin(self._file.fileno(), self.offset)
+            data = data[first:]
+        if self._direct is None:
+            self._write_through_cache(data)
+        else:
+            self._write_direct(self._direct, data)
+
+    def _write_through_cache(self, data: memoryview) -> None:
+        # pwrite takes slices of the caller's memory as they are and lets other threads run.
+        sent = 0
+        while sent < data.nbytes:
+            n = os.pwrite(self._file.fileno(), data[sent:], self.offset)
+            sent += n
+            self.offset += n
+        self._write_back()
+
+    def _write_direct(self, direct: DirectWriter, data: memoryview) -> None:
+        try:
+            direct.write(data)
+            self.offset += data.nbytes
+        except OSError:
+            self._end_direct(direct)
+            raise
+
+    def _flush(self) -> None:
+        """Give the file what still waits in a buffer."""
+        if self._direct is None:
+            return
+        try:
+            self._direct.flush()
+        finally:
+            self._end_direct(self._direct)
+
+    def _end_direct(self, direct: DirectWriter) -> None:
+        """Go on where it came to."""
+        self._direct = None
+        self._written_back = direct.written
+        if self.offset != direct.written:
+            self.offset = direct.written
+            os.ftruncate(self._file.fileno(), self.offset)
 
     def _write_back(self) -> None:
         """Let the disk start on what was written last, without waiting for it.
@@ -319,15 +362,21 @@ class FileAppend:
 
     def sync(self) -> None:
         with _full_as_store_full():
+            self._flush()
             self._store._sync(self._key, self._file.fileno(), self._store._uploads)
         failpoint("blob.append.after_fsync")
 
     def commit(self) -> None:
         with _full_as_store_full():
+            self._flush()
             self._store._commit_open(self._key, self._file)
 
     def close(self) -> None:
-        self._file.close()
+        try:
+            with suppress(OSError):
+                self._flush()
+        finally:
+            self._file.close()
 
     def __enter__(self) -> Self:
         return self

@@ -354,6 +354,9 @@ class AppendSession:
         if self._hasher is not None and self._hasher.algorithm == algorithm:
             return self._hasher.digest()
         hasher = Hasher(algorithm)
+        with store_errors():
+            # Until then a reader need not see all of them.
+            self._append.sync()
         with self._registry.blobs.open(self._upload.key) as reader:
             while hasher.length < self._append.offset:
                 wanted = min(_REHASH_BYTES, self._append.offset - hasher.length)
