@@ -62,8 +62,10 @@ class Result:
         return self._better(self.floor) if self.floor else None
 
     def _better(self, others: Sequence[float]) -> float:
-        own, other = statistics.median(self.ullage), statistics.median(others)
-        return own / other if self.row.more_is_better else other / own
+        # Of each round by itself: what slows the machine down for a while slows down both.
+        pairs = zip(self.ullage, others, strict=True)
+        more = self.row.more_is_better
+        return statistics.median(own / other if more else other / own for own, other in pairs)
 
     def document(self) -> dict[str, object]:
         figures = {key: value for key, value in asdict(self).items() if key != "row"}

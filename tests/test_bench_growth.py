@@ -9,6 +9,7 @@ from bench.connection import Connection
 from bench.curves import Curve, Figure, Growth, picture, table
 from bench.growth import PROBES, SMALLEST, TAGS, filled, subject_of
 from bench.images import make_image, push_image
+from bench.measure import Result, Row
 from tests.support.require import require_command
 from tests.support.server import UllageServer
 
@@ -17,6 +18,14 @@ from tests.support.server import UllageServer
 def growth() -> Growth:
     figures = (Figure(200, 0.5, 1.25, 3.0), Figure(200, 1.0, 250.0, 300.0))
     return Growth((1_000, 100_000), (Curve("push", "push of an image", figures),))
+
+
+@pytest.mark.parametrize(("unit", "ratio"), [("requests/s", 2.0), ("s", 0.5)])
+def test_a_ratio_compares_the_figures_of_one_round(unit: str, ratio: float) -> None:
+    """A machine that is slow for a round is slow for both; their medians may be of two rounds."""
+    row = Row("row", "title", unit)
+    result = Result(row, "peer", ullage=[200.0, 20.0, 30.0], peer=[100.0, 10.0, 25.0])
+    assert result.ratio == ratio
 
 
 def test_the_client_speaks_tls(tmp_path: Path) -> None:
