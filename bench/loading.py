@@ -16,8 +16,9 @@ from typing import Any
 import sqlalchemy as sa
 
 from bench.workload import Blob, Generator, Made, Unfinished, Workload
-from ullage.metadata import inspect, schema
+from ullage.metadata import schema
 from ullage.metadata.database import Database, Transaction, open_database
+from ullage.metadata.inspect import mending
 from ullage.metadata.moments import moment
 from ullage.metadata.statements import Statement
 from ullage.oci.manifest import parse_manifest
@@ -190,8 +191,8 @@ class Loader:
             ],
         )
         for repository_id in self._repositories.values():
-            inspect.recount_repository(tx, repository_id)
-        inspect.recount_totals(tx)
+            mending.recount_repository(tx, repository_id)
+        mending.recount_totals(tx)
         tx.execute(schema.lease_memory.delete())
         tx.execute(schema.lease_memory.insert().values(id=1, complete_from=moment(self._now)))
 

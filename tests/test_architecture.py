@@ -90,8 +90,8 @@ ROOMS = {
 # The only modules (with what lies below them) that may import these.
 RESERVED = {
     "obstore": "ullage.blobs.object",
-    "sqlite3": "ullage.metadata.database",
-    "psycopg": "ullage.metadata.database",
+    "sqlite3": "ullage.metadata.sqlite",
+    "psycopg": "ullage.metadata.postgresql",
     "sqlalchemy.dialects": "ullage.metadata.database",
     "alembic": "ullage.metadata.migrations",
     "argon2": "ullage.services.passwords",
@@ -252,7 +252,7 @@ def test_a_planted_import_of_a_closed_room_is_caught(room: str, target: str) -> 
         ("ullage.blobs.file", "from http import HTTPStatus"),
         ("ullage.blobs.file", "import starlette"),
         ("ullage.blobs.memory", "import sqlite3"),
-        # metadata: drivers and dialects in one file, migrations where Alembic is.
+        # metadata: each driver in its place, dialects in one file, migrations where Alembic is.
         ("ullage.metadata.content", "import sqlite3"),
         ("ullage.metadata.content", "import psycopg"),
         ("ullage.metadata.content", "from psycopg.errors import DeadlockDetected"),
@@ -260,6 +260,11 @@ def test_a_planted_import_of_a_closed_room_is_caught(room: str, target: str) -> 
         ("ullage.metadata.schema", "from sqlalchemy.dialects.sqlite import insert"),
         ("ullage.metadata.content", "from alembic import op"),
         ("ullage.metadata.database", "import http.client"),
+        ("ullage.metadata.database", "import sqlite3"),
+        ("ullage.metadata.database", "import psycopg"),
+        ("ullage.metadata.postgresql", "import sqlite3"),
+        ("ullage.metadata.sqlite", "import psycopg"),
+        ("ullage.metadata.sqlite.writer", "from sqlalchemy.dialects import sqlite"),
         # services: no HTTP, no SDK, no SQL of their own, no driver of a blob store.
         ("ullage.services.push", "from starlette.requests import Request"),
         ("ullage.services.push", "import asyncio"),
@@ -305,7 +310,9 @@ def test_a_planted_violation_is_caught(module: str, planted: str) -> None:
         ("ullage.policy", "from datetime import datetime\nfrom ullage.oci.reference import Tag"),
         ("ullage.blobs.file", "import os\nfrom ullage.failpoints import failpoint"),
         ("ullage.blobs.object", "import obstore"),
-        ("ullage.metadata.database", "import sqlite3\nfrom sqlalchemy.dialects import sqlite"),
+        ("ullage.metadata.database", "from sqlalchemy.dialects import sqlite"),
+        ("ullage.metadata.sqlite.connection", "import sqlite3"),
+        ("ullage.metadata.postgresql", "import psycopg"),
         ("ullage.metadata.migrations.env", "from alembic import context"),
         ("ullage.services.push", "from ullage.blobs import BlobStore, KeyUnknown"),
         ("ullage.server.app", "import asyncio\nfrom starlette.applications import Starlette"),

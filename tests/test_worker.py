@@ -25,7 +25,8 @@ from ullage.services.delete import delete_manifest
 from ullage.services.pull import get_manifest, list_tags, stat_blob
 from ullage.services.pulls import note_pull
 from ullage.services.retention_policy import set_retention
-from ullage.services.uploading import append_upload, get_upload, start_upload
+from ullage.services.sessions import get_upload, start_upload
+from ullage.services.uploading import append_upload
 from ullage.worker import MAX_BACKOFF_SECONDS, Worker, backoff_seconds
 
 APP = parse_repository_name("app")

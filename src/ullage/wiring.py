@@ -28,10 +28,10 @@ from ullage.services.access import ScopeInvalid, parse_pattern
 from ullage.services.accounts import ensure_admin, run_command
 from ullage.services.check import run_check
 from ullage.services.doorkeeper import Accounts, Doorkeeper, StoredAccounts
+from ullage.services.ending import keep_fresh_sessions
 from ullage.services.fresh import open_fresh
 from ullage.services.htpasswd import HtpasswdAccounts, HtpasswdInvalid
 from ullage.services.reclaim import recover
-from ullage.services.uploading import keep_fresh_sessions
 from ullage.tls import Certificates, name_in, self_signed
 from ullage.worker import Worker
 

@@ -24,9 +24,10 @@ from tests.services.conftest import registry, registry_on, store
 from tests.support.registry import ALICE, INDEX
 from ullage.metadata import content, listings, schema
 from ullage.metadata.counters import add_to_counters
-from ullage.metadata.database import SqliteDatabase, Transaction
+from ullage.metadata.database import Transaction
 from ullage.metadata.listings import Position
 from ullage.metadata.moments import from_moment
+from ullage.metadata.sqlite import SqliteDatabase
 from ullage.oci.digest import Digest, digest_of
 from ullage.oci.reference import RepositoryName, Tag
 from ullage.services import Registry

@@ -20,7 +20,14 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 # What the command imports sooner or later; the second kind only where it is installed.
-_MODULES = ("ullage.cli.commands", "ullage.wiring", "ullage.blobs.file", "tests.crash.drive")
+_MODULES = (
+    "ullage.cli.commands",
+    "ullage.wiring",
+    "ullage.blobs.file",
+    "ullage.metadata.sqlite",
+    "ullage.metadata.postgresql",
+    "tests.crash.drive",
+)
 _OPTIONAL = ("sqlalchemy.dialects.sqlite", "sqlalchemy.dialects.postgresql.psycopg", "psycopg")
 
 

@@ -22,14 +22,15 @@ from tests.support.registry import (
     push_manifest,
 )
 from ullage.blobs.memory import MemoryBlobStore
-from ullage.metadata import inspect
 from ullage.metadata.database import Transaction
-from ullage.metadata.inspect import After, Only, Which
+from ullage.metadata.inspect import manifest_rows, mending, odd_rows, rows, totals
+from ullage.metadata.inspect.paging import After, Only, Which
 from ullage.oci.digest import Digest, digest_of
 from ullage.oci.reference import parse_repository_name
 from ullage.services import Registry
 from ullage.services.delete import delete_manifest, delete_repository
-from ullage.services.uploading import append_upload, start_upload
+from ullage.services.sessions import start_upload
+from ullage.services.uploading import append_upload
 
 Fetch = Callable[[Transaction, Which[Any]], Sequence[Any]]
 
@@ -53,12 +54,12 @@ def filled(ready_url: str, clock: FakeClock) -> Iterator[Registry]:
 
 
 KINDS: dict[str, tuple[Fetch, int]] = {
-    "repositories": (inspect.repositories, 2),
-    "manifests": (inspect.manifests, 6),
-    "tags": (inspect.tags, 6),
-    "blobs": (inspect.blobs, 8),
-    "uploads": (inspect.uploads, 2),
-    "tombstones": (inspect.tombstones, 11),
+    "repositories": (rows.repositories, 2),
+    "manifests": (manifest_rows.manifests, 6),
+    "tags": (rows.tags, 6),
+    "blobs": (rows.blobs, 8),
+    "uploads": (rows.uploads, 2),
+    "tombstones": (rows.tombstones, 11),
 }
 
 
@@ -68,9 +69,9 @@ def read(registry: Registry, fetch: Fetch, which: Which[Any]) -> list[Any]:
 
 def pages(registry: Registry, fetch: Fetch, limit: int) -> Iterator[list[Any]]:
     after = None
-    while rows := read(registry, fetch, After(after, limit)):
-        yield rows
-        after = rows[-1].key
+    while page := read(registry, fetch, After(after, limit)):
+        yield page
+        after = page[-1].key
 
 
 def test_pages_of_any_size_hold_every_row_once_and_in_order(filled: Registry) -> None:
@@ -98,9 +99,9 @@ def test_a_page_of_large_manifests_ends_early(
     filled: Registry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A page is judged in memory, and a manifest may have megabytes."""
-    everything = read(filled, inspect.manifests, After(None, 1000))
-    monkeypatch.setattr(inspect, "_MANIFEST_PAGE_BYTES", len(everything[0].raw) * 2)
-    found = list(pages(filled, inspect.manifests, 1000))
+    everything = read(filled, manifest_rows.manifests, After(None, 1000))
+    monkeypatch.setattr(manifest_rows, "_MANIFEST_PAGE_BYTES", len(everything[0].raw) * 2)
+    found = list(pages(filled, manifest_rows.manifests, 1000))
     assert [row for page in found for row in page] == everything
     assert len(found) > 2
     assert all(
@@ -111,31 +112,31 @@ def test_a_page_of_large_manifests_ends_early(
 
 def test_what_a_registry_does_leaves_nothing_broken_or_forgotten(filled: Registry) -> None:
     for fetch in (
-        inspect.broken_links,
-        inspect.forgotten_links,
-        inspect.ownerless_references,
-        inspect.ownerless_children,
+        odd_rows.broken_links,
+        odd_rows.forgotten_links,
+        odd_rows.ownerless_references,
+        odd_rows.ownerless_children,
     ):
         assert read(filled, fetch, After(None, 1000)) == []
-    assert filled.read(inspect.stored_totals) == filled.read(inspect.counted_totals)
+    assert filled.read(totals.stored_totals) == filled.read(totals.counted_totals)
 
 
 def test_a_blob_is_only_given_up_when_nothing_links_it(filled: Registry, clock: FakeClock) -> None:
-    linked = read(filled, inspect.blobs, After(None, 1))[0]
-    assert not filled.write(lambda tx: inspect.condemn_unlinked(tx, linked.key, clock()))
-    assert not filled.write(lambda tx: inspect.condemn_unlinked(tx, "no such blob", clock()))
-    assert read(filled, inspect.blobs, Only([linked.key])) == [linked]
+    linked = read(filled, rows.blobs, After(None, 1))[0]
+    assert not filled.write(lambda tx: mending.condemn_unlinked(tx, linked.key, clock()))
+    assert not filled.write(lambda tx: mending.condemn_unlinked(tx, "no such blob", clock()))
+    assert read(filled, rows.blobs, Only([linked.key])) == [linked]
 
 
 def test_a_blob_is_only_changed_while_it_has_the_bytes_that_were_judged(
     filled: Registry, clock: FakeClock
 ) -> None:
-    blob = read(filled, inspect.blobs, After(None, 1))[0]
+    blob = read(filled, rows.blobs, After(None, 1))[0]
     now = clock()
     for change in (
-        lambda tx, key: inspect.quarantine(tx, blob.key, key, now),
-        lambda tx, key: inspect.correct_size(tx, blob.key, key, 77),
-        lambda tx, key: inspect.lift_quarantine(tx, blob.key, key),
+        lambda tx, key: mending.quarantine(tx, blob.key, key, now),
+        lambda tx, key: mending.correct_size(tx, blob.key, key, 77),
+        lambda tx, key: mending.lift_quarantine(tx, blob.key, key),
     ):
         keys = ["0" * 32, blob.storage_key, blob.storage_key]
         done = [filled.write(partial(change, key=key)) for key in keys]
@@ -170,20 +171,20 @@ class Recounting:
             self.digest = None
 
     def recount(self) -> None:
-        for repository in self.registry.read(lambda tx: inspect.repositories(tx, After(None, 9))):
-            recount = partial(inspect.recount_repository, repository_id=repository.key)
+        for repository in self.registry.read(lambda tx: rows.repositories(tx, After(None, 9))):
+            recount = partial(mending.recount_repository, repository_id=repository.key)
             self.registry.write(recount)
-        self.registry.write(lambda tx: inspect.recount_references(tx, self.shared))
-        self.registry.write(inspect.recount_totals)
+        self.registry.write(lambda tx: mending.recount_references(tx, self.shared))
+        self.registry.write(mending.recount_totals)
 
     def assert_right(self, at: int) -> None:
         compared = self.registry.snapshot(
             lambda tx: (
-                [(inspect.stored_totals(tx), inspect.counted_totals(tx))]
-                + [(one.stored, one.counted) for one in inspect.repositories(tx, After(None, 9))]
+                [(totals.stored_totals(tx), totals.counted_totals(tx))]
+                + [(one.stored, one.counted) for one in rows.repositories(tx, After(None, 9))]
                 + [
                     (one.stored_references, one.counted_references)
-                    for one in inspect.blobs(tx, After(None, 9))
+                    for one in rows.blobs(tx, After(None, 9))
                 ]
             )
         )

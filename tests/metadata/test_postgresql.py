@@ -11,16 +11,11 @@ import sqlalchemy as sa
 
 from tests.metadata.actors import Actor, observing
 from tests.metadata.test_database import insert, keys
-from ullage.metadata import database, schema
-from ullage.metadata.database import (
-    MAX_ATTEMPTS,
-    Database,
-    PostgresDatabase,
-    Transaction,
-    database_time,
-)
+from ullage.metadata import postgresql, schema
+from ullage.metadata.database import Database, Transaction, database_time
 from ullage.metadata.errors import DatabaseBusy, DatabaseFull
 from ullage.metadata.moments import moment
+from ullage.metadata.postgresql import MAX_ATTEMPTS, PostgresDatabase
 
 pytestmark = pytest.mark.postgresql
 
@@ -138,7 +133,7 @@ def test_waiting_for_a_lock_is_bounded(
     emptied_postgres_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """reliability.md F23, R26: then the client is told to come back, and nothing has happened."""
-    monkeypatch.setattr(database, "LOCK_TIMEOUT_MS", 100)
+    monkeypatch.setattr(postgresql, "LOCK_TIMEOUT_MS", 100)
     with opened(emptied_postgres_url) as db, psycopg.connect(emptied_postgres_url) as other:
         db.write(insert("a"))
         other.execute("SELECT * FROM tombstones FOR UPDATE")

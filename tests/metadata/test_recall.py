@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from tests.metadata.test_database import Stumble, insert, keys
-from ullage.metadata import database
-from ullage.metadata.database import Database, SqliteDatabase, Transaction
+from ullage.metadata import sqlite
+from ullage.metadata.database import Database, Transaction
+from ullage.metadata.sqlite import SqliteDatabase
 
 
 class Asked:
@@ -102,10 +103,10 @@ def test_readers_beside_a_writer_never_see_less_than_was_acknowledged(
 def test_no_more_is_remembered_than_there_is_room_for(
     sqlite_db: SqliteDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(database, "MAX_RECALLED_BYTES", 3 * database.RECALLED_BYTES)
+    monkeypatch.setattr(sqlite, "MAX_RECALLED_BYTES", 3 * sqlite.RECALLED_BYTES)
     sqlite_db.write(insert("a" * 32))
     large, small = Asked(), Asked()
     for _ in range(2):
-        recall(sqlite_db, large, "large", 4 * database.RECALLED_BYTES)
+        recall(sqlite_db, large, "large", 4 * sqlite.RECALLED_BYTES)
         recall(sqlite_db, small, "small")
     assert (large.times, small.times) == (2, 1)

@@ -21,8 +21,8 @@ from tests.metadata.actors import wait_until
 from tests.metadata.test_database import Stumble, insert, keys
 from tests.support.server import command_environment
 from tests.support.statements import listened
-from ullage.metadata import database, schema
-from ullage.metadata.database import SqliteDatabase, Transaction, Work
+from ullage.metadata import schema
+from ullage.metadata.database import Transaction, Work
 from ullage.metadata.errors import (
     DatabaseBroken,
     DatabaseBusy,
@@ -30,6 +30,7 @@ from ullage.metadata.errors import (
     DatabaseInUse,
     DatabaseUnusable,
 )
+from ullage.metadata.sqlite import SqliteDatabase, connection
 
 
 @contextmanager
@@ -307,7 +308,7 @@ def test_who_waits_for_a_foreign_lock_waits_once(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """reliability.md F23: a bounded wait, however many wait with it."""
-    monkeypatch.setattr(database, "LOCK_TIMEOUT_MS", 200)
+    monkeypatch.setattr(connection, "LOCK_TIMEOUT_MS", 200)
     with opened(path) as db, listened(db) as statements:
         foreign = sqlite3.connect(path, isolation_level=None)
         try:

@@ -13,8 +13,8 @@ import pytest
 from tests.support.clock import FakeClock
 from tests.support.registry import ALICE, make_registry
 from ullage.blobs.memory import MemoryBlobStore
-from ullage.metadata.database import SqliteDatabase
 from ullage.metadata.errors import DatabaseBusy
+from ullage.metadata.sqlite import SqliteDatabase
 from ullage.oci.digest import digest_of
 from ullage.oci.errors import BlobUploadUnknown, DigestInvalid, Unavailable
 from ullage.oci.reference import parse_repository_name
@@ -24,7 +24,8 @@ from ullage.server.threads import Threads
 from ullage.services import Registry
 from ullage.services.halves import Half
 from ullage.services.pull import stat_blob
-from ullage.services.uploading import StoredBlob, commit_upload, start_upload
+from ullage.services.sessions import start_upload
+from ullage.services.uploading import StoredBlob, commit_upload
 
 APP = parse_repository_name("app")
 

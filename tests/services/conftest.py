@@ -26,7 +26,7 @@ from ullage.metadata.claims import open_claims
 from ullage.metadata.database import Database, Transaction
 from ullage.metadata.leases import open_leases
 from ullage.services import Limits, Registry
-from ullage.services.uploading import keep_fresh_sessions
+from ullage.services.ending import keep_fresh_sessions
 
 __all__ = [
     "db",

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import sqlalchemy as sa
 
-from ullage.metadata import inspect, schema
+from ullage.metadata import schema
 from ullage.metadata.database import Transaction
-from ullage.metadata.inspect import After
+from ullage.metadata.inspect import odd_rows, rows, totals
+from ullage.metadata.inspect.paging import After
 from ullage.metadata.reserved import reserved_keys
 from ullage.services import Registry
 
@@ -27,21 +28,21 @@ def assert_sound(registry: Registry) -> None:
 
 def _assert_counters(tx: Transaction) -> None:
     """I14: counters equal what there is."""
-    assert inspect.stored_totals(tx) == inspect.counted_totals(tx)
-    for repository in inspect.repositories(tx, _EVERYTHING):
+    assert totals.stored_totals(tx) == totals.counted_totals(tx)
+    for repository in rows.repositories(tx, _EVERYTHING):
         assert repository.stored == repository.counted, repository.name
-    for blob in inspect.blobs(tx, _EVERY_NAME):
+    for blob in rows.blobs(tx, _EVERY_NAME):
         assert blob.stored_references == blob.counted_references, blob.key
         assert blob.stored_links == blob.counted_links, blob.key
 
 
 def _assert_nothing_forgotten(tx: Transaction) -> None:
     """I9: whatever nothing needs goes at once, or a review will look at it again."""
-    assert [blob.key for blob in inspect.blobs(tx, _EVERY_NAME) if not blob.linked] == []
-    assert inspect.forgotten_links(tx, After(None, 1000)) == []
-    assert inspect.odd_kept(tx, After(None, 1000)) == []
-    assert inspect.empty_operations(tx, After(None, 1000)) == []
-    assert [each.key for each in inspect.repositories(tx, _EVERYTHING) if each.name is None] == []
+    assert [blob.key for blob in rows.blobs(tx, _EVERY_NAME) if not blob.linked] == []
+    assert odd_rows.forgotten_links(tx, After(None, 1000)) == []
+    assert odd_rows.odd_kept(tx, After(None, 1000)) == []
+    assert odd_rows.empty_operations(tx, After(None, 1000)) == []
+    assert [each.key for each in rows.repositories(tx, _EVERYTHING) if each.name is None] == []
 
 
 def _assert_store(registry: Registry) -> None:

@@ -36,22 +36,14 @@ from ullage.oci.digest import Digest, digest_of
 from ullage.oci.errors import BlobUnknown
 from ullage.oci.reference import parse_repository_name
 from ullage.services import Limits, Registry
-from ullage.services.check import (
-    CheckImpossible,
-    Finding,
-    Mode,
-    Progress,
-    Report,
-    Severity,
-    check,
-    render,
-    run_check,
-)
+from ullage.services.check import CheckImpossible, check, run_check
+from ullage.services.check_run import Progress
 from ullage.services.delete import delete_manifest, delete_repository
-from ullage.services.findings import KEPT_FINDINGS
+from ullage.services.findings import KEPT_FINDINGS, Finding, Mode, Report, Severity, render
 from ullage.services.pull import stat_blob
 from ullage.services.reclaim import review_due
-from ullage.services.uploading import append_upload, cancel_upload, start_upload
+from ullage.services.sessions import cancel_upload, start_upload
+from ullage.services.uploading import append_upload
 
 APP = parse_repository_name("team/app")
 SHARED, ONE, TWO, LOOSE = b"shared" * 100, b"one" * 100, b"two" * 100, b"loose" * 100

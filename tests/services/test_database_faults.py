@@ -18,7 +18,7 @@ from tests.services.soundness import assert_sound
 from tests.support.clock import FakeClock
 from tests.support.registry import ALICE, push_blob, push_manifest
 from ullage.blobs.memory import MemoryBlobStore
-from ullage.metadata import database, schema
+from ullage.metadata import postgresql, schema
 from ullage.metadata.claims import CLAIM_PERIOD, Claims
 from ullage.metadata.database import Transaction, open_database
 from ullage.metadata.errors import DatabaseBusy
@@ -42,14 +42,8 @@ from ullage.services.pull import (
     stat_blob_for_push,
 )
 from ullage.services.push import mount_blob
-from ullage.services.uploading import (
-    AppendSession,
-    append_upload,
-    cancel_upload,
-    finish_upload,
-    get_upload,
-    start_upload,
-)
+from ullage.services.sessions import cancel_upload, get_upload, start_upload
+from ullage.services.uploading import AppendSession, append_upload, finish_upload
 
 APP, OTHER = parse_repository_name("app"), parse_repository_name("other")
 V1 = parse_tag("v1")
@@ -121,7 +115,7 @@ def impatient(
     emptied_postgres_url: str, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Site]:
     """On PostgreSQL, waiting for locks for a moment only."""
-    monkeypatch.setattr(database, "LOCK_TIMEOUT_MS", 30)
+    monkeypatch.setattr(postgresql, "LOCK_TIMEOUT_MS", 30)
     db = open_database(emptied_postgres_url)
     try:
         registry = registry_on(db, MemoryBlobStore(), clock)

@@ -55,7 +55,8 @@ from ullage.services.pull import (
     open_blob,
     stat_blob,
 )
-from ullage.services.uploading import append_upload, get_upload, start_upload
+from ullage.services.sessions import get_upload, start_upload
+from ullage.services.uploading import append_upload
 
 APP, OTHER = parse_repository_name("app"), parse_repository_name("other")
 V1, V2 = parse_tag("v1"), parse_tag("v2")

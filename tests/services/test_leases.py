@@ -35,7 +35,8 @@ from ullage.services.reclaim import (
     review_due,
     shift_deadlines,
 )
-from ullage.services.uploading import append_upload, get_upload, start_upload
+from ullage.services.sessions import get_upload, start_upload
+from ullage.services.uploading import append_upload
 
 APP, OTHER = parse_repository_name("app"), parse_repository_name("other")
 BOB = Caller(subject="bob", address="192.0.2.2", agent="test")

@@ -24,8 +24,9 @@ from tests.support.registry import (
     settle,
 )
 from ullage.blobs.memory import MemoryBlobStore
-from ullage.metadata import inspect
 from ullage.metadata.database import Transaction
+from ullage.metadata.inspect import mending, rows
+from ullage.metadata.inspect.paging import Only
 from ullage.oci.digest import Digest, digest_of
 from ullage.oci.errors import (
     BlobUnknown,
@@ -108,8 +109,8 @@ def test_a_damaged_blob_is_missing(registry: Registry) -> None:
     push_blob(registry, "app", b"{}")
 
     def quarantine(tx: Transaction) -> None:
-        for facts in inspect.blobs(tx, inspect.Only([digest])):
-            inspect.quarantine(tx, facts.key, facts.storage_key, registry.now())
+        for facts in rows.blobs(tx, Only([digest])):
+            mending.quarantine(tx, facts.key, facts.storage_key, registry.now())
 
     registry.write(quarantine)
     with pytest.raises(ManifestBlobUnknown):

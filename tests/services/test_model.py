@@ -54,7 +54,8 @@ from ullage.services.pull import (
     stat_blob_for_push,
 )
 from ullage.services.push import mount_blob, put_manifest
-from ullage.services.uploading import append_upload, start_upload
+from ullage.services.sessions import start_upload
+from ullage.services.uploading import append_upload
 
 ARTIFACT = "application/vnd.oci.artifact.manifest.v1+json"
 # Each of another size, so that a sum of bytes says which blobs they are.

@@ -15,9 +15,10 @@ from tests.services.soundness import assert_sound
 from tests.support.clock import FakeClock
 from tests.support.registry import ALICE, push_blob, push_image, settle
 from ullage.blobs.memory import MemoryBlobStore
-from ullage.metadata import inspect
 from ullage.metadata.claims import CLAIM_PERIOD
 from ullage.metadata.database import Database, Transaction
+from ullage.metadata.inspect import mending, rows
+from ullage.metadata.inspect.paging import Only
 from ullage.oci.digest import Digest, digest_of
 from ullage.oci.errors import (
     BlobUnknown,
@@ -34,15 +35,8 @@ from ullage.services.delete import delete_repository
 from ullage.services.pull import open_blob, stat_blob
 from ullage.services.push import mount_blob
 from ullage.services.reclaim import expire_uploads, recover
-from ullage.services.uploading import (
-    AppendSession,
-    Upload,
-    append_upload,
-    cancel_upload,
-    finish_upload,
-    get_upload,
-    start_upload,
-)
+from ullage.services.sessions import Upload, cancel_upload, get_upload, start_upload
+from ullage.services.uploading import AppendSession, append_upload, finish_upload
 from ullage.services.usage import registry_totals
 
 APP, OTHER = parse_repository_name("app"), parse_repository_name("other")
@@ -547,8 +541,8 @@ def quarantine(registry: Registry, digest: Digest) -> None:
     """As `ullage check` does with a blob whose bytes it found wrong."""
 
     def mark(tx: Transaction) -> None:
-        for facts in inspect.blobs(tx, inspect.Only([digest])):
-            assert inspect.quarantine(tx, facts.key, facts.storage_key, registry.now())
+        for facts in rows.blobs(tx, Only([digest])):
+            assert mending.quarantine(tx, facts.key, facts.storage_key, registry.now())
 
     registry.write(mark)
 

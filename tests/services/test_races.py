@@ -59,14 +59,8 @@ from ullage.services.delete import (
 from ullage.services.pull import get_manifest, list_referrers, open_blob, stat_blob_for_push
 from ullage.services.push import mount_blob
 from ullage.services.reclaim import erase_deleted, expire_uploads, review_due
-from ullage.services.uploading import (
-    AppendSession,
-    append_upload,
-    cancel_upload,
-    finish_upload,
-    get_upload,
-    start_upload,
-)
+from ullage.services.sessions import cancel_upload, get_upload, start_upload
+from ullage.services.uploading import AppendSession, append_upload, finish_upload
 
 BOB = Caller(subject="bob", address="192.0.2.2", agent="test")
 STRIDE = 1 if os.environ.get("ULLAGE_SCHEDULES") == "all" else 8

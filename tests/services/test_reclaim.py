@@ -46,7 +46,8 @@ from ullage.services.reclaim import (
     recover,
     review_due,
 )
-from ullage.services.uploading import append_upload, start_upload
+from ullage.services.sessions import start_upload
+from ullage.services.uploading import append_upload
 
 APP, OTHER = parse_repository_name("app"), parse_repository_name("other")
 

@@ -13,8 +13,9 @@ from tests.support.registry import ALICE
 from ullage.oci.reference import parse_reference, parse_repository_name, parse_tag
 from ullage.services import Registry
 from ullage.services.access import NOBODY_ASKS
-from ullage.services.check import Mode, check
+from ullage.services.check import check
 from ullage.services.delete import delete_manifest
+from ullage.services.findings import Mode
 from ullage.services.holds import place_hold
 from ullage.services.plan import Wanted, make_plan
 from ullage.services.pull import get_manifest

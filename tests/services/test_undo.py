@@ -41,9 +41,10 @@ from ullage.services import Registry, restore, why
 from ullage.services.access import NOBODY_ASKS
 from ullage.services.apply import apply_plan
 from ullage.services.attributes import update_repository, update_tag
-from ullage.services.check import Mode, check
+from ullage.services.check import check
 from ullage.services.delete import delete_manifest, delete_repository, delete_tag
 from ullage.services.deleted import free_all, free_operation, get_operation
+from ullage.services.findings import Mode
 from ullage.services.jobs import get_job, work
 from ullage.services.plan import Wanted, make_plan
 from ullage.services.pull import get_manifest, list_referrers, stat_blob

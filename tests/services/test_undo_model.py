@@ -40,9 +40,10 @@ from ullage.oci.errors import (
 from ullage.oci.reference import parse_repository_name, parse_tag
 from ullage.services.access import NOBODY_ASKS
 from ullage.services.apply import apply_plan
-from ullage.services.check import Mode, check
+from ullage.services.check import check
 from ullage.services.delete import delete_manifest, delete_repository, delete_tag
 from ullage.services.deleted import free_operation, get_operation
+from ullage.services.findings import Mode
 from ullage.services.plan import Wanted, make_plan
 from ullage.services.restore import restore_operation
 

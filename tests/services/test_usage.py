@@ -12,7 +12,8 @@ from ullage.services import Registry
 from ullage.services.access import NOBODY_ASKS, Action, Grant, Principal
 from ullage.services.delete import delete_manifest, delete_repository
 from ullage.services.plan import Wanted, make_plan
-from ullage.services.uploading import append_upload, start_upload
+from ullage.services.sessions import start_upload
+from ullage.services.uploading import append_upload
 from ullage.services.usage import (
     Entry,
     by_image,

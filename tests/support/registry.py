@@ -17,7 +17,8 @@ from ullage.services.fresh import open_fresh
 from ullage.services.pull import get_manifest
 from ullage.services.push import put_manifest
 from ullage.services.reclaim import erase_deleted, expire_uploads, reclaim_due, review_due
-from ullage.services.uploading import append_upload, start_upload
+from ullage.services.sessions import start_upload
+from ullage.services.uploading import append_upload
 
 ALICE = Caller(subject="alice", address="192.0.2.1", agent="test")
 

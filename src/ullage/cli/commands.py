@@ -121,7 +121,7 @@ def check(
         fail("--fast and --deep exclude each other", 3)
     settings = settings_from(flags, config)
     from ullage import wiring
-    from ullage.services.check import render
+    from ullage.services.findings import render
 
     logging.basicConfig(level=logging.WARNING, format="ullage: %(message)s")
     mode = "fast" if fast else "deep" if deep else "default"

@@ -61,10 +61,11 @@ from ullage.server.wire import (
     next_link,
     page_size,
 )
-from ullage.services import Caller, Registry, delete, pull, push, uploading
+from ullage.services import Caller, Registry, delete, ending, pull, push, sessions, uploading
 from ullage.services.access import Action, Principal
 from ullage.services.pulls import note_pull
-from ullage.services.uploading import AppendSession, Upload
+from ullage.services.sessions import Upload
+from ullage.services.uploading import AppendSession
 
 OCI_INDEX = "application/vnd.oci.image.index.v1+json"
 # A User-Agent is only kept to tell clients apart.
@@ -300,11 +301,11 @@ async def start_upload(face: Face, request: Request, name: str) -> Response:
     whole = query.one("digest")
     if whole is not None:
         return await _take_whole_blob(face, request, repository, parse_digest(whole), caller)
-    if face.threads.inline_reads and uploading.starts_at_once(face.registry):
-        upload = uploading.start_upload(face.registry, repository, caller, algorithm)
+    if face.threads.inline_reads and sessions.starts_at_once(face.registry):
+        upload = sessions.start_upload(face.registry, repository, caller, algorithm)
     else:
         upload = await face.threads.submit(
-            uploading.start_upload, face.registry, repository, caller, algorithm
+            sessions.start_upload, face.registry, repository, caller, algorithm
         )
     return _session(repository, upload.id, upload.offset, 202)
 
@@ -333,7 +334,7 @@ async def _take_whole_blob(
             )
             return _created(repository, digest)
         upload = await face.threads.submit(
-            uploading.start_upload, face.registry, repository, caller, digest.algorithm
+            sessions.start_upload, face.registry, repository, caller, digest.algorithm
         )
         try:
             session = await face.threads.submit(
@@ -343,7 +344,7 @@ async def _take_whole_blob(
             await face.threads.submit(session.finish, digest)
         except BaseException:
             # Nobody knows this session's address, so nobody can go on with it.
-            await asyncio.shield(face.threads.submit(uploading.end_upload, face.registry, upload))
+            await asyncio.shield(face.threads.submit(ending.end_upload, face.registry, upload))
             raise
     return _created(repository, digest)
 
@@ -352,7 +353,7 @@ async def get_upload(face: Face, request: Request, name: str, upload_id: str) ->
     """distribution-spec, "Pushing a blob in chunks": how much the session holds (end-13)."""
     repository = face.name(name)
     upload = await face.threads.read(
-        uploading.get_upload, face.registry, repository, _upload_id(upload_id), caller_of(request)
+        sessions.get_upload, face.registry, repository, _upload_id(upload_id), caller_of(request)
     )
     return _session(repository, upload.id, upload.offset, 204)
 
@@ -367,7 +368,7 @@ async def patch_upload(face: Face, request: Request, name: str, upload_id: str) 
     where = (face.registry, repository, session_id, caller_of(request))
     # Before anything is read: whoever is in the wrong place is told so. And what arrives belongs
     # where the session is now, however long it takes.
-    start = await face.threads.read(uploading.require_offset, *where, announced)
+    start = await face.threads.read(sessions.require_offset, *where, announced)
     async with face.bodies.arriving(request) as body:
         try:
             whole = await body.gather()
@@ -438,7 +439,7 @@ async def finish_upload(face: Face, request: Request, name: str, upload_id: str)
 async def cancel_upload(face: Face, request: Request, name: str, upload_id: str) -> Response:
     """distribution-spec main, "Cancel a blob upload" (end-14)."""
     await face.threads.submit(
-        uploading.cancel_upload,
+        sessions.cancel_upload,
         face.registry,
         face.name(name),
         _upload_id(upload_id),

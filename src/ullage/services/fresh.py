@@ -7,7 +7,7 @@ a blob costs one transaction.
 A crash forgets such a session: the client is told so and starts it again. It leaves no bytes that
 nobody knows of, for the database names a key before the first byte exists under it
 (metadata/reserved.py). An orderly stop keeps the sessions (`keep_fresh_sessions` in
-services/uploading.py).
+services/ending.py).
 """
 
 from __future__ import annotations

@@ -6,7 +6,18 @@ import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
-from ullage.metadata import inspect, operations
+from ullage.metadata import operations
+from ullage.metadata.inspect import images, mending
+from ullage.metadata.inspect.manifest_rows import ManifestFacts
+from ullage.metadata.inspect.odd_rows import (
+    JobFacts,
+    JoblessItem,
+    KeptFacts,
+    LinkFacts,
+    OperationFacts,
+    Ownerless,
+)
+from ullage.metadata.inspect.rows import Counts, RepositoryFacts, TagFacts
 from ullage.oci.digest import digest_of, parse_digest
 from ullage.oci.errors import DigestInvalid, ManifestInvalid, NameInvalid, TagInvalid
 from ullage.oci.manifest import Descriptor, Manifest, ManifestLimits, parse_manifest
@@ -19,7 +30,7 @@ _NAMED_PROBLEMS = 3
 _NO_LIMITS = ManifestLimits(2**53, 1000, 2**53, 2**53)
 
 
-def judge_repository(repository: inspect.RepositoryFacts) -> Iterator[Issue]:
+def judge_repository(repository: RepositoryFacts) -> Iterator[Issue]:
     name = repository.name
     subject = f"repository {name if name is not None else repository.key}"
     try:
@@ -30,18 +41,18 @@ def judge_repository(repository: inspect.RepositoryFacts) -> Iterator[Issue]:
     wrong = [
         f"{field} is {stored}, counted {counted}"
         for field, stored, counted in zip(
-            inspect.Counts._fields, repository.stored, repository.counted, strict=True
+            Counts._fields, repository.stored, repository.counted, strict=True
         )
         if stored != counted
     ]
     if wrong:
         yield Issue(
             Finding("I14", "accounting", subject, "; ".join(wrong)),
-            done(lambda tx: inspect.recount_repository(tx, repository.key)),
+            done(lambda tx: mending.recount_repository(tx, repository.key)),
         )
 
 
-def judge_tag(tag: inspect.TagFacts) -> Iterator[Issue]:
+def judge_tag(tag: TagFacts) -> Iterator[Issue]:
     repository_id, name = tag.key
     subject = f"tag {tag.repository or repository_id}:{name}"
     if tag.repository is None:
@@ -56,7 +67,7 @@ def judge_tag(tag: inspect.TagFacts) -> Iterator[Issue]:
         yield issue_of("I5", "corruption", subject, error.message)
 
 
-def judge_link(link: inspect.LinkFacts) -> Iterator[Issue]:
+def judge_link(link: LinkFacts) -> Iterator[Issue]:
     repository_id, digest = link.key
     subject = f"{link.repository or repository_id} blob {digest}"
     if link.repository is None:
@@ -65,23 +76,23 @@ def judge_link(link: inspect.LinkFacts) -> Iterator[Issue]:
         yield issue_of("I11", "corruption", subject, "is linked, but there is no such blob")
 
 
-def judge_ownerless(row: inspect.Ownerless) -> Iterator[Issue]:
+def judge_ownerless(row: Ownerless) -> Iterator[Issue]:
     owner, held = row.key
     message = f"holds {held}, but does not exist"
     yield issue_of("I19", "corruption", f"manifest row {owner}", message)
 
 
-def judge_jobless(row: inspect.JoblessItem) -> Iterator[Issue]:
+def judge_jobless(row: JoblessItem) -> Iterator[Issue]:
     job_id, position = row.key
     yield issue_of("I19", "corruption", f"job item {job_id} {position}", "belongs to no job")
 
 
-def judge_stalled(job: inspect.JobFacts) -> Iterator[Issue]:
+def judge_stalled(job: JobFacts) -> Iterator[Issue]:
     message = f"nobody has worked on it for more than an hour{WORKER}"
     yield issue_of("I31", "leak", f"{job.kind} job {job.key}", message)
 
 
-def judge_kept(kept: inspect.KeptFacts) -> Iterator[Issue]:
+def judge_kept(kept: KeptFacts) -> Iterator[Issue]:
     subject = f"soft-deleted repository {kept.name}"
     if kept.erased:
         yield issue_of("I32", "corruption", subject, "is kept for a restore, but is gone or going")
@@ -92,23 +103,23 @@ def judge_kept(kept: inspect.KeptFacts) -> Iterator[Issue]:
         yield issue_of("I32", "corruption", subject, "is kept by no operation: nobody finds it")
 
 
-def judge_empty(operation: inspect.OperationFacts) -> Iterator[Issue]:
+def judge_empty(operation: OperationFacts) -> Iterator[Issue]:
     yield Issue(
         Finding("I32", "hygiene", _operation(operation), "keeps nothing"),
         lambda tx: operations.end_if_empty(tx, operation.key),
     )
 
 
-def judge_late_operation(operation: inspect.OperationFacts) -> Iterator[Issue]:
+def judge_late_operation(operation: OperationFacts) -> Iterator[Issue]:
     message = f"should have been freed more than an hour ago{WORKER}"
     yield issue_of("I33", "leak", _operation(operation), message)
 
 
-def _operation(operation: inspect.OperationFacts) -> str:
+def _operation(operation: OperationFacts) -> str:
     return f"operation {operation.key} ({operation.kind})"
 
 
-def judge_overdue(link: inspect.LinkFacts) -> Iterator[Issue]:
+def judge_overdue(link: LinkFacts) -> Iterator[Issue]:
     repository_id, digest = link.key
     subject = f"{link.repository or repository_id} blob {digest}"
     message = f"should have been reviewed more than an hour ago{WORKER}"
@@ -128,7 +139,7 @@ class _Problems:
         self.found.setdefault((invariant, severity), []).append(message)
 
 
-def judge_manifest(facts: inspect.ManifestFacts) -> Iterator[Issue]:
+def judge_manifest(facts: ManifestFacts) -> Iterator[Issue]:
     problems = _Problems()
     if facts.repository is None:
         problems.add("I19", "belongs to no repository")
@@ -145,11 +156,11 @@ def judge_manifest(facts: inspect.ManifestFacts) -> Iterator[Issue]:
         subject = f"{facts.repository or facts.repository_id}@{facts.digest}"
         yield Issue(
             Finding(invariant, severity, subject, message),
-            images=lambda tx: inspect.images_with_manifest(tx, facts.key, NAMED_IMAGES),
+            images=lambda tx: images.images_with_manifest(tx, facts.key, NAMED_IMAGES),
         )
 
 
-def _judge_references(facts: inspect.ManifestFacts, problems: _Problems) -> None:
+def _judge_references(facts: ManifestFacts, problems: _Problems) -> None:
     for reference in facts.references:
         if reference.size is None:
             problems.add("I1", f"needs blob {reference.digest}, which does not exist")
@@ -163,7 +174,7 @@ def _judge_references(facts: inspect.ManifestFacts, problems: _Problems) -> None
             problems.add("I6", f"holds {child.digest} of another repository")
 
 
-def _digest_is_right(facts: inspect.ManifestFacts, problems: _Problems) -> bool:
+def _digest_is_right(facts: ManifestFacts, problems: _Problems) -> bool:
     try:
         found = digest_of(facts.raw, parse_digest(facts.digest).algorithm)
     except DigestInvalid as error:
@@ -177,7 +188,7 @@ def _digest_is_right(facts: inspect.ManifestFacts, problems: _Problems) -> bool:
     return True
 
 
-def _parsed(facts: inspect.ManifestFacts, problems: _Problems) -> Manifest | None:
+def _parsed(facts: ManifestFacts, problems: _Problems) -> Manifest | None:
     complaint = None
     # If the recorded type does not fit the bytes, they may still say what they are.
     for media_type in (facts.media_type, None):
@@ -190,7 +201,7 @@ def _parsed(facts: inspect.ManifestFacts, problems: _Problems) -> Manifest | Non
     return None
 
 
-def _compare_columns(facts: inspect.ManifestFacts, manifest: Manifest, problems: _Problems) -> None:
+def _compare_columns(facts: ManifestFacts, manifest: Manifest, problems: _Problems) -> None:
     if facts.media_type != manifest.media_type:
         problems.add("I4", f"recorded as {facts.media_type}, says {manifest.media_type}")
     if facts.artifact_type != manifest.artifact_type:
@@ -211,14 +222,14 @@ def _compare_columns(facts: inspect.ManifestFacts, manifest: Manifest, problems:
         problems.add("I7", message)
 
 
-def _recorded_annotations(facts: inspect.ManifestFacts) -> object:
+def _recorded_annotations(facts: ManifestFacts) -> object:
     try:
         return json.loads(facts.annotations) if facts.annotations else {}
     except (ValueError, RecursionError):
         return None
 
 
-def _compare_blobs(facts: inspect.ManifestFacts, manifest: Manifest, problems: _Problems) -> None:
+def _compare_blobs(facts: ManifestFacts, manifest: Manifest, problems: _Problems) -> None:
     named = _by_digest(manifest.optional_blobs, manifest.required_blobs)
     recorded = {reference.digest: reference for reference in facts.references}
     for blob in manifest.required_blobs:
@@ -232,9 +243,7 @@ def _compare_blobs(facts: inspect.ManifestFacts, manifest: Manifest, problems: _
             problems.add("I4", message)
 
 
-def _compare_children(
-    facts: inspect.ManifestFacts, manifest: Manifest, problems: _Problems
-) -> None:
+def _compare_children(facts: ManifestFacts, manifest: Manifest, problems: _Problems) -> None:
     named = _by_digest(manifest.optional_children, manifest.required_children)
     recorded = {child.digest: child for child in facts.children if child.digest is not None}
     for listed in manifest.required_children:

@@ -17,7 +17,7 @@ from ullage.metadata import content, jobs, operations, reclaim, uploads
 from ullage.metadata.database import Transaction
 from ullage.metadata.reclaim import Tombstone
 from ullage.services import Registry
-from ullage.services.uploading import end_forgotten_sessions, end_upload
+from ullage.services.ending import end_forgotten_sessions, end_upload
 
 log = logging.getLogger(__name__)
 
