@@ -738,10 +738,11 @@ def _files_below(folder: Path) -> dict[str, int]:
     return found
 
 
-def nudge(server: UllageServer) -> None:
-    """Wake the worker: it looks at everything when somebody gives something back."""
-    with User(server.host) as user:
-        user.cancel(user.open_session("nudge", b""))
+def nudge(user: User) -> None:
+    """Wake the worker: it looks at everything when somebody gives bytes back."""
+    location = user.open_session("nudge", b"!")
+    user.append(location, b"!")
+    user.cancel(location)
 
 
 def wait_until(true: Callable[[], bool], what: Callable[[], str]) -> None:
@@ -757,7 +758,8 @@ def assert_no_leak(server: CrashServer) -> None:
 
     Invariants I8, I10 and I15 of the design, added up independently of `ullage check`.
     """
-    nudge(server)
+    with User(server.host) as user:
+        nudge(user)
     wait_until(
         lambda: read_ledger(server.database).quiet,
         lambda: f"never quiet: {read_ledger(server.database)}\n{server.log}",

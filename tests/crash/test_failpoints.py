@@ -274,7 +274,7 @@ def _crash(server: CrashServer, user: User, case: Case) -> None:
     with suppress(Lost):
         case.scenario(user)
         # Somebody who gives something back is what makes the worker look around.
-        nudge(server)
+        nudge(user)
     server.expect_kill()
     _assert_recovered(server, user)
     _assert_all_can_be_done_again(server, user, case.scenario)
@@ -376,7 +376,8 @@ def test_a_repository_that_is_erased_in_pieces_survives_a_kill_between_them(
         server.armed = "repository.erase.after_batch=kill"
         server.start()
         with suppress(Lost):
-            nudge(server)
+            user.connect(server.host)
+            nudge(user)
         server.expect_kill()
         _assert_recovered(server, user)
 
@@ -502,7 +503,7 @@ def test_a_promise_to_a_pusher_outlives_a_kill(
         user.connect(server.host)
         # The last image that needs the blob goes, and the worker has every chance to erase it.
         user.delete_image("base/app", contents.TWO.digest)
-        nudge(server)
+        nudge(user)
         assert_accounted(server)
         user.upload("base/app", b"{}")
         user.put("base/app", make_image(data, config=b"{}"))

@@ -130,7 +130,7 @@ def test_deletes_get_through_when_not_a_byte_is_left_for_the_database(
     user.verify()
     filler.unlink()
     user.push(REPOSITORY, make_image(some_bytes("later", LAYER)), "later")
-    nudge(server)
+    nudge(user)
     wait_until(lambda: _ballast(disk) == BALLAST, lambda: f"ballast: {_ballast(disk)}")
     user.verify()
     assert_no_leak_after_a_restart(server, user)
