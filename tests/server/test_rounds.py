@@ -168,7 +168,7 @@ def test_a_disk_that_keeps_them_waiting_leaves_them_to_many_threads(
 ) -> None:
     """Many threads can wait for a slow disk at once; one could not. Later it is tried again."""
     now = [1000.0]
-    took = iter([0.004] * 3 + [0.03] + [0.0] * 3 + [0.06] + [0.0] * 3)
+    took = iter([0.001] * 3 + [0.5] + [0.001] * 3 + [0.06] + [0.001] * 3)
     names = []
 
     def begin() -> Half[None]:
