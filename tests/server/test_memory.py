@@ -73,8 +73,7 @@ def test_a_large_blob_goes_through_without_being_held(roomy: UllageServer) -> No
 def test_a_hundred_uploads_at_once_share_what_there_is(roomy: UllageServer) -> None:
     """Each holds about a piece on its way to the disk, and together there is a limit."""
     data = [PIECE * 4 + n.to_bytes(2, "big") for n in range(100)]
-    # A read buffer of a mebibyte for each connection, CROWDED_BYTES, and what threads have in hand.
-    with growing_at_most(roomy, 192 * MIB), ExitStack() as connections:
+    with growing_at_most(roomy, 160 * MIB), ExitStack() as connections:
         uploads = [connections.enter_context(Connection(roomy, seconds=120)) for _ in data]
         # All of them first arrive up to the last bytes, so that they are really there at once.
         with ThreadPoolExecutor(16) as pool:
