@@ -111,6 +111,9 @@ NARROWER = {
 # Services see the BlobStore protocol, never the driver behind it.
 PRIVATE = {
     "ullage.blobs.file": "blobs",
+    "ullage.blobs.direct": "blobs",
+    "ullage.blobs.listing": "blobs",
+    "ullage.blobs.paths": "blobs",
     "ullage.blobs.memory": "blobs",
     "ullage.blobs.object": "blobs",
 }

@@ -14,15 +14,11 @@ deliberate:
 - A failed fsync is never tried again on the same file. Linux reports a lost write once and then
   calls the page clean, so a second fsync would succeed and prove nothing. The store remembers
   such a key and refuses to continue it until it is deleted.
-
-Every path is walked from a held directory with O_NOFOLLOW at each step, so that a planted symbolic
-link can make an operation fail but can never redirect it.
 """
 
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import stat
 import threading
@@ -40,19 +36,24 @@ from ullage.blobs import (
     StoredObject,
     StoreFull,
     StoreUnusable,
-    is_key,
     validate_key,
 )
 from ullage.blobs.direct import DirectWriter, DirectWriters, direct_from
+from ullage.blobs.listing import list_directory
+from ullage.blobs.paths import (
+    FILE_MODE,
+    SHARDS,
+    close_all,
+    directory,
+    hold,
+    lock,
+    make_directories,
+    make_directory,
+    open_regular,
+    removed,
+    stat_regular,
+)
 from ullage.failpoints import failpoint
-
-_FILE_MODE = 0o600
-_DIRECTORY_MODE = 0o700
-_SHARDS = tuple(f"{n:02x}" for n in range(256))
-
-_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
-# O_NONBLOCK means nothing to a regular file; without it, opening a planted FIFO would hang.
-_EXISTING = os.O_NOFOLLOW | os.O_NONBLOCK
 
 # Left alone, the kernel keeps a layer in memory until the commit's fsync, which then waits for all
 # of it while this upload's network and hashing stand idle. Measured on ext4 with 256 MiB and sha256
@@ -73,17 +74,17 @@ class FileBlobStore:
         self._broken: set[str] = set()
         self._direct = DirectWriters()
         held: list[int] = []
-        self._close = weakref.finalize(self, _close_all, held)
+        self._close = weakref.finalize(self, close_all, held)
         try:
-            _make_directories(self._root)
-            self._top = _hold(held, self._root)
+            make_directories(self._root)
+            self._top = hold(held, self._root)
             for name in ("uploads", "blobs"):
-                _make_directory(name, self._top)
+                make_directory(name, self._top)
             os.fsync(self._top)
-            self._uploads = _hold(held, "uploads", self._top)
-            self._blobs = _hold(held, "blobs", self._top)
-            for shard in _SHARDS:
-                _make_directory(shard, self._blobs)
+            self._uploads = hold(held, "uploads", self._top)
+            self._blobs = hold(held, "blobs", self._top)
+            for shard in SHARDS:
+                make_directory(shard, self._blobs)
             os.fsync(self._blobs)
         except OSError as error:
             self._close()
@@ -101,17 +102,17 @@ class FileBlobStore:
             raise FileExistsError(errno.EEXIST, "the storage key is in use", key)
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
         with _full_as_store_full():
-            os.close(os.open(key, flags, _FILE_MODE, dir_fd=self._uploads))
+            os.close(os.open(key, flags, FILE_MODE, dir_fd=self._uploads))
         failpoint("blob.create.after_file")
 
     def begin(self, key: str) -> FileAppend:
         validate_key(key)
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
         with _full_as_store_full():
-            file = FileIO(os.open(key, flags, _FILE_MODE, dir_fd=self._uploads), "r+")
+            file = FileIO(os.open(key, flags, FILE_MODE, dir_fd=self._uploads), "r+")
         failpoint("blob.create.after_file")
         try:
-            _lock(file, key)
+            lock(file, key)
         except BaseException:
             file.close()
             raise
@@ -159,13 +160,13 @@ class FileBlobStore:
             by_shard.setdefault(key[:2], []).append(key)
         failures: MutableSequence[OSError] = []
         for shard, its_keys in by_shard.items():
-            with _noting(failures), _directory(shard, self._blobs) as descriptor:
+            with _noting(failures), directory(shard, self._blobs) as descriptor:
                 for key in its_keys:
                     self._unlink(key, descriptor, failures)
         # All of them first, all of these then: a file system that keeps a journal writes it once.
         # Also where nothing was: an earlier delete may have been killed before this.
         for shard in by_shard:
-            with _noting(failures), _directory(shard, self._blobs) as descriptor:
+            with _noting(failures), directory(shard, self._blobs) as descriptor:
                 os.fsync(descriptor)
         os.fsync(self._uploads)
         failpoint("blob.delete.after_dirsync")
@@ -182,16 +183,16 @@ class FileBlobStore:
         # Uploads first, so that what is committed meanwhile is seen twice rather than never.
         for place, held, levels in (("uploads", self._uploads, 0), ("blobs", self._blobs, 1)):
             # Opened again, because two listings must not share one position.
-            with _directory(".", held) as descriptor:
+            with directory(".", held) as descriptor:
                 # A removed directory reads as an empty one, and nobody must act on that.
-                if _removed(descriptor):
+                if removed(descriptor):
                     raise FileNotFoundError(errno.ENOENT, "the store lost a directory", place)
-                yield from _list_directory(place, descriptor, levels, owner)
+                yield from list_directory(place, descriptor, levels, owner)
 
     def size(self, key: str) -> int | None:
         validate_key(key)
         # Uploads first: a commit in between moves the file to where this looks second.
-        status = _stat_regular(key, self._uploads) or self._stat_committed(key)
+        status = stat_regular(key, self._uploads) or self._stat_committed(key)
         return None if status is None else status.st_size
 
     def free_bytes(self) -> int | None:
@@ -210,16 +211,16 @@ class FileBlobStore:
             )
 
     def _open_committed(self, key: str) -> FileReader:
-        with _directory(key[:2], self._blobs) as shard:
-            file = _open_regular(key, shard, "r")
+        with directory(key[:2], self._blobs) as shard:
+            file = open_regular(key, shard, "r")
         return FileReader(file)
 
     def _open_upload(self, key: str) -> FileReader:
-        return FileReader(_open_regular(key, self._uploads, "r"))
+        return FileReader(open_regular(key, self._uploads, "r"))
 
     def _stat_committed(self, key: str) -> os.stat_result | None:
-        with _directory(key[:2], self._blobs) as shard:
-            return _stat_regular(key, shard)
+        with directory(key[:2], self._blobs) as shard:
+            return stat_regular(key, shard)
 
     def _take_upload(self, key: str) -> FileIO:
         """Open an appendable file and take the one lock there is on it, until it is closed.
@@ -228,9 +229,9 @@ class FileBlobStore:
         while it is merely stopped. Raises FileNotFoundError, OSError(EBUSY).
         """
         self._refuse_broken(key)
-        file = _open_regular(key, self._uploads, "r+")
+        file = open_regular(key, self._uploads, "r+")
         try:
-            _lock(file, key)
+            lock(file, key)
             # It may have been committed between the open and the lock: then this finds nothing.
             os.stat(key, dir_fd=self._uploads, follow_symlinks=False)
         except BaseException:
@@ -256,7 +257,7 @@ class FileBlobStore:
         """Commit an object whose one lock the caller holds; returns its size in bytes."""
         self._sync(key, file.fileno())
         failpoint("blob.commit.after_fsync")
-        with _directory(key[:2], self._blobs) as shard:
+        with directory(key[:2], self._blobs) as shard:
             try:
                 os.rename(key, key, src_dir_fd=self._uploads, dst_dir_fd=shard)
             except FileNotFoundError:
@@ -269,8 +270,8 @@ class FileBlobStore:
     def _commit_again(self, key: str) -> int:
         """The file has been moved already, but perhaps by somebody who was killed right then."""
         self._refuse_broken(key)
-        with _directory(key[:2], self._blobs) as shard:
-            status = _stat_regular(key, shard)
+        with directory(key[:2], self._blobs) as shard:
+            status = stat_regular(key, shard)
             if status is None:
                 raise KeyUnknown(key)
             self._sync(key, shard)
@@ -278,9 +279,9 @@ class FileBlobStore:
 
     def _unlink(self, key: str, shard: int, failures: MutableSequence[OSError]) -> None:
         # Uploads first: a commit in between moves the file to where this looks second.
-        for directory in (self._uploads, shard):
+        for place in (self._uploads, shard):
             try:
-                os.unlink(key, dir_fd=directory)
+                os.unlink(key, dir_fd=place)
             except FileNotFoundError:
                 pass
             except OSError as error:
@@ -465,151 +466,3 @@ def _noting(failures: MutableSequence[OSError]) -> Iterator[None]:
         yield
     except OSError as error:
         failures.append(error)
-
-
-@contextmanager
-def _directory(name: str, parent: int) -> Iterator[int]:
-    descriptor = os.open(name, _DIRECTORY, dir_fd=parent)
-    try:
-        yield descriptor
-    finally:
-        os.close(descriptor)
-
-
-def _hold(held: list[int], place: str | Path, parent: int | None = None) -> int:
-    descriptor = os.open(place, _DIRECTORY, dir_fd=parent)
-    held.append(descriptor)
-    return descriptor
-
-
-def _close_all(descriptors: list[int]) -> None:
-    for descriptor in descriptors:
-        os.close(descriptor)
-
-
-def _make_directory(name: str, parent: int) -> None:
-    with suppress(FileExistsError):
-        os.mkdir(name, _DIRECTORY_MODE, dir_fd=parent)
-
-
-def _make_directories(path: Path) -> None:
-    """Like `mkdir -p -m 700`, with durable names."""
-    if path.exists():
-        return
-    _make_directories(path.parent)
-    with suppress(FileExistsError):
-        path.mkdir(_DIRECTORY_MODE)
-    parent = os.open(path.parent, _DIRECTORY)
-    try:
-        os.fsync(parent)
-    finally:
-        os.close(parent)
-
-
-def _removed(directory: int) -> bool:
-    """Whether an open directory has no name any more."""
-    return os.fstat(directory).st_nlink == 0
-
-
-def _open_regular(key: str, parent: int, mode: str) -> FileIO:
-    flags = _EXISTING | (os.O_RDONLY if mode == "r" else os.O_RDWR)
-    descriptor = os.open(key, flags, dir_fd=parent)
-    try:
-        _refuse_irregular(os.fstat(descriptor), key)
-        return FileIO(descriptor, mode)
-    except BaseException:
-        os.close(descriptor)
-        raise
-
-
-def _lock(file: FileIO, key: str) -> None:
-    try:
-        fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise OSError(errno.EBUSY, "an append to this object is still open", key) from None
-
-
-def _stat_regular(key: str, parent: int) -> os.stat_result | None:
-    try:
-        status = os.stat(key, dir_fd=parent, follow_symlinks=False)
-    except FileNotFoundError:
-        return None
-    _refuse_irregular(status, key)
-    return status
-
-
-def _refuse_irregular(status: os.stat_result, key: str) -> None:
-    if not stat.S_ISREG(status.st_mode):
-        raise OSError(errno.EIO, "not a regular file", key)
-
-
-def _list_directory(place: str, descriptor: int, levels: int, owner: int) -> Iterator[StoredObject]:
-    """List one directory of the store, whose objects lie `levels` directories further down."""
-    problem = _directory_problem(os.fstat(descriptor), owner)
-    if problem is not None:
-        yield StoredObject(
-            place, 0, os.fstat(descriptor).st_mtime, _holds_committed(place), problem
-        )
-    with os.scandir(descriptor) as entries:
-        for entry in entries:
-            if levels and entry.name in _SHARDS and entry.is_dir(follow_symlinks=False):
-                with _directory(entry.name, descriptor) as shard:
-                    yield from _list_directory(f"{place}/{entry.name}", shard, levels - 1, owner)
-            else:
-                with suppress(FileNotFoundError):
-                    status = entry.stat(follow_symlinks=False)
-                    yield _describe(place, entry.name, status, levels, owner)
-
-
-def _describe(
-    place: str, name: str, status: os.stat_result, levels: int, owner: int
-) -> StoredObject:
-    misplaced = _place_problem(place, name, levels)
-    problem = "; ".join(filter(None, (misplaced, _file_problem(status, owner)))) or None
-    return StoredObject(
-        key=name if misplaced is None else f"{place}/{_printable(name)}",
-        size=status.st_size if stat.S_ISREG(status.st_mode) else 0,
-        modified=status.st_mtime,
-        committed=_holds_committed(place),
-        problem=problem,
-    )
-
-
-def _holds_committed(place: str) -> bool:
-    return place.startswith("blobs")
-
-
-def _place_problem(place: str, name: str, levels: int) -> str | None:
-    if levels:
-        return "not a shard directory"
-    if not is_key(name):
-        return "not a storage key"
-    if _holds_committed(place) and place != f"blobs/{name[:2]}":
-        return "in the wrong shard"
-    return None
-
-
-def _file_problem(status: os.stat_result, owner: int) -> str | None:
-    if stat.S_ISLNK(status.st_mode):
-        return "symbolic link"
-    if not stat.S_ISREG(status.st_mode):
-        return "not a regular file"
-    return _access_problem(status, _FILE_MODE, owner)
-
-
-def _directory_problem(status: os.stat_result, owner: int) -> str | None:
-    return _access_problem(status, _DIRECTORY_MODE, owner)
-
-
-def _access_problem(status: os.stat_result, expected: int, owner: int) -> str | None:
-    mode = stat.S_IMODE(status.st_mode)
-    if mode != expected:
-        return f"mode {mode:04o}, expected {expected:04o}"
-    if status.st_uid != owner:
-        return f"owned by user {status.st_uid}, expected {owner}"
-    return None
-
-
-def _printable(name: str) -> str:
-    """File names are bytes, and a foreign one need not be UTF-8."""
-    return os.fsencode(name).decode("utf-8", "backslashreplace")
