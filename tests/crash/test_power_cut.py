@@ -33,8 +33,11 @@ from tests.crash.harness import (
     wait_until,
 )
 from tests.crash.mounts import Disk, ext4
+from ullage.blobs.direct import AFTER_BYTES, BUFFER_BYTES
 
 DATA = some_bytes("power", 50_000)
+# The middle of it goes to the disk past the page cache.
+LARGE = some_bytes("direct", AFTER_BYTES + 2 * BUFFER_BYTES + 777)
 IMAGE = make_image(DATA, config=b"{}")
 Blobs = list[tuple[str, bytes]]
 
@@ -140,6 +143,17 @@ def patch(plugged: Plugged) -> Blobs:
     return []
 
 
+def upload_large(plugged: Plugged) -> Blobs:
+    plugged.user.upload("new/app", LARGE, "put")
+    return [("new/app", LARGE)]
+
+
+def patch_large(plugged: Plugged) -> Blobs:
+    location = plugged.user.open_session("new/app", LARGE)
+    plugged.user.append(location, LARGE[:-777])
+    return []
+
+
 def put_manifest(plugged: Plugged) -> Blobs:
     plugged.user.push("new/app", IMAGE, "v1")
     return []
@@ -168,6 +182,8 @@ ACTS = [
     upload_put,
     upload_chunks,
     patch,
+    upload_large,
+    patch_large,
     put_manifest,
     mount,
     delete_tag,
