@@ -5,8 +5,10 @@ deletion.md section 3, "A lease, not a global delay", "Leases are counted", "Lea
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from datetime import timedelta
+import threading
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -21,6 +23,7 @@ from ullage.blobs.memory import MemoryBlobStore
 from ullage.metadata import content, reclaim, schema
 from ullage.metadata.database import Database, Transaction
 from ullage.metadata.leases import CONFIRM, Link
+from ullage.metadata.leases.sql import SqlLeases
 from ullage.oci.digest import Digest, digest_of
 from ullage.oci.errors import BlobUnknown, ManifestBlobUnknown
 from ullage.oci.reference import parse_repository_name
@@ -44,6 +47,8 @@ DOCKER = Caller(subject="carol", address="192.0.2.3", agent="docker/27.1 go/1.22
 SKOPEO = Caller(subject="dave", address="192.0.2.4", agent="skopeo/1.9.3")
 LAYER = b"a layer"
 DIGEST = digest_of(LAYER)
+# So many ask at once.
+CROWD = 12
 ALL_BYTES = len(LAYER) + len(b"{}")
 
 
@@ -60,6 +65,24 @@ def put(registry: Registry, caller: Caller, name: str = "app") -> Digest:
     """The manifest of a push that uploaded nothing; another one for each caller."""
     manifest = image_manifest([LAYER], annotations={"by": caller.subject})
     return push_manifest(registry, name, None, manifest, caller)
+
+
+def head_at_once(registry: Registry, caller: Caller) -> None:
+    with ThreadPoolExecutor(CROWD) as crowd:
+        for asked in [crowd.submit(head, registry, caller) for _ in range(CROWD)]:
+            asked.result()
+
+
+def pushes_promised(registry: Registry, caller: Caller) -> int:
+    """To how many pushes of `caller` the layer is promised: so many manifests redeem it."""
+    pushes, leased = 0, True
+    while leased:
+        pushes += 1
+        push_blob(registry, "app", b"{}", caller)
+        manifest = image_manifest([LAYER], annotations={"push": str(pushes)})
+        digest = push_manifest(registry, "app", None, manifest, caller)
+        leased = delete(registry, digest).leased_bytes > 0
+    return pushes
 
 
 def wait_for_the_end(registry: Registry, clock: FakeClock) -> None:
@@ -143,6 +166,13 @@ def test_two_pushes_of_one_client_are_two_promises(registry: Registry) -> None:
     head(registry, BOB)
     head(registry, BOB)
     assert delete(registry, put(registry, BOB)).leased_bytes == len(LAYER)
+
+
+def test_promises_that_are_asked_for_at_once_all_count(registry: Registry) -> None:
+    """On PostgreSQL those that meet share a transaction."""
+    plant_blobs(registry, "app", [LAYER])
+    head_at_once(registry, BOB)
+    assert pushes_promised(registry, BOB) == CROWD
 
 
 def test_a_new_tag_redeems_nothing_that_was_promised_to_another_push(registry: Registry) -> None:
@@ -263,6 +293,42 @@ def test_docker_asking_for_confirmation_is_promised_nothing_more(registry: Regis
         push_blob(registry, "app", data, DOCKER)
         head(registry, DOCKER, digest_of(data))
     assert delete(registry, put(registry, DOCKER)).leased_bytes == 0
+
+
+def test_of_docker_asking_many_times_at_once_one_is_the_confirmation(registry: Registry) -> None:
+    """The upload is a promise, and so is each question but one."""
+    push_blob(registry, "app", LAYER, DOCKER)
+    head_at_once(registry, DOCKER)
+    assert pushes_promised(registry, DOCKER) == CROWD
+
+
+def test_of_promises_made_in_one_transaction_one_is_the_confirmation(
+    postgres_db: Database, store: MemoryBlobStore, clock: FakeClock
+) -> None:
+    registry = registry_on(postgres_db, store, clock)
+    push_blob(registry, "app", LAYER, DOCKER)
+    repository_id = registry.read(lambda tx: content.find_repository(tx, APP))
+    assert repository_id is not None
+    assert isinstance(registry.leases, SqlLeases)
+    offers, began, may_end = registry.leases.offers, threading.Event(), threading.Event()
+
+    def first(_: Sequence[datetime]) -> bool:
+        began.set()
+        return may_end.wait(30)
+
+    key = (repository_id, DIGEST, DOCKER.holder)
+    with ThreadPoolExecutor(CROWD + 1) as crowd:
+        # While this one is at it, all others gather behind it.
+        crowd.submit(offers.join, key, clock(), first)
+        assert began.wait(30)
+        asked = [crowd.submit(head, registry, DOCKER) for _ in range(CROWD)]
+        while offers.waiting(key) < CROWD:
+            wait(asked, timeout=0.001)
+        may_end.set()
+        for each in asked:
+            each.result()
+    assert pushes_promised(registry, DOCKER) == CROWD
+    assert_sound(registry)
 
 
 def test_docker_asking_once_more_is_promised_something(registry: Registry) -> None:
