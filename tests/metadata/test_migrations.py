@@ -1,4 +1,4 @@
-"""The migrations make exactly the tables of schema.py, in one piece, on both engines."""
+"""New databases and migrated ones have exactly the tables of schema.py, on both engines."""
 
 import json
 import os
@@ -32,8 +32,23 @@ def connected(url: str) -> Iterator[sa.Connection]:
         engine.dispose()
 
 
+def _at_revision(url: str, revision: str) -> None:
+    with connected(url) as connection, connection.begin():
+        config = Config()
+        config.set_main_option("script_location", str(Path(migrations.__file__).parent))
+        config.attributes["connection"] = connection
+        command.upgrade(config, revision)
+
+
 @pytest.fixture
 def migrated_url(database_url: str) -> str:
+    """A database that has grown up: every migration, one after the other."""
+    _at_revision(database_url, "head")
+    return database_url
+
+
+@pytest.fixture
+def new_url(database_url: str) -> str:
     open_database(database_url).close()
     return database_url
 
@@ -52,51 +67,65 @@ def test_the_newest_migration_is_the_one_that_a_start_looks_for() -> None:
     assert ScriptDirectory.from_config(config).get_heads() == [migrations.NEWEST]
 
 
-def test_a_database_that_is_up_to_date_needs_no_alembic(migrated_url: str) -> None:
-    """It takes longer to import than the registry to open its database."""
+@pytest.mark.parametrize("new", [True, False])
+def test_a_database_that_is_new_or_up_to_date_needs_no_alembic(
+    database_url: str, new: bool
+) -> None:
+    """It takes longer to import than the registry to open its database, and ten megabytes."""
+    if not new:
+        open_database(database_url).close()
     program = (
         "import sys; from ullage.metadata.database import open_database;"
         "open_database(sys.argv[1]).close(); sys.exit('alembic' in sys.modules)"
     )
     subprocess.run(
-        [sys.executable, "-c", program, migrated_url], env=command_environment(), check=True
+        [sys.executable, "-c", program, database_url], env=command_environment(), check=True
     )
 
 
 def test_migrations_make_the_same_keys_checks_and_options_as_the_schema(
-    migrated_url: str, database_url: str, tmp_path: Path
+    migrated_url: str,
 ) -> None:
-    """What Alembic does not compare: primary keys, collations, WITHOUT ROWID, AUTOINCREMENT."""
-    with connected(migrated_url) as connection:
+    """What Alembic does not compare: primary keys, collations, WITHOUT ROWID, AUTOINCREMENT.
+
+    Also its own table, and what a crash of the server may empty.
+    """
+    with connected(migrated_url) as connection, connection.begin():
         migrated = _definitions(connection)
         schema.metadata.drop_all(connection)
-        schema.metadata.create_all(connection)
+        connection.execute(sa.text("DROP TABLE alembic_version"))
+        migrations.upgrade(connection)
         assert migrated == _definitions(connection)
 
 
 def _definitions(connection: sa.Connection) -> dict[str, object]:
     """Each table's columns and constraints as the engine itself describes them."""
     if connection.dialect.name == "sqlite":
-        query = "SELECT name, sql FROM sqlite_master WHERE name <> 'alembic_version'"
+        query = "SELECT name, sql FROM sqlite_master"
         # The order of columns and constraints says nothing, nor how they are laid out.
         return {name: _parts(sql or "") for name, sql in connection.execute(sa.text(query))}
     columns = connection.execute(
         sa.text(
             "SELECT table_name, column_name, data_type, is_nullable, collation_name, column_default"
-            " FROM information_schema.columns"
-            " WHERE table_schema = 'public' AND table_name <> 'alembic_version'"
+            " FROM information_schema.columns WHERE table_schema = 'public'"
         )
     )
     constraints = connection.execute(
         sa.text(
             "SELECT conrelid::regclass::text, conname, pg_get_constraintdef(oid)"
-            " FROM pg_constraint"
-            " WHERE connamespace = 'public'::regnamespace AND conname NOT LIKE 'alembic%'"
+            " FROM pg_constraint WHERE connamespace = 'public'::regnamespace"
+        )
+    )
+    kept = connection.execute(
+        sa.text(
+            "SELECT relname, relkind, relpersistence, reloptions FROM pg_class"
+            " WHERE relnamespace = 'public'::regnamespace"
         )
     )
     return {
         "columns": sorted(map(tuple, columns), key=repr),
         "constraints": sorted(map(tuple, constraints)),
+        "kept": sorted(map(tuple, kept), key=repr),
     }
 
 
@@ -121,11 +150,11 @@ def test_only_promises_are_unlogged(postgres_url: str) -> None:
         assert set(connection.execute(sa.text(query)).scalars()) == {"leases", "lease_memory"}
 
 
-def test_opening_again_changes_nothing(migrated_url: str) -> None:
-    with connected(migrated_url) as connection:
+def test_opening_again_changes_nothing(new_url: str) -> None:
+    with connected(new_url) as connection:
         before = _definitions(connection)
-    open_database(migrated_url).close()
-    with connected(migrated_url) as connection:
+    open_database(new_url).close()
+    with connected(new_url) as connection:
         assert _definitions(connection) == before
 
 
@@ -148,11 +177,14 @@ open_database(sys.argv[1])
 """
 
 
+@pytest.mark.parametrize("revision", [None, "0001"])
 @pytest.mark.parametrize("statement", [2, 9])
-def test_a_kill_during_migration_leaves_nothing_or_everything(
-    database_url: str, statement: int
+def test_a_kill_while_tables_are_made_or_migrated_leaves_nothing_or_everything(
+    database_url: str, revision: str | None, statement: int
 ) -> None:
     """reliability.md F6: never half a schema."""
+    if revision is not None:
+        _at_revision(database_url, revision)
     done = subprocess.run(
         [sys.executable, "-c", _DIES_MIGRATING, database_url, str(statement)],
         env=command_environment(),
@@ -184,14 +216,6 @@ def test_several_processes_starting_at_once_make_the_tables_once(postgres_url: s
 
 _CONFIG = "application/vnd.oci.image.config.v1+json"
 _OCI = "application/vnd.oci.image.manifest.v1+json"
-
-
-def _at_revision(url: str, revision: str) -> None:
-    with connected(url) as connection, connection.begin():
-        config = Config()
-        config.set_main_option("script_location", str(Path(migrations.__file__).parent))
-        config.attributes["connection"] = connection
-        command.upgrade(config, revision)
 
 
 def _image(config: bytes, layers: list[int]) -> bytes:

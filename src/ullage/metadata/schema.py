@@ -290,9 +290,8 @@ counters = sa.Table(
 leases = sa.Table(
     "leases",
     metadata,
-    # Promises to pushers that are not redeemed yet. On PostgreSQL this is the live table (the
-    # migration makes it UNLOGGED); on SQLite the process keeps them in memory, and saves them here
-    # at a clean stop only.
+    # Promises to pushers that are not redeemed yet. On PostgreSQL this is the live table, UNLOGGED;
+    # on SQLite the process keeps them in memory, and saves them here at a clean stop only.
     sa.Column("repository_id", Id, primary_key=True),
     sa.Column("digest", Name, primary_key=True),
     sa.Column("holder", sa.Text, primary_key=True),
@@ -312,6 +311,15 @@ lease_memory = sa.Table(
     sa.Column("complete_from", Moment, nullable=False),
     sqlite_with_rowid=False,
 )
+
+for _forgetful in (leases, lease_memory):
+    sa.event.listen(
+        _forgetful,
+        "after_create",
+        sa.DDL("ALTER TABLE %(table)s SET UNLOGGED").execute_if(  # type: ignore[no-untyped-call]
+            dialect="postgresql"
+        ),
+    )
 
 plans = sa.Table(
     "plans",
