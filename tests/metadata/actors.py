@@ -1,8 +1,8 @@
 """Two actors on one PostgreSQL database, one step of each at a time, and never a matter of luck.
 
-An actor is a thread. It can be stopped before any of its SQL statements, by way of SQLAlchemy's own
-events. Whether the other one waits for a lock is not guessed from the time it takes: PostgreSQL
-says so.
+An actor is a thread. It can be stopped before any of its SQL statements, where the driver gets
+them. Whether the other one waits for a lock is not guessed from the time it takes: PostgreSQL says
+so.
 """
 
 from __future__ import annotations
@@ -11,11 +11,13 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, wait
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from functools import cache
 from typing import Any, Generic, TypeVar
 
 import psycopg
-import sqlalchemy as sa
+
+from tests.support.statements import watching_psycopg
 
 T = TypeVar("T")
 
@@ -131,13 +133,15 @@ class Actor(Generic[T]):
 _actors: dict[int, Actor[Any]] = {}
 
 
-def _watch() -> None:
-    for event in ("before_cursor_execute", "commit"):
-        if not sa.event.contains(sa.Engine, event, _step):
-            sa.event.listen(sa.Engine, event, _step)
+@cache
+def _watch() -> AbstractContextManager[None]:
+    """From the first actor on, for as long as the tests run, as the cache holds on to it."""
+    watching = watching_psycopg(_step)
+    watching.__enter__()
+    return watching
 
 
-def _step(*_: object) -> None:
+def _step(_: str) -> None:
     actor = _actors.get(threading.get_ident())
     if actor is not None:
         actor.step()

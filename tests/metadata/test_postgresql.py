@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import psycopg
@@ -12,10 +14,11 @@ import sqlalchemy as sa
 from tests.metadata.actors import Actor, observing
 from tests.metadata.test_database import insert, keys
 from ullage.metadata import postgresql, schema
-from ullage.metadata.database import Database, Transaction, database_time
+from ullage.metadata.database import Database, Transaction, Work, database_time
 from ullage.metadata.errors import DatabaseBusy, DatabaseFull
 from ullage.metadata.moments import moment
 from ullage.metadata.postgresql import MAX_ATTEMPTS, PostgresDatabase
+from ullage.metadata.statements import Statement
 
 pytestmark = pytest.mark.postgresql
 
@@ -160,6 +163,36 @@ def test_a_lost_connection_is_replaced(emptied_postgres_url: str) -> None:
             db.write(insert("a"))
         db.write(insert("b"))
         assert db.read(keys) == ["b"]
+
+
+_BUILT = Statement(sa.select(schema.tombstones.c.storage_key))
+_READS: dict[str, Work[object]] = {
+    "built": lambda tx: tx.values(_BUILT),
+    "by SQLAlchemy": lambda tx: tx.execute(sa.select(schema.tombstones.c.storage_key)).all(),
+}
+
+
+@pytest.mark.parametrize("kind", _READS)
+def test_connections_lost_together_are_all_replaced(emptied_postgres_url: str, kind: str) -> None:
+    """reliability.md F14: the server restarts, and one is told, not one for each in the pool."""
+    count = 4
+    together = threading.Barrier(count)
+
+    def backend(tx: Transaction) -> int:
+        together.wait(30)
+        return _backend(tx)
+
+    with opened(emptied_postgres_url) as db:
+        with ThreadPoolExecutor(count) as pool:
+            asked = [pool.submit(db.write, backend) for _ in range(count)]
+            backends = {each.result() for each in asked}
+        assert len(backends) == count
+        for each in backends:
+            _terminate(emptied_postgres_url, each)
+        with pytest.raises(DatabaseBusy):
+            db.read(_READS[kind])
+        for _ in range(count):
+            assert db.read(_READS[kind]) == []
 
 
 def test_a_connection_lost_in_the_middle_loses_the_whole_transaction(

@@ -208,12 +208,12 @@ STATEMENTS = dict(statements())
 # What is read whole, and why that is no harm.
 SCANS = {
     "counters._TOTALS[0]": "a row for each total, on PostgreSQL sixteen",
-    "leases._COMPLETE_FROM[0]": "one row",
+    "leases.sql._COMPLETE_FROM[0]": "one row",
     "uploads._COUNT[0]": "open uploads, of which there are at most Limits.max_uploads",
     "uploads._COUNT_FOR[0]": "the same",
 }
 # SQLite has no such function.
-POSTGRESQL_ONLY = {"audit._IN_ORDER[0]", "leases._SHARE_BLOB[0]"}
+POSTGRESQL_ONLY = {"audit._IN_ORDER[0]", "leases.sql._SHARE_BLOB[0]"}
 
 
 class _Anything(dict[str, Any]):

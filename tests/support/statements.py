@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import sqlalchemy as sa
+import psycopg
 
 from ullage.metadata.database import Database, Transaction
 
@@ -34,11 +34,35 @@ def listened(db: Database) -> Iterator[list[str]]:
                 ask(lambda tx: trace(tx, None))
         return
 
-    def note(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
-        heard.append(statement)
-
-    sa.event.listen(sa.Engine, "before_cursor_execute", note)
-    try:
+    with watching_psycopg(heard.append):
         yield heard
+
+
+@contextmanager
+def watching_psycopg(told: Callable[[str], object]) -> Iterator[None]:
+    """Tell of every statement, and every commit ("COMMIT"), before the driver carries it out.
+
+    On the thread that asks for it; whether it came by way of SQLAlchemy or not.
+    """
+    methods: list[tuple[Any, str]] = [
+        (psycopg.Cursor, "execute"),
+        (psycopg.Cursor, "executemany"),
+        (psycopg.Connection, "commit"),
+    ]
+    originals = [(owner, name, getattr(owner, name)) for owner, name in methods]
+    for owner, name, original in originals:
+        setattr(owner, name, _telling(original, told))
+    try:
+        yield
     finally:
-        sa.event.remove(sa.Engine, "before_cursor_execute", note)
+        for owner, name, original in originals:
+            setattr(owner, name, original)
+
+
+def _telling(original: Callable[..., Any], told: Callable[[str], object]) -> Callable[..., Any]:
+    def telling(self: Any, *arguments: Any, **options: Any) -> Any:
+        sql = arguments[0] if arguments else "COMMIT"
+        told(sql.decode() if isinstance(sql, bytes) else str(sql))
+        return original(self, *arguments, **options)
+
+    return telling

@@ -95,13 +95,13 @@ class Transaction:
         return parameters
 
     def _fetch(self, sql: str, parameters: Mapping[str, Any]) -> list[Row]:
-        return [tuple(row) for row in self._connection.exec_driver_sql(sql, parameters)]
+        raise NotImplementedError
 
     def _change(self, sql: str, parameters: Mapping[str, Any]) -> int:
-        return self._connection.exec_driver_sql(sql, parameters).rowcount
+        raise NotImplementedError
 
     def _change_many(self, sql: str, several: Sequence[Mapping[str, Any]]) -> None:
-        self._connection.exec_driver_sql(sql, several)
+        raise NotImplementedError
 
     def execute(
         self, statement: sa.Executable, parameters: Any = None

@@ -13,7 +13,13 @@ import sqlalchemy as sa
 from sqlalchemy.pool import NullPool
 
 from ullage.metadata.database import Row, Transaction
-from ullage.metadata.errors import DatabaseBroken, DatabaseBusy, DatabaseFull, DatabaseUnusable
+from ullage.metadata.errors import (
+    DatabaseBroken,
+    DatabaseBusy,
+    DatabaseFull,
+    DatabaseUnusable,
+    as_by_sqlalchemy,
+)
 from ullage.metadata.statements import Built
 
 # How long a statement waits for somebody else's lock on the file.
@@ -75,30 +81,25 @@ class SqliteTransaction(Transaction):
             # All of them at once: a cursor left open would hold its view of the database.
             return self._driver.execute(sql, parameters).fetchall()
         except sqlite3.Error as error:
-            raise _as_by_sqlalchemy(sql, parameters, error) from error
+            raise as_by_sqlalchemy(sql, parameters, error, sqlite3.Error) from error
 
     def _change(self, sql: str, parameters: Mapping[str, Any]) -> int:
         try:
             return self._driver.execute(sql, parameters).rowcount
         except sqlite3.Error as error:
-            raise _as_by_sqlalchemy(sql, parameters, error) from error
+            raise as_by_sqlalchemy(sql, parameters, error, sqlite3.Error) from error
 
     def _change_many(self, sql: str, several: Sequence[Mapping[str, Any]]) -> None:
         try:
             self._driver.executemany(sql, several)
         except sqlite3.Error as error:
-            raise _as_by_sqlalchemy(sql, several, error) from error
+            raise as_by_sqlalchemy(sql, several, error, sqlite3.Error) from error
 
 
 def _driver_of(connection: sa.Connection) -> sqlite3.Connection:
     driver = connection.connection.dbapi_connection
     assert isinstance(driver, sqlite3.Connection)
     return driver
-
-
-def _as_by_sqlalchemy(sql: str, parameters: Any, error: sqlite3.Error) -> BaseException:
-    """The error that SQLAlchemy makes of the driver's: one kind of error for everybody."""
-    return sa.exc.DBAPIError.instance(sql, parameters, error, sqlite3.Error)
 
 
 # Growing the shared-memory index of the log on a full disk fails as an I/O error, not as FULL.
