@@ -25,13 +25,14 @@ from ullage.server.listener import AddressUnusable, Listener, listen_on, serve
 from ullage.server.logs import RequestLog
 from ullage.services import Caller, Limits, Registry
 from ullage.services.access import ScopeInvalid, parse_pattern
-from ullage.services.accounts import ensure_admin, run_command
 from ullage.services.check import run_check
+from ullage.services.commands import run_command
 from ullage.services.doorkeeper import Accounts, Doorkeeper, StoredAccounts
 from ullage.services.ending import keep_fresh_sessions
 from ullage.services.fresh import open_fresh
 from ullage.services.htpasswd import HtpasswdAccounts, HtpasswdInvalid
 from ullage.services.reclaim import recover
+from ullage.services.users import ensure_admin
 from ullage.tls import Certificates, name_in, self_signed
 from ullage.worker import Worker
 

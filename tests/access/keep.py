@@ -5,8 +5,7 @@ from typing import Any
 from tests.support.clock import FakeClock
 from tests.support.registry import make_registry
 from ullage.blobs.memory import MemoryBlobStore
-from ullage.services import Caller, Registry
-from ullage.services import accounts as commands
+from ullage.services import Caller, Registry, scoped_tokens, users
 from ullage.services.access import Principal, parse_scopes
 from ullage.services.doorkeeper import Accounts, Doorkeeper, LoginFailed, StoredAccounts
 from ullage.services.tokens import TokenInvalid
@@ -39,11 +38,11 @@ class Keep:
     # -- accounts
 
     def user(self, name: str, password: str, **more: Any) -> None:
-        commands.create_user(self.registry, OPERATOR, name, password=password, **more)
+        users.create_user(self.registry, OPERATOR, name, password=password, **more)
 
     def token(self, name: str, *actions: str, **more: Any) -> list[str]:
         """A token with these actions on team/*; its two passwords."""
-        made = commands.create_token(
+        made = scoped_tokens.create_token(
             self.registry, OPERATOR, name, repositories=[["team/*", *actions]], **more
         )
         return [password["value"] for password in made["credentials"]["passwords"]]

@@ -33,8 +33,7 @@ from tests.access.keep import OPERATOR, Keep
 from tests.access.test_token_fuzz import Forger, b64, es256, forger_for
 from ullage.control import ask_control
 from ullage.server.app import ROUTES
-from ullage.services import accounts as commands
-from ullage.services import doorkeeper, htpasswd, passwords
+from ullage.services import doorkeeper, htpasswd, passwords, users
 from ullage.services.accounts import AccountInvalid
 from ullage.services.tokens import TokenInvalid
 
@@ -349,10 +348,10 @@ def test_cve_2023_20902_cve_2025_59350_secrets_are_compared_in_constant_time() -
 def test_cve_2026_4404_no_default_password_works_or_can_be_chosen(
     keep: Keep, password: str
 ) -> None:
-    commands.ensure_admin(keep.registry, OPERATOR)
+    users.ensure_admin(keep.registry, OPERATOR)
     assert not keep.lets_in("admin", password)
     with pytest.raises(AccountInvalid):
-        commands.set_password(keep.registry, OPERATOR, "admin", password)
+        users.set_password(keep.registry, OPERATOR, "admin", password)
 
 
 # --- Quay, Clair, Kraken, Gitea, AWS --------------------------------------------------------------

@@ -18,8 +18,7 @@ from tests.support.registry import push_image
 from tests.support.server import run_ullage
 from ullage.metadata import audit as entries
 from ullage.metadata.database import Transaction
-from ullage.services import Caller
-from ullage.services import accounts as commands
+from ullage.services import Caller, scope_maps, scoped_tokens, signing_keys, users
 from ullage.services.accounts import AccountInvalid, AccountUnknown
 from ullage.services.audit import TimeInvalid, list_audit
 from ullage.services.delete import delete_manifest
@@ -46,18 +45,18 @@ def actions(keep: Keep) -> list[str]:
 def test_each_command_leaves_one_entry(books: Keep) -> None:
     registry = books.registry
     books.user("ada", PASSWORD)
-    commands.set_password(registry, OPERATOR, "ada", PASSWORD + "!")
-    commands.update_user(registry, OPERATOR, "ada", status="disabled")
-    commands.create_scope_map(registry, OPERATOR, "map", [["a", "content/read"]])
-    commands.update_scope_map(registry, OPERATOR, "map", add=[["b", "content/read"]])
+    users.set_password(registry, OPERATOR, "ada", PASSWORD + "!")
+    users.update_user(registry, OPERATOR, "ada", status="disabled")
+    scope_maps.create_scope_map(registry, OPERATOR, "map", [["a", "content/read"]])
+    scope_maps.update_scope_map(registry, OPERATOR, "map", add=[["b", "content/read"]])
     books.token("ci", "content/read")
-    commands.update_token(registry, OPERATOR, "ci", status="disabled")
-    commands.generate_credentials(registry, OPERATOR, "ci")
-    commands.delete_credentials(registry, OPERATOR, "ci", ["password1"])
-    commands.delete_token(registry, OPERATOR, "ci")
-    commands.delete_scope_map(registry, OPERATOR, "map")
-    commands.delete_user(registry, OPERATOR, "ada")
-    commands.rotate_key(registry, OPERATOR)
+    scoped_tokens.update_token(registry, OPERATOR, "ci", status="disabled")
+    scoped_tokens.generate_credentials(registry, OPERATOR, "ci")
+    scoped_tokens.delete_credentials(registry, OPERATOR, "ci", ["password1"])
+    scoped_tokens.delete_token(registry, OPERATOR, "ci")
+    scope_maps.delete_scope_map(registry, OPERATOR, "map")
+    users.delete_user(registry, OPERATOR, "ada")
+    signing_keys.rotate_key(registry, OPERATOR)
     assert actions(books) == [
         "user.create",
         "user.password",
@@ -94,15 +93,15 @@ def test_an_entry_says_when_who_from_where_and_what(books: Keep) -> None:
 def test_what_is_read_or_refused_leaves_none(books: Keep) -> None:
     registry = books.registry
     books.user("ada", PASSWORD, admin=True)
-    commands.list_users(registry)
-    commands.show_user(registry, "ada")
+    users.list_users(registry)
+    users.show_user(registry, "ada")
     for attempt, error in (
         (lambda: books.user("ada", PASSWORD), AccountInvalid),
         (lambda: books.user("bob", "short"), AccountInvalid),
         (lambda: books.user("b b", PASSWORD), AccountInvalid),
-        (lambda: commands.delete_user(registry, OPERATOR, "ada"), AccountInvalid),
-        (lambda: commands.delete_token(registry, OPERATOR, "none"), AccountUnknown),
-        (lambda: commands.update_user(registry, OPERATOR, "ada"), AccountInvalid),
+        (lambda: users.delete_user(registry, OPERATOR, "ada"), AccountInvalid),
+        (lambda: scoped_tokens.delete_token(registry, OPERATOR, "none"), AccountUnknown),
+        (lambda: users.update_user(registry, OPERATOR, "ada"), AccountInvalid),
     ):
         with pytest.raises(error):
             attempt()
@@ -126,7 +125,7 @@ def test_an_entry_is_there_exactly_if_its_change_is(books: Keep) -> None:
 
     books.registry.db.write = cut  # type: ignore[method-assign]
     with pytest.raises(PowerCut):
-        commands.set_password(books.registry, OPERATOR, "ada", PASSWORD + "!")
+        users.set_password(books.registry, OPERATOR, "ada", PASSWORD + "!")
     books.registry.db.write = write  # type: ignore[method-assign]
     assert actions(books) == ["user.create"]
     assert books.lets_in("ada", PASSWORD)
@@ -140,7 +139,7 @@ def test_entries_are_numbered_in_the_order_of_their_commits(books: Keep) -> None
     def write(number: int) -> None:
         for step in range(5):
             caller = Caller(f"w{number}", "192.0.2.1", "test", f"{number}-{step}")
-            commands.create_scope_map(
+            scope_maps.create_scope_map(
                 books.registry, caller, f"map-{number}-{step}", [["a", "content/read"]]
             )
 

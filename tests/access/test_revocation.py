@@ -8,9 +8,9 @@ import pytest
 
 from tests.access.keep import OPERATOR, Keep
 from ullage.metadata import accounts as stored
-from ullage.services import accounts as commands
+from ullage.services import scope_maps, scoped_tokens, signing_keys, users
 from ullage.services.access import Action, Grant, narrowed, parse_scopes
-from ullage.services.accounts import AccountInvalid, AccountUnknown, ensure_admin
+from ullage.services.accounts import AccountInvalid, AccountUnknown
 from ullage.services.doorkeeper import KEYS_RECHECK_SECONDS, RECHECK_SECONDS
 from ullage.services.htpasswd import HtpasswdAccounts, HtpasswdInvalid
 from ullage.services.passwords import new_password
@@ -29,9 +29,9 @@ def test_a_disabled_user_is_refused_at_once_with_basic(keep: Keep) -> None:
     """Also when its password is one that was remembered."""
     keep.user("ada", PASSWORD)
     assert keep.lets_in("ada", PASSWORD)
-    commands.update_user(keep.registry, OPERATOR, "ada", status="disabled")
+    users.update_user(keep.registry, OPERATOR, "ada", status="disabled")
     assert not keep.lets_in("ada", PASSWORD)
-    commands.update_user(keep.registry, OPERATOR, "ada", status="enabled")
+    users.update_user(keep.registry, OPERATOR, "ada", status="enabled")
     assert keep.lets_in("ada", PASSWORD)
 
 
@@ -48,13 +48,13 @@ def test_tokens_end_within_the_recheck_time_of_a_change_to_their_user(
     assert keep.renews(identity)
     match what:
         case "deleted":
-            commands.delete_user(keep.registry, OPERATOR, "ada")
+            users.delete_user(keep.registry, OPERATOR, "ada")
         case "password":
-            commands.set_password(keep.registry, OPERATOR, "ada", "another long password")
+            users.set_password(keep.registry, OPERATOR, "ada", "another long password")
         case _:
-            commands.update_user(keep.registry, OPERATOR, "ada", status="disabled")
+            users.update_user(keep.registry, OPERATOR, "ada", status="disabled")
     if what == "disabled for a while":
-        commands.update_user(keep.registry, OPERATOR, "ada", status="enabled")
+        users.update_user(keep.registry, OPERATOR, "ada", status="enabled")
     assert not keep.renews(refresh)
     assert not keep.renews(identity)
     keep.advance(RECHECK_SECONDS)
@@ -67,8 +67,8 @@ def test_rights_that_are_taken_from_an_account_are_taken_from_its_tokens(
 ) -> None:
     """S6, CVE-2025-23208: within the recheck time; nobody has to log in again for it."""
     rights = ["team/*", "content/read", "content/delete"]
-    commands.create_scope_map(keep.registry, OPERATOR, "map", [rights])
-    commands.create_scope_map(keep.registry, OPERATOR, "reader", [["team/*", "content/read"]])
+    scope_maps.create_scope_map(keep.registry, OPERATOR, "map", [rights])
+    scope_maps.create_scope_map(keep.registry, OPERATOR, "reader", [["team/*", "content/read"]])
     keep.user("root", PASSWORD, admin=True)
     keep.user("ada", PASSWORD, scope_map="map", admin=how == "no administrator")
     tokens = [
@@ -81,13 +81,13 @@ def test_rights_that_are_taken_from_an_account_are_taken_from_its_tokens(
     )
     match how:
         case "another map":
-            commands.update_user(keep.registry, OPERATOR, "ada", scope_map="reader")
+            users.update_user(keep.registry, OPERATOR, "ada", scope_map="reader")
         case "the map":
-            commands.update_scope_map(
+            scope_maps.update_scope_map(
                 keep.registry, OPERATOR, "map", remove=[["team/*", "content/delete"]]
             )
         case _:
-            commands.update_user(keep.registry, OPERATOR, "ada", admin=False, scope_map="reader")
+            users.update_user(keep.registry, OPERATOR, "ada", admin=False, scope_map="reader")
     keep.advance(RECHECK_SECONDS)
     assert [_may(keep, token, "team/app") for token in tokens] == [["pull"]] * 3
     assert [_may(keep, token, "rival/app") for token in tokens] == [[]] * 3
@@ -105,7 +105,7 @@ def test_a_token_of_a_deleted_user_is_no_good_for_a_new_one_of_that_name(keep: K
     """CVE-2026-28740 in another shape: what was signed for the old one must not speak for it."""
     keep.user("ada", PASSWORD)
     token, refresh = keep.access_token("ada", PASSWORD), keep.refresh_token("ada", PASSWORD)
-    commands.delete_user(keep.registry, OPERATOR, "ada")
+    users.delete_user(keep.registry, OPERATOR, "ada")
     keep.user("ada", "another long password")
     assert not keep.takes(token)
     assert not keep.renews(refresh)
@@ -114,7 +114,7 @@ def test_a_token_of_a_deleted_user_is_no_good_for_a_new_one_of_that_name(keep: K
 def test_a_changed_password_ends_the_old_one_at_once(keep: Keep) -> None:
     keep.user("ada", PASSWORD)
     assert keep.lets_in("ada", PASSWORD)
-    commands.set_password(keep.registry, OPERATOR, "ada", "another long password")
+    users.set_password(keep.registry, OPERATOR, "ada", "another long password")
     assert not keep.lets_in("ada", PASSWORD)
     assert keep.lets_in("ada", "another long password")
 
@@ -123,7 +123,7 @@ def test_a_disabled_token_is_refused_like_a_disabled_user(keep: Keep) -> None:
     [password, _] = keep.token("ci", "content/read")
     token, refresh = keep.access_token("ci", password), keep.refresh_token("ci", password)
     assert keep.takes(token)
-    commands.update_token(keep.registry, OPERATOR, "ci", status="disabled")
+    scoped_tokens.update_token(keep.registry, OPERATOR, "ci", status="disabled")
     assert not keep.lets_in("ci", password)
     assert not keep.renews(refresh)
     keep.advance(RECHECK_SECONDS)
@@ -135,12 +135,12 @@ def test_the_two_passwords_of_a_token_are_replaced_one_at_a_time(keep: Keep) -> 
     first, second = keep.token("ci", "content/read")
     assert keep.lets_in("ci", first)
     assert keep.lets_in("ci", second)
-    made = commands.generate_credentials(keep.registry, OPERATOR, "ci", slots=["password1"])
+    made = scoped_tokens.generate_credentials(keep.registry, OPERATOR, "ci", slots=["password1"])
     fresh = made["credentials"]["passwords"][0]["value"]
     assert not keep.lets_in("ci", first)
     assert keep.lets_in("ci", second)
     assert keep.lets_in("ci", fresh)
-    commands.delete_credentials(keep.registry, OPERATOR, "ci", ["password2"])
+    scoped_tokens.delete_credentials(keep.registry, OPERATOR, "ci", ["password2"])
     assert not keep.lets_in("ci", second)
     assert keep.lets_in("ci", fresh)
 
@@ -158,9 +158,9 @@ def test_what_a_password_bought_ends_with_it_and_with_no_other(keep: Keep, how: 
         for password in (first, second)
     }
     if how == "generated":
-        commands.generate_credentials(keep.registry, OPERATOR, "ci", slots=["password1"])
+        scoped_tokens.generate_credentials(keep.registry, OPERATOR, "ci", slots=["password1"])
     else:
-        commands.delete_credentials(keep.registry, OPERATOR, "ci", ["password1"])
+        scoped_tokens.delete_credentials(keep.registry, OPERATOR, "ci", ["password1"])
     keep.advance(RECHECK_SECONDS)
     access, *renewing = bought[first]
     assert not keep.takes(access)
@@ -176,7 +176,7 @@ def test_a_token_bought_with_a_refresh_token_ends_with_its_password_too(keep: Ke
     account = keep.door.account_of_refresh_token(keep.identity_token("ci", first))
     refresh = keep.door.refresh_token(account)
     access = keep.door.access_token(account, parse_scopes(["repository:*:*"])).token
-    commands.generate_credentials(keep.registry, OPERATOR, "ci", slots=["password1"])
+    scoped_tokens.generate_credentials(keep.registry, OPERATOR, "ci", slots=["password1"])
     assert not keep.renews(refresh)
     assert not keep.takes(access)
 
@@ -242,7 +242,7 @@ def test_after_a_key_rotation_old_tokens_go_on_until_they_expire(keep: Keep) -> 
     """Rotation with overlap: nobody is logged out by it."""
     keep.user("ada", PASSWORD)
     before, identity = keep.access_token("ada", PASSWORD), keep.identity_token("ada", PASSWORD)
-    commands.rotate_key(keep.registry, OPERATOR)
+    signing_keys.rotate_key(keep.registry, OPERATOR)
     keep.door.reload_keys()
     after = keep.access_token("ada", PASSWORD)
     assert before.split(".")[0] != after.split(".")[0], "signed with the old key"
@@ -258,7 +258,7 @@ def test_after_a_key_was_revoked_no_token_of_before_is_good(keep: Keep) -> None:
     token, identity = keep.access_token("ada", PASSWORD), keep.identity_token("ada", PASSWORD)
     other = keep.another_door()
     assert keep.takes(token)
-    commands.rotate_key(keep.registry, OPERATOR, revoke=True)
+    signing_keys.rotate_key(keep.registry, OPERATOR, revoke=True)
     keep.door.look_again()
     assert not keep.takes(token)
     assert not keep.renews(identity)
@@ -270,7 +270,7 @@ def test_after_a_key_was_revoked_no_token_of_before_is_good(keep: Keep) -> None:
 
 def test_a_retired_key_is_gone_once_nothing_it_signed_can_be_valid(keep: Keep) -> None:
     keep.user("ada", PASSWORD)
-    commands.rotate_key(keep.registry, OPERATOR)
+    signing_keys.rotate_key(keep.registry, OPERATOR)
     oldest = keep.clock() - KEY_OVERLAP
     assert len(keep.registry.read(lambda tx: stored.signing_keys(tx, oldest))) == 2
     keep.advance(KEY_OVERLAP.total_seconds() + 1)
@@ -283,7 +283,7 @@ def test_a_key_made_by_another_process_is_known_when_its_first_token_comes(keep:
     keep.user("ada", PASSWORD)
     other = keep.another_door()
     keep.advance(2)
-    commands.rotate_key(keep.registry, OPERATOR)
+    signing_keys.rotate_key(keep.registry, OPERATOR)
     keep.door.reload_keys()
     token = keep.access_token("ada", PASSWORD)
     assert keep.takes(token, other)
@@ -297,7 +297,7 @@ def test_strangers_tokens_do_not_make_us_look_for_keys_all_the_time(
     token = stranger.access_token("ada", PASSWORD)
     stranger.registry.db.close()
     other = keep.another_door()
-    commands.rotate_key(keep.registry, OPERATOR)
+    signing_keys.rotate_key(keep.registry, OPERATOR)
     keep.door.reload_keys()
     keep.user("ada", PASSWORD)
     ours = keep.access_token("ada", PASSWORD)
@@ -314,11 +314,11 @@ def test_strangers_tokens_do_not_make_us_look_for_keys_all_the_time(
 
 def test_the_first_start_makes_an_administrator_and_no_other_does(keep: Keep) -> None:
     """CVE-2026-4404: its password is random, and shown once."""
-    password = ensure_admin(keep.registry, OPERATOR)
+    password = users.ensure_admin(keep.registry, OPERATOR)
     assert password is not None
     assert len(password) >= 20
     assert keep.lets_in("admin", password)
-    assert ensure_admin(keep.registry, OPERATOR) is None
+    assert users.ensure_admin(keep.registry, OPERATOR) is None
     assert keep.lets_in("admin", password)
 
 
@@ -332,7 +332,7 @@ def test_a_password_that_is_made_here_can_be_pasted_behind_a_flag() -> None:
 
 def test_no_administrator_is_made_where_there_are_accounts(keep: Keep) -> None:
     keep.token("ci", "content/read")
-    assert ensure_admin(keep.registry, OPERATOR) is None
+    assert users.ensure_admin(keep.registry, OPERATOR) is None
 
 
 @pytest.mark.parametrize("what", ["delete", "disable", "demote"])
@@ -343,16 +343,16 @@ def test_the_last_administrator_stays(keep: Keep, what: str) -> None:
 
     def attempt() -> None:
         if what == "delete":
-            commands.delete_user(keep.registry, OPERATOR, "root")
+            users.delete_user(keep.registry, OPERATOR, "root")
         elif what == "disable":
-            commands.update_user(keep.registry, OPERATOR, "root", status="disabled")
+            users.update_user(keep.registry, OPERATOR, "root", status="disabled")
         else:
-            commands.update_user(keep.registry, OPERATOR, "root", admin=False)
+            users.update_user(keep.registry, OPERATOR, "root", admin=False)
 
     with pytest.raises(AccountInvalid, match="last administrator"):
         attempt()
     assert keep.lets_in("root", PASSWORD)
-    assert commands.show_user(keep.registry, "root")["admin"] is True
+    assert users.show_user(keep.registry, "root")["admin"] is True
     keep.user("second", PASSWORD, admin=True)
     attempt()
 
@@ -360,9 +360,9 @@ def test_the_last_administrator_stays(keep: Keep, what: str) -> None:
 def test_a_disabled_administrator_does_not_count_as_one(keep: Keep) -> None:
     keep.user("root", PASSWORD, admin=True)
     keep.user("second", PASSWORD, admin=True)
-    commands.update_user(keep.registry, OPERATOR, "second", status="disabled")
+    users.update_user(keep.registry, OPERATOR, "second", status="disabled")
     with pytest.raises(AccountInvalid, match="last administrator"):
-        commands.delete_user(keep.registry, OPERATOR, "root")
+        users.delete_user(keep.registry, OPERATOR, "root")
 
 
 # --- scope maps -----------------------------------------------------------------------------------
@@ -370,7 +370,9 @@ def test_a_disabled_administrator_does_not_count_as_one(keep: Keep) -> None:
 
 def test_a_tokens_own_scope_map_never_replaces_one_that_others_use(keep: Keep) -> None:
     """Else `token create --name ci` would hand its rights to whoever uses ci-scope-map."""
-    commands.create_scope_map(keep.registry, OPERATOR, "ci-scope-map", [["open/*", "content/read"]])
+    scope_maps.create_scope_map(
+        keep.registry, OPERATOR, "ci-scope-map", [["open/*", "content/read"]]
+    )
     keep.user("ada", PASSWORD, scope_map="ci-scope-map")
     with pytest.raises(AccountInvalid, match="ci-scope-map"):
         keep.token("ci", "content/read", "content/delete")
@@ -382,10 +384,10 @@ def test_a_tokens_own_scope_map_never_replaces_one_that_others_use(keep: Keep) -
 def test_a_scope_map_in_use_cannot_be_deleted(keep: Keep) -> None:
     keep.token("ci", "content/read")
     with pytest.raises(AccountInvalid, match="ci"):
-        commands.delete_scope_map(keep.registry, OPERATOR, "ci-scope-map")
-    commands.delete_token(keep.registry, OPERATOR, "ci")
+        scope_maps.delete_scope_map(keep.registry, OPERATOR, "ci-scope-map")
+    scoped_tokens.delete_token(keep.registry, OPERATOR, "ci")
     with pytest.raises(AccountUnknown):
-        commands.show_scope_map(keep.registry, "ci-scope-map")
+        scope_maps.show_scope_map(keep.registry, "ci-scope-map")
 
 
 @pytest.mark.parametrize(
@@ -401,7 +403,7 @@ def test_a_prefix_covers_what_lies_below_it_and_nothing_else(
     keep: Keep, pattern: str, covered: list[str], not_covered: list[str]
 ) -> None:
     """S22: team/* never matches teamx/…"""
-    commands.create_scope_map(keep.registry, OPERATOR, "map", [[pattern, "content/read"]])
+    scope_maps.create_scope_map(keep.registry, OPERATOR, "map", [[pattern, "content/read"]])
     keep.user("ada", PASSWORD, scope_map="map")
     account = keep.door.login("ada", PASSWORD, "192.0.2.1")
     for principal in (
@@ -450,7 +452,7 @@ def test_a_word_that_is_no_action_is_named_together_with_those_that_are(
 ) -> None:
     """As az acr says it: what was typed, for which repository, and what could have been."""
     with pytest.raises(AccountInvalid) as refused:
-        commands.create_scope_map(
+        scope_maps.create_scope_map(
             keep.registry, OPERATOR, "map", [["team/*", "content/read", verb]]
         )
     message = refused.value.message
