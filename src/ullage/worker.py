@@ -16,7 +16,17 @@ from datetime import timedelta
 from typing import Protocol
 
 from ullage.oci.errors import RegistryError
-from ullage.services import Registry, StoredObject, deleted, holds, jobs, plan, pulls, reclaim
+from ullage.services import (
+    Registry,
+    StoredObject,
+    deleted,
+    holds,
+    job_claims,
+    job_work,
+    plan,
+    pulls,
+    reclaim,
+)
 from ullage.services.plan_jobs import choose_plan
 from ullage.services.purge import choose_purge
 from ullage.services.retention import choose_retention, start_if_due
@@ -148,7 +158,7 @@ class Worker:
         plan.expire_plans(registry)
         start_if_due(registry)
         holds.expire_holds(registry)
-        while not self._stop.is_set() and jobs.expire_jobs(registry):
+        while not self._stop.is_set() and job_work.expire_jobs(registry):
             pass
         if not busy:
             registry.db.housekeep()
@@ -177,7 +187,7 @@ class Worker:
             self._wake_jobs.clear()
             self._do_jobs()
         try:
-            jobs.release_jobs(self._registry, self._token)
+            job_claims.release_jobs(self._registry, self._token)
         except RegistryError as error:
             # The claim ends by itself.
             log.warning("a job stays claimed for a while: %s", error)
@@ -187,7 +197,7 @@ class Worker:
         while not self._stop.is_set():
             took: list[float] = []
             try:
-                done = jobs.work(self._registry, CHOOSERS, self._token, n, took.append)
+                done = job_work.work(self._registry, CHOOSERS, self._token, n, took.append)
                 failures = 0
             except Exception as error:
                 failures += 1
@@ -203,7 +213,7 @@ class Worker:
 
     def _note_failure(self, error: Exception) -> None:
         try:
-            jobs.note_failure(self._registry, self._token, f"{type(error).__name__}: {error}")
+            job_work.note_failure(self._registry, self._token, f"{type(error).__name__}: {error}")
         except (RegistryError, OSError) as another:
             log.error("that could not be noted: %s", another)
 

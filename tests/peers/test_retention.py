@@ -17,7 +17,7 @@ from ullage.services import Registry
 from ullage.services.access import NOBODY_ASKS
 from ullage.services.cleaning import CHANGED
 from ullage.services.delete import delete_tag
-from ullage.services.jobs import work
+from ullage.services.job_work import work
 from ullage.services.pull import get_manifest
 from ullage.services.pulls import note_pull
 from ullage.services.retention import explain_retention, start_run

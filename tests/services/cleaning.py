@@ -14,7 +14,8 @@ from ullage.oci.reference import parse_repository_name, parse_tag
 from ullage.policy import Caps
 from ullage.services import Registry
 from ullage.services.access import NOBODY_ASKS
-from ullage.services.jobs import get_items, get_job, work
+from ullage.services.job_work import work
+from ullage.services.jobs import get_items, get_job
 from ullage.services.pull import get_manifest
 from ullage.services.purge import start_purge, wanted
 from ullage.services.push import put_manifest

@@ -19,7 +19,8 @@ from ullage.services import purge as purging
 from ullage.services.access import NOBODY_ASKS
 from ullage.services.apply import apply_plan
 from ullage.services.delete import delete_manifest
-from ullage.services.jobs import cancel_job, get_job, work
+from ullage.services.job_work import work
+from ullage.services.jobs import cancel_job, get_job
 from ullage.services.plan import PLAN_LIFETIME, Plan, Wanted, expire_plans, get_plan, make_plan
 from ullage.services.push import mount_blob
 from ullage.services.selection import plan_filter

@@ -33,19 +33,9 @@ from ullage.services.access import NOBODY_ASKS, Action, Grant, Principal
 from ullage.services.attributes import update_manifest, update_repository, update_tag
 from ullage.services.cleaning import CHANGED, GONE, HELD, MORE
 from ullage.services.delete import delete_repository, delete_tag
-from ullage.services.jobs import (
-    CLAIM,
-    KEPT,
-    MAX_FAILURES,
-    MAX_OPEN,
-    cancel_job,
-    expire_jobs,
-    get_job,
-    list_jobs,
-    note_failure,
-    release_jobs,
-    work,
-)
+from ullage.services.job_claims import CLAIM, release_jobs
+from ullage.services.job_work import MAX_FAILURES, expire_jobs, note_failure, work
+from ullage.services.jobs import KEPT, MAX_OPEN, cancel_job, get_job, list_jobs
 from ullage.services.purge import start_purge, wanted
 from ullage.services.usage import registry_totals
 from ullage.worker import CHOOSERS
@@ -474,7 +464,7 @@ def test_a_job_goes_on_where_a_process_died(installation: Installation) -> None:
 def test_planning_that_was_cut_short_begins_anew(
     installation: Installation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ullage.services.jobs.WRITTEN_TOGETHER", 2)
+    monkeypatch.setattr("ullage.services.job_planning.WRITTEN_TOGETHER", 2)
     image(installation.registry, "v1")
     orphans = {image(installation.registry) for _ in range(5)}
     job_id = ask(installation.registry, untagged_only=True, ago=None)

@@ -24,7 +24,9 @@ from ullage.services.access import NOBODY_ASKS
 from ullage.services.attributes import update_tag
 from ullage.services.cleaning import CHANGED, PULLED
 from ullage.services.delete import delete_tag
-from ullage.services.jobs import get_job, list_jobs, release_jobs, work
+from ullage.services.job_claims import release_jobs
+from ullage.services.job_work import work
+from ullage.services.jobs import get_job, list_jobs
 from ullage.services.pull import get_manifest
 from ullage.services.pulls import note_pull, write_pulls
 from ullage.services.retention import explain_retention, start_if_due, start_run

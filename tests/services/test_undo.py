@@ -45,7 +45,8 @@ from ullage.services.check import check
 from ullage.services.delete import delete_manifest, delete_repository, delete_tag
 from ullage.services.deleted import free_all, free_operation, get_operation
 from ullage.services.findings import Mode
-from ullage.services.jobs import get_job, work
+from ullage.services.job_work import work
+from ullage.services.jobs import get_job
 from ullage.services.plan import Wanted, make_plan
 from ullage.services.pull import get_manifest, list_referrers, stat_blob
 from ullage.services.restore import restore_operation

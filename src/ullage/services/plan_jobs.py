@@ -19,8 +19,8 @@ from ullage.policy import Swath
 from ullage.services import Registry, softdelete
 from ullage.services.apply import Planned, difference_of, in_words, look_again, named
 from ullage.services.closure import Why
-from ullage.services.jobs import Chosen, Refused
-from ullage.services.jobs import Planned as AsPlanned
+from ullage.services.job_planning import Chosen, Refused
+from ullage.services.job_planning import Planned as AsPlanned
 from ullage.services.plan import unpacked
 from ullage.services.selection import forecast_items, items_of, tags_going
 

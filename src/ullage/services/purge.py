@@ -20,7 +20,8 @@ from ullage.services import Caller, Registry
 from ullage.services.access import Action, Principal
 from ullage.services.choosing import OrphanScope, Scope, Stay, TagScope, choose
 from ullage.services.closure import HeldBy, Why
-from ullage.services.jobs import Chosen, start_job
+from ullage.services.job_planning import Chosen
+from ullage.services.jobs import start_job
 from ullage.services.patterns import Matches, any_of, part, whole
 
 RIGHTS = (Action.METADATA_READ, Action.DELETE)

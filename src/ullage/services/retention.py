@@ -34,7 +34,8 @@ from ullage.retention import (
 from ullage.services import Caller, Registry
 from ullage.services.access import NOBODY_ASKS
 from ullage.services.choosing import PAGE, take, without_attached
-from ullage.services.jobs import Chosen, get_job, queue_job
+from ullage.services.job_planning import Chosen
+from ullage.services.jobs import get_job, queue_job
 from ullage.services.pulls import pullers, write_pulls
 from ullage.services.retention_policy import (
     KIND,
