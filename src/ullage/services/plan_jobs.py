@@ -17,11 +17,12 @@ from ullage.oci.errors import PlanUnknown
 from ullage.oci.reference import Tag
 from ullage.policy import Swath
 from ullage.services import Registry, softdelete
-from ullage.services.apply import Planned, difference_of, in_words, look_again, named
 from ullage.services.closure import Why
 from ullage.services.job_planning import Chosen, Refused
 from ullage.services.job_planning import Planned as AsPlanned
 from ullage.services.plan import unpacked
+from ullage.services.plan_difference import difference_of, in_words, look_again, named
+from ullage.services.planned import Planned
 from ullage.services.selection import forecast_items, items_of, tags_going
 
 
@@ -115,7 +116,7 @@ def _tags_now(tx: Transaction, items: Sequence[Item]) -> dict[tuple[int, Tag | N
 def _difference(
     document: dict[str, Any], gone: Sequence[Item], freed: int, later: int, restorable: bool
 ) -> dict[str, Any] | None:
-    """As apply.difference_of: never is there more than was chosen."""
+    """As plan_difference.difference_of: never is there more than was chosen."""
     then = (document["freed_bytes"], document["freed_later_bytes"])
     restorable_then = bool(document.get("restorable_until"))
     same = freed + later == sum(then) and freed >= then[0] and restorable == restorable_then
