@@ -1,0 +1,66 @@
+"""Bytes that come in become a blob, unless it is stored already: the copy not needed is buried."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+import sqlalchemy as sa
+from sqlalchemy import bindparam
+
+from ullage.metadata import schema
+from ullage.metadata.counters import add_to_counters
+from ullage.metadata.database import Transaction
+from ullage.metadata.moments import moment
+from ullage.metadata.reclaim.tombstones import bury
+from ullage.metadata.statements import Statement
+from ullage.oci.digest import Digest
+
+_blobs = schema.blobs
+
+
+_INSERT_BLOB = Statement.insert(
+    _blobs,
+    ("digest", "size", "storage_key", "created_at"),
+    lambda insert: insert.on_conflict_do_nothing(index_elements=["digest"]),
+)
+_CURRENT_BLOB = Statement(
+    sa.select(_blobs.c.storage_key, _blobs.c.damaged_at, _blobs.c.size)
+    .where(_blobs.c.digest == bindparam("digest"))
+    .with_for_update(key_share=True)
+)
+_REPLACE_BYTES = Statement(
+    _blobs.update()
+    .where(_blobs.c.digest == bindparam("digest"))
+    .values(storage_key=bindparam("storage_key"), damaged_at=None)
+)
+
+
+def adopt_blob(
+    tx: Transaction,
+    repository_id: int,
+    digest: Digest,
+    size: int,
+    key: str,
+    *,
+    now: datetime,
+    due_at: datetime,
+) -> str:
+    """Make the bytes under `key` the blob `digest`, unless it is stored already; returns its key.
+
+    Whichever copy is not needed gets a tombstone: the newcomer, or the old one if it was damaged.
+    """
+    current = None
+    while current is None:
+        at = moment(now)
+        if tx.change(_INSERT_BLOB, digest=digest, size=size, storage_key=key, created_at=at):
+            add_to_counters(tx, repository_id, blob_count=1, blob_bytes=size)
+            return key
+        current = tx.row(_CURRENT_BLOB, digest=digest)
+        # None: it was condemned between these two statements, and the way is free now.
+    current_key, damaged_at, current_size = current
+    if damaged_at is None:
+        bury(tx, repository_id, key, size, due_at)
+        return str(current_key)
+    tx.change(_REPLACE_BYTES, digest=digest, storage_key=key)
+    bury(tx, repository_id, current_key, current_size, due_at, digest)
+    return key
