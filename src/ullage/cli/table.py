@@ -9,11 +9,13 @@ from ullage.cli.remote import (
     jobs,
     login,
     manifest,
+    plans,
     policies,
     purging,
     repository,
-    space,
     undo,
+    usage,
+    why,
 )
 from ullage.cli.remote.grammar import Command
 
@@ -22,7 +24,9 @@ TITLE = "A container registry that gives space back."
 REMOTE: tuple[Command, ...] = (
     *repository.COMMANDS,
     *manifest.COMMANDS,
-    *space.COMMANDS,
+    *plans.COMMANDS,
+    *usage.COMMANDS,
+    *why.COMMANDS,
     *purging.COMMANDS,
     *policies.COMMANDS,
     *holding.COMMANDS,
