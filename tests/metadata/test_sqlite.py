@@ -8,6 +8,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -223,21 +224,53 @@ def test_work_that_fails_undoes_only_itself(db: SqliteDatabase, statements: list
     assert statements.count("COMMIT") == 2
 
 
-def test_each_of_a_shared_commit_is_told_its_own_end(db: SqliteDatabase) -> None:
-    told: list[str] = []
+class Telling:
+    """Works that note what they are told, and how often each has run."""
 
-    def work(name: str, *, fails: bool) -> Work[None]:
+    def __init__(self) -> None:
+        self.told: list[str] = []
+        self.runs: Counter[str] = Counter()
+
+    def work(self, name: str, *, fails: bool = False) -> Work[None]:
         def act(tx: Transaction) -> None:
-            tx.after_commit(lambda: told.append(f"{name} committed"))
-            tx.at_end(lambda: told.append(f"{name} ended"))
-            assert told == []
+            self.runs[name] += 1
+            tx.after_commit(lambda: self.told.append(f"{name} committed"))
+            tx.at_end(lambda: self.told.append(f"{name} ended"))
+            assert "committed" not in " ".join(self.told)
+            insert(name)(tx)
             if fails:
                 raise Stumble
 
         return act
 
-    together(db, [work("a", fails=False), work("b", fails=True), work("c", fails=False)])
-    assert told == ["a committed", "a ended", "b ended", "c committed", "c ended"]
+
+def test_each_of_a_shared_commit_is_told_its_own_end(db: SqliteDatabase) -> None:
+    telling = Telling()
+    together(db, [telling.work(name) for name in "abc"])
+    assert telling.told == [f"{name} {end}" for name in "abc" for end in ("committed", "ended")]
+
+
+def test_whoever_fails_in_a_shared_commit_is_told_so_and_the_others_run_once_more(
+    db: SqliteDatabase,
+) -> None:
+    """What they did before was rolled back together with it, of which they are told, too."""
+    telling = Telling()
+    together(db, [telling.work("a"), telling.work("b", fails=True), telling.work("c")])
+    undone, done = ["a ended", "b ended"], ["a committed", "a ended", "b ended"]
+    assert telling.told == [*undone, *done, "c committed", "c ended"]
+    assert telling.runs == {"a": 2, "b": 2, "c": 1}
+    assert db.read(keys) == ["a", "c"]
+
+
+def test_a_savepoint_is_only_set_where_somebody_failed(
+    db: SqliteDatabase, statements: list[str]
+) -> None:
+    telling, again = Telling(), Telling()
+    together(db, [telling.work("a"), telling.work("b")])
+    assert not any("SAVEPOINT" in statement for statement in statements)
+    together(db, [again.work("c"), again.work("d", fails=True), again.work("e")])
+    assert sum("SAVEPOINT" in statement for statement in statements) == 3
+    assert db.read(keys) == ["a", "b", "c", "e"]
 
 
 def _engine_failure(code: int) -> sa.exc.OperationalError:

@@ -58,8 +58,8 @@ class Writer:
     """The one thread with the one writing connection.
 
     Its queue holds jobs, which are committed, and calls, which are made between two commits. Jobs
-    that wait while a commit reaches the disk share the next one: each runs in a savepoint, so that
-    one failing undoes only itself.
+    that wait while a commit reaches the disk share the next one. If one of them fails, all of them
+    run again, each in a savepoint, so that it undoes only itself.
     """
 
     def __init__(self, engine: sa.Engine, ballast: Ballast) -> None:
@@ -184,11 +184,8 @@ class Writer:
         try:
             with sqlite_errors():
                 writing.control("BEGIN IMMEDIATE")
-                if len(jobs) > 1:
-                    for job in jobs:
-                        self._run_in_savepoint(connection, job)
-                else:
-                    self._do(connection, jobs[0])
+                if not self._do_all(connection, jobs) and len(jobs) > 1:
+                    self._do_all_again(connection, jobs)
                 undone = len(jobs) == 1 and jobs[0].failure is not None
                 writing.control("ROLLBACK" if undone else "COMMIT")
         except BaseException as error:  # noqa: BLE001 - handed to whoever waits
@@ -205,6 +202,27 @@ class Writer:
         for job in jobs:
             job.end(committed=job.failure is None)
         return True
+
+    def _do_all(self, connection: sa.Connection, jobs: Sequence[Job]) -> bool:
+        """Run jobs one after the other; False after the first that fails.
+
+        Few do, and to set a savepoint for each would cost as much as two statements of its own.
+        """
+        for job in jobs:
+            self._do(connection, job)
+            if job.failure is not None:
+                return False
+        return True
+
+    def _do_all_again(self, connection: sa.Connection, jobs: Sequence[Job]) -> None:
+        """From the beginning, so that what fails undoes only itself."""
+        writing = SqliteTransaction(connection)
+        writing.control("ROLLBACK")
+        for job in jobs:
+            job.end(committed=False)
+        writing.control("BEGIN IMMEDIATE")
+        for job in jobs:
+            self._run_in_savepoint(connection, job)
 
     @staticmethod
     def _do(connection: sa.Connection, job: Job) -> None:
