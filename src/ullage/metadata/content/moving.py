@@ -252,7 +252,7 @@ def _merge(
         return
     ids = [row.id for row in merged]
     tx.many(_TAKE_TAGS, [{"old": old, "new": place[old]} for old in ids])
-    # Optional layers that only this one was pushed with (oci/manifest.py).
+    # Optional layers that only this one was pushed with (oci/manifest/parsing.py).
     tx.many(
         _TAKE_REFERENCES,
         [{"old": old, "new": place[old], "target": target_id} for old in ids],

@@ -1,0 +1,63 @@
+"""How much one manifest may hold, counted before any of it is read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from ullage.oci.errors import ManifestInvalid
+from ullage.oci.manifest.members import Object
+from ullage.oci.strict_json import JSONValue
+
+
+@dataclass(frozen=True, slots=True)
+class ManifestLimits:
+    """How much one manifest may hold. Its bytes are limited where they are received."""
+
+    max_descriptors: int = 1000
+    max_depth: int = 32
+    # Of the manifest and its descriptors together; the bytes are those of keys and values in UTF-8.
+    max_annotations: int = 4000
+    # As much as a manifest may weigh: the specification's conformance suite pushes one like that.
+    max_annotation_bytes: int = 4 * 1024 * 1024
+
+
+DEFAULT = ManifestLimits()
+
+
+def check_limits(body: Object, limits: ManifestLimits) -> None:
+    """Count what is there before it is read, well formed or not."""
+    descriptors = list(_descriptor_values(body))
+    _check_limit("descriptors", len(descriptors), limits.max_descriptors)
+    annotations = list(_annotation_values((body, *descriptors)))
+    _check_limit("annotations", sum(map(len, annotations)), limits.max_annotations)
+    size = sum(
+        _utf8_length(text) for pairs in annotations for pair in pairs.items() for text in pair
+    )
+    _check_limit("bytes of annotations", size, limits.max_annotation_bytes)
+
+
+def _check_limit(what: str, found: int, limit: int) -> None:
+    if found > limit:
+        raise ManifestInvalid(message=f"manifest: {found} {what} - expected at most {limit}")
+
+
+def _descriptor_values(body: Object) -> Iterator[JSONValue]:
+    for name in ("config", "subject"):
+        if body.get(name) is not None:
+            yield body[name]
+    for name in ("layers", "blobs", "manifests"):
+        values = body.get(name)
+        if isinstance(values, list):
+            yield from values
+
+
+def _annotation_values(holders: Iterable[JSONValue]) -> Iterator[Object]:
+    for holder in holders:
+        annotations = holder.get("annotations") if isinstance(holder, dict) else None
+        if isinstance(annotations, dict):
+            yield annotations
+
+
+def _utf8_length(text: JSONValue) -> int:
+    return len(text.encode()) if isinstance(text, str) else 0
