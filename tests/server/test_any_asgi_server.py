@@ -24,7 +24,7 @@ from ullage.oci.digest import digest_of
 from ullage.oci.errors import RegistryError
 from ullage.server.app import App, create_app
 from ullage.server.bodies import Bodies
-from ullage.server.distribution import Face
+from ullage.server.face import Face
 from ullage.server.guard import Guard
 from ullage.server.needs import KNOWN
 from ullage.server.rounds import Rounds

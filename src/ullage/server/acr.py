@@ -26,7 +26,8 @@ from ullage.oci.errors import (
 )
 from ullage.oci.reference import RepositoryName, parse_tag
 from ullage.oci.strict_json import JSONInvalid, JSONValue, loads
-from ullage.server.distribution import Face, caller_of, principal_of, query_of, restorable
+from ullage.server.distribution.deleting import restorable
+from ullage.server.face import Face, caller_of, principal_of, query_of
 from ullage.server.needs import CATALOG, DELETE, METADATA_READ, METADATA_WRITE
 from ullage.server.routes import Route
 from ullage.server.wire import (

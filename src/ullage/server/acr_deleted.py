@@ -14,7 +14,7 @@ from ullage.oci.errors import ManifestTooLarge, Unsupported
 from ullage.oci.reference import Tag, parse_tag
 from ullage.oci.strict_json import JSONInvalid, loads
 from ullage.server.acr import MAX_CHANGES_BYTES, PAGE, PREFIX, timestamp
-from ullage.server.distribution import Face, caller_of, principal_of, query_of
+from ullage.server.face import Face, caller_of, principal_of, query_of
 from ullage.server.needs import DELETED_CATALOG, DELETED_READ, DELETED_RESTORE
 from ullage.server.routes import Route
 from ullage.server.wire import BodyTooLarge, json_response, next_link, page_size

@@ -17,7 +17,7 @@ from ullage.oci.digest import parse_digest
 from ullage.oci.errors import PlanInvalid, PlanUnknown, ValueInvalid
 from ullage.oci.reference import RepositoryName, parse_tag
 from ullage.oci.strict_json import JSONValue
-from ullage.server.distribution import Face, caller_of, principal_of, query_of
+from ullage.server.face import Face, caller_of, principal_of, query_of
 from ullage.server.jobs import FILTERS, require_some, wanted_purge
 from ullage.server.json_bodies import (
     caps,

@@ -13,7 +13,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from ullage.oci.errors import NameInvalid, RangeInvalid, RegistryError, SizeInvalid
 from ullage.server import acr, acr_deleted, api, distribution, holds, jobs, oauth, policies, undo
 from ullage.server.bodies import Bodies
-from ullage.server.distribution import Face
+from ullage.server.distribution.pushing_blobs import range_headers
+from ullage.server.face import Face
 from ullage.server.guard import Challenge, Guard
 from ullage.server.head import Asked, raw_path
 from ullage.server.logs import RequestLog, printable, request_id_of
@@ -124,7 +125,7 @@ class App:
             return error_response(error, {"WWW-Authenticate": header})
         except RangeInvalid as error:
             name = self._face.name(parts[0])
-            return error_response(error, distribution.range_headers(name, parts[1], error))
+            return error_response(error, range_headers(name, parts[1], error))
         except NameInvalid as error:
             return acr.no_such_page() if path.startswith(acr.PREFIX) else error_response(error)
         except RegistryError as error:

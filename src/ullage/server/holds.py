@@ -11,7 +11,7 @@ from ullage.oci.digest import Digest, parse_digest
 from ullage.oci.errors import PlanInvalid
 from ullage.oci.reference import RepositoryName, Tag, parse_tag
 from ullage.oci.strict_json import JSONValue
-from ullage.server.distribution import Face, caller_of, principal_of, query_of
+from ullage.server.face import Face, caller_of, principal_of, query_of
 from ullage.server.json_bodies import only, read_body, require
 from ullage.server.needs import KNOWN
 from ullage.server.routes import Route

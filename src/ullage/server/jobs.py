@@ -11,7 +11,7 @@ from starlette.responses import Response
 from ullage.oci.errors import JobUnknown, PlanInvalid, RegistryError
 from ullage.oci.reference import RepositoryName, parse_repository_name
 from ullage.oci.strict_json import JSONValue
-from ullage.server.distribution import Face, caller_of, principal_of, query_of
+from ullage.server.face import Face, caller_of, principal_of, query_of
 from ullage.server.json_bodies import (
     caps,
     flag,

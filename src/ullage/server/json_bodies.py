@@ -11,7 +11,7 @@ from starlette.requests import Request
 from ullage.oci.errors import ManifestTooLarge, PlanInvalid, ValueInvalid
 from ullage.oci.reference import RepositoryName
 from ullage.oci.strict_json import JSONInvalid, JSONValue, loads
-from ullage.server.distribution import Face
+from ullage.server.face import Face
 from ullage.server.guard import Challenge
 from ullage.server.wire import FormTooLarge
 from ullage.services.access import Action, Principal

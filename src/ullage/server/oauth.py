@@ -13,7 +13,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from ullage.oci.errors import ManifestTooLarge, Unauthorized, Unsupported
-from ullage.server.distribution import Face, query_of
+from ullage.server.face import Face, query_of
 from ullage.server.guard import basic_credentials
 from ullage.server.needs import ANYBODY
 from ullage.server.routes import Route

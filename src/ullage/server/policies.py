@@ -8,7 +8,7 @@ from starlette.responses import Response
 from ullage.oci.digest import parse_digest
 from ullage.oci.errors import PlanInvalid, ValueInvalid
 from ullage.oci.reference import parse_tag
-from ullage.server.distribution import Face, caller_of, principal_of, query_of
+from ullage.server.face import Face, caller_of, principal_of, query_of
 from ullage.server.json_bodies import flag, only, read_body, require
 from ullage.server.needs import KNOWN, POLICY_READ, POLICY_WRITE
 from ullage.server.routes import Route

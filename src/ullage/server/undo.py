@@ -10,7 +10,7 @@ from starlette.responses import Response
 from ullage.oci.errors import OperationUnknown, ValueInvalid
 from ullage.oci.reference import RepositoryName
 from ullage.oci.strict_json import JSONValue
-from ullage.server.distribution import Face, caller_of, principal_of, query_of
+from ullage.server.face import Face, caller_of, principal_of, query_of
 from ullage.server.json_bodies import flag, is_id, number, only, read_body, require
 from ullage.server.needs import KNOWN, POLICY_WRITE
 from ullage.server.routes import Route
