@@ -18,12 +18,15 @@ def link_and_lease(
     size: int,
     caller: Caller,
     now: datetime,
+    *,
+    counted: bool = False,
 ) -> None:
     """Link a blob in a repository and promise it to its pusher.
 
-    Until a manifest refers to it, somebody has to look at it again when the promise ends.
+    Until a manifest refers to it, somebody has to look at it again when the promise ends. A new
+    blob comes `counted` (reclaim.adopt_blob).
     """
-    new = content.link_blob(tx, repository_id, digest, size, now)
+    new = content.link_blob(tx, repository_id, digest, size, now, counted=counted)
     until = registry.leases.grant(tx, repository_id, digest, caller.holder, now)
     # Nothing in the repository can refer to what it did not link until now.
     if new or not content.referenced_among(tx, repository_id, [digest]):

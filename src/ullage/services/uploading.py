@@ -274,8 +274,8 @@ def _adopt(
     repository_id = _end_in(tx, name, upload, now).id
     failpoint("upload.finish.in_transaction")
     # Nobody ever read the copy that is not needed, so it may go at once.
-    key = reclaim.adopt_blob(tx, repository_id, digest, size, upload.key, now=now, due_at=now)
-    link_and_lease(tx, registry, repository_id, digest, size, caller, now)
+    key, new = reclaim.adopt_blob(tx, repository_id, digest, size, upload.key, now=now, due_at=now)
+    link_and_lease(tx, registry, repository_id, digest, size, caller, now, counted=new)
     forget_at = now + registry.limits.finished_upload
     uploads.remember_finished(tx, upload, repository_id, digest, forget_at)
     detail = {"bytes": size, "stored": key == upload.key}

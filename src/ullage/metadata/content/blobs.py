@@ -128,13 +128,23 @@ _INSERT_LINK = Statement.insert(
 
 
 def link_blob(
-    tx: Transaction, repository_id: int, digest: Digest, size: int, now: datetime
+    tx: Transaction,
+    repository_id: int,
+    digest: Digest,
+    size: int,
+    now: datetime,
+    *,
+    counted: bool = False,
 ) -> bool:
-    """Let the repository read and refer to the blob; False if it could before."""
+    """Let the repository read and refer to the blob; False if it could before.
+
+    `counted`: the blob's row was made for this link, and says already that there is one.
+    """
     at = moment(now)
     if not tx.change(_INSERT_LINK, repository_id=repository_id, digest=digest, linked_at=at):
         return False
-    count_links(tx, [digest], +1)
+    if not counted:
+        count_links(tx, [digest], +1)
     add_to_repository(tx, repository_id, blob_bytes=size)
     return True
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
+from typing import NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy import bindparam
@@ -20,7 +21,7 @@ _blobs = schema.blobs
 
 _INSERT_BLOB = Statement.insert(
     _blobs,
-    ("digest", "size", "storage_key", "created_at"),
+    ("digest", "size", "storage_key", "repository_count", "created_at"),
     lambda insert: insert.on_conflict_do_nothing(index_elements=["digest"]),
 )
 _CURRENT_BLOB = Statement(
@@ -35,6 +36,13 @@ _REPLACE_BYTES = Statement(
 )
 
 
+class Adopted(NamedTuple):
+    """Where the blob's bytes are; whether it is new, and the link to come counted already."""
+
+    key: str
+    new: bool
+
+
 def adopt_blob(
     tx: Transaction,
     repository_id: int,
@@ -44,23 +52,24 @@ def adopt_blob(
     *,
     now: datetime,
     due_at: datetime,
-) -> str:
-    """Make the bytes under `key` the blob `digest`, unless it is stored already; returns its key.
+) -> Adopted:
+    """Make the bytes under `key` the blob `digest`, unless it is stored already.
 
-    Whichever copy is not needed gets a tombstone: the newcomer, or the old one if it was damaged.
+    The caller links it next; a new one is counted as linked once from the beginning. Whichever copy
+    is not needed gets a tombstone: the newcomer, or the old one if it was damaged.
     """
+    new = {"digest": digest, "size": size, "storage_key": key, "repository_count": 1}
     current = None
     while current is None:
-        at = moment(now)
-        if tx.change(_INSERT_BLOB, digest=digest, size=size, storage_key=key, created_at=at):
+        if tx.change(_INSERT_BLOB, **new, created_at=moment(now)):
             add_to_counters(tx, repository_id, blob_count=1, blob_bytes=size)
-            return key
+            return Adopted(key, new=True)
         current = tx.row(_CURRENT_BLOB, digest=digest)
         # None: it was condemned between these two statements, and the way is free now.
     current_key, damaged_at, current_size = current
     if damaged_at is None:
         bury(tx, repository_id, key, size, due_at)
-        return str(current_key)
+        return Adopted(str(current_key), new=False)
     tx.change(_REPLACE_BYTES, digest=digest, storage_key=key)
     bury(tx, repository_id, current_key, current_size, due_at, digest)
-    return key
+    return Adopted(key, new=False)
