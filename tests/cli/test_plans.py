@@ -32,7 +32,7 @@ def test_a_plan_of_a_filter_says_what_the_dry_run_says_and_is_applied(
     done = ullage("apply", plan["id"], "--yes")
     receipt = answer(done)
     assert (receipt["freed_bytes"], receipt["tag_count"]) == (plan["freed_bytes"], 1)
-    assert "Deleted 1 manifests and 1 tags" in done.err
+    assert "Deleted 1 manifest and 1 tag" in done.err
     assert answer(ullage("job", "show", receipt["job"]))["kind"] == "plan"
     # Asked again it is the same, and nothing is deleted twice.
     assert answer(ullage("apply", plan["id"], "--yes")) == receipt

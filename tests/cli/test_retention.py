@@ -66,7 +66,7 @@ def test_rules_are_set_shown_explained_tried_and_run(
     assert answer(ullage("retention", "explain", f"{name}@{digest}"))["goes"] is True
     assert ullage("retention", "explain", f"{name}:none").code == 3
     dry = ullage("retention", "run", "--dry-run")
-    assert "Would delete 1 tags and 1 manifests" in dry.err
+    assert "Would delete 1 manifest and 1 tag" in dry.err
     assert tags_of(client, name) == ["pr-1", "v1", "v2"]
     job = answer(ullage("retention", "run"))
     assert [(item["tag"], item["outcome"]) for item in job["items"]] == [

@@ -95,5 +95,5 @@ def test_why_says_who_holds_a_layer(ullage: Ullage, client: httpx.Client, name: 
     assert answer(done)["blob"]["held_by"] == [
         {"digest": digest, "repository": name, "tags": ["v1"]}
     ]
-    assert done.err == "held by 1 manifests\n"
+    assert done.err == "held by 1 manifest\n"
     assert "tag v1" in ullage("why", digest, "-o", "table").out

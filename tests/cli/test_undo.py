@@ -56,7 +56,7 @@ def test_a_deleted_repository_is_listed_shown_and_restored(
     assert name in [each["repository"] for each in deleted]
     done = ullage("restore", operation["id"])
     assert answer(done)["repositories"] == [name]
-    assert f"Restored 1 manifests and 1 tags in {name}.\n" in done.err
+    assert f"Restored 1 manifest and 1 tag in {name}.\n" in done.err
     assert digest_of(client, name, "v1") == digest
     assert ullage("restore", operation["id"]).code == 3
 

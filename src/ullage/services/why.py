@@ -169,7 +169,7 @@ def _in_words(answer: dict[str, Any], waiting: Sequence[Waiting]) -> str:
         return f"nothing: deleted, due {waiting[0].due_at.isoformat()}"
     live, until = _live_or_kept(blob["held_by"])
     if live:
-        return f"held by {len(live)} manifests"
+        return f"held by {len(live)} manifest{'s' if len(live) > 1 else ''}"
     if until and not blob["elsewhere"]:
         return f"nothing: soft-deleted until {until}"
     if blob["elsewhere"]:

@@ -17,7 +17,7 @@ from ullage.cli.remote.grammar import Command, Flag
 from ullage.cli.remote.jobs import follow, path_of, said
 from ullage.cli.remote.purging import FILTER_FLAGS, FILTER_RIGHTS, filter_of, filter_scopes
 from ullage.cli.remote.session import Registry, Reply
-from ullage.cli.remote.tables import age, short_digests, size
+from ullage.cli.remote.tables import age, counted, images_in, short_digests, size
 from ullage.cli.remote.talk import confirm
 
 PLANS = "/api/v1/plans"
@@ -82,8 +82,8 @@ def _whole(registry: Registry, reply: Reply) -> dict[str, Any]:
 def _summary(found: Mapping[str, Any]) -> list[str]:
     later = found["freed_later_bytes"]
     return [
-        f"Deletes {found['manifest_count']} manifests and {found['tag_count']} tags, frees "
-        f"{size(found['freed_bytes'])} ({found['freed_bytes']} bytes)"
+        f"Deletes {images_in(found)}, frees {size(found['freed_bytes'])} "
+        f"({found['freed_bytes']} bytes)"
         + (f", {size(later)} more later" if later else "")
         + f"; {size(found['kept_bytes'])} are shared and stay.",
         *_restorable(found),
@@ -188,7 +188,8 @@ def _followed(call: Call, registry: Registry, receipt: dict[str, Any]) -> Answer
     skipped = job["manifest_count"] - job["manifests_deleted"]
     if skipped:
         call.talk.warning(
-            f"{skipped} manifests changed meanwhile and stay: ullage job items {job['id']}"
+            f"{counted(skipped, 'manifest')} changed meanwhile and stay: "
+            f"ullage job items {job['id']}"
         )
     return Answer(receipt)
 
@@ -196,8 +197,8 @@ def _followed(call: Call, registry: Registry, receipt: dict[str, Any]) -> Answer
 def _tell(call: Call, receipt: Mapping[str, Any]) -> None:
     """What was deleted, and how to take it back."""
     call.talk.note(
-        f"Deleted {receipt['manifest_count']} manifests and {receipt['tag_count']} tags, freed "
-        f"{size(receipt['freed_bytes'])} ({receipt['freed_bytes']} bytes)."
+        f"Deleted {images_in(receipt)}, freed {size(receipt['freed_bytes'])} "
+        f"({receipt['freed_bytes']} bytes)."
     )
     if receipt.get("operation"):
         until = receipt.get("restorable_until")

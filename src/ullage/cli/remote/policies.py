@@ -13,7 +13,13 @@ from ullage.cli.remote.failures import Failure
 from ullage.cli.remote.grammar import Command, Flag
 from ullage.cli.remote.images import parse_image
 from ullage.cli.remote.jobs import follow, items_of, said
-from ullage.cli.remote.tables import age, short_digests, size
+from ullage.cli.remote.tables import (
+    age,
+    images_in,
+    manifests_and_tags,
+    short_digests,
+    size,
+)
 
 _POLICIES = "/api/v1/policies"
 _READ = "repository:*:metadata_read"
@@ -112,12 +118,12 @@ def run(call: Call) -> Answer:
         call.talk.warning(line)
     if given.dry_run:
         call.talk.note(
-            f"Would delete {job['tag_count']} tags and {job['manifest_count']} manifests, and "
-            f"free {size(job['planned_bytes'])} ({job['planned_bytes']} bytes). Nothing is deleted."
+            f"Would delete {images_in(job)}, and free {size(job['planned_bytes'])} "
+            f"({job['planned_bytes']} bytes). Nothing is deleted."
         )
     else:
         call.talk.note(
-            f"Deleted {job['tags_deleted']} tags and {job['manifests_deleted']} manifests, freed "
+            f"Deleted {manifests_and_tags(job['manifests_deleted'], job['tags_deleted'])}, freed "
             f"{size(job['freed_bytes'])} ({job['freed_bytes']} bytes)."
         )
     found = list(items_of(registry, job["id"]))
@@ -144,7 +150,7 @@ def test(call: Call) -> Answer:
         call.talk.warning(f"The rules would have run into a rail: this {note}.")
     call.talk.note(
         f"In {data['repositories']} repositories since {data['since']}: would have deleted "
-        f"{data['tags_deleted']} tags and {data['manifests_deleted']} manifests; "
+        f"{manifests_and_tags(data['manifests_deleted'], data['tags_deleted'])}; "
         f"{data['pulled_later']} of these were pulled later ({data['regret_percent']} %)."
     )
     if data["pulls_since"] is None or data["pulls_since"] > data["since"]:

@@ -56,6 +56,20 @@ class Size(str):
 _UNITS = ("KiB", "MiB", "GiB", "TiB", "PiB")
 
 
+def counted(n: int, thing: str) -> str:
+    """Like 1 tag, 2 tags."""
+    return f"{n} {thing}" if n == 1 else f"{n} {thing}s"
+
+
+def images_in(found: Mapping[str, Any]) -> str:
+    """How many manifests and tags something says of itself: "2 manifests and 1 tag"."""
+    return manifests_and_tags(found["manifest_count"], found["tag_count"])
+
+
+def manifests_and_tags(manifests: int, tags: int) -> str:
+    return f"{counted(manifests, 'manifest')} and {counted(tags, 'tag')}"
+
+
 def size(count: int) -> Size:
     """Three figures are enough to see what is large: 512 B, 1.5 KiB, 12.3 MiB, 512 GiB."""
     if count < 1024:

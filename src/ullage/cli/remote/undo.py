@@ -11,7 +11,7 @@ from ullage.cli.remote.call import Answer, Call
 from ullage.cli.remote.failures import Failure
 from ullage.cli.remote.grammar import Command, Flag
 from ullage.cli.remote.session import Registry
-from ullage.cli.remote.tables import age, size
+from ullage.cli.remote.tables import age, images_in, size
 from ullage.cli.remote.talk import confirm
 
 DELETED = "/api/v1/deleted"
@@ -52,14 +52,13 @@ def restore(call: Call) -> Answer:
     if given.force and not given.yes:
         found = registry.get(path).data
         confirm(
-            f"Restoring {_what(found)} overwrites tags that point to something else by now. "
+            f"Restoring {images_in(found)} overwrites tags that point to something else by now. "
             "Are you sure you want to continue?",
             yes=False,
         )
     done = registry.post(f"{path}/restore", {"force": given.force}, _SECONDS).data
     call.talk.note(
-        f"Restored {done['manifest_count']} manifests and {done['tag_count']} tags in "
-        f"{', '.join(done['repositories']) or 'no repository'}."
+        f"Restored {images_in(done)} in {', '.join(done['repositories']) or 'no repository'}."
     )
     if done["overwritten"]:
         call.talk.warning(
@@ -69,10 +68,6 @@ def restore(call: Call) -> Answer:
     if done["missing"]:
         call.talk.warning(f"What these tags pointed to is gone: {', '.join(done['missing'])}")
     return Answer(done, lambda: [{"Repository": name} for name in done["repositories"]])
-
-
-def _what(operation: Mapping[str, Any]) -> str:
-    return f"{operation['manifest_count']} manifests and {operation['tag_count']} tags"
 
 
 # --- what was deleted -----------------------------------------------------------------------------
@@ -123,7 +118,7 @@ def free(call: Call) -> Answer:
 def _free_one(registry: Registry, operation: str, *, yes: bool) -> dict[str, Any]:
     if not yes:
         found = registry.get(_path(operation)).data
-        _ask(_what(found), found["exclusive_bytes"])
+        _ask(images_in(found), found["exclusive_bytes"])
     freed: dict[str, Any] = registry.delete(_path(operation)).data
     return freed or {"operations": [operation], "freed_bytes": 0}
 
