@@ -1,4 +1,4 @@
-"""New databases and migrated ones have exactly the tables of schema.py, on both engines."""
+"""New databases and migrated ones have exactly the tables of the schema, on both engines."""
 
 import json
 import os
