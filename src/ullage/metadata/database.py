@@ -9,6 +9,7 @@ How each dialect spells a statement is here; what else an engine has to itself i
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -40,7 +41,7 @@ SPELLINGS: dict[Dialect, Spelling] = {
 }
 
 
-class Transaction:
+class Transaction(ABC):
     """One connection inside one transaction, as storage functions see it.
 
     What runs often is a `Statement`, with its parameters by name; a parameter made by `among` takes
@@ -94,14 +95,17 @@ class Transaction:
             parameters = {**parameters, **{name: [*parameters[name]] for name in built.lists}}
         return parameters
 
+    @abstractmethod
     def _fetch(self, sql: str, parameters: Mapping[str, Any]) -> list[Row]:
-        raise NotImplementedError
+        """All rows. Raises SQLAlchemy's errors, as the others do."""
 
+    @abstractmethod
     def _change(self, sql: str, parameters: Mapping[str, Any]) -> int:
-        raise NotImplementedError
+        """How many rows it changed."""
 
+    @abstractmethod
     def _change_many(self, sql: str, several: Sequence[Mapping[str, Any]]) -> None:
-        raise NotImplementedError
+        """Once for each set of parameters, of which there are some."""
 
     def execute(
         self, statement: sa.Executable, parameters: Any = None
@@ -128,6 +132,13 @@ class Transaction:
         self._after_commit, self._at_end = [], []
         for callback in callbacks:
             callback()
+
+
+def as_by_sqlalchemy(
+    sql: str, parameters: Any, error: Exception, base: type[Exception]
+) -> BaseException:
+    """What SQLAlchemy makes of a driver's error, so that there is one kind for everybody."""
+    return sa.exc.DBAPIError.instance(sql, parameters, error, base)
 
 
 class Database(Protocol):

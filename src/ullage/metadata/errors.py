@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-import sqlalchemy as sa
-
 
 class DatabaseFull(Exception):
     """No room left for the database to write."""
@@ -25,10 +21,3 @@ class DatabaseUnusable(Exception):
 
 class DatabaseInUse(DatabaseUnusable):
     """Another process owns this SQLite database."""
-
-
-def as_by_sqlalchemy(
-    sql: str, parameters: Any, error: Exception, base: type[Exception]
-) -> BaseException:
-    """What SQLAlchemy makes of a driver's error, so that there is one kind for everybody."""
-    return sa.exc.DBAPIError.instance(sql, parameters, error, base)

@@ -15,8 +15,8 @@ import psycopg
 import sqlalchemy as sa
 
 from ullage.metadata import migrations
-from ullage.metadata.database import Dialect, Row, Transaction, Work
-from ullage.metadata.errors import DatabaseBusy, DatabaseFull, DatabaseUnusable, as_by_sqlalchemy
+from ullage.metadata.database import Dialect, Row, Transaction, Work, as_by_sqlalchemy
+from ullage.metadata.errors import DatabaseBusy, DatabaseFull, DatabaseUnusable
 
 T = TypeVar("T")
 
@@ -157,7 +157,7 @@ class PostgresDatabase:
             transaction = PostgresTransaction(connection)
             try:
                 if engine is not self._reading:
-                    # SQLAlchemy does not see what the driver is given.
+                    # SQLAlchemy does not see what the driver is given, and would not commit it.
                     connection.begin()
                 outcome = work(transaction)
                 connection.commit()

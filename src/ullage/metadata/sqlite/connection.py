@@ -12,14 +12,8 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.pool import NullPool
 
-from ullage.metadata.database import Row, Transaction
-from ullage.metadata.errors import (
-    DatabaseBroken,
-    DatabaseBusy,
-    DatabaseFull,
-    DatabaseUnusable,
-    as_by_sqlalchemy,
-)
+from ullage.metadata.database import Row, Transaction, as_by_sqlalchemy
+from ullage.metadata.errors import DatabaseBroken, DatabaseBusy, DatabaseFull, DatabaseUnusable
 from ullage.metadata.statements import Built
 
 # How long a statement waits for somebody else's lock on the file.
