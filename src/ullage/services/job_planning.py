@@ -42,11 +42,11 @@ class Chosen:
     # What might have gone, and why it does not: docs/reference/api.md describes it.
     stays: list[dict[str, Any]] = field(default_factory=list)
     # Of a plan that somebody has seen, its rails included: how many tags go, and which bytes.
-    as_planned: Planned | None = None
+    as_planned: AsPlanned | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class Planned:
+class AsPlanned:
     """What a plan that a job carries out comes to."""
 
     tag_count: int

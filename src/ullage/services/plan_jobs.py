@@ -18,8 +18,7 @@ from ullage.oci.reference import Tag
 from ullage.policy import Swath
 from ullage.services import Registry, softdelete
 from ullage.services.closure import Why
-from ullage.services.job_planning import Chosen, Refused
-from ullage.services.job_planning import Planned as AsPlanned
+from ullage.services.job_planning import AsPlanned, Chosen, Refused
 from ullage.services.plan import unpacked
 from ullage.services.plan_difference import difference_of, in_words, look_again, named
 from ullage.services.planned import Planned

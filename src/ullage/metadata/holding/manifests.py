@@ -2,28 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
-from typing import Any
+from collections.abc import Collection
 
 import sqlalchemy as sa
 from sqlalchemy import bindparam
 
 from ullage.metadata import schema
-from ullage.metadata.content import ManifestRow
+from ullage.metadata.content.manifests import ROW, ManifestRow, manifest_row
 from ullage.metadata.database import Transaction
 from ullage.metadata.statements import Statement, among
-from ullage.oci.digest import Digest
 from ullage.oci.reference import Tag
 
 _manifests = schema.manifests
 _tags = schema.tags
 _children = schema.manifest_children
 
-_ROW = (_manifests.c.id, _manifests.c.digest, _manifests.c.size, _manifests.c.subject)
-
-
 _CHILDREN = Statement(
-    sa.select(_children.c.parent_id, *_ROW)
+    sa.select(_children.c.parent_id, *ROW)
     .join(_manifests, _manifests.c.id == _children.c.child_id)
     .where(among(_children.c.parent_id, "ids"))
     .order_by(_children.c.parent_id, _children.c.child_id)
@@ -34,7 +29,7 @@ def children(tx: Transaction, ids: Collection[int]) -> list[tuple[int, ManifestR
     """Each of these manifests' children: (parent's id, child)."""
     if not ids:
         return []
-    return [(row[0], _manifest_row(row[1:])) for row in tx.rows(_CHILDREN, ids=ids)]
+    return [(row[0], manifest_row(row[1:])) for row in tx.rows(_CHILDREN, ids=ids)]
 
 
 _TAGS_ON = Statement(
@@ -53,7 +48,7 @@ def tags_on(tx: Transaction, ids: Collection[int]) -> dict[int, list[Tag]]:
 
 
 _TAGGED = Statement(
-    sa.select(_tags.c.name, *_ROW)
+    sa.select(_tags.c.name, *ROW)
     .join(_manifests, _manifests.c.id == _tags.c.manifest_id)
     .where(_tags.c.repository_id == bindparam("repository_id"), among(_tags.c.name, "tags"))
 )
@@ -62,11 +57,11 @@ _TAGGED = Statement(
 def tagged(tx: Transaction, repository_id: int, tags: Collection[Tag]) -> dict[Tag, ManifestRow]:
     """What those of these tags that exist point to."""
     rows = tx.rows(_TAGGED, repository_id=repository_id, tags=tags) if tags else ()
-    return {Tag(row[0]): _manifest_row(row[1:]) for row in rows}
+    return {Tag(row[0]): manifest_row(row[1:]) for row in rows}
 
 
 _ALL_MANIFESTS = Statement(
-    sa.select(*_ROW)
+    sa.select(*ROW)
     .where(_manifests.c.repository_id == bindparam("repository_id"))
     .order_by(_manifests.c.id)
 )
@@ -74,9 +69,4 @@ _ALL_MANIFESTS = Statement(
 
 def all_manifests(tx: Transaction, repository_id: int) -> list[ManifestRow]:
     """Everything in the repository, in the order it was pushed."""
-    return [_manifest_row(row) for row in tx.rows(_ALL_MANIFESTS, repository_id=repository_id)]
-
-
-def _manifest_row(row: Sequence[Any]) -> ManifestRow:
-    manifest_id, digest, size, subject = row
-    return ManifestRow(manifest_id, Digest(digest), size, Digest(subject) if subject else None)
+    return [manifest_row(row) for row in tx.rows(_ALL_MANIFESTS, repository_id=repository_id)]

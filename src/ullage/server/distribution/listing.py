@@ -6,11 +6,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from ullage.oci.digest import parse_digest
+from ullage.oci.manifest import OCI_INDEX
 from ullage.server.face import Face, principal_of, query_of
 from ullage.server.wire import json_response, next_link, page_size
 from ullage.services import pull
-
-OCI_INDEX = "application/vnd.oci.image.index.v1+json"
 
 
 async def list_tags(face: Face, request: Request, name: str) -> Response:
