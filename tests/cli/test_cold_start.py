@@ -13,7 +13,7 @@ HEAVY = {
     "typer", "click", "rich", "pydantic", "sqlalchemy", "alembic", "granian", "starlette", "anyio",
     "cryptography", "argon2", "jwt", "httpx", "urllib3", "requests", "jmespath", "yaml", "pygments",
     "keyring", "asyncio", "urllib.request", "subprocess", "concurrent.futures", "tempfile",
-    "ullage.wiring", "ullage.services", "ullage.config", "ullage.cli.commands",
+    "ullage.wiring", "ullage.services", "ullage.config", "ullage.cli.local",
 }  # fmt: skip
 
 IMPORTED = """

@@ -3,18 +3,17 @@
 import pytest
 
 from tests.cli.conftest import Ullage
-from ullage.cli import local, table
-from ullage.cli.local import LOCAL
-from ullage.cli.remote.grammar import GLOBAL, Command
+from ullage.cli import table
+from ullage.cli.remote.grammar import Command
 
 
-@pytest.mark.parametrize("command", table.REMOTE, ids=lambda command: command.name)
+@pytest.mark.parametrize("command", table.every(), ids=lambda command: command.name)
 def test_every_flag_of_a_command_is_in_its_help(ullage: Ullage, command: Command) -> None:
     done = ullage(*command.words, "--help")
     assert (done.code, done.err) == (0, "")
     text = " ".join(done.out.split())
     assert command.help in text
-    for flag in (*command.flags, *GLOBAL):
+    for flag in (*command.flags, *command.common):
         assert flag.help
         if not flag.hidden and not flag.positional:
             assert ", ".join(flag.names) in text
@@ -24,7 +23,7 @@ def test_every_flag_of_a_command_is_in_its_help(ullage: Ullage, command: Command
 
 def test_help_of_everything_and_of_a_group_names_each_command(ullage: Ullage) -> None:
     overview, group = ullage("--help"), ullage("manifest", "--help")
-    for name in (*table.GROUPS.keys() & table.below(()), *LOCAL, "login", "az-env"):
+    for name in (*table.GROUPS.keys() & table.below(()), *table.LOCAL, "login", "az-env"):
         assert f"\n  {name} " in overview.out
     assert [line.split()[0] for line in group.out.splitlines() if line.startswith("  ")] == [
         command.words[1] for command in table.REMOTE if command.words[0] == "manifest"
@@ -33,9 +32,10 @@ def test_help_of_everything_and_of_a_group_names_each_command(ullage: Ullage) ->
     assert ullage("manifest").out == group.out
 
 
-def test_what_the_overview_says_of_typers_commands_is_what_they_say() -> None:
-    """It stands in two places so that help need not import Typer."""
-    assert dict(local.entries(())) == LOCAL
+def test_every_command_is_in_the_overview() -> None:
+    """Those of this machine are named beside their modules, so that help need not import those."""
+    assert {command.words[0] for command in table.every()} == {*table.below(()), *table.LOCAL}
+    assert all(table.below((word,)) or table.find((word,)) for word in table.LOCAL)
 
 
 def test_the_examples_in_help_are_commands_that_are_understood() -> None:
@@ -44,7 +44,7 @@ def test_the_examples_in_help_are_commands_that_are_understood() -> None:
 
     from ullage.cli.remote.grammar import parse
 
-    for command in table.REMOTE:
+    for command in table.every():
         for example in command.examples:
             for part in example.split("|"):
                 line = shlex.split(part)

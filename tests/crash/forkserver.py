@@ -21,7 +21,7 @@ from typing import Any
 
 # What the command imports sooner or later; the second kind only where it is installed.
 _MODULES = (
-    "ullage.cli.commands",
+    "ullage.cli.local",
     "ullage.wiring",
     "ullage.blobs.file",
     "ullage.metadata.sqlite",

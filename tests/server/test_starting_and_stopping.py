@@ -56,7 +56,7 @@ def refuses_to_start(*arguments: str | Path) -> tuple[int, str]:
     done = run_ullage("serve", *arguments, timeout_seconds=20)
     assert done.stdout == ""
     (line,) = done.stderr.splitlines()
-    assert line.startswith("ullage: ")
+    assert line.startswith("ERROR: ")
     return done.returncode, line
 
 

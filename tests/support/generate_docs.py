@@ -1,9 +1,10 @@
 """Pages of the reference that follow from the code: `python -m tests.support.generate_docs`."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from pathlib import Path
 
 from ullage.cli import local, table
+from ullage.cli.local.settings import PLACE
 from ullage.cli.remote.flags import ACCESS
 from ullage.cli.remote.grammar import GLOBAL, Command, Flag
 from ullage.cli.remote.helping import described, placeholder, spelled, usage
@@ -61,6 +62,11 @@ found (of the commands that show one thing).
 | `XDG_CONFIG_HOME` | defaults and logins are in `ullage` in this folder, `~/.config` if unset |
 """
 
+_PLACED = (
+    "Those about users, tokens, scope maps, keys and the audit log also take `--output`, `--query` "
+    "and the others of above. All but `version` take"
+)
+
 
 def settings_page() -> str:
     """docs/reference/settings.md."""
@@ -81,23 +87,20 @@ def cli_page() -> str:
     """docs/reference/cli.md."""
     parts = [_CLI, "## On a registry\n", _flag_table("Every one of these takes", GLOBAL)]
     parts.append(_flag_table("Those that ask a registry also take", ACCESS))
-    parts += [_command(command) for command in table.REMOTE if not command.hidden]
-    parts.append("## On this machine\n")
-    for words, text, flags in local.commands():
-        parts.append(f"### ullage {' '.join(words)}\n\n{text}\n")
-        if flags and words != ("serve",):
-            rows = [(f"`{names}`", text) for names, text in flags]
-            parts.append(_table(("flag", ""), rows).lstrip("\n"))
-        elif flags:
-            parts.append("Its flags are the [settings](settings.md), and `--config FILE`.\n")
+    parts += [_command(command, ACCESS) for command in table.REMOTE if not command.hidden]
+    parts += ["## On this machine\n", _flag_table(_PLACED, PLACE)]
+    parts += [_command(command, PLACE) for command in local.COMMANDS]
     return "\n".join(parts)
 
 
-def _command(command: Command) -> str:
+def _command(command: Command, told: Container[Flag]) -> str:
+    """A section about a command; flags that were `told` of before are left out."""
     parts = [f"### ullage {command.name}\n", f"    ullage {command.name}{usage(command)}\n"]
     parts.append(f"{command.help} {command.more}".strip() + "\n")
-    shown = [flag for flag in command.flags if not flag.hidden and flag not in ACCESS]
-    if shown:
+    shown = [flag for flag in command.flags if not flag.hidden and flag not in told]
+    if command.words == ("serve",):
+        parts.append("Its flags are the [settings](settings.md).\n")
+    elif shown:
         parts.append(_flag_table("", shown))
     if command.examples:
         parts.append("".join(f"    {example}\n" for example in command.examples))

@@ -13,44 +13,31 @@ def main() -> None:
 
 def run(arguments: Sequence[str]) -> int:
     """Carry out a command line; its exit code."""
-    from ullage.cli.local import LOCAL
-
     first = arguments[0] if arguments else "--help"
     if first == "__complete":
         from ullage.cli.completion import print_candidates
 
         return print_candidates(arguments[1:])
-    if first in LOCAL:
-        return _run_local(arguments)
     if first in ("--help", "-h"):
         return _overview()
     if first == "--version":
-        return _run_local(["version"])
+        return run(["version"])
     from ullage.cli import table
 
     for length in range(len(arguments), 0, -1):
         command = table.find(tuple(arguments[:length]))
         if command is not None:
-            from ullage.cli.remote.run import run as run_remote
+            from ullage.cli.remote.run import run as run_command
 
-            return run_remote(command, arguments[length:])
+            return run_command(command, arguments[length:])
     return _group(arguments)
-
-
-def _run_local(arguments: Sequence[str]) -> int:
-    from ullage.cli.azure_style import joined_rights
-    from ullage.cli.commands import app
-
-    app(joined_rights(arguments), standalone_mode=True)
-    return 0
 
 
 def _overview() -> int:
     from ullage.cli import table
-    from ullage.cli.local import LOCAL
     from ullage.cli.remote.helping import overview
 
-    groups = {"On a registry": table.below(()), "On this machine": LOCAL}
+    groups = {"On a registry": table.below(()), "On this machine": table.LOCAL}
     sys.stdout.write(overview(table.TITLE, groups))
     return 0
 
@@ -58,12 +45,11 @@ def _overview() -> int:
 def _group(arguments: Sequence[str]) -> int:
     """Help for a group, or what is wrong with a line that is no command."""
     from ullage.cli import table
-    from ullage.cli.local import LOCAL
     from ullage.cli.remote.helping import group_help
 
     words: list[str] = []
     for word in arguments:
-        if not any(command.words[: len(words) + 1] == (*words, word) for command in table.REMOTE):
+        if not table.below((*words, word)):
             break
         words.append(word)
     rest = arguments[len(words) :]
@@ -72,7 +58,7 @@ def _group(arguments: Sequence[str]) -> int:
         return 0 if rest else 2
     from difflib import get_close_matches
 
-    known = [*table.below(tuple(words)), *([] if words else LOCAL)]
+    known = [*table.below(tuple(words)), *([] if words else table.LOCAL)]
     close = get_close_matches(rest[0], known, 1)
     guess = f" Did you mean '{close[0]}'?" if close else ""
     sys.stderr.write(f"ERROR: '{rest[0]}' is misspelled or not recognized by the system.{guess}\n")

@@ -10,10 +10,9 @@ import argparse
 from collections.abc import Iterable, Sequence
 from contextlib import closing
 
-from ullage.cli.local import LOCAL
 from ullage.cli.remote.call import Answer, Call
 from ullage.cli.remote.failures import Failure
-from ullage.cli.remote.grammar import GLOBAL, Command, Flag
+from ullage.cli.remote.grammar import Command, Flag
 from ullage.cli.remote.talk import Level, Talk
 
 # Nobody waits longer for a list of names.
@@ -81,18 +80,14 @@ def candidates(words: Sequence[str]) -> list[tuple[str, str]]:
         command = table.find(tuple(before[:length]))
         if command is not None:
             return _of_command(command, before[length:], current)
-    if before and before[0] in LOCAL:
-        from ullage.cli.local import entries as local_entries
-
-        return _matching(local_entries(before), current)
     entries = table.below(tuple(before))
     if not before:
-        entries = {**entries, **LOCAL}
+        entries = {**entries, **table.LOCAL}
     return _matching(entries.items(), current)
 
 
 def _of_command(command: Command, given: Sequence[str], current: str) -> list[tuple[str, str]]:
-    flags = [flag for flag in (*command.flags, *GLOBAL) if not flag.hidden]
+    flags = [flag for flag in (*command.flags, *command.common) if not flag.hidden]
     by_name = {name: flag for flag in flags for name in flag.names}
     flag = by_name.get(given[-1]) if given else None
     if flag is not None and flag.value and not flag.positional:
@@ -109,12 +104,17 @@ def _of_command(command: Command, given: Sequence[str], current: str) -> list[tu
 def _values(
     command: Command, flag: Flag, given: Sequence[str], current: str
 ) -> list[tuple[str, str]]:
+    from ullage.cli import table
+
     if flag.three_state:
         return [("true", ""), ("false", "")]
     if flag.choices:
         return [(choice, "") for choice in flag.choices]
     if flag.names[0] == "shell":
         return [(shell, "") for shell in _SCRIPTS]
+    if command.words[0] in table.LOCAL:
+        # Its --name is no registry's.
+        return []
     try:
         if flag.variable == "registry" or flag.names[0] == "positional_name":
             return [(name, url) for name, url in _call(given).named.items()]

@@ -1,6 +1,8 @@
-"""The commands in `remote`, which work on a registry wherever it is."""
+"""All commands by their words: those in `remote`, on a registry wherever it is, and in `local`."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 from ullage.cli import azure_env, completion
 from ullage.cli.remote import (
@@ -38,7 +40,22 @@ REMOTE: tuple[Command, ...] = (
     *completion.COMMANDS,
 )
 
+# The first words of the commands in `local`, which is slow to import: it is not asked for help.
+LOCAL = {
+    "serve": "Run the registry.",
+    "check": "Prove that what the database says and what the disk holds agree, also while it "
+    "serves.",
+    "user": "People and programs that log in with a password.",
+    "token": "Repository-scoped tokens: limited rights, two passwords, expiry.",
+    "scope-map": "Named sets of rights for users and tokens.",
+    "key": "The keys that sign access tokens.",
+    "audit": "Who changed what.",
+    "version": "Print the version.",
+}
+
 GROUPS = {
+    **LOCAL,
+    "credential": "The two passwords of a token.",
     "repository": "Repositories, their tags and manifests: list, show, lock, untag, delete.",
     "manifest": "Manifests and what refers to them: list, show, lock, delete.",
     "lock": "Keep something from being deleted, and say why; list what is kept.",
@@ -51,15 +68,22 @@ GROUPS = {
 }
 
 
+def every() -> tuple[Command, ...]:
+    """All of them."""
+    from ullage.cli import local
+
+    return REMOTE + local.COMMANDS
+
+
 def find(words: tuple[str, ...]) -> Command | None:
     """The command with exactly these words."""
-    return next((command for command in REMOTE if command.words == words), None)
+    return next((command for command in _beginning(words) if command.words == words), None)
 
 
 def below(words: tuple[str, ...]) -> dict[str, str]:
-    """What may come next after some words, with what it is."""
+    """What may come next after some words, with what it is; of no words, for a registry."""
     entries: dict[str, str] = {}
-    for command in REMOTE:
+    for command in _beginning(words):
         if command.hidden or command.words[: len(words)] != words:
             continue
         rest = command.words[len(words) :]
@@ -67,3 +91,12 @@ def below(words: tuple[str, ...]) -> dict[str, str]:
             # A word with more words behind it is a group.
             entries.setdefault(rest[0], GROUPS[rest[0]] if len(rest) > 1 else command.help)
     return entries
+
+
+def _beginning(words: Sequence[str]) -> tuple[Command, ...]:
+    """Those that can begin like this."""
+    if words and words[0] in LOCAL:
+        from ullage.cli import local
+
+        return local.COMMANDS
+    return REMOTE

@@ -25,7 +25,8 @@ class Flag:
     """A flag, or a positional argument if its name has no dash.
 
     `value` is what its value is called in help ("" for a switch). `choices` are matched whatever
-    their case. A `three_state` flag is true alone and takes true or false.
+    their case. A `three_state` flag is true alone and takes true or false. The value of one with
+    `several` is a list of words; that of a `repeatable` one a list of what it was given each time.
     """
 
     names: tuple[str, ...]
@@ -35,6 +36,7 @@ class Flag:
     kind: Callable[[str], Any] | None = None
     required: bool = False
     repeatable: bool = False
+    several: bool = False
     three_state: bool = False
     hidden: bool = False
     dest: str = ""
@@ -47,29 +49,6 @@ class Flag:
     def variable(self) -> str:
         """Where argparse puts its value."""
         return self.dest or self.names[0].lstrip("-").replace("-", "_")
-
-
-@dataclass(frozen=True, slots=True)
-class Command:
-    """A command: `words` as in ("repository", "list"), and what carries it out.
-
-    `run` gets a Call and returns an Answer, or None if there is nothing to print. `missing_code` is
-    the exit code when what it is about does not exist. `more` is help below the first line.
-    """
-
-    words: tuple[str, ...]
-    help: str
-    flags: tuple[Flag, ...]
-    run: Callable[[Call], Any]
-    more: str = ""
-    examples: tuple[str, ...] = ()
-    warning: str = ""
-    missing_code: int = 1
-    hidden: bool = False
-
-    @property
-    def name(self) -> str:
-        return " ".join(self.words)
 
 
 HELP = Flag(("--help", "-h"), "Show this help.")
@@ -86,6 +65,31 @@ GLOBAL = (
     Flag(("--debug",), "Tell all about them, and where an error comes from."),
     HELP,
 )
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """A command: `words` as in ("repository", "list"), and what carries it out.
+
+    `run` gets a Call and returns an Answer, or None if there is nothing to print. `missing_code` is
+    the exit code when what it is about does not exist. `more` is help below the first line.
+    `common` are flags that others have, too.
+    """
+
+    words: tuple[str, ...]
+    help: str
+    flags: tuple[Flag, ...]
+    run: Callable[[Call], Any]
+    more: str = ""
+    examples: tuple[str, ...] = ()
+    warning: str = ""
+    missing_code: int = 1
+    hidden: bool = False
+    common: tuple[Flag, ...] = GLOBAL
+
+    @property
+    def name(self) -> str:
+        return " ".join(self.words)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -111,9 +115,11 @@ def parse(command: Command, arguments: Sequence[str]) -> argparse.Namespace:
     if any(argument in HELP.names for argument in arguments):
         return argparse.Namespace(help=True)
     parser = _Parser(prog=f"ullage {command.name}", add_help=False)
-    for flag in (*command.flags, *GLOBAL):
+    for flag in (*command.flags, *command.common):
         _add(parser, flag)
-    found: argparse.Namespace = parser.parse_args(list(arguments))
+    # What the runner looks for, also where a command has no such flag.
+    unsaid = argparse.Namespace(output=None, query=None)
+    found: argparse.Namespace = parser.parse_args(list(arguments), unsaid)
     return found
 
 
@@ -134,6 +140,8 @@ def _add(parser: argparse.ArgumentParser, flag: Flag) -> None:
     else:
         if flag.repeatable:
             extra["action"] = "append"
+        if flag.several:
+            extra["nargs"] = "+"
         if flag.choices:
             extra["choices"] = flag.choices
             extra["type"] = str.lower

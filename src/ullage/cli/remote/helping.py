@@ -6,7 +6,7 @@ import shutil
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 
-from ullage.cli.remote.grammar import GLOBAL, Command, Flag
+from ullage.cli.remote.grammar import Command, Flag
 
 _WIDEST = 100
 _COLUMN = 28
@@ -24,7 +24,8 @@ def command_help(command: Command) -> str:
     named = [flag for flag in given if not flag.positional]
     if named:
         parts.append(_section("Flags", ((spelled(f), described(f)) for f in named)))
-    parts.append(_section("Every command's flags", ((spelled(f), described(f)) for f in GLOBAL)))
+    common = ((spelled(flag), described(flag)) for flag in command.common)
+    parts.append(_section("Every command's flags", common))
     if command.examples:
         parts.append("\n".join(["Examples:", *(f"  {line}" for line in command.examples)]))
     return "\n\n".join(parts) + "\n"

@@ -1,0 +1,40 @@
+"""The settings as flags, and what was given of them."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+
+from ullage.cli.remote.failures import Failure
+from ullage.cli.remote.grammar import Flag
+from ullage.config import SETTINGS, ConfigError, Setting, Settings, load_settings
+
+CONFIG = Flag(("--config",), "TOML file with settings. [ULLAGE_CONFIG]", "FILE")
+
+
+def setting_flags(*names: str) -> tuple[Flag, ...]:
+    """A flag for each of these settings, or for all of them, and one for the file they are in."""
+    chosen = [setting for setting in SETTINGS if not names or setting.name in names]
+    return (*map(_flag, chosen), CONFIG)
+
+
+def _flag(setting: Setting) -> Flag:
+    # No default of the parser's own: load_settings must see which source a value came from.
+    default = f" [default: {setting.default}]" if setting.default else ""
+    text = f"{setting.help}{default} [{setting.variable}]"
+    return Flag((setting.flag,), text, setting.kind, three_state=setting.switch)
+
+
+# Where the registry is that a command works on.
+PLACE = setting_flags("data", "database")
+
+
+def settings_of(given: argparse.Namespace) -> Settings:
+    """Settings from flags, variables and the file. Raises Failure."""
+    flags = {setting.name: getattr(given, setting.name, None) for setting in SETTINGS}
+    config = None if given.config is None else Path(given.config)
+    try:
+        return load_settings(flags, os.environ, config)
+    except ConfigError as error:
+        raise Failure(str(error), 2) from None
