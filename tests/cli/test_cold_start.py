@@ -1,8 +1,12 @@
-"""Commands are run in loops: what they must not wait for (figures: bench/cold_start.py)."""
+"""What is imported is waited for by each command, and kept in memory by the server.
+
+Figures: bench/cold_start.py, and the memory rows of `python -m bench`.
+"""
 
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -39,3 +43,32 @@ def test_nothing_heavy_is_imported_for(line: tuple[str, ...], server: UllageServ
     assert HEAVY.isdisjoint(modules), HEAVY.intersection(modules)
     if "list" not in line:
         assert "http.client" not in modules
+
+
+SERVED = """
+import json, os, sys
+from ullage.cli import local
+from ullage.config import load_settings
+from ullage.wiring import run_server
+def told(started):
+    print(json.dumps(sorted(sys.modules)), flush=True)
+    os._exit(0)
+run_server(load_settings({"data": sys.argv[1], "listen": "127.0.0.1:0"}, {}), told)
+"""
+# On SQLite and files; what other databases and other commands need is megabytes.
+UNUSED = {
+    "alembic", "mako", "psycopg", "sqlalchemy.dialects.postgresql", "sqlalchemy.orm", "click",
+    "jmespath", "yaml", "pygments", "ullage.cli.remote.session", "ullage.metadata.postgresql",
+}  # fmt: skip
+
+
+def test_a_server_on_sqlite_keeps_nothing_in_memory_that_others_need(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", SERVED, tmp_path / "data"],
+        env=command_environment({}),
+        capture_output=True,
+        text=True,
+    )
+    modules = json.loads(done.stdout)
+    assert "ullage.server.listener" in modules
+    assert UNUSED.isdisjoint(modules), UNUSED.intersection(modules)

@@ -26,7 +26,7 @@ def test_help_of_everything_and_of_a_group_names_each_command(ullage: Ullage) ->
     for name in (*table.GROUPS.keys() & table.below(()), *table.LOCAL, "login", "az-env"):
         assert f"\n  {name} " in overview.out
     assert [line.split()[0] for line in group.out.splitlines() if line.startswith("  ")] == [
-        command.words[1] for command in table.REMOTE if command.words[0] == "manifest"
+        command.words[1] for command in table.remote() if command.words[0] == "manifest"
     ]
     assert (overview.code, group.code) == (0, 0)
     assert ullage("manifest").out == group.out

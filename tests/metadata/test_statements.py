@@ -14,8 +14,9 @@ from sqlalchemy import bindparam
 import ullage.metadata
 from tests.support.statements import listened
 from ullage.metadata import schema
-from ullage.metadata.database import SPELLINGS, Database, Transaction, open_database
+from ullage.metadata.database import Database, Transaction, open_database
 from ullage.metadata.errors import DatabaseBroken, DatabaseBusy
+from ullage.metadata.spellings import spelling_of
 from ullage.metadata.statements import Statement, among
 
 _tombstones = schema.tombstones
@@ -232,7 +233,7 @@ def plain_sqlite(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Database]
 
 def scans(db: Database, statement: Statement) -> list[str]:
     """The steps of SQLite's plan that read a whole table or index."""
-    sql = statement.built(SPELLINGS["sqlite"]).sql
+    sql = statement.built(spelling_of("sqlite")).sql
 
     def explain(tx: Transaction) -> list[Any]:
         driver: Any = tx._connection.connection.dbapi_connection

@@ -3,7 +3,7 @@
 from collections.abc import Container, Iterable, Iterator
 from pathlib import Path
 
-from ullage.cli import local, table
+from ullage.cli import table
 from ullage.cli.local.settings import PLACE
 from ullage.cli.remote.flags import ACCESS
 from ullage.cli.remote.grammar import GLOBAL, Command, Flag
@@ -87,9 +87,9 @@ def cli_page() -> str:
     """docs/reference/cli.md."""
     parts = [_CLI, "## On a registry\n", _flag_table("Every one of these takes", GLOBAL)]
     parts.append(_flag_table("Those that ask a registry also take", ACCESS))
-    parts += [_command(command, ACCESS) for command in table.REMOTE if not command.hidden]
+    parts += [_command(command, ACCESS) for command in table.remote() if not command.hidden]
     parts += ["## On this machine\n", _flag_table(_PLACED, PLACE)]
-    parts += [_command(command, PLACE) for command in local.COMMANDS]
+    parts += [_command(command, PLACE) for command in table.local()]
     return "\n".join(parts)
 
 

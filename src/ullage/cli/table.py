@@ -3,42 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
+from typing import TYPE_CHECKING
 
-from ullage.cli import azure_env, completion
-from ullage.cli.remote import (
-    configuration,
-    holding,
-    jobs,
-    login,
-    manifest,
-    plans,
-    policies,
-    purging,
-    repository,
-    undo,
-    usage,
-    why,
-)
-from ullage.cli.remote.grammar import Command
+if TYPE_CHECKING:
+    from ullage.cli.remote.grammar import Command
 
 TITLE = "A container registry that gives space back."
-
-REMOTE: tuple[Command, ...] = (
-    *repository.COMMANDS,
-    *manifest.COMMANDS,
-    *plans.COMMANDS,
-    *usage.COMMANDS,
-    *why.COMMANDS,
-    *purging.COMMANDS,
-    *policies.COMMANDS,
-    *holding.COMMANDS,
-    *jobs.COMMANDS,
-    *undo.COMMANDS,
-    *login.COMMANDS,
-    *configuration.COMMANDS,
-    *azure_env.COMMANDS,
-    *completion.COMMANDS,
-)
 
 # The first words of the commands in `local`, which is slow to import: it is not asked for help.
 LOCAL = {
@@ -68,11 +39,53 @@ GROUPS = {
 }
 
 
+@cache
+def remote() -> tuple[Command, ...]:
+    """Those that work on a registry. The process that serves needs none of them."""
+    from ullage.cli import azure_env, completion
+    from ullage.cli.remote import (
+        configuration,
+        holding,
+        jobs,
+        login,
+        manifest,
+        plans,
+        policies,
+        purging,
+        repository,
+        undo,
+        usage,
+        why,
+    )
+
+    return (
+        *repository.COMMANDS,
+        *manifest.COMMANDS,
+        *plans.COMMANDS,
+        *usage.COMMANDS,
+        *why.COMMANDS,
+        *purging.COMMANDS,
+        *policies.COMMANDS,
+        *holding.COMMANDS,
+        *jobs.COMMANDS,
+        *undo.COMMANDS,
+        *login.COMMANDS,
+        *configuration.COMMANDS,
+        *azure_env.COMMANDS,
+        *completion.COMMANDS,
+    )
+
+
+def local() -> tuple[Command, ...]:
+    """Those that work on this machine, which are slow to import."""
+    from ullage.cli.local import COMMANDS
+
+    return COMMANDS
+
+
 def every() -> tuple[Command, ...]:
     """All of them."""
-    from ullage.cli import local
-
-    return REMOTE + local.COMMANDS
+    return remote() + local()
 
 
 def find(words: tuple[str, ...]) -> Command | None:
@@ -95,8 +108,4 @@ def below(words: tuple[str, ...]) -> dict[str, str]:
 
 def _beginning(words: Sequence[str]) -> tuple[Command, ...]:
     """Those that can begin like this."""
-    if words and words[0] in LOCAL:
-        from ullage.cli import local
-
-        return local.COMMANDS
-    return REMOTE
+    return local() if words and words[0] in LOCAL else remote()

@@ -3,8 +3,7 @@
 A piece of work is a plain function of a `Transaction`. It may run more than once, so it must not do
 anything that a rollback does not undo, except through `after_commit` and `at_end`.
 
-How each dialect spells a statement is here; what else an engine has to itself is in `sqlite/` and
-`postgresql.py`.
+What an engine has to itself is in `sqlite/` and `postgresql.py`.
 """
 
 from __future__ import annotations
@@ -13,32 +12,21 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Literal, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
 
 from ullage.metadata.errors import DatabaseUnusable
 from ullage.metadata.moments import from_moment
-from ullage.metadata.statements import Built, Spelling, Statement
+from ullage.metadata.spellings import Dialect, DialectInsert, spelling_of
+from ullage.metadata.statements import Built, Statement
 
 T = TypeVar("T")
 Work = Callable[["Transaction"], T]
 Row = tuple[Any, ...]
-Dialect = Literal["sqlite", "postgresql"]
 
 # SQLite accepts 32,766 parameters; staying far below keeps statements and their cache small.
 CHUNK = 500
-
-SPELLINGS: dict[Dialect, Spelling] = {
-    "sqlite": Spelling("sqlite", sqlite.dialect(paramstyle="named"), sqlite.insert),
-    "postgresql": Spelling(
-        "postgresql",
-        PGDialect_psycopg(),  # type: ignore[no-untyped-call]
-        postgresql.insert,
-    ),
-}
 
 
 class Transaction(ABC):
@@ -53,7 +41,7 @@ class Transaction(ABC):
 
     def __init__(self, connection: sa.Connection, dialect: Dialect) -> None:
         self._connection = connection
-        self._spelling = SPELLINGS[dialect]
+        self._spelling = spelling_of(dialect)
         self._after_commit: list[Callable[[], None]] = []
         self._at_end: list[Callable[[], None]] = []
         self.dialect: Dialect = dialect
@@ -112,9 +100,9 @@ class Transaction(ABC):
     ) -> sa.CursorResult[*tuple[Any, ...]]:
         return self._connection.execute(statement, parameters)
 
-    def insert(self, table: sa.Table) -> sqlite.Insert | postgresql.Insert:
+    def insert(self, table: sa.Table) -> DialectInsert:
         """An INSERT that knows ON CONFLICT; both dialects spell it alike, SQLAlchemy does not."""
-        insert = postgresql.insert(table) if self.dialect == "postgresql" else sqlite.insert(table)
+        insert = self._spelling.insert(table)
         # Otherwise SQLAlchemy says -1 on PostgreSQL, and nobody can tell a conflict from a new row.
         return insert.execution_options(preserve_rowcount=True)
 

@@ -15,8 +15,9 @@ import psycopg
 import sqlalchemy as sa
 
 from ullage.metadata import migrations
-from ullage.metadata.database import Dialect, Row, Transaction, Work, as_by_sqlalchemy
+from ullage.metadata.database import Row, Transaction, Work, as_by_sqlalchemy
 from ullage.metadata.errors import DatabaseBusy, DatabaseFull, DatabaseUnusable
+from ullage.metadata.spellings import Dialect
 
 T = TypeVar("T")
 

@@ -11,13 +11,14 @@ about.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any, NamedTuple, cast
 
 import sqlalchemy as sa
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.functions import FunctionElement
+
+from ullage.metadata.spellings import Spelling
 
 
 class Built(NamedTuple):
@@ -28,16 +29,6 @@ class Built(NamedTuple):
     constants: Mapping[str, Any]
     # Parameters that are lists.
     lists: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Spelling:
-    """How one dialect writes SQL; the database knows its own."""
-
-    name: str
-    dialect: sa.Dialect
-    # Of this dialect, because it has ON CONFLICT.
-    insert: Callable[[sa.Table], sa.Insert]
 
 
 class Statement:

@@ -13,11 +13,11 @@ from ullage.cli.remote import saved
 from ullage.cli.remote.failures import Failure, Unauthenticated
 from ullage.cli.remote.registries import DEFAULT, Origin, resolve
 from ullage.cli.remote.saved import Login
-from ullage.cli.remote.session import Registry
 from ullage.cli.remote.talk import Talk, ask, ask_password
 
 if TYPE_CHECKING:
     from ullage.cli.remote.connection import Connections
+    from ullage.cli.remote.session import Registry
 
 CONNECTIONS = 16
 
@@ -64,6 +64,8 @@ class Call:
 
     def registry(self, *scope: str, name: str | None = None) -> Registry:
         """The registry, to be asked with these rights (acr-contract section 3.1)."""
+        from ullage.cli.remote.session import Registry
+
         origin, login, ca_file = self._identity(self.origin(name))
         connections = self.connections(origin, self.ca_file(ca_file))
         return Registry(connections, self.talk, login, scope, lambda: self._asked(origin))

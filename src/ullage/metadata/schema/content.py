@@ -4,7 +4,15 @@ from __future__ import annotations
 
 import sqlalchemy as sa
 
-from ullage.metadata.schema.base import Id, Moment, Name, attributes, locked, metadata
+from ullage.metadata.schema.base import (
+    Id,
+    Moment,
+    Name,
+    attributes,
+    locked,
+    metadata,
+    only_where,
+)
 
 repositories = sa.Table(
     "repositories",
@@ -122,9 +130,4 @@ tags = sa.Table(
 
 # Locks are few and are looked for before a whole repository goes, however much is in it.
 for _table in (manifests, tags):
-    sa.Index(
-        f"ix_{_table.name}_locked",
-        _table.c.repository_id,
-        sqlite_where=locked(_table),
-        postgresql_where=locked(_table),
-    )
+    only_where(sa.Index(f"ix_{_table.name}_locked", _table.c.repository_id), locked(_table))

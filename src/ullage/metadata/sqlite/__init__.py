@@ -16,8 +16,9 @@ from typing import Any, TypeVar, cast
 import sqlalchemy as sa
 
 from ullage.metadata.ballast import Ballast
-from ullage.metadata.database import Dialect, Transaction, Work
+from ullage.metadata.database import Transaction, Work
 from ullage.metadata.errors import DatabaseBusy, DatabaseInUse, DatabaseUnusable
+from ullage.metadata.spellings import Dialect
 from ullage.metadata.sqlite.connection import (
     SqliteTransaction,
     sqlite_engine,
