@@ -88,7 +88,7 @@ def test_migrations_make_the_same_keys_checks_and_options_as_the_schema(
 ) -> None:
     """What Alembic does not compare: primary keys, collations, WITHOUT ROWID, AUTOINCREMENT.
 
-    Also its own table, and what a crash of the server may empty.
+    Also its own table, which rows an index has, and what a crash of the server may empty.
     """
     with connected(migrated_url) as connection, connection.begin():
         migrated = _definitions(connection)
@@ -122,7 +122,11 @@ def _definitions(connection: sa.Connection) -> dict[str, object]:
             " WHERE relnamespace = 'public'::regnamespace"
         )
     )
+    indexes = connection.execute(
+        sa.text("SELECT indexname, indexdef FROM pg_indexes WHERE schemaname = 'public'")
+    )
     return {
+        "indexes": sorted(map(tuple, indexes)),
         "columns": sorted(map(tuple, columns), key=repr),
         "constraints": sorted(map(tuple, constraints)),
         "kept": sorted(map(tuple, kept), key=repr),
