@@ -20,6 +20,7 @@ import sqlalchemy as sa
 
 from tests.metadata.actors import wait_until
 from tests.metadata.test_database import Stumble, insert, keys
+from tests.support.disks import small_disk
 from tests.support.server import command_environment
 from tests.support.statements import listened
 from ullage.metadata import schema
@@ -358,20 +359,6 @@ def test_who_waits_for_a_foreign_lock_waits_once(
 
 
 # --- a full disk ----------------------------------------------------------------------------------
-
-
-@contextmanager
-def small_disk(place: Path, options: str) -> Iterator[Path]:
-    """A tmpfs of its own at `place`, or the test is skipped with the reason."""
-    place.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(place)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        pytest.skip(f"cannot mount a tmpfs: {done.stderr.strip()}")
-    try:
-        yield place
-    finally:
-        subprocess.run(["umount", "--lazy", str(place)], check=True)
 
 
 BALLAST = 256 * 1024

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import errno
-import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -19,6 +17,7 @@ from tests.services.faults import FaultyStore
 from tests.services.planting import plant_blobs, plant_image, store_bytes
 from tests.services.soundness import assert_sound
 from tests.support.clock import FakeClock
+from tests.support.disks import small_disk
 from tests.support.registry import ALICE, push_blob, push_image, settle
 from ullage.blobs import StoredObject
 from ullage.blobs.file import FileBlobStore
@@ -411,20 +410,6 @@ def test_a_key_is_not_missed_while_it_moves(
 
 
 # --- a full disk, from one end to the other -------------------------------------------------------
-
-
-@contextmanager
-def small_disk(place: Path, options: str) -> Iterator[Path]:
-    """A tmpfs of its own at `place`, or the test is skipped with the reason."""
-    place.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(place)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        pytest.skip(f"cannot mount a tmpfs: {done.stderr.strip()}")
-    try:
-        yield place
-    finally:
-        subprocess.run(["umount", "--lazy", str(place)], check=True)
 
 
 def _fill(path: Path) -> None:

@@ -13,6 +13,7 @@ from contextlib import closing
 from ullage.cli.remote.call import Answer, Call
 from ullage.cli.remote.failures import Failure
 from ullage.cli.remote.grammar import Command, Flag
+from ullage.cli.remote.scopes import CATALOG, scope_of
 from ullage.cli.remote.talk import Level, Talk
 
 # Nobody waits longer for a list of names.
@@ -135,10 +136,10 @@ def _from_registry(given: Sequence[str], current: str, *, images: bool) -> list[
     repository, colon, _ = current.partition(":")
     with closing(_call(given)) as call:
         if images and colon:
-            registry = call.registry(f"repository:{repository}:metadata_read")
+            registry = call.registry(scope_of(repository, "metadata_read"))
             tags = islice(registry.pages(tags_path(repository), "tags"), _MOST)
             return [(f"{repository}:{tag['name']}", "") for tag in tags]
-        registry = call.registry("registry:catalog:*")
+        registry = call.registry(CATALOG)
         names = islice(registry.pages("/v2/_catalog", "repositories"), _MOST)
         return [(name, "") for name in names]
 

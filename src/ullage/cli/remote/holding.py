@@ -10,6 +10,7 @@ from ullage.cli.remote import flags
 from ullage.cli.remote.call import Answer, Call
 from ullage.cli.remote.failures import Failure
 from ullage.cli.remote.grammar import Command, Flag
+from ullage.cli.remote.scopes import scope_of
 from ullage.cli.remote.tables import age, short_digests
 
 LOCKS = "/api/v1/locks"
@@ -38,7 +39,7 @@ def unlock(call: Call) -> Answer:
 
 def list_locks(call: Call) -> Answer:
     name = call.given.repository
-    registry = call.registry(f"repository:{name or '*'}:metadata_read")
+    registry = call.registry(scope_of(name or "*", "metadata_read"))
     found = registry.get(LOCKS, {"repository": name}).data["locks"]
     return Answer(found, lambda: _rows(found))
 
@@ -53,7 +54,7 @@ def _target(text: str) -> dict[str, str]:
 
 
 def _scope(target: Mapping[str, str]) -> str:
-    return f"repository:{target['repository']}:metadata_read,metadata_write"
+    return scope_of(target["repository"], "metadata_read,metadata_write")
 
 
 def _rows(found: list[dict[str, Any]]) -> list[dict[str, Any]]:

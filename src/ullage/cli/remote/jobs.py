@@ -10,12 +10,12 @@ from urllib.parse import quote
 from ullage.cli.remote import flags
 from ullage.cli.remote.call import Answer, Call
 from ullage.cli.remote.grammar import Command, Flag
+from ullage.cli.remote.scopes import DELETE_ALL, READ_ALL
 from ullage.cli.remote.session import Registry
 from ullage.cli.remote.tables import age, size
 from ullage.cli.remote.talk import Gauge
 
 JOBS = "/api/v1/jobs"
-_READ = "repository:*:metadata_read"
 _ITEMS_AT_ONCE = 1000
 # How often to ask: at once at first, as most jobs are short.
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 1.0
@@ -80,23 +80,23 @@ def _named(stay: Mapping[str, Any]) -> str:
 
 
 def show(call: Call) -> Answer:
-    registry = call.registry(_READ)
+    registry = call.registry(READ_ALL)
     job = registry.get(path_of(call.given.job)).data
     return Answer(job, lambda: [_row(job)])
 
 
 def list_jobs(call: Call) -> Answer:
-    jobs = call.registry(_READ).get(JOBS).data["jobs"]
+    jobs = call.registry(READ_ALL).get(JOBS).data["jobs"]
     return Answer(jobs, lambda: [_row(job) for job in jobs])
 
 
 def items(call: Call) -> Answer:
-    found = list(items_of(call.registry(_READ), call.given.job))
+    found = list(items_of(call.registry(READ_ALL), call.given.job))
     return Answer(found, lambda: [_item_row(item) for item in found])
 
 
 def watch(call: Call) -> Answer:
-    registry = call.registry(_READ)
+    registry = call.registry(READ_ALL)
     job = follow(call, registry, registry.get(path_of(call.given.job)).data)
     for line in said(job):
         call.talk.warning(line)
@@ -104,7 +104,7 @@ def watch(call: Call) -> Answer:
 
 
 def cancel(call: Call) -> Answer:
-    registry = call.registry("repository:*:metadata_read,delete")
+    registry = call.registry(DELETE_ALL)
     registry.delete(path_of(call.given.job))
     job = follow(call, registry, registry.get(path_of(call.given.job)).data)
     return Answer(job, lambda: [_row(job)])

@@ -16,8 +16,8 @@ from ullage.cli.remote.repository import (
     changes_of,
     manifest_metadata,
     path_of_image,
-    scope_of,
 )
+from ullage.cli.remote.scopes import scope_of
 from ullage.cli.remote.session import Registry, content_path, deleted_path, referrers_path
 from ullage.cli.remote.talk import confirm
 

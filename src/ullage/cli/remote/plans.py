@@ -16,6 +16,7 @@ from ullage.cli.remote.failures import Failure
 from ullage.cli.remote.grammar import Command, Flag
 from ullage.cli.remote.jobs import follow, path_of, said
 from ullage.cli.remote.purging import FILTER_FLAGS, FILTER_RIGHTS, filter_of, filter_scopes
+from ullage.cli.remote.scopes import DELETE_ALL, scope_of
 from ullage.cli.remote.session import Registry, Reply
 from ullage.cli.remote.tables import age, counted, images_in, short_digests, size
 from ullage.cli.remote.talk import confirm
@@ -36,7 +37,7 @@ def plan(call: Call) -> Answer:
     else:
         request = {"repositories": given.repository} if given.repository else _images(given.image)
         names = given.repository or [request["repository"]]
-        registry = call.registry(*(f"repository:{name}:metadata_read" for name in names))
+        registry = call.registry(*(scope_of(name, "metadata_read") for name in names))
     found = _whole(registry, registry.post(PLANS, request, _SECONDS))
     for text in _summary(found):
         call.talk.note(text)
@@ -48,7 +49,7 @@ def plan(call: Call) -> Answer:
 def suggest(call: Call) -> Answer:
     given = call.given
     names = given.repository or []
-    scopes = [f"repository:{name}:{FILTER_RIGHTS}" for name in names or ["*"]]
+    scopes = [scope_of(name, FILTER_RIGHTS) for name in names or ["*"]]
     registry = call.registry(*scopes)
     request: dict[str, Any] = {"free": given.free}
     request |= {"repositories": names} if names else {}
@@ -159,7 +160,7 @@ def _explained(found: Mapping[str, Any], digest: str) -> Answer:
 
 def apply(call: Call) -> Answer:
     given = call.given
-    registry = call.registry("repository:*:metadata_read,delete")
+    registry = call.registry(DELETE_ALL)
     path = f"{PLANS}/{quote(given.plan, safe='')}"
     if not given.yes:
         lines = _summary(registry.get(path, {"n": "0"}).data)[:-1]

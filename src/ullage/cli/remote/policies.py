@@ -13,6 +13,7 @@ from ullage.cli.remote.failures import Failure
 from ullage.cli.remote.grammar import Command, Flag
 from ullage.cli.remote.images import parse_image
 from ullage.cli.remote.jobs import follow, items_of, said
+from ullage.cli.remote.scopes import CHANGE_ALL, READ_ALL, scope_of
 from ullage.cli.remote.tables import (
     age,
     images_in,
@@ -22,8 +23,6 @@ from ullage.cli.remote.tables import (
 )
 
 _POLICIES = "/api/v1/policies"
-_READ = "repository:*:metadata_read"
-_WRITE = "repository:*:metadata_read,metadata_write,delete"
 # A year of a busy registry takes a while.
 _TEST_SECONDS = 600
 
@@ -55,14 +54,14 @@ def _object(path: str) -> dict[str, Any]:
 
 
 def show(call: Call) -> Answer:
-    data = call.registry(_READ).get(f"{_POLICIES}/retention").data
+    data = call.registry(READ_ALL).get(f"{_POLICIES}/retention").data
     return Answer(data, lambda: _rule_rows(data))
 
 
 def set_rules(call: Call) -> Answer:
     document = _object(call.given.file)
     document = {name: document[name] for name in document if name not in ("last_run", "next_run")}
-    data = call.registry(_WRITE).put(f"{_POLICIES}/retention", document).data
+    data = call.registry(CHANGE_ALL).put(f"{_POLICIES}/retention", document).data
     if data["next_run"]:
         call.talk.note(
             f"Runs at {data['next_run']}; what it would do: ullage retention run --dry-run"
@@ -94,7 +93,7 @@ def _does(rule: Mapping[str, Any]) -> str:
 
 def explain(call: Call) -> Answer:
     image = parse_image(call.given.image)
-    registry = call.registry(f"repository:{image.repository}:metadata_read")
+    registry = call.registry(scope_of(image.repository, "metadata_read"))
     query = {
         "repository": image.repository,
         "tag": image.tag or None,
@@ -108,7 +107,7 @@ def explain(call: Call) -> Answer:
 
 def run(call: Call) -> Answer:
     given = call.given
-    registry = call.registry(_WRITE)
+    registry = call.registry(CHANGE_ALL)
     job = registry.post("/api/v1/retention/runs", {"dry_run": given.dry_run}).data
     if given.no_wait:
         call.talk.note(f"Job {job['id']} is queued: ullage job watch {job['id']}")
@@ -144,7 +143,7 @@ def test(call: Call) -> Answer:
     request: dict[str, Any] = {"since": call.given.since or "90d"}
     if call.given.file is not None:
         request["rules"] = _object(call.given.file).get("rules", [])
-    registry = call.registry(_READ)
+    registry = call.registry(READ_ALL)
     data = registry.post("/api/v1/retention/test", request, _TEST_SECONDS).data
     for note in data["notes"]:
         call.talk.warning(f"The rules would have run into a rail: this {note}.")
@@ -182,7 +181,7 @@ def _regret(regret: Mapping[str, Any] | None) -> str:
 
 
 def show_untagged(call: Call) -> Answer:
-    return Answer(call.registry(_READ).get(f"{_POLICIES}/untagged").data)
+    return Answer(call.registry(READ_ALL).get(f"{_POLICIES}/untagged").data)
 
 
 def update_untagged(call: Call) -> Answer:
@@ -191,21 +190,21 @@ def update_untagged(call: Call) -> Answer:
         raise Failure("Invalid value for days: should be from 0 to 365")
     wanted = {"status": given.status, "days": given.days}
     changes = {name: value for name, value in wanted.items() if value is not None}
-    return Answer(call.registry(_WRITE).patch(f"{_POLICIES}/untagged", changes).data)
+    return Answer(call.registry(CHANGE_ALL).patch(f"{_POLICIES}/untagged", changes).data)
 
 
 # --- pullers --------------------------------------------------------------------------------------
 
 
 def show_pullers(call: Call) -> Answer:
-    data = call.registry(_READ).get(f"{_POLICIES}/pullers").data
+    data = call.registry(READ_ALL).get(f"{_POLICIES}/pullers").data
     return Answer(data, lambda: _puller_rows(data))
 
 
 def set_pullers(call: Call) -> Answer:
     document = _object(call.given.file)
     document.pop("usual", None)
-    data = call.registry(_WRITE).put(f"{_POLICIES}/pullers", document).data
+    data = call.registry(CHANGE_ALL).put(f"{_POLICIES}/pullers", document).data
     return Answer(data, lambda: _puller_rows(data))
 
 

@@ -11,6 +11,7 @@ from ullage.cli.remote.call import Answer, Call
 from ullage.cli.remote.failures import Failure
 from ullage.cli.remote.grammar import Command, Flag
 from ullage.cli.remote.jobs import follow, items_of, said
+from ullage.cli.remote.scopes import scope_of
 from ullage.cli.remote.session import Registry
 from ullage.cli.remote.tables import size
 from ullage.cli.remote.undo import free
@@ -71,8 +72,8 @@ def filter_scopes(filters: list[str], rights: str) -> list[str]:
     """What to ask the token endpoint for: repositories that are named, else all."""
     names = [each.rpartition(":")[0] for each in filters]
     if names and all(re.fullmatch(r"[a-z0-9][a-z0-9._/-]*", name) for name in names):
-        return [f"repository:{name}:{rights}" for name in dict.fromkeys(names)]
-    return [f"repository:*:{rights}"]
+        return [scope_of(name, rights) for name in dict.fromkeys(names)]
+    return [scope_of("*", rights)]
 
 
 def _request(given: Any) -> dict[str, Any]:

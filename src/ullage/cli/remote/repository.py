@@ -16,6 +16,7 @@ from ullage.cli.remote.deleting import (
 from ullage.cli.remote.failures import Failure
 from ullage.cli.remote.grammar import Command, Flag
 from ullage.cli.remote.images import Image, parse_image
+from ullage.cli.remote.scopes import CATALOG, scope_of
 from ullage.cli.remote.session import manifests_path, repository_path, tags_path
 from ullage.cli.remote.talk import confirm
 
@@ -28,12 +29,8 @@ ATTRIBUTES = {
 }
 
 
-def scope_of(repository: str, actions: str) -> str:
-    return f"repository:{repository}:{actions}"
-
-
 def list_repositories(call: Call) -> Answer:
-    registry = call.registry("registry:catalog:*")
+    registry = call.registry(CATALOG)
     items = list(registry.pages("/v2/_catalog", "repositories", call.given.top))
     return Answer(items, views.names(items, "Repository"))
 

@@ -10,17 +10,16 @@ from ullage.cli.remote import flags
 from ullage.cli.remote.call import Answer, Call
 from ullage.cli.remote.failures import Failure
 from ullage.cli.remote.grammar import Command, Flag
+from ullage.cli.remote.scopes import CHANGE_ALL, scope_of
 from ullage.cli.remote.session import Registry
 from ullage.cli.remote.tables import age, images_in, size
 from ullage.cli.remote.talk import confirm
 
 DELETED = "/api/v1/deleted"
 POLICY = "/api/v1/policies/soft-delete"
-_READ = "repository:*:deleted_read"
-_RESTORE = "repository:*:deleted_read,deleted_restore"
-_FREE = "repository:*:deleted_read,deleted_restore,delete"
-# What the registry does by itself is for those who may do it everywhere.
-_CHANGE = "repository:*:metadata_read,metadata_write,delete"
+_READ = scope_of("*", "deleted_read")
+_RESTORE = scope_of("*", "deleted_read,deleted_restore")
+_FREE = scope_of("*", "deleted_read,deleted_restore,delete")
 # Giving a hundred thousand manifests back takes a while.
 _SECONDS = 600
 # az's words (acr-contract 3.4).
@@ -150,7 +149,7 @@ def update_policy(call: Call) -> Answer:
     given = call.given
     if given.days is not None and not _LEAST_DAYS <= given.days <= _MOST_DAYS:
         raise Failure(f"Invalid value for days: should be from {_LEAST_DAYS} to {_MOST_DAYS}")
-    registry = call.registry(_CHANGE)
+    registry = call.registry(CHANGE_ALL)
     old = registry.get(POLICY).data
     if old["status"] == "enabled" and given.status == "disabled":
         call.talk.warning(_DISABLING)

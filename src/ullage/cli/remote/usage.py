@@ -12,14 +12,13 @@ from ullage.cli.remote import flags
 from ullage.cli.remote.call import Answer, Call
 from ullage.cli.remote.failures import Failure
 from ullage.cli.remote.grammar import Command, Flag
+from ullage.cli.remote.scopes import READ_ALL, scope_of
 from ullage.cli.remote.tables import age, short_digests, size
-
-_EVERYWHERE = "repository:*:metadata_read"
 
 
 def usage(call: Call) -> Answer:
     given = call.given
-    scope = f"repository:{given.repository}:metadata_read" if given.repository else _EVERYWHERE
+    scope = scope_of(given.repository or "*", "metadata_read")
     registry = call.registry(scope)
     query = {
         "repository": given.repository,
@@ -85,7 +84,7 @@ def _named(entry: Mapping[str, Any]) -> str:
 
 def show_usage(call: Call) -> Answer:
     """acr-contract 3.5: the shape of `az acr show-usage`."""
-    data = call.registry(_EVERYWHERE).get("/api/v1/usage", {"top": "0"}).data
+    data = call.registry(READ_ALL).get("/api/v1/usage", {"top": "0"}).data
     if "registry" not in data:
         raise Failure("show-usage is for those who may read all repositories.")
     used = {"Size": ("Bytes", data["registry"]["disk_bytes"])}

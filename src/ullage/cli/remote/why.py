@@ -12,13 +12,12 @@ from urllib.parse import quote
 from ullage.cli.remote import flags
 from ullage.cli.remote.call import Answer, Call
 from ullage.cli.remote.grammar import Command, Flag
+from ullage.cli.remote.scopes import READ_ALL
 from ullage.cli.remote.tables import age
-
-_EVERYWHERE = "repository:*:metadata_read"
 
 
 def why(call: Call) -> Answer:
-    registry = call.registry(_EVERYWHERE)
+    registry = call.registry(READ_ALL)
     data = registry.get(f"/api/v1/why/{quote(call.given.digest, safe=':')}").data
     call.talk.note(data["because"])
     return Answer(data, lambda: _why_rows(data))

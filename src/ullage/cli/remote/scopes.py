@@ -1,0 +1,16 @@
+"""The rights that a command asks for, as token scopes spell them (acr-contract section 3.1)."""
+
+from __future__ import annotations
+
+CATALOG = "registry:catalog:*"
+
+
+def scope_of(repository: str, actions: str) -> str:
+    """Some actions, comma separated, on one repository; "*" is all of them."""
+    return f"repository:{repository}:{actions}"
+
+
+READ_ALL = scope_of("*", "metadata_read")
+DELETE_ALL = scope_of("*", "metadata_read,delete")
+# What a registry does by itself is for those who may do it everywhere.
+CHANGE_ALL = scope_of("*", "metadata_read,metadata_write,delete")
