@@ -25,7 +25,11 @@ def list_entries(call: Call) -> Answer:
 
 
 def rotate_key(call: Call) -> Answer:
-    return manage(call, "key rotate", {"revoke": call.given.revoke}, lambda keys: keys)
+    return manage(call, "key rotate", {"revoke": call.given.revoke}, _keys)
+
+
+def _keys(keys: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    return [{"Key": key["kid"]} for key in keys]
 
 
 def _entries(entries: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
