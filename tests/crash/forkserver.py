@@ -59,7 +59,8 @@ def main() -> None:
 def _warm_up() -> None:
     """Run the command once: it imports some things only then."""
     sys.argv = ["ullage", "version"]
-    with contextlib.suppress(SystemExit), contextlib.redirect_stdout(io.StringIO()):
+    unread = io.TextIOWrapper(io.BytesIO())
+    with contextlib.suppress(SystemExit), contextlib.redirect_stdout(unread):
         _command("ullage")()
 
 

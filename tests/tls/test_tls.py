@@ -318,7 +318,7 @@ def test_a_server_does_not_start_with_files_it_cannot_use_and_says_which(
     )  # fmt: skip
     assert done.returncode == 1
     assert len(done.stderr.splitlines()) == 1, done.stderr
-    assert done.stderr.startswith("ullage: tls_")
+    assert done.stderr.startswith("ERROR: tls_")
     assert blamed in done.stderr
     assert not (tmp_path / "data").exists()
 

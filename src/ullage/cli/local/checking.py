@@ -23,7 +23,7 @@ def check(call: Call) -> Answer:
     from ullage import wiring
     from ullage.services.findings import render
 
-    logging.basicConfig(level=logging.WARNING, format="ullage: %(message)s")
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     mode = "fast" if given.fast else "deep" if given.deep else "default"
     report: dict[str, Any] = {}
     try:
