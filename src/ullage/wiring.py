@@ -27,10 +27,11 @@ from ullage.services import Caller, Limits, Registry
 from ullage.services.access import ScopeInvalid, parse_pattern
 from ullage.services.check import run_check
 from ullage.services.commands import run_command
-from ullage.services.doorkeeper import Accounts, Doorkeeper, StoredAccounts
+from ullage.services.doorkeeper import Doorkeeper
 from ullage.services.ending import keep_fresh_sessions
 from ullage.services.fresh import open_fresh
 from ullage.services.htpasswd import HtpasswdAccounts, HtpasswdInvalid
+from ullage.services.login_accounts import Accounts, StoredAccounts
 from ullage.services.reclaim import recover
 from ullage.services.users import ensure_admin
 from ullage.tls import Certificates, name_in, self_signed

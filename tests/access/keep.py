@@ -7,7 +7,8 @@ from tests.support.registry import make_registry
 from ullage.blobs.memory import MemoryBlobStore
 from ullage.services import Caller, Registry, scoped_tokens, users
 from ullage.services.access import Principal, parse_scopes
-from ullage.services.doorkeeper import Accounts, Doorkeeper, LoginFailed, StoredAccounts
+from ullage.services.doorkeeper import Doorkeeper, LoginFailed
+from ullage.services.login_accounts import Accounts, StoredAccounts
 from ullage.services.tokens import TokenInvalid
 
 OPERATOR = Caller(subject="operator", address="local", agent="test", request_id="r-1")

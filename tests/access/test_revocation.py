@@ -11,9 +11,10 @@ from ullage.metadata import accounts as stored
 from ullage.services import scope_maps, scoped_tokens, signing_keys, users
 from ullage.services.access import Action, Grant, narrowed, parse_scopes
 from ullage.services.accounts import AccountInvalid, AccountUnknown
-from ullage.services.doorkeeper import KEYS_RECHECK_SECONDS, RECHECK_SECONDS
+from ullage.services.doorkeeper import RECHECK_SECONDS
 from ullage.services.htpasswd import HtpasswdAccounts, HtpasswdInvalid
 from ullage.services.passwords import new_password
+from ullage.services.token_keys import KEYS_RECHECK_SECONDS
 from ullage.services.tokens import (
     ACCESS_LIFETIME,
     IDENTITY_LIFETIME,
@@ -243,7 +244,7 @@ def test_after_a_key_rotation_old_tokens_go_on_until_they_expire(keep: Keep) -> 
     keep.user("ada", PASSWORD)
     before, identity = keep.access_token("ada", PASSWORD), keep.identity_token("ada", PASSWORD)
     signing_keys.rotate_key(keep.registry, OPERATOR)
-    keep.door.reload_keys()
+    keep.door.keys.reload()
     after = keep.access_token("ada", PASSWORD)
     assert before.split(".")[0] != after.split(".")[0], "signed with the old key"
     assert keep.takes(before)
@@ -284,7 +285,7 @@ def test_a_key_made_by_another_process_is_known_when_its_first_token_comes(keep:
     other = keep.another_door()
     keep.advance(2)
     signing_keys.rotate_key(keep.registry, OPERATOR)
-    keep.door.reload_keys()
+    keep.door.keys.reload()
     token = keep.access_token("ada", PASSWORD)
     assert keep.takes(token, other)
 
@@ -298,7 +299,7 @@ def test_strangers_tokens_do_not_make_us_look_for_keys_all_the_time(
     stranger.registry.db.close()
     other = keep.another_door()
     signing_keys.rotate_key(keep.registry, OPERATOR)
-    keep.door.reload_keys()
+    keep.door.keys.reload()
     keep.user("ada", PASSWORD)
     ours = keep.access_token("ada", PASSWORD)
     # Looked at the keys less than a second ago, so the first is refused unseen …

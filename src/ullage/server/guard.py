@@ -20,11 +20,11 @@ from ullage.server.threads import FairThreads, Line, Threads
 from ullage.services.access import Principal
 from ullage.services.doorkeeper import (
     NOBODY_ASKS,
-    Account,
     Doorkeeper,
     LoginFailed,
     TokenInvalid,
 )
+from ullage.services.login_accounts import Account
 
 MAX_CREDENTIAL_BYTES = 16 * 1024
 _HOST = re.compile(

@@ -19,7 +19,8 @@ from ullage.server.needs import ANYBODY
 from ullage.server.routes import Route
 from ullage.server.wire import FormTooLarge, json_response
 from ullage.services.access import parse_scopes
-from ullage.services.doorkeeper import Account, Doorkeeper, LoginFailed
+from ullage.services.doorkeeper import Doorkeeper, LoginFailed
+from ullage.services.login_accounts import Account
 
 MAX_FORM_BYTES = 64 * 1024
 MAX_FORM_FIELDS = 200

@@ -16,7 +16,7 @@ from pathlib import Path
 import bcrypt
 
 from ullage.services.access import everything
-from ullage.services.doorkeeper import Account
+from ullage.services.login_accounts import Account
 
 log = logging.getLogger(__name__)
 
