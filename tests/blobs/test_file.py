@@ -9,7 +9,6 @@ import stat
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -25,6 +24,7 @@ from tests.blobs.contract import (
     put,
     upload,
 )
+from tests.support.disks import small_disk
 from ullage.blobs import BlobStore, KeyUnknown, StoreFull, StoreUnusable, open_blob_store
 from ullage.blobs import file as driver
 from ullage.blobs.file import FileBlobStore
@@ -44,24 +44,10 @@ def store(root: Path) -> BlobStore:
     return open_blob_store(f"file:{root}")
 
 
-@contextmanager
-def mounted(place: Path, options: str) -> Iterator[Path]:
-    """A small tmpfs of its own at `place`, or the test is skipped."""
-    command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(place)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        pytest.skip(f"cannot mount a tmpfs: {done.stderr.strip()}")
-    try:
-        yield place
-    finally:
-        # Lazily: the store keeps its directories open for as long as it is referred to.
-        subprocess.run(["umount", "--lazy", str(place)], check=True)
-
-
 class TestFileBlobStore(BlobStoreContract):
     @pytest.fixture
     def small_store(self, tmp_path: Path) -> Iterator[BlobStore]:
-        with mounted(tmp_path, "size=3m"):
+        with small_disk(tmp_path, "size=3m"):
             yield FileBlobStore(tmp_path / "store")
 
 
@@ -190,7 +176,7 @@ def test_a_store_without_write_permission_is_refused(root: Path, name: str) -> N
 
 
 def test_a_read_only_file_system_is_refused(tmp_path: Path) -> None:
-    with mounted(tmp_path, "size=1m"):
+    with small_disk(tmp_path, "size=1m"):
         put(FileBlobStore(tmp_path))
         subprocess.run(["mount", "-o", "remount,ro", str(tmp_path)], check=True)
         assert "uploads/ is not writable" in refused(tmp_path)
@@ -199,13 +185,13 @@ def test_a_read_only_file_system_is_refused(tmp_path: Path) -> None:
 
 def test_a_store_across_two_file_systems_is_refused(root: Path) -> None:
     FileBlobStore(root)
-    with mounted(root / "blobs", "size=1m"):
+    with small_disk(root / "blobs", "size=1m"):
         assert "must lie on one file system" in refused(root)
 
 
 def test_a_full_disk_does_not_keep_a_store_from_opening(tmp_path: Path) -> None:
     """reliability.md F16: a full disk can still delete, also after a restart."""
-    with mounted(tmp_path, "size=1m"):
+    with small_disk(tmp_path, "size=1m"):
         store = FileBlobStore(tmp_path)
         key = upload(store, b"")
         with store.append(key, 0) as append, pytest.raises(StoreFull):
@@ -762,7 +748,7 @@ def test_a_write_that_fails_half_way_tells_how_far_it_came(
 
 def test_running_out_of_inodes_is_a_full_store(tmp_path: Path) -> None:
     """reliability.md F17; the root, two directories of the store and its shards take 259."""
-    with mounted(tmp_path, "size=1m,nr_inodes=261"):
+    with small_disk(tmp_path, "size=1m,nr_inodes=261"):
         store = FileBlobStore(tmp_path)
         key = upload(store)
         other = upload(store)

@@ -10,8 +10,8 @@ import pytest
 
 @contextmanager
 def small_disk(place: Path, options: str) -> Iterator[Path]:
-    """A tmpfs of its own at `place`, or the test is skipped with the reason."""
-    place.mkdir()
+    """A tmpfs of its own at `place`, or the test is skipped: mounting is a right, not a program."""
+    place.mkdir(exist_ok=True)
     command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(place)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
@@ -19,4 +19,5 @@ def small_disk(place: Path, options: str) -> Iterator[Path]:
     try:
         yield place
     finally:
+        # Lazily: a store keeps its directories open for as long as it is referred to.
         subprocess.run(["umount", "--lazy", str(place)], check=True)
