@@ -16,12 +16,13 @@ from typing import Any
 import sqlalchemy as sa
 
 from bench.workload import Blob, Generator, Made, Unfinished, Workload
-from ullage.metadata import schema
-from ullage.metadata.database import Database, Transaction, open_database
-from ullage.metadata.inspect import mending
-from ullage.metadata.moments import moment
-from ullage.metadata.statements import Statement
-from ullage.oci.manifest import parse_manifest
+from ullage.check.queries import repairs as mending
+from ullage.database.opening import open_database
+from ullage.database.schema import base, content, space
+from ullage.database.statements import Statement
+from ullage.database.timestamps import moment
+from ullage.database.transaction import Database, Transaction
+from ullage.oci.manifest.parsing import parse_manifest
 
 # Digests are random, so that each transaction touches pages everywhere: few large ones, in memory.
 WRITTEN_TOGETHER = 50_000
@@ -193,13 +194,13 @@ class Loader:
         for repository_id in self._repositories.values():
             mending.recount_repository(tx, repository_id)
         mending.recount_totals(tx)
-        tx.execute(schema.lease_memory.delete())
-        tx.execute(schema.lease_memory.insert().values(id=1, complete_from=moment(self._now)))
+        tx.execute(space.lease_memory.delete())
+        tx.execute(space.lease_memory.insert().values(id=1, complete_from=moment(self._now)))
 
 
 _COUNTED = Statement(
-    schema.blobs.update()
-    .where(schema.blobs.c.digest == sa.bindparam("of"))
+    content.blobs.update()
+    .where(content.blobs.c.digest == sa.bindparam("of"))
     .values(manifest_refs=sa.bindparam("used"), repository_count=sa.bindparam("linked"))
 )
 
@@ -222,8 +223,7 @@ _TABLES: dict[str, tuple[str, ...]] = {
     "reviews": ("repository_id", "digest", "due_at"),
 }
 _INSERTS = {
-    name: Statement.insert(schema.metadata.tables[name], columns)
-    for name, columns in _TABLES.items()
+    name: Statement.insert(base.metadata.tables[name], columns) for name, columns in _TABLES.items()
 }
 
 
@@ -233,7 +233,7 @@ def _key_of(text: str) -> str:
 
 
 def _make_file(path: Path, size: int) -> None:
-    """A sparse file of the right size, where the store looks for it (blobs/file.py)."""
+    """A sparse file of the right size, where the store looks for it (blobs/files/store.py)."""
     path.parent.mkdir(mode=0o700, exist_ok=True)
     file = os.open(path, os.O_CREAT | os.O_WRONLY, 0o600)
     os.ftruncate(file, size)

@@ -16,7 +16,9 @@ from bench.together import together
 from ullage.config import load_settings
 from ullage.oci.digest import parse_digest
 from ullage.oci.reference import parse_reference, parse_repository_name
-from ullage.services import Caller, Registry, push, uploading
+from ullage.registry.context import Caller, Registry
+from ullage.registry.push import manifests as push
+from ullage.registry.push import uploads as uploading
 from ullage.wiring import open_registry
 
 # So many wait for the disk at once.

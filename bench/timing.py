@@ -30,7 +30,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from tests.access.house import House
 from tests.access.keep import Keep
 from tests.support.clock import FakeClock
-from ullage.services.throttle import LONGEST_WAIT
+from ullage.accounts.throttle import LONGEST_WAIT
 
 LARGEST_T = 4.5
 LARGEST_SHARE = 0.05

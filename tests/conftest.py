@@ -10,6 +10,9 @@ from tests.support.clock import FakeClock
 from tests.support.postgres import PostgresServer
 from tests.support.server import UllageServer
 
+# Databases and registries: for tests of every room.
+pytest_plugins = ["tests.support.databases", "tests.support.fixtures"]
+
 
 def pytest_configure() -> None:
     """SIGTERM ends the session as Ctrl-C does, so that no server outlives it (CI, `timeout`)."""

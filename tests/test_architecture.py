@@ -317,11 +317,11 @@ def test_a_planted_violation_is_caught(module: str, planted: str) -> None:
         ("ullage.metadata.sqlite.connection", "import sqlite3"),
         ("ullage.metadata.postgresql", "import psycopg"),
         ("ullage.metadata.migrations.env", "from alembic import context"),
-        ("ullage.services.push", "from ullage.blobs import BlobStore, KeyUnknown"),
+        ("ullage.services.push", "from ullage.blobs.protocol import BlobStore, KeyUnknown"),
         ("ullage.server.app", "import asyncio\nfrom starlette.applications import Starlette"),
         ("ullage.cli", "from ullage import __version__\nfrom ullage.wiring import build"),
         ("ullage.wiring", "from ullage.blobs.memory import MemoryBlobStore"),
-        ("ullage.__main__", "import sys\nfrom ullage.cli import main"),
+        ("ullage.__main__", "import sys\nfrom ullage.cli.main import main"),
     ],
 )
 def test_an_open_door_is_open(module: str, source: str) -> None:

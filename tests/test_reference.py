@@ -9,8 +9,10 @@ import pytest
 from tests.support.generate_docs import FOLDER, PAGES, error_classes
 from ullage.config import SETTINGS
 from ullage.oci import errors
-from ullage.server import acr, distribution, wire
+from ullage.server import distribution
+from ullage.server.acr import data_plane as acr
 from ullage.server.app import ROUTES
+from ullage.server.http import responses as wire
 
 API = (FOLDER / "api.md").read_text(encoding="utf-8")
 

@@ -14,19 +14,20 @@ from tests.support.clock import FakeClock
 from tests.support.registry import ALICE, make_registry, push_blob, push_image
 from ullage import worker as worker_module
 from ullage.blobs.memory import MemoryBlobStore
+from ullage.cleanup.retention.policy import set_retention
 from ullage.clock import SteadyClock
-from ullage.metadata.database import Transaction
-from ullage.metadata.errors import DatabaseBusy
+from ullage.database.errors import DatabaseBusy
+from ullage.database.transaction import Transaction
+from ullage.deletion import reclaim
+from ullage.deletion.delete import delete_manifest
 from ullage.oci.digest import digest_of
 from ullage.oci.errors import RegistryError
 from ullage.oci.reference import parse_repository_name, parse_tag
-from ullage.services import Limits, Registry, reclaim
-from ullage.services.delete import delete_manifest
-from ullage.services.pull import get_manifest, list_tags, stat_blob
-from ullage.services.pulls import note_pull
-from ullage.services.retention_policy import set_retention
-from ullage.services.sessions import get_upload, start_upload
-from ullage.services.uploading import append_upload
+from ullage.registry.context import Limits, Registry
+from ullage.registry.pull.pull_log import note_pull
+from ullage.registry.pull.read import get_manifest, list_tags, stat_blob
+from ullage.registry.push.sessions import get_upload, start_upload
+from ullage.registry.push.uploads import append_upload
 from ullage.worker import MAX_BACKOFF_SECONDS, Worker, backoff_seconds
 
 APP = parse_repository_name("app")

@@ -1,6 +1,6 @@
 """`python -m ullage`."""
 
-from ullage.cli import main
+from ullage.cli.main import main
 
 if __name__ == "__main__":
     main()

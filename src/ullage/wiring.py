@@ -11,29 +11,32 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ullage.blobs import StoreUnusable, open_blob_store
+from ullage.accounts.authenticator import Doorkeeper
+from ullage.accounts.commands import run_command
+from ullage.accounts.directory import Accounts, StoredAccounts
+from ullage.accounts.htpasswd import HtpasswdAccounts, HtpasswdInvalid
+from ullage.accounts.users import ensure_admin
+from ullage.authorization import ScopeInvalid, parse_pattern
+from ullage.blobs.opening import open_blob_store
+from ullage.blobs.protocol import StoreUnusable
+from ullage.check.check import run_check
+from ullage.cleanup.job.claims import release_jobs
 from ullage.clock import SteadyClock, system_time
 from ullage.config import ConfigError, Settings
 from ullage.control import Handler, ask_control, serve_control
-from ullage.metadata.claims import open_claims
-from ullage.metadata.database import Database, database_time, open_database
-from ullage.metadata.errors import DatabaseUnusable
-from ullage.metadata.leases import open_leases
+from ullage.database.errors import DatabaseUnusable
+from ullage.database.opening import open_database
+from ullage.database.transaction import Database, database_time
+from ullage.deletion.reclaim import recover
+from ullage.registry.context import Caller, Limits, Registry
+from ullage.registry.leases.opening import open_leases
+from ullage.registry.push.ending import keep_fresh_sessions
+from ullage.registry.push.sessions_in_memory import open_fresh
+from ullage.registry.queries.upload_claims import open_claims
 from ullage.server.app import create_app
-from ullage.server.certificate import Tls, TlsUnusable, require_usable
-from ullage.server.listener import AddressUnusable, Listener, listen_on, serve
-from ullage.server.logs import RequestLog
-from ullage.services import Caller, Limits, Registry
-from ullage.services.access import ScopeInvalid, parse_pattern
-from ullage.services.check import run_check
-from ullage.services.commands import run_command
-from ullage.services.doorkeeper import Doorkeeper
-from ullage.services.ending import keep_fresh_sessions
-from ullage.services.fresh import open_fresh
-from ullage.services.htpasswd import HtpasswdAccounts, HtpasswdInvalid
-from ullage.services.login_accounts import Accounts, StoredAccounts
-from ullage.services.reclaim import recover
-from ullage.services.users import ensure_admin
+from ullage.server.http.access_log import RequestLog
+from ullage.server.listener.certificate import Tls, TlsUnusable, require_usable
+from ullage.server.listener.granian import AddressUnusable, Listener, listen_on, serve
 from ullage.tls import Certificates, name_in, self_signed
 from ullage.worker import Worker
 
@@ -116,6 +119,14 @@ class Started:
     certified: str | None
 
 
+def _recover(registry: Registry) -> int:
+    """What a start has to do after a crash; how many uploads it ended."""
+    if registry.db.dialect == "sqlite":
+        # Whoever worked on jobs is gone; nobody has to wait until their claims end.
+        release_jobs(registry)
+    return recover(registry)
+
+
 def run_server(settings: Settings, announce: Callable[[Started], None]) -> bool:
     """Serve until told to stop. `announce` is called once the registry answers.
 
@@ -129,7 +140,7 @@ def run_server(settings: Settings, announce: Callable[[Started], None]) -> bool:
         raise CannotStart(str(error)) from error
     port = listening.getsockname()[1]
     with closing(listening), open_registry(settings) as (registry, worker):
-        ended = recover(registry)
+        ended = _recover(registry)
         if ended:
             log.warning("ended %d uploads that a crash had cut off", ended)
         password = ensure_admin(registry, OPERATOR) if settings.auth else None

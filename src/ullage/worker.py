@@ -15,21 +15,18 @@ from collections.abc import Callable, Iterator
 from datetime import timedelta
 from typing import Protocol
 
+from ullage.cleanup.job import claims as job_claims
+from ullage.cleanup.job import execution as job_work
+from ullage.cleanup.plan import plan
+from ullage.cleanup.plan.as_job import choose_plan
+from ullage.cleanup.purge import choose_purge
+from ullage.cleanup.retention.run import choose_retention, start_if_due
+from ullage.deletion import reclaim
 from ullage.oci.errors import RegistryError
-from ullage.services import (
-    Registry,
-    StoredObject,
-    deleted,
-    holds,
-    job_claims,
-    job_work,
-    plan,
-    pulls,
-    reclaim,
-)
-from ullage.services.plan_jobs import choose_plan
-from ullage.services.purge import choose_purge
-from ullage.services.retention import choose_retention, start_if_due
+from ullage.registry.context import Registry, StoredObject
+from ullage.registry.locks import image_locks as holds
+from ullage.registry.pull import pull_log as pulls
+from ullage.restore import deleted
 
 log = logging.getLogger(__name__)
 

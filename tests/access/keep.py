@@ -4,12 +4,14 @@ from typing import Any
 
 from tests.support.clock import FakeClock
 from tests.support.registry import make_registry
+from ullage.accounts import tokens as scoped_tokens
+from ullage.accounts import users
+from ullage.accounts.authenticator import Doorkeeper, LoginFailed
+from ullage.accounts.directory import Accounts, StoredAccounts
+from ullage.accounts.jwt import TokenInvalid
+from ullage.authorization import Principal, parse_scopes
 from ullage.blobs.memory import MemoryBlobStore
-from ullage.services import Caller, Registry, scoped_tokens, users
-from ullage.services.access import Principal, parse_scopes
-from ullage.services.doorkeeper import Doorkeeper, LoginFailed
-from ullage.services.login_accounts import Accounts, StoredAccounts
-from ullage.services.tokens import TokenInvalid
+from ullage.registry.context import Caller, Registry
 
 OPERATOR = Caller(subject="operator", address="local", agent="test", request_id="r-1")
 HERE = "192.0.2.7"

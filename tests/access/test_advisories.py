@@ -31,11 +31,12 @@ from tests.access.house import (
 )
 from tests.access.keep import OPERATOR, Keep
 from tests.access.test_token_fuzz import Forger, b64, es256, forger_for
+from ullage.accounts import authenticator as doorkeeper
+from ullage.accounts import htpasswd, passwords, users
+from ullage.accounts.jwt import TokenInvalid
+from ullage.accounts.names import AccountInvalid
 from ullage.control import ask_control
 from ullage.server.app import ROUTES
-from ullage.services import doorkeeper, htpasswd, passwords, users
-from ullage.services.accounts import AccountInvalid
-from ullage.services.tokens import TokenInvalid
 
 MANIFEST_LIMIT = 4 * 1024 * 1024
 FORM = {"Content-Type": "application/x-www-form-urlencoded"}

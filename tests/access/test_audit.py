@@ -16,12 +16,15 @@ from tests.access.keep import OPERATOR, Keep
 from tests.support.clock import FakeClock
 from tests.support.registry import push_image
 from tests.support.server import run_ullage
-from ullage.metadata import audit as entries
-from ullage.metadata.database import Transaction
-from ullage.services import Caller, scope_maps, scoped_tokens, signing_keys, users
-from ullage.services.accounts import AccountInvalid, AccountUnknown
-from ullage.services.audit import TimeInvalid, list_audit
-from ullage.services.delete import delete_manifest
+from ullage.accounts import rotate_key as signing_keys
+from ullage.accounts import scope_maps, users
+from ullage.accounts import tokens as scoped_tokens
+from ullage.accounts.audit_log import TimeInvalid, list_audit
+from ullage.accounts.names import AccountInvalid, AccountUnknown
+from ullage.database.transaction import Transaction
+from ullage.deletion.delete import delete_manifest
+from ullage.registry.context import Caller
+from ullage.registry.queries import audit as entries
 
 PASSWORD = "a password that is long"
 

@@ -20,7 +20,13 @@ import pytest
 
 from tests.access.house import House, basic
 from tests.support.server import command_environment
-from ullage.server.logs import FLUSH_SECONDS, MAX_VALUE, RequestLog, printable, request_id_of
+from ullage.server.http.access_log import (
+    FLUSH_SECONDS,
+    MAX_VALUE,
+    RequestLog,
+    printable,
+    request_id_of,
+)
 
 
 def lines(house: House) -> list[dict[str, Any]]:

@@ -14,8 +14,8 @@ import pytest
 
 from tests.access.house import INDEX, House, digest_of, empty_index, image
 from ullage.server.app import ROUTES
-from ullage.server.needs import Whom
-from ullage.server.routes import Route
+from ullage.server.http.permissions import Whom
+from ullage.server.http.routes import Route
 
 # Whom a route is for: "anybody", "known" (any account or token), who may see a "catalog", or the
 # rights that are needed on the repository in the path.

@@ -7,20 +7,17 @@ import bcrypt
 import pytest
 
 from tests.access.keep import OPERATOR, Keep
-from ullage.metadata import accounts as stored
-from ullage.services import scope_maps, scoped_tokens, signing_keys, users
-from ullage.services.access import Action, Grant, narrowed, parse_scopes
-from ullage.services.accounts import AccountInvalid, AccountUnknown
-from ullage.services.doorkeeper import RECHECK_SECONDS
-from ullage.services.htpasswd import HtpasswdAccounts, HtpasswdInvalid
-from ullage.services.passwords import new_password
-from ullage.services.token_keys import KEYS_RECHECK_SECONDS
-from ullage.services.tokens import (
-    ACCESS_LIFETIME,
-    IDENTITY_LIFETIME,
-    KEY_OVERLAP,
-    REFRESH_LIFETIME,
-)
+from ullage.accounts import queries as stored
+from ullage.accounts import rotate_key as signing_keys
+from ullage.accounts import scope_maps, users
+from ullage.accounts import tokens as scoped_tokens
+from ullage.accounts.authenticator import RECHECK_SECONDS
+from ullage.accounts.htpasswd import HtpasswdAccounts, HtpasswdInvalid
+from ullage.accounts.jwt import ACCESS_LIFETIME, IDENTITY_LIFETIME, KEY_OVERLAP, REFRESH_LIFETIME
+from ullage.accounts.names import AccountInvalid, AccountUnknown
+from ullage.accounts.passwords import new_password
+from ullage.accounts.signing_keys import KEYS_RECHECK_SECONDS
+from ullage.authorization import Action, Grant, narrowed, parse_scopes
 
 PASSWORD = "a password that is long"
 DAY = 86_400

@@ -13,11 +13,9 @@ import pytest
 
 from tests.access.house import House, basic
 from tests.access.keep import Keep
-from ullage.oci.errors import TooManyRequests
-from ullage.server.threads import FairThreads, Line
-from ullage.services import passwords
-from ullage.services.doorkeeper import LoginFailed
-from ullage.services.throttle import (
+from ullage.accounts import passwords
+from ullage.accounts.authenticator import LoginFailed
+from ullage.accounts.throttle import (
     CAPACITY,
     FORGET_SECONDS,
     FREE_PER_ACCOUNT,
@@ -25,6 +23,8 @@ from ullage.services.throttle import (
     LONGEST_WAIT,
     Throttle,
 )
+from ullage.oci.errors import TooManyRequests
+from ullage.server.http.threads import FairThreads, Line
 
 PASSWORD = "a password that is long"
 GUESSER, OTHER = "203.0.113.9", "192.0.2.7"

@@ -18,8 +18,8 @@ from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 
 from tests.access.house import House, bearer
 from tests.access.keep import Keep
-from ullage.metadata import accounts
-from ullage.services.tokens import SigningKey, TokenInvalid, new_signing_key
+from ullage.accounts import queries as accounts
+from ullage.accounts.jwt import SigningKey, TokenInvalid, new_signing_key
 
 IN_PROCESS = 50_000
 OVER_HTTP = 300

@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from ullage.blobs import Append, BlobStore, Buffer, KeyUnknown, StoredObject, StoreFull
+from ullage.blobs.protocol import Append, BlobStore, Buffer, KeyUnknown, StoredObject, StoreFull
 
 MiB = 1024 * 1024
 

@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from tests.blobs.contract import content, fresh_key
-from ullage.blobs import StoreFull
-from ullage.blobs.direct import AFTER_BYTES, AT_ONCE, BLOCK_BYTES, BUFFER_BYTES, direct_from
-from ullage.blobs.file import FileBlobStore
+from ullage.blobs.files.direct import AFTER_BYTES, AT_ONCE, BLOCK_BYTES, BUFFER_BYTES, direct_from
+from ullage.blobs.files.store import FileBlobStore
+from ullage.blobs.protocol import StoreFull
 
 MiB = 1024 * 1024
 LARGE = AFTER_BYTES + 3 * BUFFER_BYTES + 12_345

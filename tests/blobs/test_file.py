@@ -25,9 +25,10 @@ from tests.blobs.contract import (
     upload,
 )
 from tests.support.disks import small_disk
-from ullage.blobs import BlobStore, KeyUnknown, StoreFull, StoreUnusable, open_blob_store
-from ullage.blobs import file as driver
-from ullage.blobs.file import FileBlobStore
+from ullage.blobs.files import store as driver
+from ullage.blobs.files.store import FileBlobStore
+from ullage.blobs.opening import open_blob_store
+from ullage.blobs.protocol import BlobStore, KeyUnknown, StoreFull, StoreUnusable
 
 KEY = "abcd" + "0" * 28
 SIBLING = "abcd" + "1" * 28
@@ -832,7 +833,7 @@ def test_an_append_taken_after_the_file_was_committed_is_refused(
 HOLD = """
 import sys
 from pathlib import Path
-from ullage.blobs.file import FileBlobStore
+from ullage.blobs.files.store import FileBlobStore
 append = FileBlobStore(Path(sys.argv[1])).append(sys.argv[2], 5)
 append.write(b", and a tail")
 print("holding", flush=True)

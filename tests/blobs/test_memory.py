@@ -3,8 +3,9 @@ from __future__ import annotations
 import pytest
 
 from tests.blobs.contract import BlobStoreContract, MiB, put
-from ullage.blobs import BlobStore, StoreFull, open_blob_store
 from ullage.blobs.memory import MemoryBlobStore
+from ullage.blobs.opening import open_blob_store
+from ullage.blobs.protocol import BlobStore, StoreFull
 
 
 class TestMemoryBlobStore(BlobStoreContract):

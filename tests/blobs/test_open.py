@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from tests.blobs.contract import put
-from ullage.blobs import open_blob_store
+from ullage.blobs.opening import open_blob_store
 
 
 @pytest.mark.parametrize("form", ["file:{}", "file://{}"])

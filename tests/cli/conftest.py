@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from tests.support.server import UllageServer
-from ullage.cli import run
+from ullage.cli.main import run
 
 pytest.register_assert_rewrite("tests.cli.terminal")
 

@@ -7,12 +7,12 @@ from contextlib import closing, contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-from ullage.cli.remote.connection import Connections
-from ullage.cli.remote.failures import Unauthenticated
-from ullage.cli.remote.registries import Origin
-from ullage.cli.remote.saved import Login
-from ullage.cli.remote.session import Registry
-from ullage.cli.remote.talk import Talk
+from ullage.cli.client.address import Origin
+from ullage.cli.client.connection import Connections
+from ullage.cli.client.registry import Registry
+from ullage.cli.client.saved import Login
+from ullage.cli.shell.console import Talk
+from ullage.cli.shell.errors import Unauthenticated
 
 Step = tuple[int, dict[str, str], Any]
 

@@ -6,7 +6,7 @@ import pytest
 
 from tests.cli.conftest import Ullage
 from ullage.cli import table
-from ullage.cli.remote.grammar import parse
+from ullage.cli.shell.commands import parse
 
 
 def given(*line: str) -> Any:

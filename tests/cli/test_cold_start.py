@@ -17,12 +17,12 @@ HEAVY = {
     "typer", "click", "rich", "pydantic", "sqlalchemy", "alembic", "granian", "starlette", "anyio",
     "cryptography", "argon2", "jwt", "httpx", "urllib3", "requests", "jmespath", "yaml", "pygments",
     "keyring", "asyncio", "urllib.request", "subprocess", "concurrent.futures", "tempfile",
-    "ullage.wiring", "ullage.services", "ullage.config", "ullage.cli.local",
+    "ullage.wiring", "ullage.registry.context", "ullage.config", "ullage.cli.local",
 }  # fmt: skip
 
 IMPORTED = """
 import json, sys
-from ullage.cli import run
+from ullage.cli.main import run
 code = run(sys.argv[1:])
 print(json.dumps([code, sorted(sys.modules)]), file=sys.stderr)
 """
@@ -47,9 +47,10 @@ def test_nothing_heavy_is_imported_for(line: tuple[str, ...], server: UllageServ
 
 SERVED = """
 import json, os, sys
-from ullage.cli import local
+from ullage.cli import table
 from ullage.config import load_settings
 from ullage.wiring import run_server
+table.local()
 def told(started):
     print(json.dumps(sorted(sys.modules)), flush=True)
     os._exit(0)
@@ -58,7 +59,7 @@ run_server(load_settings({"data": sys.argv[1], "listen": "127.0.0.1:0"}, {}), to
 # On SQLite and files; what other databases and other commands need is megabytes.
 UNUSED = {
     "alembic", "mako", "psycopg", "sqlalchemy.dialects.postgresql", "sqlalchemy.orm", "click",
-    "jmespath", "yaml", "pygments", "ullage.cli.remote.session", "ullage.metadata.postgresql",
+    "jmespath", "yaml", "pygments", "ullage.cli.client.registry", "ullage.database.postgresql",
 }  # fmt: skip
 
 
@@ -70,5 +71,5 @@ def test_a_server_on_sqlite_keeps_nothing_in_memory_that_others_need(tmp_path: P
         text=True,
     )
     modules = json.loads(done.stdout)
-    assert "ullage.server.listener" in modules
+    assert "ullage.server.listener.granian" in modules
     assert UNUSED.isdisjoint(modules), UNUSED.intersection(modules)

@@ -12,7 +12,7 @@ from tests.cli.conftest import Ullage
 from tests.server.pushing import push_image
 from tests.support.require import require_command
 from tests.support.server import UllageServer, command_environment
-from ullage.cli.completion import candidates
+from ullage.cli.candidates import candidates
 
 
 def words(*line: str) -> list[str]:

@@ -4,7 +4,8 @@ import pytest
 
 from tests.cli.conftest import Ullage
 from ullage.cli import table
-from ullage.cli.remote.grammar import Command
+from ullage.cli.shell import groups
+from ullage.cli.shell.commands import Command
 
 
 @pytest.mark.parametrize("command", table.every(), ids=lambda command: command.name)
@@ -23,7 +24,7 @@ def test_every_flag_of_a_command_is_in_its_help(ullage: Ullage, command: Command
 
 def test_help_of_everything_and_of_a_group_names_each_command(ullage: Ullage) -> None:
     overview, group = ullage("--help"), ullage("manifest", "--help")
-    for name in (*table.GROUPS.keys() & table.below(()), *table.LOCAL, "login", "az-env"):
+    for name in (*groups.GROUPS.keys() & table.below(()), *groups.LOCAL, "login", "az-env"):
         assert f"\n  {name} " in overview.out
     assert [line.split()[0] for line in group.out.splitlines() if line.startswith("  ")] == [
         command.words[1] for command in table.remote() if command.words[0] == "manifest"
@@ -34,15 +35,15 @@ def test_help_of_everything_and_of_a_group_names_each_command(ullage: Ullage) ->
 
 def test_every_command_is_in_the_overview() -> None:
     """Those of this machine are named beside their modules, so that help need not import those."""
-    assert {command.words[0] for command in table.every()} == {*table.below(()), *table.LOCAL}
-    assert all(table.below((word,)) or table.find((word,)) for word in table.LOCAL)
+    assert {command.words[0] for command in table.every()} == {*table.below(()), *groups.LOCAL}
+    assert all(table.below((word,)) or table.find((word,)) for word in groups.LOCAL)
 
 
 def test_the_examples_in_help_are_commands_that_are_understood() -> None:
     """Each first part is read by its own parser; nothing is run."""
     import shlex
 
-    from ullage.cli.remote.grammar import parse
+    from ullage.cli.shell.commands import parse
 
     for command in table.every():
         for example in command.examples:

@@ -2,8 +2,8 @@
 
 import pytest
 
-from ullage.cli.remote.failures import Failure
-from ullage.cli.remote.images import Image, parse_image
+from ullage.cli.client.image_names import Image, parse_image
+from ullage.cli.shell.errors import Failure
 
 
 @pytest.mark.parametrize(

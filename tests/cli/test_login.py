@@ -11,7 +11,7 @@ import pytest
 from tests.cli.conftest import Ullage
 from tests.cli.terminal import at_terminal
 from tests.support.server import UllageServer, run_ullage
-from ullage.cli.remote import saved
+from ullage.cli.client import saved
 
 PASSWORD = "correct horse"
 

@@ -2,8 +2,8 @@
 
 import pytest
 
-from ullage.cli.remote.failures import Failure
-from ullage.cli.remote.registries import resolve, split_specifier
+from ullage.cli.client.address import resolve, split_specifier
+from ullage.cli.shell.errors import Failure
 
 SAVED = {"myregistry": "https://registry.example.com", "work-eu": "10.0.0.1:5000"}
 

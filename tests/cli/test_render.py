@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from ullage.cli.remote.failures import Failure, UsageError
-from ullage.cli.remote.render import formatted, query_of
-from ullage.cli.remote.tables import age, locks, short_digests, size, table
+from ullage.cli.shell.errors import Failure, UsageError
+from ullage.cli.shell.output import formatted, query_of
+from ullage.cli.shell.tables import age, locks, short_digests, size, table
 
 
 @pytest.mark.parametrize(

@@ -12,9 +12,9 @@ import pytest
 from tests.cli.conftest import Ullage
 from tests.support.require import require_command
 from tests.support.server import UllageServer
-from ullage.cli.remote import keyring, saved
-from ullage.cli.remote.failures import Failure
-from ullage.cli.remote.saved import Login, SavedLogin
+from ullage.cli.client import keyring, saved
+from ullage.cli.client.saved import Login, SavedLogin
+from ullage.cli.shell.errors import Failure
 
 LOGIN = SavedLogin(Login("ci", "s3cret ü"), "https://r.example.com", None)
 
@@ -86,8 +86,8 @@ def test_without_a_session_there_is_no_keyring(at_home: Path) -> None:
 
 IN_A_SESSION = """
 import json, subprocess, sys
-from ullage.cli.remote import saved
-from ullage.cli.remote.saved import Login, SavedLogin
+from ullage.cli.commands import saved
+from ullage.cli.client.saved import Login, SavedLogin
 subprocess.run(["gnome-keyring-daemon", "--unlock", "--components=secrets"], input=b"pin",
     stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=True)
 login = SavedLogin(Login("ci", "s3cret ü"), "https://r.example.com", None)
@@ -95,7 +95,7 @@ where = saved.save_login("r.example.com", login)
 found = saved.login_of("r.example.com") == login
 file = saved.credentials_path().read_text()
 saved.forget_login("r.example.com")
-from ullage.cli.remote import keyring
+from ullage.cli.commands import keyring
 print(json.dumps([where, found, "s3cret" in file, keyring.get("r.example.com", "ci")]))
 """
 

@@ -6,9 +6,9 @@ import pytest
 
 from tests.cli.conftest import Ullage
 from tests.cli.scripted import Script, Step
-from ullage.cli.remote.deleting import freed
-from ullage.cli.remote.failures import Failure, Refused
-from ullage.cli.remote.saved import Login
+from ullage.cli.client.saved import Login
+from ullage.cli.commands.delete_images import freed
+from ullage.cli.shell.errors import Failure, Refused
 
 BEARER = {"WWW-Authenticate": 'Bearer realm="http://evil.example.com/oauth2/token",service="s"'}
 WEAK = {"WWW-Authenticate": BEARER["WWW-Authenticate"] + ',scope="x",error="insufficient_scope"'}

@@ -7,8 +7,9 @@ import argparse
 import sys
 
 from ullage.config import load_settings
+from ullage.deletion import delete, reclaim
 from ullage.oci.reference import parse_repository_name
-from ullage.services import Caller, Registry, delete, reclaim
+from ullage.registry.context import Caller, Registry
 from ullage.wiring import open_registry
 
 NOBODY = Caller(subject="", address="127.0.0.1", agent="drive")

@@ -21,11 +21,16 @@ from typing import Any
 
 # What the command imports sooner or later; the second kind only where it is installed.
 _MODULES = (
-    "ullage.cli.local",
+    "ullage.cli.local.serve",
+    "ullage.cli.local.check",
+    "ullage.cli.local.user",
+    "ullage.cli.local.token",
+    "ullage.cli.local.scope_map",
+    "ullage.cli.local.audit",
     "ullage.wiring",
-    "ullage.blobs.file",
-    "ullage.metadata.sqlite",
-    "ullage.metadata.postgresql",
+    "ullage.blobs.files.store",
+    "ullage.database.sqlite.database",
+    "ullage.database.postgresql",
     "tests.crash.drive",
 )
 _OPTIONAL = ("sqlalchemy.dialects.sqlite", "sqlalchemy.dialects.postgresql.psycopg", "psycopg")
@@ -95,7 +100,7 @@ def _redirect(log: str) -> None:
 
 def _command(name: str) -> Callable[[], None]:
     from tests.crash import drive
-    from ullage.cli import main as ullage
+    from ullage.cli.main import main as ullage
 
     return {"ullage": ullage, "drive": drive.main}[name]
 

@@ -33,7 +33,7 @@ from tests.crash.harness import (
     wait_until,
 )
 from tests.crash.mounts import Disk, ext4
-from ullage.blobs.direct import AFTER_BYTES, BUFFER_BYTES
+from ullage.blobs.files.direct import AFTER_BYTES, BUFFER_BYTES
 
 DATA = some_bytes("power", 50_000)
 # The middle of it goes to the disk past the page cache.

@@ -10,17 +10,16 @@ from hypothesis import strategies as st
 
 from ullage.oci.digest import Digest, digest_of
 from ullage.oci.errors import ManifestInvalid
-from ullage.oci.manifest import (
+from ullage.oci.manifest.descriptor import Descriptor
+from ullage.oci.manifest.limits import ManifestLimits
+from ullage.oci.manifest.media_type import (
     DOCKER_IMAGE,
     DOCKER_LIST,
     OCI_ARTIFACT,
     OCI_IMAGE,
     OCI_INDEX,
-    Descriptor,
-    Manifest,
-    ManifestLimits,
-    parse_manifest,
 )
+from ullage.oci.manifest.parsing import Manifest, parse_manifest
 
 CONFIG_TYPE = "application/vnd.oci.image.config.v1+json"
 LAYER_TYPE = "application/vnd.oci.image.layer.v1.tar+gzip"

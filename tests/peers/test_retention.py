@@ -6,23 +6,23 @@ from typing import Any
 
 import pytest
 
-from tests.services.cleaning import Document, finish, manifests, outcomes, purge, retag, tags
-from tests.services.cleaning import wait_days as wait
+from tests.support.cleaning import Document, finish, manifests, outcomes, purge, retag, tags
+from tests.support.cleaning import wait_days as wait
 from tests.support.registry import ALICE, push_image, push_index
-from ullage.metadata.audit import entries
+from ullage.authorization import NOBODY_ASKS
+from ullage.cleanup.job.batch import CHANGED
+from ullage.cleanup.job.execution import work
+from ullage.cleanup.retention.policy import set_retention, set_untagged
+from ullage.cleanup.retention.run import explain_retention, start_run
+from ullage.deletion.delete import delete_tag
 from ullage.oci.digest import Digest
 from ullage.oci.errors import ValueInvalid
 from ullage.oci.reference import parse_reference, parse_repository_name, parse_tag
-from ullage.services import Registry
-from ullage.services.access import NOBODY_ASKS
-from ullage.services.cleaning import CHANGED
-from ullage.services.delete import delete_tag
-from ullage.services.job_work import work
-from ullage.services.pull import get_manifest
-from ullage.services.pulls import note_pull
-from ullage.services.retention import explain_retention, start_run
-from ullage.services.retention_policy import set_retention, set_untagged
-from ullage.services.why import explain
+from ullage.registry.context import Registry
+from ullage.registry.pull.pull_log import note_pull
+from ullage.registry.pull.read import get_manifest
+from ullage.registry.queries.audit import entries
+from ullage.usage.why import explain
 from ullage.worker import CHOOSERS
 
 APP = parse_repository_name("app")

@@ -22,15 +22,15 @@ from tests.support.registry import CONFIG, LAYER, MANIFEST, descriptor, make_reg
 from ullage.blobs.memory import MemoryAppend, MemoryBlobStore
 from ullage.oci.digest import digest_of
 from ullage.oci.errors import RegistryError
+from ullage.registry.context import Registry
 from ullage.server.app import App, create_app
-from ullage.server.bodies import Bodies
-from ullage.server.face import Face
-from ullage.server.guard import Guard
-from ullage.server.needs import KNOWN
-from ullage.server.rounds import Rounds
-from ullage.server.routes import Route, Router
-from ullage.server.threads import FairThreads, Threads
-from ullage.services import Registry
+from ullage.server.http.authentication import Guard
+from ullage.server.http.bodies import Bodies
+from ullage.server.http.context import Face
+from ullage.server.http.permissions import KNOWN
+from ullage.server.http.routes import Route, Router
+from ullage.server.http.threads import FairThreads, Threads
+from ullage.server.http.write_batches import Rounds
 
 LARGE = os.urandom(3 * 1024 * 1024)
 Message = MutableMapping[str, Any]

@@ -10,9 +10,8 @@ from hypothesis import strategies as st
 
 from ullage.oci.errors import PaginationNumberInvalid, SizeInvalid, Unsupported
 from ullage.oci.reference import parse_repository_name
-from ullage.server.distribution import ROUTES
-from ullage.server.routes import Route, Router
-from ullage.server.wire import (
+from ullage.server.distribution.routes import ROUTES
+from ullage.server.http.responses import (
     ContentRangeMalformed,
     MethodNotAllowed,
     NotFound,
@@ -26,6 +25,7 @@ from ullage.server.wire import (
     next_link,
     page_size,
 )
+from ullage.server.http.routes import Route, Router
 
 SIZES = st.integers(0, 2**63 - 1)
 # Text that looks like a header about ranges, or not at all.

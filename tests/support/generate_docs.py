@@ -5,14 +5,14 @@ from pathlib import Path
 
 from ullage.cli import table
 from ullage.cli.local.settings import PLACE
-from ullage.cli.remote.flags import ACCESS
-from ullage.cli.remote.grammar import GLOBAL, Command, Flag
-from ullage.cli.remote.helping import described, placeholder, spelled, usage
+from ullage.cli.shell.commands import GLOBAL, Command, Flag
+from ullage.cli.shell.flags import ACCESS
+from ullage.cli.shell.help import described, placeholder, spelled, usage
 from ullage.config import SETTINGS
 from ullage.oci import errors
 from ullage.oci.errors import RegistryError
-from ullage.server import wire
-from ullage.server.wire import status_of
+from ullage.server.http import responses as wire
+from ullage.server.http.responses import status_of
 
 FOLDER = Path(__file__).resolve().parents[2] / "docs" / "reference"
 

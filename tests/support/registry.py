@@ -6,19 +6,19 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from ullage.blobs import BlobStore
-from ullage.metadata.claims import open_claims
-from ullage.metadata.database import open_database
-from ullage.metadata.leases import open_leases
+from ullage.blobs.protocol import BlobStore
+from ullage.database.opening import open_database
+from ullage.deletion.reclaim import erase_deleted, expire_uploads, reclaim_due, review_due
 from ullage.oci.digest import Digest, digest_of
 from ullage.oci.reference import Tag, parse_repository_name, parse_tag
-from ullage.services import Caller, Limits, Registry
-from ullage.services.fresh import open_fresh
-from ullage.services.pull import get_manifest
-from ullage.services.push import put_manifest
-from ullage.services.reclaim import erase_deleted, expire_uploads, reclaim_due, review_due
-from ullage.services.sessions import start_upload
-from ullage.services.uploading import append_upload
+from ullage.registry.context import Caller, Limits, Registry
+from ullage.registry.leases.opening import open_leases
+from ullage.registry.pull.read import get_manifest
+from ullage.registry.push.manifests import put_manifest
+from ullage.registry.push.sessions import start_upload
+from ullage.registry.push.sessions_in_memory import open_fresh
+from ullage.registry.push.uploads import append_upload
+from ullage.registry.queries.upload_claims import open_claims
 
 ALICE = Caller(subject="alice", address="192.0.2.1", agent="test")
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import psycopg
 
-from ullage.metadata.database import Database, Transaction
+from ullage.database.transaction import Database, Transaction
 
 
 @contextmanager

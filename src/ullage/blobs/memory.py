@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from types import TracebackType
 from typing import Self
 
-from ullage.blobs import Buffer, KeyUnknown, StoredObject, StoreFull, validate_key
+from ullage.blobs.protocol import Buffer, KeyUnknown, StoredObject, StoreFull, validate_key
 
 
 class _Object:

@@ -1,4 +1,4 @@
-"""All commands by their words: those in `remote`, on a registry wherever it is, and in `local`."""
+"""All commands by their words: those in `commands`, on a registry wherever it is, and in `local`."""
 
 from __future__ import annotations
 
@@ -6,54 +6,28 @@ from collections.abc import Sequence
 from functools import cache
 from typing import TYPE_CHECKING
 
+from ullage.cli.shell.groups import GROUPS, LOCAL
+
 if TYPE_CHECKING:
-    from ullage.cli.remote.grammar import Command
-
-TITLE = "A container registry that gives space back."
-
-# The first words of the commands in `local`, which is slow to import: it is not asked for help.
-LOCAL = {
-    "serve": "Run the registry.",
-    "check": "Prove that what the database says and what the disk holds agree, also while it "
-    "serves.",
-    "user": "People and programs that log in with a password.",
-    "token": "Repository-scoped tokens: limited rights, two passwords, expiry.",
-    "scope-map": "Named sets of rights for users and tokens.",
-    "key": "The keys that sign access tokens.",
-    "audit": "Who changed what.",
-    "version": "Print the version.",
-}
-
-GROUPS = {
-    **LOCAL,
-    "credential": "The two passwords of a token.",
-    "repository": "Repositories, their tags and manifests: list, show, lock, untag, delete.",
-    "manifest": "Manifests and what refers to them: list, show, lock, delete.",
-    "lock": "Keep something from being deleted, and say why; list what is kept.",
-    "job": "Long work that a registry does: list, show, watch, cancel.",
-    "retention": "What a registry deletes by itself: show, set, explain, test, run.",
-    "pullers": "Who pulls images, told apart by user agent: show, set.",
-    "deleted": "Deletions that can be taken back: list, show.",
-    "config": "Defaults, names for registries, and what a registry does by itself.",
-    "soft-delete": "Whether deletions can be taken back: show, update.",
-}
+    from ullage.cli.shell.commands import Command
 
 
 @cache
 def remote() -> tuple[Command, ...]:
     """Those that work on a registry. The process that serves needs none of them."""
-    from ullage.cli import azure_env, completion
-    from ullage.cli.remote import (
-        configuration,
-        holding,
-        jobs,
+    from ullage.cli.commands import (
+        az_env,
+        completion,
+        config,
+        job,
+        lock,
         login,
         manifest,
-        plans,
-        policies,
-        purging,
+        plan,
+        purge,
         repository,
-        undo,
+        restore,
+        retention,
         usage,
         why,
     )
@@ -61,26 +35,33 @@ def remote() -> tuple[Command, ...]:
     return (
         *repository.COMMANDS,
         *manifest.COMMANDS,
-        *plans.COMMANDS,
+        *plan.COMMANDS,
         *usage.COMMANDS,
         *why.COMMANDS,
-        *purging.COMMANDS,
-        *policies.COMMANDS,
-        *holding.COMMANDS,
-        *jobs.COMMANDS,
-        *undo.COMMANDS,
+        *purge.COMMANDS,
+        *retention.COMMANDS,
+        *lock.COMMANDS,
+        *job.COMMANDS,
+        *restore.COMMANDS,
         *login.COMMANDS,
-        *configuration.COMMANDS,
-        *azure_env.COMMANDS,
+        *config.COMMANDS,
+        *az_env.COMMANDS,
         *completion.COMMANDS,
     )
 
 
 def local() -> tuple[Command, ...]:
     """Those that work on this machine, which are slow to import."""
-    from ullage.cli.local import COMMANDS
+    from ullage.cli.local import audit, check, scope_map, serve, token, user
 
-    return COMMANDS
+    return (
+        *serve.COMMANDS,
+        *check.COMMANDS,
+        *user.COMMANDS,
+        *token.COMMANDS,
+        *scope_map.COMMANDS,
+        *audit.COMMANDS,
+    )
 
 
 def every() -> tuple[Command, ...]:

@@ -10,26 +10,33 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from ullage.accounts.authenticator import Doorkeeper
+from ullage.authorization import Principal
 from ullage.oci.errors import NameInvalid, RangeInvalid, RegistryError, SizeInvalid
-from ullage.server import acr, acr_deleted, api, distribution, holds, jobs, oauth, policies, undo
-from ullage.server.bodies import Bodies
-from ullage.server.distribution.pushing_blobs import range_headers
-from ullage.server.face import Face
-from ullage.server.guard import Challenge, Guard
-from ullage.server.head import Asked, raw_path
-from ullage.server.logs import RequestLog, printable, request_id_of
-from ullage.server.needs import Whom
-from ullage.server.rounds import Rounds
-from ullage.server.routes import Route, Router
-from ullage.server.threads import FairThreads, Threads
-from ullage.server.wire import error_response, json_response
-from ullage.services import Registry
-from ullage.services.access import Principal
-from ullage.services.doorkeeper import Doorkeeper
+from ullage.registry.context import Registry
+from ullage.server.acr import data_plane as acr
+from ullage.server.acr import deleted as acr_deleted
+from ullage.server.acr import oauth2 as oauth
+from ullage.server.api import deleted as undo
+from ullage.server.api import jobs, policies
+from ullage.server.api import locks as holds
+from ullage.server.api import plans as api
+from ullage.server.distribution import routes as distribution
+from ullage.server.distribution.push_blobs import range_headers
+from ullage.server.http.access_log import RequestLog, printable, request_id_of
+from ullage.server.http.authentication import Challenge, Guard
+from ullage.server.http.bodies import Bodies
+from ullage.server.http.context import Face
+from ullage.server.http.permissions import Whom
+from ullage.server.http.request import Asked, raw_path
+from ullage.server.http.responses import error_response, json_response
+from ullage.server.http.routes import Route, Router
+from ullage.server.http.threads import FairThreads, Threads
+from ullage.server.http.write_batches import Rounds
 
 log = logging.getLogger(__name__)
 
-# Logins at once; two of them compute (services/passwords.py), the others wait or look up.
+# Logins at once; two of them compute (accounts/passwords.py), the others wait or look up.
 PASSWORD_THREADS = 4
 ROUTES = (
     *distribution.ROUTES,

@@ -6,8 +6,8 @@ import argparse
 import os
 from pathlib import Path
 
-from ullage.cli.remote.failures import Failure
-from ullage.cli.remote.grammar import Flag
+from ullage.cli.shell.commands import Flag
+from ullage.cli.shell.errors import Failure
 from ullage.config import SETTINGS, ConfigError, Setting, Settings, load_settings
 
 CONFIG = Flag(("--config",), "TOML file with settings. [ULLAGE_CONFIG]", "FILE")

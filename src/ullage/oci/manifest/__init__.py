@@ -7,26 +7,3 @@ with a parser of its own. So a document that could be taken for two things is re
 Sources: OCI image-spec 1.1 (descriptor.md, manifest.md, image-index.md, annotations.md), the
 artifact manifest of its release candidate 1.1.0-rc2, Docker's image manifest version 2, schema 2.
 """
-
-from ullage.oci.manifest.descriptor import Descriptor
-from ullage.oci.manifest.limits import ManifestLimits
-from ullage.oci.manifest.media_type import (
-    DOCKER_IMAGE,
-    DOCKER_LIST,
-    OCI_ARTIFACT,
-    OCI_IMAGE,
-    OCI_INDEX,
-)
-from ullage.oci.manifest.parsing import Manifest, parse_manifest
-
-__all__ = [
-    "DOCKER_IMAGE",
-    "DOCKER_LIST",
-    "OCI_ARTIFACT",
-    "OCI_IMAGE",
-    "OCI_INDEX",
-    "Descriptor",
-    "Manifest",
-    "ManifestLimits",
-    "parse_manifest",
-]

@@ -1,0 +1,74 @@
+"""Reading the audit log. Writing it is part of every change: `Registry.audit`."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from ullage.oci.errors import RegistryError
+from ullage.registry.context import Registry
+from ullage.registry.queries import audit
+from ullage.registry.queries.audit import AuditEntry
+
+MAX_ENTRIES = 10_000
+_AGO = re.compile(r"([0-9]{1,5})([smhd])")
+_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+class TimeInvalid(RegistryError):
+    code = "TIME_INVALID"
+    message = "expected a time such as 2026-11-23T10:00:00Z, or an age such as 24h or 7d"
+
+
+def list_audit(
+    registry: Registry,
+    *,
+    subject: str | None = None,
+    action: str | None = None,
+    repository: str | None = None,
+    since: str | None = None,
+    until: str | None = None,
+    top: int = 100,
+) -> list[dict[str, Any]]:
+    """The newest entries first, those that match everything asked for. Raises TimeInvalid."""
+    now = registry.now()
+    found = registry.read(
+        lambda tx: audit.entries(
+            tx,
+            limit=max(1, min(top, MAX_ENTRIES)),
+            subject=subject,
+            action=action,
+            repository=repository,
+            since=_time(since, now),
+            until=_time(until, now),
+        )
+    )
+    return [_shown(entry) for entry in found]
+
+
+def _time(text: str | None, now: datetime) -> datetime | None:
+    if text is None:
+        return None
+    ago = _AGO.fullmatch(text)
+    if ago:
+        return now - timedelta(seconds=int(ago[1]) * _SECONDS[ago[2]])
+    try:
+        parsed = datetime.fromisoformat(text)
+    except ValueError:
+        raise TimeInvalid({"time": text[:40]}) from None
+    return parsed if parsed.tzinfo else parsed.replace(tzinfo=UTC)
+
+
+def _shown(entry: AuditEntry) -> dict[str, Any]:
+    return {
+        "id": entry.id,
+        "at": entry.at.isoformat(),
+        "subject": entry.subject,
+        "address": entry.address,
+        "request_id": entry.request_id,
+        "action": entry.action,
+        "repository": entry.repository,
+        "target": entry.target,
+        "detail": entry.detail,
+    }

@@ -1,0 +1,66 @@
+"""The keys that sign and check tokens, as all processes on one database share them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from datetime import datetime
+from typing import Any
+
+from ullage.accounts import queries as accounts
+from ullage.accounts.jwt import KEY_OVERLAP, KeyUnknown, SigningKey, TokenAuthority, new_signing_key
+from ullage.database.transaction import Transaction
+from ullage.registry.context import Registry
+
+KEYS_RECHECK_SECONDS = 60.0
+KEYS_PAUSE_SECONDS = 1.0
+
+
+class TokenKeys:
+    """Looked up now and then, because another process may have made one since."""
+
+    def __init__(self, registry: Registry, monotonic: Callable[[], float] = time.monotonic) -> None:
+        self._registry = registry
+        self._monotonic = monotonic
+        self._audience = registry.write(lambda tx: accounts.registry_id(tx, registry.fresh_key()))
+        self._authority = self._load()
+        self._read_at = monotonic()
+
+    def authority(self) -> TokenAuthority:
+        """What signs tokens now. May block."""
+        if self._monotonic() - self._read_at > KEYS_RECHECK_SECONDS:
+            self.reload()
+        return self._authority
+
+    def verified(self, token: str, use: str, now: datetime) -> dict[str, Any]:
+        """The claims of a token that is good for `use`. May block. Raises TokenInvalid."""
+        try:
+            return self.authority().verify(token, use, now)
+        except KeyUnknown:
+            # Another process may have made it since; but nobody can make us look all the time.
+            if self._monotonic() - self._read_at < KEYS_PAUSE_SECONDS:
+                raise
+            self.reload()
+            return self._authority.verify(token, use, now)
+
+    def reload(self) -> None:
+        """Take up keys that were made since, by `ullage key rotate` or another process."""
+        self._read_at = self._monotonic()
+        self._authority = self._load()
+
+    def _load(self) -> TokenAuthority:
+        now = self._registry.now()
+        oldest = now - KEY_OVERLAP
+
+        def load(tx: Transaction) -> list[tuple[str, str]]:
+            keys = accounts.signing_keys(tx, oldest)
+            if not keys:
+                first = new_signing_key()
+                accounts.add_signing_key(tx, first.kid, first.private_pem, now)
+                keys = accounts.signing_keys(tx, oldest)
+            return keys
+
+        keys = self._registry.read(lambda tx: accounts.signing_keys(tx, oldest))
+        if not keys:
+            keys = self._registry.write(load)
+        return TokenAuthority(self._audience, [SigningKey(*key) for key in keys])

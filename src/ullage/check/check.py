@@ -1,0 +1,118 @@
+"""Is everything as it should be? The invariants of docs/reference/check.md, verified and mended.
+
+The check runs beside pushes and deletions and never stops them. It looks at rows page by page, each
+page in one snapshot, and asks the store about their bytes outside of any transaction. So what it
+sees may be outdated when it judges it; therefore every suspect is looked at again before it counts:
+
+- A fact of the database alone is judged again in a later snapshot.
+- Bytes that are missing or wrong count if the row that names them is still there *afterwards*: rows
+  are written after their bytes and removed before them, and no storage key is used twice.
+- Bytes that nobody knows count if no row names them *after* they were seen to be there.
+
+Mending is limited to steps that cannot lose anything, each in a transaction that looks once more.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from typing import Any
+
+from ullage.check import blobs as check_blobs
+from ullage.check import rows as check_rows
+from ullage.check import store as check_store
+from ullage.check.findings import Mode, Report
+from ullage.check.run import Progress, Run
+from ullage.database.errors import DatabaseBroken, DatabaseBusy, DatabaseUnusable
+from ullage.oci.errors import StorageFull, Unavailable
+from ullage.registry.context import Registry
+
+
+class CheckImpossible(Exception):
+    """The database or the store did not answer, so there is no telling. The text says which."""
+
+
+def check(
+    registry: Registry,
+    mode: Mode,
+    *,
+    repair: bool = False,
+    progress: Callable[[Progress], None] | None = None,
+) -> Report:
+    """Verify the registry while it works, and mend what can be mended safely if `repair`.
+
+    Exit codes: 0 nothing found; 1 something that does no harm, or that was mended; 2 damage.
+    Raises CheckImpossible.
+    """
+    running = Run(registry, mode, repair)
+    for step in _steps(running):
+        if progress is not None:
+            progress(step)
+    return running.report()
+
+
+def run_check(registry: Registry, request: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """The check as an answer to `{"mode": "fast" | "default" | "deep", "repair": bool}`.
+
+    Yields {"progress": …} now and then, and at the end the report, or {"error": text} if the check
+    is impossible. Raises ValueError for another request.
+    """
+    mode, repair = Mode(request.get("mode", "default")), request.get("repair", False)
+    if not isinstance(repair, bool):
+        raise ValueError(f"repair: {repair!r} - expected true or false")
+    running = Run(registry, mode, repair)
+    said = time.monotonic()
+    try:
+        for step in _steps(running):
+            if time.monotonic() - said >= 0.2:
+                said = time.monotonic()
+                yield {"progress": asdict(step)}
+    except CheckImpossible as error:
+        yield {"error": str(error)}
+    else:
+        yield running.report().to_json()
+
+
+# What references say comes first, because it decides what may be mended later; counters come last,
+# because mending changes what they count.
+_STAGES: tuple[Callable[[Run], Iterator[Progress]], ...] = (
+    check_rows.integrity,
+    check_rows.survey,
+    check_rows.manifests,
+    check_rows.tags,
+    check_rows.links,
+    check_blobs.blobs,
+    check_store.uploads,
+    check_store.tombstones,
+    check_rows.forgotten,
+    check_rows.jobs,
+    check_rows.operations,
+    check_store.objects,
+    check_rows.counters,
+)
+
+
+def _steps(run: Run) -> Iterator[Progress]:
+    """Do all of it, telling now and then how far it is. Raises CheckImpossible."""
+    with _check_errors():
+        for stage in _STAGES:
+            if run.mode is Mode.FAST and stage is check_store.objects:
+                continue
+            try:
+                yield from stage(run)
+            except DatabaseUnusable as error:
+                run.found("I29", "corruption", "the database", str(error))
+    if run.repaired:
+        run.registry.wake()
+
+
+@contextmanager
+def _check_errors() -> Iterator[None]:
+    try:
+        yield
+    except (Unavailable, StorageFull, DatabaseBusy, DatabaseBroken) as error:
+        raise CheckImpossible(f"the database: {error}") from error
+    except OSError as error:
+        raise CheckImpossible(f"the blob store: {error}") from error

@@ -1,0 +1,167 @@
+"""Manifests, with their bytes and all they are recorded to hold."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import sqlalchemy as sa
+
+from ullage.check.queries.paging import After, Which, choose
+from ullage.check.queries.rows import NAME
+from ullage.database.schema import content
+from ullage.database.transaction import Transaction, chunks
+
+_repositories = content.repositories
+_manifests = content.manifests
+_blobs = content.blobs
+_repo_blobs = content.repo_blobs
+_manifest_blobs = content.manifest_blobs
+_children = content.manifest_children
+
+# Manifests are judged by their bytes, so a page of them is limited in bytes as well.
+_MANIFEST_PAGE = 200
+_MANIFEST_PAGE_BYTES = 8 * 1024 * 1024
+
+
+class Reference(NamedTuple):
+    """A blob that a manifest is recorded to hold."""
+
+    digest: str
+    repository_id: int
+    linked: bool
+    # None if there is no such blob.
+    size: int | None
+
+
+class Child(NamedTuple):
+    """A manifest that an index is recorded to hold; the rest is None if there is none."""
+
+    id: int
+    digest: str | None
+    size: int | None
+    repository_id: int | None
+
+
+class ManifestFacts(NamedTuple):
+    key: int
+    repository_id: int
+    # None if there is no such repository.
+    repository: str | None
+    digest: str
+    media_type: str
+    artifact_type: str | None
+    annotations: str | None
+    subject: str | None
+    size: int
+    raw: bytes
+    image_size: int
+    config_media_type: str | None
+    references: tuple[Reference, ...] = ()
+    children: tuple[Child, ...] = ()
+
+
+def manifests(tx: Transaction, which: Which[int]) -> list[ManifestFacts]:
+    """Manifests with their bytes and all they are recorded to hold.
+
+    A page ends early when its manifests are large. Raises nothing for damaged bytes.
+    """
+    ids = _manifest_page(tx, which) if isinstance(which, After) else which.keys
+    found: list[ManifestFacts] = []
+    for some in chunks(ids, _MANIFEST_PAGE):
+        references = _references(tx, some)
+        children = _recorded_children(tx, some)
+        for row in tx.execute(_MANIFESTS.where(_manifests.c.id.in_(some))).all():
+            facts = ManifestFacts(*row)
+            found.append(
+                facts._replace(
+                    references=tuple(references.get(facts.key, ())),
+                    children=tuple(children.get(facts.key, ())),
+                )
+            )
+    return found
+
+
+_MANIFESTS = (
+    sa.select(
+        _manifests.c.id,
+        _manifests.c.repository_id,
+        NAME,
+        _manifests.c.digest,
+        _manifests.c.media_type,
+        _manifests.c.artifact_type,
+        _manifests.c.annotations,
+        _manifests.c.subject,
+        _manifests.c.size,
+        _manifests.c.raw,
+        _manifests.c.image_size,
+        _manifests.c.config_media_type,
+    )
+    .outerjoin(_repositories, _repositories.c.id == _manifests.c.repository_id)
+    .where(_repositories.c.deleted_at.is_(None))
+    .order_by(_manifests.c.id)
+)
+
+
+def _manifest_page(tx: Transaction, after: After[int]) -> list[int]:
+    length = sa.func.length(_manifests.c.raw)
+    query = (
+        sa.select(_manifests.c.id, length)
+        .outerjoin(_repositories, _repositories.c.id == _manifests.c.repository_id)
+        .where(_repositories.c.deleted_at.is_(None))
+    )
+    page: list[int] = []
+    room = _MANIFEST_PAGE_BYTES
+    limit = min(after.limit, _MANIFEST_PAGE)
+    chosen = choose(query, (_manifests.c.id,), After(after.key, limit))
+    for id_, size in tx.execute(chosen).all():
+        room -= size
+        if page and room < 0:
+            break
+        page.append(id_)
+    return page
+
+
+def _references(tx: Transaction, manifest_ids: Sequence[int]) -> dict[int, list[Reference]]:
+    query = (
+        sa.select(
+            _manifest_blobs.c.manifest_id,
+            _manifest_blobs.c.digest,
+            _manifest_blobs.c.repository_id,
+            _repo_blobs.c.digest.is_not(None),
+            _blobs.c.size,
+        )
+        .outerjoin(
+            _repo_blobs,
+            sa.and_(
+                _repo_blobs.c.repository_id == _manifest_blobs.c.repository_id,
+                _repo_blobs.c.digest == _manifest_blobs.c.digest,
+            ),
+        )
+        .outerjoin(_blobs, _blobs.c.digest == _manifest_blobs.c.digest)
+        .where(_manifest_blobs.c.manifest_id.in_(manifest_ids))
+        .order_by(_manifest_blobs.c.manifest_id, _manifest_blobs.c.digest)
+    )
+    found: dict[int, list[Reference]] = {}
+    for manifest_id, *rest in tx.execute(query).all():
+        found.setdefault(manifest_id, []).append(Reference(*rest))
+    return found
+
+
+def _recorded_children(tx: Transaction, manifest_ids: Sequence[int]) -> dict[int, list[Child]]:
+    query = (
+        sa.select(
+            _children.c.parent_id,
+            _children.c.child_id,
+            _manifests.c.digest,
+            _manifests.c.size,
+            _manifests.c.repository_id,
+        )
+        .outerjoin(_manifests, _manifests.c.id == _children.c.child_id)
+        .where(_children.c.parent_id.in_(manifest_ids))
+        .order_by(_children.c.parent_id, _children.c.child_id)
+    )
+    found: dict[int, list[Child]] = {}
+    for parent_id, *rest in tx.execute(query):
+        found.setdefault(parent_id, []).append(Child(*rest))
+    return found

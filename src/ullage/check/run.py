@@ -1,0 +1,197 @@
+"""One run of a check: rows page by page, suspects once more, what is found counted and mended."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from typing import Any, Protocol, TypeVar
+
+from ullage.check.findings import (
+    DAMAGE,
+    KEPT_FINDINGS,
+    KINDS,
+    REFERENCES,
+    Finding,
+    Issue,
+    Mode,
+    Report,
+    Severity,
+    issue_of,
+)
+from ullage.check.queries.paging import After, Only, Which
+from ullage.database.transaction import Transaction, chunks
+from ullage.registry.context import Registry
+
+# Rows, and entries of the store's listing, that are looked at together.
+BATCH = 1000
+# The worker is late when something has been due for this long.
+OVERDUE = timedelta(hours=1)
+# What is mended in one transaction; pushes on SQLite wait for it.
+_MENDED_TOGETHER = 100
+_NOT_WHILE_DAMAGED = "; kept while references are damaged"
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a check has come: `done` of about `total` things of this kind; None if not known."""
+
+    stage: str
+    done: int
+    total: int | None
+    hashed_bytes: int
+
+
+class _Row(Protocol):
+    @property
+    def key(self) -> Any: ...
+
+
+R = TypeVar("R", bound=_Row)
+
+
+def _ready(row: object) -> Iterator[Progress]:
+    """Nothing to look at before this row is judged."""
+    return iter(())
+
+
+class Run:
+    """What a check has found so far, and how it goes through more."""
+
+    def __init__(self, registry: Registry, mode: Mode, repair: bool) -> None:
+        self.registry = registry
+        self.mode = mode
+        # How much was looked at, and how many rows to expect, by kind; bytes by what they are of.
+        self.checked: Counter[str] = Counter()
+        self.bytes: Counter[str] = Counter()
+        self.expected: dict[str, int] = {}
+        self.store_is_empty = False
+        self.repaired = 0
+        self._repair = repair
+        self._findings: list[Finding] = []
+        self._kept: Counter[str] = Counter()
+        self._counts: Counter[str] = Counter()
+        self._mendable = 0
+        self._damaged = False
+        self._references_damaged = False
+        self._started = time.monotonic()
+
+    def report(self) -> Report:
+        harmless = 1 if self._counts else 0
+        return Report(
+            mode=self.mode,
+            repair=self._repair,
+            findings=tuple(self._findings),
+            omitted=self._counts.total() - len(self._findings),
+            counts=dict(self._counts),
+            repaired=self.repaired,
+            mendable=self._mendable,
+            checked={kind: self.checked[kind] for kind in KINDS},
+            bytes=dict(self.bytes),
+            seconds=round(time.monotonic() - self._started, 3),
+            exit_code=2 if self._damaged else harmless,
+        )
+
+    # --- walking ---
+
+    def walk(
+        self,
+        kind: str,
+        fetch: Callable[[Transaction, Which[Any]], Sequence[R]],
+        judge: Callable[[R], Iterator[Issue]],
+        names: Callable[[R], object] = lambda row: None,
+        look: Callable[[R], Iterator[Progress]] = _ready,
+    ) -> Iterator[Progress]:
+        """Judge every row, having had a `look` at its bytes.
+
+        `names` is what must still be the same afterwards for the judgement to stand.
+        """
+        after = None
+        while rows := self._fetch(fetch, After(after, BATCH)):
+            after = rows[-1].key
+            suspects = []
+            for row in rows:
+                yield from look(row)
+                if any(True for _ in judge(row)):
+                    suspects.append(row.key)
+                self.checked[kind] += 1
+            if suspects:
+                yield from self._confirm(suspects, fetch, judge, names, look)
+            yield self.progress(kind)
+
+    def _confirm(
+        self,
+        keys: Sequence[Any],
+        fetch: Callable[[Transaction, Which[Any]], Sequence[R]],
+        judge: Callable[[R], Iterator[Issue]],
+        names: Callable[[R], object],
+        look: Callable[[R], Iterator[Progress]],
+    ) -> Iterator[Progress]:
+        judged = []
+        for row in self._fetch(fetch, Only(keys)):
+            yield from look(row)
+            judged.append((row, list(judge(row))))
+        there = {row.key: names(row) for row in self._fetch(fetch, Only(keys))}
+        self.record(
+            [
+                issue
+                for row, issues in judged
+                if row.key in there and there[row.key] == names(row)
+                for issue in issues
+            ]
+        )
+
+    def _fetch(
+        self, fetch: Callable[[Transaction, Which[Any]], Sequence[R]], which: Which[Any]
+    ) -> Sequence[R]:
+        return self.registry.snapshot(lambda tx: fetch(tx, which))
+
+    def progress(self, stage: str) -> Progress:
+        return Progress(stage, self.checked[stage], self.expected.get(stage), self.bytes["hashed"])
+
+    # --- recording and mending ---
+
+    def found(self, invariant: str, severity: Severity, subject: str, message: str) -> None:
+        self.record([issue_of(invariant, severity, subject, message)])
+
+    def record(self, issues: Sequence[Issue]) -> None:
+        for issue in issues:
+            if issue.finding.severity in DAMAGE and issue.finding.invariant in REFERENCES:
+                self._references_damaged = True
+        for some in chunks(issues, _MENDED_TOGETHER):
+            outcome = self._mend(some) if self._repair else [False] * len(some)
+            for issue, mended in zip(some, outcome, strict=True):
+                self._keep(issue, mended)
+
+    def _mend(self, issues: Sequence[Issue]) -> list[bool]:
+        """Mend what can be, in one transaction; what was mended."""
+        wanted = [None if self._is_withheld(issue) else issue.mend for issue in issues]
+        if not any(wanted):
+            return [False] * len(wanted)
+        return self.registry.write(
+            lambda tx: [mend is not None and mend(tx) for mend in wanted], freeing=True
+        )
+
+    def _is_withheld(self, issue: Issue) -> bool:
+        return issue.trusts_references and self._references_damaged
+
+    def _keep(self, issue: Issue, mended: bool) -> None:
+        finding = issue.finding
+        if mended and issue.aftermath is not None:
+            finding = replace(finding, message=f"{finding.message}; {issue.aftermath}")
+        elif mended:
+            finding = replace(finding, repaired=True)
+        elif self._repair and self._is_withheld(issue):
+            finding = replace(finding, message=f"{finding.message}{_NOT_WHILE_DAMAGED}")
+        self._counts[finding.severity] += 1
+        self.repaired += finding.repaired
+        self._mendable += issue.mend is not None and not mended and not self._is_withheld(issue)
+        self._damaged |= finding.severity in DAMAGE and not finding.repaired
+        self._kept[finding.invariant] += 1
+        if self._kept[finding.invariant] <= KEPT_FINDINGS:
+            if issue.images is not None:
+                named, count = self.registry.read(issue.images)
+                finding = replace(finding, affected=tuple(named), affected_count=count)
+            self._findings.append(finding)

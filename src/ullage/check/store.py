@@ -1,0 +1,145 @@
+"""What the check asks the store beside blobs: upload sessions, tombstones, and unknown bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
+from functools import partial
+from itertools import islice
+
+from ullage.blobs.protocol import StoredObject, is_key
+from ullage.check.findings import KEPT_FINDINGS, WORKER, Finding, Issue, Mode, issue_of
+from ullage.check.queries import repairs as mending
+from ullage.check.queries import rows
+from ullage.check.run import BATCH, OVERDUE, Progress, Run
+from ullage.database.timestamps import moment
+from ullage.database.transaction import Transaction
+from ullage.deletion.reclaim import UNKNOWN_KEY_GRACE
+from ullage.registry.queries.reclaim import tombstones as tombstones_queries
+from ullage.registry.queries.reclaim.tombstones import known_keys
+
+
+def uploads(run: Run) -> Iterator[Progress]:
+    return run.walk(
+        "uploads", rows.uploads, partial(_judge_upload, run), lambda row: row.storage_key
+    )
+
+
+def _judge_upload(run: Run, upload: rows.UploadFacts) -> Iterator[Issue]:
+    subject = f"upload {upload.key}"
+    if upload.repository is None:
+        yield issue_of("I19", "corruption", subject, "belongs to no repository")
+    if upload.same_key_blob is not None:
+        message = f"names the bytes of {upload.same_key_blob}"
+        yield issue_of("I8", "corruption", subject, message)
+    if upload.expires_at < moment(run.registry.now() - OVERDUE):
+        message = f"should have been ended more than an hour ago{WORKER}"
+        yield issue_of("I18", "leak", subject, message)
+    if run.mode is not Mode.FAST:
+        yield from _judge_uploaded(run, upload, subject)
+
+
+def _judge_uploaded(run: Run, upload: rows.UploadFacts, subject: str) -> Iterator[Issue]:
+    try:
+        size = run.registry.blobs.size(upload.storage_key) or 0
+    except ValueError as error:
+        yield issue_of("I17", "corruption", subject, f"its row makes no sense: {error}")
+    except OSError as error:
+        yield issue_of("I17", "corruption", subject, f"its bytes cannot be read: {error}")
+    else:
+        if size < upload.offset:
+            message = f"{upload.offset} bytes were acknowledged, {size} are stored"
+            yield issue_of("I17", "corruption", subject, message)
+
+
+def tombstones(run: Run) -> Iterator[Progress]:
+    return run.walk("tombstones", rows.tombstones, partial(_judge_tombstone, run))
+
+
+def _judge_tombstone(run: Run, tombstone: rows.TombstoneFacts) -> Iterator[Issue]:
+    subject = f"tombstone {tombstone.key}"
+    user = tombstone.same_key_blob or tombstone.same_key_upload
+    if user is not None:
+        yield issue_of("I12", "corruption", subject, f"its bytes are in use, by {user}")
+    if not is_key(tombstone.key):
+        yield issue_of("I13", "leak", subject, "is no storage key, so it can never be done")
+    elif tombstone.due_at < moment(run.registry.now() - OVERDUE):
+        message = f"{tombstone.size} bytes should have been erased more than an hour ago"
+        tried = f"; {tombstone.attempts} attempts failed, the server's log says why"
+        message += tried if tombstone.attempts else WORKER
+        yield issue_of("I13", "leak", subject, message)
+    # An upload that was cancelled may still be written to, so only a blob's bytes are compared.
+    if run.mode is not Mode.FAST and is_key(tombstone.key) and tombstone.digest is not None:
+        yield from _judge_buried(run, tombstone, subject)
+
+
+def _judge_buried(run: Run, tombstone: rows.TombstoneFacts, subject: str) -> Iterator[Issue]:
+    try:
+        size = run.registry.blobs.size(tombstone.key)
+    except OSError:
+        # Whatever it is, it only waits to be erased; if that fails, I13 tells.
+        return
+    # None: they are erased already, and the row is about to go.
+    if size is not None and size != tombstone.size:
+        recorded = tombstone.size
+        yield Issue(
+            Finding("I15", "accounting", subject, f"recorded {recorded} bytes, has {size}"),
+            lambda tx: mending.correct_tombstone(tx, tombstone.key, recorded, size),
+        )
+
+
+def objects(run: Run) -> Iterator[Progress]:
+    """Everything in the store is something that a row names, and nothing else."""
+    odd: dict[tuple[str, str], StoredObject] = {}
+    listing = iter(run.registry.blobs.list())
+    while some := list(islice(listing, BATCH)):
+        run.checked["objects"] += len(some)
+        run.bytes["stored"] += sum(found.size for found in some)
+        for found in some:
+            if found.problem is not None and len(odd) < KEPT_FINDINGS:
+                odd[found.key, found.problem] = found
+        _judge_unknown(run, _unknown(run, [each for each in some if each.problem is None]))
+        yield run.progress("objects")
+    _judge_odd(run, odd)
+
+
+def _unknown(run: Run, listed: Sequence[StoredObject]) -> list[StoredObject]:
+    """Those that no row names now. One snapshot, for a key moves from row to row."""
+    keys = [found.key for found in listed]
+    known = run.registry.snapshot(lambda tx: known_keys(tx, keys))
+    return [found for found in listed if found.key not in known]
+
+
+def _judge_unknown(run: Run, suspects: Sequence[StoredObject]) -> None:
+    size = run.registry.blobs.size
+    # Their rows would have gone after them, so those that are still there never had one.
+    unknown = [found for found in suspects if size(found.key) is not None]
+    run.bytes["unknown"] += sum(found.size for found in unknown)
+    run.record([_unknown_object(run, found) for found in unknown])
+
+
+def _unknown_object(run: Run, found: StoredObject) -> Issue:
+    now = run.registry.now()
+    message = f"{found.size} bytes that nothing in the database names"
+    if now - datetime.fromtimestamp(found.modified, UTC) <= UNKNOWN_KEY_GRACE:
+        hours = UNKNOWN_KEY_GRACE.total_seconds() / 3600
+        message += f"; left alone until it is {hours:.0f} h old"
+        return issue_of("I8", "leak", f"object {found.key}", message)
+
+    def bury(tx: Transaction) -> bool:
+        if known_keys(tx, [found.key]):
+            return False
+        tombstones_queries.bury(tx, 0, found.key, found.size, now)
+        return True
+
+    finding = Finding("I8", "leak", f"object {found.key}", message)
+    return Issue(finding, bury, trusts_references=True)
+
+
+def _judge_odd(run: Run, odd: dict[tuple[str, str], StoredObject]) -> None:
+    if not odd:
+        return
+    again = {(found.key, found.problem) for found in run.registry.blobs.list()}
+    for key, found in odd.items():
+        if key in again:
+            run.found("I30", "hygiene", f"store entry {found.key}", str(found.problem))

@@ -1,0 +1,351 @@
+"""Choosing what a cleanup takes of a repository (acr-contract 4.2, deletion.md section 2).
+
+Nothing here changes anything. What is chosen is looked at again when it is deleted (cleaning.py).
+
+Only what nothing leads to is a candidate: no tag, no index that is there, no subject that is there.
+So what a locked index lists, or what refers to a live image, never is. What goes along with a
+candidate is what would go if somebody deleted it.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from itertools import islice
+
+from ullage.cleanup.filters import attached_to, tag_goes
+from ullage.cleanup.guardrails import Swath
+from ullage.cleanup.plan.preview import unlocked
+from ullage.cleanup.queries import candidates
+from ullage.cleanup.queries.candidates import Candidate, TagCandidate
+from ullage.cleanup.queries.jobs import Item, ItemKind
+from ullage.database.transaction import Transaction
+from ullage.deletion.closure import Closure, HeldBy, StoredGraph, Why
+from ullage.oci.digest import Digest
+from ullage.oci.reference import RepositoryName, Tag
+from ullage.patterns import Matches
+from ullage.registry.context import Registry
+from ullage.registry.locks import image_locks as holds
+from ullage.registry.locks.image_locks import NOTHING, Covered
+from ullage.registry.queries.content.manifests import find_manifests
+
+PAGE = 1000
+_FAR = datetime(9999, 1, 1, tzinfo=UTC)
+
+
+@dataclass(frozen=True, slots=True)
+class TagScope:
+    """Which tags go: those that match, were updated before the cutoff, behind the newest."""
+
+    matches: Matches
+    cutoff: datetime
+    keep: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class OrphanScope:
+    """Which manifests go, of those that nothing leads to."""
+
+    cutoff: datetime
+    keep: int = 0
+    # Only those that were updated since.
+    since: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """What to take of one repository. What tags leave behind goes with the orphans."""
+
+    tags: Sequence[TagScope] = ()
+    orphans: OrphanScope | None = None
+    include_locked: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Stay:
+    """Something that would have gone, but for a lock."""
+
+    repository: RepositoryName
+    digest: Digest
+    tags: tuple[Tag, ...]
+    because: str
+
+
+def _unsaid(stay: Stay) -> None:
+    """Nobody asks what stays."""
+
+
+@dataclass(slots=True)
+class _Taken:
+    """What is chosen so far."""
+
+    # What locks with a reason cover, and who is told what stays.
+    covered: Covered
+    stays: Callable[[Stay], None] = _unsaid
+    tags: set[Tag] = field(default_factory=set)
+    # How many of a manifest's tags go.
+    losing: dict[int, int] = field(default_factory=dict)
+    manifests: int = 0
+
+
+class _GraphWithout(StoredGraph):
+    """A repository as it will be without some of its tags."""
+
+    def __init__(self, tx: Transaction, repository_id: int, tags: Collection[Tag]) -> None:
+        super().__init__(tx, repository_id)
+        self._without = tags
+
+    def tags(self, ids: Collection[int]) -> Mapping[int, Sequence[Tag]]:
+        left = {
+            id_: [tag for tag in tags if tag not in self._without]
+            for id_, tags in super().tags(ids).items()
+        }
+        return {id_: tags for id_, tags in left.items() if tags}
+
+
+def choose(
+    registry: Registry,
+    repository_id: int,
+    name: RepositoryName,
+    scope: Scope,
+    add: Callable[[Item], None],
+    *,
+    named: bool,
+    stays: Callable[[Stay], None] = _unsaid,
+) -> Swath | None:
+    """Hand everything that goes to `add`, tags first; None if the repository is not there.
+
+    What locks keep is handed to `stays`. Reads page by page, so that no transaction is long.
+    """
+    sums = registry.read(lambda tx: candidates.sums(tx, repository_id))
+    if sums is None:
+        return None
+    taken = _Taken(_covered(registry, repository_id), stays)
+    if sums.writable:
+        for tag_scope in scope.tags:
+            wanted = _tags(registry, repository_id, name, tag_scope, scope.include_locked, taken)
+            for tag in islice(wanted, tag_scope.keep, None):
+                if tag.name in taken.tags:
+                    continue
+                add(_tag_item(repository_id, name, tag))
+                taken.tags.add(tag.name)
+                taken.losing[tag.manifest_id] = taken.losing.get(tag.manifest_id, 0) + 1
+        if scope.orphans is not None:
+            _choose_orphans(registry, repository_id, name, scope, taken, add)
+    return Swath(name, named, sums.tags, len(taken.tags), sums.manifests, taken.manifests)
+
+
+def take(
+    registry: Registry,
+    repository_id: int,
+    name: RepositoryName,
+    tags: Sequence[TagCandidate],
+    orphans: Sequence[Candidate],
+    add: Callable[[Item], None],
+) -> int:
+    """Hand tags to `add` that somebody has decided about, and manifests: how many these are.
+
+    Along with the tags go the images that lose their last one by it.
+    """
+    taken = _Taken(_covered(registry, repository_id))
+    for tag in tags:
+        if taken.covered.of_tag(tag.name, tag.manifest_id) is not None:
+            continue
+        add(_tag_item(repository_id, name, tag))
+        taken.tags.add(tag.name)
+        taken.losing[tag.manifest_id] = taken.losing.get(tag.manifest_id, 0) + 1
+    bared = registry.read(
+        lambda tx: list(candidates.left_alone(tx, repository_id, _FAR, taken.losing))
+    )
+    compound = [each for each in (*orphans, *bared) if not each.locked and not each.alone]
+    for each in (*orphans, *bared):
+        if each.alone and not each.locked:
+            add(_manifest_item(repository_id, name, each))
+            taken.manifests += 1
+    if compound:
+        _choose_compound(registry, repository_id, name, Scope(), taken, compound, add)
+    return taken.manifests
+
+
+def _covered(registry: Registry, repository_id: int) -> Covered:
+    return registry.read(lambda tx: holds.covered(tx, repository_id, registry.now()))
+
+
+# --- tags -----------------------------------------------------------------------------------------
+
+
+def _tags(
+    registry: Registry,
+    repository_id: int,
+    name: RepositoryName,
+    scope: TagScope,
+    include_locked: bool,
+    taken: _Taken,
+) -> Iterator[TagCandidate]:
+    """Every tag that may go, newest first."""
+    after: TagCandidate | None = None
+    while True:
+        page = registry.read(
+            lambda tx, after=after: candidates.tag_page(  # type: ignore[misc]
+                tx, repository_id, scope.cutoff, after, PAGE
+            )
+        )
+        wanted = [
+            tag
+            for tag in page
+            if tag_goes(
+                tag.name,
+                tag.updated_at,
+                locked=False,
+                cutoff=scope.cutoff,
+                matches=scope.matches,
+            )
+        ]
+        eligible: list[TagCandidate] = []
+        for tag in without_attached(registry, repository_id, wanted):
+            hold = taken.covered.of_tag(tag.name, tag.manifest_id)
+            if hold is not None:
+                taken.stays(Stay(name, tag.digest, (tag.name,), holds.described(hold)))
+            elif tag.locked and not include_locked:
+                taken.stays(Stay(name, tag.digest, (tag.name,), f"tag '{tag.name}' is locked"))
+            else:
+                eligible.append(tag)
+        yield from eligible
+        if len(page) < PAGE:
+            return
+        after = page[-1]
+
+
+def without_attached(
+    registry: Registry, repository_id: int, tags: list[TagCandidate]
+) -> list[TagCandidate]:
+    """Signatures in tags such as sha256-….sig live as long as their image (cosign#507)."""
+    images = {tag.name: attached_to(tag.name) for tag in tags}
+    wanted = {digest for digest in images.values() if digest is not None}
+    if not wanted:
+        return tags
+    there = registry.read(lambda tx: candidates.digests_there(tx, repository_id, wanted))
+    return [tag for tag in tags if images[tag.name] not in there]
+
+
+def _tag_item(repository_id: int, name: RepositoryName, tag: TagCandidate) -> Item:
+    return Item(repository_id, name, "tag", tag.name, tag.digest, tag.manifest_id, tag.updated_at)
+
+
+# --- manifests ------------------------------------------------------------------------------------
+
+
+def _choose_orphans(
+    registry: Registry,
+    repository_id: int,
+    name: RepositoryName,
+    scope: Scope,
+    taken: _Taken,
+    add: Callable[[Item], None],
+) -> None:
+    assert scope.orphans is not None
+    compound: list[Candidate] = []
+    found = _orphans(registry, repository_id, scope.orphans, taken)
+    eligible = _unlocked(found, name, taken, scope.include_locked)
+    for candidate in islice(eligible, scope.orphans.keep, None):
+        if not candidate.alone:
+            compound.append(candidate)
+            continue
+        add(_manifest_item(repository_id, name, candidate))
+        taken.manifests += 1
+    if compound:
+        _choose_compound(registry, repository_id, name, scope, taken, compound, add)
+
+
+def _unlocked(
+    found: Iterator[Candidate], name: RepositoryName, taken: _Taken, include_locked: bool
+) -> Iterator[Candidate]:
+    for each in found:
+        held = taken.covered.of([each.id]) if taken.covered is not NOTHING else {}
+        if held:
+            taken.stays(Stay(name, each.digest, (), held[each.id]))
+        elif each.locked and not include_locked:
+            taken.stays(Stay(name, each.digest, (), f"manifest '{each.digest}' is locked"))
+        else:
+            yield each
+
+
+def _orphans(
+    registry: Registry, repository_id: int, scope: OrphanScope, taken: _Taken
+) -> Iterator[Candidate]:
+    """What nothing leads to, now or without the tags that go, newest first."""
+    bared = registry.read(
+        lambda tx: list(candidates.left_alone(tx, repository_id, scope.cutoff, taken.losing))
+    )
+    key = _newest_first
+    return heapq.merge(
+        _orphan_pages(registry, repository_id, scope),
+        sorted(bared, key=key, reverse=True),
+        key=key,
+        reverse=True,
+    )
+
+
+def _newest_first(candidate: Candidate) -> tuple[datetime, str]:
+    return candidate.updated_at, candidate.digest
+
+
+def _orphan_pages(
+    registry: Registry, repository_id: int, scope: OrphanScope
+) -> Iterator[Candidate]:
+    after: Candidate | None = None
+    while True:
+        page = registry.read(
+            lambda tx, after=after: candidates.orphan_page(  # type: ignore[misc]
+                tx, repository_id, scope.cutoff, after, PAGE, scope.since
+            )
+        )
+        yield from page
+        if len(page) < PAGE:
+            return
+        after = page[-1]
+
+
+def _manifest_item(repository_id: int, name: RepositoryName, candidate: Candidate) -> Item:
+    return Item(
+        repository_id,
+        name,
+        "manifest",
+        None,
+        candidate.digest,
+        candidate.id,
+        candidate.updated_at,
+    )
+
+
+def _choose_compound(
+    registry: Registry,
+    repository_id: int,
+    name: RepositoryName,
+    scope: Scope,
+    taken: _Taken,
+    roots: list[Candidate],
+    add: Callable[[Item], None],
+) -> None:
+    """Indexes and what others refer to, with all that goes along, as one moment has it."""
+
+    def read(tx: Transaction) -> tuple[Closure, dict[int, candidates.Standing]]:
+        rows = find_manifests(tx, repository_id, [root.digest for root in roots])
+        graph = _GraphWithout(tx, repository_id, taken.tags)
+        despite = [row.id for row in rows.values()] if scope.include_locked else []
+        ordered = [rows[root.digest] for root in roots if root.digest in rows]
+        closure = unlocked(tx, name, repository_id, ordered, graph, registry.now(), despite)
+        return closure, candidates.standing(tx, closure.going.keys())
+
+    closure, standing = registry.snapshot(read)
+    for member, keeping in closure.kept.values():
+        locks = [hold.by for hold in keeping if hold.kind in (HeldBy.LOCK, HeldBy.HOLD)]
+        if locks:
+            taken.stays(Stay(name, member.row.digest, (), locks[0]))
+    for id_, member in closure.going.items():
+        kind: ItemKind = "manifest" if member.why is Why.ASKED else "along"
+        digest, seen_at = member.row.digest, standing[id_].updated_at
+        add(Item(repository_id, name, kind, None, digest, id_, seen_at))
+    taken.manifests += len(closure.going)

@@ -1,0 +1,176 @@
+"""Decisions about deletions: how much at once is too much; what an age or a size means.
+
+Pure: facts in, decisions out. Durations and sizes are read strictly, because a misread one deletes
+(Azure/acr-cli#83: `--ago 999999d` overflowed and matched everything).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+# More than this share of a repository is named, and refused to a list that nobody read.
+DEFAULT_MAX_PERCENT = 50
+
+
+# --- rails ----------------------------------------------------------------------------------------
+
+
+class Rail(StrEnum):
+    """What a deletion may run into; the word that allows it all the same."""
+
+    EMPTIES = "empty-repository"
+    MOST = "most-of-repository"
+    ONLY_TAG = "only-tag"
+    NEWEST = "newest-image"
+    PULLED = "pulled-recently"
+    MANIFESTS = "max-manifests"
+    BYTES = "max-bytes"
+
+
+RAILS = tuple(Rail)
+
+
+@dataclass(frozen=True, slots=True)
+class Caps:
+    """How much one run may delete at most; None for any amount."""
+
+    max_manifests: int | None = None
+    max_bytes: int | None = None
+    # Of one repository's manifests.
+    max_percent: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """What a deletion takes of one repository."""
+
+    repository: str
+    manifests: int
+    manifests_going: int
+    tags: int
+    tags_going: int
+    # The tag that was set last, if its image goes.
+    newest_going: str | None
+    # Manifests that go and were pulled lately, and what is said about the last of them.
+    pulled_going: int = 0
+    pulled: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Warning:
+    """One rail that a deletion runs into. It `refuses`, or it is only to be read."""
+
+    rail: Rail
+    repository: str | None
+    message: str
+    refuses: bool
+
+
+def rails(
+    parts: Sequence[Part], freed_bytes: int, caps: Caps, *, computed: bool
+) -> tuple[Warning, ...]:
+    """What somebody should know before they delete this much.
+
+    Where a filter or a program made the list (`computed`), nobody read it: then every rail refuses
+    until it is allowed by name. What a person named one by one is only pointed out. Caps that were
+    given always refuse.
+    """
+    found: list[Warning] = []
+    for part in parts:
+        found += _of_repository(part, caps, computed)
+    return (*found, *_over(caps, sum(part.manifests_going for part in parts), freed_bytes))
+
+
+def _over(caps: Caps, manifests: int, freed_bytes: int) -> list[Warning]:
+    """Caps on a whole run always refuse."""
+    found: list[Warning] = []
+    if caps.max_manifests is not None and manifests > caps.max_manifests:
+        message = f"deletes {manifests} manifests, more than {caps.max_manifests}"
+        found.append(Warning(Rail.MANIFESTS, None, message, refuses=True))
+    if caps.max_bytes is not None and freed_bytes > caps.max_bytes:
+        message = f"frees {freed_bytes} bytes, more than {caps.max_bytes}"
+        found.append(Warning(Rail.BYTES, None, message, refuses=True))
+    return found
+
+
+def _of_repository(part: Part, caps: Caps, computed: bool) -> list[Warning]:
+    if not part.manifests_going:
+        return []
+    name = part.repository
+    found: list[Warning] = []
+    percent = DEFAULT_MAX_PERCENT if caps.max_percent is None else caps.max_percent
+    if part.manifests_going == part.manifests:
+        message = f"deletes everything in {name}, and so the repository"
+        found.append(Warning(Rail.EMPTIES, name, message, computed))
+    if part.manifests_going * 100 > part.manifests * percent:
+        message = f"deletes {part.manifests_going} of {part.manifests} manifests in {name}"
+        refuses = computed or caps.max_percent is not None
+        found.append(Warning(Rail.MOST, name, message, refuses))
+    if part.tags and part.tags_going == part.tags:
+        which = "the only tag" if part.tags == 1 else f"all {part.tags} tags"
+        message = f"deletes {which} in {name}"
+        found.append(Warning(Rail.ONLY_TAG, name, message, computed))
+    if part.newest_going is not None:
+        message = f"deletes {name}:{part.newest_going}, the newest image in {name}"
+        found.append(Warning(Rail.NEWEST, name, message, computed))
+    return found + _pulled(name, part.pulled_going, part.pulled, refuses=computed)
+
+
+def _pulled(name: str, number: int, last: str, *, refuses: bool) -> list[Warning]:
+    """Somebody may be running it, and will pull it again."""
+    if not number:
+        return []
+    what = "a manifest" if number == 1 else f"{number} manifests"
+    message = f"deletes {what} in {name} that somebody pulled lately: {last}"
+    return [Warning(Rail.PULLED, name, message, refuses)]
+
+
+# --- purging --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Swath:
+    """What a purge takes of one repository."""
+
+    repository: str
+    # Its name was written out, not found by an expression.
+    named: bool
+    tags: int
+    tags_going: int
+    manifests: int
+    manifests_going: int
+    # As of Part.
+    pulled_going: int = 0
+    pulled: str = ""
+
+
+def purge_rails(
+    swaths: Sequence[Swath], freed_bytes: int, caps: Caps, *, keep: int
+) -> tuple[Warning, ...]:
+    """What a purge runs into. A repository that was named, or of which some are kept, may shrink.
+
+    Orphans are what a purge is for and count as no loss, unless a repository has nothing else.
+    """
+    found: list[Warning] = []
+    for swath in swaths:
+        found += _of_swath(swath, caps, keep)
+    return (*found, *_over(caps, sum(swath.manifests_going for swath in swaths), freed_bytes))
+
+
+def _of_swath(swath: Swath, caps: Caps, keep: int) -> list[Warning]:
+    name, refuses = swath.repository, not swath.named
+    found: list[Warning] = []
+    if swath.manifests and swath.manifests_going == swath.manifests:
+        message = f"deletes everything in {name}, and so the repository"
+        found.append(Warning(Rail.EMPTIES, name, message, refuses))
+    if swath.tags and swath.tags_going == swath.tags:
+        which = "the only tag" if swath.tags == 1 else f"all {swath.tags} tags"
+        found.append(Warning(Rail.ONLY_TAG, name, f"deletes {which} in {name}", refuses))
+    percent = DEFAULT_MAX_PERCENT if caps.max_percent is None else caps.max_percent
+    if swath.tags_going * 100 > swath.tags * percent:
+        message = f"deletes {swath.tags_going} of {swath.tags} tags in {name}"
+        most = (refuses and not keep) or caps.max_percent is not None
+        found.append(Warning(Rail.MOST, name, message, most))
+    return found + _pulled(name, swath.pulled_going, swath.pulled, refuses=refuses)

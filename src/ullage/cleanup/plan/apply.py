@@ -1,0 +1,275 @@
+"""Carrying out a plan: exactly what was shown, or nothing (deletion.md section 4).
+
+The deleting transaction looks again, with the same eyes. What goes must be what was going, on the
+same tags, and free the same bytes. `allow_smaller` accepts that some of it is gone or is held by
+now, never that anything else would go.
+
+What is too large for one transaction is a job's (plan_jobs.py): the whole is looked at before it
+begins, and each part again when it goes.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Mapping
+from datetime import datetime
+from typing import Any
+
+from ullage.cleanup.job.jobs import KEPT, queue_job
+from ullage.cleanup.plan.difference import (
+    NAMED_DIFFERENCES,
+    difference_of,
+    going_of,
+    in_words,
+    look_again,
+)
+from ullage.cleanup.plan.plan import receipt_of, unpacked
+from ullage.cleanup.plan.planned import Planned
+from ullage.cleanup.plan.preview import Outlook, sizes_of_uploads
+from ullage.cleanup.queries import plans
+from ullage.database.transaction import Transaction
+from ullage.deletion import soft_delete as softdelete
+from ullage.deletion.delete import take_away, take_repository_away
+from ullage.failpoints import failpoint
+from ullage.oci.errors import PlanChanged, PlanRefused, PlanUnknown, Unavailable
+from ullage.oci.reference import RepositoryName
+from ullage.registry.context import Caller, Registry
+from ullage.registry.queries.content.repositories import lock_repository
+from ullage.registry.queries.references.repositories import Stamp, stamp
+
+# The audit log has this many digests of one plan.
+AUDITED_DIGESTS = 10_000
+# How often a large repository is looked at again because somebody pushed to it meanwhile.
+LOOKS = 3
+
+
+def apply_plan(
+    registry: Registry,
+    plan_id: str,
+    caller: Caller,
+    *,
+    allow_smaller: bool = False,
+    allow: Collection[str] = (),
+) -> dict[str, Any]:
+    """Delete what the plan shows; returns the receipt, the same one to whoever asks again.
+
+    A large plan's receipt names the job that carries it out, with what it has done so far.
+
+    `allow` names rails that may be run into. The caller has looked whether this is anybody who may
+    delete. Raises PlanUnknown, PlanRefused with the rails, PlanChanged with the difference.
+    """
+    now = registry.now()
+    stored = registry.read(lambda tx: plans.find(tx, plan_id, now))
+    if stored is None:
+        raise PlanUnknown({"plan": plan_id})
+    plan = Planned(unpacked(stored.document))
+    if plan.chosen or (plan.large(registry) and plan.wanted.repository is not None):
+        return _start(registry, plan, caller, now, allow_smaller, allow)
+    sizes = sizes_of_uploads(registry, plan.wanted.repositories)
+    if plan.large(registry):
+        return _delete_large_repositories(
+            registry, plan, caller, now, sizes, allow_smaller=allow_smaller, allow=allow
+        )
+
+    def carry_out(tx: Transaction) -> dict[str, Any]:
+        receipt = _receipt(tx, plan, now)
+        if receipt is not None:
+            return receipt
+        _require_allowed(plan.document, allow)
+        receipt = _carry_out(tx, registry, plan, caller, now, sizes, allow_smaller)
+        plans.mark_applied(tx, plan_id, json.dumps(receipt), now)
+        return receipt
+
+    receipt = registry.write(carry_out, freeing=True)
+    failpoint("delete.after_row")
+    registry.wake()
+    return receipt
+
+
+def _receipt(tx: Transaction, plan: Planned, now: datetime) -> dict[str, Any] | None:
+    """What came of the plan if somebody applied it; its row is locked. Raises PlanUnknown."""
+    current = plans.find(tx, plan.id, now, lock=True)
+    if current is None:
+        raise PlanUnknown({"plan": plan.id})
+    return receipt_of(tx, current)
+
+
+def _start(
+    registry: Registry,
+    plan: Planned,
+    caller: Caller,
+    now: datetime,
+    allow_smaller: bool,
+    allow: Collection[str],
+) -> dict[str, Any]:
+    """Let a job carry the plan out (plan_jobs.py); the receipt has its id."""
+
+    def start(tx: Transaction) -> dict[str, Any]:
+        receipt = _receipt(tx, plan, now)
+        if receipt is not None:
+            return receipt
+        _require_allowed(plan.document, allow)
+        request = {
+            "plan": plan.id,
+            "allow_smaller": allow_smaller,
+            "include_locked": bool(plan.document["asked"].get("include_locked")),
+            "repositories": [
+                {"repository": part["repository"]} for part in plan.document["repositories"]
+            ],
+        }
+        job_id = registry.fresh_key()
+        queue_job(tx, registry, job_id, "plan", request, caller)
+        receipt = {"plan": plan.id, "job": job_id, "by": caller.subject}
+        plans.mark_applied(tx, plan.id, json.dumps(receipt), now, expires_at=now + KEPT)
+        applied = plans.find(tx, plan.id, now)
+        assert applied is not None
+        return receipt_of(tx, applied) or receipt
+
+    receipt = registry.write(start, freeing=True)
+    registry.wake()
+    return receipt
+
+
+def _delete_large_repositories(
+    registry: Registry,
+    plan: Planned,
+    caller: Caller,
+    now: datetime,
+    sizes: Mapping[str, int],
+    *,
+    allow_smaller: bool,
+    allow: Collection[str],
+) -> dict[str, Any]:
+    """As for small ones, but what takes long is looked at while others push and delete.
+
+    If the repositories are as they were then, marking them deleted is a moment's work; the worker
+    takes them apart. Raises Unavailable if they change all the time.
+    """
+
+    def look_on(tx: Transaction) -> tuple[Outlook, dict[RepositoryName, Stamp | None]]:
+        stamps = {name: stamp(tx, name) for name in plan.wanted.repositories}
+        return look_again(tx, registry, plan, now, sizes, to_delete=False), stamps
+
+    def carry_out(
+        tx: Transaction, outlook: Outlook, stamps: Mapping[RepositoryName, Stamp | None]
+    ) -> dict[str, Any] | None:
+        receipt = _receipt(tx, plan, now)
+        if receipt is not None:
+            return receipt
+        for name in sorted(plan.wanted.repositories):
+            lock_repository(tx, name)
+            if stamp(tx, name) != stamps[name]:
+                return None
+        receipt = _delete(tx, registry, plan, caller, now, outlook, allow_smaller)
+        plans.mark_applied(tx, plan.id, json.dumps(receipt), now)
+        return receipt
+
+    _require_allowed(plan.document, allow)
+    for _ in range(LOOKS):
+        outlook, stamps = registry.snapshot(look_on)
+        receipt = registry.write(
+            lambda tx, seen=(outlook, stamps): carry_out(tx, *seen),  # type: ignore[misc]
+            freeing=True,
+        )
+        if receipt is not None:
+            failpoint("delete.after_row")
+            registry.wake()
+            return receipt
+    raise Unavailable(message="these repositories change all the time; try again")
+
+
+def _require_allowed(document: Mapping[str, Any], allow: Collection[str]) -> None:
+    refusing = [
+        warning
+        for warning in document["warnings"]
+        if warning["refuses"] and warning["rail"] not in allow
+    ]
+    if refusing:
+        words = sorted({str(warning["rail"]) for warning in refusing})
+        raise PlanRefused(
+            {"refused": refusing[:NAMED_DIFFERENCES], "allow": words},
+            f"the plan {refusing[0]['message']}; to do so, allow {', '.join(words)}",
+        )
+
+
+# --- carrying out ---------------------------------------------------------------------------------
+
+
+def _carry_out(
+    tx: Transaction,
+    registry: Registry,
+    plan: Planned,
+    caller: Caller,
+    now: datetime,
+    sizes: Mapping[str, int],
+    allow_smaller: bool,
+) -> dict[str, Any]:
+    outlook = look_again(tx, registry, plan, now, sizes, to_delete=True)
+    return _delete(tx, registry, plan, caller, now, outlook, allow_smaller)
+
+
+def _delete(
+    tx: Transaction,
+    registry: Registry,
+    plan: Planned,
+    caller: Caller,
+    now: datetime,
+    outlook: Outlook,
+    allow_smaller: bool,
+) -> dict[str, Any]:
+    difference = difference_of(plan, outlook)
+    if difference and not (allow_smaller and difference["smaller"]):
+        raise PlanChanged(difference, in_words(difference))
+    keeping = None
+    if any(closure.going for _, _, closure in outlook.closures):
+        plan_id = plan.document["id"]
+        keeping = softdelete.begin(tx, outlook.policy, plan_id, "plan.apply", caller, None, now)
+    for name, repository_id, closure in outlook.closures:
+        if not closure.going:
+            continue
+        if plan.wanted.repository is None:
+            take_repository_away(tx, repository_id, name, now, keeping)
+        else:
+            rows = closure.rows()
+            released = take_away(
+                tx, registry, repository_id, rows, outlook.references, now, keeping
+            )
+            if released.freed_bytes != outlook.freed_bytes:
+                # Somebody was promised one of these blobs at this very moment.
+                raise PlanChanged({"freed_bytes": [outlook.freed_bytes, released.freed_bytes]})
+        failpoint("delete.in_transaction")
+        _audit(tx, registry, plan, caller, name, outlook)
+    return {
+        "plan": plan.document["id"],
+        "applied": now.isoformat(),
+        "by": caller.subject,
+        "freed_bytes": outlook.freed_bytes,
+        "freed_later_bytes": outlook.later_bytes,
+        "manifest_count": sum(part.manifests_going for part in outlook.parts),
+        "tag_count": sum(part.tags_going for part in outlook.parts),
+        "operation": keeping.operation_id if keeping else None,
+        "restorable_until": keeping.until.isoformat() if keeping else None,
+        "difference": difference or None,
+    }
+
+
+def _audit(
+    tx: Transaction,
+    registry: Registry,
+    plan: Planned,
+    caller: Caller,
+    name: RepositoryName,
+    outlook: Outlook,
+) -> None:
+    going = [key[1] for key in going_of(outlook) if key[0] == name]
+    part = next(part for part in outlook.parts if part.repository == name)
+    detail: dict[str, Any] = {
+        "manifest_count": part.manifests_going,
+        "tag_count": part.tags_going,
+        "manifests": going[:AUDITED_DIGESTS],
+    }
+    if len(outlook.closures) == 1:
+        detail |= {"freed_bytes": outlook.freed_bytes, "leased_bytes": outlook.later_bytes}
+    registry.audit(
+        tx, caller, "plan.apply", repository=name, target=plan.document["id"], detail=detail
+    )

@@ -1,0 +1,202 @@
+"""Plans of what a filter or a search has chosen: tags and manifests of any number of repositories.
+
+The same code chooses as for a purge (choosing.py). The plan names every item as it was when it was
+chosen; carrying it out is a job (plan_jobs.py), which never takes anything else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import datetime
+from typing import Any
+
+from ullage.authorization import Principal
+from ullage.cleanup import purge
+from ullage.cleanup.candidates import Stay
+from ullage.cleanup.guardrails import Caps, Swath, purge_rails
+from ullage.cleanup.plan.plan import Plan, keep_plan, kept_shown, later_shown
+from ullage.cleanup.queries.jobs import Item, ItemKind
+from ullage.database.timestamps import from_moment, moment
+from ullage.database.transaction import Transaction
+from ullage.deletion import soft_delete as softdelete
+from ullage.deletion.closure import Why
+from ullage.deletion.forecast import Forecast, Outcome, forecast_manifests, total
+from ullage.oci.digest import Digest
+from ullage.oci.reference import RepositoryName, Tag
+from ullage.registry.context import Caller, Registry
+from ullage.registry.queries.content.manifests import find_manifests
+from ullage.registry.queries.content.remove_manifests import parents_of
+from ullage.registry.queries.references.manifests import tags_on
+
+# What holds back a filter; the counts say how many there are.
+NAMED_STAYS = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """What was chosen: items in the order in which they go, and how much of each repository."""
+
+    items: Sequence[Item]
+    swaths: Sequence[Swath]
+    # What was asked for, as JSON.
+    asked: Mapping[str, Any]
+    stays: Sequence[dict[str, Any]] = ()
+    notes: Sequence[str] = ()
+    caps: Caps = field(default_factory=Caps)
+    # How many of the newest stay: then tags may be most of a repository's.
+    keep: int = 0
+
+
+def plan_filter(
+    registry: Registry, wanted: purge.Wanted, principal: Principal, caller: Caller
+) -> Plan:
+    """What a purge would do now, remembered for an hour. Raises ValueInvalid."""
+    request = purge.request_of(registry, wanted, principal)
+    items: list[Item] = []
+    stays: list[Stay] = []
+    swaths = purge.choose_as_asked(registry, request, items.append, stays.append)
+    hidden = ("repositories", "expressions")
+    selection = Selection(
+        items,
+        swaths,
+        {name: value for name, value in request.items() if name not in hidden},
+        [purge.stay_shown(stay) for stay in stays],
+        wanted.notes,
+        wanted.caps,
+        wanted.purge.keep,
+    )
+    return plan_selection(registry, selection, principal, caller)
+
+
+def plan_selection(
+    registry: Registry, selection: Selection, principal: Principal, caller: Caller
+) -> Plan:
+    """Say what deleting these items would free, and remember it for an hour."""
+    document = registry.snapshot(lambda tx: _document(tx, registry, selection))
+    return keep_plan(registry, document, principal, caller)
+
+
+def _document(tx: Transaction, registry: Registry, selection: Selection) -> dict[str, Any]:
+    """As plan.py's, with `chosen` in the place of items."""
+    items = selection.items
+    names = list({item.repository_id: item.repository for item in items}.items())
+    places = {repository_id: place for place, (repository_id, _) in enumerate(names)}
+    reached = reached_from(tx, items)
+    tags = tags_going(tx, items)
+    found = forecast_items(tx, registry, items)
+    freed, later = found.freed_bytes, found.later_bytes
+    policy = softdelete.find_policy(tx)
+    until = policy.until(registry.now()) if policy.enabled else None
+    warnings = purge_rails(selection.swaths, freed + later, selection.caps, keep=selection.keep)
+    return {
+        "asked": dict(selection.asked),
+        "freed_bytes": freed,
+        "freed_later_bytes": later,
+        "kept_bytes": total(found.fates, Outcome.KEPT),
+        "restorable_until": until.isoformat() if until else None,
+        "manifest_count": sum(item.kind != "tag" for item in items),
+        "tag_count": sum(item.kind == "tag" for item in items) + sum(map(len, tags.values())),
+        "upload_count": 0,
+        "repositories": [
+            _swath_shown(swath)
+            for swath in selection.swaths
+            if swath.manifests_going or swath.tags_going
+        ],
+        "absent": [],
+        "stays": list(selection.stays[:NAMED_STAYS]),
+        "later": later_shown(found.fates),
+        "kept": kept_shown(tx, found.fates, found.references, names),
+        "warnings": [asdict(warning) for warning in warnings],
+        "notes": list(selection.notes),
+        "generations": [repository_id for repository_id, _ in names],
+        "names": [name for _, name in names],
+        "chosen": [_packed(item, places[item.repository_id], reached, tags) for item in items],
+    }
+
+
+def forecast_items(tx: Transaction, registry: Registry, items: Sequence[Item]) -> Forecast:
+    """What becomes of the blobs of the manifests among these items, as things stand."""
+    going: dict[int, list[int]] = {}
+    for item in items:
+        if item.kind != "tag":
+            going.setdefault(item.repository_id, []).append(item.manifest_id)
+    now = registry.now()
+    found = forecast_manifests(tx, registry.leases, going, now)
+    return softdelete.kept_forecast(found, softdelete.find_policy(tx), now)
+
+
+def reached_from(tx: Transaction, items: Sequence[Item]) -> dict[int, tuple[Why, Digest]]:
+    """Of what goes along: whether as a child or a referrer, and of what."""
+    along = {item.manifest_id: item for item in items if item.kind == "along"}
+    going = {item.digest for item in items if item.kind != "tag"} if along else set()
+    reached: dict[int, tuple[Why, Digest]] = {}
+    for id_, parents in parents_of(tx, along.keys()).items() if along else ():
+        listing = sorted(digest for digest in parents.values() if digest in going)
+        if listing:
+            reached[id_] = (Why.CHILD, listing[0])
+    for repository_id in {item.repository_id for item in along.values()}:
+        digests = [item.digest for item in along.values() if item.repository_id == repository_id]
+        for row in find_manifests(tx, repository_id, digests).values():
+            if row.subject in going and row.subject is not None:
+                reached[row.id] = (Why.REFERRER, row.subject)
+    return reached
+
+
+def tags_going(tx: Transaction, items: Sequence[Item]) -> dict[int, list[Tag]]:
+    """The tags that vanish with a manifest, without those that are items themselves."""
+    own = {(item.manifest_id, item.tag) for item in items if item.kind == "tag"}
+    ids = [item.manifest_id for item in items if item.kind in ("image", "along")]
+    left = {
+        id_: [tag for tag in tags if (id_, tag) not in own]
+        for id_, tags in tags_on(tx, ids).items()
+    }
+    return {id_: tags for id_, tags in left.items() if tags}
+
+
+def _packed(
+    item: Item,
+    place: int,
+    reached: Mapping[int, tuple[Why, Digest]],
+    tags: Mapping[int, list[Tag]],
+) -> list[Any]:
+    """One item as a list: there may be hundreds of thousands."""
+    packed: list[Any] = [
+        *(place, item.kind, item.tag, item.digest, item.manifest_id, moment(item.seen_at)),
+    ]
+    if item.manifest_id in reached or (item.kind != "tag" and item.manifest_id in tags):
+        packed += [tags.get(item.manifest_id, []), *reached.get(item.manifest_id, (Why.ASKED,))]
+    return packed
+
+
+def items_of(document: Mapping[str, Any]) -> list[Item]:
+    """What a plan has chosen, in the order in which it goes."""
+    names = [RepositoryName(name) for name in document["names"]]
+    ids = document["generations"]
+    return [
+        _item(ids[place], names[place], kind, tag, digest, manifest_id, from_moment(seen))
+        for place, kind, tag, digest, manifest_id, seen, *_ in document["chosen"]
+    ]
+
+
+def _item(
+    repository_id: int,
+    name: RepositoryName,
+    kind: ItemKind,
+    tag: str | None,
+    digest: str,
+    manifest_id: int,
+    seen_at: datetime,
+) -> Item:
+    named = None if tag is None else Tag(tag)
+    return Item(repository_id, name, kind, named, Digest(digest), manifest_id, seen_at)
+
+
+def _swath_shown(swath: Swath) -> dict[str, Any]:
+    return {
+        "repository": swath.repository,
+        "manifests": swath.manifests_going,
+        "of_manifests": swath.manifests,
+        "tags": swath.tags_going,
+        "of_tags": swath.tags,
+    }

@@ -1,0 +1,313 @@
+"""What a deletion would do at this moment: the common ground of plans and of carrying them out."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from ullage.cleanup.guardrails import Caps, Part
+from ullage.database.transaction import Transaction
+from ullage.deletion import soft_delete as softdelete
+from ullage.deletion.closure import (
+    Closure,
+    Graph,
+    HeldBy,
+    Hold,
+    Member,
+    StoredGraph,
+    Why,
+    what_goes,
+)
+from ullage.deletion.forecast import Fate, Outcome, forecast, forecast_whole, total
+from ullage.deletion.soft_delete import SoftDelete
+from ullage.oci.digest import Digest
+from ullage.oci.errors import ManifestUnknown, NameUnknown
+from ullage.oci.reference import RepositoryName, Tag
+from ullage.registry.context import Registry
+from ullage.registry.locks import attribute_locks as locks
+from ullage.registry.locks import image_locks as holds
+from ullage.registry.pull.pull_log import pulled_words, pullers
+from ullage.registry.pull.user_agents import RECENTLY
+from ullage.registry.queries import attributes, pulls, uploads
+from ullage.registry.queries.content.blobs import lock_blobs
+from ullage.registry.queries.content.manifests import ManifestRow, find_manifests
+from ullage.registry.queries.content.remove_manifests import blobs_of
+from ullage.registry.queries.content.repositories import (
+    count_manifests,
+    find_repository,
+    repository_exists,
+)
+from ullage.registry.queries.references import repositories as repositories_queries
+from ullage.registry.queries.references.manifests import all_manifests, tagged, tags_on
+from ullage.usage.queries import usage
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What somebody wants deleted: whole repositories, or digests and tags of one."""
+
+    repositories: tuple[RepositoryName, ...] = ()
+    repository: RepositoryName | None = None
+    digests: tuple[Digest, ...] = ()
+    tags: tuple[Tag, ...] = ()
+    caps: Caps = field(default_factory=Caps)
+    # A filter or a program made the list, so that nobody has read it.
+    computed: bool = False
+
+    def names(self) -> tuple[RepositoryName, ...]:
+        """Every repository this is about."""
+        return self.repositories if self.repository is None else (self.repository,)
+
+
+@dataclass(frozen=True, slots=True)
+class Outlook:
+    """What a deletion would do now."""
+
+    # Each repository's name, id and what goes and stays in it.
+    closures: list[tuple[RepositoryName, int, Closure]]
+    tags: dict[int, list[Tag]]
+    # What each blob loses, and what becomes of it.
+    references: Mapping[Digest, int]
+    fates: list[Fate]
+    parts: list[Part]
+    absent: list[str]
+    # (key, bytes) of every open session, where whole repositories go.
+    uploads: list[tuple[str, int]]
+    # Whole repositories that stay, with everything in them, and why.
+    locked: Mapping[RepositoryName, str]
+    # Whether it could be taken back, and as of when this was found out.
+    policy: SoftDelete
+    at: datetime
+    # What of it was pulled lately, and when last.
+    pulled: Mapping[int, datetime] = field(default_factory=dict)
+    # Of blobs that nothing else has, which have no fate of their own here.
+    alone_bytes: int = 0
+
+    @property
+    def restorable_until(self) -> datetime | None:
+        return self.policy.until(self.at) if self.policy.enabled else None
+
+    @property
+    def freed_bytes(self) -> int:
+        return total(self.fates, Outcome.FREED) + (0 if self.policy.enabled else self._surely)
+
+    @property
+    def later_bytes(self) -> int:
+        return total(self.fates, Outcome.LATER) + (self._surely if self.policy.enabled else 0)
+
+    @property
+    def _surely(self) -> int:
+        """What comes back whatever anybody else has: at once, unless it could be taken back."""
+        return self.alone_bytes + sum(size for _, size in self.uploads)
+
+
+def sizes_of_uploads(registry: Registry, names: Sequence[RepositoryName]) -> dict[str, int]:
+    """What open sessions of these repositories really hold, asked outside any transaction."""
+
+    def keys(tx: Transaction) -> list[str]:
+        ids = [find_repository(tx, name) for name in names]
+        return [key for id_ in ids if id_ is not None for key in uploads.keys_in(tx, id_)]
+
+    if not names:
+        return {}
+    return {key: registry.blobs.size(key) or 0 for key in registry.read(keys)}
+
+
+def look(
+    tx: Transaction,
+    registry: Registry,
+    wanted: Wanted,
+    now: datetime,
+    upload_sizes: Mapping[str, int],
+    *,
+    to_delete: bool = False,
+) -> Outlook:
+    """What deleting `wanted` would do, as of this transaction.
+
+    `to_delete` keeps everybody else off the blobs until it ends. Raises NameUnknown.
+    """
+    policy = softdelete.find_policy(tx)
+    if wanted.repository is None:
+        return _look_at_whole(tx, registry, wanted.repositories, now, upload_sizes, policy)
+    name = wanted.repository
+    repository_id = _require_repository(tx, name)
+    roots, absent = _roots(tx, repository_id, wanted)
+    closure = unlocked(tx, name, repository_id, roots, StoredGraph(tx, repository_id), now)
+    references = blobs_of(tx, closure.going.keys())
+    if to_delete:
+        lock_blobs(tx, references.keys(), to_drop=True)
+    tags = tags_on(tx, closure.going.keys() | closure.kept.keys())
+    pulled = _pulled_lately(tx, closure, now)
+    return Outlook(
+        closures=[(name, repository_id, closure)],
+        tags=tags,
+        references=references,
+        fates=softdelete.kept_fates(
+            forecast(tx, registry.leases, repository_id, references, now), policy, now
+        ),
+        parts=[_part(tx, name, repository_id, closure, tags, pulled)],
+        absent=absent,
+        uploads=[],
+        locked={},
+        policy=policy,
+        at=now,
+        pulled=pulled,
+    )
+
+
+def _pulled_lately(tx: Transaction, closure: Closure, now: datetime) -> dict[int, datetime]:
+    """What goes of what somebody seems to need, and when it was pulled last."""
+    last = pulls.of_manifests(tx, closure.going.keys(), pullers(tx).counted)
+    return {id_: at for id_, at in last.items() if at >= now - RECENTLY}
+
+
+def unlocked(
+    tx: Transaction,
+    name: RepositoryName,
+    repository_id: int,
+    roots: list[ManifestRow],
+    graph: Graph,
+    now: datetime,
+    despite: Collection[int] = (),
+) -> Closure:
+    """What goes with those of `roots` that no lock forbids to delete: on them or what goes along.
+
+    A deletion takes all of an image or nothing, so a locked part keeps the whole of it. Locks on
+    the manifests `despite` which somebody deletes do not count; those with a reason always do.
+    """
+    covered = holds.covered(tx, repository_id, now)
+    held: dict[int, tuple[Member, tuple[Hold, ...]]] = {}
+    while True:
+        closure = what_goes(graph, roots)
+        found = attributes.locks_on(tx, closure.going.keys() - set(despite))
+        of = roots_of(closure) if found else {}
+        blamed = {of[id_]: locks.described(name, lock) for id_, lock in found.items()}
+        reasons = covered.of(closure.going.keys())
+        of = of or (roots_of(closure) if reasons else {})
+        kept = {of[id_]: reason for id_, reason in reasons.items()}
+        if not blamed and not kept and len(closure.going) == count_manifests(tx, repository_id):
+            # The repository would go with the last image in it.
+            own = locks.lock_of_repository(tx, repository_id, name)
+            blamed = {row.id: locks.described(name, own) for row in roots} if own else {}
+        if not blamed and not kept:
+            return Closure(closure.going, {**closure.kept, **held})
+        for row in roots:
+            keeping = [Hold(HeldBy.HOLD, kept[row.id])] if row.id in kept else []
+            keeping += [Hold(HeldBy.LOCK, blamed[row.id])] if row.id in blamed else []
+            if keeping:
+                held[row.id] = (Member(row, Why.ASKED), tuple(keeping))
+        roots = [row for row in roots if row.id not in held]
+
+
+def roots_of(closure: Closure) -> dict[int, int]:
+    """What was asked for that reaches each manifest that goes."""
+    ids = {member.row.digest: id_ for id_, member in closure.going.items()}
+    roots: dict[int, int] = {}
+    # What is reached comes after what it is reached from.
+    for id_, member in closure.going.items():
+        roots[id_] = id_ if member.of is None else roots[ids[member.of]]
+    return roots
+
+
+def _look_at_whole(
+    tx: Transaction,
+    registry: Registry,
+    names: Sequence[RepositoryName],
+    now: datetime,
+    upload_sizes: Mapping[str, int],
+    policy: SoftDelete,
+) -> Outlook:
+    closures: list[tuple[RepositoryName, int, Closure]] = []
+    tags: dict[int, list[Tag]] = {}
+    parts: list[Part] = []
+    sessions: list[tuple[str, int]] = []
+    locked: dict[RepositoryName, str] = {}
+    pulled: dict[int, datetime] = {}
+    for name in sorted(set(names)):
+        repository_id = _require_repository(tx, name)
+        lock = locks.lock_of_repository(tx, repository_id, name)
+        lock = lock or attributes.first_lock_in(tx, repository_id)
+        hold = holds.covered(tx, repository_id, now).first()
+        if hold is not None:
+            locked[name] = holds.described(hold)
+        elif lock is not None:
+            locked[name] = locks.described(name, lock)
+        if name in locked:
+            closures.append((name, repository_id, Closure({}, {})))
+            parts.append(_part(tx, name, repository_id, Closure({}, {}), {}, {}))
+            continue
+        rows = all_manifests(tx, repository_id)
+        closure = Closure({row.id: Member(row, Why.REPOSITORY) for row in rows}, {})
+        closures.append((name, repository_id, closure))
+        own_tags: dict[int, list[Tag]] = {}
+        for manifest_id, tag in usage.tags_in(tx, repository_id):
+            own_tags.setdefault(manifest_id, []).append(tag)
+        tags |= own_tags
+        own_pulled = _pulled_lately(tx, closure, now)
+        pulled |= own_pulled
+        parts.append(_part(tx, name, repository_id, closure, own_tags, own_pulled))
+        for key, offset in uploads.keys_in(tx, repository_id).items():
+            sessions.append((key, upload_sizes.get(key, offset)))
+    ids = frozenset(id_ for name, id_, _ in closures if name not in locked)
+    found = forecast_whole(tx, registry.leases, ids, now)
+    return Outlook(
+        closures,
+        tags,
+        found.references,
+        softdelete.kept_fates(found.fates, policy, now),
+        parts,
+        [],
+        sessions,
+        locked,
+        policy,
+        now,
+        pulled,
+        found.alone_bytes,
+    )
+
+
+def _require_repository(tx: Transaction, name: RepositoryName) -> int:
+    repository_id = find_repository(tx, name)
+    if repository_id is None or not repository_exists(tx, name):
+        raise NameUnknown({"name": name})
+    return repository_id
+
+
+def _roots(
+    tx: Transaction, repository_id: int, wanted: Wanted
+) -> tuple[list[ManifestRow], list[str]]:
+    """The manifests that were asked for, by digest or by tag, and what there is not.
+
+    Raises ManifestUnknown if there is none at all.
+    """
+    by_tag = tagged(tx, repository_id, wanted.tags)
+    by_digest = find_manifests(tx, repository_id, wanted.digests)
+    absent: list[str] = [digest for digest in wanted.digests if digest not in by_digest]
+    absent += [tag for tag in wanted.tags if tag not in by_tag]
+    roots = {row.id: row for row in (*by_digest.values(), *by_tag.values())}
+    if absent and not roots:
+        raise ManifestUnknown({"name": wanted.repository, "unknown": absent[:10]})
+    return list(roots.values()), absent
+
+
+def _part(
+    tx: Transaction,
+    name: RepositoryName,
+    repository_id: int,
+    closure: Closure,
+    tags: Mapping[int, Sequence[Tag]],
+    pulled: Mapping[int, datetime],
+) -> Part:
+    share, going = repositories_queries.share(tx, repository_id), closure.going.keys()
+    last = max(pulled, key=lambda id_: (pulled[id_], id_), default=None)
+    return Part(
+        repository=name,
+        manifests=share.manifests,
+        manifests_going=len(going),
+        tags=share.tags,
+        tags_going=sum(len(tags.get(manifest_id, ())) for manifest_id in going),
+        newest_going=share.newest_tag if share.newest_manifest_id in going else None,
+        pulled_going=len(pulled),
+        pulled="" if last is None else pulled_words(closure.going[last].row.digest, pulled[last]),
+    )

@@ -1,0 +1,157 @@
+"""The retention policy: rules as they are set, az's policy beside them, and when they ran last."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Any
+
+from ullage.cleanup.queries import jobs
+from ullage.cleanup.retention.rules import (
+    Decider,
+    Matches,
+    Retention,
+    Rule,
+    Untagged,
+    parse_days,
+    parse_retention,
+    retention_document,
+)
+from ullage.database.transaction import Transaction
+from ullage.oci.errors import ValueInvalid
+from ullage.patterns import part, whole
+from ullage.registry.context import Caller, Registry
+from ullage.registry.queries import policies
+
+KIND = "retention"
+POLICY = "retention"
+# When rules ran last, in a row of its own: nobody sets it.
+LAST_RUN = "retention.last"
+
+
+def find_retention(tx: Transaction, *, lock: bool = False) -> Retention:
+    """The policy that is in force."""
+    found = policies.find(tx, POLICY, lock=lock)
+    if found is None:
+        return Retention()
+    document = dict(found.document)
+    return parse_retention(document, _read_untagged(document.pop("untagged", {})))
+
+
+def _read_untagged(stored: Mapping[str, Any]) -> Untagged:
+    since, updated = stored.get("since"), stored.get("updated")
+    return Untagged(
+        enabled=stored.get("enabled", False),
+        days=stored.get("days", Untagged().days),
+        since=datetime.fromisoformat(since) if since else None,
+        updated=datetime.fromisoformat(updated) if updated else None,
+    )
+
+
+def _put(tx: Transaction, retention: Retention, now: datetime) -> None:
+    untagged = retention.untagged
+    stored = {
+        "enabled": untagged.enabled,
+        "days": untagged.days,
+        "since": untagged.since.isoformat() if untagged.since else None,
+        "updated": untagged.updated.isoformat() if untagged.updated else None,
+    }
+    policies.put(tx, POLICY, retention_document(retention) | {"untagged": stored}, now)
+    if policies.find(tx, LAST_RUN) is None:
+        # Whoever sets rules has the time of one interval to look at what they would do.
+        policies.put(tx, LAST_RUN, {"at": now.isoformat()}, now)
+    # What older rules have chosen and not yet deleted stays.
+    jobs.cancel_open(tx, KIND)
+
+
+def last_run(tx: Transaction) -> datetime | None:
+    found = policies.find(tx, LAST_RUN)
+    return None if found is None else datetime.fromisoformat(found.document["at"])
+
+
+def get_retention(registry: Registry) -> dict[str, Any]:
+    """The rules as JSON, and when they run."""
+
+    def read(tx: Transaction) -> dict[str, Any]:
+        retention, last = find_retention(tx), last_run(tx)
+        running = bool(retention.in_force()) and last is not None
+        return retention_document(retention) | {
+            "last_run": last.isoformat() if last else None,
+            "next_run": (last + retention.every).isoformat() if running and last else None,
+        }
+
+    return registry.read(read)
+
+
+def set_retention(
+    registry: Registry, document: Mapping[str, Any], caller: Caller
+) -> dict[str, Any]:
+    """Set the rules, in place of all that were. Raises ValueInvalid."""
+    compiled(parse_retention(document, Untagged()).rules)
+
+    def put(tx: Transaction) -> None:
+        wanted = parse_retention(document, find_retention(tx, lock=True).untagged)
+        _put(tx, wanted, registry.now())
+        detail = retention_document(wanted)
+        registry.audit(tx, caller, "policy.set", target=POLICY, detail=detail)
+
+    registry.write(put)
+    return get_retention(registry)
+
+
+def get_untagged(registry: Registry) -> dict[str, Any]:
+    """`az acr config retention show` (acr-contract 3.5)."""
+    untagged = registry.read(find_retention).untagged
+    return {
+        "days": untagged.days,
+        "lastUpdatedTime": untagged.updated.isoformat() if untagged.updated else None,
+        "status": "enabled" if untagged.enabled else "disabled",
+    }
+
+
+def set_untagged(
+    registry: Registry, status: str | None, days: object, caller: Caller
+) -> dict[str, Any]:
+    """`az acr config retention update` (acr-contract 3.3). Raises ValueInvalid."""
+    if status not in (None, "enabled", "disabled"):
+        raise ValueInvalid(message="status: expected enabled or disabled")
+    checked = None if days is None else parse_days(days)
+    now = registry.now()
+
+    def put(tx: Transaction) -> None:
+        before = find_retention(tx, lock=True)
+        old = before.untagged
+        enabled = old.enabled if status is None else status == "enabled"
+        new = Untagged(
+            enabled=enabled,
+            days=old.days if checked is None else checked,
+            since=(old.since if old.enabled else now) if enabled else None,
+            updated=now,
+        )
+        _put(tx, replace(before, untagged=new), now)
+        detail = {"enabled": new.enabled, "days": new.days}
+        registry.audit(tx, caller, "policy.set", target="untagged", detail=detail)
+
+    registry.write(put)
+    return get_untagged(registry)
+
+
+@dataclass(frozen=True, slots=True)
+class Compiled:
+    """A rule with what tells which names it means."""
+
+    rule: Rule
+    repository: Matches
+    tag: Matches
+
+
+def compiled(rules: Sequence[Rule]) -> list[Compiled]:
+    """Raises ValueInvalid for what is no expression."""
+    return [Compiled(rule, whole(rule.repositories), part(rule.tags or "")) for rule in rules]
+
+
+def decider(rules: Sequence[Compiled], name: str, now: datetime) -> Decider | None:
+    """Decides about a repository; None if no rule is about it."""
+    mine = [(each.rule, each.tag) for each in rules if each.repository(name)]
+    return Decider(mine, now) if mine else None

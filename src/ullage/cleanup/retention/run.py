@@ -1,0 +1,341 @@
+"""Retention: rules in the database, run by the worker as a job a day (cleanup/retention/rules.py decides).
+
+What the rules choose is looked at again when it is deleted (cleaning.py): a tag that was pushed
+again, a manifest that was tagged again (acr#520), listed, locked or pulled meanwhile stays. A
+repository that the rules would empty, or take most tags of, stays as it is unless they say so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import Any
+
+from ullage.authorization import NOBODY_ASKS
+from ullage.cleanup.candidates import PAGE, take, without_attached
+from ullage.cleanup.guardrails import Caps, Rail, Swath, Warning, purge_rails
+from ullage.cleanup.job.jobs import get_job, queue_job
+from ullage.cleanup.job.planning import Chosen
+from ullage.cleanup.queries import candidates, jobs
+from ullage.cleanup.queries.candidates import Candidate, TagCandidate
+from ullage.cleanup.queries.jobs import Item, JobRow
+from ullage.cleanup.retention.policy import (
+    KIND,
+    LAST_RUN,
+    Compiled,
+    compiled,
+    decider,
+    find_retention,
+    last_run,
+)
+from ullage.cleanup.retention.rules import (
+    Decider,
+    Fact,
+    Retention,
+    Rule,
+    Untagged,
+    Verdict,
+    parse_rules,
+    rule_document,
+)
+from ullage.database.transaction import Transaction
+from ullage.oci.digest import Digest
+from ullage.oci.errors import ManifestUnknown, NameUnknown
+from ullage.oci.reference import RepositoryName, Tag
+from ullage.registry.context import Caller, Registry
+from ullage.registry.pull.pull_log import pullers, write_pulls
+from ullage.registry.pull.user_agents import RECENTLY
+from ullage.registry.queries import policies, pulls
+from ullage.registry.queries.content.manifests import get_manifest
+from ullage.registry.queries.content.remove_manifests import parents_of, tags_of
+from ullage.registry.queries.content.repositories import find_repository, repository_exists
+
+# Whom the audit log names for what rules delete.
+WORKER = Caller(subject="retention", address="local", agent="ullage")
+_FAR = datetime(9999, 1, 1, tzinfo=UTC)
+
+
+# --- running --------------------------------------------------------------------------------------
+
+
+def start_run(registry: Registry, caller: Caller, *, dry_run: bool) -> dict[str, Any]:
+    """Run the rules now, or say what they would do; the job as JSON."""
+    job_id = registry.fresh_key()
+
+    def start(tx: Transaction) -> None:
+        _queue(tx, registry, job_id, find_retention(tx, lock=True), caller, dry_run=dry_run)
+
+    registry.write(start, freeing=True)
+    registry.wake()
+    return get_job(registry, job_id, NOBODY_ASKS)
+
+
+def start_if_due(registry: Registry) -> bool:
+    """Queue a run if it is time for one, in whatever process looks first."""
+    if not registry.read(lambda tx: _due(tx, registry.now())):
+        return False
+    job_id = registry.fresh_key()
+
+    def start(tx: Transaction) -> bool:
+        retention = find_retention(tx, lock=True)
+        if not _due(tx, registry.now()) or jobs.count_open(tx, KIND):
+            return False
+        _queue(tx, registry, job_id, retention, WORKER, dry_run=False)
+        return True
+
+    started = registry.write(start, freeing=True)
+    if started:
+        registry.wake()
+    return started
+
+
+def _due(tx: Transaction, now: datetime) -> bool:
+    retention, last = find_retention(tx), last_run(tx)
+    return bool(retention.in_force()) and last is not None and now >= last + retention.every
+
+
+def _queue(
+    tx: Transaction,
+    registry: Registry,
+    job_id: str,
+    retention: Retention,
+    caller: Caller,
+    *,
+    dry_run: bool,
+) -> None:
+    rules, now = retention.in_force(), registry.now()
+    matchers = compiled(rules)
+    allowed = any(Rail.PULLED in rule.allow for rule in rules)
+    request = {
+        "rules": [rule_document(rule) for rule in rules if rule.since is None],
+        "untagged": [
+            {"days": rule.older_than.days, "since": rule.since.isoformat()}
+            for rule in rules
+            if rule.since is not None and rule.older_than is not None
+        ],
+        "at": now.isoformat(),
+        # Whatever was pulled since is not deleted: at least all that is not known by now.
+        "unpulled_since": (now if allowed else now - RECENTLY).isoformat(),
+        "dry_run": dry_run,
+        "caps": {"max_manifests": retention.max_manifests, "max_bytes": retention.max_bytes},
+        "repositories": [
+            {"id": repository_id, "repository": name, "named": True}
+            for repository_id, name in candidates.repositories(tx)
+            if any(each.repository(name) for each in matchers)
+        ],
+    }
+    if not dry_run:
+        policies.put(tx, LAST_RUN, {"at": now.isoformat()}, now)
+    queue_job(tx, registry, job_id, KIND, request, caller)
+
+
+def _rules_of(request: Mapping[str, Any]) -> list[Compiled]:
+    """The rules as they were when the job was queued."""
+    last = [
+        Untagged(
+            enabled=True, days=each["days"], since=datetime.fromisoformat(each["since"])
+        ).rule()
+        for each in request["untagged"]
+    ]
+    return compiled([*parse_rules(request["rules"]), *(rule for rule in last if rule)])
+
+
+def choose_retention(registry: Registry, job: JobRow, add: Callable[[Item], None]) -> Chosen:
+    """Everything that the rules take, but of no repository that they must not take so much of."""
+    rules, now = _rules_of(job.request), datetime.fromisoformat(job.request["at"])
+    swaths: list[Swath] = []
+    warnings: list[Warning] = []
+    for found in job.request["repositories"]:
+        name = RepositoryName(found["repository"])
+        taken = _take(registry, found["id"], name, rules, now)
+        if taken is None:
+            continue
+        refusal = spared(taken.swath, taken.of_tags, taken.of_orphans)
+        if refusal is not None:
+            warnings.append(refusal)
+            continue
+        for item in taken.items:
+            add(item)
+        swaths.append(taken.swath)
+    return Chosen(swaths, [], warnings)
+
+
+@dataclass(slots=True)
+class _Taken:
+    swath: Swath
+    items: list[Item]
+    # Which rules it is by.
+    of_tags: Collection[Rule]
+    of_orphans: Collection[Rule]
+
+
+def _take(
+    registry: Registry,
+    repository_id: int,
+    name: RepositoryName,
+    rules: Sequence[Compiled],
+    now: datetime,
+) -> _Taken | None:
+    sums = registry.read(lambda tx: candidates.sums(tx, repository_id))
+    deciding = decider(rules, name, now)
+    if sums is None or deciding is None or not sums.writable:
+        return None
+    tags = [each for each in judged_tags(registry, repository_id, deciding) if each[1].goes]
+    orphans = [each for each in judged_orphans(registry, repository_id, deciding) if each[1].goes]
+    items: list[Item] = []
+    manifests = take(
+        registry,
+        repository_id,
+        name,
+        [tag for tag, _ in tags],
+        [orphan for orphan, _ in orphans],
+        items.append,
+    )
+    swath = Swath(name, True, sums.tags, len(tags), sums.manifests, manifests)
+    of_tags, of_orphans = (
+        {verdict.rule for _, verdict in some if verdict.rule} for some in (tags, orphans)
+    )
+    return _Taken(swath, items, of_tags, of_orphans)
+
+
+def spared(swath: Swath, of_tags: Collection[Rule], of_orphans: Collection[Rule]) -> Warning | None:
+    """Why a repository stays as it is, if rules about tags and others would take too much of it."""
+    for warning in purge_rails([replace(swath, named=False)], 0, Caps(), keep=0):
+        by = {*of_tags, *of_orphans} if warning.rail is Rail.EMPTIES else {*of_tags}
+        if warning.refuses and any(warning.rail not in rule.allow for rule in by):
+            names = ", ".join(sorted(rule.name for rule in by))
+            message = (
+                f"leaves {swath.repository} as it is, because otherwise it {warning.message}, "
+                f"which the rules do not allow ({names})"
+            )
+            return replace(warning, message=message, refuses=False)
+    return None
+
+
+# --- deciding about what there is -----------------------------------------------------------------
+
+
+def judged_tags(
+    registry: Registry, repository_id: int, deciding: Decider
+) -> Iterator[tuple[TagCandidate, Verdict]]:
+    """Every tag that rules may decide about, newest first."""
+    after: TagCandidate | None = None
+    while True:
+
+        def read(
+            tx: Transaction, after: TagCandidate | None = after
+        ) -> tuple[list[TagCandidate], dict[str, Fact]]:
+            page = candidates.tag_page(tx, repository_id, _FAR, after, PAGE)
+            return page, _facts_of_tags(tx, repository_id, page)
+
+        page, facts = registry.read(read)
+        for tag in without_attached(registry, repository_id, page):
+            yield tag, deciding.tag(tag.name, facts[tag.name])
+        if len(page) < PAGE:
+            return
+        after = page[-1]
+
+
+def _facts_of_tags(
+    tx: Transaction, repository_id: int, page: Sequence[TagCandidate]
+) -> dict[str, Fact]:
+    """What rules have to know: the tag was pulled, or its image, by whatever name."""
+    counted = pullers(tx).counted
+    by_tag = pulls.by_tag(tx, repository_id, [tag.name for tag in page], counted)
+    by_image = pulls.of_manifests(tx, {tag.manifest_id for tag in page}, counted)
+    return {
+        tag.name: Fact(
+            tag.updated_at,
+            max(
+                (at for at in (by_tag.get(tag.name), by_image.get(tag.manifest_id)) if at),
+                default=None,
+            ),
+            tag.locked,
+        )
+        for tag in page
+    }
+
+
+def judged_orphans(
+    registry: Registry, repository_id: int, deciding: Decider
+) -> Iterator[tuple[Candidate, Verdict]]:
+    """Everything that nothing leads to, newest first."""
+    after: Candidate | None = None
+    while True:
+
+        def read(
+            tx: Transaction, after: Candidate | None = after
+        ) -> tuple[list[Candidate], dict[int, datetime]]:
+            page = candidates.orphan_page(tx, repository_id, _FAR, after, PAGE)
+            ids = [each.id for each in page]
+            return page, pulls.of_manifests(tx, ids, pullers(tx).counted)
+
+        page, pulled = registry.read(read)
+        for each in page:
+            fact = Fact(each.updated_at, pulled.get(each.id), each.locked)
+            yield each, deciding.orphan(fact)
+        if len(page) < PAGE:
+            return
+        after = page[-1]
+
+
+# --- explaining -----------------------------------------------------------------------------------
+
+
+def explain_retention(
+    registry: Registry, name: RepositoryName, reference: Tag | Digest
+) -> dict[str, Any]:
+    """Which rule decides about a tag or a manifest, and what it says, as JSON.
+
+    Raises NameUnknown, ManifestUnknown.
+    """
+    write_pulls(registry)
+
+    def read(tx: Transaction) -> tuple[int, int, list[Tag], bool, Retention]:
+        repository_id = find_repository(tx, name)
+        if repository_id is None or not repository_exists(tx, name):
+            raise NameUnknown({"name": name})
+        found = get_manifest(tx, name, reference)
+        if found is None:
+            raise ManifestUnknown({"name": name, "reference": reference})
+        tags = tags_of(tx, [found.id])
+        listed = bool(parents_of(tx, [found.id]))
+        return repository_id, found.id, tags, listed, find_retention(tx)
+
+    repository_id, manifest_id, tags, listed, retention = registry.read(read)
+    answer: dict[str, Any] = {"repository": name, "reference": reference}
+    deciding = decider(compiled(retention.in_force()), name, registry.now())
+    if deciding is None:
+        return answer | _said(None)
+    if isinstance(reference, Digest) and listed:
+        return answer | _said(None, "an index holds it, and goes with it or keeps it")
+    if isinstance(reference, Digest) and not tags:
+        found = _first(judged_orphans(registry, repository_id, deciding), id_=manifest_id)
+        if found is None:
+            return answer | _said(None, "it belongs to an image that is there")
+        return answer | _said(found)
+    wanted = set(tags) if isinstance(reference, Digest) else {reference}
+    verdicts = {
+        tag.name: verdict
+        for tag, verdict in judged_tags(registry, repository_id, deciding)
+        if tag.name in wanted
+    }
+    if isinstance(reference, Tag):
+        attached = "it belongs to an image that is there"
+        return answer | _said(verdicts.get(reference), attached)
+    goes = len(verdicts) == len(wanted) and all(each.goes for each in verdicts.values())
+    because = "all of its tags go" if goes else "a tag of it stays"
+    shown = {tag: _said(verdict) for tag, verdict in sorted(verdicts.items())}
+    return answer | {"goes": goes, "rule": None, "because": because, "tags": shown}
+
+
+def _first(judged: Iterator[tuple[Candidate, Verdict]], id_: int) -> Verdict | None:
+    return next((verdict for each, verdict in judged if each.id == id_), None)
+
+
+def _said(verdict: Verdict | None, otherwise: str = "no rule is about it") -> dict[str, Any]:
+    if verdict is None:
+        return {"goes": False, "rule": None, "because": otherwise}
+    rule = verdict.rule.name if verdict.rule else None
+    return {"goes": verdict.goes, "rule": rule, "because": verdict.because}

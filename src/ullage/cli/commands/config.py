@@ -1,0 +1,91 @@
+"""`ullage config`: defaults, and names for registries."""
+
+from __future__ import annotations
+
+from ullage.cli.client import saved
+from ullage.cli.client.address import resolve
+from ullage.cli.shell.commands import OUTPUTS, Command, Flag
+from ullage.cli.shell.errors import Failure
+from ullage.cli.shell.invocation import Answer, Call
+
+_KEYS = {
+    "registry": "The registry that commands without --name mean.",
+    "output": "The output format, on a terminal and elsewhere.",
+    "ca_file": "PEM file with the authorities to trust.",
+    "registries.NAME": "What NAME stands for: host[:port] or a URL.",
+}
+_MORE = "Keys: " + " ".join(f"`{key}`: {help}" for key, help in _KEYS.items())
+
+
+def list_defaults(call: Call) -> Answer:
+    values = call.defaults
+    return Answer(values, lambda: [{"Key": key, "Value": values[key]} for key in sorted(values)])
+
+
+def get_default(call: Call) -> Answer:
+    key = call.given.key
+    _require_key(key)
+    if key not in call.defaults:
+        raise Failure(f"'{key}' is not set.", 3)
+    return Answer(call.defaults[key])
+
+
+def set_defaults(call: Call) -> None:
+    changes: dict[str, str | None] = {}
+    for pair in call.given.pair:
+        key, equals, value = pair.partition("=")
+        if not equals or not value:
+            raise Failure(f"'{pair}' - expected KEY=VALUE", 2)
+        _require_key(key)
+        _require_value(key, value, call)
+        changes[key] = value
+    saved.change_defaults(changes)
+
+
+def unset_defaults(call: Call) -> None:
+    for key in call.given.key:
+        _require_key(key)
+    saved.change_defaults(dict.fromkeys(call.given.key))
+
+
+def _require_key(key: str) -> None:
+    name = key.removeprefix(saved.REGISTRIES)
+    if key not in _KEYS and (name == key or not name or "/" in name):
+        raise Failure(f"'{key}' is no key. Keys: {', '.join(_KEYS)}", 2)
+
+
+def _require_value(key: str, value: str, call: Call) -> None:
+    if key == "output" and value not in OUTPUTS:
+        raise Failure(f"output: '{value}' - expected one of {', '.join(OUTPUTS)}", 2)
+    if key == "registry":
+        resolve(value, call.named)
+    if key.startswith(saved.REGISTRIES):
+        resolve(value, {})
+
+
+COMMANDS = (
+    Command(("config", "list"), "Show all that is set.", (), list_defaults),
+    Command(
+        ("config", "get"),
+        "Show one value.",
+        (Flag(("key",), "Which.", required=True),),
+        get_default,
+    ),
+    Command(
+        ("config", "set"),
+        "Set defaults, and names for registries.",
+        (Flag(("pair",), "KEY=VALUE, one or more.", required=True, repeatable=True),),
+        set_defaults,
+        more=_MORE,
+        examples=(
+            "ullage config set registries.myregistry=http://127.0.0.1:5000",
+            "ullage config set registry=myregistry output=table",
+        ),
+    ),
+    Command(
+        ("config", "unset"),
+        "Take values away.",
+        (Flag(("key",), "Which, one or more.", required=True, repeatable=True),),
+        unset_defaults,
+    ),
+)

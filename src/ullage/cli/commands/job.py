@@ -1,0 +1,172 @@
+"""`ullage job`: long work that a registry does, to watch, look up and cancel."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+from urllib.parse import quote
+
+from ullage.cli.client.registry import Registry
+from ullage.cli.client.scopes import DELETE_ALL, READ_ALL
+from ullage.cli.shell import flags
+from ullage.cli.shell.commands import Command, Flag
+from ullage.cli.shell.console import Gauge
+from ullage.cli.shell.invocation import Answer, Call
+from ullage.cli.shell.tables import age, size
+
+JOBS = "/api/v1/jobs"
+_ITEMS_AT_ONCE = 1000
+# How often to ask: at once at first, as most jobs are short.
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 1.0
+
+
+def path_of(job_id: str) -> str:
+    return f"{JOBS}/{quote(job_id, safe='')}"
+
+
+def follow(call: Call, registry: Registry, job: dict[str, Any]) -> dict[str, Any]:
+    """Wait for a job to end, with a bar on a terminal; the job as it ended."""
+    pause = _FIRST_PAUSE
+    gauge = Gauge()
+    try:
+        while job["finished"] is None:
+            time.sleep(pause)
+            pause = min(pause * 1.5, _LONGEST_PAUSE)
+            job = registry.get(path_of(job["id"])).data
+            total = job["tag_count"] + job["manifest_count"]
+            done = job["tags_deleted"] + job["manifests_deleted"]
+            gauge.show("Deleting" if job["state"] == "running" else "Planning", done, total)
+    except KeyboardInterrupt:
+        gauge.clear()
+        call.talk.note(
+            f"The registry goes on. Watch: ullage job watch {job['id']}; "
+            f"stop: ullage job cancel {job['id']}"
+        )
+        raise
+    gauge.clear()
+    return job
+
+
+def items_of(registry: Registry, job_id: str) -> Iterator[dict[str, Any]]:
+    """All a job is about, in order, page by page."""
+    query: dict[str, str | None] = {"n": str(_ITEMS_AT_ONCE)}
+    while True:
+        reply = registry.get(f"{path_of(job_id)}/items", query)
+        yield from reply.data["items"]
+        if reply.next_page is None:
+            return
+        query = dict(reply.next_page)
+
+
+def said(job: Mapping[str, Any]) -> list[str]:
+    """What a job has to say: notes, and rails that it ran into."""
+    warnings = (f"The {job['kind']} {warning['message']}." for warning in job["warnings"])
+    return [*(f"{note}." for note in job["notes"]), *warnings, *kept(job.get("stays", ()))]
+
+
+def kept(stays: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What locks with a reason keep; other locks are no news."""
+    return [
+        f"{stay['repository']}{_named(stay)} stays: {hold['by']}."
+        for stay in stays
+        for hold in stay["held_by"]
+        if hold["by"].startswith("held by ")
+    ]
+
+
+def _named(stay: Mapping[str, Any]) -> str:
+    return f":{stay['tags'][0]}" if stay["tags"] else f"@{stay['digest']}"
+
+
+def show(call: Call) -> Answer:
+    registry = call.registry(READ_ALL)
+    job = registry.get(path_of(call.given.job)).data
+    return Answer(job, lambda: [_row(job)])
+
+
+def list_jobs(call: Call) -> Answer:
+    jobs = call.registry(READ_ALL).get(JOBS).data["jobs"]
+    return Answer(jobs, lambda: [_row(job) for job in jobs])
+
+
+def items(call: Call) -> Answer:
+    found = list(items_of(call.registry(READ_ALL), call.given.job))
+    return Answer(found, lambda: [_item_row(item) for item in found])
+
+
+def watch(call: Call) -> Answer:
+    registry = call.registry(READ_ALL)
+    job = follow(call, registry, registry.get(path_of(call.given.job)).data)
+    for line in said(job):
+        call.talk.warning(line)
+    return Answer(job, lambda: [_row(job)], code=0 if job["state"] == "done" else 1)
+
+
+def cancel(call: Call) -> Answer:
+    registry = call.registry(DELETE_ALL)
+    registry.delete(path_of(call.given.job))
+    job = follow(call, registry, registry.get(path_of(call.given.job)).data)
+    return Answer(job, lambda: [_row(job)])
+
+
+def _row(job: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "Job": job["id"],
+        "Kind": job["kind"],
+        "State": job["state"],
+        "Age": age(job["created"]),
+        "By": job["by"],
+        "Tags": f"{job['tags_deleted']}/{job['tag_count']}",
+        "Manifests": f"{job['manifests_deleted']}/{job['manifest_count']}",
+        "Freed": size(job["freed_bytes"]),
+    }
+
+
+def _item_row(item: Mapping[str, Any]) -> dict[str, Any]:
+    named = f":{item['tag']}" if item["tag"] else f"@{item['digest']}"
+    return {
+        "Image": f"{item['repository']}{named}",
+        "Outcome": item["outcome"],
+        "Reason": item["reason"],
+    }
+
+
+_JOB = Flag(("job",), "The job's id.", "JOB", required=True)
+
+COMMANDS = (
+    Command(
+        ("job", "list"),
+        "List the last jobs, newest first.",
+        flags.REGISTRY,
+        list_jobs,
+    ),
+    Command(
+        ("job", "show"),
+        "Show how a job stands, or what it did.",
+        (_JOB, *flags.REGISTRY),
+        show,
+        missing_code=3,
+    ),
+    Command(
+        ("job", "items"),
+        "List everything that a job is about, and what became of it.",
+        (_JOB, *flags.REGISTRY),
+        items,
+        missing_code=3,
+    ),
+    Command(
+        ("job", "watch"),
+        "Wait until a job has ended: exit code 0 if it has done everything.",
+        (_JOB, *flags.REGISTRY),
+        watch,
+        missing_code=3,
+    ),
+    Command(
+        ("job", "cancel"),
+        "Stop a job. What it has deleted stays deleted.",
+        (_JOB, *flags.REGISTRY),
+        cancel,
+        missing_code=3,
+    ),
+)

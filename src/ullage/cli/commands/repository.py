@@ -1,0 +1,280 @@
+"""`ullage repository …`: az acr's commands of that name (acr-contract section 3)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ullage.cli.client.image_names import Image, parse_image
+from ullage.cli.client.registry import manifests_path, repository_path, tags_path
+from ullage.cli.client.scopes import CATALOG, scope_of
+from ullage.cli.commands import columns as views
+from ullage.cli.commands.delete_images import (
+    delete_image,
+    delete_images,
+    freed,
+    images_given,
+    reads_input,
+)
+from ullage.cli.shell import flags
+from ullage.cli.shell.commands import Command, Flag
+from ullage.cli.shell.console import confirm
+from ullage.cli.shell.errors import Failure
+from ullage.cli.shell.invocation import Answer, Call
+
+ORDERBY = {None: None, "time_asc": "timeasc", "time_desc": "timedesc"}
+ATTRIBUTES = {
+    "delete_enabled": "deleteEnabled",
+    "list_enabled": "listEnabled",
+    "read_enabled": "readEnabled",
+    "write_enabled": "writeEnabled",
+}
+
+
+def list_repositories(call: Call) -> Answer:
+    registry = call.registry(CATALOG)
+    items = list(registry.pages("/v2/_catalog", "repositories", call.given.top))
+    return Answer(items, views.names(items, "Repository"))
+
+
+def list_deleted(call: Call) -> Answer:
+    registry = call.registry("registry:deleted_catalog:*")
+    items = list(registry.pages("/acr/v1/_deleted/_catalog", "repositories"))
+    return Answer(items, views.deleted(items))
+
+
+def show_tags(call: Call) -> Answer:
+    given = call.given
+    registry = call.registry(scope_of(given.repository, "metadata_read"))
+    path, orderby = tags_path(given.repository), ORDERBY[given.orderby]
+    items = list(registry.pages(path, "tags", given.top, orderby))
+    data = items if given.detail else [item["name"] for item in items]
+    return Answer(data, views.tags(items))
+
+
+def show_manifests(call: Call) -> Answer:
+    items = manifest_metadata(call, call.given.repository)
+    data: Any = items
+    if not call.given.detail:
+        data = [
+            {
+                "digest": item.get("digest", ""),
+                "tags": item.get("tags", []),
+                "timestamp": item.get("lastUpdateTime", ""),
+            }
+            for item in items
+        ]
+    return Answer(data, views.manifests(items))
+
+
+def manifest_metadata(call: Call, repository: str, name: str | None = None) -> list[Any]:
+    """All manifests of a repository as the registry describes them."""
+    registry = call.registry(scope_of(repository, "metadata_read"), name=name)
+    orderby = ORDERBY[call.given.orderby]
+    return list(registry.pages(manifests_path(repository), "manifests", call.given.top, orderby))
+
+
+def show(call: Call) -> Answer:
+    _require_one(call)
+    return attributes(call, _path_of(call), {})
+
+
+def update(call: Call) -> Answer:
+    _require_one(call)
+    return attributes(call, _path_of(call), changes_of(call))
+
+
+def changes_of(call: Call) -> dict[str, bool]:
+    """The attributes that were given, by the names they have in the API."""
+    given = vars(call.given)
+    return {name: given[flag] == "true" for flag, name in ATTRIBUTES.items() if given[flag]}
+
+
+def attributes(
+    call: Call,
+    target: tuple[str, str, str],
+    changes: dict[str, bool],
+    name: str | None = None,
+) -> Answer:
+    """Read attributes, or change them; `target` is a repository, a path and the answer's key."""
+    repository, path, key = target
+    actions = "metadata_write,metadata_read" if changes else "metadata_read"
+    registry = call.registry(scope_of(repository, actions), name=name)
+    reply = registry.patch(path, changes) if changes else registry.get(path)
+    data = reply.data[key] if key and isinstance(reply.data, dict) else reply.data
+    return Answer(data, views.attributes(data) if isinstance(data, dict) else None)
+
+
+def path_of_image(image: Image) -> tuple[str, str, str]:
+    if image.digest:
+        return image.repository, manifests_path(image.repository, image.digest), "manifest"
+    return image.repository, tags_path(image.repository, image.tag), "tag"
+
+
+def _path_of(call: Call) -> tuple[str, str, str]:
+    if call.given.image:
+        return path_of_image(parse_image(call.given.image))
+    return call.given.repository, repository_path(call.given.repository), ""
+
+
+def untag(call: Call) -> None:
+    image = parse_image(call.given.image, allow_digest=False)
+    registry = call.registry(scope_of(image.repository, "delete"))
+    registry.delete(tags_path(image.repository, image.tag))
+
+
+def delete(call: Call) -> Answer | None:
+    _require_one(call)
+    if call.given.repository:
+        return _delete_repository(call, call.given.repository)
+    values = call.given.image
+    images = images_given(values)
+    if not images:
+        call.talk.note("Nothing to delete.")
+        return None
+    repositories = dict.fromkeys(image.repository for image in images)
+    scopes = [scope_of(repository, "delete,metadata_read") for repository in repositories]
+    registry = call.registry(*scopes)
+    if len(values) > 1 or reads_input(values[0]):
+        return delete_images(registry, call.talk, images, yes=call.given.yes)
+    delete_image(registry, call.talk, images[0], yes=call.given.yes)
+    return None
+
+
+def _delete_repository(call: Call, repository: str) -> Answer:
+    registry = call.registry(scope_of(repository, "delete,metadata_read"))
+    if not call.given.yes:
+        line = freed(registry, {"repositories": [repository]})
+        confirm(
+            f"{line}Are you sure you want to delete the repository '{repository}' "
+            "and all images under it?",
+            yes=False,
+        )
+    data = registry.delete(repository_path(repository)).data
+    return Answer(data, lambda: _counts(data))
+
+
+def _counts(data: Any) -> list[dict[str, int]]:
+    gone = data if isinstance(data, dict) else {}
+    return [
+        {
+            "ManifestsDeleted": len(gone.get("manifestsDeleted") or []),
+            "TagsDeleted": len(gone.get("tagsDeleted") or []),
+        }
+    ]
+
+
+def _require_one(call: Call) -> None:
+    if bool(call.given.repository) == bool(call.given.image):
+        raise Failure(
+            "Usage error: You need to provide either --image IMAGE | --repository REPOSITORY, "
+            "but not both"
+        )
+
+
+_REQUIRED = Flag(flags.REPOSITORY.names, flags.REPOSITORY.help, "REPOSITORY", required=True)
+_LISTING = (_REQUIRED, flags.TOP, flags.ORDERBY, flags.DETAIL, *flags.REGISTRY)
+_ONE = (flags.REPOSITORY, flags.IMAGE)
+
+UNTAGGED_TO_DELETE = (
+    'ullage repository show-manifests --repository hello --query "[?tags==null].digest" '
+    "-o tsv | ullage repository delete --image hello@- --yes"
+)
+
+COMMANDS = (
+    Command(
+        ("repository", "list"),
+        "List the repositories.",
+        (flags.TOP, *flags.REGISTRY),
+        list_repositories,
+        examples=("ullage repository list", "ullage repository list --name myregistry -o tsv"),
+    ),
+    Command(
+        ("repository", "show"),
+        "Show a repository, or an image by tag or digest, with its locks.",
+        (*_ONE, *flags.REGISTRY),
+        show,
+        examples=(
+            "ullage repository show --repository hello",
+            "ullage repository show --image hello:v1",
+        ),
+        missing_code=3,
+    ),
+    Command(
+        ("repository", "show-tags"),
+        "List the tags of a repository.",
+        _LISTING,
+        show_tags,
+        examples=("ullage repository show-tags --repository hello --orderby time_desc --top 10",),
+    ),
+    Command(
+        ("repository", "show-manifests"),
+        "List the manifests of a repository: digest, tags, time.",
+        _LISTING,
+        show_manifests,
+        more="An image without any tag has `null` for tags. One that an index or a signature's "
+        "subject still holds has an empty list: it is no orphan.",
+        examples=(
+            "ullage repository show-manifests --repository hello",
+            'ullage repository show-manifests --repository hello --query "[?tags==null].digest"',
+        ),
+        warning="This command has been deprecated and will be removed in a future release. "
+        "Use 'acr manifest list-metadata' instead.",
+    ),
+    Command(
+        ("repository", "update"),
+        "Lock or unlock a repository, a tag or a manifest.",
+        (*_ONE, *flags.ATTRIBUTES, *flags.REGISTRY),
+        update,
+        more="A tag and its manifest have locks of their own. Without any flag it shows them.",
+        examples=("ullage repository update --image hello:v1 --delete-enabled false",),
+    ),
+    Command(
+        ("repository", "untag"),
+        "Take a tag away. The image stays, and its space.",
+        (
+            Flag(
+                ("--image", "-t"),
+                "The tag: name:tag; name alone is name:latest.",
+                "IMAGE",
+                required=True,
+            ),
+            *flags.REGISTRY,
+        ),
+        untag,
+        examples=("ullage repository untag --image hello:v1",),
+    ),
+    Command(
+        ("repository", "delete"),
+        "Delete a repository, or images with all their tags, and get their space back.",
+        (
+            flags.REPOSITORY,
+            Flag(
+                flags.IMAGE.names,
+                "The image: name:tag or name@digest; name alone is name:latest. Repeatable. `-` "
+                "reads images from standard input, `name@-` digests (or tags) of that repository, "
+                "one a line.",
+                "IMAGE",
+                repeatable=True,
+            ),
+            flags.YES,
+            *flags.REGISTRY,
+        ),
+        delete,
+        more="Deleting by tag deletes the image and all its tags; `untag` takes one tag away. Asks "
+        "first, naming everything that goes and the bytes that come back. Several images are "
+        "deleted at once; one that fails does not stop the others.",
+        examples=(
+            "ullage repository delete --repository hello",
+            "ullage repository delete --image hello:v1",
+            UNTAGGED_TO_DELETE,
+        ),
+    ),
+    Command(
+        ("repository", "list-deleted"),
+        "List repositories that were deleted while soft delete was on.",
+        flags.REGISTRY,
+        list_deleted,
+        more="One that was pushed to since is not listed, though images of it may be restored: see "
+        "`ullage deleted list`.",
+    ),
+)

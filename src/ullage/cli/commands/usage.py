@@ -1,0 +1,154 @@
+"""`ullage usage` and `show-usage`: what takes the space, and how much is stored.
+
+Registries other than Ullage have no such answers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ullage.cli.client.scopes import READ_ALL, scope_of
+from ullage.cli.shell import flags
+from ullage.cli.shell.commands import Command, Flag
+from ullage.cli.shell.errors import Failure
+from ullage.cli.shell.invocation import Answer, Call
+from ullage.cli.shell.tables import age, short_digests, size
+
+
+def usage(call: Call) -> Answer:
+    given = call.given
+    scope = scope_of(given.repository or "*", "metadata_read")
+    registry = call.registry(scope)
+    query = {
+        "repository": given.repository,
+        "by": given.by,
+        "top": None if given.top is None else str(given.top),
+        "check": "true" if given.check else None,
+    }
+    data = registry.get("/api/v1/usage", query).data
+    if not given.check:
+        return Answer(data, lambda: _usage_rows(data))
+    return _checked(call, data)
+
+
+def _checked(call: Call, data: dict[str, Any]) -> Answer:
+    """Exit code 1 if there is a byte on the disk that nothing explains."""
+    if "registry" not in data:
+        raise Failure("--check is for those who may read all repositories.")
+    unexplained = data["registry"]["unexplained_bytes"]
+    stored = data["registry"]["store_bytes"]
+    call.talk.note(f"{stored} bytes in the store, {unexplained} of them unexplained.")
+    return Answer(data, lambda: _usage_rows(data), code=1 if unexplained else 0)
+
+
+_SUMS = ("tagged", "untagged", "leased", "soft_deleted", "uploading", "pending")
+
+
+def _usage_rows(data: Mapping[str, Any]) -> list[dict[str, Any]]:
+    entries = data.get("entries", [data["repository"]] if "repository" in data else [])
+    short = short_digests(str(entry["digest"]) for entry in entries if "digest" in entry)
+    rows = [_usage_row(entry, short) for entry in entries]
+    if "registry" in data:
+        sums = data["registry"]
+        rows += [{"Name": ""}] + [
+            {"Name": f"({word.replace('_', '-')})", "Size": size(sums[f"{word}_bytes"])}
+            for word in _SUMS
+        ]
+        rows.append({"Name": "(on the disk)", "Size": size(sums["disk_bytes"])})
+    return rows
+
+
+def _usage_row(entry: Mapping[str, Any], short: Mapping[str, str]) -> dict[str, Any]:
+    if "digest" in entry:
+        tags = entry["tag"] if "tag" in entry else ", ".join(entry["tags"]) or "(untagged)"
+        named = {"Name": tags, "Digest": short[entry["digest"]]}
+    else:
+        named = {"Name": _named(entry)}
+    return named | {
+        "Size": size(entry["bytes"]),
+        "Exclusive": size(entry["exclusive_bytes"]),
+        "Shared": size(entry["shared_bytes"]),
+        "FairShare": size(entry["fair_share_bytes"]),
+        "Manifests": entry["manifest_count"],
+        **({"Pulled": age(entry["last_pull"])} if "last_pull" in entry else {}),
+    }
+
+
+def _named(entry: Mapping[str, Any]) -> str:
+    if entry["name"] is None:
+        return "(being erased)"
+    deleted = " (soft-deleted)" if entry.get("operation") else ""
+    return f"{entry['name']}{deleted}" or "(soft-deleted)"
+
+
+def show_usage(call: Call) -> Answer:
+    """acr-contract 3.5: the shape of `az acr show-usage`."""
+    data = call.registry(READ_ALL).get("/api/v1/usage", {"top": "0"}).data
+    if "registry" not in data:
+        raise Failure("show-usage is for those who may read all repositories.")
+    used = {"Size": ("Bytes", data["registry"]["disk_bytes"])}
+    used |= dict.fromkeys(_AZURE_COUNTS, ("Count", 0))
+    # There is no limit but the disk.
+    value = [
+        {"name": name, "limit": -1, "currentValue": current, "unit": unit}
+        for name, (unit, current) in used.items()
+    ]
+    return Answer({"value": value}, lambda: [_azure_row(each) for each in value])
+
+
+# What Azure counts and there is none of here.
+_AZURE_COUNTS = (
+    "Webhooks",
+    "Geo-replications",
+    "IPRules",
+    "VNetRules",
+    "PrivateEndpointConnections",
+)
+
+
+def _azure_row(each: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "NAME": each["name"],
+        "LIMIT": each["limit"],
+        "CURRENT VALUE": each["currentValue"],
+        "UNIT": each["unit"],
+    }
+
+
+COMMANDS = (
+    Command(
+        ("usage",),
+        "Show what takes the space: exclusive, shared and fair-share bytes.",
+        (
+            Flag(
+                ("--repository",), "Only this one, with --by image or tag its parts.", "REPOSITORY"
+            ),
+            Flag(
+                ("--by",),
+                "What a line is about. Default: repository.",
+                "KIND",
+                choices=("repository", "namespace", "tag", "image"),
+            ),
+            flags.TOP,
+            Flag(("--check",), "List the store too: exit code 1 if a byte of it is unexplained."),
+            *flags.REGISTRY,
+        ),
+        usage,
+        more="Exclusive is what deleting it alone would free. A fair share counts each byte in "
+        "equal parts for all that hold it, so that all shares sum to the disk.",
+        examples=(
+            "ullage usage --top 10",
+            "ullage usage --repository hello --by image",
+            "ullage usage --check",
+        ),
+        missing_code=3,
+    ),
+    Command(
+        ("show-usage",),
+        "Show how much is stored, as `az acr show-usage` does.",
+        flags.REGISTRY,
+        show_usage,
+        more="A limit of -1 is none. `ullage usage` says what takes the space.",
+    ),
+)

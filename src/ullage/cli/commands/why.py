@@ -1,0 +1,77 @@
+"""`ullage why`: what holds a manifest or a layer, or what it waits for.
+
+Registries other than Ullage have no such answers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import quote
+
+from ullage.cli.client.scopes import READ_ALL
+from ullage.cli.shell import flags
+from ullage.cli.shell.commands import Command, Flag
+from ullage.cli.shell.invocation import Answer, Call
+from ullage.cli.shell.tables import age
+
+
+def why(call: Call) -> Answer:
+    registry = call.registry(READ_ALL)
+    data = registry.get(f"/api/v1/why/{quote(call.given.digest, safe=':')}").data
+    call.talk.note(data["because"])
+    return Answer(data, lambda: _why_rows(data))
+
+
+def _why_rows(data: Mapping[str, Any]) -> list[dict[str, Any]]:
+    rows = [
+        {"Repository": place["repository"], "HeldBy": f"{hold['kind']} {hold['by']}"}
+        for place in data.get("manifest", [])
+        for hold in place["held_by"]
+    ]
+    rows += [
+        {"Repository": place["repository"], "HeldBy": _kept(place)}
+        for place in data.get("manifest", [])
+        if "operation" in place
+    ]
+    rows += [
+        {"Repository": place["repository"], "HeldBy": _last_pull(place["last_pull"])}
+        for place in data.get("manifest", [])
+        if place.get("last_pull")
+    ]
+    blob = data.get("blob", {})
+    for holder in blob.get("held_by", []):
+        tags = ", ".join(holder["tags"]) or "(untagged)"
+        held_by = f"{holder['digest']} {tags}"
+        if "operation" in holder:
+            held_by += f", {_kept(holder)}"
+        rows.append({"Repository": holder["repository"], "HeldBy": held_by})
+    for wait in blob.get("waits", []):
+        kind = "lease" if wait["leased"] else "review"
+        rows.append({"Repository": wait["repository"], "HeldBy": f"{kind} until {wait['until']}"})
+    rows += [
+        {"Repository": None, "HeldBy": f"deleted, due {each['due']}"}
+        for each in data.get("deleted", [])
+    ]
+    return rows
+
+
+def _last_pull(pull: Mapping[str, Any]) -> str:
+    """Nothing that holds, but something to know before it goes."""
+    return f"(pulled {age(pull['at'])} ago, by: {pull['by']})"
+
+
+def _kept(place: Mapping[str, Any]) -> str:
+    return f"soft-deleted until {place['soft_deleted_until']}: {place['operation']}"
+
+
+COMMANDS = (
+    Command(
+        ("why",),
+        "Say what holds a manifest or a layer, or what it waits for.",
+        (Flag(("digest",), "Its digest.", "DIGEST", required=True), *flags.REGISTRY),
+        why,
+        examples=("ullage why sha256:" + "0" * 64,),
+        missing_code=3,
+    ),
+)

@@ -1,0 +1,77 @@
+"""What commands about accounts share: they ask the registry whose data folder is here.
+
+It is asked through its server if one runs, else directly.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from ullage.cli.local.settings import settings_of
+from ullage.cli.shell.commands import Flag
+from ullage.cli.shell.errors import Failure
+from ullage.cli.shell.invocation import Answer, Call
+
+NOT_FOUND = 3
+
+NAME = Flag(("--name", "-n"), "Its name.", "NAME", required=True)
+STATUS = Flag(
+    ("--status",), "Whether it may log in.", "STATUS", choices=("enabled", "disabled")
+)  # fmt: skip
+SCOPE_MAP = Flag(("--scope-map",), "What it may do.", "SCOPE_MAP")
+PASSWORD_STDIN = Flag(("--password-stdin",), "Read the password instead of making one.")
+
+Rows = Callable[[Any], Sequence[Mapping[str, Any]]]
+
+
+def rights_flag(name: str, help: str, *, required: bool = False) -> Flag:
+    """A flag such as `--repository team/app content/read content/write`, any number of times."""
+    more = "A repository or prefix/*, and actions on it; may be given several times."
+    return Flag(
+        (name,),
+        f"{help} {more}",
+        "REPOSITORY ACTION...",
+        required=required,
+        repeatable=True,
+        several=True,
+    )
+
+
+def rights(given: Sequence[Sequence[str]] | None) -> list[list[str]]:
+    """What such a flag was given, as [repository, action …] each.
+
+    `team/app=content/read,content/write` is understood, too.
+    """
+    found = []
+    for first, *rest in given or ():
+        repository, _, joined = first.partition("=")
+        found.append([repository, *filter(None, joined.split(",")), *rest])
+    return found
+
+
+def password_of(call: Call) -> str | None:
+    """The one on stdin, if it is to be read there."""
+    return sys.stdin.readline().rstrip("\r\n") if call.given.password_stdin else None
+
+
+def said(**arguments: Any) -> dict[str, Any]:
+    """Only what was said."""
+    return {name: value for name, value in arguments.items() if value is not None}
+
+
+def manage(call: Call, command: str, arguments: Mapping[str, Any], rows: Rows) -> Answer:
+    """Have a command carried out; `rows` are its answer as a table. Raises Failure."""
+    settings = settings_of(call.given)
+    from ullage import wiring
+
+    try:
+        answer = wiring.manage(settings, {"command": command, "arguments": dict(arguments)})
+    except (wiring.CannotStart, OSError) as error:
+        raise Failure(str(error)) from None
+    if "error" in answer:
+        missing = answer.get("code") == "ACCOUNT_UNKNOWN"
+        raise Failure(str(answer["error"]), NOT_FOUND if missing else 1)
+    result = answer.get("result")
+    return Answer(result, rows=lambda: rows(result if isinstance(result, list) else [result]))

@@ -1,0 +1,70 @@
+"""`ullage audit` and `ullage key`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ullage.cli.local.accounts import manage, said
+from ullage.cli.local.settings import PLACE
+from ullage.cli.shell.commands import Command, Flag
+from ullage.cli.shell.invocation import Answer, Call
+
+
+def list_entries(call: Call) -> Answer:
+    given = call.given
+    arguments = said(
+        subject=given.subject,
+        action=given.action,
+        repository=given.repository,
+        since=given.since,
+        until=given.until,
+        top=given.top,
+    )
+    return manage(call, "audit list", arguments, _entries)
+
+
+def rotate_key(call: Call) -> Answer:
+    return manage(call, "key rotate", {"revoke": call.given.revoke}, _keys)
+
+
+def _keys(keys: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    return [{"Key": key["kid"]} for key in keys]
+
+
+def _entries(entries: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    return [
+        {
+            "At": entry["at"][:19],
+            "Subject": entry["subject"] or "-",
+            "Action": entry["action"],
+            "Repository": entry["repository"],
+            "Target": entry["target"],
+        }
+        for entry in entries
+    ]
+
+
+COMMANDS = (
+    Command(
+        ("key", "rotate"),
+        "Sign with a new key from now on; tokens signed before stay valid until they expire.",
+        (Flag(("--revoke",), "End all tokens; everybody logs in again."), *PLACE),
+        rotate_key,
+    ),
+    Command(
+        ("audit", "list"),
+        "Show who changed what, newest first.",
+        (
+            Flag(("--subject",), "Only of this account.", "NAME"),
+            Flag(("--action",), "Only this action, such as manifest.delete.", "ACTION"),
+            Flag(("--repository",), "Only in this repository.", "REPOSITORY"),
+            Flag(("--since",), "Not before: 2026-11-23T10:00:00Z, or 24h.", "TIME"),
+            Flag(("--until",), "Before.", "TIME"),
+            Flag(("--top",), "At most this many, the newest. Default: 100.", "NUMBER", kind=int),
+            *PLACE,
+        ),
+        list_entries,
+        examples=("ullage audit list --since 24h", "ullage audit list --repository team/app"),
+    ),
+)

@@ -1,0 +1,50 @@
+"""`ullage serve` and `ullage version`."""
+
+from __future__ import annotations
+
+import logging
+import sys
+
+from ullage import __version__
+from ullage.cli.local.banner import greeting
+from ullage.cli.local.settings import setting_flags, settings_of
+from ullage.cli.shell.commands import HELP, Command
+from ullage.cli.shell.errors import Failure
+from ullage.cli.shell.groups import LOCAL
+from ullage.cli.shell.invocation import Answer, Call
+
+
+def serve(call: Call) -> Answer:
+    settings = settings_of(call.given)
+    from ullage.wiring import CannotStart, Started, run_server
+
+    def announce(started: Started) -> None:
+        print("\n".join(greeting(settings, started)), flush=True)
+
+    logging.basicConfig(
+        level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr
+    )
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    try:
+        clean = run_server(settings, announce)
+    except CannotStart as error:
+        raise Failure(str(error)) from None
+    return Answer(text="", code=0 if clean else 1)
+
+
+def version(call: Call) -> Answer:
+    return Answer(text=f"{__version__}\n")
+
+
+COMMANDS = (
+    Command(
+        ("serve",),
+        LOCAL["serve"],
+        setting_flags(),
+        serve,
+        more="Settings come from these flags, ULLAGE_* variables or a TOML file, in that order.",
+        examples=("ullage serve", "ullage serve --listen :5000 --auth --tls self-signed"),
+        common=(HELP,),
+    ),
+    Command(("version",), LOCAL["version"], (), version, common=(HELP,)),
+)

@@ -1,0 +1,146 @@
+"""`ullage token`: repository-scoped tokens and their passwords, with az acr's names."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ullage.cli.local.accounts import NAME, SCOPE_MAP, STATUS, manage, rights, rights_flag, said
+from ullage.cli.local.settings import PLACE
+from ullage.cli.shell.commands import Command, Flag
+from ullage.cli.shell.invocation import Answer, Call
+from ullage.cli.shell.tables import age
+
+
+def create(call: Call) -> Answer:
+    given = call.given
+    arguments = said(
+        name=given.name,
+        scope_map=given.scope_map,
+        repositories=rights(given.repository),
+        status=given.status or "enabled",
+        expires_in_days=given.expiration_in_days,
+        no_passwords=given.no_passwords,
+    )
+    return manage(call, "token create", arguments, _rows)
+
+
+def list_all(call: Call) -> Answer:
+    return manage(call, "token list", {}, _rows)
+
+
+def show(call: Call) -> Answer:
+    return manage(call, "token show", {"name": call.given.name}, _rows)
+
+
+def update(call: Call) -> Answer:
+    given = call.given
+    arguments = said(name=given.name, status=given.status, scope_map=given.scope_map)
+    return manage(call, "token update", arguments, _rows)
+
+
+def delete(call: Call) -> Answer:
+    return manage(call, "token delete", {"name": call.given.name}, _rows)
+
+
+def generate_passwords(call: Call) -> Answer:
+    given = call.given
+    arguments = said(
+        name=given.name, slots=_slots(given) or None, expires_in_days=given.expiration_in_days
+    )
+    return manage(call, "token credential generate", arguments, _rows)
+
+
+def delete_passwords(call: Call) -> Answer:
+    arguments = {"name": call.given.name, "slots": _slots(call.given)}
+    return manage(call, "token credential delete", arguments, _rows)
+
+
+def _slots(given: argparse.Namespace) -> list[str]:
+    return [slot for slot in ("password1", "password2") if getattr(given, slot)]
+
+
+def _rows(tokens: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The passwords that were just made, which nobody can look up later; else the tokens."""
+    made = [row for token in tokens for row in _made(token)]
+    return made or [
+        {
+            "Name": token["name"],
+            "Status": token["status"],
+            "Scope map": token["scopeMap"],
+            "Passwords": ", ".join(password["name"] for password in _passwords(token)),
+            "Created": age(token["creationDate"]),
+        }
+        for token in tokens
+    ]
+
+
+def _made(token: Mapping[str, Any]) -> list[dict[str, Any]]:
+    return [
+        {
+            "Token": token["name"],
+            "Password": password["name"],
+            "Value": password["value"],
+            "Expiry": password["expiry"] or "never",
+        }
+        for password in _passwords(token)
+        if password["value"] is not None
+    ]
+
+
+def _passwords(token: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
+    found: Sequence[Mapping[str, Any]] = token["credentials"]["passwords"]
+    return found
+
+
+_DAYS = Flag(
+    ("--expiration-in-days",), "Passwords end after this many days.", "DAYS", kind=int
+)  # fmt: skip
+_SLOTS = (
+    Flag(("--password1",), "The first password."),
+    Flag(("--password2",), "The second password."),
+)
+
+COMMANDS = (
+    Command(
+        ("token", "create"),
+        "Make a token with two passwords, shown only now.",
+        (
+            NAME,
+            rights_flag("--repository", "What it may do, if no scope map says it."),
+            SCOPE_MAP,
+            STATUS,
+            _DAYS,
+            Flag(("--no-passwords",), "Make passwords later."),
+            *PLACE,
+        ),
+        create,
+        examples=(
+            "ullage token create --name ci --repository 'team/*' content/read content/write",
+        ),
+    ),
+    Command(("token", "list"), "List the tokens.", PLACE, list_all),
+    Command(("token", "show"), "Show a token.", (NAME, *PLACE), show),
+    Command(
+        ("token", "update"),
+        "Enable or disable a token, or change what it may do.",
+        (NAME, STATUS, SCOPE_MAP, *PLACE),
+        update,
+        examples=("ullage token update --name ci --status disabled",),
+    ),
+    Command(("token", "delete"), "Delete a token.", (NAME, *PLACE), delete),
+    Command(
+        ("token", "credential", "generate"),
+        "Make new passwords, one or both, shown only now. The other goes on working.",
+        (NAME, *_SLOTS, _DAYS, *PLACE),
+        generate_passwords,
+        examples=("ullage token credential generate --name ci --password1",),
+    ),
+    Command(
+        ("token", "credential", "delete"),
+        "Take passwords from a token, one or both.",
+        (NAME, *_SLOTS, *PLACE),
+        delete_passwords,
+    ),
+)

@@ -1,0 +1,36 @@
+"""The first words of commands, and what each group is for."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    pass
+
+
+TITLE = "A container registry that gives space back."
+# The first words of the commands in `local`, which is slow to import: it is not asked for help.
+LOCAL = {
+    "serve": "Run the registry.",
+    "check": "Prove that what the database says and what the disk holds agree, also while it "
+    "serves.",
+    "user": "People and programs that log in with a password.",
+    "token": "Repository-scoped tokens: limited rights, two passwords, expiry.",
+    "scope-map": "Named sets of rights for users and tokens.",
+    "key": "The keys that sign access tokens.",
+    "audit": "Who changed what.",
+    "version": "Print the version.",
+}
+GROUPS = {
+    **LOCAL,
+    "credential": "The two passwords of a token.",
+    "repository": "Repositories, their tags and manifests: list, show, lock, untag, delete.",
+    "manifest": "Manifests and what refers to them: list, show, lock, delete.",
+    "lock": "Keep something from being deleted, and say why; list what is kept.",
+    "job": "Long work that a registry does: list, show, watch, cancel.",
+    "retention": "What a registry deletes by itself: show, set, explain, test, run.",
+    "pullers": "Who pulls images, told apart by user agent: show, set.",
+    "deleted": "Deletions that can be taken back: list, show.",
+    "config": "Defaults, names for registries, and what a registry does by itself.",
+    "soft-delete": "Whether deletions can be taken back: show, update.",
+}

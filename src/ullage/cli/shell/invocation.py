@@ -1,0 +1,139 @@
+"""One use of a command: what was given, and everything a command needs to do its work."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from ullage.cli.client import saved
+from ullage.cli.client.address import DEFAULT, Origin, resolve
+from ullage.cli.client.saved import Login
+from ullage.cli.shell.console import Talk, ask, ask_password
+from ullage.cli.shell.errors import Failure, Unauthenticated
+
+if TYPE_CHECKING:
+    from ullage.cli.client.connection import Connections
+    from ullage.cli.client.registry import Registry
+
+CONNECTIONS = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a command has to say on stdout.
+
+    `data` is az's shape. `rows` are for tables, when they show more or less than `data`; `text` is
+    printed as it is, whatever the format.
+    """
+
+    data: Any = None
+    rows: Callable[[], Sequence[Mapping[str, Any]]] | None = None
+    text: str | None = None
+    # The exit code: a command may have something to show and yet not have done all.
+    code: int = 0
+
+
+@dataclass
+class Call:
+    given: argparse.Namespace
+    talk: Talk
+    # Not read before a command needs them.
+    _defaults: dict[str, str] | None = field(default=None)
+    _opened: list[Connections] = field(default_factory=list)
+
+    @property
+    def defaults(self) -> dict[str, str]:
+        """What `ullage config` has set."""
+        if self._defaults is None:
+            self._defaults = saved.defaults()
+        return self._defaults
+
+    @property
+    def named(self) -> dict[str, str]:
+        return saved.named_registries(self.defaults)
+
+    def origin(self, name: str | None = None) -> Origin:
+        """The registry that is meant: as given, else the default's."""
+        given: str | None = name or getattr(self.given, "registry", None)
+        chosen = given or os.environ.get("ULLAGE_REGISTRY") or self.defaults.get("registry")
+        return resolve(chosen or DEFAULT, self.named, getattr(self.given, "suffix", None))
+
+    def registry(self, *scope: str, name: str | None = None) -> Registry:
+        """The registry, to be asked with these rights (acr-contract section 3.1)."""
+        from ullage.cli.client.registry import Registry
+
+        origin, login, ca_file = self._identity(self.origin(name))
+        connections = self.connections(origin, self.ca_file(ca_file))
+        return Registry(connections, self.talk, login, scope, lambda: self._asked(origin))
+
+    def connections(self, origin: Origin, ca_file: str | None) -> Connections:
+        """Connections that are closed when the command is done."""
+        from ullage.cli.client.connection import Connections
+
+        opened = Connections(origin, ca_file, self.talk)
+        self._opened.append(opened)
+        return opened
+
+    def close(self) -> None:
+        for connections in self._opened:
+            connections.close()
+
+    def ca_file(self, saved_one: str | None = None) -> str | None:
+        """Who vouches for certificates; None for whom the system trusts.
+
+        `saved_one` is what was said at login.
+        """
+        return (
+            getattr(self.given, "ca_file", None)
+            or os.environ.get("ULLAGE_CA_FILE")
+            or saved_one
+            or self.defaults.get("ca_file")
+            or os.environ.get("REQUESTS_CA_BUNDLE")
+            or None
+        )
+
+    def _identity(self, origin: Origin) -> tuple[Origin, Login | None, str | None]:
+        """Who to be, and who vouches: -u and -p, else what was saved.
+
+        Raises Failure for half of it, with az's text.
+        """
+        username: str | None = getattr(self.given, "username", None)
+        password: str | None = getattr(self.given, "password", None)
+        if username:
+            login = Login(username, password if password is not None else _password())
+            return origin, login, None
+        if password:
+            raise Failure("Please also specify username if password is specified.")
+        found = saved.login_of(origin.address)
+        if found is None:
+            return origin, None, None
+        scheme = found.url.partition("://")[0]
+        if origin.scheme == "http" and scheme == "https":
+            # It would be readable on the way.
+            self.talk.warning(
+                f"The login saved for {found.url} is not used: '{origin.url}' is not encrypted."
+            )
+            return origin, None, None
+        known = Origin(origin.scheme or scheme, origin.host, origin.port)
+        return known, found.login, found.ca_file
+
+    def _asked(self, origin: Origin) -> Login:
+        """Who somebody says they are. acr-contract section 1.9. Raises Unauthenticated."""
+        if not sys.stdin.isatty():
+            raise Unauthenticated(
+                "Unable to authenticate using AAD or admin login credentials. Please specify both "
+                "username and password in non-interactive mode.",
+                hint=f"Or save them once: ullage login {origin.address} -u USERNAME",
+            )
+        username = ask("Username: ")
+        return Login(username, ask_password())
+
+
+def _password() -> str:
+    if not sys.stdin.isatty():
+        raise Failure("Please specify both username and password in non-interactive mode.")
+    return ask_password()

@@ -1,0 +1,78 @@
+"""From a command's arguments to its exit code."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from contextlib import closing
+
+from ullage.cli.shell.commands import Command, parse
+from ullage.cli.shell.console import Level, Talk
+from ullage.cli.shell.errors import Failure, Refused
+from ullage.cli.shell.invocation import Call
+
+INTERRUPTED = 130
+
+
+def run(command: Command, arguments: Sequence[str]) -> int:
+    """Carry a command out and print what comes of it. acr-contract section 3.2 has the codes."""
+    talk = Talk(_level(arguments))
+    try:
+        return _run(command, arguments, talk)
+    except Failure as failure:
+        if talk.level is Level.DEBUG:
+            import traceback
+
+            traceback.print_exc()
+        talk.error(str(failure))
+        if failure.hint:
+            print(failure.hint, file=sys.stderr)
+        missing = isinstance(failure, Refused) and failure.status == 404
+        return command.missing_code if missing else failure.code
+    except KeyboardInterrupt:
+        print(file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:
+        # Whoever read our output has enough, as `head`. Nothing may be flushed to it at the end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+
+
+def _run(command: Command, arguments: Sequence[str], talk: Talk) -> int:
+    given = parse(command, arguments)
+    if getattr(given, "help", False):
+        from ullage.cli.shell.help import command_help
+
+        sys.stdout.write(command_help(command))
+        return 0
+    query = None
+    if given.query is not None:
+        from ullage.cli.shell.output import query_of
+
+        query = query_of(given.query, f"ullage {command.name}")
+    with closing(Call(given, talk)) as call:
+        output = given.output or call.defaults.get("output") or _usual_output()
+        if command.warning:
+            talk.warning(command.warning)
+        answer = command.run(call)
+    if answer is None:
+        return 0
+    from ullage.cli.shell.output import show
+
+    show(answer, output, query)
+    sys.stdout.flush()
+    return int(answer.code)
+
+
+def _usual_output() -> str:
+    return "table" if sys.stdout.isatty() else "json"
+
+
+def _level(arguments: Sequence[str]) -> Level:
+    """Known before anything is parsed, because parsing may fail."""
+    if "--debug" in arguments:
+        return Level.DEBUG
+    if "--verbose" in arguments:
+        return Level.INFO
+    return Level.ERROR if "--only-show-errors" in arguments else Level.WARNING

@@ -1,0 +1,192 @@
+"""PostgreSQL: a pool; every piece of work is a transaction of its own.
+
+It is tried again when the server asks for that. Row locks keep concurrent work apart: see
+docs/design/deletion.md.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from typing import Any, TypeVar
+
+import psycopg
+import sqlalchemy as sa
+
+from ullage.database.dialects import Dialect
+from ullage.database.errors import DatabaseBusy, DatabaseFull, DatabaseUnusable
+from ullage.database.migrations.upgrade import upgrade
+from ullage.database.transaction import Row, Transaction, Work, as_by_sqlalchemy
+
+T = TypeVar("T")
+
+# How often a transaction that lost a race is tried again before the client is told 503.
+MAX_ATTEMPTS = 6
+# How long a statement waits for somebody else's lock on a row or a table.
+LOCK_TIMEOUT_MS = 5_000
+
+
+class PostgresTransaction(Transaction):
+    """Statements go straight to the driver: SQLAlchemy's share would be half of their time."""
+
+    __slots__ = ("_driver",)
+
+    def __init__(self, connection: sa.Connection) -> None:
+        super().__init__(connection, "postgresql")
+        driver = connection.connection.dbapi_connection
+        assert isinstance(driver, psycopg.Connection)
+        self._driver: psycopg.Connection[Row] = driver
+
+    def _fetch(self, sql: str, parameters: Mapping[str, Any]) -> list[Row]:
+        try:
+            return self._driver.execute(sql.encode(), parameters).fetchall()
+        except psycopg.Error as error:
+            raise self._failure(sql, parameters, error) from error
+
+    def _change(self, sql: str, parameters: Mapping[str, Any]) -> int:
+        try:
+            return self._driver.execute(sql.encode(), parameters).rowcount
+        except psycopg.Error as error:
+            raise self._failure(sql, parameters, error) from error
+
+    def _change_many(self, sql: str, several: Sequence[Mapping[str, Any]]) -> None:
+        try:
+            with self._driver.cursor() as cursor:
+                cursor.executemany(sql.encode(), several)
+        except psycopg.Error as error:
+            raise self._failure(sql, several, error) from error
+
+    def _failure(self, sql: str, parameters: Any, error: psycopg.Error) -> BaseException:
+        if self._driver.closed:
+            # Nobody else is to get this connection, nor those that were lost together with it.
+            self._connection.invalidate(error)
+            self._connection.engine.dispose()
+        return as_by_sqlalchemy(sql, parameters, error, psycopg.Error)
+
+
+class PostgresDatabase:
+    dialect: Dialect = "postgresql"
+    inline_reads = False
+
+    def __init__(self, url: sa.URL, *, pool_size: int = 16) -> None:
+        options = f"-c lock_timeout={LOCK_TIMEOUT_MS} -c statement_timeout=60000"
+        self._engine = sa.create_engine(
+            url.set(drivername="postgresql+psycopg"),
+            pool_size=pool_size,
+            max_overflow=0,
+            pool_timeout=10,
+            pool_pre_ping=False,
+            connect_args={
+                "options": f"{options} -c idle_in_transaction_session_timeout=60000",
+                "connect_timeout": 5,
+                "keepalives_idle": 10,
+                "keepalives_interval": 5,
+                "keepalives_count": 3,
+            },
+        )
+        self._reading = self._engine.execution_options(isolation_level="AUTOCOMMIT")
+        self._snapshots = self._engine.execution_options(
+            isolation_level="REPEATABLE READ", postgresql_readonly=True
+        )
+        try:
+            with self._engine.begin() as connection:
+                # Several processes may start at once; one of them makes the tables.
+                connection.execute(sa.text("SET LOCAL lock_timeout = '60s'"))
+                connection.execute(sa.text("SELECT pg_advisory_xact_lock(7813298311)"))
+                upgrade(connection)
+        except sa.exc.OperationalError as error:
+            raise DatabaseUnusable(
+                f"database: cannot use {url.render_as_string()}: {_first_line(error)}"
+            ) from error
+
+    def read(self, work: Work[T]) -> T:
+        return self._patiently(self._reading, work)
+
+    def recall(self, key: Hashable, work: Work[T], weigh: Callable[[T], int]) -> T:
+        """Other processes commit, too, and nobody is told: everything is read."""
+        return self.read(work)
+
+    def snapshot(self, work: Work[T]) -> T:
+        return self._patiently(self._snapshots, work)
+
+    def write(self, work: Work[T], *, freeing: bool = False) -> T:
+        return self._patiently(self._engine, work)
+
+    def write_each(self, works: Sequence[Work[Any]]) -> list[Any]:
+        return [self._outcome(work) for work in works]
+
+    def between(self, work: Callable[[], None]) -> None:
+        work()
+
+    def _outcome(self, work: Work[Any]) -> Any:
+        try:
+            return self.write(work)
+        except Exception as error:  # noqa: BLE001 - handed to whoever waits
+            return error
+
+    def housekeep(self) -> None:
+        """PostgreSQL's autovacuum needs no help."""
+
+    def integrity_problems(self) -> list[str]:
+        def ask(tx: Transaction) -> list[str]:
+            invalid = "SELECT conname FROM pg_constraint WHERE contype = 'f' AND NOT convalidated"
+            return [f"constraint {row[0]} is not validated" for row in tx.execute(sa.text(invalid))]
+
+        return self.snapshot(ask)
+
+    def close(self) -> None:
+        self._engine.dispose()
+
+    def _patiently(self, engine: sa.Engine, work: Work[T]) -> T:
+        """Run `work` in a transaction, again if it lost a race that a second try can win."""
+        for attempt in range(1, MAX_ATTEMPTS + 1):
+            try:
+                return self._once(engine, work)
+            except (sa.exc.OperationalError, sa.exc.IntegrityError) as error:
+                if not _worth_another_try(error):
+                    raise _postgres_error(error) from error
+                if attempt == MAX_ATTEMPTS:
+                    raise DatabaseBusy(_first_line(error)) from error
+                time.sleep(random.uniform(0, 0.01 * 2**attempt))  # noqa: S311 - jitter
+            except sa.exc.TimeoutError as error:
+                raise DatabaseBusy("all database connections are in use") from error
+        raise AssertionError("unreachable")
+
+    def _once(self, engine: sa.Engine, work: Work[T]) -> T:
+        with engine.connect() as connection:
+            transaction = PostgresTransaction(connection)
+            try:
+                if engine is not self._reading:
+                    # SQLAlchemy does not see what the driver is given, and would not commit it.
+                    connection.begin()
+                outcome = work(transaction)
+                connection.commit()
+            except BaseException:
+                transaction.ended(committed=False)
+                raise
+            transaction.ended(committed=True)
+            return outcome
+
+
+# Serialization failure and deadlock; and a unique or foreign key that a concurrent transaction
+# changed under this one (a repository that was just made or just removed): the second try sees it.
+_TRY_AGAIN = {"40001", "40P01", "23503", "23505"}
+
+
+def _worth_another_try(error: sa.exc.DBAPIError) -> bool:
+    return getattr(error.orig, "sqlstate", None) in _TRY_AGAIN
+
+
+def _postgres_error(error: sa.exc.DBAPIError) -> Exception:
+    state = getattr(error.orig, "sqlstate", None) or ""
+    if state.startswith("53") and state != "53300":
+        return DatabaseFull(_first_line(error))
+    if isinstance(error, sa.exc.OperationalError):
+        # Lost connections, lock and statement timeouts, a server that is starting or stopping.
+        return DatabaseBusy(_first_line(error))
+    return error
+
+
+def _first_line(error: sa.exc.DBAPIError) -> str:
+    return str(error.orig).strip().splitlines()[0] if error.orig else str(error)

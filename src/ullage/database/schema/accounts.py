@@ -1,0 +1,99 @@
+"""Who may do what, and who did what: accounts, keys, the audit log."""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+
+from ullage.database.schema.base import Id, Moment, Name, metadata
+
+users = sa.Table(
+    "users",
+    metadata,
+    sa.Column("name", Name, primary_key=True),
+    # argon2id in its own notation; NULL for nobody: an account without a password cannot log in.
+    sa.Column("password_hash", sa.Text, nullable=False),
+    sa.Column("enabled", sa.Boolean, nullable=False),
+    sa.Column("admin", sa.Boolean, nullable=False),
+    # What a user who is no administrator may do; NULL: nothing.
+    sa.Column("scope_map", Name, sa.ForeignKey("scope_maps.name")),
+    # Counts changes that end what was signed before: password, enabling, rights.
+    sa.Column("generation", sa.Integer, nullable=False, server_default="1"),
+    sa.Column("created_at", Moment, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+tokens = sa.Table(
+    "tokens",
+    metadata,
+    # Repository-scoped tokens: named credentials with a scope map and two passwords that rotate.
+    sa.Column("name", Name, primary_key=True),
+    sa.Column("scope_map", Name, sa.ForeignKey("scope_maps.name"), nullable=False),
+    sa.Column("enabled", sa.Boolean, nullable=False),
+    sa.Column("expires_at", Moment),
+    sa.Column("generation", sa.Integer, nullable=False, server_default="1"),
+    sa.Column("created_at", Moment, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+token_passwords = sa.Table(
+    "token_passwords",
+    metadata,
+    sa.Column("token", Name, sa.ForeignKey("tokens.name"), primary_key=True),
+    # "password1" or "password2", as az calls them.
+    sa.Column("slot", sa.Text, primary_key=True),
+    sa.Column("password_hash", sa.Text, nullable=False),
+    sa.Column("expires_at", Moment),
+    sa.Column("created_at", Moment, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+scope_maps = sa.Table(
+    "scope_maps",
+    metadata,
+    sa.Column("name", Name, primary_key=True),
+    sa.Column("description", sa.Text, nullable=False),
+    # A JSON list of repositories/<pattern>/<action>.
+    sa.Column("actions", sa.Text, nullable=False),
+    sa.Column("created_at", Moment, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+signing_keys = sa.Table(
+    "signing_keys",
+    metadata,
+    sa.Column("kid", sa.Text, primary_key=True),
+    sa.Column("private_pem", sa.Text, nullable=False),
+    sa.Column("created_at", Moment, nullable=False),
+    # From then on it signs nothing; it verifies until everything it signed has expired.
+    sa.Column("retired_at", Moment),
+    sqlite_with_rowid=False,
+)
+
+registry_facts = sa.Table(
+    "registry_facts",
+    metadata,
+    # What makes this registry this one: its id, which tokens name as their audience.
+    sa.Column("name", sa.Text, primary_key=True),
+    sa.Column("value", sa.Text, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+audit = sa.Table(
+    "audit",
+    metadata,
+    # Every acknowledged change, in commit order; written in the transaction that makes the change.
+    sa.Column("id", Id, primary_key=True, autoincrement=True),
+    sa.Column("at", Moment, nullable=False),
+    sa.Column("subject", sa.Text, nullable=False),
+    sa.Column("address", sa.Text, nullable=False),
+    sa.Column("request_id", sa.Text, nullable=False),
+    sa.Column("action", sa.Text, nullable=False),
+    sa.Column("repository", Name),
+    # What it was done to: a tag, a digest, an account.
+    sa.Column("target", sa.Text),
+    # JSON: digests, tags, bytes and whatever else the action has to say. Never a secret.
+    sa.Column("detail", sa.Text, nullable=False),
+    sa.Index("ix_audit_repository", "repository", "id"),
+    sa.Index("ix_audit_subject", "subject", "id"),
+    sqlite_autoincrement=True,
+)

@@ -1,0 +1,117 @@
+"""Bytes on their way in and out: uploads, promises to pushers, reviews, tombstones, totals."""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+
+from ullage.database.schema.base import Id, Moment, Name, metadata
+
+uploads = sa.Table(
+    "uploads",
+    metadata,
+    sa.Column("id", sa.Text, primary_key=True),
+    sa.Column("repository_id", Id, sa.ForeignKey("repositories.id"), nullable=False),
+    # Who opened it; only they may go on with it.
+    sa.Column("subject", sa.Text, nullable=False),
+    sa.Column("storage_key", sa.Text, nullable=False, unique=True),
+    sa.Column("algorithm", sa.Text, nullable=False),
+    sa.Column("offset", sa.BigInteger, nullable=False),
+    sa.Column("created_at", Moment, nullable=False),
+    sa.Column("expires_at", Moment, nullable=False),
+    # Only on PostgreSQL, where several processes serve one session: who works on it until when.
+    sa.Column("claim", sa.Text),
+    sa.Column("claimed_until", Moment),
+    sa.Index("ix_uploads_repository_id", "repository_id"),
+    sa.Index("ix_uploads_expires_at", "expires_at"),
+    sqlite_with_rowid=False,
+)
+
+reserved_keys = sa.Table(
+    "reserved_keys",
+    metadata,
+    # Fresh storage keys that no other row names yet: there may be bytes under them.
+    sa.Column("storage_key", sa.Text, primary_key=True),
+    sqlite_with_rowid=False,
+)
+
+finished_uploads = sa.Table(
+    "finished_uploads",
+    metadata,
+    # Remembered for a while so that a client that lost the answer to its last PUT may ask again.
+    sa.Column("id", sa.Text, primary_key=True),
+    sa.Column("repository_id", Id, nullable=False),
+    sa.Column("subject", sa.Text, nullable=False),
+    sa.Column("digest", Name, nullable=False),
+    sa.Column("forget_at", Moment, nullable=False),
+    sa.Index("ix_finished_uploads_forget_at", "forget_at"),
+    sqlite_with_rowid=False,
+)
+
+reviews = sa.Table(
+    "reviews",
+    metadata,
+    # A link that no manifest of its repository uses, to be looked at when its lease has ended.
+    sa.Column("repository_id", Id, primary_key=True),
+    sa.Column("digest", Name, primary_key=True),
+    sa.Column("due_at", Moment, nullable=False),
+    sa.Index("ix_reviews_due_at", "due_at"),
+    sqlite_with_rowid=False,
+)
+
+tombstones = sa.Table(
+    "tombstones",
+    metadata,
+    sa.Column("storage_key", sa.Text, primary_key=True),
+    # What the bytes were; NULL for an upload that never became a blob.
+    sa.Column("digest", Name),
+    sa.Column("size", sa.BigInteger, nullable=False),
+    sa.Column("due_at", Moment, nullable=False),
+    sa.Column("attempts", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("claimed_until", Moment),
+    sa.Index("ix_tombstones_due_at", "due_at"),
+    sqlite_with_rowid=False,
+)
+
+counters = sa.Table(
+    "counters",
+    metadata,
+    # Registry-wide totals. Spread over slots so that PostgreSQL's pushers do not queue for one row.
+    sa.Column("name", sa.Text, primary_key=True),
+    sa.Column("slot", sa.Integer, primary_key=True),
+    sa.Column("value", sa.BigInteger, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+leases = sa.Table(
+    "leases",
+    metadata,
+    # Promises to pushers that are not redeemed yet. On PostgreSQL this is the live table, UNLOGGED;
+    # on SQLite the process keeps them in memory, and saves them here at a clean stop only.
+    sa.Column("repository_id", Id, primary_key=True),
+    sa.Column("digest", Name, primary_key=True),
+    sa.Column("holder", sa.Text, primary_key=True),
+    sa.Column("grants", sa.Integer, nullable=False),
+    sa.Column("until", Moment, nullable=False),
+    sa.Column("confirm_until", Moment, nullable=False),
+    sa.Index("ix_leases_until", "until"),
+    sqlite_with_rowid=False,
+)
+
+lease_memory = sa.Table(
+    "lease_memory",
+    metadata,
+    # One row: before this moment promises may have been forgotten, so everything counts as leased.
+    # UNLOGGED as well, so that it vanishes together with the leases when PostgreSQL crashes.
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("complete_from", Moment, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+for _forgetful in (leases, lease_memory):
+    sa.event.listen(
+        _forgetful,
+        "after_create",
+        sa.DDL("ALTER TABLE %(table)s SET UNLOGGED").execute_if(  # type: ignore[no-untyped-call]
+            dialect="postgresql"
+        ),
+    )

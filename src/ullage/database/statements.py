@@ -1,0 +1,119 @@
+"""Statements that are built once: SQL with named parameters, for every dialect.
+
+Building a statement costs SQLAlchemy a hundred times what running it costs SQLite. So what a push,
+a pull or a deletion runs is a `Statement`, made when its module is imported, turned into text when
+it first runs, and from then on handed to the driver as it is (`Transaction.rows` and the others).
+
+A list of any length is one parameter (`among`), so that a statement has one text, whatever it is
+about.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple, cast
+
+import sqlalchemy as sa
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.compiler import SQLCompiler
+from sqlalchemy.sql.functions import FunctionElement
+
+from ullage.database.dialects import Spelling
+
+
+class Built(NamedTuple):
+    """A statement as a driver takes it."""
+
+    sql: str
+    # Parameters that the statement brings along.
+    constants: Mapping[str, Any]
+    # Parameters that are lists.
+    lists: tuple[str, ...]
+
+
+class Statement:
+    """A SQLAlchemy Core construct whose parameters are all named, with `sa.bindparam`."""
+
+    __slots__ = ("_columns", "_construct", "_spelled")
+
+    def __init__(self, construct: sa.sql.ClauseElement) -> None:
+        self._construct: Callable[[Spelling], sa.sql.ClauseElement] = lambda _: construct
+        self._columns: tuple[str, ...] | None = None
+        self._spelled: dict[str, Built] = {}
+
+    @classmethod
+    def insert(
+        cls,
+        table: sa.Table,
+        columns: Iterable[str],
+        complete: Callable[[Any], sa.Insert] = lambda insert: insert,
+    ) -> Statement:
+        """INSERT one row; its parameters are named as `columns` are.
+
+        `complete` may add RETURNING, or ON CONFLICT, which both dialects spell alike and SQLAlchemy
+        does not. Further parameters need names that no column of the table has.
+        """
+        statement = cls(sa.null())
+        # Inline: what was given an id is asked for it only where RETURNING says so.
+        statement._construct = lambda spelling: complete(spelling.insert(table).inline())
+        statement._columns = tuple(columns)
+        return statement
+
+    def built(self, spelling: Spelling) -> Built:
+        """The text in one dialect."""
+        built = self._spelled.get(spelling.name)
+        if built is None:
+            built = self._spelled[spelling.name] = self._build(spelling)
+        return built
+
+    def _build(self, spelling: Spelling) -> Built:
+        compiled = self._construct(spelling).compile(
+            dialect=spelling.dialect, column_keys=self._columns
+        )
+        binds = cast(SQLCompiler, compiled).binds
+        return Built(
+            str(compiled),
+            {name: bind.value for name, bind in binds.items() if not bind.required},
+            tuple(name for name, bind in binds.items() if isinstance(bind.type, _List)),
+        )
+
+
+def among(column: sa.ColumnElement[Any], name: str) -> sa.ColumnElement[bool]:
+    """Whether `column` is one of a list's values; the list, of any length, is the parameter `name`.
+
+    Strings and integers only. Nothing is among the values of an empty list.
+    """
+    item = sa.BigInteger() if isinstance(column.type, sa.Integer) else sa.Text()
+    return cast(sa.ColumnElement[bool], _Among(column, sa.bindparam(name, type_=_List(item))))
+
+
+class _List(sa.types.TypeDecorator[Any]):
+    """An array, or JSON where there are none."""
+
+    impl = sa.Text
+    cache_ok = True
+
+    def __init__(self, item: sa.types.TypeEngine[Any]) -> None:
+        super().__init__()
+        self.item = item
+
+    def load_dialect_impl(self, dialect: sa.Dialect) -> sa.types.TypeEngine[Any]:
+        array = sa.ARRAY(self.item) if dialect.name == "postgresql" else sa.Text()
+        return dialect.type_descriptor(array)
+
+
+class _Among(FunctionElement[Any]):
+    name = "among"
+    inherit_cache = True
+
+
+@compiles(_Among, "sqlite")
+def _among_in_sqlite(element: _Among, compiler: SQLCompiler, **options: Any) -> str:
+    column, values = (compiler.process(part, **options) for part in element.clauses)
+    return f"{column} IN (SELECT value FROM json_each({values}))"  # noqa: S608 - compiled SQL
+
+
+@compiles(_Among, "postgresql")
+def _among_in_postgresql(element: _Among, compiler: SQLCompiler, **options: Any) -> str:
+    column, values = (compiler.process(part, **options) for part in element.clauses)
+    return f"{column} = ANY ({values})"

@@ -1,0 +1,185 @@
+"""Transactions: what a piece of work sees of its database, whichever engine keeps it.
+
+A piece of work is a plain function of a `Transaction`. It may run more than once, so it must not do
+anything that a rollback does not undo, except through `after_commit` and `at_end`.
+
+What an engine has to itself is in `sqlite/` and `postgresql.py`.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from datetime import datetime
+from typing import Any, Protocol, TypeVar
+
+import sqlalchemy as sa
+
+from ullage.database.dialects import Dialect, DialectInsert, spelling_of
+from ullage.database.statements import Built, Statement
+from ullage.database.timestamps import from_moment
+
+T = TypeVar("T")
+Work = Callable[["Transaction"], T]
+Row = tuple[Any, ...]
+
+# SQLite accepts 32,766 parameters; staying far below keeps statements and their cache small.
+CHUNK = 500
+
+
+class Transaction(ABC):
+    """One connection inside one transaction, as storage functions see it.
+
+    What runs often is a `Statement`, with its parameters by name; a parameter made by `among` takes
+    any collection. What runs seldom may be SQLAlchemy's, by `execute`. SQLite's rows of a
+    `Statement` are as SQLite has them: a truth is 0 or 1.
+    """
+
+    __slots__ = ("_after_commit", "_at_end", "_connection", "_spelling", "dialect")
+
+    def __init__(self, connection: sa.Connection, dialect: Dialect) -> None:
+        self._connection = connection
+        self._spelling = spelling_of(dialect)
+        self._after_commit: list[Callable[[], None]] = []
+        self._at_end: list[Callable[[], None]] = []
+        self.dialect: Dialect = dialect
+
+    def rows(self, statement: Statement, /, **parameters: Any) -> list[Row]:
+        """All rows that a SELECT finds or that RETURNING gives."""
+        built = statement.built(self._spelling)
+        return self._fetch(built.sql, self._bound(built, parameters))
+
+    def row(self, statement: Statement, /, **parameters: Any) -> Row | None:
+        """The first of its rows, if any."""
+        rows = self.rows(statement, **parameters)
+        return rows[0] if rows else None
+
+    def value(self, statement: Statement, /, **parameters: Any) -> Any:
+        """What the first row has in its first column; None if there is no row."""
+        rows = self.rows(statement, **parameters)
+        return rows[0][0] if rows else None
+
+    def values(self, statement: Statement, /, **parameters: Any) -> list[Any]:
+        """What the rows have in their first column."""
+        return [row[0] for row in self.rows(statement, **parameters)]
+
+    def change(self, statement: Statement, /, **parameters: Any) -> int:
+        """How many rows an INSERT, UPDATE or DELETE changed."""
+        built = statement.built(self._spelling)
+        return self._change(built.sql, self._bound(built, parameters))
+
+    def many(self, statement: Statement, several: Sequence[Mapping[str, Any]]) -> None:
+        """Run a statement once for each of `several` sets of parameters; for none, not at all."""
+        if several:
+            built = statement.built(self._spelling)
+            self._change_many(built.sql, [self._bound(built, each) for each in several])
+
+    def _bound(self, built: Built, parameters: Mapping[str, Any]) -> Mapping[str, Any]:
+        if built.constants:
+            parameters = {**built.constants, **parameters}
+        if built.lists:
+            parameters = {**parameters, **{name: [*parameters[name]] for name in built.lists}}
+        return parameters
+
+    @abstractmethod
+    def _fetch(self, sql: str, parameters: Mapping[str, Any]) -> list[Row]:
+        """All rows. Raises SQLAlchemy's errors, as the others do."""
+
+    @abstractmethod
+    def _change(self, sql: str, parameters: Mapping[str, Any]) -> int:
+        """How many rows it changed."""
+
+    @abstractmethod
+    def _change_many(self, sql: str, several: Sequence[Mapping[str, Any]]) -> None:
+        """Once for each set of parameters, of which there are some."""
+
+    def execute(
+        self, statement: sa.Executable, parameters: Any = None
+    ) -> sa.CursorResult[*tuple[Any, ...]]:
+        return self._connection.execute(statement, parameters)
+
+    def insert(self, table: sa.Table) -> DialectInsert:
+        """An INSERT that knows ON CONFLICT; both dialects spell it alike, SQLAlchemy does not."""
+        insert = self._spelling.insert(table)
+        # Otherwise SQLAlchemy says -1 on PostgreSQL, and nobody can tell a conflict from a new row.
+        return insert.execution_options(preserve_rowcount=True)
+
+    def after_commit(self, callback: Callable[[], None]) -> None:
+        """Call `callback` once this piece of work is committed; never if it is rolled back."""
+        self._after_commit.append(callback)
+
+    def at_end(self, callback: Callable[[], None]) -> None:
+        """Call `callback` once this piece of work is committed or rolled back, whichever it is."""
+        self._at_end.append(callback)
+
+    def ended(self, *, committed: bool) -> None:
+        """Make the calls that were asked for; whoever ends the transaction says so here."""
+        callbacks = (self._after_commit if committed else []) + self._at_end
+        self._after_commit, self._at_end = [], []
+        for callback in callbacks:
+            callback()
+
+
+def as_by_sqlalchemy(
+    sql: str, parameters: Any, error: Exception, base: type[Exception]
+) -> BaseException:
+    """What SQLAlchemy makes of a driver's error, so that there is one kind for everybody."""
+    return sa.exc.DBAPIError.instance(sql, parameters, error, base)
+
+
+class Database(Protocol):
+    dialect: Dialect
+    # Reads are so cheap that they may run on the event loop.
+    inline_reads: bool
+
+    def read(self, work: Work[T]) -> T:
+        """Run `work` reading; every statement sees what was committed last."""
+
+    def recall(self, key: Hashable, work: Work[T], weigh: Callable[[T], int]) -> T:
+        """As `read`; but what was read for `key` since the last commit need not be read again.
+
+        `weigh` says how many bytes it takes to remember what `work` gave, which nobody may change.
+        """
+
+    def snapshot(self, work: Work[T]) -> T:
+        """Run `work` reading; all its statements see one moment."""
+
+    def write(self, work: Work[T], *, freeing: bool = False) -> T:
+        """Run `work` in one transaction and return what it returned once it is committed.
+
+        `freeing` work gives room back: on a full disk the ballast is given up for it.
+        Raises DatabaseFull, DatabaseBusy or DatabaseBroken, or what `work` raised (rolled back).
+        """
+
+    def write_each(self, works: Sequence[Work[Any]]) -> list[Any]:
+        """As `write`, of several that may share a commit; one that fails undoes only itself.
+
+        What each returned or, in its place, the exception that it or its commit met.
+        """
+
+    def between(self, work: Callable[[], None]) -> None:
+        """Run `work`, which raises nothing, soon: where one thread writes, on that thread.
+
+        What it writes is then committed without another thread to wait for. Raises DatabaseBusy.
+        """
+
+    def housekeep(self) -> None:
+        """What a quiet moment is good for: put the ballast back, return free pages to the disk."""
+
+    def integrity_problems(self) -> list[str]:
+        """What the engine itself finds wrong with the database (invariant I29)."""
+
+    def close(self) -> None:
+        """Let go of the database; a second time does nothing."""
+
+
+def chunks(values: Sequence[T], size: int = CHUNK) -> Iterator[Sequence[T]]:
+    """Cut a long list into pieces that one statement's parameters can hold."""
+    for start in range(0, len(values), size):
+        yield values[start : start + size]
+
+
+def database_time(db: Database) -> datetime:
+    """What time it is for the database server, and so for every process that uses it."""
+    query = sa.text("SELECT CAST(extract(epoch FROM clock_timestamp()) * 1000000 AS bigint)")
+    return from_moment(int(db.read(lambda tx: tx.execute(query).scalar_one())))

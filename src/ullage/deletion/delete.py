@@ -1,0 +1,303 @@
+"""Deleting: what goes along, what stays, and which bytes come back (docs/design/deletion.md).
+
+While soft delete is on, what goes is kept under an operation, by whose id it can be restored; then
+no byte comes back at once.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from ullage.database.transaction import Transaction
+from ullage.deletion import soft_delete as softdelete
+from ullage.deletion.closure import StoredGraph, what_goes
+from ullage.deletion.queries.operations.repositories import hide_repository
+from ullage.deletion.soft_delete import Keeping, SoftDelete
+from ullage.failpoints import failpoint
+from ullage.oci.digest import Digest
+from ullage.oci.errors import BlobUnknown, ManifestUnknown, NameUnknown, OperationDisallowed
+from ullage.oci.reference import RepositoryName, Tag
+from ullage.registry.context import Caller, Registry
+from ullage.registry.locks import attribute_locks as locks
+from ullage.registry.locks import image_locks as holds
+from ullage.registry.queries.content import tags as tags_queries
+from ullage.registry.queries.content.blobs import linked_among, lock_blobs, referenced_among
+from ullage.registry.queries.content.manifests import ManifestRow, all_digests, find_manifests
+from ullage.registry.queries.content.remove_manifests import (
+    blobs_of,
+    parents_of,
+    remove_manifests,
+    tags_of,
+)
+from ullage.registry.queries.content.repositories import (
+    count_manifests,
+    drop_repository_if_empty,
+    lock_repository,
+    lock_to_delete,
+    touch_repository,
+)
+from ullage.registry.queries.content.tags import all_tags
+from ullage.registry.queries.reclaim.erase_repository import mark_deleted
+from ullage.registry.queries.reclaim.release_links import Released, release_links
+
+
+@dataclass(frozen=True, slots=True)
+class Deleted:
+    """What a deletion took away. Bytes in `leased_bytes` come back when a pusher's lease ends.
+
+    If it can be taken back, `operation` is by which id, and `kept_bytes` come back when it is over.
+    """
+
+    manifests: tuple[Digest, ...] = ()
+    tags: tuple[Tag, ...] = ()
+    freed_bytes: int = 0
+    leased_bytes: int = 0
+    operation: str | None = None
+    kept_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Untagged:
+    """What a tag pointed to that was taken away, and by which operation it can be put back."""
+
+    digest: Digest
+    operation: str | None = None
+
+
+def delete_tag(registry: Registry, name: RepositoryName, tag: Tag, caller: Caller) -> Untagged:
+    """Remove the tag and nothing else: the manifest stays and can be pulled by digest.
+
+    Raises NameUnknown, ManifestUnknown, Locked.
+    """
+    now = registry.now()
+
+    def remove(tx: Transaction) -> Untagged:
+        repository_id, policy = _require_repository(tx, name)
+        locks.require_tag_deletable(tx, repository_id, name, tag)
+        holds.require_unheld(holds.covered(tx, repository_id, now).of_tag(tag), name)
+        keeping = _begin(tx, registry, policy, "tag.delete", caller, tag, now)
+        if keeping is not None:
+            softdelete.remember_tags(tx, repository_id, name, [tag], keeping)
+        digest = tags_queries.delete_tag(tx, repository_id, tag, now)
+        if digest is None:
+            raise ManifestUnknown(
+                {"Name": name, "Tag": tag}, f'manifest tagged by "{tag}" is not found'
+            )
+        detail = _kept_under(keeping)
+        registry.audit(tx, caller, "tag.delete", repository=name, target=tag, detail=detail)
+        failpoint("delete.in_transaction")
+        return Untagged(digest, keeping.operation_id if keeping else None)
+
+    untagged = registry.write(remove, freeing=True)
+    failpoint("delete.after_row")
+    return untagged
+
+
+def delete_manifest(
+    registry: Registry, name: RepositoryName, digest: Digest, caller: Caller
+) -> Deleted:
+    """Remove an image: the manifest, its tags, its referrers, and children that only it holds.
+
+    Raises NameUnknown, ManifestUnknown, OperationDisallowed if a live index lists it, Locked if it
+    or something that would go along is locked, or if it is the last in a repository that is.
+    """
+    now = registry.now()
+
+    def remove(tx: Transaction) -> Deleted:
+        repository_id, policy = _require_repository(tx, name)
+        root = find_manifests(tx, repository_id, [digest]).get(digest)
+        if root is None:
+            raise ManifestUnknown(
+                {"Name": name, "Revision": digest}, f"manifest {digest} is not found"
+            )
+        _require_no_parent(tx, root)
+        going = what_goes(StoredGraph(tx, repository_id), [root]).rows()
+        locks.require_deletable(tx, name, [row.id for row in going])
+        holds.require_none_held(tx, repository_id, name, [row.id for row in going], now)
+        if len(going) == count_manifests(tx, repository_id):
+            # The repository goes with the last image in it.
+            locks.require_repository_deletable(tx, repository_id, name, emptied=True)
+        tags = tags_of(tx, [row.id for row in going])
+        references = blobs_of(tx, [row.id for row in going])
+        keeping = _begin(tx, registry, policy, "manifest.delete", caller, digest, now)
+        released = take_away(tx, registry, repository_id, going, references, now, keeping)
+        failpoint("delete.in_transaction")
+        deleted = Deleted(
+            tuple(row.digest for row in going),
+            tuple(tags),
+            released.freed_bytes,
+            released.leased_bytes,
+            keeping.operation_id if keeping else None,
+            released.kept_bytes,
+        )
+        detail = dataclasses.asdict(deleted)
+        registry.audit(tx, caller, "manifest.delete", repository=name, target=digest, detail=detail)
+        return deleted
+
+    deleted = registry.write(remove, freeing=True)
+    failpoint("delete.after_row")
+    registry.wake()
+    return deleted
+
+
+def take_away(
+    tx: Transaction,
+    registry: Registry,
+    repository_id: int,
+    rows: Sequence[ManifestRow],
+    references: Mapping[Digest, int],
+    now: datetime,
+    keeping: Keeping | None,
+) -> Released:
+    """Remove manifests with all that hangs on them, and give back what nothing needs any more.
+
+    With `keeping` they can be restored, and nothing is given back. The caller holds the
+    repository's row and has decided; `references` is content.blobs_of() them.
+    """
+    if keeping is not None:
+        released = softdelete.keep_manifests(
+            tx, registry, repository_id, rows, references.keys(), keeping, now
+        )
+    else:
+        lock_blobs(tx, references.keys(), to_drop=True)
+        remove_manifests(tx, repository_id, rows, references)
+        released = release_links(
+            tx,
+            registry.leases,
+            repository_id,
+            references.keys(),
+            now=now,
+            due_at=now + registry.limits.read_grace,
+        )
+    touch_repository(tx, repository_id, now)
+    drop_repository_if_empty(tx, repository_id)
+    return released
+
+
+def delete_blob(
+    registry: Registry, name: RepositoryName, digest: Digest, caller: Caller
+) -> Deleted:
+    """Take a blob out of a repository.
+
+    Raises BlobUnknown, OperationDisallowed if it is in use, Locked.
+    """
+    now = registry.now()
+
+    def remove(tx: Transaction) -> Released:
+        repository_id = lock_repository(tx, name)
+        if repository_id is None:
+            raise BlobUnknown({"digest": digest})
+        locks.require_writable(tx, repository_id, name)
+        holds.require_unheld(holds.covered(tx, repository_id, now).whole, name)
+        lock_blobs(tx, [digest], to_drop=True)
+        if digest not in linked_among(tx, repository_id, [digest]):
+            raise BlobUnknown({"digest": digest})
+        if referenced_among(tx, repository_id, [digest]):
+            raise OperationDisallowed(
+                {"digest": digest},
+                "a manifest of this repository refers to this blob; delete the manifest instead",
+            )
+        released = release_links(
+            tx,
+            registry.leases,
+            repository_id,
+            [digest],
+            now=now,
+            due_at=now + registry.limits.read_grace,
+            # Somebody asks for exactly this blob to go; a push that counts on it uploads it again.
+            despite_leases=True,
+        )
+        failpoint("delete.in_transaction")
+        drop_repository_if_empty(tx, repository_id)
+        detail = {"freed_bytes": released.freed_bytes}
+        registry.audit(tx, caller, "blob.delete", repository=name, target=digest, detail=detail)
+        return released
+
+    released = registry.write(remove, freeing=True)
+    failpoint("delete.after_row")
+    registry.wake()
+    return Deleted(freed_bytes=released.freed_bytes)
+
+
+def delete_repository(registry: Registry, name: RepositoryName, caller: Caller) -> Deleted:
+    """Remove a repository with everything in it; which manifests and tags that were, sorted.
+
+    It is gone for everybody at once; the worker takes its contents apart in batches, so that even a
+    huge one does not keep pushes waiting. How many bytes that frees is not known yet. With soft
+    delete it stays whole, and hidden.
+    Raises NameUnknown, Locked if it or anything in it is locked.
+    """
+    now = registry.now()
+
+    def mark(tx: Transaction) -> Deleted:
+        repository_id, policy = _require_repository(tx, name)
+        locks.require_repository_deletable(tx, repository_id, name)
+        holds.require_unheld(holds.covered(tx, repository_id, now).first(), name)
+        keeping = _begin(tx, registry, policy, "repository.delete", caller, None, now)
+        deleted = Deleted(
+            tuple(all_digests(tx, repository_id)),
+            tuple(all_tags(tx, repository_id)),
+            operation=keeping.operation_id if keeping else None,
+        )
+        take_repository_away(tx, repository_id, name, now, keeping)
+        detail = _kept_under(keeping)
+        registry.audit(tx, caller, "repository.delete", repository=name, detail=detail)
+        failpoint("delete.in_transaction")
+        return deleted
+
+    deleted = registry.write(mark, freeing=True)
+    failpoint("repository.delete.after_mark")
+    registry.wake()
+    return deleted
+
+
+def take_repository_away(
+    tx: Transaction,
+    repository_id: int,
+    name: RepositoryName,
+    now: datetime,
+    keeping: Keeping | None,
+) -> None:
+    """Make a repository vanish with everything in it; the caller holds its row and has decided."""
+    if keeping is not None:
+        hide_repository(tx, keeping.operation_id, repository_id, name)
+    else:
+        mark_deleted(tx, repository_id, now)
+
+
+def _begin(
+    tx: Transaction,
+    registry: Registry,
+    policy: SoftDelete,
+    kind: str,
+    caller: Caller,
+    target: str | None,
+    now: datetime,
+) -> Keeping | None:
+    if not policy.enabled:
+        return None
+    return softdelete.begin(tx, policy, registry.fresh_key(), kind, caller, target, now)
+
+
+def _kept_under(keeping: Keeping | None) -> dict[str, str]:
+    """For the audit log."""
+    return {"operation": keeping.operation_id} if keeping is not None else {}
+
+
+def _require_repository(tx: Transaction, name: RepositoryName) -> tuple[int, SoftDelete]:
+    found = lock_to_delete(tx, name)
+    if found is None:
+        raise NameUnknown({"name": name})
+    return found.id, softdelete.of_document(found.soft_delete)
+
+
+def _require_no_parent(tx: Transaction, root: ManifestRow) -> None:
+    parents = sorted(parents_of(tx, [root.id]).get(root.id, {}).values())
+    if parents:
+        raise OperationDisallowed(
+            {"digest": root.digest, "parents": parents[:10]},
+            f"{root.digest} is part of the index {parents[0]}; delete that one instead",
+        )

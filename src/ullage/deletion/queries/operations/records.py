@@ -1,0 +1,122 @@
+"""The operations themselves: what was deleted, when, and from when its days are counted."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any, NamedTuple
+
+import sqlalchemy as sa
+from sqlalchemy import bindparam
+
+from ullage.database.schema import undo
+from ullage.database.statements import Statement
+from ullage.database.timestamps import from_moment, moment
+from ullage.database.transaction import Transaction
+
+_operations = undo.operations
+_kept = undo.kept_repositories
+_deleted_tags = undo.deleted_tags
+
+
+class Operation(NamedTuple):
+    """A deletion that can be taken back."""
+
+    id: str
+    kind: str
+    subject: str
+    target: str | None
+    deleted_at: datetime
+    # From when its days are counted.
+    counts_from: datetime
+
+
+_BEGIN = Statement.insert(
+    _operations,
+    ("id", "kind", "subject", "target", "deleted_at", "counts_from"),
+    lambda insert: insert.on_conflict_do_update(
+        index_elements=["id"],
+        # A job that goes on: its days begin with the last thing it deletes.
+        set_={
+            "deleted_at": insert.excluded.deleted_at,
+            "counts_from": insert.excluded.counts_from,
+        },
+    ),
+)
+
+
+def begin(
+    tx: Transaction, operation_id: str, kind: str, subject: str, target: str | None, now: datetime
+) -> None:
+    """Write an operation down, or that it went on."""
+    at = moment(now)
+    tx.change(
+        _BEGIN,
+        id=operation_id,
+        kind=kind,
+        subject=subject,
+        target=target,
+        deleted_at=at,
+        counts_from=at,
+    )
+
+
+_COLUMNS = (
+    _operations.c.id,
+    _operations.c.kind,
+    _operations.c.subject,
+    _operations.c.target,
+    _operations.c.deleted_at,
+    _operations.c.counts_from,
+)
+
+
+def find(tx: Transaction, operation_id: str) -> Operation | None:
+    row = tx.execute(sa.select(*_COLUMNS).where(_operations.c.id == operation_id)).first()
+    return _operation(row) if row is not None else None
+
+
+def newest(tx: Transaction, before: tuple[datetime, str] | None, n: int) -> list[Operation]:
+    """Up to `n` operations, the last first, behind a place."""
+    query = sa.select(*_COLUMNS).order_by(_operations.c.deleted_at.desc(), _operations.c.id.desc())
+    if before is not None:
+        place = sa.tuple_(sa.literal(moment(before[0])), sa.literal(before[1]))
+        query = query.where(sa.tuple_(_operations.c.deleted_at, _operations.c.id) < place)
+    return [_operation(row) for row in tx.execute(query.limit(n))]
+
+
+_OVERDUE = Statement(
+    sa.select(_operations.c.id)
+    .where(_operations.c.counts_from <= bindparam("before"))
+    .order_by(_operations.c.counts_from, _operations.c.id)
+    .limit(1)
+)
+
+
+def first_begun_before(tx: Transaction, before: datetime) -> str | None:
+    """The oldest operation whose days are counted from before that moment."""
+    found: str | None = tx.value(_OVERDUE, before=moment(before))
+    return found
+
+
+def _operation(row: Sequence[Any]) -> Operation:
+    return Operation(row[0], row[1], row[2], row[3], from_moment(row[4]), from_moment(row[5]))
+
+
+_END = Statement(
+    _operations.delete().where(
+        _operations.c.id == bindparam("id"),
+        ~sa.exists().where(_kept.c.operation_id == bindparam("id")),
+        ~sa.exists().where(_deleted_tags.c.operation_id == bindparam("id")),
+    )
+)
+
+
+def end_if_empty(tx: Transaction, operation_id: str) -> bool:
+    """Forget an operation that keeps nothing any more; whether it is forgotten."""
+    return bool(tx.change(_END, id=operation_id))
+
+
+def shift(tx: Transaction, by_microseconds: int) -> None:
+    """The clock was put forward or back: everything is kept for as long as it would have been."""
+    tx.execute(_operations.update().values(counts_from=_operations.c.counts_from + by_microseconds))

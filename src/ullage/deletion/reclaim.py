@@ -1,0 +1,271 @@
+"""Giving space back, off the request path: reviews, tombstones, expired sessions, recovery.
+
+Each function does one bounded piece of work and says how much it did, so that the worker can go on
+until there is nothing left. Every piece may be cut short anywhere and done again.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime, timedelta
+from itertools import islice
+
+from ullage.blobs.protocol import StoredObject
+from ullage.database.transaction import Transaction
+from ullage.deletion.queries.operations import records as records_queries
+from ullage.failpoints import failpoint
+from ullage.registry.context import Registry
+from ullage.registry.push.ending import end_forgotten_sessions, end_upload
+from ullage.registry.queries import uploads
+from ullage.registry.queries.content.blobs import lock_blobs
+from ullage.registry.queries.content.remove_manifests import blobs_of, remove_manifests
+from ullage.registry.queries.content.repositories import (
+    drop_repository_if_empty,
+    lock_unerased_repository,
+)
+from ullage.registry.queries.reclaim import deadlines as deadlines_queries
+from ullage.registry.queries.reclaim import tombstones as tombstones_queries
+from ullage.registry.queries.reclaim.deadlines import shift_reviews, shift_tombstones
+from ullage.registry.queries.reclaim.erase_repository import (
+    deleted_repository_waits,
+    next_deleted_repository,
+    some_links,
+    some_manifests,
+)
+from ullage.registry.queries.reclaim.release_links import release_links
+from ullage.registry.queries.reclaim.reviews import cancel_reviews, next_review
+from ullage.registry.queries.reclaim.tombstones import (
+    Tombstone,
+    claim_tombstones,
+    drop_tombstones,
+    known_keys,
+    postpone_tombstones,
+    release_tombstones,
+    tombstone_due,
+)
+
+log = logging.getLogger(__name__)
+
+REVIEW_BATCH = 200
+# Each batch syncs up to 256 directories: the more it erases, the fewer times.
+RECLAIM_BATCH = 2000
+ERASE_BATCH = 200
+# A worker that dies with tombstones in hand keeps others from them for this long.
+RECLAIM_CLAIM = timedelta(seconds=60)
+MAX_BACKOFF = timedelta(hours=1)
+# An unknown key in the store is left alone for this long. Its row may simply be younger than the
+# look at the database; and nobody needs its room in a hurry.
+UNKNOWN_KEY_GRACE = timedelta(hours=24)
+
+
+def recover(registry: Registry) -> int:
+    """What a start has to do after a crash: end the uploads that nobody can resume; how many.
+
+    Only where this process alone owns the database. Everything else (tombstones, reviews,
+    repositories half erased) simply goes on; no walk over the store is needed.
+    """
+    if registry.db.dialect != "sqlite":
+        return 0
+    # Whoever held tombstones is gone, and must not keep their bytes on the disk any longer.
+    registry.write(release_tombstones, freeing=True)
+    return end_forgotten_sessions(registry)
+
+
+def review_due(registry: Registry) -> int:
+    """Look again at links whose lease should have ended; returns how many were looked at."""
+    now = registry.now()
+    due_at = now + registry.limits.read_grace
+    if registry.read(lambda tx: next_review(tx, now, 1)) is None:
+        return 0
+
+    def review(tx: Transaction) -> int:
+        due = next_review(tx, now, REVIEW_BATCH)
+        if due is None:
+            return 0
+        repository_id, digests = due
+        if lock_unerased_repository(tx, repository_id):
+            lock_blobs(tx, digests, to_drop=True)
+            cancel_reviews(tx, repository_id, digests)
+            # What is still leased gets a new review, what is in use none, the rest goes.
+            release_links(tx, registry.leases, repository_id, digests, now=now, due_at=due_at)
+            drop_repository_if_empty(tx, repository_id)
+        else:
+            cancel_reviews(tx, repository_id, digests)
+        failpoint("review.in_transaction")
+        return len(digests)
+
+    looked_at = registry.write(review, freeing=True)
+    failpoint("review.after_row")
+    return looked_at
+
+
+def reclaim_due(registry: Registry) -> int:
+    """Erase the bytes of due tombstones; returns of how many. What fails is tried again later."""
+    now = registry.now()
+    if not registry.read(lambda tx: tombstone_due(tx, now)):
+        return 0
+    claimed = registry.write(
+        lambda tx: claim_tombstones(tx, now, now + RECLAIM_CLAIM, RECLAIM_BATCH),
+        freeing=True,
+    )
+    if not claimed:
+        return 0
+    failpoint("reclaim.after_claim")
+    failed = _erase(registry, claimed)
+    if failed:
+        backoff = min(timedelta(seconds=2 ** min(failed[0].attempts + 1, 20)), MAX_BACKOFF)
+        log.error("%d objects could not be erased, next try in %s", len(failed), backoff)
+        registry.write(lambda tx: postpone_tombstones(tx, failed, now + backoff))
+    erased = [tombstone for tombstone in claimed if tombstone not in failed]
+    failpoint("reclaim.before_drop")
+    registry.write(lambda tx: drop_tombstones(tx, erased), freeing=True)
+    failpoint("reclaim.after_drop")
+    return len(erased)
+
+
+def _erase(registry: Registry, tombstones: Sequence[Tombstone]) -> list[Tombstone]:
+    """Take bytes off the store, durably; returns the tombstones of those that are still there."""
+    try:
+        registry.blobs.delete([tombstone.storage_key for tombstone in tombstones])
+    except OSError as error:
+        if len(tombstones) == 1:
+            log.warning("erasing %s failed: %s", tombstones[0].storage_key, error)
+            return list(tombstones)
+        # Somewhere in there is one that fails; it must not hold up the others' accounts.
+        middle = len(tombstones) // 2
+        return _erase(registry, tombstones[:middle]) + _erase(registry, tombstones[middle:])
+    return []
+
+
+def expire_uploads(registry: Registry) -> int:
+    """End upload sessions that nobody touched for too long."""
+    now = registry.now()
+    expired = registry.read(lambda tx: uploads.expired_uploads(tx, now, 100))
+    if registry.fresh is not None:
+        expired += registry.fresh.expired(now)
+    ended = sum(end_upload(registry, upload, only_if_expired=True) for upload in expired)
+    if registry.read(lambda tx: uploads.finished_to_forget(tx, now)):
+        registry.write(lambda tx: uploads.forget_finished(tx, now), freeing=True)
+    return ended
+
+
+def erase_deleted(registry: Registry) -> int:
+    """Take the next batch out of a repository that was deleted; 0 when there is none left."""
+    if not registry.read(deleted_repository_waits):
+        return 0
+    now = registry.now()
+    due_at = now + registry.limits.read_grace
+    sizes = _upload_sizes(registry)
+
+    def erase(tx: Transaction) -> int:
+        repository_id = next_deleted_repository(tx)
+        if repository_id is None:
+            return 0
+        rows = some_manifests(tx, repository_id, ERASE_BATCH)
+        references = blobs_of(tx, [row.id for row in rows])
+        digests = references.keys() if rows else some_links(tx, repository_id, ERASE_BATCH)
+        lock_blobs(tx, digests, to_drop=True)
+        remove_manifests(tx, repository_id, rows, references)
+        release_links(
+            tx,
+            registry.leases,
+            repository_id,
+            digests,
+            now=now,
+            due_at=due_at,
+            despite_leases=True,
+        )
+        sessions = uploads.uploads_of(tx, repository_id, ERASE_BATCH)
+        for upload in sessions:
+            # Otherwise somebody else has ended it meanwhile, and answers for its bytes.
+            if uploads.delete_upload(tx, upload.id):
+                size = sizes.get(upload.key, upload.offset)
+                tombstones_queries.bury(tx, repository_id, upload.key, size, now)
+        drop_repository_if_empty(tx, repository_id)
+        return len(rows) + len(digests) + len(sessions) + 1
+
+    erased = registry.write(erase, freeing=True)
+    failpoint("repository.erase.after_batch")
+    return erased
+
+
+def _upload_sizes(registry: Registry) -> dict[str, int]:
+    """How much the sessions of deleted repositories really hold, asked outside any transaction."""
+    keys = registry.read(uploads.keys_in_deleted_repositories)
+    return {key: registry.blobs.size(key) or 0 for key in keys}
+
+
+def expire_leases(registry: Registry) -> None:
+    registry.expire_leases()
+
+
+def shift_deadlines(registry: Registry, by: timedelta) -> None:
+    """The clock was set: leases, sessions and reviews last as long as they would have.
+
+    Otherwise a clock put forward by a day would end every push at once (race R31).
+    """
+    registry.leases.shift(registry.db, by)
+    if registry.fresh is not None:
+        registry.fresh.shift(by)
+    if registry.db.dialect != "sqlite":
+        return
+    microseconds = by // timedelta(microseconds=1)
+
+    def shift(tx: Transaction) -> None:
+        uploads.shift_uploads(tx, microseconds)
+        shift_reviews(tx, microseconds)
+        shift_tombstones(tx, microseconds)
+        records_queries.shift(tx, microseconds)
+
+    registry.write(shift)
+
+
+def reconcile(registry: Registry, objects: Iterable[StoredObject], *, batch: int = 500) -> int:
+    """Bury what the store holds and no row names, if it is old enough; returns how many.
+
+    `objects` is a listing of the store, taken as slowly as the caller likes. A key is unknown only
+    if no blob, session or tombstone names it in one transaction *after* it was listed.
+    """
+    buried = 0
+    listing = iter(objects)
+    while some := list(islice(listing, batch)):
+        buried += _bury_unknown(registry, [found for found in some if found.problem is None])
+    if buried:
+        registry.wake()
+    return buried
+
+
+def _bury_unknown(registry: Registry, objects: list[StoredObject]) -> int:
+    now = registry.now()
+    old = [
+        found
+        for found in objects
+        if datetime.fromtimestamp(found.modified, UTC) + UNKNOWN_KEY_GRACE < now
+    ]
+    unknown = _unknown(registry, old)
+    if not unknown:
+        return 0
+    failpoint("reconcile.before_tombstone")
+
+    def bury(tx: Transaction) -> int:
+        known = known_keys(tx, [found.key for found in unknown])
+        left = [found for found in unknown if found.key not in known]
+        for found in left:
+            log.warning("unknown bytes in the store: %s (%d bytes)", found.key, found.size)
+            tombstones_queries.bury(tx, 0, found.key, found.size, now)
+        return len(left)
+
+    return registry.write(bury, freeing=True)
+
+
+def _unknown(registry: Registry, objects: list[StoredObject]) -> list[StoredObject]:
+    known = registry.read(lambda tx: known_keys(tx, [found.key for found in objects]))
+    unknown = [found for found in objects if found.key not in known]
+    # What was erased since it was listed is no longer known either, and must not be counted twice.
+    return [found for found in unknown if registry.blobs.size(found.key) is not None]
+
+
+def next_due(registry: Registry) -> datetime | None:
+    """When there will be something to do next, as far as is known now."""
+    return registry.read(deadlines_queries.next_due)

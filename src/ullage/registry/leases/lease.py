@@ -1,0 +1,122 @@
+"""What a promise is, to whom, and what can be asked of whoever keeps them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from datetime import datetime, timedelta
+from typing import NamedTuple, Protocol
+
+import sqlalchemy as sa
+from sqlalchemy import bindparam
+
+from ullage.database.schema import content
+from ullage.database.statements import Statement
+from ullage.database.transaction import Database, Transaction
+from ullage.oci.digest import Digest
+
+# How long after its upload or mount a client may ask for the same blob once more without that
+# counting as a second push. Docker's daemon does so (distribution/registry/client, blob_writer.go:
+# Commit ends with a Stat), on whichever of its connections is free.
+CONFIRM = timedelta(seconds=10)
+
+
+class Holder(NamedTuple):
+    """Whom a promise was made to, as well as can be told from requests."""
+
+    key: str
+    # This client asks for a blob once more right after uploading or mounting it.
+    confirms: bool = False
+    # This client asks for a blob in the source repository before it mounts it from there.
+    asks_source: bool = False
+
+
+class Link(NamedTuple):
+    """A blob as one repository sees it."""
+
+    repository_id: int
+    digest: Digest
+    linked_at: datetime
+
+
+class Leases(Protocol):
+    period: timedelta
+
+    def grant(
+        self, tx: Transaction, repository_id: int, digest: Digest, holder: Holder, now: datetime
+    ) -> datetime:
+        """In the transaction that links the blob: promise it to `holder`; returns until when."""
+
+    def offer(
+        self,
+        db: Database,
+        repository_id: int,
+        digest: Digest,
+        holder: Holder,
+        now: datetime,
+    ) -> bool:
+        """Promise a blob that was just seen linked; False if it is gone or going after all."""
+
+    def redeem(
+        self,
+        tx: Transaction,
+        repository_id: int,
+        digests: Iterable[Digest],
+        holder: Holder,
+        *,
+        witness: Digest | None = None,
+    ) -> None:
+        """A manifest kept the promise: take back one grant of `holder` for each digest.
+
+        With a `witness`, one of them: only if that one was promised, else take back none.
+        """
+
+    def running(
+        self, tx: Transaction, links: Sequence[Link], now: datetime
+    ) -> dict[Digest, datetime]:
+        """Which of these links (of one repository) are leased, and until when.
+
+        The caller holds the blobs' row locks. A link not in the answer may be dropped in this
+        transaction: nobody is promised it before the transaction has ended.
+        """
+
+    def peek(self, tx: Transaction, links: Sequence[Link], now: datetime) -> dict[Link, datetime]:
+        """As `running`, for links of any repositories and for nothing but to know: no promise."""
+
+    def leased_in(self, tx: Transaction, repository_id: int, now: datetime) -> Promised:
+        """All that is promised in a repository, to know, as `peek`."""
+
+    def forget(self, tx: Transaction, repository_id: int, digests: Iterable[Digest]) -> None:
+        """The link is gone by somebody's explicit wish, and every promise with it."""
+
+    def expire(self, db: Database, now: datetime) -> None:
+        """Drop what has ended."""
+
+    def shift(self, db: Database, by: timedelta) -> None:
+        """The clock was put forward (or back) by this much: promises last as long as before."""
+
+    def close(self, db: Database, now: datetime) -> None:
+        """A clean stop: leave nothing to be forgotten."""
+
+
+class Promised(NamedTuple):
+    """What is promised in a repository: these digests, and all that was linked until a moment if
+    promises may have been forgotten."""
+
+    digests: set[Digest]
+    linked_until: datetime | None
+
+
+_LINKED = Statement(
+    sa.select(content.repo_blobs.c.digest)
+    .join(content.blobs, content.blobs.c.digest == content.repo_blobs.c.digest)
+    .where(
+        content.repo_blobs.c.repository_id == bindparam("repository_id"),
+        content.repo_blobs.c.digest == bindparam("digest"),
+        content.blobs.c.damaged_at.is_(None),
+    )
+)
+
+
+def is_linked(tx: Transaction, repository_id: int, digest: Digest) -> bool:
+    """Whether the repository has the blob, undamaged: only that can be promised."""
+    return tx.row(_LINKED, repository_id=repository_id, digest=digest) is not None

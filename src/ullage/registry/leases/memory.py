@@ -1,0 +1,234 @@
+"""Leases in memory, where one process owns the database."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+import sqlalchemy as sa
+
+from ullage.database.schema import content, space
+from ullage.database.timestamps import from_moment, moment
+from ullage.database.transaction import Database, Transaction, chunks
+from ullage.oci.digest import Digest
+from ullage.registry.leases.lease import CONFIRM, Holder, Link, Promised, is_linked
+
+
+@dataclass(slots=True)
+class _Grant:
+    count: int
+    until: datetime
+    confirm_until: datetime
+
+
+class MemoryLeases:
+    """For one process on SQLite. Opening it takes over what the last clean stop saved."""
+
+    def __init__(self, db: Database, period: timedelta, now: datetime) -> None:
+        self.period = period
+        self._lock = threading.Lock()
+        self._grants: dict[tuple[int, Digest], dict[str, _Grant]] = {}
+        # Links being dropped by a transaction that has not ended: a promise would come too late.
+        self._going: dict[tuple[int, Digest], int] = {}
+        self._started = now
+        self._complete_from = self._load(db, now)
+
+    def grant(
+        self, tx: Transaction, repository_id: int, digest: Digest, holder: Holder, now: datetime
+    ) -> datetime:
+        with self._lock:
+            grant = self._add((repository_id, digest), holder, now)
+            if holder.confirms:
+                grant.confirm_until = now + CONFIRM
+            return grant.until
+
+    def offer(
+        self,
+        db: Database,
+        repository_id: int,
+        digest: Digest,
+        holder: Holder,
+        now: datetime,
+    ) -> bool:
+        link = (repository_id, digest)
+        with self._lock:
+            if link in self._going:
+                return False
+            grant = self._grants.get(link, {}).get(holder.key)
+            if grant is not None and now < grant.confirm_until:
+                # The same push asking again. What it was promised still stands.
+                grant.confirm_until = now
+                return True
+            self._add(link, holder, now)
+        # Granted first, looked at second: whoever drops the link from now on sees the grant.
+        if db.recall(("linked", *link), lambda tx: is_linked(tx, *link), lambda _: 0):
+            return True
+        with self._lock:
+            self._take_back(link, holder.key)
+        return False
+
+    def redeem(
+        self,
+        tx: Transaction,
+        repository_id: int,
+        digests: Iterable[Digest],
+        holder: Holder,
+        *,
+        witness: Digest | None = None,
+    ) -> None:
+        links = [(repository_id, digest) for digest in digests]
+
+        def take_back() -> None:
+            with self._lock:
+                if witness and holder.key not in self._grants.get((repository_id, witness), {}):
+                    return
+                for link in links:
+                    self._take_back(link, holder.key)
+
+        tx.after_commit(take_back)
+
+    def running(
+        self, tx: Transaction, links: Sequence[Link], now: datetime
+    ) -> dict[Digest, datetime]:
+        leased: dict[Digest, datetime] = {}
+        going: list[tuple[int, Digest]] = []
+        with self._lock:
+            for link in links:
+                until = self._until(link, now)
+                if until is not None:
+                    leased[link.digest] = until
+                else:
+                    key = (link.repository_id, link.digest)
+                    self._going[key] = self._going.get(key, 0) + 1
+                    going.append(key)
+        tx.at_end(lambda: self._settled(going))
+        return leased
+
+    def peek(self, tx: Transaction, links: Sequence[Link], now: datetime) -> dict[Link, datetime]:
+        with self._lock:
+            ends = {link: self._until(link, now) for link in links}
+        return {link: until for link, until in ends.items() if until is not None}
+
+    def leased_in(self, tx: Transaction, repository_id: int, now: datetime) -> Promised:
+        with self._lock:
+            promised = {digest for id_, digest in self._grants if id_ == repository_id}
+            return Promised(promised, self._started if now < self._complete_from else None)
+
+    def forget(self, tx: Transaction, repository_id: int, digests: Iterable[Digest]) -> None:
+        links = [(repository_id, digest) for digest in digests]
+
+        def forget() -> None:
+            with self._lock:
+                for link in links:
+                    self._grants.pop(link, None)
+
+        tx.after_commit(forget)
+
+    def expire(self, db: Database, now: datetime) -> None:
+        with self._lock:
+            for link, grants in list(self._grants.items()):
+                for key, grant in list(grants.items()):
+                    if grant.until <= now:
+                        del grants[key]
+                if not grants:
+                    del self._grants[link]
+
+    def shift(self, db: Database, by: timedelta) -> None:
+        with self._lock:
+            self._complete_from += by
+            # Links keep their times, so a clock put back must not make those of before look newer.
+            self._started = max(self._started, self._started + by)
+            for grants in self._grants.values():
+                for grant in grants.values():
+                    grant.until += by
+                    grant.confirm_until += by
+
+    def close(self, db: Database, now: datetime) -> None:
+        with self._lock:
+            rows = [
+                {
+                    "repository_id": repository_id,
+                    "digest": digest,
+                    "holder": key,
+                    "grants": grant.count,
+                    "until": moment(grant.until),
+                    "confirm_until": moment(grant.confirm_until),
+                }
+                for (repository_id, digest), grants in self._grants.items()
+                for key, grant in grants.items()
+                if grant.until > now
+            ]
+            complete_from = self._complete_from
+
+        def save(tx: Transaction) -> None:
+            tx.execute(space.leases.delete())
+            for some in chunks(rows):
+                tx.execute(space.leases.insert(), list(some))
+            tx.execute(
+                space.lease_memory.insert().values(id=1, complete_from=moment(complete_from))
+            )
+
+        db.write(save)
+
+    def _load(self, db: Database, now: datetime) -> datetime:
+        """Take back what a clean stop saved; returns from when on nothing can be missing."""
+
+        def take(tx: Transaction) -> tuple[int | None, list[sa.Row[tuple[object, ...]]]]:
+            saved = tx.execute(sa.select(space.lease_memory.c.complete_from)).scalar()
+            rows = list(tx.execute(sa.select(space.leases)).all())
+            # From here on a crash means that promises are forgotten; only a clean stop undoes this.
+            tx.execute(space.lease_memory.delete())
+            tx.execute(space.leases.delete())
+            fresh = tx.execute(
+                sa.select(sa.func.count()).select_from(content.repositories)
+            ).scalar()
+            if saved is None and not fresh:
+                saved = moment(now)
+            return saved, rows
+
+        saved, rows = db.write(take)
+        for row in rows:
+            grants = self._grants.setdefault((row.repository_id, Digest(row.digest)), {})
+            grants[row.holder] = _Grant(
+                row.grants, from_moment(row.until), from_moment(row.confirm_until)
+            )
+        return now + self.period if saved is None else from_moment(saved)
+
+    def _add(self, link: tuple[int, Digest], holder: Holder, now: datetime) -> _Grant:
+        grants = self._grants.setdefault(link, {})
+        grant = grants.get(holder.key)
+        if grant is None or grant.until <= now:
+            grant = grants[holder.key] = _Grant(0, now, now)
+        grant.count += 1
+        grant.until = now + self.period
+        return grant
+
+    def _take_back(self, link: tuple[int, Digest], key: str) -> None:
+        grants = self._grants.get(link)
+        grant = grants.get(key) if grants else None
+        if grants is None or grant is None:
+            return
+        grant.count -= 1
+        if grant.count <= 0:
+            del grants[key]
+        if not grants:
+            del self._grants[link]
+
+    def _until(self, link: Link, now: datetime) -> datetime | None:
+        ends = [
+            grant.until
+            for grant in self._grants.get((link.repository_id, link.digest), {}).values()
+            if grant.until > now
+        ]
+        if now < self._complete_from and link.linked_at <= self._started:
+            ends.append(self._complete_from)
+        return max(ends, default=None)
+
+    def _settled(self, going: list[tuple[int, Digest]]) -> None:
+        with self._lock:
+            for link in going:
+                self._going[link] -= 1
+                if not self._going[link]:
+                    del self._going[link]

@@ -1,0 +1,280 @@
+"""Leases in an UNLOGGED table, for many processes on PostgreSQL."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from datetime import datetime, timedelta
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy import bindparam
+
+from ullage.database.schema import content, space
+from ullage.database.statements import Statement, among
+from ullage.database.timestamps import from_moment, moment
+from ullage.database.transaction import Database, Transaction
+from ullage.oci.digest import Digest
+from ullage.registry.leases.lease import CONFIRM, Holder, Link, Promised, is_linked
+from ullage.registry.leases.shared_grants import Together
+
+_leases = space.leases
+# Nothing of an offer has to outlive a crash, so nobody waits for a disk: not the client, and not
+# the next who asks for the same blob, behind the row that this one holds until it is committed.
+_SHARE_BLOB = Statement(
+    sa.select(
+        content.blobs.c.digest,
+        sa.func.set_config("synchronous_commit", "off", sa.true()),
+    )
+    .where(content.blobs.c.digest == bindparam("digest"), content.blobs.c.damaged_at.is_(None))
+    .with_for_update(read=True, key_share=True)
+)
+_THESE = sa.and_(
+    _leases.c.repository_id == bindparam("repository_id"), among(_leases.c.digest, "digests")
+)
+_OWN = sa.and_(_THESE, _leases.c.holder == bindparam("holder"))
+_LOCK_OWN = Statement(
+    sa.select(_leases.c.digest).where(_OWN).order_by(_leases.c.digest).with_for_update()
+)
+_TAKE_BACK = Statement(_leases.update().where(_OWN).values(grants=_leases.c.grants - 1))
+_DROP_REDEEMED = Statement(_leases.delete().where(_OWN, _leases.c.grants <= 0))
+_RUNNING = Statement(
+    sa.select(_leases.c.digest, sa.func.max(_leases.c.until))
+    .where(_THESE, _leases.c.until > bindparam("now"))
+    .group_by(_leases.c.digest)
+)
+_LEASED_IN = Statement(
+    sa.select(_leases.c.digest)
+    .where(
+        _leases.c.repository_id == bindparam("repository_id"), _leases.c.until > bindparam("now")
+    )
+    .distinct()
+)
+_FORGET = Statement(_leases.delete().where(_THESE))
+_COMPLETE_FROM = Statement(sa.select(space.lease_memory.c.complete_from))
+_CONFIRM_GRANT = Statement(
+    _leases.update()
+    .where(
+        _leases.c.repository_id == bindparam("repository_id"),
+        _leases.c.digest == bindparam("digest"),
+        _leases.c.holder == bindparam("holder"),
+        _leases.c.confirm_until > bindparam("now"),
+    )
+    .values(confirm_until=bindparam("now"))
+)
+
+
+def _more(insert: Any) -> sa.Insert:
+    # What ended but was not swept up yet starts again from one.
+    counted = sa.case((_leases.c.until > bindparam("now"), _leases.c.grants), else_=0)
+    added: sa.Insert = insert.on_conflict_do_update(
+        index_elements=["repository_id", "digest", "holder"],
+        set_={
+            "grants": counted + insert.excluded.grants,
+            "until": insert.excluded.until,
+            "confirm_until": insert.excluded.confirm_until,
+        },
+    )
+    return added
+
+
+_ADD = Statement.insert(
+    _leases,
+    ("repository_id", "digest", "holder", "grants", "until", "confirm_until"),
+    _more,
+)
+
+
+class SqlLeases:
+    """For many processes on PostgreSQL. The blob's row lock orders promises and deletions."""
+
+    def __init__(self, db: Database, period: timedelta, now: datetime) -> None:
+        self.period = period
+        # Pushes of one client (jobs behind one address, say) that ask for the same layer at once
+        # would wait for each other's row anyway.
+        self.offers: Together[tuple[int, Digest, Holder], datetime, bool] = Together()
+        db.write(lambda tx: self._begin(tx, now))
+
+    def grant(
+        self, tx: Transaction, repository_id: int, digest: Digest, holder: Holder, now: datetime
+    ) -> datetime:
+        confirm_until = now + CONFIRM if holder.confirms else now
+        return self._add(
+            tx, repository_id, digest, holder, now, confirm_until=confirm_until, grants=1
+        )
+
+    def offer(
+        self,
+        db: Database,
+        repository_id: int,
+        digest: Digest,
+        holder: Holder,
+        now: datetime,
+    ) -> bool:
+        def promise_all(moments: Sequence[datetime]) -> bool:
+            latest, n = max(moments), len(moments)
+            return db.write(lambda tx: self._offer(tx, repository_id, digest, holder, latest, n))
+
+        return self.offers.join((repository_id, digest, holder), now, promise_all)
+
+    def _offer(
+        self,
+        tx: Transaction,
+        repository_id: int,
+        digest: Digest,
+        holder: Holder,
+        now: datetime,
+        n: int,
+    ) -> bool:
+        """Promise the blob `n` times, once to each of those who asked for it together."""
+        if tx.row(_SHARE_BLOB, digest=digest) is None:
+            return False
+        # A new statement, so that it sees what was committed while the lock was waited for.
+        if not is_linked(tx, repository_id, digest):
+            return False
+        if holder.confirms and self._confirmed(tx, repository_id, digest, holder, now):
+            n -= 1
+        if n:
+            self._add(tx, repository_id, digest, holder, now, confirm_until=now, grants=n)
+        return True
+
+    def redeem(
+        self,
+        tx: Transaction,
+        repository_id: int,
+        digests: Iterable[Digest],
+        holder: Holder,
+        *,
+        witness: Digest | None = None,
+    ) -> None:
+        own = {"repository_id": repository_id, "digests": set(digests), "holder": holder.key}
+        found = tx.values(_LOCK_OWN, **own)
+        if witness and witness not in set(found):
+            return
+        tx.change(_TAKE_BACK, **own)
+        tx.change(_DROP_REDEEMED, **own)
+
+    def running(
+        self, tx: Transaction, links: Sequence[Link], now: datetime
+    ) -> dict[Digest, datetime]:
+        if not links:
+            return {}
+        leased = self._running(tx, links, now, self._complete_from(tx, now))
+        return {link.digest: until for link, until in leased.items()}
+
+    def peek(self, tx: Transaction, links: Sequence[Link], now: datetime) -> dict[Link, datetime]:
+        complete_from = self._known_complete_from(tx)
+        if complete_from is None:
+            # Forgotten in a crash; the next that may write remembers.
+            complete_from = now + self.period
+        leased: dict[Link, datetime] = {}
+        by_repository: dict[int, list[Link]] = {}
+        for link in links:
+            by_repository.setdefault(link.repository_id, []).append(link)
+        for same in by_repository.values():
+            leased |= self._running(tx, same, now, complete_from)
+        return leased
+
+    def _running(
+        self, tx: Transaction, links: Sequence[Link], now: datetime, complete_from: datetime
+    ) -> dict[Link, datetime]:
+        found = tx.rows(
+            _RUNNING,
+            repository_id=links[0].repository_id,
+            digests=[link.digest for link in links],
+            now=moment(now),
+        )
+        ends = {Digest(digest): from_moment(until) for digest, until in found}
+        leased = {link: ends[link.digest] for link in links if link.digest in ends}
+        for link in links if now < complete_from else ():
+            if link.linked_at <= complete_from - self.period:
+                leased[link] = max(complete_from, leased.get(link, complete_from))
+        return leased
+
+    def leased_in(self, tx: Transaction, repository_id: int, now: datetime) -> Promised:
+        found = tx.values(_LEASED_IN, repository_id=repository_id, now=moment(now))
+        complete_from = self._known_complete_from(tx)
+        if complete_from is None:
+            complete_from = now + self.period
+        doubted = complete_from - self.period if now < complete_from else None
+        return Promised({Digest(digest) for digest in found}, doubted)
+
+    def forget(self, tx: Transaction, repository_id: int, digests: Iterable[Digest]) -> None:
+        tx.change(_FORGET, repository_id=repository_id, digests=digests)
+
+    def expire(self, db: Database, now: datetime) -> None:
+        ended = (
+            sa.select(space.leases.c.repository_id, space.leases.c.digest, space.leases.c.holder)
+            .where(space.leases.c.until <= moment(now))
+            .limit(1000)
+            .with_for_update(skip_locked=True)
+        )
+        key = sa.tuple_(space.leases.c.repository_id, space.leases.c.digest, space.leases.c.holder)
+        db.write(lambda tx: tx.execute(space.leases.delete().where(key.in_(ended))))
+
+    def shift(self, db: Database, by: timedelta) -> None:
+        """Nothing to do: every process goes by the database server's clock."""
+
+    def close(self, db: Database, now: datetime) -> None:
+        """Nothing to do: the table outlives the process."""
+
+    def _begin(self, tx: Transaction, now: datetime) -> None:
+        """A registry that holds nothing yet has nothing to forget."""
+        if tx.execute(sa.select(content.repositories.c.id).limit(1)).first() is None:
+            self._remember(tx, now)
+        else:
+            self._complete_from(tx, now)
+
+    def _complete_from(self, tx: Transaction, now: datetime) -> datetime:
+        """From when on no promise can be missing, remembered where a crash erases it too."""
+        known = self._known_complete_from(tx)
+        return known if known is not None else self._remember(tx, now + self.period)
+
+    @staticmethod
+    def _known_complete_from(tx: Transaction) -> datetime | None:
+        known = tx.value(_COMPLETE_FROM)
+        return from_moment(known) if known is not None else None
+
+    @staticmethod
+    def _remember(tx: Transaction, until: datetime) -> datetime:
+        tx.execute(
+            tx.insert(space.lease_memory)
+            .values(id=1, complete_from=moment(until))
+            .on_conflict_do_nothing()
+        )
+        return until
+
+    def _confirmed(
+        self, tx: Transaction, repository_id: int, digest: Digest, holder: Holder, now: datetime
+    ) -> bool:
+        confirmed = tx.change(
+            _CONFIRM_GRANT,
+            repository_id=repository_id,
+            digest=digest,
+            holder=holder.key,
+            now=moment(now),
+        )
+        return confirmed > 0
+
+    def _add(
+        self,
+        tx: Transaction,
+        repository_id: int,
+        digest: Digest,
+        holder: Holder,
+        now: datetime,
+        *,
+        confirm_until: datetime,
+        grants: int,
+    ) -> datetime:
+        until = now + self.period
+        tx.change(
+            _ADD,
+            repository_id=repository_id,
+            digest=digest,
+            holder=holder.key,
+            grants=grants,
+            until=moment(until),
+            confirm_until=moment(confirm_until),
+            now=moment(now),
+        )
+        return until

@@ -1,0 +1,245 @@
+"""Who pulled what, and when last: what policies have to know before they delete.
+
+Recorded off the way of pulls (recorder.py): the worker writes down every few seconds, and at a
+clean stop. A crash forgets the last seconds. Several processes write the same rows; the later
+moment stays.
+
+A pull by a tag counts for the tag and for what it points to, a pull by digest for the manifest, and
+for every index that lists it: nodes resolve a tag once, and then pull a platform by its digest.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Collection, Mapping
+from datetime import datetime, timedelta
+from functools import lru_cache
+from typing import Any
+
+from ullage.database.transaction import Transaction
+from ullage.oci.digest import Digest
+from ullage.oci.errors import RegistryError
+from ullage.oci.reference import Tag
+from ullage.patterns import Matches, part
+from ullage.registry.context import Caller, Registry
+from ullage.registry.pull.pull_recorder import MAX_AGENT, Pulls, Seen
+from ullage.registry.pull.user_agents import USUAL, Puller, Pullers, parse_pullers, puller_document
+from ullage.registry.queries import policies, pulls
+from ullage.registry.queries.content.remove_manifests import parents_of
+
+log = logging.getLogger(__name__)
+
+POLICY = "pullers"
+# What is remembered for replays.
+HISTORY = timedelta(days=400)
+MAX_HISTORY = 2_000_000
+# Indexes of indexes of …: nobody goes deeper.
+MAX_DEPTH = 8
+# Manifests that one transaction writes about.
+AT_ONCE = 250
+
+
+def note_pull(registry: Registry, manifest_id: int, reference: Tag | Digest, agent: str) -> None:
+    """A manifest was handed out. Costs a microsecond or two."""
+    tag = None if isinstance(reference, Digest) else reference
+    registry.pulls.note(manifest_id, tag, agent[:MAX_AGENT], registry.now())
+
+
+def write_pulls(registry: Registry) -> bool:
+    """Write down what waits; False if that failed, and it waits on.
+
+    Returns when everything that was noted before has been tried, also by another thread.
+    """
+    with registry.pulls.writing:
+        taken = registry.pulls.take()
+        if not taken:
+            return True
+        try:
+            classify = classifier(registry.read(pullers))
+            keys = sorted(taken, key=lambda key: key[0])
+            while keys:
+                some = {key: taken[key] for key in keys[:AT_ONCE]}
+                registry.write(lambda tx, some=some: _write(tx, some, classify))  # type: ignore[misc]
+                for key in some:
+                    del taken[key]
+                keys = keys[AT_ONCE:]
+        except RegistryError as error:
+            log.warning("pulls are not written down yet: %s", error)
+            registry.pulls.put_back(taken)
+            return False
+    return True
+
+
+def _write(tx: Transaction, taken: Pulls, classify: Callable[[str], Puller]) -> None:
+    listed_by = _indexes(tx, {key[0] for key in taken})
+    there = pulls.hold(tx, listed_by.keys())
+    manifests: dict[tuple[int, str], tuple[datetime, datetime | None]] = {}
+    tags: dict[tuple[int, str, str], datetime] = {}
+    days: dict[tuple[str, str, str, str], tuple[int, datetime]] = {}
+    for (manifest_id, tag, agent), seen in taken.items():
+        manifest, puller = there.get(manifest_id), classify(agent)
+        for id_ in (manifest_id, *listed_by[manifest_id]):
+            if id_ in there:
+                by_digest = seen.at if tag is None or id_ != manifest_id else None
+                at, known = manifests.get((id_, puller), (seen.at, None))
+                manifests[id_, puller] = (max(at, seen.at), _latest(known, by_digest))
+            if id_ in there and id_ != manifest_id:
+                # No pull of its own, but a sign of use: rules are tried out on it.
+                _count(days, there[id_], "", puller, Seen(0, seen.at))
+        if manifest is None:
+            continue
+        if tag is not None:
+            of_tag = (manifest.repository_id, tag, puller)
+            tags[of_tag] = max(seen.at, tags.get(of_tag, seen.at))
+        _count(days, manifest, tag or "", puller, seen)
+    pulls.note_manifests(tx, manifests)
+    held = pulls.hold_tags(tx, {key[:2] for key in tags}) if tags else set()
+    pulls.note_tags(tx, {key: at for key, at in tags.items() if key[:2] in held})
+    pulls.note_days(tx, days)
+
+
+def _count(
+    days: dict[tuple[str, str, str, str], tuple[int, datetime]],
+    manifest: pulls.Pulled,
+    tag: str,
+    puller: Puller,
+    seen: Seen,
+) -> None:
+    key = (manifest.repository, manifest.digest, tag, puller)
+    number, last = days.get(key, (0, seen.at))
+    days[key] = (number + seen.pulls, max(last, seen.at))
+
+
+def _latest(one: datetime | None, other: datetime | None) -> datetime | None:
+    return max((each for each in (one, other) if each is not None), default=None)
+
+
+def _indexes(tx: Transaction, ids: Collection[int]) -> dict[int, set[int]]:
+    """Each manifest, also those found, and all indexes above it."""
+    above: dict[int, set[int]] = {id_: set() for id_ in ids}
+    fresh = set(ids)
+    parents: dict[int, dict[int, Digest]] = {}
+    for _ in range(MAX_DEPTH):
+        found = parents_of(tx, fresh) if fresh else {}
+        parents |= found
+        fresh = {parent for those in found.values() for parent in those} - parents.keys()
+    for id_ in ids:
+        waiting = [*parents.get(id_, ())]
+        while waiting:
+            parent = waiting.pop()
+            if parent not in above[id_]:
+                above[id_].add(parent)
+                waiting += parents.get(parent, ())
+    for those in [*above.values()]:
+        for parent in those:
+            above.setdefault(parent, set())
+    return above
+
+
+# --- classes of pullers ---------------------------------------------------------------------------
+
+
+def pullers(tx: Transaction) -> Pullers:
+    """The policy that is in force."""
+    found = policies.find(tx, POLICY)
+    return Pullers() if found is None else parse_pullers(found.document)
+
+
+@lru_cache(maxsize=4)
+def classifier(policy: Pullers) -> Callable[[str], Puller]:
+    """Tells a User-Agent's class; what it has told once it remembers."""
+    matchers: list[tuple[Matches, Puller]] = [
+        (part(each.agent), each.puller) for each in (*policy.patterns, *USUAL)
+    ]
+
+    @lru_cache(maxsize=4096)
+    def classify(agent: str) -> Puller:
+        return next((puller for matches, puller in matchers if matches(agent)), Puller.OTHER)
+
+    return classify
+
+
+def get_pullers(registry: Registry) -> dict[str, Any]:
+    """The policy as JSON, with the usual patterns that come behind its own."""
+    usual = [{"agent": each.agent, "class": each.puller} for each in USUAL]
+    return puller_document(registry.read(pullers)) | {"usual": usual}
+
+
+def set_pullers(registry: Registry, document: Mapping[str, Any], caller: Caller) -> dict[str, Any]:
+    """Set the policy. Pulls keep the class that they were given when they were written down.
+
+    Raises ValueInvalid.
+    """
+    wanted = parse_pullers(document)
+    classifier(wanted)
+
+    def put(tx: Transaction) -> None:
+        policies.put(tx, POLICY, puller_document(wanted), registry.now())
+        detail = puller_document(wanted)
+        registry.audit(tx, caller, "policy.set", target=POLICY, detail=detail)
+
+    registry.write(put)
+    return get_pullers(registry)
+
+
+# --- what is shown --------------------------------------------------------------------------------
+
+
+def last_pulls(tx: Transaction, ids: Collection[int]) -> dict[int, dict[str, Any]]:
+    """What `ullage why` says about these manifests' pulls, as JSON."""
+    counted = pullers(tx).counted
+    return {
+        id_: {
+            "at": found[0].at.isoformat(),
+            "by": found[0].puller,
+            "counts": found[0].puller in counted,
+            "classes": {each.puller: each.at.isoformat() for each in found},
+        }
+        for id_, found in pulls.last_by_class(tx, ids).items()
+    }
+
+
+def pulled_tags(
+    tx: Transaction, repository_id: int, tags: Mapping[Tag, int], counted: Collection[str]
+) -> dict[Tag, datetime]:
+    """When these tags (and the manifests that they point to) were pulled last.
+
+    By the tag itself, or its manifest by digest: a pull by another tag of it does not count.
+    """
+    found = pulls.by_tag(tx, repository_id, tags.keys(), counted)
+    by_digest = pulls.by_digest(tx, set(tags.values()), counted)
+    for tag, manifest_id in tags.items():
+        if manifest_id in by_digest:
+            found[tag] = max(by_digest[manifest_id], found.get(tag, by_digest[manifest_id]))
+    return found
+
+
+def pulled_words(digest: Digest, at: datetime) -> str:
+    return f"{digest} at {at.isoformat(timespec='seconds')}"
+
+
+# --- forgetting -----------------------------------------------------------------------------------
+
+
+def forget_old_pulls(registry: Registry) -> int:
+    """Forget what is too old, or too much, to be replayed, a day at a time; how much that was."""
+    forgotten = 0
+    while some := _forget_a_day(registry):
+        forgotten += some
+    return forgotten
+
+
+def _forget_a_day(registry: Registry) -> int:
+    limit = registry.now() - HISTORY
+
+    def too_old(tx: Transaction) -> datetime | None:
+        oldest = pulls.oldest_day(tx)
+        if oldest is None:
+            return None
+        next_day = oldest + timedelta(days=1)
+        return next_day if next_day < limit or pulls.count_history(tx) > MAX_HISTORY else None
+
+    before = registry.read(too_old)
+    if before is None:
+        return 0
+    return registry.write(lambda tx: pulls.forget_history(tx, before), freeing=True)

@@ -1,0 +1,244 @@
+"""Reading: manifests, blobs, tags, the catalog, referrers."""
+
+from __future__ import annotations
+
+import json
+import logging
+from dataclasses import dataclass
+from typing import Any
+
+from ullage.authorization import Principal
+from ullage.blobs.protocol import KeyUnknown, Reader
+from ullage.database.transaction import Transaction
+from ullage.oci.digest import Digest
+from ullage.oci.errors import BlobUnknown, ManifestUnknown, NameUnknown, Unavailable
+from ullage.oci.reference import RepositoryName, Tag
+from ullage.registry.context import Caller, Registry
+from ullage.registry.locks import attribute_locks as locks
+from ullage.registry.queries.attributes import Lock
+from ullage.registry.queries.content import manifests as manifests_queries
+from ullage.registry.queries.content import repositories as repositories_queries
+from ullage.registry.queries.content import tags as tags_queries
+from ullage.registry.queries.content.blobs import StoredBlob, find_blob
+from ullage.registry.queries.content.manifests import ReferrerRow, StoredManifest
+from ullage.registry.queries.content.repositories import find_repository, repository_exists
+
+log = logging.getLogger(__name__)
+
+# One answer of the referrers API: this many descriptors, or as many as fit into this many bytes.
+REFERRERS_PAGE = 100
+REFERRERS_BYTES = 1024 * 1024
+
+# At most what a tag takes in memory.
+TAG_BYTES = 200
+
+__all__ = ["BlobReader", "Page", "ReferrersPage", "StoredBlob", "StoredManifest"]
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Some names in byte order, and whether there are more after the last one."""
+
+    items: tuple[str, ...]
+    more: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ReferrersPage:
+    """Descriptors as the referrers API shows them; `next` is where the next page starts, if any."""
+
+    descriptors: tuple[dict[str, Any], ...]
+    next: str | None
+
+
+def get_manifest(
+    registry: Registry, name: RepositoryName, reference: Tag | Digest
+) -> StoredManifest:
+    """The manifest that a tag or digest names, byte for byte as it was pushed.
+
+    Raises NameUnknown if the repository holds no manifest at all, else ManifestUnknown; Locked.
+    """
+
+    def find(tx: Transaction) -> StoredManifest:
+        found = manifests_queries.get_manifest(tx, name, reference)
+        if found is not None:
+            if found.unreadable is not None:
+                raise locks.locked(name, found.unreadable)
+            return found
+        if not repository_exists(tx, name):
+            raise NameUnknown({"name": name})
+        what = f"{reference}" if isinstance(reference, Digest) else f'tagged by "{reference}"'
+        raise ManifestUnknown(
+            {"Name": name, "Revision": reference}, f"manifest {what} is not found"
+        )
+
+    return registry.recall(("manifest", name, reference), find, lambda found: len(found.raw))
+
+
+def stat_blob(registry: Registry, name: RepositoryName, digest: Digest) -> StoredBlob:
+    """What a repository may read under this digest. Raises BlobUnknown, Locked."""
+    blob = _find_blob(registry, name, digest)
+    if not blob.readable:
+        raise locks.locked(name, Lock("repository", name, "read_enabled"))
+    return blob
+
+
+def _find_blob(registry: Registry, name: RepositoryName, digest: Digest) -> StoredBlob:
+    blob = registry.recall(
+        ("blob", name, digest), lambda tx: find_blob(tx, name, digest), lambda _: 0
+    )
+    if blob is None:
+        raise BlobUnknown({"digest": digest})
+    return blob
+
+
+def stat_blob_for_push(
+    registry: Registry, name: RepositoryName, digest: Digest, caller: Caller
+) -> StoredBlob:
+    """As stat_blob, for somebody who may push: the answer is a promise that the blob stays.
+
+    Its push may leave the upload out, so the blob is leased until the manifest comes. That hands
+    out no bytes, so it goes on where nothing may be pulled. Raises BlobUnknown.
+    """
+    blob = _find_blob(registry, name, digest)
+    if not registry.promise(blob.repository_id, digest, caller):
+        # It is being deleted at this moment: the client uploads it, which is always safe.
+        raise BlobUnknown({"digest": digest})
+    return blob
+
+
+class BlobReader:
+    """A blob's bytes, open for reading. Stays readable when the blob is deleted meanwhile."""
+
+    def __init__(self, reader: Reader, first: bytes) -> None:
+        self._reader = reader
+        self._first = first
+
+    @property
+    def size(self) -> int:
+        return self._reader.size
+
+    def ready(self, start: int, stop: int) -> bytes | None:
+        """The bytes [start, stop) if they were read already."""
+        return self._first[start:stop] if stop <= len(self._first) else None
+
+    def read_at(self, offset: int, n: int) -> bytes:
+        return self._reader.read_at(offset, n)
+
+    def read_now(self, offset: int, n: int) -> bytes | None:
+        """Up to `n` bytes if they are in memory; None if a disk must be waited for."""
+        return self._reader.read_now(offset, n)
+
+    def close(self) -> None:
+        self._reader.close()
+
+
+def held_blob(registry: Registry, name: RepositoryName, digest: Digest) -> bytes | None:
+    """A blob's bytes if they are in memory. Raises BlobUnknown, Locked."""
+    return registry.small.get(stat_blob(registry, name, digest).key)
+
+
+def open_blob(
+    registry: Registry, name: RepositoryName, digest: Digest, *, read_ahead: int = 0
+) -> BlobReader:
+    """Open a blob for reading; one of at most `read_ahead` bytes is read at once.
+
+    Raises BlobUnknown; Unavailable if the stored bytes are missing or have another size.
+    """
+    blob = stat_blob(registry, name, digest)
+    try:
+        reader = registry.blobs.open(blob.key)
+    except KeyUnknown as error:
+        # Deleted since the row was read, or lost: the first is what the next look will say.
+        stat_blob(registry, name, digest)
+        raise _damaged(digest, "missing") from error
+    except OSError as error:
+        raise _damaged(digest, str(error)) from error
+    try:
+        if reader.size != blob.size:
+            raise _damaged(digest, f"{reader.size} bytes instead of {blob.size}")
+        first = reader.read_at(0, blob.size) if 0 < blob.size <= read_ahead else b""
+        if len(first) == blob.size:
+            registry.small.keep(blob.key, first)
+        return BlobReader(reader, first)
+    except OSError as error:
+        reader.close()
+        raise _damaged(digest, str(error)) from error
+    except BaseException:
+        reader.close()
+        raise
+
+
+def _damaged(digest: Digest, what: str) -> Unavailable:
+    log.error("damaged blob %s: %s; `ullage check --repair` lets it be pushed again", digest, what)
+    return Unavailable(
+        {"digest": digest}, "the stored bytes of this blob are damaged; ask the registry's operator"
+    )
+
+
+def list_tags(registry: Registry, name: RepositoryName, n: int, last: str | None) -> Page:
+    """Up to `n` tags after `last`. Raises NameUnknown."""
+
+    def find(tx: Transaction) -> Page:
+        repository_id = find_repository(tx, name)
+        if repository_id is None or not repository_exists(tx, name):
+            raise NameUnknown({"name": name})
+        return _page(tags_queries.list_tags(tx, repository_id, n + 1, last), n)
+
+    return registry.recall(("tags", name, n, last), find, lambda page: TAG_BYTES * len(page.items))
+
+
+def list_repositories(registry: Registry, n: int, last: str | None, principal: Principal) -> Page:
+    """Up to `n` repositories after `last` that hold a manifest and that the caller may read."""
+    readable = set(principal.readable())
+    patterns = None if "*" in readable else readable
+    found = registry.read(
+        lambda tx: repositories_queries.list_repositories(tx, n + 1, last, patterns)
+    )
+    return _page(found, n)
+
+
+def list_referrers(
+    registry: Registry,
+    name: RepositoryName,
+    digest: Digest,
+    artifact_type: str | None,
+    n: int,
+    last: str | None,
+) -> ReferrersPage:
+    """Manifests of this repository whose subject is `digest`, which need not exist itself.
+
+    A page holds at most `n`, and fewer where annotations are large.
+    """
+    n = min(n, REFERRERS_PAGE)
+    rows = registry.read(
+        lambda tx: manifests_queries.list_referrers(tx, name, digest, artifact_type, n + 1, last)
+    )
+    descriptors: list[dict[str, Any]] = []
+    size = 0
+    for row in rows[:n]:
+        descriptor = _descriptor(row)
+        size += len(json.dumps(descriptor))
+        if descriptors and size > REFERRERS_BYTES:
+            break
+        descriptors.append(descriptor)
+    more = len(rows) > len(descriptors) > 0
+    return ReferrersPage(tuple(descriptors), descriptors[-1]["digest"] if more else None)
+
+
+def _descriptor(row: ReferrerRow) -> dict[str, Any]:
+    """distribution-spec, "Listing Referrers": what a descriptor of the answer carries."""
+    descriptor: dict[str, Any] = {
+        "mediaType": row.media_type,
+        "digest": row.digest,
+        "size": row.size,
+    }
+    if row.artifact_type is not None:
+        descriptor["artifactType"] = row.artifact_type
+    if row.annotations:
+        descriptor["annotations"] = row.annotations
+    return descriptor
+
+
+def _page(items: list[str], n: int) -> Page:
+    return Page(tuple(items[:n]), more=len(items) > n)

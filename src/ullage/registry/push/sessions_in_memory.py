@@ -1,0 +1,120 @@
+"""Upload sessions that hold no byte yet, and the storage keys that wait for them.
+
+Most sessions live from a POST to the PUT that follows at once. Where one process owns the database
+they stay in its memory until bytes of theirs are acknowledged, so that a POST waits for no disk and
+a blob costs one transaction.
+
+A crash forgets such a session: the client is told so and starts it again. It leaves no bytes that
+nobody knows of, for the database names a key before the first byte exists under it
+(registry/queries/reserved_keys.py). An orderly stop keeps the sessions (`keep_fresh_sessions` in
+registry/push/ending.py).
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from ullage.blobs.protocol import KeyUnknown
+from ullage.database.transaction import Database
+from ullage.oci.reference import RepositoryName
+from ullage.registry.queries.uploads import Upload
+
+
+@dataclass(slots=True)
+class FreshSession:
+    """A session without a row. Once it `began`, there may be bytes under its key."""
+
+    upload: Upload
+    name: RepositoryName
+    expires_at: datetime
+    began: bool = False
+
+
+class FreshSessions:
+    """All of them; any thread may ask."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._sessions: dict[str, FreshSession] = {}
+        self._keys: list[str] = []
+
+    def __len__(self) -> int:
+        return len(self._sessions)
+
+    @property
+    def has_key(self) -> bool:
+        """Whether `take_key` would find one, if nobody else takes it first."""
+        return bool(self._keys)
+
+    def take_key(self) -> str | None:
+        """A reserved key for one session; None when they are used up."""
+        with self._lock:
+            return self._keys.pop() if self._keys else None
+
+    def add_keys(self, keys: Iterable[str]) -> None:
+        """Keys that are reserved, and under which nothing was ever written."""
+        with self._lock:
+            self._keys.extend(keys)
+
+    def add(self, session: FreshSession) -> None:
+        with self._lock:
+            self._sessions[session.upload.id] = session
+
+    def find(self, name: RepositoryName, upload_id: str) -> Upload | None:
+        """The session, if it belongs to this repository."""
+        session = self._sessions.get(upload_id)
+        return session.upload if session is not None and session.name == name else None
+
+    def begin(self, upload: Upload) -> bool:
+        """Bytes are about to be written; whether they are the first. KeyUnknown if it has ended."""
+        with self._lock:
+            session = self._sessions.get(upload.id)
+            if session is None:
+                raise KeyUnknown(upload.key)
+            first, session.began = not session.began, True
+            return first
+
+    def prolong(self, upload_id: str, expires_at: datetime) -> None:
+        """Bytes are arriving: keep the session from expiring."""
+        with self._lock:
+            session = self._sessions.get(upload_id)
+            if session is not None:
+                session.expires_at = expires_at
+
+    def remove(self, upload_id: str, *, expired_at: datetime | None = None) -> FreshSession | None:
+        """Take the session out, if it has not ended; with `expired_at`, if it is too old by then.
+
+        Whoever gets it answers for its key.
+        """
+        with self._lock:
+            session = self._sessions.get(upload_id)
+            if session is None or (expired_at is not None and session.expires_at > expired_at):
+                return None
+            return self._sessions.pop(upload_id)
+
+    def expired(self, now: datetime) -> list[Upload]:
+        with self._lock:
+            sessions = list(self._sessions.values())
+        return [session.upload for session in sessions if session.expires_at <= now]
+
+    def all(self) -> list[FreshSession]:
+        with self._lock:
+            return list(self._sessions.values())
+
+    def began_keys(self) -> list[str]:
+        """Keys under which there may be bytes."""
+        return [session.upload.key for session in self.all() if session.began]
+
+    def shift(self, by: timedelta) -> None:
+        """The clock was put forward or back: sessions last as long as they would have."""
+        with self._lock:
+            for session in self._sessions.values():
+                session.expires_at += by
+
+
+def open_fresh(db: Database) -> FreshSessions | None:
+    """None on PostgreSQL, where any process may get a session's next request."""
+    return FreshSessions() if db.dialect == "sqlite" else None

@@ -1,0 +1,231 @@
+"""Attributes: which repositories, tags and manifests may be deleted, written, read and listed.
+
+Each of the three kinds has its own four switches (acr-contract 5.4). What is locked may not be
+deleted: `delete_enabled` or `write_enabled` is off on it, or on a tag of a manifest, or
+`write_enabled` on its repository. Whoever asks in order to write holds the repository's row, and so
+does whoever changes a switch: an answer stays true until the transaction ends.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import asdict, dataclass, fields
+from typing import Literal, NamedTuple
+
+import sqlalchemy as sa
+
+from ullage.database.schema import base, content
+from ullage.database.statements import Statement, among
+from ullage.database.transaction import Row, Transaction
+from ullage.oci.digest import Digest
+from ullage.oci.reference import Tag
+
+_repositories = content.repositories
+_manifests = content.manifests
+_tags = content.tags
+
+Kind = Literal["repository", "manifest", "tag"]
+
+
+@dataclass(frozen=True, slots=True)
+class Attributes:
+    """What is allowed; `delete_enabled` alone still allows writing, `write_enabled` is for both."""
+
+    delete_enabled: bool = True
+    write_enabled: bool = True
+    read_enabled: bool = True
+    list_enabled: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class AttributeChanges:
+    """Switches to set; None leaves one as it is."""
+
+    delete_enabled: bool | None = None
+    write_enabled: bool | None = None
+    read_enabled: bool | None = None
+    list_enabled: bool | None = None
+
+    def given(self) -> dict[str, bool]:
+        """Those that are not None, by column."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
+
+
+ATTRIBUTES = tuple(field.name for field in fields(Attributes))
+
+
+class Lock(NamedTuple):
+    """What forbids an operation: a repository, manifest or tag, and which of its switches."""
+
+    kind: Kind
+    # The repository's name, the manifest's digest, or the tag.
+    name: str
+    attribute: str
+
+
+def attribute_columns(table: sa.Table) -> list[sa.Column[bool]]:
+    """A table's switches in the order of `Attributes`."""
+    return [table.c[name] for name in ATTRIBUTES]
+
+
+def _lock_of(kind: Kind, name: str, delete_enabled: bool, write_enabled: bool) -> Lock | None:
+    if not write_enabled:
+        return Lock(kind, name, "write_enabled")
+    return None if delete_enabled else Lock(kind, name, "delete_enabled")
+
+
+# --- reading --------------------------------------------------------------------------------------
+
+
+_OF_REPOSITORY = Statement(
+    sa.select(*attribute_columns(_repositories)).where(_repositories.c.id == sa.bindparam("id"))
+)
+
+
+def of_repository(tx: Transaction, repository_id: int) -> Attributes:
+    """A repository's own switches. It exists, and the caller knows its id."""
+    return _attributes(tx.rows(_OF_REPOSITORY, id=repository_id)[0])
+
+
+_OF_MANIFEST = Statement(
+    sa.select(*attribute_columns(_manifests)).where(_manifests.c.id == sa.bindparam("id"))
+)
+
+
+def of_manifest(tx: Transaction, manifest_id: int) -> Attributes:
+    """A manifest's own switches; those of its tags are others."""
+    return _attributes(tx.rows(_OF_MANIFEST, id=manifest_id)[0])
+
+
+_OF_TAGS = Statement(
+    sa.select(*attribute_columns(_tags), _tags.c.name)
+    .where(_tags.c.repository_id == sa.bindparam("repository_id"), among(_tags.c.name, "tags"))
+    .order_by(_tags.c.name)
+)
+
+
+def of_tags(tx: Transaction, repository_id: int, tags: Collection[Tag]) -> dict[Tag, Attributes]:
+    """The switches of those of these tags that exist."""
+    if not tags:
+        return {}
+    rows = tx.rows(_OF_TAGS, repository_id=repository_id, tags=tags)
+    return {Tag(row[4]): _attributes(row) for row in rows}
+
+
+def _attributes(row: Row) -> Attributes:
+    return Attributes(bool(row[0]), bool(row[1]), bool(row[2]), bool(row[3]))
+
+
+def locks_on(tx: Transaction, manifest_ids: Collection[int]) -> dict[int, Lock]:
+    """Which of these manifests may not be deleted, of whichever repositories, and why not.
+
+    One lock for each: its repository's (`write_enabled`; `delete_enabled` of a repository protects
+    only the repository itself), else its own, else that of the first locked tag on it.
+    """
+    locks: dict[int, Lock] = {}
+    for kind, statement in _LOCKS:
+        for manifest_id, name, delete_enabled, write_enabled in tx.rows(
+            statement, ids=manifest_ids
+        ):
+            lock = _lock_of(kind, name, delete_enabled, write_enabled)
+            if lock is not None:
+                locks.setdefault(manifest_id, lock)
+    return locks
+
+
+# Whose lock counts first comes first.
+_LOCKS: tuple[tuple[Kind, Statement], ...] = (
+    (
+        "repository",
+        Statement(
+            sa.select(_manifests.c.id, _repositories.c.name, sa.true(), sa.false())
+            .join(_repositories, _repositories.c.id == _manifests.c.repository_id)
+            .where(among(_manifests.c.id, "ids"), _repositories.c.write_enabled.is_(sa.false()))
+        ),
+    ),
+    (
+        "manifest",
+        Statement(
+            sa.select(
+                _manifests.c.id,
+                _manifests.c.digest,
+                _manifests.c.delete_enabled,
+                _manifests.c.write_enabled,
+            ).where(among(_manifests.c.id, "ids"), base.locked(_manifests))
+        ),
+    ),
+    (
+        "tag",
+        Statement(
+            sa.select(
+                _tags.c.manifest_id, _tags.c.name, _tags.c.delete_enabled, _tags.c.write_enabled
+            )
+            .where(among(_tags.c.manifest_id, "ids"), base.locked(_tags))
+            .order_by(_tags.c.name)
+        ),
+    ),
+)
+
+
+def first_lock_in(tx: Transaction, repository_id: int) -> Lock | None:
+    """A locked manifest or tag of the repository, if there is one; an index has them at hand."""
+    kinds: tuple[tuple[Kind, sa.Table, sa.Column[str]], ...] = (
+        ("manifest", _manifests, _manifests.c.digest),
+        ("tag", _tags, _tags.c.name),
+    )
+    for kind, table, name in kinds:
+        row = tx.execute(
+            sa.select(name, table.c.delete_enabled, table.c.write_enabled)
+            .where(table.c.repository_id == repository_id, base.locked(table))
+            .limit(1)
+        ).first()
+        if row is not None:
+            return _lock_of(kind, row[0], row[1], row[2])
+    return None
+
+
+# --- changing -------------------------------------------------------------------------------------
+
+
+def set_of_repository(tx: Transaction, repository_id: int, changes: AttributeChanges) -> bool:
+    """Set switches; False if they were so already. The caller holds the repository's row."""
+    return _set(tx, _repositories, changes, _repositories.c.id == repository_id)
+
+
+def set_of_manifest(
+    tx: Transaction, repository_id: int, digest: Digest, changes: AttributeChanges
+) -> bool:
+    """As set_of_repository."""
+    here = (_manifests.c.repository_id == repository_id, _manifests.c.digest == digest)
+    return _set(tx, _manifests, changes, *here)
+
+
+def set_of_tag(tx: Transaction, repository_id: int, tag: Tag, changes: AttributeChanges) -> bool:
+    """As set_of_repository."""
+    return _set(tx, _tags, changes, _tags.c.repository_id == repository_id, _tags.c.name == tag)
+
+
+def _set(
+    tx: Transaction, table: sa.Table, changes: AttributeChanges, *where: sa.ColumnElement[bool]
+) -> bool:
+    given = changes.given()
+    if not given:
+        return False
+    differs = sa.or_(*(table.c[name] != value for name, value in given.items()))
+    return bool(tx.execute(table.update().where(*where, differs).values(given)).rowcount)
+
+
+def forget_of_empty_repository(tx: Transaction, repository_id: int) -> None:
+    """Whoever pushes to a name whose repository was deleted gets one with nothing switched off.
+
+    Its row may have stayed for an upload session's or a lease's sake.
+    """
+    tx.change(_ALL_ON, id=repository_id)
+
+
+_ALL_ON = Statement(
+    _repositories.update()
+    .where(_repositories.c.id == sa.bindparam("id"), _repositories.c.manifest_count == 0)
+    .where(sa.or_(*(column.is_(sa.false()) for column in attribute_columns(_repositories))))
+    .values(dict.fromkeys(ATTRIBUTES, sa.true()))
+)

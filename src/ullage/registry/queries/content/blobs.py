@@ -1,0 +1,174 @@
+"""Blobs, and the links by which repositories read and refer to them."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from datetime import datetime
+
+import sqlalchemy as sa
+from sqlalchemy import bindparam
+
+from ullage.database.schema import content
+from ullage.database.statements import Statement, among
+from ullage.database.timestamps import moment
+from ullage.database.transaction import Transaction
+from ullage.oci.digest import Digest
+from ullage.oci.reference import RepositoryName
+from ullage.registry.queries.content.repositories import add_to_repository
+
+_repositories = content.repositories
+_blobs = content.blobs
+_repo_blobs = content.repo_blobs
+_manifest_blobs = content.manifest_blobs
+
+
+@dataclass(frozen=True, slots=True)
+class StoredBlob:
+    """Where a blob's bytes are. A repository that is not `readable` hands none of them out."""
+
+    digest: Digest
+    size: int
+    key: str
+    repository_id: int
+    readable: bool = True
+
+
+_FIND = Statement(
+    sa.select(
+        _blobs.c.size,
+        _blobs.c.storage_key,
+        _repo_blobs.c.repository_id,
+        _repositories.c.read_enabled,
+    )
+    .join(_repo_blobs, _repo_blobs.c.digest == _blobs.c.digest)
+    .join(_repositories, _repositories.c.id == _repo_blobs.c.repository_id)
+    .where(_repositories.c.name == bindparam("name"))
+    .where(_repo_blobs.c.digest == bindparam("digest"))
+    .where(_blobs.c.damaged_at.is_(None))
+)
+
+
+def find_blob(tx: Transaction, name: RepositoryName, digest: Digest) -> StoredBlob | None:
+    """The blob as this repository may read it: linked here, and its bytes sound."""
+    row = tx.row(_FIND, name=name, digest=digest)
+    if row is None:
+        return None
+    size, key, repository_id, readable = row
+    return StoredBlob(digest, size, key, repository_id, bool(readable))
+
+
+_SOUND = (
+    sa.select(_blobs.c.digest, _blobs.c.size)
+    .where(among(_blobs.c.digest, "digests"), _blobs.c.damaged_at.is_(None))
+    .order_by(_blobs.c.digest)
+)
+_LOCK_TO_KEEP = Statement(_SOUND.with_for_update(key_share=True))
+_LOCK_TO_DROP = Statement(_SOUND.with_for_update())
+
+
+def lock_blobs(
+    tx: Transaction, digests: Collection[Digest], *, to_drop: bool = False
+) -> dict[Digest, int]:
+    """Lock the sound ones among these blobs in digest order; their sizes.
+
+    `to_drop` keeps out everybody, also those who would promise a blob; otherwise only those who
+    would drop or recount it. What a later statement sees of these blobs' links and references
+    cannot change until the transaction ends (deletion.md: why it must be a *later* statement).
+    """
+    if not digests:
+        return {}
+    rows = tx.rows(_LOCK_TO_DROP if to_drop else _LOCK_TO_KEEP, digests=digests)
+    return {Digest(digest): size for digest, size in rows}
+
+
+_LINKED = (
+    sa.select(_repo_blobs.c.digest)
+    .where(_repo_blobs.c.repository_id == bindparam("repository_id"))
+    .where(among(_repo_blobs.c.digest, "digests"))
+)
+_LINKED_AMONG = Statement(_LINKED)
+
+
+def linked_among(tx: Transaction, repository_id: int, digests: Collection[Digest]) -> set[Digest]:
+    """Which of these blobs the repository links."""
+    if not digests:
+        return set()
+    found = tx.values(_LINKED_AMONG, repository_id=repository_id, digests=digests)
+    return {Digest(digest) for digest in found}
+
+
+# One reference is enough to know: what a million manifests share is looked at once. They all go by
+# way of the repository's link (the foreign key says so).
+_REFERENCED_AMONG = Statement(
+    _LINKED.where(
+        sa.exists().where(
+            _manifest_blobs.c.repository_id == _repo_blobs.c.repository_id,
+            _manifest_blobs.c.digest == _repo_blobs.c.digest,
+        )
+    )
+)
+
+
+def referenced_among(
+    tx: Transaction, repository_id: int, digests: Collection[Digest]
+) -> set[Digest]:
+    """Which of these blobs a manifest of the repository refers to."""
+    if not digests:
+        return set()
+    found = tx.values(_REFERENCED_AMONG, repository_id=repository_id, digests=digests)
+    return {Digest(digest) for digest in found}
+
+
+_INSERT_LINK = Statement.insert(
+    _repo_blobs,
+    ("repository_id", "digest", "linked_at"),
+    lambda insert: insert.on_conflict_do_nothing(index_elements=["repository_id", "digest"]),
+)
+
+
+def link_blob(
+    tx: Transaction,
+    repository_id: int,
+    digest: Digest,
+    size: int,
+    now: datetime,
+    *,
+    counted: bool = False,
+) -> bool:
+    """Let the repository read and refer to the blob; False if it could before.
+
+    `counted`: the blob's row was made for this link, and says already that there is one.
+    """
+    at = moment(now)
+    if not tx.change(_INSERT_LINK, repository_id=repository_id, digest=digest, linked_at=at):
+        return False
+    if not counted:
+        count_links(tx, [digest], +1)
+    add_to_repository(tx, repository_id, blob_bytes=size)
+    return True
+
+
+_COUNT_LINKS = Statement(
+    _blobs.update()
+    .where(among(_blobs.c.digest, "digests"))
+    .values(repository_count=_blobs.c.repository_count + bindparam("by"))
+)
+
+
+def count_links(tx: Transaction, digests: Collection[Digest], by: int) -> None:
+    """That many more repositories link these blobs; the caller holds their rows."""
+    tx.change(_COUNT_LINKS, digests=digests, by=by)
+
+
+_COUNT_REFERENCES = Statement(
+    _blobs.update()
+    .where(among(_blobs.c.digest, "digests"))
+    .values(manifest_refs=_blobs.c.manifest_refs + bindparam("by"))
+)
+
+
+def count_references(tx: Transaction, digests: Collection[Digest], by: int) -> None:
+    """That many more manifests refer to these blobs; the caller holds their rows."""
+    if digests:
+        tx.change(_COUNT_REFERENCES, digests=digests, by=by)

@@ -1,0 +1,292 @@
+"""Manifests: read as they were pushed, and stored with all they refer to."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import NamedTuple
+
+import sqlalchemy as sa
+from sqlalchemy import bindparam
+
+from ullage.database.schema import content
+from ullage.database.statements import Statement, among
+from ullage.database.timestamps import moment
+from ullage.database.transaction import Row, Transaction
+from ullage.oci.digest import Digest
+from ullage.oci.manifest.parsing import Manifest
+from ullage.oci.reference import RepositoryName, Tag
+from ullage.registry.queries.attributes import Kind, Lock
+from ullage.registry.queries.content.blobs import count_references
+from ullage.registry.queries.content.repositories import add_to_repository
+from ullage.registry.queries.counters import add_to_counters
+
+_repositories = content.repositories
+_manifests = content.manifests
+_tags = content.tags
+_manifest_blobs = content.manifest_blobs
+_children = content.manifest_children
+
+
+@dataclass(frozen=True, slots=True)
+class StoredManifest:
+    """A manifest as it was pushed: exactly these bytes, served as exactly this type.
+
+    `unreadable` says which lock keeps it from being pulled, if any.
+    """
+
+    id: int
+    digest: Digest
+    media_type: str
+    raw: bytes
+    unreadable: Lock | None = None
+
+
+class Platform(NamedTuple):
+    """What an image's config says it runs on, as far as that is known."""
+
+    architecture: str | None = None
+    os: str | None = None
+
+
+NO_PLATFORM = Platform()
+
+
+class ManifestRow(NamedTuple):
+    id: int
+    digest: Digest
+    size: int
+    subject: Digest | None
+
+
+ROW = (_manifests.c.id, _manifests.c.digest, _manifests.c.size, _manifests.c.subject)
+
+
+def manifest_row(row: Row) -> ManifestRow:
+    """The columns of `ROW`."""
+    return ManifestRow(row[0], Digest(row[1]), row[2], Digest(row[3]) if row[3] else None)
+
+
+class ReferrerRow(NamedTuple):
+    digest: Digest
+    media_type: str
+    size: int
+    artifact_type: str | None
+    annotations: dict[str, str]
+
+
+# --- reading --------------------------------------------------------------------------------------
+
+# What locks say comes with the row: pulling stays one query.
+_STORED = sa.select(
+    _manifests.c.id,
+    _manifests.c.digest,
+    _manifests.c.media_type,
+    _manifests.c.raw,
+    _repositories.c.read_enabled,
+    _manifests.c.read_enabled,
+)
+_BY_DIGEST = Statement(
+    _STORED.add_columns(sa.true())
+    .join(_repositories, _repositories.c.id == _manifests.c.repository_id)
+    .where(_repositories.c.name == bindparam("name"))
+    .where(_manifests.c.digest == bindparam("reference"))
+)
+_BY_TAG = Statement(
+    _STORED.add_columns(_tags.c.read_enabled)
+    .join(_tags, _tags.c.manifest_id == _manifests.c.id)
+    .join(_repositories, _repositories.c.id == _tags.c.repository_id)
+    .where(_repositories.c.name == bindparam("name"))
+    .where(_tags.c.name == bindparam("reference"))
+)
+
+
+def get_manifest(
+    tx: Transaction, name: RepositoryName, reference: Tag | Digest
+) -> StoredManifest | None:
+    statement = _BY_DIGEST if isinstance(reference, Digest) else _BY_TAG
+    row = tx.row(statement, name=name, reference=reference)
+    if row is None:
+        return None
+    manifest_id, digest, media_type, raw, *enabled = row
+    if all(enabled):
+        return StoredManifest(manifest_id, Digest(digest), media_type, raw)
+    names: tuple[tuple[Kind, str], ...] = (
+        ("repository", name),
+        ("manifest", digest),
+        ("tag", reference),
+    )
+    kind, named = names[[bool(each) for each in enabled].index(False)]
+    lock = Lock(kind, named, "read_enabled")
+    return StoredManifest(manifest_id, Digest(digest), media_type, raw, lock)
+
+
+_EXISTS = Statement(
+    sa.select(_manifests.c.id)
+    .join(_repositories, _repositories.c.id == _manifests.c.repository_id)
+    .where(_repositories.c.name == bindparam("name"), _manifests.c.digest == bindparam("digest"))
+)
+
+
+def manifest_exists(tx: Transaction, name: RepositoryName, digest: Digest) -> bool:
+    return tx.row(_EXISTS, name=name, digest=digest) is not None
+
+
+_ALL = Statement(
+    sa.select(_manifests.c.digest)
+    .where(_manifests.c.repository_id == bindparam("repository_id"))
+    .order_by(_manifests.c.digest)
+)
+
+
+def all_digests(tx: Transaction, repository_id: int) -> list[Digest]:
+    """Every manifest of a repository, in byte order."""
+    return [Digest(each) for each in tx.values(_ALL, repository_id=repository_id)]
+
+
+def list_referrers(
+    tx: Transaction,
+    name: RepositoryName,
+    subject: Digest,
+    artifact_type: str | None,
+    n: int,
+    last: str | None,
+) -> list[ReferrerRow]:
+    query = (
+        sa.select(
+            _manifests.c.digest,
+            _manifests.c.media_type,
+            _manifests.c.size,
+            _manifests.c.artifact_type,
+            _manifests.c.annotations,
+        )
+        .join(_repositories, _repositories.c.id == _manifests.c.repository_id)
+        .where(_repositories.c.name == name, _manifests.c.subject == subject)
+        .where(_manifests.c.list_enabled)
+    )
+    if artifact_type is not None:
+        query = query.where(_manifests.c.artifact_type == artifact_type)
+    if last is not None:
+        query = query.where(_manifests.c.digest > last)
+    return [
+        ReferrerRow(Digest(row[0]), row[1], row[2], row[3], json.loads(row[4]) if row[4] else {})
+        for row in tx.execute(query.order_by(_manifests.c.digest).limit(n))
+    ]
+
+
+_FIND = Statement(
+    sa.select(*ROW)
+    .where(_manifests.c.repository_id == bindparam("repository_id"))
+    .where(among(_manifests.c.digest, "digests"))
+)
+
+
+def find_manifests(
+    tx: Transaction, repository_id: int, digests: Collection[Digest]
+) -> dict[Digest, ManifestRow]:
+    if not digests:
+        return {}
+    rows = tx.rows(_FIND, repository_id=repository_id, digests=digests)
+    return {row.digest: row for row in map(manifest_row, rows)}
+
+
+_THIS_ONE = _manifests.c.id == bindparam("id")
+_MEDIA_TYPE = Statement(sa.select(_manifests.c.media_type).where(_THIS_ONE))
+
+
+def media_type_of(tx: Transaction, manifest_id: int) -> str:
+    return str(tx.value(_MEDIA_TYPE, id=manifest_id))
+
+
+# --- writing --------------------------------------------------------------------------------------
+
+_INSERT = Statement.insert(
+    _manifests,
+    (
+        "repository_id",
+        "digest",
+        "media_type",
+        "artifact_type",
+        "annotations",
+        "subject",
+        "size",
+        "pushed_at",
+        "updated_at",
+        "raw",
+        "image_size",
+        "config_media_type",
+        "architecture",
+        "os",
+    ),
+    lambda insert: insert.returning(_manifests.c.id),
+)
+
+
+def insert_manifest(
+    tx: Transaction,
+    repository_id: int,
+    digest: Digest,
+    manifest: Manifest,
+    raw: bytes,
+    *,
+    blobs: Sequence[Digest],
+    children: Iterable[int],
+    platform: Platform = NO_PLATFORM,
+    now: datetime,
+) -> int:
+    """Store a manifest and all it refers to; returns its id. The caller holds the blobs' rows."""
+    manifest_id = int(
+        tx.value(
+            _INSERT,
+            repository_id=repository_id,
+            digest=digest,
+            media_type=manifest.media_type,
+            artifact_type=manifest.artifact_type,
+            annotations=json.dumps(manifest.annotations) if manifest.annotations else None,
+            subject=manifest.subject.digest if manifest.subject else None,
+            size=len(raw),
+            pushed_at=moment(now),
+            updated_at=moment(now),
+            raw=raw,
+            image_size=manifest.image_size,
+            config_media_type=manifest.config.media_type if manifest.config else None,
+            architecture=platform.architecture,
+            os=platform.os,
+        )
+    )
+    hold(tx, repository_id, manifest_id, blobs=blobs, children=children)
+    add_to_repository(tx, repository_id, manifest_count=1, manifest_bytes=len(raw))
+    add_to_counters(tx, repository_id, manifest_count=1, manifest_bytes=len(raw))
+    return manifest_id
+
+
+_REFER = Statement.insert(_manifest_blobs, ("manifest_id", "digest", "repository_id"))
+_LIST_CHILD = Statement.insert(_children, ("parent_id", "child_id"))
+
+
+def hold(
+    tx: Transaction,
+    repository_id: int,
+    manifest_id: int,
+    *,
+    blobs: Sequence[Digest],
+    children: Iterable[int],
+) -> None:
+    """Record what a manifest refers to; the caller holds the rows of `blobs`."""
+    references = [
+        {"manifest_id": manifest_id, "digest": blob, "repository_id": repository_id}
+        for blob in blobs
+    ]
+    tx.many(_REFER, references)
+    count_references(tx, blobs, +1)
+    tx.many(_LIST_CHILD, [{"parent_id": manifest_id, "child_id": child} for child in children])
+
+
+_TOUCH = Statement(_manifests.update().where(_THIS_ONE).values(updated_at=bindparam("updated_at")))
+
+
+def touch_manifest(tx: Transaction, manifest_id: int, now: datetime) -> None:
+    """It was pushed again, or its tags or attributes changed."""
+    tx.change(_TOUCH, id=manifest_id, updated_at=moment(now))

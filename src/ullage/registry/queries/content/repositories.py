@@ -1,0 +1,243 @@
+"""Repositories: found, locked, made, counted and removed."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from datetime import datetime
+from typing import NamedTuple
+
+import sqlalchemy as sa
+from sqlalchemy import bindparam
+
+from ullage.database.schema import cleaning, content, space
+from ullage.database.statements import Statement
+from ullage.database.timestamps import moment
+from ullage.database.transaction import Transaction
+from ullage.oci.reference import RepositoryName
+from ullage.registry.queries import attributes
+
+_repositories = content.repositories
+
+_NAMED = sa.select(_repositories.c.id).where(_repositories.c.name == bindparam("name"))
+_THIS_ONE = _repositories.c.id == bindparam("repository_id")
+
+
+class HeldRepository(NamedTuple):
+    """A repository whose row the caller holds, so that it stays what it is."""
+
+    id: int
+    name: RepositoryName
+    write_enabled: bool
+
+
+_FIND = Statement(_NAMED)
+
+
+def find_repository(tx: Transaction, name: RepositoryName) -> int | None:
+    """The repository's id, also while it holds nothing but upload sessions."""
+    found: int | None = tx.value(_FIND, name=name)
+    return found
+
+
+_FIND_READABLE = Statement(_NAMED.where(_repositories.c.read_enabled))
+
+
+def find_readable_repository(tx: Transaction, name: RepositoryName) -> int | None:
+    """As find_repository, if its contents may be pulled."""
+    found: int | None = tx.value(_FIND_READABLE, name=name)
+    return found
+
+
+_EXISTS = Statement(_NAMED.where(_repositories.c.manifest_count > 0))
+
+
+def repository_exists(tx: Transaction, name: RepositoryName) -> bool:
+    """Whether it holds a manifest: only then does a repository exist for anybody who asks."""
+    return tx.row(_EXISTS, name=name) is not None
+
+
+_LOCK = Statement(_NAMED.with_for_update(key_share=True))
+
+
+def lock_repository(tx: Transaction, name: RepositoryName) -> int | None:
+    """Find the repository and keep every other writer out of it until the transaction ends."""
+    found: int | None = tx.value(_LOCK, name=name)
+    return found
+
+
+_HOLD = Statement(
+    sa.select(_repositories.c.name, _repositories.c.write_enabled)
+    .where(_THIS_ONE, _repositories.c.name.is_not(None))
+    .with_for_update(key_share=True)
+)
+
+
+def hold_repository(tx: Transaction, repository_id: int) -> HeldRepository | None:
+    """As lock_repository, for one that may have been deleted meanwhile: then None."""
+    row = tx.row(_HOLD, repository_id=repository_id)
+    return HeldRepository(repository_id, RepositoryName(row[0]), bool(row[1])) if row else None
+
+
+def lock_repository_id(tx: Transaction, repository_id: int) -> bool:
+    """As hold_repository, for somebody who need not know more about it."""
+    return tx.row(_HOLD, repository_id=repository_id) is not None
+
+
+_HOLD_UNERASED = Statement(
+    sa.select(_repositories.c.id)
+    .where(_THIS_ONE, _repositories.c.deleted_at.is_(None))
+    .with_for_update(key_share=True)
+)
+
+
+def lock_unerased_repository(tx: Transaction, repository_id: int) -> bool:
+    """As lock_repository_id, also for one that is hidden because it was deleted softly."""
+    return tx.row(_HOLD_UNERASED, repository_id=repository_id) is not None
+
+
+class RepositoryToDelete(NamedTuple):
+    """A repository that the caller holds, and what there is to know before a deletion."""
+
+    id: int
+    manifest_count: int
+    # The policy of that name as it is stored, for it is asked for in the same breath.
+    soft_delete: str | None
+
+
+_policy = (
+    sa.select(cleaning.policies.c.document)
+    .where(cleaning.policies.c.name == "soft-delete")
+    .scalar_subquery()
+)
+_LOCK_TO_DELETE = Statement(
+    sa.select(_repositories.c.id, _repositories.c.manifest_count, _policy)
+    .where(_repositories.c.name == bindparam("name"))
+    .with_for_update(key_share=True, of=_repositories)
+)
+
+
+def lock_to_delete(tx: Transaction, name: RepositoryName) -> RepositoryToDelete | None:
+    """As lock_repository, for one that holds a manifest: only then it exists for who asks."""
+    row = tx.row(_LOCK_TO_DELETE, name=name)
+    return RepositoryToDelete(*row) if row is not None and row[1] > 0 else None
+
+
+_COUNT = Statement(sa.select(_repositories.c.manifest_count).where(_THIS_ONE))
+
+
+def count_manifests(tx: Transaction, repository_id: int) -> int:
+    return int(tx.value(_COUNT, repository_id=repository_id))
+
+
+_INSERT = Statement.insert(
+    _repositories,
+    ("name", "created_at", "updated_at"),
+    lambda insert: insert.on_conflict_do_nothing(index_elements=["name"]),
+)
+
+
+_HOLD_NAMED = Statement(
+    sa.select(_repositories.c.id, _repositories.c.write_enabled)
+    .where(_repositories.c.name == bindparam("name"))
+    .with_for_update(key_share=True)
+)
+
+
+def ensure_repository(tx: Transaction, name: RepositoryName, now: datetime) -> HeldRepository:
+    """Find and lock the repository, or make it."""
+    # Others may make it and remove it again between any two statements.
+    while (row := tx.row(_HOLD_NAMED, name=name)) is None:
+        tx.change(_INSERT, name=name, created_at=moment(now), updated_at=moment(now))
+    return HeldRepository(row[0], name, bool(row[1]))
+
+
+_DROP_IF_UNUSED = Statement(
+    _repositories.delete().where(
+        _THIS_ONE,
+        *(
+            ~sa.exists().where(table.c.repository_id == bindparam("repository_id"))
+            for table in (content.manifests, content.repo_blobs, space.uploads)
+        ),
+    )
+)
+
+
+def drop_repository_if_empty(tx: Transaction, repository_id: int) -> bool:
+    """Remove the row of a repository that nothing refers to any more; whether it is gone.
+
+    While an upload session or a lease lives (a lease keeps its link), the row stays, so that a
+    first push that races with the last delete succeeds.
+    """
+    if tx.change(_DROP_IF_UNUSED, repository_id=repository_id):
+        return True
+    attributes.forget_of_empty_repository(tx, repository_id)
+    return False
+
+
+_COUNTED = ("manifest_count", "tag_count", "manifest_bytes", "blob_bytes")
+_ADD = Statement(
+    _repositories.update()
+    .where(_THIS_ONE)
+    .values({name: _repositories.c[name] + bindparam(name) for name in _COUNTED})
+)
+
+
+def add_to_repository(
+    tx: Transaction,
+    repository_id: int,
+    *,
+    manifest_count: int = 0,
+    tag_count: int = 0,
+    manifest_bytes: int = 0,
+    blob_bytes: int = 0,
+) -> None:
+    """Add to a repository's counters."""
+    tx.change(
+        _ADD,
+        repository_id=repository_id,
+        manifest_count=manifest_count,
+        tag_count=tag_count,
+        manifest_bytes=manifest_bytes,
+        blob_bytes=blob_bytes,
+    )
+
+
+_TOUCH = Statement(
+    _repositories.update().where(_THIS_ONE).values(updated_at=bindparam("updated_at"))
+)
+
+
+def touch_repository(tx: Transaction, repository_id: int, now: datetime) -> None:
+    """A manifest, tag or attribute in it changed."""
+    tx.change(_TOUCH, repository_id=repository_id, updated_at=moment(now))
+
+
+def list_repositories(
+    tx: Transaction, n: int, last: str | None, patterns: Collection[str] | None = None
+) -> list[str]:
+    """Names in byte order, without hidden ones.
+
+    With `patterns` (names, or prefixes ending in "/*") only such ones.
+    """
+    query = sa.select(_repositories.c.name).where(
+        _repositories.c.name.is_not(None),
+        _repositories.c.manifest_count > 0,
+        _repositories.c.list_enabled,
+    )
+    if patterns is not None:
+        query = query.where(
+            sa.or_(sa.false(), *(named_like(_repositories.c.name, p) for p in sorted(patterns)))
+        )
+    if last is not None:
+        query = query.where(_repositories.c.name > last)
+    return list(tx.execute(query.order_by(_repositories.c.name).limit(n)).scalars())
+
+
+def named_like(name: sa.ColumnElement[str], pattern: str) -> sa.ColumnElement[bool]:
+    """As a range of names, so that the index finds them and no character is special."""
+    if pattern == "*":
+        return sa.true()
+    if not pattern.endswith("/*"):
+        return name == pattern
+    prefix = pattern[:-1]
+    return sa.and_(name > prefix, name < prefix[:-1] + chr(ord("/") + 1))

@@ -1,0 +1,100 @@
+"""Tags: names that point to manifests."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+import sqlalchemy as sa
+from sqlalchemy import bindparam
+
+from ullage.database.schema import content
+from ullage.database.statements import Statement
+from ullage.database.timestamps import moment
+from ullage.database.transaction import Transaction
+from ullage.oci.digest import Digest
+from ullage.oci.reference import Tag
+from ullage.registry.queries.content.manifests import touch_manifest
+from ullage.registry.queries.content.repositories import add_to_repository, touch_repository
+
+_tags = content.tags
+_manifests = content.manifests
+
+_HERE = _tags.c.repository_id == bindparam("repository_id")
+_THIS_ONE = sa.and_(_HERE, _tags.c.name == bindparam("name"))
+
+_ALL = Statement(sa.select(_tags.c.name).where(_HERE).order_by(_tags.c.name))
+
+
+def all_tags(tx: Transaction, repository_id: int) -> list[Tag]:
+    """Every tag of a repository, hidden ones too, in byte order."""
+    return [Tag(name) for name in tx.values(_ALL, repository_id=repository_id)]
+
+
+_LIST = Statement(
+    sa.select(_tags.c.name)
+    .where(_HERE, _tags.c.name > bindparam("last"), _tags.c.list_enabled)
+    .order_by(_tags.c.name)
+    .limit(bindparam("limit", type_=sa.Integer))
+)
+
+
+def list_tags(tx: Transaction, repository_id: int, n: int, last: str | None) -> list[str]:
+    """Names in byte order, without hidden ones."""
+    # No name is empty, so all of them come after the empty one.
+    return tx.values(_LIST, repository_id=repository_id, last=last or "", limit=n)
+
+
+_TARGET = Statement(sa.select(_tags.c.manifest_id).where(_THIS_ONE))
+_INSERT = Statement.insert(
+    _tags, ("repository_id", "name", "manifest_id", "created_at", "updated_at")
+)
+_MOVE = Statement(
+    _tags.update()
+    .where(_THIS_ONE)
+    .values(manifest_id=bindparam("manifest_id"), updated_at=bindparam("updated_at"))
+)
+
+
+def put_tag(tx: Transaction, repository_id: int, tag: Tag, manifest_id: int, now: datetime) -> None:
+    """Point the tag to the manifest. Its time of update moves even if it pointed there before.
+
+    Then it was pushed again, and whoever cleans up by age must see that (acr-contract 2.5).
+    """
+    at = moment(now)
+    this = {"repository_id": repository_id, "name": tag}
+    current = tx.value(_TARGET, **this)
+    if current is None:
+        tx.change(_INSERT, **this, manifest_id=manifest_id, created_at=at, updated_at=at)
+        add_to_repository(tx, repository_id, tag_count=1)
+        return
+    tx.change(_MOVE, **this, manifest_id=manifest_id, updated_at=at)
+    if current != manifest_id:
+        touch_manifest(tx, current, now)
+
+
+_TARGET_NAMED = Statement(
+    sa.select(_manifests.c.id, _manifests.c.digest)
+    .join(_tags, _tags.c.manifest_id == _manifests.c.id)
+    .where(_THIS_ONE)
+)
+_DELETE = Statement(_tags.delete().where(_THIS_ONE))
+
+
+def delete_tag(tx: Transaction, repository_id: int, tag: Tag, now: datetime) -> Digest | None:
+    """Remove the tag and nothing else; what it pointed to, None if there was no such tag."""
+    row = tx.row(_TARGET_NAMED, repository_id=repository_id, name=tag)
+    if row is None:
+        return None
+    tx.change(_DELETE, repository_id=repository_id, name=tag)
+    add_to_repository(tx, repository_id, tag_count=-1)
+    touch_manifest(tx, row[0], now)
+    touch_repository(tx, repository_id, now)
+    return Digest(row[1])
+
+
+_TOUCH = Statement(_tags.update().where(_THIS_ONE).values(updated_at=bindparam("updated_at")))
+
+
+def touch_tag(tx: Transaction, repository_id: int, tag: Tag, now: datetime) -> None:
+    """Its attributes changed."""
+    tx.change(_TOUCH, repository_id=repository_id, name=tag, updated_at=moment(now))

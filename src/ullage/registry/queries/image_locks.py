@@ -1,0 +1,103 @@
+"""Holds: locks with a reason, an owner and an end (docs/design/deletion.md, "Holds").
+
+There are few of them: whoever deletes asks once for those of the repository, and for nothing more
+if there are none.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import NamedTuple
+
+import sqlalchemy as sa
+from sqlalchemy import bindparam
+
+from ullage.database.schema import cleaning, content
+from ullage.database.statements import Statement
+from ullage.database.timestamps import from_moment, moment
+from ullage.database.transaction import Row, Transaction
+from ullage.oci.digest import Digest
+from ullage.oci.reference import RepositoryName, Tag
+
+_holds = cleaning.holds
+_repositories = content.repositories
+
+
+class HoldRow(NamedTuple):
+    """A hold of a tag, of a manifest, or, without either, of a whole repository."""
+
+    id: str
+    repository_id: int
+    tag: Tag | None
+    digest: Digest | None
+    reason: str
+    owner: str
+    until: datetime | None
+    created_at: datetime
+
+
+_COLUMNS = tuple(_holds.c[name] for name in HoldRow._fields)
+_IN_FORCE = sa.or_(_holds.c.until.is_(None), _holds.c.until > bindparam("now"))
+
+_IN = Statement(
+    sa.select(*_COLUMNS)
+    .where(_holds.c.repository_id == bindparam("repository_id"), _IN_FORCE)
+    .order_by(_holds.c.created_at, _holds.c.id)
+)
+
+
+def in_force(tx: Transaction, repository_id: int, now: datetime) -> list[HoldRow]:
+    """The repository's holds that have not ended, oldest first."""
+    return [_row(row) for row in tx.rows(_IN, repository_id=repository_id, now=moment(now))]
+
+
+_ALL = Statement(
+    sa.select(_repositories.c.name, *_COLUMNS)
+    .join(_repositories, _repositories.c.id == _holds.c.repository_id)
+    .where(_repositories.c.name.is_not(None), _IN_FORCE)
+    .order_by(_repositories.c.name, _holds.c.created_at, _holds.c.id)
+)
+
+
+def everywhere(tx: Transaction, now: datetime) -> list[tuple[RepositoryName, HoldRow]]:
+    """All holds that have not ended, by repository."""
+    return [(RepositoryName(row[0]), _row(row[1:])) for row in tx.rows(_ALL, now=moment(now))]
+
+
+def _row(row: Row) -> HoldRow:
+    id_, repository_id, tag, digest, reason, owner, until, created_at = row
+    return HoldRow(
+        id_,
+        repository_id,
+        None if tag is None else Tag(tag),
+        None if digest is None else Digest(digest),
+        reason,
+        owner,
+        None if until is None else from_moment(until),
+        from_moment(created_at),
+    )
+
+
+def insert(tx: Transaction, hold: HoldRow) -> None:
+    """The caller holds the repository's row."""
+    values = hold._asdict()
+    values["until"] = None if hold.until is None else moment(hold.until)
+    values["created_at"] = moment(hold.created_at)
+    tx.execute(_holds.insert().values(values))
+
+
+def delete(tx: Transaction, hold_id: str) -> None:
+    tx.execute(_holds.delete().where(_holds.c.id == hold_id))
+
+
+_ENDED = Statement(sa.select(_holds.c.id).where(_holds.c.until <= bindparam("now")).limit(1))
+_FORGET = Statement(_holds.delete().where(_holds.c.until <= bindparam("now")))
+
+
+def any_ended(tx: Transaction, now: datetime) -> bool:
+    return tx.row(_ENDED, now=moment(now)) is not None
+
+
+def forget_ended(tx: Transaction, now: datetime) -> None:
+    """Holds that have ended hold nothing; this only drops their rows."""
+    tx.change(_FORGET, now=moment(now))

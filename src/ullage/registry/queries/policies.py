@@ -1,0 +1,64 @@
+"""Policies: what the registry does by itself, as administrators have set it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any, NamedTuple
+
+import sqlalchemy as sa
+
+from ullage.database.schema import cleaning
+from ullage.database.statements import Statement
+from ullage.database.timestamps import from_moment, moment
+from ullage.database.transaction import Transaction
+
+_policies = cleaning.policies
+
+
+class Policy(NamedTuple):
+    document: dict[str, Any]
+    updated_at: datetime
+
+
+_FIND = Statement(
+    sa.select(_policies.c.document, _policies.c.updated_at).where(
+        _policies.c.name == sa.bindparam("name")
+    )
+)
+
+
+_FIND_TO_CHANGE = Statement(
+    sa.select(_policies.c.document, _policies.c.updated_at)
+    .where(_policies.c.name == sa.bindparam("name"))
+    .with_for_update()
+)
+
+
+def find(tx: Transaction, name: str, *, lock: bool = False) -> Policy | None:
+    """The policy of that name; None if nobody has ever set it.
+
+    With `lock`, nobody else sets it, or acts on it in the same way, until the transaction ends.
+    """
+    for document, updated_at in tx.rows(_FIND_TO_CHANGE if lock else _FIND, name=name):
+        return Policy(json.loads(document), from_moment(updated_at))
+    return None
+
+
+_PUT = Statement.insert(
+    _policies,
+    ("name", "document", "updated_at"),
+    lambda insert: insert.on_conflict_do_update(
+        index_elements=["name"],
+        set_={
+            "document": insert.excluded.document,
+            "updated_at": insert.excluded.updated_at,
+        },
+    ),
+)
+
+
+def put(tx: Transaction, name: str, document: Mapping[str, Any], now: datetime) -> None:
+    """Set a policy, in place of what it was."""
+    tx.change(_PUT, name=name, document=json.dumps(document), updated_at=moment(now))

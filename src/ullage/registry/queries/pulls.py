@@ -1,0 +1,311 @@
+"""Pulls: when something was pulled last, by which class of pullers, and how often on each day.
+
+Times only ever grow, whichever process writes first. Nothing here is on the way of a pull.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import Any, NamedTuple
+
+import sqlalchemy as sa
+from sqlalchemy import bindparam
+
+from ullage.database.schema import cleaning, content
+from ullage.database.statements import Statement, among
+from ullage.database.timestamps import from_moment, moment
+from ullage.database.transaction import Transaction
+from ullage.oci.digest import Digest
+from ullage.oci.reference import RepositoryName, Tag
+
+_repositories = content.repositories
+_manifests = content.manifests
+_tags = content.tags
+_manifest_pulls = cleaning.manifest_pulls
+_tag_pulls = cleaning.tag_pulls
+_history = cleaning.pull_history
+
+_DAY = int(timedelta(days=1) / timedelta(microseconds=1))
+
+
+class Pulled(NamedTuple):
+    """A manifest that is there to be written about."""
+
+    id: int
+    repository_id: int
+    repository: RepositoryName
+    digest: Digest
+
+
+class LastPull(NamedTuple):
+    puller: str
+    at: datetime
+
+
+# --- writing --------------------------------------------------------------------------------------
+
+# Whoever deletes one of these holds its row: what is on its way out is left out. Nobody waits.
+_HOLD = Statement(
+    sa.select(
+        _manifests.c.id, _manifests.c.repository_id, _repositories.c.name, _manifests.c.digest
+    )
+    .join(_repositories, _repositories.c.id == _manifests.c.repository_id)
+    .where(among(_manifests.c.id, "ids"), _repositories.c.name.is_not(None))
+    .order_by(_manifests.c.id)
+    .with_for_update(key_share=True, read=True, skip_locked=True, of=_manifests)
+)
+_HOLD_TAGS = Statement(
+    sa.select(_tags.c.repository_id, _tags.c.name)
+    .where(among(_tags.c.repository_id, "repository_ids"), among(_tags.c.name, "names"))
+    .order_by(_tags.c.repository_id, _tags.c.name)
+    .with_for_update(key_share=True, read=True, skip_locked=True)
+)
+
+
+def hold(tx: Transaction, ids: Collection[int]) -> dict[int, Pulled]:
+    """Those of these manifests that are there, and stay until the transaction ends."""
+    rows = tx.rows(_HOLD, ids=ids)
+    return {row[0]: Pulled(row[0], row[1], RepositoryName(row[2]), Digest(row[3])) for row in rows}
+
+
+def hold_tags(tx: Transaction, wanted: Collection[tuple[int, str]]) -> set[tuple[int, str]]:
+    """As hold, for tags: repository's id and name."""
+    rows = tx.rows(
+        _HOLD_TAGS,
+        repository_ids={each[0] for each in wanted},
+        names={each[1] for each in wanted},
+    )
+    return {(row[0], row[1]) for row in rows} & set(wanted)
+
+
+def _later(old: sa.Column[Any], new: Any) -> sa.ColumnElement[Any]:
+    """The later of two moments that may not be known."""
+    return sa.case(
+        (sa.or_(old.is_(None), new > old), new),
+        else_=old,
+    )
+
+
+_NOTE_MANIFEST = Statement.insert(
+    _manifest_pulls,
+    ("manifest_id", "puller", "at", "by_digest_at"),
+    lambda insert: insert.on_conflict_do_update(
+        index_elements=["manifest_id", "puller"],
+        set_={
+            name: _later(_manifest_pulls.c[name], insert.excluded[name])
+            for name in ("at", "by_digest_at")
+        },
+    ),
+)
+_NOTE_TAG = Statement.insert(
+    _tag_pulls,
+    ("repository_id", "tag", "puller", "at"),
+    lambda insert: insert.on_conflict_do_update(
+        index_elements=["repository_id", "tag", "puller"],
+        set_={"at": _later(_tag_pulls.c.at, insert.excluded.at)},
+    ),
+)
+_NOTE_DAY = Statement.insert(
+    _history,
+    ("repository", "day", "digest", "tag", "puller", "pulls", "at"),
+    lambda insert: insert.on_conflict_do_update(
+        index_elements=["repository", "day", "digest", "tag", "puller"],
+        set_={
+            "pulls": _history.c.pulls + insert.excluded.pulls,
+            "at": _later(_history.c.at, insert.excluded.at),
+        },
+    ),
+)
+
+
+def note_manifests(
+    tx: Transaction, pulls: Mapping[tuple[int, str], tuple[datetime, datetime | None]]
+) -> None:
+    """(manifest's id, puller) -> when, and when by digest. In one order, so nobody waits in a ring.
+
+    The caller holds the manifests.
+    """
+    tx.many(
+        _NOTE_MANIFEST,
+        [
+            {
+                "manifest_id": manifest_id,
+                "puller": puller,
+                "at": moment(at),
+                "by_digest_at": None if by_digest_at is None else moment(by_digest_at),
+            }
+            for (manifest_id, puller), (at, by_digest_at) in sorted(pulls.items())
+        ],
+    )
+
+
+def note_tags(tx: Transaction, pulls: Mapping[tuple[int, str, str], datetime]) -> None:
+    """(repository's id, tag, puller) -> when. The caller holds the tags."""
+    tx.many(
+        _NOTE_TAG,
+        [
+            {"repository_id": repository_id, "tag": tag, "puller": puller, "at": moment(at)}
+            for (repository_id, tag, puller), at in sorted(pulls.items())
+        ],
+    )
+
+
+def note_days(
+    tx: Transaction, pulls: Mapping[tuple[str, str, str, str], tuple[int, datetime]]
+) -> None:
+    """(repository, digest, tag or "", puller) -> how many, and the last of them."""
+    tx.many(
+        _NOTE_DAY,
+        [
+            {
+                "repository": repository,
+                "day": moment(at) // _DAY,
+                "digest": digest,
+                "tag": tag,
+                "puller": puller,
+                "pulls": pulls_,
+                "at": moment(at),
+            }
+            for (repository, digest, tag, puller), (pulls_, at) in sorted(pulls.items())
+        ],
+    )
+
+
+# --- the last pull --------------------------------------------------------------------------------
+
+_COUNTS = among(_manifest_pulls.c.puller, "pullers")
+_OF_MANIFESTS = Statement(
+    sa.select(_manifest_pulls.c.manifest_id, sa.func.max(_manifest_pulls.c.at))
+    .where(among(_manifest_pulls.c.manifest_id, "ids"), _COUNTS)
+    .group_by(_manifest_pulls.c.manifest_id)
+)
+_BY_DIGEST = Statement(
+    sa.select(_manifest_pulls.c.manifest_id, sa.func.max(_manifest_pulls.c.by_digest_at))
+    .where(among(_manifest_pulls.c.manifest_id, "ids"), _COUNTS)
+    .where(_manifest_pulls.c.by_digest_at.is_not(None))
+    .group_by(_manifest_pulls.c.manifest_id)
+)
+_BY_TAG = Statement(
+    sa.select(_tag_pulls.c.tag, sa.func.max(_tag_pulls.c.at))
+    .where(_tag_pulls.c.repository_id == bindparam("repository_id"))
+    .where(among(_tag_pulls.c.tag, "tags"), among(_tag_pulls.c.puller, "pullers"))
+    .group_by(_tag_pulls.c.tag)
+)
+_LAST = Statement(
+    sa.select(_manifest_pulls.c.manifest_id, _manifest_pulls.c.puller, _manifest_pulls.c.at)
+    .where(among(_manifest_pulls.c.manifest_id, "ids"))
+    .order_by(_manifest_pulls.c.at.desc(), _manifest_pulls.c.puller)
+)
+
+
+def of_manifests(
+    tx: Transaction, ids: Collection[int], pullers: Collection[str]
+) -> dict[int, datetime]:
+    """When these manifests were pulled last by one of these classes, by a tag or by digest."""
+    return _moments(tx.rows(_OF_MANIFESTS, ids=ids, pullers=pullers)) if ids else {}
+
+
+def by_digest(
+    tx: Transaction, ids: Collection[int], pullers: Collection[str]
+) -> dict[int, datetime]:
+    """As of_manifests, without pulls by a tag."""
+    return _moments(tx.rows(_BY_DIGEST, ids=ids, pullers=pullers)) if ids else {}
+
+
+def by_tag(
+    tx: Transaction, repository_id: int, tags: Collection[str], pullers: Collection[str]
+) -> dict[Tag, datetime]:
+    """When somebody of these classes pulled by one of these tags last."""
+    if not tags:
+        return {}
+    rows = tx.rows(_BY_TAG, repository_id=repository_id, tags=tags, pullers=pullers)
+    return {Tag(row[0]): from_moment(row[1]) for row in rows}
+
+
+def _moments(rows: Sequence[Sequence[Any]]) -> dict[int, datetime]:
+    return {row[0]: from_moment(row[1]) for row in rows}
+
+
+def last_by_class(tx: Transaction, ids: Collection[int]) -> dict[int, list[LastPull]]:
+    """Each class's last pull of these manifests, the latest first."""
+    found: dict[int, list[LastPull]] = {}
+    for manifest_id, puller, at in tx.rows(_LAST, ids=ids) if ids else ():
+        found.setdefault(manifest_id, []).append(LastPull(puller, from_moment(at)))
+    return found
+
+
+class Recent(NamedTuple):
+    """What a job is about and somebody pulled lately: how much, and the last of it."""
+
+    number: int
+    digest: Digest
+    at: datetime
+
+
+def recent_of_job(
+    tx: Transaction, job_id: str, since: datetime, pullers: Collection[str]
+) -> dict[RepositoryName, Recent]:
+    """Manifests that a job deletes and that were pulled since, by repository."""
+    items = cleaning.job_items
+    query = (
+        sa.select(items.c.repository, items.c.digest, sa.func.max(_manifest_pulls.c.at))
+        .join(_manifest_pulls, _manifest_pulls.c.manifest_id == items.c.manifest_id)
+        .where(items.c.job_id == job_id, items.c.kind != "tag")
+        .where(_manifest_pulls.c.at >= moment(since), _manifest_pulls.c.puller.in_([*pullers]))
+        .group_by(items.c.repository, items.c.digest)
+        .order_by(items.c.repository, items.c.digest)
+    )
+    found: dict[RepositoryName, Recent] = {}
+    for repository, digest, at in tx.execute(query):
+        name, known = RepositoryName(repository), found.get(RepositoryName(repository))
+        last = Recent(0, Digest(digest), from_moment(at))
+        if known is not None and known.at >= last.at:
+            last = known
+        found[name] = last._replace(number=1 + (known.number if known else 0))
+    return found
+
+
+# --- history --------------------------------------------------------------------------------------
+
+
+class PullDay(NamedTuple):
+    """Pulls of one thing on one day. `tag` is None for pulls by digest."""
+
+    digest: Digest
+    tag: Tag | None
+    puller: str
+    pulls: int
+    at: datetime
+
+
+def history(tx: Transaction, repository: RepositoryName, since: datetime) -> list[PullDay]:
+    """A repository's pulls of each day from that moment's day on, in the order of time."""
+    query = (
+        sa.select(
+            _history.c.digest, _history.c.tag, _history.c.puller, _history.c.pulls, _history.c.at
+        )
+        .where(_history.c.repository == repository, _history.c.day >= moment(since) // _DAY)
+        .order_by(_history.c.at, _history.c.digest, _history.c.tag, _history.c.puller)
+    )
+    return [
+        PullDay(
+            Digest(row[0]), Tag(row[1]) if row[1] else None, row[2], row[3], from_moment(row[4])
+        )
+        for row in tx.execute(query)
+    ]
+
+
+def oldest_day(tx: Transaction) -> datetime | None:
+    """Where the history begins."""
+    day = tx.execute(sa.select(sa.func.min(_history.c.day))).scalar()
+    return None if day is None else from_moment(day * _DAY)
+
+
+def count_history(tx: Transaction) -> int:
+    return int(tx.execute(sa.select(sa.func.count()).select_from(_history)).scalar_one())
+
+
+def forget_history(tx: Transaction, before: datetime) -> int:
+    """Forget days before that moment's; how many rows that were."""
+    return tx.execute(_history.delete().where(_history.c.day < moment(before) // _DAY)).rowcount

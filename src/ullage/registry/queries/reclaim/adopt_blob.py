@@ -1,0 +1,75 @@
+"""Bytes that come in become a blob, unless it is stored already: the copy not needed is buried."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import NamedTuple
+
+import sqlalchemy as sa
+from sqlalchemy import bindparam
+
+from ullage.database.schema import content
+from ullage.database.statements import Statement
+from ullage.database.timestamps import moment
+from ullage.database.transaction import Transaction
+from ullage.oci.digest import Digest
+from ullage.registry.queries.counters import add_to_counters
+from ullage.registry.queries.reclaim.tombstones import bury
+
+_blobs = content.blobs
+
+
+_INSERT_BLOB = Statement.insert(
+    _blobs,
+    ("digest", "size", "storage_key", "repository_count", "created_at"),
+    lambda insert: insert.on_conflict_do_nothing(index_elements=["digest"]),
+)
+_CURRENT_BLOB = Statement(
+    sa.select(_blobs.c.storage_key, _blobs.c.damaged_at, _blobs.c.size)
+    .where(_blobs.c.digest == bindparam("digest"))
+    .with_for_update(key_share=True)
+)
+_REPLACE_BYTES = Statement(
+    _blobs.update()
+    .where(_blobs.c.digest == bindparam("digest"))
+    .values(storage_key=bindparam("storage_key"), damaged_at=None)
+)
+
+
+class Adopted(NamedTuple):
+    """Where the blob's bytes are; whether it is new, and the link to come counted already."""
+
+    key: str
+    new: bool
+
+
+def adopt_blob(
+    tx: Transaction,
+    repository_id: int,
+    digest: Digest,
+    size: int,
+    key: str,
+    *,
+    now: datetime,
+    due_at: datetime,
+) -> Adopted:
+    """Make the bytes under `key` the blob `digest`, unless it is stored already.
+
+    The caller links it next; a new one is counted as linked once from the beginning. Whichever copy
+    is not needed gets a tombstone: the newcomer, or the old one if it was damaged.
+    """
+    new = {"digest": digest, "size": size, "storage_key": key, "repository_count": 1}
+    current = None
+    while current is None:
+        if tx.change(_INSERT_BLOB, **new, created_at=moment(now)):
+            add_to_counters(tx, repository_id, blob_count=1, blob_bytes=size)
+            return Adopted(key, new=True)
+        current = tx.row(_CURRENT_BLOB, digest=digest)
+        # None: it was condemned between these two statements, and the way is free now.
+    current_key, damaged_at, current_size = current
+    if damaged_at is None:
+        bury(tx, repository_id, key, size, due_at)
+        return Adopted(str(current_key), new=False)
+    tx.change(_REPLACE_BYTES, digest=digest, storage_key=key)
+    bury(tx, repository_id, current_key, current_size, due_at, digest)
+    return Adopted(key, new=False)

@@ -1,0 +1,43 @@
+"""When reviews and tombstones come due first, and their times when the clock has jumped."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+import sqlalchemy as sa
+
+from ullage.database.schema import space
+from ullage.database.statements import Statement
+from ullage.database.timestamps import from_moment
+from ullage.database.transaction import Transaction
+
+_reviews = space.reviews
+_tombstones = space.tombstones
+
+
+_FIRST_DUE = (
+    Statement(sa.select(sa.func.min(_tombstones.c.due_at))),
+    Statement(sa.select(sa.func.min(_reviews.c.due_at))),
+)
+
+
+def next_due(tx: Transaction) -> datetime | None:
+    """When the earliest tombstone or review comes due; None while there is none."""
+    moments = [tx.value(statement) for statement in _FIRST_DUE]
+    known = [from_moment(due) for due in moments if due is not None]
+    return min(known, default=None)
+
+
+def shift_reviews(tx: Transaction, by_microseconds: int) -> None:
+    """The clock was put forward or back."""
+    tx.execute(_reviews.update().values(due_at=_reviews.c.due_at + by_microseconds))
+
+
+def shift_tombstones(tx: Transaction, by_microseconds: int) -> None:
+    """The clock was put forward or back: the second would keep bytes for as long as it was."""
+    tx.execute(
+        _tombstones.update().values(
+            due_at=_tombstones.c.due_at + by_microseconds,
+            claimed_until=_tombstones.c.claimed_until + by_microseconds,
+        )
+    )

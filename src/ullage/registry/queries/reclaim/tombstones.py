@@ -1,0 +1,143 @@
+"""Tombstones: bytes to be erased, who is erasing them, and which bytes must never be."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from datetime import datetime
+from typing import NamedTuple
+
+import sqlalchemy as sa
+from sqlalchemy import bindparam
+
+from ullage.database.schema import content, space
+from ullage.database.statements import Statement, among
+from ullage.database.timestamps import moment
+from ullage.database.transaction import Transaction, chunks
+from ullage.oci.digest import Digest
+from ullage.registry.queries.counters import add_to_counters
+
+_blobs = content.blobs
+_tombstones = space.tombstones
+
+
+class Tombstone(NamedTuple):
+    storage_key: str
+    size: int
+    attempts: int
+
+
+_BURY = Statement.insert(
+    _tombstones,
+    ("storage_key", "digest", "size", "due_at"),
+    lambda insert: insert.on_conflict_do_nothing(index_elements=["storage_key"]),
+)
+
+
+def bury(
+    tx: Transaction,
+    spread: int,
+    key: str,
+    size: int,
+    due_at: datetime,
+    digest: Digest | None = None,
+) -> None:
+    """Leave a tombstone for bytes that never were, or no longer are, a blob's."""
+    if tx.change(_BURY, storage_key=key, digest=digest, size=size, due_at=moment(due_at)):
+        add_to_counters(tx, spread, pending_bytes=size)
+
+
+_DUE = sa.and_(
+    _tombstones.c.due_at <= bindparam("now"),
+    sa.or_(_tombstones.c.claimed_until.is_(None), _tombstones.c.claimed_until <= bindparam("now")),
+)
+_THESE = among(_tombstones.c.storage_key, "keys")
+_CLAIMABLE = Statement(
+    sa.select(_tombstones.c.storage_key, _tombstones.c.size, _tombstones.c.attempts)
+    .where(_DUE)
+    .where(~sa.exists().where(_blobs.c.storage_key == _tombstones.c.storage_key))
+    .where(~sa.exists().where(space.uploads.c.storage_key == _tombstones.c.storage_key))
+    .where(~sa.exists().where(space.reserved_keys.c.storage_key == _tombstones.c.storage_key))
+    .order_by(_tombstones.c.due_at)
+    .limit(bindparam("limit", type_=sa.Integer))
+    .with_for_update(skip_locked=True, of=_tombstones)
+)
+_CLAIM = Statement(
+    _tombstones.update()
+    .where(_THESE)
+    .values(claimed_until=bindparam("claimed_until"), attempts=_tombstones.c.attempts + 1)
+)
+
+
+def claim_tombstones(
+    tx: Transaction, now: datetime, claimed_until: datetime, limit: int
+) -> list[Tombstone]:
+    """Take up to `limit` due tombstones; nobody else gets them before `claimed_until`.
+
+    A key that a blob or an upload session still uses, or may use, is never handed out, whatever
+    wrote its tombstone: the last guard before bytes are gone for good (invariant I12).
+    """
+    claimed = [Tombstone(*row) for row in tx.rows(_CLAIMABLE, now=moment(now), limit=limit)]
+    tx.change(_CLAIM, keys=_keys(claimed), claimed_until=moment(claimed_until))
+    return claimed
+
+
+def _keys(tombstones: Sequence[Tombstone]) -> list[str]:
+    return [tombstone.storage_key for tombstone in tombstones]
+
+
+def release_tombstones(tx: Transaction) -> None:
+    """Give back every claim, for a process that knows it is the only one."""
+    tx.execute(
+        _tombstones.update()
+        .where(_tombstones.c.claimed_until.is_not(None))
+        .values(claimed_until=None)
+    )
+
+
+_LOCK = Statement(
+    sa.select(_tombstones.c.size)
+    .where(_THESE)
+    .order_by(_tombstones.c.storage_key)
+    .with_for_update()
+)
+_DROP = Statement(_tombstones.delete().where(_THESE))
+
+
+def drop_tombstones(tx: Transaction, tombstones: Sequence[Tombstone]) -> None:
+    """Their bytes are off the disk, durably. What another process dropped first is not counted."""
+    keys = _keys(tombstones)
+    gone = sum(tx.values(_LOCK, keys=keys))
+    tx.change(_DROP, keys=keys)
+    add_to_counters(tx, 0, pending_bytes=-gone, reclaimed_bytes=gone)
+
+
+_POSTPONE = Statement(
+    _tombstones.update().where(_THESE).values(claimed_until=bindparam("claimed_until"))
+)
+
+
+def postpone_tombstones(tx: Transaction, tombstones: Sequence[Tombstone], until: datetime) -> None:
+    """Erasing failed: try these again then."""
+    tx.change(_POSTPONE, keys=_keys(tombstones), claimed_until=moment(until))
+
+
+_ANY_DUE = Statement(sa.select(_tombstones.c.storage_key).where(_DUE).limit(1))
+
+
+def tombstone_due(tx: Transaction, now: datetime) -> bool:
+    return tx.row(_ANY_DUE, now=moment(now)) is not None
+
+
+def known_keys(tx: Transaction, keys: Collection[str]) -> set[str]:
+    """Which of these storage keys a blob, an upload session or a tombstone names, or may soon."""
+    known: set[str] = set()
+    for some in chunks(sorted(keys)):
+        # The way a key goes: asked in this order it is not missed where it moves on in between.
+        for column in (
+            space.reserved_keys.c.storage_key,
+            space.uploads.c.storage_key,
+            _blobs.c.storage_key,
+            _tombstones.c.storage_key,
+        ):
+            known.update(tx.execute(sa.select(column).where(column.in_(some))).scalars())
+    return known

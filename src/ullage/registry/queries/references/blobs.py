@@ -1,0 +1,110 @@
+"""What holds blobs: how many repositories link them, and how many manifests refer to them."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import NamedTuple
+
+import sqlalchemy as sa
+from sqlalchemy import bindparam
+
+from ullage.database.schema import content
+from ullage.database.statements import Statement, among
+from ullage.database.transaction import Transaction
+from ullage.oci.digest import Digest
+
+_repositories = content.repositories
+_blobs = content.blobs
+_repo_blobs = content.repo_blobs
+_manifest_blobs = content.manifest_blobs
+
+
+class HeldBlob(NamedTuple):
+    """A blob, and how many manifests and repositories there are that hold it."""
+
+    size: int
+    manifest_refs: int
+    repository_count: int
+
+
+_FACTS = (_blobs.c.digest, _blobs.c.size, _blobs.c.manifest_refs, _blobs.c.repository_count)
+_HELD_BLOBS = Statement(sa.select(*_FACTS).where(among(_blobs.c.digest, "digests")))
+
+
+def held_blobs(tx: Transaction, digests: Collection[Digest]) -> dict[Digest, HeldBlob]:
+    """Size and numbers of holders of those of these blobs that exist."""
+    rows = tx.rows(_HELD_BLOBS, digests=digests) if digests else ()
+    return {Digest(row[0]): HeldBlob(row[1], row[2], row[3]) for row in rows}
+
+
+_BLOBS_OF = (
+    sa.select(*_FACTS)
+    .join(_repo_blobs, _repo_blobs.c.digest == _blobs.c.digest)
+    .where(_repo_blobs.c.repository_id == bindparam("repository_id"))
+)
+_SHARED_IN = Statement(_BLOBS_OF.where(_blobs.c.repository_count > 1))
+_ALONE_IN = Statement(
+    _BLOBS_OF.where(_blobs.c.repository_count <= 1).with_only_columns(
+        sa.func.coalesce(sa.func.sum(_blobs.c.size), 0)
+    )
+)
+
+
+def shared_in(tx: Transaction, repository_id: int) -> list[tuple[Digest, HeldBlob]]:
+    """Everything that a repository links and others link too."""
+    rows = tx.rows(_SHARED_IN, repository_id=repository_id)
+    return [(Digest(row[0]), HeldBlob(row[1], row[2], row[3])) for row in rows]
+
+
+def alone_in(tx: Transaction, repository_id: int) -> int:
+    """Bytes of everything that only this repository links."""
+    return int(tx.value(_ALONE_IN, repository_id=repository_id))
+
+
+_REFERENCES_AMONG = Statement(
+    sa.select(_manifest_blobs.c.digest, sa.func.count())
+    .where(
+        _manifest_blobs.c.repository_id == bindparam("repository_id"),
+        among(_manifest_blobs.c.digest, "digests"),
+    )
+    .group_by(_manifest_blobs.c.digest)
+)
+
+
+def references_among(
+    tx: Transaction, repository_ids: Collection[int], digests: Collection[Digest]
+) -> dict[Digest, int]:
+    """How many manifests of these repositories refer to each of these blobs."""
+    found: dict[Digest, int] = {}
+    for repository_id in sorted(repository_ids) if digests else ():
+        rows = tx.rows(_REFERENCES_AMONG, repository_id=repository_id, digests=digests)
+        for digest, count in rows:
+            found[Digest(digest)] = found.get(Digest(digest), 0) + count
+    return found
+
+
+def some_holders(tx: Transaction, digest: Digest, limit: int) -> list[str]:
+    """Up to `limit` repositories, by name, with a manifest that refers to the blob."""
+    referenced = sa.exists().where(
+        _manifest_blobs.c.repository_id == _repo_blobs.c.repository_id,
+        _manifest_blobs.c.digest == _repo_blobs.c.digest,
+    )
+    query = (
+        sa.select(_repositories.c.name)
+        .join(_repo_blobs, _repo_blobs.c.repository_id == _repositories.c.id)
+        .where(_repo_blobs.c.digest == digest, _repositories.c.name.is_not(None), referenced)
+        .order_by(_repo_blobs.c.repository_id)
+        .limit(limit)
+    )
+    return sorted(tx.execute(query).scalars())
+
+
+def refers_more_often(tx: Transaction, repository_id: int, digest: Digest, than: int) -> bool:
+    """Whether more than `than` manifests of the repository refer to the blob."""
+    some = (
+        sa.select(_manifest_blobs.c.manifest_id)
+        .where(_manifest_blobs.c.repository_id == repository_id, _manifest_blobs.c.digest == digest)
+        .limit(than + 1)
+    )
+    count = tx.execute(sa.select(sa.func.count()).select_from(some.subquery())).scalar_one()
+    return int(count) > than

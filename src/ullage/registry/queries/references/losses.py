@@ -1,0 +1,158 @@
+"""What blobs lose when manifests go: bytes that nothing else holds, and references to the rest."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection
+from typing import Any, NamedTuple
+
+import sqlalchemy as sa
+from sqlalchemy import bindparam
+
+from ullage.database.schema import content
+from ullage.database.statements import Statement, among
+from ullage.database.timestamps import moment
+from ullage.database.transaction import Transaction
+from ullage.oci.digest import Digest
+from ullage.registry.leases.lease import Promised
+from ullage.registry.queries.references.blobs import (
+    HeldBlob,
+    held_blobs,
+    references_among,
+    shared_in,
+)
+from ullage.registry.queries.references.links import links_in
+
+_repositories = content.repositories
+_manifests = content.manifests
+_blobs = content.blobs
+_repo_blobs = content.repo_blobs
+_manifest_blobs = content.manifest_blobs
+
+
+class Losing(NamedTuple):
+    """What blobs lose when manifests go."""
+
+    # Bytes of those that nothing else holds anywhere; and of those of them that were linked so long
+    # ago that a promise of them may have been forgotten.
+    alone_bytes: int
+    doubted_bytes: int
+    # The others, each with how many references it loses.
+    others: dict[Digest, tuple[int, HeldBlob]]
+
+
+_LOSING = """
+    WITH lost AS MATERIALIZED (
+        SELECT digest, count(*) AS number FROM manifest_blobs WHERE manifest_id {ids}
+        GROUP BY digest
+    ), facts AS MATERIALIZED (
+        SELECT l.digest, l.number, b.size, b.manifest_refs, b.repository_count,
+            b.repository_count = 1 AND b.manifest_refs <= l.number AND NOT l.digest {promised}
+            AS alone
+        FROM lost l JOIN blobs b ON b.digest = l.digest
+    )
+    SELECT NULL AS digest, 0 AS number, coalesce(sum(size), 0), 0, 0 FROM facts
+    WHERE alone AND NOT {doubted}
+    UNION ALL
+    SELECT NULL, 1, coalesce(sum(size), 0), 0, 0 FROM facts WHERE alone AND {doubted}
+    UNION ALL
+    SELECT digest, number, size, manifest_refs, repository_count FROM facts WHERE NOT alone"""
+_LIST = {
+    "sqlite": "IN (SELECT value FROM json_each(:{name}))",
+    "postgresql": "= ANY (:{name})",
+}
+_NOBODY_DOUBTS = "(1 = 0)"
+_LINKED_LONG_AGO = """EXISTS (SELECT 1 FROM repo_blobs r WHERE r.repository_id = :repository_id
+    AND r.digest = facts.digest AND r.linked_at <= :linked_until)"""
+
+
+def losing(tx: Transaction, repository_id: int, ids: Collection[int], promised: Promised) -> Losing:
+    """What the blobs of these manifests of a repository lose with them.
+
+    One pass over the references of these manifests, or, where most of a repository goes, over its
+    links and the references of those that stay.
+    """
+    if len(ids) * 2 > _count_in(tx, repository_id):
+        return _losing_most(tx, repository_id, ids, promised)
+    lists: dict[str, Any] = {"ids": [*ids], "promised": [*promised.digests]}
+    if tx.dialect == "sqlite":
+        lists = {name: json.dumps(values) for name, values in lists.items()}
+    parts = {name: _LIST[tx.dialect].format(name=name) for name in lists}
+    values = dict(lists)
+    if promised.linked_until is None:
+        parts["doubted"] = _NOBODY_DOUBTS
+    else:
+        parts["doubted"] = _LINKED_LONG_AGO
+        values |= {
+            "repository_id": repository_id,
+            "linked_until": moment(promised.linked_until),
+        }
+    rows = tx.execute(sa.text(_LOSING.format(**parts)), values).all()
+    sums = {row[1]: int(row[2]) for row in rows if row[0] is None}
+    others = {
+        Digest(row[0]): (int(row[1]), HeldBlob(int(row[2]), row[3], row[4]))
+        for row in rows
+        if row[0] is not None
+    }
+    return Losing(sums[0], sums[1], others)
+
+
+def _count_in(tx: Transaction, repository_id: int) -> int:
+    return int(tx.value(_COUNT_IN, repository_id=repository_id) or 0)
+
+
+_COUNT_IN = Statement(
+    sa.select(_repositories.c.manifest_count).where(
+        _repositories.c.id == bindparam("repository_id")
+    )
+)
+_STAYING = Statement(
+    sa.select(_manifests.c.id).where(
+        _manifests.c.repository_id == bindparam("repository_id"),
+        sa.not_(among(_manifests.c.id, "ids")),
+    )
+)
+_ALONE_BUT = Statement(
+    sa.select(
+        _repo_blobs.c.linked_at <= bindparam("linked_until", type_=sa.BigInteger),
+        sa.func.sum(_blobs.c.size),
+    )
+    .join(_blobs, _blobs.c.digest == _repo_blobs.c.digest)
+    .where(
+        _repo_blobs.c.repository_id == bindparam("repository_id"),
+        _blobs.c.repository_count == 1,
+        _blobs.c.manifest_refs > 0,
+        sa.not_(among(_blobs.c.digest, "digests")),
+    )
+    .group_by(_repo_blobs.c.linked_at <= bindparam("linked_until", type_=sa.BigInteger))
+)
+
+
+def _losing_most(
+    tx: Transaction, repository_id: int, ids: Collection[int], promised: Promised
+) -> Losing:
+    """As losing: what a repository alone links goes, unless a manifest that stays refers to it."""
+    staying = tx.values(_STAYING, repository_id=repository_id, ids=ids)
+    kept = {Digest(row[0]): int(row[1]) for row in tx.rows(_REFERENCES_OF, ids=staying)}
+    apart = kept.keys() | promised.digests
+    until = -1 if promised.linked_until is None else moment(promised.linked_until)
+    rows = tx.rows(_ALONE_BUT, repository_id=repository_id, linked_until=until, digests=apart)
+    sums = {bool(row[0]): int(row[1]) for row in rows}
+    linked = links_in(tx, repository_id, apart)
+    blobs = dict(shared_in(tx, repository_id)) | held_blobs(tx, [link.digest for link in linked])
+    shared = [digest for digest, blob in blobs.items() if blob.repository_count > 1]
+    here = references_among(tx, [repository_id], shared)
+    others: dict[Digest, tuple[int, HeldBlob]] = {}
+    for digest, blob in blobs.items():
+        references = here.get(digest, 0) if blob.repository_count > 1 else blob.manifest_refs
+        lost = references - kept.get(digest, 0)
+        if lost > 0:
+            others[digest] = (lost, blob)
+    return Losing(sums.get(False, 0), sums.get(True, 0), others)
+
+
+_REFERENCES_OF = Statement(
+    sa.select(_manifest_blobs.c.digest, sa.func.count())
+    .where(among(_manifest_blobs.c.manifest_id, "ids"))
+    .group_by(_manifest_blobs.c.digest)
+)

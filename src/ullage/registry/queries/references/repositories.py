@@ -1,0 +1,71 @@
+"""How much a repository holds, and a stamp by which to see that anything in it has changed."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import sqlalchemy as sa
+from sqlalchemy import bindparam
+
+from ullage.database.schema import content
+from ullage.database.statements import Statement
+from ullage.database.transaction import Transaction
+from ullage.oci.reference import Tag
+
+_repositories = content.repositories
+_tags = content.tags
+
+
+class Share(NamedTuple):
+    """How much of a repository there is, for judging how much of it a deletion would take."""
+
+    manifests: int
+    tags: int
+    # The tag that was set last, and the manifest it points to.
+    newest_tag: Tag | None
+    newest_manifest_id: int | None
+
+
+def share(tx: Transaction, repository_id: int) -> Share:
+    """How much there is in a repository, by its counters."""
+    row = tx.execute(
+        sa.select(_repositories.c.manifest_count, _repositories.c.tag_count).where(
+            _repositories.c.id == repository_id
+        )
+    ).one()
+    newest = tx.execute(
+        sa.select(_tags.c.name, _tags.c.manifest_id)
+        .where(_tags.c.repository_id == repository_id)
+        .order_by(_tags.c.updated_at.desc(), _tags.c.name)
+        .limit(1)
+    ).first()
+    if newest is None:
+        return Share(row[0], row[1], None, None)
+    return Share(row[0], row[1], Tag(newest[0]), newest[1])
+
+
+class Stamp(NamedTuple):
+    """What is different once anything in a repository is."""
+
+    repository_id: int
+    updated_at: int
+    manifests: int
+    tags: int
+    blob_bytes: int
+
+
+_STAMP = Statement(
+    sa.select(
+        _repositories.c.id,
+        _repositories.c.updated_at,
+        _repositories.c.manifest_count,
+        _repositories.c.tag_count,
+        _repositories.c.blob_bytes,
+    ).where(_repositories.c.name == bindparam("name"))
+)
+
+
+def stamp(tx: Transaction, name: str) -> Stamp | None:
+    """How the repository is now, to see later whether it is still so; None if it is not there."""
+    row = tx.row(_STAMP, name=name)
+    return None if row is None else Stamp(*row)

@@ -1,0 +1,249 @@
+"""Upload sessions: where bytes that are not a blob yet are, and how many of them count."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+
+import sqlalchemy as sa
+from sqlalchemy import bindparam
+
+from ullage.database.schema import content, space
+from ullage.database.statements import Statement
+from ullage.database.timestamps import moment
+from ullage.database.transaction import Transaction
+from ullage.oci.digest import Digest
+from ullage.oci.reference import RepositoryName
+
+_uploads = space.uploads
+_finished = space.finished_uploads
+_repositories = content.repositories
+
+
+@dataclass(frozen=True, slots=True)
+class Upload:
+    """An upload session: `offset` bytes are stored under `key` and will not be lost.
+
+    Without a repository it has no row yet, and no bytes that count.
+    """
+
+    id: str
+    repository_id: int | None
+    subject: str
+    key: str
+    algorithm: str
+    offset: int
+
+
+_COLUMNS = (
+    _uploads.c.id,
+    _uploads.c.repository_id,
+    _uploads.c.subject,
+    _uploads.c.storage_key,
+    _uploads.c.algorithm,
+    _uploads.c.offset,
+)
+
+
+_THIS_ONE = _uploads.c.id == bindparam("id")
+
+_INSERT = Statement.insert(
+    _uploads,
+    (
+        "id",
+        "repository_id",
+        "subject",
+        "storage_key",
+        "algorithm",
+        "offset",
+        "created_at",
+        "expires_at",
+    ),
+)
+
+
+def insert_upload(tx: Transaction, upload: Upload, now: datetime, expires_at: datetime) -> None:
+    tx.change(
+        _INSERT,
+        id=upload.id,
+        repository_id=upload.repository_id,
+        subject=upload.subject,
+        storage_key=upload.key,
+        algorithm=upload.algorithm,
+        offset=upload.offset,
+        created_at=moment(now),
+        expires_at=moment(expires_at),
+    )
+
+
+_COUNT = Statement(sa.select(sa.func.count()).select_from(_uploads))
+
+
+def count_uploads(tx: Transaction) -> int:
+    return int(tx.value(_COUNT))
+
+
+# One statement, because every push asks for each of its blobs.
+_COUNT_FOR = Statement(
+    sa.select(
+        sa.select(sa.func.count()).select_from(_uploads).scalar_subquery(),
+        sa.select(_repositories.c.write_enabled)
+        .where(_repositories.c.name == bindparam("name"))
+        .scalar_subquery(),
+    )
+)
+
+
+def count_uploads_for(tx: Transaction, name: RepositoryName) -> tuple[int, bool]:
+    """How many sessions there are, and whether one may be opened in a repository, which need not
+    exist yet."""
+    count, writable = tx.rows(_COUNT_FOR, name=name)[0]
+    return count, writable is None or bool(writable)
+
+
+_FIND = Statement(
+    sa.select(*_COLUMNS)
+    .join(_repositories, _repositories.c.id == _uploads.c.repository_id)
+    .where(_THIS_ONE, _repositories.c.name == bindparam("name"))
+)
+
+
+def find_upload(tx: Transaction, name: RepositoryName, upload_id: str) -> Upload | None:
+    """The session, if it belongs to this repository."""
+    row = tx.row(_FIND, id=upload_id, name=name)
+    return Upload(*row) if row else None
+
+
+_SET_OFFSET = Statement(
+    _uploads.update()
+    .where(_THIS_ONE)
+    .values(offset=bindparam("offset"), expires_at=bindparam("expires_at"))
+)
+
+
+def set_offset(tx: Transaction, upload_id: str, offset: int, expires_at: datetime) -> bool:
+    """Record how many bytes are safe; False if the session has ended meanwhile."""
+    changed = tx.change(_SET_OFFSET, id=upload_id, offset=offset, expires_at=moment(expires_at))
+    return changed == 1
+
+
+_PROLONG = Statement(_uploads.update().where(_THIS_ONE).values(expires_at=bindparam("expires_at")))
+
+
+def prolong(tx: Transaction, upload_id: str, expires_at: datetime) -> None:
+    """Bytes are arriving: keep the session from expiring."""
+    tx.change(_PROLONG, id=upload_id, expires_at=moment(expires_at))
+
+
+_DELETE = Statement(_uploads.delete().where(_THIS_ONE))
+
+
+def delete_upload(tx: Transaction, upload_id: str) -> bool:
+    """End the session; False if somebody else did. Whoever ends it answers for its bytes."""
+    return tx.change(_DELETE, id=upload_id) == 1
+
+
+# Idle for too long, and nobody works on it.
+_EXPIRED = sa.and_(
+    _uploads.c.expires_at <= bindparam("now"),
+    sa.or_(_uploads.c.claimed_until.is_(None), _uploads.c.claimed_until <= bindparam("now")),
+)
+_DELETE_EXPIRED = Statement(_uploads.delete().where(_THIS_ONE, _EXPIRED))
+
+
+def delete_expired_upload(tx: Transaction, upload_id: str, now: datetime) -> bool:
+    """As delete_upload, unless somebody came back to the session since it was found expired."""
+    return tx.change(_DELETE_EXPIRED, id=upload_id, now=moment(now)) == 1
+
+
+_FIND_EXPIRED = Statement(
+    sa.select(*_COLUMNS)
+    .where(_EXPIRED)
+    .order_by(_uploads.c.expires_at)
+    .limit(bindparam("limit", type_=sa.Integer))
+)
+
+
+def expired_uploads(tx: Transaction, now: datetime, limit: int) -> list[Upload]:
+    """Sessions to clean up: idle for too long and not being worked on."""
+    return [Upload(*row) for row in tx.rows(_FIND_EXPIRED, now=moment(now), limit=limit)]
+
+
+def uploads_of(tx: Transaction, repository_id: int, limit: int) -> list[Upload]:
+    query = sa.select(*_COLUMNS).where(_uploads.c.repository_id == repository_id).limit(limit)
+    return [Upload(*row) for row in tx.execute(query)]
+
+
+def keys_in(tx: Transaction, repository_id: int) -> dict[str, int]:
+    """Storage keys of a repository's sessions, each with the bytes that count."""
+    query = sa.select(_uploads.c.storage_key, _uploads.c.offset).where(
+        _uploads.c.repository_id == repository_id
+    )
+    return {row[0]: row[1] for row in tx.execute(query)}
+
+
+def keys_in_deleted_repositories(tx: Transaction) -> list[str]:
+    """Storage keys of sessions whose repository was deleted around them."""
+    query = (
+        sa.select(_uploads.c.storage_key)
+        .join(_repositories, _repositories.c.id == _uploads.c.repository_id)
+        .where(_repositories.c.deleted_at.is_not(None))
+    )
+    return list(tx.execute(query).scalars())
+
+
+def uploading_bytes(tx: Transaction) -> int:
+    """Bytes stored in all sessions."""
+    return int(
+        tx.execute(sa.select(sa.func.coalesce(sa.func.sum(_uploads.c.offset), 0))).scalar_one()
+    )
+
+
+def shift_uploads(tx: Transaction, by_microseconds: int) -> None:
+    """The clock was put forward or back: sessions last as long as they would have."""
+    tx.execute(_uploads.update().values(expires_at=_uploads.c.expires_at + by_microseconds))
+
+
+_REMEMBER = Statement.insert(_finished, ("id", "repository_id", "subject", "digest", "forget_at"))
+
+
+def remember_finished(
+    tx: Transaction, upload: Upload, repository_id: int, digest: Digest, forget_at: datetime
+) -> None:
+    """So that a client that lost the answer to its last PUT may ask again."""
+    tx.change(
+        _REMEMBER,
+        id=upload.id,
+        repository_id=repository_id,
+        subject=upload.subject,
+        digest=digest,
+        forget_at=moment(forget_at),
+    )
+
+
+_FIND_FINISHED = Statement(
+    sa.select(_finished.c.subject, _finished.c.digest)
+    .join(_repositories, _repositories.c.id == _finished.c.repository_id)
+    .where(_finished.c.id == bindparam("id"), _repositories.c.name == bindparam("name"))
+)
+
+
+def find_finished(
+    tx: Transaction, name: RepositoryName, upload_id: str
+) -> tuple[str, Digest] | None:
+    """Who finished this session, and as which blob."""
+    row = tx.row(_FIND_FINISHED, id=upload_id, name=name)
+    return (row[0], Digest(row[1])) if row else None
+
+
+_TO_FORGET = _finished.c.forget_at <= bindparam("now")
+_FIND_TO_FORGET = Statement(sa.select(_finished.c.id).where(_TO_FORGET).limit(1))
+_FORGET = Statement(_finished.delete().where(_TO_FORGET))
+
+
+def finished_to_forget(tx: Transaction, now: datetime) -> bool:
+    return tx.row(_FIND_TO_FORGET, now=moment(now)) is not None
+
+
+def forget_finished(tx: Transaction, now: datetime) -> None:
+    tx.change(_FORGET, now=moment(now))

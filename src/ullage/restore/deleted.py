@@ -1,0 +1,367 @@
+"""What was deleted softly: listed, shown with the bytes it holds, and freed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, Generic, TypeVar
+
+from ullage.authorization import Action, Principal
+from ullage.cleanup.queries import jobs
+from ullage.database.transaction import Transaction
+from ullage.deletion import soft_delete as softdelete
+from ullage.deletion.forecast import forecast_whole
+from ullage.deletion.queries.operations.records import (
+    Operation,
+    end_if_empty,
+    find,
+    first_begun_before,
+    newest,
+)
+from ullage.deletion.queries.operations.repositories import Kept, kept_by, lock_kept, unkeep
+from ullage.deletion.queries.operations.tags import count_remembered, forget_all_tags, remembered
+from ullage.deletion.soft_delete import SoftDelete
+from ullage.failpoints import failpoint
+from ullage.oci.errors import NameUnknown, OperationDisallowed, OperationUnknown
+from ullage.oci.reference import RepositoryName
+from ullage.registry.context import Caller, Registry
+from ullage.registry.queries.content.repositories import repository_exists
+from ullage.registry.queries.reclaim.erase_repository import mark_deleted
+from ullage.restore.queries import deleted
+from ullage.restore.queries.deleted import DeletedManifest, DeletedRepository, DeletedTag
+
+T = TypeVar("T")
+# What it takes to free something for good.
+TO_FREE = (Action.DELETE, Action.DELETED_RESTORE)
+# The worker itself is not asked by anybody.
+WORKER = Caller("", "", "worker")
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Some operations as JSON, and what comes behind them; `next` is None at the end."""
+
+    items: list[dict[str, Any]]
+    next: str | None
+
+
+# --- listing --------------------------------------------------------------------------------------
+
+
+def list_operations(registry: Registry, principal: Principal, n: int, last: str | None) -> Page:
+    """Operations, the last first, of those the caller may read about in all their repositories."""
+
+    def read(tx: Transaction) -> Page:
+        policy = softdelete.find_policy(tx)
+        before = None
+        if last is not None:
+            found = find(tx, last)
+            before = (found.deleted_at, found.id) if found is not None else None
+            if before is None:
+                return Page([], None)
+        items: list[dict[str, Any]] = []
+        while len(items) < n:
+            some = newest(tx, before, n)
+            items += _shown_together(tx, registry, some, policy, principal)
+            if len(some) < n:
+                break
+            before = (some[-1].deleted_at, some[-1].id)
+        shown = items[:n]
+        return Page(shown, shown[-1]["id"] if len(items) >= n > 0 else None)
+
+    return registry.snapshot(read) if n else Page([], None)
+
+
+def get_operation(registry: Registry, operation_id: str, principal: Principal) -> dict[str, Any]:
+    """One operation, with `exclusive_bytes`: what freeing it now would give back at once.
+
+    Raises OperationUnknown, also to those who may not read about one of its repositories.
+    """
+
+    def read(tx: Transaction) -> dict[str, Any]:
+        found = find(tx, operation_id)
+        some = [found] if found is not None else []
+        shown = _shown_together(tx, registry, some, softdelete.find_policy(tx), principal)
+        if not shown:
+            raise OperationUnknown({"operation": operation_id})
+        tags = remembered(tx, operation_id, 1000)
+        named = [{"repository": t.repository, "tag": t.name, "digest": t.digest} for t in tags]
+        return shown[0] | {"untagged": named}
+
+    return registry.snapshot(read)
+
+
+def _shown_together(
+    tx: Transaction,
+    registry: Registry,
+    some: Sequence[Operation],
+    policy: SoftDelete,
+    principal: Principal,
+) -> list[dict[str, Any]]:
+    ids = [operation.id for operation in some]
+    kept = kept_by(tx, ids)
+    untagged = count_remembered(tx, ids)
+    shown = []
+    for operation in some:
+        own, tags = kept.get(operation.id, []), untagged.get(operation.id, {})
+        names = {each.name for each in own} | tags.keys()
+        if all(principal.may(Action.DELETED_READ, name) for name in names):
+            shown.append(_shown(tx, registry, operation, policy, own, tags))
+    return shown
+
+
+def _shown(
+    tx: Transaction,
+    registry: Registry,
+    operation: Operation,
+    policy: SoftDelete,
+    kept: Sequence[Kept],
+    untagged: Mapping[str, int],
+) -> dict[str, Any]:
+    whole = {each.name: each for each in kept}
+    return {
+        "id": operation.id,
+        "kind": operation.kind,
+        "by": operation.subject,
+        "target": operation.target,
+        "deleted": operation.deleted_at.isoformat(),
+        "until": policy.until(operation.counts_from).isoformat(),
+        "manifest_count": sum(each.manifest_count for each in kept),
+        "tag_count": sum(each.tag_count for each in kept) + sum(untagged.values()),
+        "bytes": sum(each.blob_bytes for each in kept),
+        "exclusive_bytes": _frees(tx, registry, kept),
+        "repositories": [
+            {
+                "repository": name,
+                "manifests": whole[RepositoryName(name)].manifest_count if name in whole else 0,
+                "tags": (whole[RepositoryName(name)].tag_count if name in whole else 0)
+                + untagged.get(name, 0),
+            }
+            for name in sorted({*whole, *untagged})
+        ],
+    }
+
+
+def _frees(tx: Transaction, registry: Registry, kept: Collection[Kept]) -> int:
+    """What freeing these would give back at once."""
+    ids = frozenset(each.repository_id for each in kept)
+    if not ids:
+        return 0
+    return forecast_whole(tx, registry.leases, ids, registry.now()).freed_bytes
+
+
+def lacking(
+    registry: Registry, operation_id: str, principal: Principal, *actions: Action
+) -> list[RepositoryName]:
+    """Repositories of an operation on which the caller lacks one of these rights.
+
+    Raises OperationUnknown, also to those who may not read about one of its repositories.
+    """
+    shown = get_operation(registry, operation_id, principal)
+    names = [RepositoryName(part["repository"]) for part in shown["repositories"]]
+    return [name for name in names if not principal.may_all(actions, name)]
+
+
+# --- Azure's lists (acr-contract 2.9) -------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Listed(Generic[T]):
+    """Some rows with the policy by whose days they expire; `next` is None at the end."""
+
+    rows: list[T]
+    policy: SoftDelete
+    next: str | None
+
+
+def list_repositories(
+    registry: Registry, principal: Principal, n: int, last: str | None
+) -> Listed[DeletedRepository]:
+    """Repositories of which only soft-deleted things are left, by name."""
+    patterns = principal.readable_deleted()
+
+    def read(tx: Transaction) -> Listed[DeletedRepository]:
+        rows = deleted.repositories(tx, n + 1, last, patterns)
+        return _listed(tx, rows, n, lambda row: row.name)
+
+    return registry.snapshot(read)
+
+
+def list_manifests(
+    registry: Registry, name: RepositoryName, n: int, last: str | None
+) -> Listed[DeletedManifest]:
+    """Manifests of a repository that are not there any more, the first deleted first.
+
+    Raises NameUnknown if there never was such a repository, as far as anybody can tell.
+    """
+
+    def read(tx: Transaction) -> Listed[DeletedManifest]:
+        _require_known(tx, name)
+        place = _numbers(last, 2)
+        after = (place[0], place[1]) if place else None
+        rows = deleted.manifests(tx, name, n + 1, after)
+        return _listed(tx, rows, n, lambda row: "~".join(map(str, row.place)))
+
+    return registry.snapshot(read)
+
+
+def list_tags(
+    registry: Registry, name: RepositoryName, n: int, last: str | None
+) -> Listed[DeletedTag]:
+    """Deleted tags of a repository, the first deleted first. Raises NameUnknown."""
+
+    def read(tx: Transaction) -> Listed[DeletedTag]:
+        _require_known(tx, name)
+        when, _, rest = (last or "").partition("~")
+        number = _numbers(when, 1)
+        tag, _, operation_id = rest.partition("~")
+        after = (number[0], tag, operation_id) if number else None
+        rows = deleted.tags(tx, name, n + 1, after)
+        return _listed(tx, rows, n, lambda row: "~".join(map(str, row.place)))
+
+    return registry.snapshot(read)
+
+
+def _listed(tx: Transaction, rows: list[T], n: int, place: Callable[[T], str]) -> Listed[T]:
+    more = len(rows) > n > 0
+    return Listed(rows[:n], softdelete.find_policy(tx), place(rows[n - 1]) if more else None)
+
+
+def _numbers(text: str | None, count: int) -> list[int]:
+    """A place in a list, as it was given out; [] for anything else: the beginning."""
+    parts = (text or "").split("~")
+    good = all(part.isascii() and part.isdecimal() and len(part) < 19 for part in parts)
+    return [int(part) for part in parts] if good and len(parts) == count else []
+
+
+def _require_known(tx: Transaction, name: RepositoryName) -> None:
+    if not repository_exists(tx, name) and not deleted.anything_of(tx, name):
+        raise NameUnknown({"name": name})
+
+
+# --- freeing --------------------------------------------------------------------------------------
+
+
+def free_operation(registry: Registry, operation_id: str, caller: Caller) -> dict[str, Any]:
+    """Give an operation up for good; the worker erases what it held.
+
+    How many bytes that frees, to the byte, unless somebody deletes or restores the same ones now.
+    Raises OperationUnknown, OperationDisallowed while a job goes on deleting.
+    """
+
+    def choose(tx: Transaction) -> list[Operation]:
+        found = find(tx, operation_id)
+        if found is None:
+            raise OperationUnknown({"operation": operation_id})
+        if _is_at_work(tx, operation_id):
+            raise OperationDisallowed(
+                {"job": operation_id}, "its job is still at work; cancel it, or wait for its end"
+            )
+        return [found]
+
+    return _free_now(registry, choose, caller)
+
+
+def free_all(
+    registry: Registry,
+    principal: Principal,
+    caller: Caller,
+    repository: RepositoryName | None = None,
+) -> dict[str, Any]:
+    """As free_operation, of every operation whose repositories the caller may delete for good.
+
+    With `repository` only of those that took something from it.
+    """
+
+    def choose(tx: Transaction) -> list[Operation]:
+        some: list[Operation] = []
+        before = None
+        while page := newest(tx, before, 1000):
+            some += page
+            before = (page[-1].deleted_at, page[-1].id)
+        ids = [operation.id for operation in some]
+        kept, untagged = kept_by(tx, ids), count_remembered(tx, ids)
+        names = {
+            id_: {part.name for part in kept.get(id_, [])} | untagged.get(id_, {}).keys()
+            for id_ in ids
+        }
+        return [
+            each
+            for each in some
+            if (repository is None or repository in names[each.id])
+            and all(principal.may_all(TO_FREE, name) for name in names[each.id])
+            and not _is_at_work(tx, each.id)
+        ]
+
+    return _free_now(registry, choose, caller)
+
+
+def _free_now(
+    registry: Registry, choose: Callable[[Transaction], list[Operation]], caller: Caller
+) -> dict[str, Any]:
+    def measure(tx: Transaction) -> int:
+        kept = kept_by(tx, [operation.id for operation in choose(tx)])
+        return _frees(tx, registry, [each for some in kept.values() for each in some])
+
+    def free(tx: Transaction) -> dict[str, Any]:
+        return _free(tx, registry, choose(tx), caller)
+
+    # It takes as long as there is much of it, so nobody has to wait for it to be counted.
+    freed_bytes = registry.snapshot(measure)
+    freed = registry.write(free, freeing=True)
+    failpoint("deleted.after_row")
+    registry.wake()
+    return freed | {"freed_bytes": freed_bytes}
+
+
+def expire_operations(registry: Registry) -> int:
+    """Free the oldest operation if its days are over, by the policy of this moment; 0 if not."""
+    now = registry.now()
+
+    def due(tx: Transaction) -> str | None:
+        policy = softdelete.find_policy(tx)
+        return first_begun_before(tx, now - timedelta(days=policy.days))
+
+    if registry.read(due) is None:
+        return 0
+
+    def free(tx: Transaction) -> int:
+        # Looked for again: the policy, or the operation, may have changed in between.
+        operation_id = due(tx)
+        found = find(tx, operation_id) if operation_id is not None else None
+        if found is None:
+            return 0
+        _free(tx, registry, [found], WORKER)
+        return 1
+
+    freed = registry.write(free, freeing=True)
+    failpoint("deleted.after_row")
+    return freed
+
+
+def _is_at_work(tx: Transaction, operation_id: str) -> bool:
+    job = jobs.find(tx, operation_id)
+    return job is not None and job.finished_at is None
+
+
+def _free(
+    tx: Transaction, registry: Registry, some: Sequence[Operation], caller: Caller
+) -> dict[str, Any]:
+    now = registry.now()
+    found = kept_by(tx, [operation.id for operation in some])
+    hidden = sorted(each.repository_id for parts in found.values() for each in parts)
+    locked = [lock_kept(tx, repository_id) for repository_id in hidden]
+    kept = [each for each in locked if each is not None]
+    for each in kept:
+        unkeep(tx, each.repository_id)
+        mark_deleted(tx, each.repository_id, now)
+    for operation in some:
+        forget_all_tags(tx, operation.id)
+        end_if_empty(tx, operation.id)
+        detail = {"repositories": sorted({each.name for each in found.get(operation.id, [])})}
+        registry.audit(tx, caller, "operation.free", target=operation.id, detail=detail)
+    return {
+        "operations": [operation.id for operation in some],
+        "manifest_count": sum(each.manifest_count for each in kept),
+    }

@@ -1,0 +1,404 @@
+"""Taking a deletion back: tags, indexes, children and referrers together, to the exact tags.
+
+Everything that an operation keeps goes back in batches of whole images, each in a transaction of
+its own; what is small, which is nearly everything, in one. Whoever is cut off in between restores
+again, and the rest comes back. A repository whose name nobody has taken since comes back as a row,
+however large it is.
+
+The repository's row is held first, then the hidden one, then the blobs: the order of everybody else
+(metadata/content).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from functools import partial
+
+from ullage.cleanup.queries import jobs
+from ullage.database.transaction import Transaction
+from ullage.deletion.queries.operations import move_manifests as move_manifests_queries
+from ullage.deletion.queries.operations.move_manifests import Clash, drop_tags, rows_of, some_roots
+from ullage.deletion.queries.operations.records import begin, end_if_empty, find
+from ullage.deletion.queries.operations.repositories import (
+    Kept,
+    kept_by,
+    lock_kept,
+    show_repository,
+    unkeep,
+)
+from ullage.deletion.queries.operations.tags import (
+    RememberedTag,
+    forget_tags,
+    put_remembered,
+    remember_tags,
+    remembered,
+)
+from ullage.failpoints import failpoint
+from ullage.oci.digest import Digest
+from ullage.oci.errors import (
+    ManifestUnknown,
+    OperationDisallowed,
+    OperationUnknown,
+    RestoreConflict,
+)
+from ullage.oci.reference import RepositoryName, Tag
+from ullage.registry.context import Caller, Registry
+from ullage.registry.locks import attribute_locks as locks
+from ullage.registry.queries.content.blobs import lock_blobs
+from ullage.registry.queries.content.manifests import ManifestRow, find_manifests, touch_manifest
+from ullage.registry.queries.content.move_manifests import move_manifests
+from ullage.registry.queries.content.remove_manifests import blobs_of, parents_of, referrers_of
+from ullage.registry.queries.content.repositories import (
+    add_to_repository,
+    drop_repository_if_empty,
+    ensure_repository,
+    find_repository,
+    lock_repository,
+    touch_repository,
+)
+from ullage.registry.queries.reclaim.erase_repository import mark_deleted
+from ullage.registry.queries.reclaim.release_links import release_links
+from ullage.registry.queries.reclaim.reviews import cancel_reviews
+from ullage.registry.queries.references.manifests import all_manifests, children, tagged, tags_on
+
+# What holds no more manifests than this comes back in one transaction; what holds more, so many at
+# a time, and a few more where they hang together.
+WHOLE = 500
+BATCH = 100
+# A conflict names so many tags.
+NAMED = 100
+
+
+@dataclass(slots=True)
+class Restored:
+    """What came back, and what had to make room for it."""
+
+    repositories: set[RepositoryName] = field(default_factory=set)
+    manifest_count: int = 0
+    tag_count: int = 0
+    # Tags that made room, and by which operation they can be put back.
+    overwritten: list[tuple[RepositoryName, Tag]] = field(default_factory=list)
+    overwritten_by: str | None = None
+    # Tags that could not come back because what they pointed to is gone.
+    missing: list[tuple[RepositoryName, Tag]] = field(default_factory=list)
+
+    def add(self, more: Restored) -> None:
+        self.repositories |= more.repositories
+        self.manifest_count += more.manifest_count
+        self.tag_count += more.tag_count
+        self.overwritten += more.overwritten
+        self.overwritten_by = more.overwritten_by or self.overwritten_by
+        self.missing += more.missing
+
+
+# --- an operation ---------------------------------------------------------------------------------
+
+
+def restore_operation(
+    registry: Registry, operation_id: str, caller: Caller, *, force: bool = False
+) -> Restored:
+    """Undo a deletion; whole, unless this process is stopped: then the rest waits for another call.
+
+    The caller has looked who asks. `force` lets tags that came back meanwhile be overwritten, which
+    is an operation of its own, and does without tags of manifests that are gone. Raises
+    OperationUnknown, RestoreConflict with the tags, ManifestUnknown, Locked, OperationDisallowed
+    while a job goes on deleting.
+    """
+    kept = registry.snapshot(lambda tx: _what_to_restore(tx, operation_id, force=force))
+    work = Restoring(registry, caller, operation_id, force=force)
+    done = Restored()
+    for each in kept:
+        more = True
+        while more:
+            more = registry.write(partial(work.some, kept=each))
+            done.add(work.batch)
+            failpoint("restore.after_batch")
+    registry.write(work.finish)
+    done.add(work.batch)
+    registry.wake()
+    return done
+
+
+def _what_to_restore(tx: Transaction, operation_id: str, *, force: bool) -> list[Kept]:
+    """What it keeps. Nothing is to be restored halfway, so whatever is in the way is found here."""
+    if find(tx, operation_id) is None:
+        raise OperationUnknown({"operation": operation_id})
+    job = jobs.find(tx, operation_id)
+    if job is not None and job.finished_at is None:
+        raise OperationDisallowed(
+            {"job": operation_id},
+            f"the {job.kind} is still at work; cancel it, or wait for its end",
+        )
+    kept = kept_by(tx, [operation_id]).get(operation_id, [])
+    if not force:
+        _require_room(tx, kept, remembered(tx, operation_id))
+    return kept
+
+
+def _require_room(tx: Transaction, kept: Sequence[Kept], tags: Sequence[RememberedTag]) -> None:
+    for each in kept:
+        live_id = find_repository(tx, each.name)
+        if live_id is not None:
+            _refuse(
+                each.name, move_manifests_queries.clashes(tx, each.repository_id, live_id, NAMED)
+            )
+    for name in sorted({tag.repository for tag in tags}):
+        own = [tag for tag in tags if tag.repository == name]
+        _refuse(name, _clashes_of_remembered(tx, name, own))
+        hidden = [each.repository_id for each in kept if each.name == name]
+        _require_manifests(tx, name, own, hidden)
+
+
+def _require_manifests(
+    tx: Transaction, name: RepositoryName, tags: Sequence[RememberedTag], hidden: Sequence[int]
+) -> None:
+    """Raises ManifestUnknown for a tag whose manifest is neither there nor comes back."""
+    live_id = find_repository(tx, name)
+    left = {tag.digest for tag in tags}
+    for place in (*hidden, *([] if live_id is None else [live_id])):
+        left -= find_manifests(tx, place, left).keys()
+    for tag in tags:
+        if tag.digest in left:
+            raise ManifestUnknown(
+                {"Name": name, "Revision": tag.digest},
+                f"{name}:{tag.name} pointed to {tag.digest}, which was deleted later; restore that "
+                "first, or force does without this tag",
+            )
+
+
+def _clashes_of_remembered(
+    tx: Transaction, name: RepositoryName, tags: Sequence[RememberedTag]
+) -> list[Clash]:
+    live_id = find_repository(tx, name)
+    if live_id is None:
+        return []
+    there = tagged(tx, live_id, [tag.name for tag in tags])
+    return [
+        Clash(tag.name, tag.digest, there[tag.name].digest)
+        for tag in tags
+        if tag.name in there and there[tag.name].digest != tag.digest
+    ]
+
+
+def _refuse(name: RepositoryName, clashes: Sequence[Clash]) -> None:
+    if clashes:
+        first = clashes[0]
+        more = f" and {len(clashes) - 1} more tags" if len(clashes) > 1 else ""
+        raise RestoreConflict(
+            {
+                "name": name,
+                "tags": [
+                    {"tag": each.name, "digest": each.live_digest, "deleted": each.digest}
+                    for each in clashes[:NAMED]
+                ],
+            },
+            f"{name}:{first.name}{more} points to something else by now; "
+            "force overwrites it, and can be taken back too",
+        )
+
+
+@dataclass(slots=True)
+class Restoring:
+    """One restore, over several transactions. `batch` is what the last of them did."""
+
+    registry: Registry
+    caller: Caller
+    operation_id: str
+    force: bool
+    batch: Restored = field(default_factory=Restored)
+    # Of tags that have to make room; all in one.
+    overwriting: str | None = None
+
+    def some(self, tx: Transaction, kept: Kept) -> bool:
+        """Bring back some manifests of a repository; False when there is nothing left."""
+        now, self.batch = self.registry.now(), Restored()
+        live = ensure_repository(tx, kept.name, now)
+        live_id = live.id
+        held = lock_kept(tx, kept.repository_id)
+        if held is None or held.operation_id != self.operation_id:
+            drop_repository_if_empty(tx, live_id)
+            return False
+        locks.require_held_writable(live)
+        if drop_repository_if_empty(tx, live_id):
+            show_repository(tx, held)
+            self.came_back(tx, held.name, held.manifest_count, held.tag_count)
+            return False
+        rows = self._next(tx, held)
+        if rows:
+            self._move(tx, held, live_id, rows, now)
+        if len(rows) < held.manifest_count:
+            return True
+        drop_hidden(tx, held.repository_id, now)
+        return False
+
+    def _next(self, tx: Transaction, kept: Kept) -> list[ManifestRow]:
+        """Manifests that hang together with none that is not among them."""
+        if kept.manifest_count <= WHOLE:
+            return all_manifests(tx, kept.repository_id)
+        return _connected(tx, kept.repository_id, some_roots(tx, kept.repository_id, BATCH))
+
+    def _move(
+        self,
+        tx: Transaction,
+        kept: Kept,
+        live_id: int,
+        rows: Sequence[ManifestRow],
+        now: datetime,
+    ) -> None:
+        tags = tags_on(tx, [row.id for row in rows])
+        digests = {row.id: row.digest for row in rows}
+        coming = {tag: digests[id_] for id_, some in tags.items() for tag in some}
+        same = self.make_room(tx, kept.name, live_id, coming, now)
+        if same:
+            # They point there already, and are live.
+            dropped = drop_tags(tx, kept.repository_id, same)
+            add_to_repository(tx, kept.repository_id, tag_count=-dropped)
+        move_back(tx, self.registry, kept.repository_id, live_id, rows, [], now)
+        self.came_back(tx, kept.name, len(rows), len(coming) - len(same))
+
+    def make_room(
+        self,
+        tx: Transaction,
+        name: RepositoryName,
+        live_id: int,
+        coming: dict[Tag, Digest],
+        now: datetime,
+    ) -> list[Tag]:
+        """Take tags away that are in the way, if that is allowed; those that are there as wanted.
+
+        Raises RestoreConflict, Locked.
+        """
+        there = tagged(tx, live_id, coming.keys())
+        same = [tag for tag, row in there.items() if row.digest == coming[tag]]
+        clashes = [
+            Clash(tag, coming[tag], row.digest)
+            for tag, row in sorted(there.items())
+            if row.digest != coming[tag]
+        ]
+        if not clashes:
+            return same
+        if not self.force:
+            _refuse(name, clashes)
+        names = [clash.name for clash in clashes]
+        locks.require_tags_writable(tx, live_id, name, names)
+        self.overwriting = self.overwriting or self.registry.fresh_key()
+        subject, target = self.caller.subject, self.operation_id
+        begin(tx, self.overwriting, "restore.overwrite", subject, target, now)
+        remember_tags(tx, self.overwriting, live_id, name, names)
+        dropped = drop_tags(tx, live_id, names)
+        add_to_repository(tx, live_id, tag_count=-dropped)
+        for row in there.values():
+            touch_manifest(tx, row.id, now)
+        self.batch.overwritten += [(name, tag) for tag in names]
+        self.batch.overwritten_by = self.overwriting
+        return same
+
+    def came_back(self, tx: Transaction, name: RepositoryName, manifests: int, tags: int) -> None:
+        failpoint("restore.in_transaction")
+        self.batch.repositories.add(name)
+        self.batch.manifest_count += manifests
+        self.batch.tag_count += tags
+        self.registry.audit(
+            tx,
+            self.caller,
+            "operation.restore",
+            repository=name,
+            target=self.operation_id,
+            detail={"manifest_count": manifests, "tag_count": tags},
+        )
+
+    def finish(self, tx: Transaction) -> None:
+        """Put tags back whose manifests stayed, and forget the operation."""
+        now, self.batch = self.registry.now(), Restored()
+        left = remembered(tx, self.operation_id)
+        for name in sorted({tag.repository for tag in left}):
+            self.put_tags_back(tx, name, [tag for tag in left if tag.repository == name], now)
+        end_if_empty(tx, self.operation_id)
+
+    def put_tags_back(
+        self, tx: Transaction, name: RepositoryName, tags: Sequence[RememberedTag], now: datetime
+    ) -> None:
+        """Of one operation. Raises ManifestUnknown unless forced, RestoreConflict, Locked."""
+        live_id = lock_repository(tx, name)
+        digests = [tag.digest for tag in tags]
+        rows = find_manifests(tx, live_id, digests) if live_id is not None else {}
+        if not self.force:
+            _require_manifests(tx, name, tags, [])
+        # Of a name that was taken away twice, one of them.
+        found = {tag.name: tag for tag in tags if tag.digest in rows}
+        self.batch.missing += [(name, tag.name) for tag in tags if tag.name not in found]
+        if live_id is not None and found:
+            self._put(tx, name, live_id, list(found.values()), now)
+            for tag in found.values():
+                touch_manifest(tx, rows[tag.digest].id, now)
+        forget_tags(tx, tags[0].operation_id, name, [tag.name for tag in tags])
+
+    def _put(
+        self,
+        tx: Transaction,
+        name: RepositoryName,
+        live_id: int,
+        tags: Sequence[RememberedTag],
+        now: datetime,
+    ) -> None:
+        locks.require_writable(tx, live_id, name)
+        coming = {tag.name: tag.digest for tag in tags}
+        same = self.make_room(tx, name, live_id, coming, now)
+        put = sum(put_remembered(tx, live_id, tag) for tag in tags if tag.name not in same)
+        add_to_repository(tx, live_id, tag_count=put)
+        touch_repository(tx, live_id, now)
+        self.came_back(tx, name, 0, put)
+
+
+def move_back(
+    tx: Transaction,
+    registry: Registry,
+    hidden_id: int,
+    live_id: int,
+    rows: Sequence[ManifestRow],
+    copies: Sequence[ManifestRow],
+    now: datetime,
+) -> None:
+    """Move manifests out of a hidden repository, into one that has none of their tags."""
+    references = blobs_of(tx, [row.id for row in (*rows, *copies)])
+    lock_blobs(tx, references.keys(), to_drop=True)
+    move_manifests(tx, hidden_id, live_id, rows, copies, now, touch=True)
+    cancel_reviews(tx, live_id, references.keys())
+    release_links(
+        tx,
+        registry.leases,
+        hidden_id,
+        references.keys(),
+        now=now,
+        due_at=now + registry.limits.read_grace,
+    )
+    touch_repository(tx, live_id, now)
+
+
+def drop_hidden(tx: Transaction, hidden_id: int, now: datetime) -> None:
+    """Take a hidden repository without manifests from its operation, and remove it."""
+    unkeep(tx, hidden_id)
+    if not drop_repository_if_empty(tx, hidden_id):
+        # Links that no manifest needed, and uploads: their pushers have given them up.
+        mark_deleted(tx, hidden_id, now)
+
+
+def _connected(
+    tx: Transaction, repository_id: int, roots: Sequence[ManifestRow]
+) -> list[ManifestRow]:
+    """These, and all that lists them, is listed by them, refers to them or is referred to."""
+    found = {row.id: row for row in roots}
+    fresh = dict(found)
+    while fresh:
+        reached = [row for _, row in children(tx, fresh.keys())]
+        parents = parents_of(tx, fresh.keys())
+        reached += rows_of(tx, {id_ for some in parents.values() for id_ in some})
+        digests = {row.digest for row in fresh.values()}
+        reached += referrers_of(tx, repository_id, digests)
+        subjects = {row.subject for row in fresh.values() if row.subject is not None}
+        reached += find_manifests(tx, repository_id, subjects).values()
+        fresh = {row.id: row for row in reached if row.id not in found}
+        found |= fresh
+    return list(found.values())

@@ -1,0 +1,88 @@
+"""`/api/v1/locks`: locks with a reason."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from ullage.authorization import Action
+from ullage.oci.digest import Digest, parse_digest
+from ullage.oci.errors import PlanInvalid
+from ullage.oci.reference import RepositoryName, Tag, parse_tag
+from ullage.oci.strict_json import JSONValue
+from ullage.registry.locks import image_locks as holds
+from ullage.server.http.context import Face, caller_of, principal_of, query_of
+from ullage.server.http.json_bodies import only, read_body, require
+from ullage.server.http.permissions import KNOWN
+from ullage.server.http.responses import json_response
+from ullage.server.http.routes import Route
+
+_LOCK = {"repository", "tag", "digest", "reason", "owner", "until"}
+
+
+async def place(face: Face, request: Request) -> Response:
+    """Hold a repository, a tag or a manifest until a moment, or until it is lifted."""
+    body = await read_body(face, request)
+    only(body, _LOCK)
+    name = face.name(_text(body, "repository") or "")
+    require(principal_of(request), [name], Action.METADATA_WRITE)
+    reference = _reference(_text(body, "tag"), _text(body, "digest"))
+    until = _text(body, "until")
+    placed = await face.threads.submit(
+        holds.place_hold,
+        face.registry,
+        name,
+        reference,
+        caller_of(request),
+        reason=_text(body, "reason") or "",
+        owner=_text(body, "owner"),
+        until=holds.end_of(face.registry, until) if until is not None else None,
+    )
+    return json_response(placed, status=201)
+
+
+async def listed(face: Face, request: Request) -> Response:
+    """All that is held in what the caller may read, or in one repository."""
+    name, principal = query_of(request).one("repository"), principal_of(request)
+    repository: RepositoryName | None = None
+    if name is not None:
+        repository = face.name(name)
+        require(principal, [repository], Action.METADATA_READ)
+    found = await face.threads.submit(holds.list_holds, face.registry, principal, repository)
+    return json_response({"locks": found})
+
+
+async def lift(face: Face, request: Request) -> Response:
+    """Lift what holds exactly this."""
+    query = query_of(request)
+    name = face.name(query.one("repository") or "")
+    require(principal_of(request), [name], Action.METADATA_WRITE)
+    reference = _reference(query.one("tag"), query.one("digest"))
+    lifted = await face.threads.submit(
+        holds.lift_holds, face.registry, name, reference, caller_of(request)
+    )
+    return json_response({"locks": lifted})
+
+
+def _reference(tag: str | None, digest: str | None) -> Tag | Digest | None:
+    if tag is not None and digest is not None:
+        raise PlanInvalid(message="expected a tag or a digest, not both")
+    if digest is not None:
+        return parse_digest(digest)
+    return None if tag is None else parse_tag(tag)
+
+
+def _text(body: Mapping[str, JSONValue], name: str) -> str | None:
+    value = body.get(name)
+    if value is not None and not isinstance(value, str):
+        raise PlanInvalid(message=f"{name}: expected a text")
+    return value
+
+
+ROUTES = (
+    Route("locks", "POST", "/api/v1/locks", place, KNOWN),
+    Route("locks", "GET", "/api/v1/locks", listed, KNOWN),
+    Route("locks", "DELETE", "/api/v1/locks", lift, KNOWN),
+)

@@ -1,0 +1,132 @@
+"""distribution-spec, "Pull": blobs and manifests, whole, in part, or just whether they exist."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from ullage.authorization import Action
+from ullage.oci.digest import Digest, parse_digest
+from ullage.oci.errors import RangeInvalid
+from ullage.oci.reference import parse_reference
+from ullage.registry.pull import read as pull
+from ullage.registry.pull.pull_log import note_pull
+from ullage.server.http.blob_response import (
+    HEADS_KEPT,
+    SMALL_BYTES,
+    BlobResponse,
+    blob_head,
+    blob_headers,
+    unchanged_headers,
+)
+from ullage.server.http.context import Face, caller_of, principal_of
+from ullage.server.http.responses import (
+    API_VERSION,
+    Answer,
+    RangeNotSatisfiable,
+    byte_range,
+    empty_response,
+    encoded,
+    error_response,
+)
+
+# --- blobs: end-2 ---------------------------------------------------------------------------------
+
+
+async def get_blob(face: Face, request: Request, name: str, reference: str) -> Response:
+    """distribution-spec, "Pulling blobs"."""
+    repository, digest = face.name(name), parse_digest(reference)
+    if _not_modified(request, digest):
+        await face.threads.read(pull.stat_blob, face.registry, repository, digest)
+        return empty_response(304, unchanged_headers(digest))
+    if face.threads.inline_reads and "range" not in request.headers:
+        held = pull.held_blob(face.registry, repository, digest)
+        if held is not None:
+            return Answer.ready(200, blob_head(digest, len(held)), held)
+    reader = await face.threads.submit(
+        pull.open_blob, face.registry, repository, digest, read_ahead=SMALL_BYTES
+    )
+    try:
+        span = byte_range(_range_asked(request, digest), reader.size)
+    except RangeNotSatisfiable:
+        reader.close()
+        return error_response(
+            RangeInvalid({"size": reader.size}, offset=reader.size),
+            {"Content-Range": f"bytes */{reader.size}"},
+        )
+    headers = API_VERSION | blob_headers(digest, reader.size)
+    if span is None:
+        return BlobResponse(face.threads, reader, (0, reader.size), 200, headers)
+    headers["Content-Length"] = str(span[1] - span[0])
+    headers["Content-Range"] = f"bytes {span[0]}-{span[1] - 1}/{reader.size}"
+    return BlobResponse(face.threads, reader, span, 206, headers)
+
+
+async def head_blob(face: Face, request: Request, name: str, reference: str) -> Response:
+    """distribution-spec, "Checking if content exists in the registry".
+
+    Whoever may push is promised the blob with the answer: it need not upload it.
+    """
+    repository, digest = face.name(name), parse_digest(reference)
+    if principal_of(request).may(Action.PUSH, repository):
+        blob = await face.threads.read(
+            pull.stat_blob_for_push, face.registry, repository, digest, caller_of(request)
+        )
+    else:
+        blob = await face.threads.read(pull.stat_blob, face.registry, repository, digest)
+    if _not_modified(request, digest):
+        return empty_response(304, unchanged_headers(digest))
+    return Answer.ready(200, blob_head(digest, blob.size))
+
+
+def _range_asked(request: Request, digest: Digest) -> str | None:
+    """RFC 9110 §13.1.5: with If-Range, a Range counts for exactly that version of the blob."""
+    if request.headers.get("if-range", f'"{digest}"') != f'"{digest}"':
+        return None
+    return request.headers.get("range")
+
+
+# --- manifests: end-3 -----------------------------------------------------------------------------
+
+
+async def get_manifest(face: Face, request: Request, name: str, reference: str) -> Response:
+    """distribution-spec, "Pulling manifests". What was pushed is served, whatever Accept says."""
+    wanted = parse_reference(reference)
+    manifest = await face.threads.read(pull.get_manifest, face.registry, face.name(name), wanted)
+    if request.method == "GET":
+        # Also where the client has it still and is told so. HEAD only looks.
+        note_pull(face.registry, manifest.id, wanted, request.headers.get("user-agent", ""))
+    if _not_modified(request, manifest.digest):
+        return Answer(304, _manifest_headers(manifest.digest))
+    head = _manifest_head(manifest.digest, manifest.media_type, len(manifest.raw))
+    return Answer.ready(200, head, b"" if request.method == "HEAD" else manifest.raw)
+
+
+def _manifest_headers(digest: Digest) -> dict[str, str]:
+    return {
+        **API_VERSION,
+        "Docker-Content-Digest": digest,
+        "ETag": f'"{digest}"',
+        "X-Content-Type-Options": "nosniff",
+    }
+
+
+@lru_cache(HEADS_KEPT)
+def _manifest_head(digest: Digest, media_type: str, size: int) -> list[tuple[bytes, bytes]]:
+    """The whole manifest's header fields, encoded; not to be changed."""
+    more = {"Content-Type": media_type, "Content-Length": str(size)}
+    return encoded(_manifest_headers(digest) | more)
+
+
+# --- what the client has already ------------------------------------------------------------------
+
+
+def _not_modified(request: Request, digest: Digest) -> bool:
+    """RFC 9110 §13.1.2, with the digest as the entity tag, of something that exists."""
+    condition = request.headers.get("if-none-match")
+    if condition is None:
+        return False
+    tags = [tag.strip() for tag in condition.split(",")]
+    return tags == ["*"] or digest in (tag.removeprefix("W/").strip('"') for tag in tags)

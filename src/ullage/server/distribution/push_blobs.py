@@ -1,0 +1,265 @@
+"""distribution-spec, "Pushing blobs": upload sessions, whole blobs, and those that are mounted."""
+
+from __future__ import annotations
+
+import asyncio
+from functools import partial
+
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+
+from ullage.authorization import Action
+from ullage.oci.digest import Digest, parse_digest
+from ullage.oci.errors import (
+    BlobUploadUnknown,
+    DigestInvalid,
+    RangeInvalid,
+    RegistryError,
+    SizeInvalid,
+)
+from ullage.oci.reference import RepositoryName
+from ullage.registry.context import Caller
+from ullage.registry.push import ending, sessions
+from ullage.registry.push import manifests as push
+from ullage.registry.push import uploads as uploading
+from ullage.registry.push.sessions import Upload
+from ullage.registry.push.uploads import AppendSession
+from ullage.server.http.bodies import Body, require_length
+from ullage.server.http.context import Face, caller_of, principal_of, query_of
+from ullage.server.http.responses import (
+    BodyTimeout,
+    content_range,
+    decimal_header,
+    empty_response,
+    held_range,
+)
+
+# --- a session begins, or a blob comes whole: end-4, end-11 ---------------------------------------
+
+
+async def start_upload(face: Face, request: Request, name: str) -> Response:
+    """distribution-spec, "Pushing blobs": open a session (end-4a), take a whole blob (end-4b), with
+    the digest algorithm announced (end-4c), or mount one from another repository (end-11)."""
+    repository, query = face.name(name), query_of(request)
+    caller = caller_of(request)
+    mount, source = query.one("mount"), query.one("from")
+    if mount is not None:
+        digest = parse_digest(mount)
+        readable = source is not None and principal_of(request).may(Action.PULL, source)
+        # Without the right to read the source this looks like a blob that is not there.
+        if source and readable and await _mounted(face, repository, source, digest, caller):
+            return _created(repository, digest)
+        algorithm = digest.algorithm
+    else:
+        algorithm = query.one("digest-algorithm") or "sha256"
+    whole = query.one("digest")
+    if whole is not None:
+        return await _take_whole_blob(face, request, repository, parse_digest(whole), caller)
+    if face.threads.inline_reads and sessions.starts_at_once(face.registry):
+        upload = sessions.start_upload(face.registry, repository, caller, algorithm)
+    else:
+        upload = await face.threads.submit(
+            sessions.start_upload, face.registry, repository, caller, algorithm
+        )
+    return _session(repository, upload.id, upload.offset, 202)
+
+
+async def _mounted(
+    face: Face, repository: RepositoryName, source: str, digest: Digest, caller: Caller
+) -> bool:
+    try:
+        from_repository = face.name(source)
+    except RegistryError:
+        # "If a registry does not support cross-repository mounting or is unable to mount the
+        # requested blob, it SHOULD return a 202": an upload session.
+        return False
+    return await face.threads.submit(
+        push.mount_blob, face.registry, repository, from_repository, digest, caller
+    )
+
+
+async def _take_whole_blob(
+    face: Face, request: Request, repository: RepositoryName, digest: Digest, caller: Caller
+) -> Response:
+    async with face.bodies.arriving(request) as body:
+        if await body.gather():
+            await face.threads.submit(
+                uploading.upload_whole, face.registry, repository, caller, digest, body.pieces
+            )
+            return _created(repository, digest)
+        upload = await face.threads.submit(
+            sessions.start_upload, face.registry, repository, caller, digest.algorithm
+        )
+        try:
+            session = await face.threads.submit(
+                uploading.append_upload, face.registry, repository, upload.id, caller
+            )
+            await _stream_or_abandon(face, body, session)
+            await face.threads.submit(session.finish, digest)
+        except BaseException:
+            # Nobody knows this session's address, so nobody can go on with it.
+            await asyncio.shield(face.threads.submit(ending.end_upload, face.registry, upload))
+            raise
+    return _created(repository, digest)
+
+
+# --- sessions: end-5, end-6, end-13, end-14 -------------------------------------------------------
+
+
+async def get_upload(face: Face, request: Request, name: str, upload_id: str) -> Response:
+    """distribution-spec, "Pushing a blob in chunks": how much the session holds (end-13)."""
+    repository = face.name(name)
+    upload = await face.threads.read(
+        sessions.get_upload, face.registry, repository, _upload_id(upload_id), caller_of(request)
+    )
+    return _session(repository, upload.id, upload.offset, 204)
+
+
+async def patch_upload(face: Face, request: Request, name: str, upload_id: str) -> Response:
+    """distribution-spec, "Pushing a blob in chunks" (end-5); without Content-Range, a stream.
+
+    When the connection breaks, what arrived is kept and the client may go on from there.
+    """
+    repository, session_id = face.name(name), _upload_id(upload_id)
+    announced, expected = _announced(request)
+    where = (face.registry, repository, session_id, caller_of(request))
+    # Before anything is read: whoever is in the wrong place is told so. And what arrives belongs
+    # where the session is now, however long it takes.
+    start = await face.threads.read(sessions.require_offset, *where, announced)
+    async with face.bodies.arriving(request) as body:
+        try:
+            whole = await body.gather()
+        except (ClientDisconnect, BodyTimeout, asyncio.CancelledError):
+            keep = face.threads.submit(uploading.add_to_upload, *where, start, body.pieces)
+            await asyncio.shield(keep)
+            raise
+        if whole:
+            require_length(expected, body.length)
+            add = face.threads.submit(uploading.add_to_upload, *where, start, body.pieces)
+            upload = await asyncio.shield(add)
+        else:
+            session = await face.threads.submit(uploading.append_upload, *where, start)
+            upload = await _stream_and_keep(face, body, session, expected)
+    return _session(repository, upload.id, upload.offset, 202)
+
+
+async def _stream_and_keep(
+    face: Face, body: Body, session: AppendSession, expected: int | None
+) -> Upload:
+    """Stream the body of a request that may stop short."""
+    try:
+        await body.stream(session)
+        require_length(expected, body.length)
+    except (ClientDisconnect, BodyTimeout, asyncio.CancelledError):
+        await asyncio.shield(face.threads.submit(session.end))
+        raise
+    except SizeInvalid:
+        await face.threads.submit(session.abandon)
+        raise
+    return await face.threads.submit(session.end)
+
+
+async def finish_upload(face: Face, request: Request, name: str, upload_id: str) -> Response:
+    """distribution-spec, "Pushing a blob monolithically" and the end of chunks (end-6)."""
+    repository = face.name(name)
+    text = query_of(request).one("digest")
+    if text is None:
+        raise DigestInvalid(message="the digest parameter is missing: PUT <location>?digest=…")
+    digest = parse_digest(text)
+    where = (face.registry, repository, _upload_id(upload_id), caller_of(request))
+    if _has_no_body(request):
+        await face.threads.submit(uploading.finish_upload, *where, digest)
+        return _created(repository, digest)
+    start, expected = _announced(request)
+    async with face.bodies.arriving(request) as body:
+        if await body.gather():
+            require_length(expected, body.length)
+            commit = partial(uploading.commit_upload, *where, digest, body.pieces, start)
+            await face.rounds.run(commit, body.length)
+            return _created(repository, digest)
+        try:
+            session = await face.threads.submit(uploading.append_upload, *where, start)
+        except BlobUploadUnknown:
+            # Whoever lost the answer sends the same request, with its body, once more.
+            await face.threads.submit(uploading.finish_upload, *where, digest)
+            return _created(repository, digest)
+        await _stream_or_abandon(face, body, session)
+        try:
+            require_length(expected, body.length)
+        except SizeInvalid:
+            await face.threads.submit(session.abandon)
+            raise
+        await face.threads.submit(session.finish, digest)
+    return _created(repository, digest)
+
+
+async def cancel_upload(face: Face, request: Request, name: str, upload_id: str) -> Response:
+    """distribution-spec main, "Cancel a blob upload" (end-14)."""
+    await face.threads.submit(
+        sessions.cancel_upload,
+        face.registry,
+        face.name(name),
+        _upload_id(upload_id),
+        caller_of(request),
+    )
+    return empty_response(204, {})
+
+
+def _announced(request: Request) -> tuple[int | None, int | None]:
+    """Where in the session the request says its bytes begin, and how many they are."""
+    length = decimal_header(request.headers.get("content-length"))
+    span = content_range(request.headers.get("content-range"), length)
+    return (span[0], span[1] - span[0]) if span else (None, None)
+
+
+async def _stream_or_abandon(face: Face, body: Body, session: AppendSession) -> None:
+    """Stream the body of a request that is all or nothing."""
+    try:
+        await body.stream(session)
+    except (ClientDisconnect, BodyTimeout, asyncio.CancelledError):
+        await asyncio.shield(face.threads.submit(session.abandon))
+        raise
+
+
+def _has_no_body(request: Request) -> bool:
+    length = request.headers.get("content-length")
+    if length is not None:
+        return decimal_header(length) == 0
+    # Since HTTP/2 a body needs no header to announce it.
+    http_1: bool = request.scope["http_version"].startswith("1")
+    return http_1 and "transfer-encoding" not in request.headers
+
+
+def _upload_id(text: str) -> str:
+    if len(text) != 32 or not set(text) <= set("0123456789abcdef"):
+        raise BlobUploadUnknown({"upload": text[:64]})
+    return text
+
+
+# --- answers --------------------------------------------------------------------------------------
+
+
+def _session(repository: RepositoryName, upload_id: str, offset: int, status: int) -> Response:
+    """Every answer about a session says where it is and what it holds."""
+    return empty_response(status, _session_headers(repository, upload_id, offset))
+
+
+def range_headers(name: RepositoryName, upload_id: str, error: RangeInvalid) -> dict[str, str]:
+    """distribution-spec, "Pushing a blob in chunks": a 416 tells the client where to go on."""
+    return _session_headers(name, upload_id, error.offset)
+
+
+def _session_headers(repository: RepositoryName, upload_id: str, offset: int) -> dict[str, str]:
+    return {
+        # Relative: an absolute one breaks clients behind a proxy, and Azure's SDK anywhere.
+        "Location": f"/v2/{repository}/blobs/uploads/{upload_id}",
+        "Range": held_range(offset),
+        "Docker-Upload-UUID": upload_id,
+    }
+
+
+def _created(repository: RepositoryName, digest: Digest) -> Response:
+    return empty_response(
+        201,
+        {"Location": f"/v2/{repository}/blobs/{digest}", "Docker-Content-Digest": digest},
+    )

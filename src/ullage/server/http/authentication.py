@@ -1,0 +1,157 @@
+"""Who is let in: credentials into a principal, and the challenge for everybody else.
+
+Each route declares what it needs (`Need`); this is the one place that compares it with what the
+caller may do. Missing rights are always a 401, never a 403, and look the same whether a repository
+exists or not.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import re
+from dataclasses import dataclass
+
+from starlette.requests import Request
+
+from ullage.accounts.authenticator import NOBODY_ASKS, Doorkeeper, LoginFailed, TokenInvalid
+from ullage.accounts.directory import Account
+from ullage.authorization import Principal
+from ullage.oci.errors import Unauthorized
+from ullage.server.http.permissions import Need, Whom
+from ullage.server.http.threads import FairThreads, Line, Threads
+
+MAX_CREDENTIAL_BYTES = 16 * 1024
+_HOST = re.compile(
+    r"(?:[A-Za-z0-9](?:[A-Za-z0-9.-]{0,251}[A-Za-z0-9])?|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{1,5})?"
+)
+
+
+class Challenge(Unauthorized):
+    """401, with what the client has to do about it."""
+
+    message = (
+        "authentication required, visit https://aka.ms/acr/authorization for more information."
+    )
+
+    def __init__(
+        self, missing: list[dict[str, str]], scope: str | None, error: str | None = None
+    ) -> None:
+        super().__init__(missing, self.message)
+        self.scope = scope
+        self.error = error
+
+
+class BasicRefused(LoginFailed):
+    """Credentials were shown and are wrong."""
+
+
+@dataclass(frozen=True, slots=True)
+class Guard:
+    """`doorkeeper` is None where no accounts are asked for: then everybody may do everything."""
+
+    doorkeeper: Doorkeeper | None
+    threads: Threads
+    # Where passwords are checked, which is slow and must keep nobody else waiting.
+    slow_threads: FairThreads
+    # The URL clients know this registry by; "" to believe the Host header's name.
+    external_url: str = ""
+    # "https" where TLS is ours.
+    scheme: str = "http"
+
+    async def admit(self, request: Request, need: Need, name: str | None) -> Principal:
+        """Who asks, if they may do what the route needs. Raises Challenge, TooManyRequests."""
+        if self.doorkeeper is None:
+            return NOBODY_ASKS
+        if need.whom is Whom.ANYBODY:
+            return self.doorkeeper.anonymous
+        scope = need.scope(name)
+        principal = await self._identify(request, need, name, scope)
+        missing = need.missing(principal, name)
+        if missing:
+            shown = principal.subject != "" or "authorization" in request.headers
+            raise Challenge(missing, scope, "insufficient_scope" if shown else None)
+        return principal
+
+    async def _identify(
+        self, request: Request, need: Need, name: str | None, scope: str | None
+    ) -> Principal:
+        doorkeeper = self.doorkeeper
+        assert doorkeeper is not None
+        header = request.headers.get("authorization")
+        nobody = doorkeeper.anonymous
+        if header is None:
+            # Even a registry that anybody may pull from answers its base with a challenge: that is
+            # where az and Azure's SDK learn whom to ask.
+            if need.whom is Whom.KNOWN:
+                raise Challenge([], None)
+            return nobody
+        kind, _, credential = header.partition(" ")
+        missing = need.missing(nobody, name)
+        if kind.lower() == "basic" and len(header) <= MAX_CREDENTIAL_BYTES:
+            try:
+                user, password = basic_credentials(credential)
+                address = request.client.host if request.client else ""
+                account = await self.login(user, password, address)
+            except LoginFailed:
+                raise Challenge(missing, scope) from None
+            return account.principal
+        if kind.lower() == "bearer" and len(header) <= MAX_CREDENTIAL_BYTES:
+            credential = credential.strip()
+            known = doorkeeper.remembered(credential)
+            if known is not None:
+                return known
+            try:
+                return await self.threads.submit(doorkeeper.bearer, credential)
+            except TokenInvalid:
+                raise Challenge(missing, scope, "invalid_token") from None
+        raise Challenge(missing, scope, "invalid_token")
+
+    async def login(self, name: str, password: str, address: str) -> Account:
+        """Whose password this is. Raises LoginFailed, TooManyRequests."""
+        doorkeeper = self.doorkeeper
+        assert doorkeeper is not None
+        known = await self.threads.submit(doorkeeper.quick_login, name, password, address)
+        if known is not None:
+            return known
+        line = Line(doorkeeper.party(address, name), name)
+        return await self.slow_threads.submit(line, doorkeeper.login, name, password, address)
+
+    def challenge_header(self, request: Request, challenge: Challenge) -> str:
+        """RFC 6750, in the one form all clients read: commas without a space behind them.
+
+        A space there crashes az and Azure's SDK.
+        """
+        base = self.base_url(request)
+        parts = [f'realm="{base}/oauth2/token"', f'service="{base.partition("://")[2]}"']
+        if challenge.scope is not None:
+            parts.append(f'scope="{challenge.scope}"')
+        if challenge.error is not None:
+            parts.append(f'error="{challenge.error}"')
+        return "Bearer " + ",".join(parts)
+
+    def base_url(self, request: Request) -> str:
+        """Where clients reach this registry: as configured, or by a well-formed Host header."""
+        if self.external_url:
+            return self.external_url
+        host = request.headers.get("host", "")
+        if not _HOST.fullmatch(host):
+            server = request.scope.get("server") or ("localhost", None)
+            host = f"{server[0]}:{server[1]}" if server[1] else str(server[0])
+        return f"{self.scheme}://{host}"
+
+
+def basic_credentials(text: str) -> tuple[str, str]:
+    """RFC 7617: name and password; az writes Latin-1, others UTF-8. Raises LoginFailed."""
+    try:
+        raw = base64.b64decode(text.strip(), validate=True)
+    except (binascii.Error, ValueError):
+        raise BasicRefused from None
+    try:
+        decoded = raw.decode("utf-8")
+    except UnicodeDecodeError:
+        decoded = raw.decode("latin-1")
+    name, colon, password = decoded.partition(":")
+    if not colon or not name or "\0" in decoded:
+        raise BasicRefused
+    return name, password

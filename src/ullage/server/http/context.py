@@ -1,0 +1,54 @@
+"""What every handler is given besides the request, and what each of them reads off a request."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from starlette.requests import Request
+
+from ullage.authorization import Principal
+from ullage.oci.reference import RepositoryName, parse_repository_name
+from ullage.registry.context import Caller, Registry
+from ullage.server.http.authentication import Guard
+from ullage.server.http.bodies import Bodies
+from ullage.server.http.responses import Query
+from ullage.server.http.threads import Threads
+from ullage.server.http.write_batches import Rounds
+
+# A User-Agent is only kept to tell clients apart.
+MAX_AGENT = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Face:
+    """What every handler needs besides the request."""
+
+    registry: Registry
+    threads: Threads
+    rounds: Rounds
+    bodies: Bodies
+    guard: Guard
+
+    def name(self, text: str) -> RepositoryName:
+        return parse_repository_name(text, self.registry.limits.max_name_length)
+
+
+def caller_of(request: Request) -> Caller:
+    """Who asks, as services see it; App has put the principal into the scope."""
+    client = request.scope.get("client")
+    agent = request.headers.get("user-agent", "")[:MAX_AGENT]
+    return Caller(
+        subject=principal_of(request).subject,
+        address=client[0] if client else "",
+        agent=agent,
+        request_id=request.scope["ullage.request_id"],
+    )
+
+
+def principal_of(request: Request) -> Principal:
+    principal: Principal = request.scope["ullage.principal"]
+    return principal
+
+
+def query_of(request: Request) -> Query:
+    return Query(request.scope["query_string"])

@@ -1,0 +1,72 @@
+"""What each route needs: whom it is for, and which rights they must have."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+from ullage.authorization import Action, Principal
+
+
+class Whom(Enum):
+    """What a route is about, and so whom it lets in."""
+
+    # The token endpoints: they are how somebody gets in.
+    ANYBODY = "anybody"
+    # Anybody with an account, or a token for anonymous.
+    KNOWN = "known"
+    # Those who may ask what repositories there are.
+    CATALOG = "catalog"
+    # The same, of what was deleted softly.
+    DELETED_CATALOG = "deleted_catalog"
+    # Those with rights on the repository in the path.
+    REPOSITORY = "repository"
+    # Those with rights on all repositories, also on those that there will be.
+    EVERYTHING = "everything"
+
+
+@dataclass(frozen=True, slots=True)
+class Need:
+    whom: Whom
+    actions: tuple[Action, ...] = ()
+
+    def scope(self, name: str | None) -> str | None:
+        """What a client has to ask the token endpoint for; None if any token will do."""
+        if self.whom is Whom.CATALOG:
+            return "registry:catalog:*"
+        if self.whom is Whom.DELETED_CATALOG:
+            return "registry:deleted_catalog:*"
+        if self.whom in _OF_REPOSITORIES:
+            return f"repository:{name or '*'}:{','.join(self.actions)}"
+        return None
+
+    def missing(self, principal: Principal, name: str | None) -> list[dict[str, str]]:
+        """What the caller lacks, as real ACR lists it; empty if it may go on."""
+        if self.whom is Whom.CATALOG and not principal.listing:
+            return [{"Type": "registry", "Name": "catalog", "Action": "*"}]
+        if self.whom is Whom.DELETED_CATALOG and not principal.listing_deleted:
+            return [{"Type": "registry", "Name": "deleted_catalog", "Action": "*"}]
+        if self.whom not in _OF_REPOSITORIES:
+            return []
+        return [
+            {"Type": "repository", "Name": name or "*", "Action": action}
+            for action in self.actions
+            if not principal.may(action, name or "*")
+        ]
+
+
+_OF_REPOSITORIES = (Whom.REPOSITORY, Whom.EVERYTHING)
+ANYBODY = Need(Whom.ANYBODY)
+KNOWN = Need(Whom.KNOWN)
+CATALOG = Need(Whom.CATALOG)
+DELETED_CATALOG = Need(Whom.DELETED_CATALOG)
+PULL = Need(Whom.REPOSITORY, (Action.PULL,))
+PUSH = Need(Whom.REPOSITORY, (Action.PULL, Action.PUSH))
+DELETE = Need(Whom.REPOSITORY, (Action.DELETE,))
+METADATA_READ = Need(Whom.REPOSITORY, (Action.METADATA_READ,))
+METADATA_WRITE = Need(Whom.REPOSITORY, (Action.METADATA_WRITE,))
+# Policies say what is deleted anywhere.
+POLICY_READ = Need(Whom.EVERYTHING, (Action.METADATA_READ,))
+POLICY_WRITE = Need(Whom.EVERYTHING, (Action.METADATA_READ, Action.METADATA_WRITE, Action.DELETE))
+DELETED_READ = Need(Whom.REPOSITORY, (Action.DELETED_READ,))
+DELETED_RESTORE = Need(Whom.REPOSITORY, (Action.DELETED_RESTORE,))

@@ -1,0 +1,306 @@
+"""Serving the application with granian, in this process: HTTP and file sending off the interpreter.
+
+The application itself runs under any ASGI server; only this file knows granian.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import socket
+import ssl
+import tempfile
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any
+
+from granian.constants import HTTPModes, Interfaces, SSLProtocols
+from granian.http import HTTP1Settings
+from granian.net import SocketHolder  # type: ignore[attr-defined]
+from granian.server.embed import Server
+from starlette.datastructures import MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from ullage.server.listener.certificate import Tls, TlsUnusable, leaf_of, require_usable
+
+log = logging.getLogger(__name__)
+
+BACKLOG = 1024
+# Connections held at once, idle ones among them; more wait in the kernel.
+MAX_CONNECTIONS = 8192
+# What one read from a connection may fill, once a body fills smaller ones: each read is a piece of
+# its own for three threads to hand on. granian's own is 408 KiB; 1 MiB takes in a fifth more.
+READ_BUFFER_BYTES = 1024 * 1024
+# A listener that does not speak within this will not.
+START_SECONDS = 15.0
+# From being told to stop until a listener accepts no more.
+STOP_ACCEPTING_SECONDS = 0.5
+
+
+class AddressUnusable(Exception):
+    """Nobody can listen there. The text says why and what to change."""
+
+
+def listen_on(host: str, port: int) -> socket.socket:
+    """A socket that accepts connections there; port 0 takes any free one. Raises AddressUnusable.
+
+    granian's own sockets share ports between processes, so that a second server on the same port
+    would silently get half of the first one's requests; and between its listeners, so that one that
+    ends takes along the connections that wait in its queue.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listening = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind((host, port))
+        listening.listen(BACKLOG)
+    except OSError as error:
+        listening.close()
+        raise AddressUnusable(
+            f"cannot listen on {host} port {port}: {error.strerror}; stop what listens there "
+            "or choose another address with --listen"
+        ) from error
+    listening.setblocking(False)
+    return listening
+
+
+@dataclass(frozen=True, slots=True)
+class Listener:
+    """Where and how to serve. The socket is the caller's to close."""
+
+    socket: socket.socket
+    header_seconds: float
+    grace_seconds: float
+    tls: Tls | None = None
+
+
+def serve(app: ASGIApp, listener: Listener, ready: Callable[[], None]) -> bool:
+    """Serve until SIGTERM or SIGINT; then let running requests finish for the grace period.
+
+    SIGHUP reads the certificate again: new connections get the new one; old ones are served by the
+    old one and end with their next answer, which says so. `ready` is called once connections are
+    accepted. False if requests had to be cut off. Raises TlsUnusable.
+    """
+    with asyncio.Runner(loop_factory=_new_loop()) as runner:
+        return runner.run(_serve(app, listener, ready))
+
+
+def _new_loop() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    try:
+        import uvloop
+    except ImportError:  # not made for this platform
+        return None
+    return uvloop.new_event_loop
+
+
+async def _serve(app: ASGIApp, listener: Listener, ready: Callable[[], None]) -> bool:
+    stopping, reloading = asyncio.Event(), asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopping.set)
+    loop.add_signal_handler(signal.SIGHUP, reloading.set)
+    current = await _started(app, listener)
+    replaced: set[_Running] = set()
+    ready()
+    while not stopping.is_set():
+        events = [loop.create_task(event.wait()) for event in (stopping, reloading)]
+        await asyncio.wait({current.serving, *events}, return_when=asyncio.FIRST_COMPLETED)
+        for event in events:
+            event.cancel()
+        if current.serving.done():
+            # It ends by itself only by failing.
+            await current.serving
+            return False
+        if reloading.is_set():
+            reloading.clear()
+            old, current = current, await _replacement(app, listener, current)
+            if current is not old:
+                _hand_over(old, listener, replaced)
+                log.info("read the certificate again; new connections get it")
+    return await _stop({current, *replaced}, listener)
+
+
+class _Server(Server):
+    """granian on a socket that others share; it closes its own copy only."""
+
+    def __init__(self, shared: socket.socket, app: ASGIApp, **options: Any) -> None:
+        super().__init__(app, **options)
+        self._shared = shared
+
+    def _init_shared_socket(self) -> None:
+        holder: Any = SocketHolder
+        self._copy = os.dup(self._shared.fileno())
+        self._shd = holder(self._copy, False, BACKLOG)
+
+    def accept_no_more(self) -> None:
+        """Leave new connections to whoever shares the socket; those that are here stay.
+
+        granian can only end. So its copy of the socket becomes one at which nobody ever comes in:
+        what it would accept next is still in the queue of the one that is shared. Raises OSError.
+        """
+        with tempfile.TemporaryDirectory() as folder, socket.socket(socket.AF_UNIX) as nobody:
+            nobody.setblocking(False)
+            nobody.bind(f"{folder}/nobody")
+            nobody.listen()
+            os.dup2(nobody.fileno(), self._copy, inheritable=False)
+
+
+class _Parting:
+    """The application; once `parting`, each answer says that its connection ends with it.
+
+    A client that was told so opens another one. One whose connection ends untold may have sent its
+    next request already, and cannot know what became of it.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+        self.parting = False
+
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        return self._app(scope, receive, _last(send) if self.parting else send)
+
+
+def _last(send: Send) -> Send:
+    async def last(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            MutableHeaders(scope=message)["Connection"] = "close"
+        await send(message)
+
+    return last
+
+
+@dataclass(frozen=True, eq=False)
+class _Running:
+    app: _Parting
+    server: _Server
+    serving: asyncio.Task[None]
+    # Of the certificate and its key.
+    fingerprint: str | None
+
+    def stop(self) -> None:
+        """Finish running requests, and hang up on everybody else."""
+        self.server.stop()  # type: ignore[no-untyped-call]
+
+
+async def _started(app: ASGIApp, listener: Listener) -> _Running:
+    """Start, and wait until it speaks. Raises TlsUnusable."""
+    tls = listener.tls
+    fingerprint = require_usable(tls) if tls else None
+    host, port = listener.socket.getsockname()[:2]
+    parting = _Parting(app)
+    server = _Server(
+        listener.socket,
+        parting,
+        address=host,
+        port=port,
+        interface=Interfaces.ASGINL,
+        # Not auto: it waits for the first bytes of a connection without any time limit.
+        http=HTTPModes.http1,
+        http1_settings=HTTP1Settings(
+            header_read_timeout=int(listener.header_seconds * 1000),
+            max_buffer_size=READ_BUFFER_BYTES,
+        ),
+        websockets=False,
+        backlog=BACKLOG,
+        backpressure=MAX_CONNECTIONS,
+        log_enabled=False,
+        ssl_cert=tls.certificate if tls else None,
+        ssl_key=tls.key if tls else None,
+        ssl_protocol_min=SSLProtocols.tls12,
+    )
+    running = _Running(parting, server, asyncio.create_task(server.serve()), fingerprint)
+    await asyncio.sleep(0)
+    if tls is not None:
+        try:
+            await _speaks_with(tls, host, port, running.serving)
+        except BaseException:
+            running.stop()
+            raise
+    return running
+
+
+async def _replacement(app: ASGIApp, listener: Listener, old: _Running) -> _Running:
+    """Another one with the certificate as it is now, if that is another and can be used."""
+    tls = listener.tls
+    if tls is None:
+        log.info("SIGHUP: there is no certificate to read again")
+        return old
+    try:
+        tls.renew()
+        if require_usable(tls) == old.fingerprint:
+            log.info("read the certificate again; it is the one in use")
+            return old
+        return await _started(app, listener)
+    except (TlsUnusable, OSError) as error:
+        log.error("the certificate cannot be used; serving goes on with the old one: %s", error)
+        return old
+
+
+def _hand_over(old: _Running, listener: Listener, replaced: set[_Running]) -> None:
+    """Let the old one end once all its connections have had an answer, or had time to ask."""
+    # By then whoever shook hands and asked for nothing has been hung up on for that.
+    seconds = 2 * listener.header_seconds + 1
+    try:
+        old.server.accept_no_more()
+    except OSError as error:
+        # It goes on accepting, so that whenever it ends somebody has not had an answer yet.
+        log.warning("connections without a request are closed for the new certificate: %s", error)
+        seconds = 0
+    old.app.parting = True
+    replaced.add(old)
+    ending = asyncio.get_running_loop().call_later(seconds, old.stop)
+
+    def ended(_: asyncio.Task[None]) -> None:
+        ending.cancel()
+        replaced.discard(old)
+
+    old.serving.add_done_callback(ended)
+
+
+async def _stop(running: set[_Running], listener: Listener) -> bool:
+    for one in running:
+        one.stop()
+    serving, grace_seconds = {one.serving for one in running}, listener.grace_seconds
+    # granian does not get over a socket that ends while it still accepts.
+    await asyncio.wait(serving, timeout=STOP_ACCEPTING_SECONDS)
+    # Whoever comes now is refused, and does not wait in a queue that nobody looks at any more.
+    listener.socket.shutdown(socket.SHUT_RDWR)
+    done, cut_off = await asyncio.wait(serving, timeout=grace_seconds)
+    for task in done:
+        await task
+    if cut_off:
+        log.warning("some requests did not finish within %g s and are cut off", grace_seconds)
+    return not cut_off
+
+
+async def _speaks_with(tls: Tls, host: str, port: int, serving: asyncio.Task[None]) -> None:
+    """Wait until a new connection is shown this certificate. Raises TlsUnusable.
+
+    A listener that is to be replaced may answer, too, until it is ours that does.
+    """
+    expected = leaf_of(tls)
+    unverified = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    unverified.check_hostname = False
+    unverified.verify_mode = ssl.CERT_NONE
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(START_SECONDS):
+            while not serving.done():
+                if await _shown(host, port, unverified) == expected:
+                    return
+                await asyncio.sleep(0.005)
+    raise TlsUnusable(f"tls_cert: {tls.certificate}: no connection comes about with it")
+
+
+async def _shown(host: str, port: int, context: ssl.SSLContext) -> bytes | None:
+    try:
+        _, writer = await asyncio.open_connection(host, port, ssl=context)
+    except OSError:
+        return None
+    try:
+        found: bytes | None = writer.get_extra_info("ssl_object").getpeercert(binary_form=True)
+        return found
+    finally:
+        writer.transport.abort()

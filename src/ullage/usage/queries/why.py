@@ -1,0 +1,139 @@
+"""Everything that holds one digest: the facts behind `ullage why`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any, NamedTuple
+
+import sqlalchemy as sa
+
+from ullage.database.schema import content, space, undo
+from ullage.database.statements import Statement, among
+from ullage.database.timestamps import from_moment
+from ullage.database.transaction import Transaction
+from ullage.oci.digest import Digest
+
+_repositories = content.repositories
+_manifests = content.manifests
+_manifest_blobs = content.manifest_blobs
+_repo_blobs = content.repo_blobs
+_tombstones = space.tombstones
+_kept = undo.kept_repositories
+_operations = undo.operations
+
+
+class Place(NamedTuple):
+    """A manifest in a repository; with an `operation` it is deleted softly, and only kept."""
+
+    repository_id: int
+    repository: str
+    manifest_id: int
+    digest: Digest
+    subject: Digest | None
+    operation: str | None
+    # From when the operation's days are counted.
+    counts_from: datetime | None
+
+
+class Waiting(NamedTuple):
+    """Bytes that are deleted and not off the disk yet."""
+
+    bytes: int
+    due_at: datetime
+
+
+def manifests_called(tx: Transaction, digest: Digest) -> list[Place]:
+    """Where a manifest of this digest is: one look into each repository, then each hidden one."""
+    live = (
+        sa.select(
+            _repositories.c.id,
+            _repositories.c.name,
+            _manifests.c.id,
+            _manifests.c.digest,
+            _manifests.c.subject,
+            sa.null(),
+            sa.null(),
+        )
+        .join(_manifests, _manifests.c.repository_id == _repositories.c.id)
+        .where(_manifests.c.digest == digest, _repositories.c.name.is_not(None))
+        .order_by(_repositories.c.name)
+    )
+    return [_place(row) for row in tx.execute(live)] + _kept_called(tx, digest)
+
+
+def _kept_called(tx: Transaction, digest: Digest) -> list[Place]:
+    hidden = sa.select(
+        _kept.c.repository_id, _kept.c.name, _operations.c.id, _operations.c.counts_from
+    ).join(_operations, _operations.c.id == _kept.c.operation_id)
+    kept = {row[0]: row[1:] for row in tx.execute(hidden)}
+    rows = tx.rows(_THERE, ids=kept.keys(), digest=digest) if kept else ()
+    places = [
+        _place((row[0], kept[row[0]][0], row[1], digest, row[2], *kept[row[0]][1:])) for row in rows
+    ]
+    return sorted(places, key=lambda place: (place.repository, place.repository_id))
+
+
+_THERE = Statement(
+    sa.select(_manifests.c.repository_id, _manifests.c.id, _manifests.c.subject).where(
+        among(_manifests.c.repository_id, "ids"), _manifests.c.digest == sa.bindparam("digest")
+    )
+)
+
+
+def manifests_referring(tx: Transaction, digest: Digest) -> list[Place]:
+    """Every manifest that refers to the blob, by repository and in the order of pushing."""
+    query = (
+        _PLACES.join(_repo_blobs, _repo_blobs.c.repository_id == _repositories.c.id)
+        .join(
+            _manifest_blobs,
+            sa.and_(
+                _manifest_blobs.c.repository_id == _repo_blobs.c.repository_id,
+                _manifest_blobs.c.digest == _repo_blobs.c.digest,
+            ),
+        )
+        .join(_manifests, _manifests.c.id == _manifest_blobs.c.manifest_id)
+        .where(_repo_blobs.c.digest == digest, _NAMED.is_not(None))
+        .order_by(_NAMED, _manifests.c.id)
+    )
+    return [_place(row) for row in tx.execute(query)]
+
+
+_NAMED = sa.func.coalesce(_repositories.c.name, _kept.c.name)
+_PLACES = (
+    sa.select(
+        _repositories.c.id,
+        _NAMED,
+        _manifests.c.id,
+        _manifests.c.digest,
+        _manifests.c.subject,
+        _operations.c.id,
+        _operations.c.counts_from,
+    )
+    .select_from(_repositories)
+    .outerjoin(_kept, _kept.c.repository_id == _repositories.c.id)
+    .outerjoin(_operations, _operations.c.id == _kept.c.operation_id)
+)
+
+
+def _place(row: Sequence[Any]) -> Place:
+    return Place(
+        row[0],
+        row[1],
+        row[2],
+        Digest(row[3]),
+        Digest(row[4]) if row[4] else None,
+        row[5],
+        from_moment(row[6]) if row[6] is not None else None,
+    )
+
+
+def tombstones_of(tx: Transaction, digest: Digest) -> list[Waiting]:
+    """Bytes of this digest on their way out; a look at every tombstone."""
+    query = sa.select(_tombstones.c.size, _tombstones.c.due_at).where(
+        _tombstones.c.digest == digest
+    )
+    return [
+        Waiting(row[0], from_moment(row[1]))
+        for row in tx.execute(query.order_by(_tombstones.c.due_at))
+    ]

@@ -1,0 +1,296 @@
+"""The bill: how many bytes there are, what they are, and whose (docs/design/accounting.md).
+
+Exclusive bytes are those that deleting this alone would free. Shared bytes have other holders. A
+fair share is a byte's equal part for each of its holders, so that all shares sum to the disk.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from fractions import Fraction
+from itertools import islice
+from typing import Any
+
+from ullage.authorization import Action, Principal
+from ullage.database.transaction import Transaction
+from ullage.oci.errors import NameUnknown
+from ullage.oci.reference import RepositoryName
+from ullage.registry.context import Registry, store_errors
+from ullage.registry.pull.pull_log import write_pulls
+from ullage.registry.queries.content.repositories import find_repository, repository_exists
+from ullage.registry.queries.counters import totals
+from ullage.registry.queries.reclaim.tombstones import known_keys
+from ullage.usage.images import image_entries
+from ullage.usage.queries import usage
+from ullage.usage.queries.usage import Portion, RepositoryRow, Space
+
+LISTED_TOGETHER = 500
+# The namespace of all that was deleted softly: no repository has this name.
+SOFT_DELETED = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """Every byte of the blob store by what it is; `disk_bytes` is their sum.
+
+    Manifests are rows of the database and counted beside it.
+    """
+
+    disk_bytes: int
+    # A tag leads to it; manifests need it, but no tag leads there; no manifest needs it (yet).
+    tagged_bytes: int
+    untagged_bytes: int
+    leased_bytes: int
+    # Only what was deleted softly needs it.
+    soft_deleted_bytes: int
+    # Upload sessions; deleted and not off the disk yet.
+    uploading_bytes: int
+    pending_bytes: int
+    blob_count: int
+    manifest_count: int
+    manifest_bytes: int
+    # Taken off the disk since the registry was made.
+    reclaimed_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One line of the bill. `name` is None for what deleted repositories still hold.
+
+    With an `operation` it is what that one keeps of the repository, deleted softly.
+    """
+
+    name: str | None
+    operation: str | None
+    bytes: int
+    exclusive_bytes: int
+    shared_bytes: int
+    fair_share_bytes: int
+    manifest_count: int
+    tag_count: int
+    manifest_bytes: int
+
+
+def sees_everything(principal: Principal) -> bool:
+    """Whether the caller may read all repositories, and so the registry's sums.
+
+    An administrator's token that was made for one repository does not say so.
+    """
+    return principal.may(Action.METADATA_READ, "*")
+
+
+# --- the registry ---------------------------------------------------------------------------------
+
+
+def registry_totals(registry: Registry) -> Totals:
+    """What is on the disk, by the database's word; uploads by the store's.
+
+    One pass over what tags lead to; everything else comes from counters.
+    """
+
+    def read(tx: Transaction) -> tuple[dict[str, int], int, int, int, list[tuple[int, str, int]]]:
+        return (
+            totals(tx),
+            usage.tagged_bytes(tx),
+            usage.leased_bytes(tx),
+            usage.soft_deleted_bytes(tx),
+            usage.upload_keys(tx),
+        )
+
+    counted, tagged, leased, kept, sessions = registry.snapshot(read)
+    keys = [key for _, key, _ in sessions]
+    if registry.fresh is not None:
+        keys += registry.fresh.began_keys()
+    uploading = sum(_size_of(registry, key) for key in keys)
+    return Totals(
+        disk_bytes=counted["blob_bytes"] + counted["pending_bytes"] + uploading,
+        tagged_bytes=tagged,
+        untagged_bytes=counted["blob_bytes"] - tagged - leased - kept,
+        leased_bytes=leased,
+        soft_deleted_bytes=kept,
+        uploading_bytes=uploading,
+        pending_bytes=counted["pending_bytes"],
+        blob_count=counted["blob_count"],
+        manifest_count=counted["manifest_count"],
+        manifest_bytes=counted["manifest_bytes"],
+        reclaimed_bytes=counted["reclaimed_bytes"],
+    )
+
+
+def _size_of(registry: Registry, key: str) -> int:
+    with store_errors():
+        return registry.blobs.size(key) or 0
+
+
+def unexplained(registry: Registry) -> tuple[int, int]:
+    """(bytes in the store, bytes of them that nothing in the database names): lists the store.
+
+    Right while others push and delete: a row names its bytes before they are there and until they
+    are gone, so what no row names after it was listed, and is still there, never had one.
+    """
+    stored = unknown = 0
+    with store_errors():
+        listing = iter(registry.blobs.list())
+        while some := list(islice(listing, LISTED_TOGETHER)):
+            stored += sum(found.size for found in some)
+            known = _known(registry, [found.key for found in some])
+            unknown += sum(
+                found.size
+                for found in some
+                if found.key not in known and registry.blobs.size(found.key) is not None
+            )
+    return stored, unknown
+
+
+def _known(registry: Registry, keys: list[str]) -> set[str]:
+    return registry.snapshot(lambda tx: known_keys(tx, keys))
+
+
+# --- repositories and namespaces ------------------------------------------------------------------
+
+
+def by_repository(registry: Registry, principal: Principal) -> list[Entry]:
+    """A line for each repository the caller may read, largest fair share first.
+
+    For somebody who sees all of them, the fair shares sum to the bytes of all blobs. One look at
+    each blob, and at the links of those that are shared.
+    """
+    rows, portions = registry.snapshot(
+        lambda tx: (usage.repository_rows(tx), usage.shared_portions(tx))
+    )
+    entries = _entries(rows, portions)
+    return _sorted(entry for entry in entries if _may_see(principal, entry))
+
+
+def _may_see(principal: Principal, entry: Entry) -> bool:
+    if entry.name is None:
+        return sees_everything(principal)
+    right = Action.METADATA_READ if entry.operation is None else Action.DELETED_READ
+    return principal.may(right, entry.name)
+
+
+def of_repository(registry: Registry, name: RepositoryName) -> dict[str, Any]:
+    """The repository's line, and what of it tags lead to, as JSON. Raises NameUnknown.
+
+    Costs what the repository holds, whatever else the registry does.
+    """
+
+    def read(tx: Transaction) -> tuple[Entry, int, int]:
+        repository_id = find_repository(tx, name)
+        if repository_id is None or not repository_exists(tx, name):
+            raise NameUnknown({"name": name})
+        rows = usage.repository_rows(tx, repository_id)
+        (entry,) = _entries(rows, usage.shared_portions(tx, repository_id))
+        tagged = usage.tagged_bytes(tx, repository_id)
+        return entry, tagged, usage.leased_bytes(tx, repository_id)
+
+    entry, tagged, leased = registry.snapshot(read)
+    split = {
+        "tagged_bytes": tagged,
+        "untagged_bytes": entry.bytes - tagged - leased,
+        "leased_bytes": leased,
+    }
+    return asdict(entry) | split
+
+
+def _entries(rows: Sequence[RepositoryRow], portions: Iterable[Portion]) -> list[Entry]:
+    exclusive = {row.id: row.blob_bytes for row in rows}
+    parts = {row.id: Fraction(0) for row in rows}
+    for portion in portions:
+        exclusive[portion.repository_id] -= portion.bytes
+        parts[portion.repository_id] += Fraction(portion.bytes, portion.holders)
+    shares = dict(zip(parts, apportioned(list(parts.values())), strict=True))
+    return [
+        Entry(
+            name=row.name,
+            operation=row.operation,
+            bytes=row.blob_bytes,
+            exclusive_bytes=exclusive[row.id],
+            shared_bytes=row.blob_bytes - exclusive[row.id],
+            fair_share_bytes=exclusive[row.id] + shares[row.id],
+            manifest_count=row.manifest_count,
+            tag_count=row.tag_count,
+            manifest_bytes=row.manifest_bytes,
+        )
+        for row in rows
+        if row.blob_bytes or row.manifest_count
+    ]
+
+
+def apportioned(shares: Sequence[Fraction]) -> list[int]:
+    """Whole bytes that sum to the sum of the shares: those with the largest remainders round up."""
+    whole = [int(share) for share in shares]
+    left = round(sum(shares, Fraction(0))) - sum(whole)
+    by_remainder = sorted(range(len(shares)), key=lambda i: (whole[i] - shares[i], i))
+    for index in by_remainder[:left]:
+        whole[index] += 1
+    return whole
+
+
+def by_namespace(registry: Registry) -> list[Entry]:
+    """A line for each namespace: what names have before their first slash, or all of it.
+
+    For somebody who sees everything. Costs as by_repository.
+    """
+    rows, portions, spaces = registry.snapshot(
+        lambda tx: (
+            usage.repository_rows(tx),
+            usage.shared_portions(tx),
+            usage.spaces(tx),
+        )
+    )
+    shared = {space.name: space for space in spaces}
+    members: dict[str | None, list[Entry]] = {}
+    for entry in _entries(rows, portions):
+        if entry.operation is not None:
+            namespace: str | None = SOFT_DELETED
+        else:
+            namespace = entry.name.partition("/")[0] if entry.name is not None else None
+        members.setdefault(namespace, []).append(entry)
+    return _sorted(
+        _joined(name, some, shared.get(name) if name is not None else None)
+        for name, some in members.items()
+    )
+
+
+def _joined(namespace: str | None, members: Sequence[Entry], shared: Space | None) -> Entry:
+    """What one repository has alone, its namespace has; of what several have, each blob once."""
+    alone = sum(entry.exclusive_bytes for entry in members)
+    size = alone + (shared.bytes if shared else 0)
+    exclusive = alone + (shared.own_bytes if shared else 0)
+    return Entry(
+        name=namespace,
+        operation=None,
+        bytes=size,
+        exclusive_bytes=exclusive,
+        shared_bytes=size - exclusive,
+        fair_share_bytes=sum(entry.fair_share_bytes for entry in members),
+        manifest_count=sum(entry.manifest_count for entry in members),
+        tag_count=sum(entry.tag_count for entry in members),
+        manifest_bytes=sum(entry.manifest_bytes for entry in members),
+    )
+
+
+def _sorted(entries: Iterable[Entry]) -> list[Entry]:
+    return sorted(entries, key=_by_size)
+
+
+def _by_size(entry: Entry) -> tuple[int, str, str]:
+    return -entry.fair_share_bytes, entry.name or "", entry.operation or ""
+
+
+# --- images and tags ------------------------------------------------------------------------------
+
+
+def by_image(registry: Registry, name: RepositoryName, *, tags: bool) -> list[dict[str, Any]]:
+    """A line for each image of a repository, or for each of its `tags`. Raises NameUnknown."""
+
+    def read(tx: Transaction) -> list[dict[str, Any]]:
+        repository_id = find_repository(tx, name)
+        if repository_id is None or not repository_exists(tx, name):
+            raise NameUnknown({"name": name})
+        return image_entries(tx, repository_id, by_tag=tags)
+
+    write_pulls(registry)
+    return registry.snapshot(read)

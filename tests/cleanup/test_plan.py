@@ -1,0 +1,139 @@
+"""Plans: what a deletion would take and free, said before (deletion.md section 4)."""
+
+from typing import Any
+
+import pytest
+
+from tests.support.clock import FakeClock
+from tests.support.registry import ALICE, push_blob, push_image, push_index
+from ullage.authorization import NOBODY_ASKS, Principal
+from ullage.cleanup.plan.plan import Plan, Wanted, make_plan
+from ullage.oci.digest import Digest
+from ullage.oci.errors import ManifestUnknown, NameUnknown
+from ullage.oci.reference import parse_repository_name, parse_tag
+from ullage.registry.context import Registry
+
+APP = parse_repository_name("app")
+OTHER = parse_repository_name("other")
+
+
+def plan(
+    registry: Registry,
+    *digests: Digest,
+    tags: tuple[str, ...] = (),
+    principal: Principal = NOBODY_ASKS,
+) -> Plan:
+    wanted = Wanted(repository=APP, digests=digests, tags=tuple(map(parse_tag, tags)))
+    return make_plan(registry, wanted, principal, ALICE)
+
+
+def going(made: Plan) -> dict[str, tuple[Any, ...]]:
+    return {
+        item["digest"]: (item["why"], item.get("of"), tuple(item["tags"])) for item in made.items
+    }
+
+
+def test_a_plan_names_everything_that_goes_and_why(registry: Registry) -> None:
+    amd, arm = (push_image(registry, "app", None, [layer]) for layer in (b"amd", b"arm64"))
+    index = push_index(registry, "app", "v1", [amd, arm])
+    signature = push_image(registry, "app", "sig", [b"signature"], subject=index)
+    made = plan(registry, tags=("v1",))
+    assert going(made) == {
+        index: ("asked", None, ("v1",)),
+        amd: ("child", index, ()),
+        arm: ("child", index, ()),
+        signature: ("referrer", index, ("sig",)),
+    }
+    assert made.document["freed_bytes"] == len(b"{}" + b"amd" + b"arm64" + b"signature")
+    assert made.document["freed_later_bytes"] == 0
+    assert (made.document["manifest_count"], made.document["tag_count"]) == (4, 2)
+
+
+def test_a_child_of_a_living_index_stays_and_the_plan_says_so(registry: Registry) -> None:
+    """acr-cli#131, acr#666: "This broke ALL our images"."""
+    child = push_image(registry, "app", None, [b"amd"])
+    index = push_index(registry, "app", "v1", [child])
+    made = plan(registry, child)
+    assert made.items == ()
+    assert made.document["freed_bytes"] == 0
+    (stays,) = made.document["stays"]
+    assert (stays["digest"], stays["held_by"]) == (child, [{"kind": "index", "by": index}])
+
+
+def test_an_index_and_its_child_may_be_named_together_in_any_order(registry: Registry) -> None:
+    child = push_image(registry, "app", "amd64", [b"amd"])
+    index = push_index(registry, "app", "v1", [child])
+    assert going(plan(registry, child, index)).keys() == {child, index}
+
+
+def test_shared_layers_stay_and_the_plan_names_who_holds_them(registry: Registry) -> None:
+    mine = push_image(registry, "app", "v1", [b"shared", b"mine"])
+    push_image(registry, "other", "v1", [b"shared"])
+    push_image(registry, "app", "v2", [b"yours"])
+    made = plan(registry, mine)
+    assert made.document["freed_bytes"] == len(b"mine")
+    held = {blob["bytes"]: blob["held_by"] for blob in made.document["kept"]}
+    assert held == {len(b"shared"): ["other"], len(b"{}"): ["app", "other"]}
+
+
+def test_a_layer_that_another_image_of_the_repository_needs_stays(registry: Registry) -> None:
+    """Unique means: referenced by nothing else, in this repository or any other."""
+    mine = push_image(registry, "app", "v1", [b"base", b"mine"])
+    push_image(registry, "app", "v2", [b"base", b"yours"])
+    made = plan(registry, mine)
+    assert made.document["freed_bytes"] == len(b"mine")
+    assert made.document["kept_bytes"] == len(b"base" + b"{}")
+    assert [blob["held_by"] for blob in made.document["kept"]] == [["app"], ["app"]]
+
+
+def test_who_may_not_read_a_repository_is_not_told_that_it_holds_a_layer(
+    registry: Registry,
+) -> None:
+    mine = push_image(registry, "app", "v1", [b"shared"])
+    push_image(registry, "other", "v1", [b"shared"])
+    made = plan(registry, mine, principal=Principal("nobody"))
+    assert [blob["held_by"] for blob in made.document["kept"]] == [[], []]
+
+
+def test_leased_bytes_come_back_later_and_the_plan_says_when(
+    registry: Registry, clock: FakeClock
+) -> None:
+    """A pusher was told it need not upload this: its manifest may still come."""
+    mine = push_image(registry, "app", "v1", [b"promised", b"mine"])
+    push_blob(registry, "app", b"promised")
+    made = plan(registry, mine)
+    assert made.document["freed_bytes"] == len(b"mine" + b"{}")
+    assert made.document["freed_later_bytes"] == len(b"promised")
+    (later,) = made.document["later"]
+    until = clock() + registry.limits.lease
+    assert (later["because"], later["until"]) == ("leased", until.isoformat())
+
+
+def test_a_layer_that_only_a_lease_elsewhere_keeps_comes_back_later(registry: Registry) -> None:
+    mine = push_image(registry, "app", "v1", [b"promised"])
+    push_blob(registry, "other", b"promised")
+    made = plan(registry, mine)
+    assert made.document["freed_later_bytes"] == len(b"promised")
+
+
+def test_a_repository_is_planned_as_a_whole(registry: Registry) -> None:
+    push_image(registry, "app", "v1", [b"shared", b"mine"])
+    push_image(registry, "app", "v2", [b"mine"])
+    push_blob(registry, "app", b"loose")
+    push_image(registry, "other", "v1", [b"shared"])
+    made = make_plan(registry, Wanted(repositories=(APP,)), NOBODY_ASKS, ALICE)
+    assert made.document["freed_bytes"] == len(b"mine" + b"loose")
+    assert made.document["manifest_count"] == 2
+    both = make_plan(registry, Wanted(repositories=(OTHER, APP)), NOBODY_ASKS, ALICE)
+    assert both.document["freed_bytes"] == len(b"{}" + b"shared" + b"mine" + b"loose")
+
+
+def test_what_does_not_exist_cannot_be_planned(registry: Registry) -> None:
+    with pytest.raises(NameUnknown):
+        plan(registry, tags=("v1",))
+    known = push_image(registry, "app", "v1", [b"layer"])
+    with pytest.raises(ManifestUnknown):
+        plan(registry, tags=("v2",))
+    made = plan(registry, known, tags=("v2",))
+    assert set(going(made)) == {known}
+    assert made.document["absent"] == ["v2"]

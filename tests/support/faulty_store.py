@@ -1,0 +1,117 @@
+"""A store whose disk fails when it is told to: the only fake beside the clock."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from types import TracebackType
+from typing import Self
+
+from ullage.blobs.protocol import Append, BlobStore, Buffer, Reader, StoredObject
+
+
+class FaultyStore:
+    """Another store, of which some operations fail with EIO, and which counts what it erases."""
+
+    def __init__(self, inner: BlobStore) -> None:
+        self._inner = inner
+        self._failing: set[str] = set()
+        # Keys that cannot be erased: under an object lock, say, or on a bad sector.
+        self.stuck: set[str] = set()
+        self.erased_bytes = 0
+        self.erased_keys: list[str] = []
+
+    @contextmanager
+    def failing(self, operation: str) -> Iterator[None]:
+        """Let create, append, write, sync, commit, open or delete fail meanwhile."""
+        self._failing.add(operation)
+        try:
+            yield
+        finally:
+            self._failing.discard(operation)
+
+    def fail_if_told(self, operation: str) -> None:
+        if operation in self._failing:
+            raise OSError(errno.EIO, "Input/output error")
+
+    def create(self, key: str) -> None:
+        self.fail_if_told("create")
+        self._inner.create(key)
+
+    def begin(self, key: str) -> Append:
+        self.fail_if_told("create")
+        self.fail_if_told("append")
+        return _FaultyAppend(self, self._inner.begin(key))
+
+    def append(self, key: str, offset: int) -> Append:
+        self.fail_if_told("append")
+        return _FaultyAppend(self, self._inner.append(key, offset))
+
+    def commit(self, key: str) -> int:
+        self.fail_if_told("commit")
+        return self._inner.commit(key)
+
+    def open(self, key: str) -> Reader:
+        self.fail_if_told("open")
+        return self._inner.open(key)
+
+    def delete(self, keys: Iterable[str]) -> None:
+        """As the contract has it: what can be erased is, then the error is raised."""
+        self.fail_if_told("delete")
+        wanted = set(keys)
+        going = wanted - self.stuck
+        for key in sorted(going):
+            size = self._inner.size(key)
+            if size is not None:
+                self.erased_bytes += size
+                self.erased_keys.append(key)
+        self._inner.delete(going)
+        if wanted & self.stuck:
+            raise OSError(errno.EPERM, "Operation not permitted")
+
+    def list(self) -> Iterator[StoredObject]:
+        return self._inner.list()
+
+    def size(self, key: str) -> int | None:
+        return self._inner.size(key)
+
+    def free_bytes(self) -> int | None:
+        return self._inner.free_bytes()
+
+
+class _FaultyAppend:
+    def __init__(self, store: FaultyStore, inner: Append) -> None:
+        self._store = store
+        self._inner = inner
+
+    @property
+    def offset(self) -> int:
+        return self._inner.offset
+
+    def write(self, data: Buffer) -> None:
+        self._store.fail_if_told("write")
+        self._inner.write(data)
+
+    def sync(self) -> None:
+        self._store.fail_if_told("sync")
+        self._inner.sync()
+
+    def commit(self) -> None:
+        self._store.fail_if_told("commit")
+        self._inner.commit()
+
+    def close(self) -> None:
+        self._inner.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+        /,
+    ) -> None:
+        self.close()

@@ -1,0 +1,73 @@
+"""What must hold of a registry at any moment when nobody is in the middle of something."""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+
+from ullage.check.queries import other_rows as odd_rows
+from ullage.check.queries import rows, totals
+from ullage.check.queries.paging import After
+from ullage.database.schema import content, space
+from ullage.database.transaction import Transaction
+from ullage.registry.context import Registry
+from ullage.registry.queries.reserved_keys import reserved_keys
+
+_EVERYTHING: After[int] = After(None, 1_000_000)
+_EVERY_NAME: After[str] = After(None, 1_000_000)
+
+
+def assert_sound(registry: Registry) -> None:
+    """The invariants of the reliability design that hold at any time; those it numbers are named.
+
+    What the registry keeps beside the facts (counters, numbers of references) equals a recount, and
+    the database's view of the store equals the store, to the byte.
+    """
+    registry.snapshot(_assert_counters)
+    registry.snapshot(_assert_nothing_forgotten)
+    _assert_store(registry)
+
+
+def _assert_counters(tx: Transaction) -> None:
+    """I14: counters equal what there is."""
+    assert totals.stored_totals(tx) == totals.counted_totals(tx)
+    for repository in rows.repositories(tx, _EVERYTHING):
+        assert repository.stored == repository.counted, repository.name
+    for blob in rows.blobs(tx, _EVERY_NAME):
+        assert blob.stored_references == blob.counted_references, blob.key
+        assert blob.stored_links == blob.counted_links, blob.key
+
+
+def _assert_nothing_forgotten(tx: Transaction) -> None:
+    """I9: whatever nothing needs goes at once, or a review will look at it again."""
+    assert [blob.key for blob in rows.blobs(tx, _EVERY_NAME) if not blob.linked] == []
+    assert odd_rows.forgotten_links(tx, After(None, 1000)) == []
+    assert odd_rows.odd_kept(tx, After(None, 1000)) == []
+    assert odd_rows.empty_operations(tx, After(None, 1000)) == []
+    assert [each.key for each in rows.repositories(tx, _EVERYTHING) if each.name is None] == []
+
+
+def _assert_store(registry: Registry) -> None:
+    """I8, I12, I15, I17: every key in the store belongs to one row, which knows its size."""
+    blobs, uploads, tombstones = registry.snapshot(_keys)
+    reserved = set(registry.snapshot(reserved_keys))
+    assert not blobs.keys() & uploads.keys()
+    assert not tombstones.keys() & (blobs.keys() | uploads.keys())
+    assert not reserved & (blobs.keys() | uploads.keys() | tombstones.keys())
+    there = {found.key: found.size for found in registry.blobs.list()}
+    assert there.keys() <= blobs.keys() | uploads.keys() | tombstones.keys() | reserved
+    for key, size in blobs.items():
+        assert there.get(key) == size
+    for key, size in tombstones.items():
+        # An erasing that was cut short leaves a tombstone without bytes.
+        assert there.get(key, size) == size
+    for key, offset in uploads.items():
+        assert there.get(key, 0) >= offset
+
+
+def _keys(tx: Transaction) -> tuple[dict[str, int], dict[str, int], dict[str, int]]:
+    sizes = (content.blobs.c.size, space.uploads.c.offset, space.tombstones.c.size)
+    blobs, uploads, tombstones = (
+        dict(map(tuple, tx.execute(sa.select(column.table.c.storage_key, column))))
+        for column in sizes
+    )
+    return blobs, uploads, tombstones
