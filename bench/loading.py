@@ -16,11 +16,11 @@ from typing import Any
 import sqlalchemy as sa
 
 from bench.workload import Blob, Generator, Made, Unfinished, Workload
-from ullage.check.queries import repairs as mending
+from ullage.check.queries import repairs
 from ullage.database.opening import open_database
 from ullage.database.schema import base, content, space
 from ullage.database.statements import Statement
-from ullage.database.timestamps import moment
+from ullage.database.timestamps import to_micros
 from ullage.database.transaction import Database, Transaction
 from ullage.oci.manifest.parsing import parse_manifest
 
@@ -78,7 +78,7 @@ class Loader:
         self._db.write(write)
 
     def _add(self, some: Rows, made: Made) -> None:
-        at = moment(self._now - made.age)
+        at = to_micros(self._now - made.age)
         repository_id = self._repository(some, made.repository, at)
         if (repository_id, made.digest) in self._ids:
             return
@@ -127,7 +127,7 @@ class Loader:
             )
 
     def _give_up(self, some: Rows, push: Unfinished) -> None:
-        at = moment(self._now - push.age)
+        at = to_micros(self._now - push.age)
         repository_id = self._repository(some, push.repository, at)
         whole = push.blobs[:-1] if push.in_a_blob else push.blobs
         for blob in whole:
@@ -136,7 +136,7 @@ class Loader:
                 {
                     "repository_id": repository_id,
                     "digest": blob.digest,
-                    "due_at": moment(self._now + PROMISED),
+                    "due_at": to_micros(self._now + PROMISED),
                 }
             )
         if not push.in_a_blob:
@@ -153,7 +153,7 @@ class Loader:
                 # Only what a session may be resumed from counts: some of it.
                 "offset": blob.size // 2,
                 "created_at": at,
-                "expires_at": moment(self._now + UPLOADS_KEPT),
+                "expires_at": to_micros(self._now + UPLOADS_KEPT),
             }
         )
 
@@ -192,10 +192,10 @@ class Loader:
             ],
         )
         for repository_id in self._repositories.values():
-            mending.recount_repository(tx, repository_id)
-        mending.recount_totals(tx)
+            repairs.recount_repository(tx, repository_id)
+        repairs.recount_totals(tx)
         tx.execute(space.lease_memory.delete())
-        tx.execute(space.lease_memory.insert().values(id=1, complete_from=moment(self._now)))
+        tx.execute(space.lease_memory.insert().values(id=1, complete_from=to_micros(self._now)))
 
 
 _COUNTED = Statement(

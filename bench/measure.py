@@ -1,4 +1,4 @@
-"""Rounds, medians and ratios."""
+"""WriteBatches, medians and ratios."""
 
 from __future__ import annotations
 

@@ -16,9 +16,9 @@ from bench.together import together
 from ullage.config import load_settings
 from ullage.oci.digest import parse_digest
 from ullage.oci.reference import parse_reference, parse_repository_name
-from ullage.registry.context import Caller, Registry
-from ullage.registry.push import manifests as push
-from ullage.registry.push import uploads as uploading
+from ullage.registry.clients import Caller
+from ullage.registry.context import Registry
+from ullage.registry.push import manifests, uploads
 from ullage.wiring import open_registry
 
 # So many wait for the disk at once.
@@ -47,9 +47,9 @@ def _push(registry: Registry, repository: str, images: Sequence[tuple[Image, str
     name = parse_repository_name(repository)
     for image, reference in images:
         for blob in image.blobs:
-            uploading.upload_whole(registry, name, _CALLER, parse_digest(blob.digest), [blob.data])
+            uploads.upload_whole(registry, name, _CALLER, parse_digest(blob.digest), [blob.data])
         target = parse_reference(reference)
-        push.put_manifest(registry, name, target, image.manifest, MANIFEST_TYPE, _CALLER)
+        manifests.put_manifest(registry, name, target, image.manifest, MANIFEST_TYPE, _CALLER)
 
 
 def _write_image(root: Path, repository: str, image: Image, reference: str) -> None:

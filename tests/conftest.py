@@ -7,11 +7,37 @@ from pathlib import Path
 import pytest
 
 from tests.support.clock import FakeClock
+from tests.support.databases import (
+    db,
+    emptied_postgres_url,
+    postgres_db,
+    ready_url,
+    shared_postgres,
+    shared_postgres_url,
+    shared_sqlite,
+    sqlite_db,
+    sqlite_template,
+)
+from tests.support.fixtures import assemble, installation, registry, store
 from tests.support.postgres import PostgresServer
 from tests.support.server import UllageServer
 
-# Databases and registries: for tests of every room.
-pytest_plugins = ["tests.support.databases", "tests.support.fixtures"]
+# Databases and registries, for the tests of every room.
+__all__ = [
+    "assemble",
+    "db",
+    "emptied_postgres_url",
+    "installation",
+    "postgres_db",
+    "ready_url",
+    "registry",
+    "shared_postgres",
+    "shared_postgres_url",
+    "shared_sqlite",
+    "sqlite_db",
+    "sqlite_template",
+    "store",
+]
 
 
 def pytest_configure() -> None:

@@ -7,12 +7,14 @@ from pathlib import Path
 import pytest
 
 from tests.support.generate_docs import FOLDER, PAGES, error_classes
+from ullage import server
 from ullage.config import SETTINGS
 from ullage.oci import errors
-from ullage.server import distribution
-from ullage.server.acr import data_plane as acr
+from ullage.server.acr import data_plane
 from ullage.server.app import ROUTES
-from ullage.server.http import responses as wire
+from ullage.server.distribution import routes as distribution
+from ullage.server.http import parameters
+from ullage.server.http.errors import STATUS
 
 API = (FOLDER / "api.md").read_text(encoding="utf-8")
 
@@ -50,14 +52,16 @@ def test_every_parameter_is_in_the_reference_and_nothing_else_is() -> None:
         for parameter in re.findall(r"`([\w-]+)`", row)
     }
     sources = [path.read_text() for path in Path(distribution.__file__).parent.glob("*.py")]
-    source = "".join([*sources, inspect.getsource(acr), inspect.getsource(wire.page_size)])
+    source = "".join(
+        [*sources, inspect.getsource(data_plane), inspect.getsource(parameters.page_size)]
+    )
     read = set(re.findall(r"(?:query|query_of\(request\))\.(?:one|all)\(\"([\w-]+)\"\)", source))
     assert documented == read
 
 
 def test_every_header_of_ours_is_in_the_reference() -> None:
     table = API.partition("## Headers")[2].partition("## Uploads")[0]
-    sources = "".join(path.read_text() for path in Path(wire.__file__).parent.rglob("*.py"))
+    sources = "".join(path.read_text() for path in Path(server.__file__).parent.rglob("*.py"))
     sent = set(re.findall(r"\"((?:OCI|Docker)-[\w-]+)\"", sources)) - {"Docker-Upload-UUID"}
     assert sent == set(re.findall(r"`((?:OCI|Docker)-[\w-]+)`", table))
 
@@ -65,7 +69,7 @@ def test_every_header_of_ours_is_in_the_reference() -> None:
 def test_every_error_has_a_status_of_its_own_kind() -> None:
     """A refusal is 4xx; 503 and 507 are for what may pass. Nothing falls through to 500."""
     found = dict(error_classes())
-    assert {kind.__name__ for kind in wire.STATUS} <= {kind.__name__ for kind in found}
+    assert {kind.__name__ for kind in STATUS} <= {kind.__name__ for kind in found}
     for kind, status in found.items():
         expected = {errors.Unavailable: {503}, errors.StorageFull: {507}}
         assert status in expected.get(kind, set(range(400, 500))), kind

@@ -117,7 +117,7 @@ def everything(subject: str, *, admin: bool) -> Principal:
 
 
 # Where no accounts are asked for: a registry on loopback, for its one user.
-NOBODY_ASKS = everything("", admin=True)
+WITHOUT_ACCOUNTS = everything("", admin=True)
 
 
 def parse_pattern(text: str) -> str:

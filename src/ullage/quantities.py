@@ -1,4 +1,4 @@
-"""Durations, dates and sizes as people write them, read strictly: a misread one deletes too much."""
+"""Durations, dates and sizes as people write them, read strictly: misread, they delete too much."""
 
 from __future__ import annotations
 

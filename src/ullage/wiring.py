@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ullage.accounts.authenticator import Doorkeeper
+from ullage.accounts.authenticator import Authenticator
 from ullage.accounts.commands import run_command
 from ullage.accounts.directory import Accounts, StoredAccounts
 from ullage.accounts.htpasswd import HtpasswdAccounts, HtpasswdInvalid
@@ -28,10 +28,11 @@ from ullage.database.errors import DatabaseUnusable
 from ullage.database.opening import open_database
 from ullage.database.transaction import Database, database_time
 from ullage.deletion.reclaim import recover
-from ullage.registry.context import Caller, Limits, Registry
+from ullage.registry.clients import Caller
+from ullage.registry.context import Limits, Registry
 from ullage.registry.leases.opening import open_leases
-from ullage.registry.push.ending import keep_fresh_sessions
-from ullage.registry.push.sessions_in_memory import open_fresh
+from ullage.registry.push.sessions import keep_memory_sessions
+from ullage.registry.push.sessions_in_memory import open_memory_sessions
 from ullage.registry.queries.upload_claims import open_claims
 from ullage.server.app import create_app
 from ullage.server.http.access_log import RequestLog
@@ -75,7 +76,7 @@ def open_registry(settings: Settings) -> Iterator[tuple[Registry, Worker]]:
             yield registry, worker
         finally:
             # An orderly end, also of a start that failed: no session and no promise is forgotten.
-            keep_fresh_sessions(registry)
+            keep_memory_sessions(registry)
             registry.leases.close(db, registry.now())
     finally:
         db.close()
@@ -94,7 +95,7 @@ def _assemble(settings: Settings, db: Database) -> tuple[Registry, Worker]:
         blobs=blobs,
         leases=open_leases(db, settings.lease, clock()),
         claims=open_claims(db),
-        fresh=open_fresh(db),
+        memory_sessions=open_memory_sessions(db),
         now=clock,
         fresh_key=lambda: secrets.token_hex(16),
         limits=limits_of(settings),
@@ -144,12 +145,12 @@ def run_server(settings: Settings, announce: Callable[[Started], None]) -> bool:
         if ended:
             log.warning("ended %d uploads that a crash had cut off", ended)
         password = ensure_admin(registry, OPERATOR) if settings.auth else None
-        doorkeeper = _doorkeeper(settings, registry)
+        authenticator = _authenticator(settings, registry)
         request_log = RequestLog()
         scheme = "https" if tls else "http"
         app = create_app(
             registry,
-            doorkeeper=doorkeeper,
+            authenticator=authenticator,
             external_url=settings.external_url,
             scheme=scheme,
             threads=settings.threads,
@@ -165,12 +166,12 @@ def run_server(settings: Settings, announce: Callable[[Started], None]) -> bool:
         started = Started(
             url=f"{scheme}://{_host_in_url(host)}:{port}",
             admin_password=password,
-            account=doorkeeper.somebody() if doorkeeper else None,
+            account=authenticator.somebody() if authenticator else None,
             authority=authority,
             certified=name_in(tls.certificate) if tls and not authority else None,
         )
         try:
-            control = serve_control(control_path(settings), _handlers(registry, doorkeeper))
+            control = serve_control(control_path(settings), _handlers(registry, authenticator))
         except OSError as error:
             raise CannotStart(f"data: {error}") from error
         worker.start()
@@ -218,7 +219,7 @@ def _tls(settings: Settings) -> tuple[Tls | None, Path | None]:
     return tls, authority
 
 
-def _doorkeeper(settings: Settings, registry: Registry) -> Doorkeeper | None:
+def _authenticator(settings: Settings, registry: Registry) -> Authenticator | None:
     """Whoever asks callers who they are; None where nobody does."""
     found_in: Accounts
     if settings.auth:
@@ -234,16 +235,16 @@ def _doorkeeper(settings: Settings, registry: Registry) -> Doorkeeper | None:
         patterns = [parse_pattern(pattern) for pattern in settings.anonymous_pull]
     except ScopeInvalid as error:
         raise CannotStart(f"anonymous_pull: {error.message}") from error
-    return Doorkeeper(registry, found_in, anonymous_pull=patterns)
+    return Authenticator(registry, found_in, anonymous_pull=patterns)
 
 
-def _handlers(registry: Registry, doorkeeper: Doorkeeper | None) -> dict[str, Handler]:
+def _handlers(registry: Registry, authenticator: Authenticator | None) -> dict[str, Handler]:
     """What a running server does for commands on the same machine."""
 
     def manage(request: dict[str, Any]) -> Iterator[dict[str, Any]]:
         answer = run_command(registry, OPERATOR, request)
-        if doorkeeper is not None:
-            doorkeeper.look_again()
+        if authenticator is not None:
+            authenticator.look_again()
         yield answer
 
     return {"check": lambda request: run_check(registry, request), "manage": manage}

@@ -15,17 +15,17 @@ from collections.abc import Callable, Iterator
 from datetime import timedelta
 from typing import Protocol
 
-from ullage.cleanup.job import claims as job_claims
-from ullage.cleanup.job import execution as job_work
+from ullage.blobs.protocol import StoredObject
+from ullage.cleanup.job import claims, execution
 from ullage.cleanup.plan import plan
 from ullage.cleanup.plan.as_job import choose_plan
 from ullage.cleanup.purge import choose_purge
 from ullage.cleanup.retention.run import choose_retention, start_if_due
 from ullage.deletion import reclaim
 from ullage.oci.errors import RegistryError
-from ullage.registry.context import Registry, StoredObject
-from ullage.registry.locks import image_locks as holds
-from ullage.registry.pull import pull_log as pulls
+from ullage.registry.context import Registry
+from ullage.registry.locks import image_locks
+from ullage.registry.pull import pull_log
 from ullage.restore import deleted
 
 log = logging.getLogger(__name__)
@@ -154,8 +154,8 @@ class Worker:
                 busy = True
         plan.expire_plans(registry)
         start_if_due(registry)
-        holds.expire_holds(registry)
-        while not self._stop.is_set() and job_work.expire_jobs(registry):
+        image_locks.expire_holds(registry)
+        while not self._stop.is_set() and execution.expire_jobs(registry):
             pass
         if not busy:
             registry.db.housekeep()
@@ -184,7 +184,7 @@ class Worker:
             self._wake_jobs.clear()
             self._do_jobs()
         try:
-            job_claims.release_jobs(self._registry, self._token)
+            claims.release_jobs(self._registry, self._token)
         except RegistryError as error:
             # The claim ends by itself.
             log.warning("a job stays claimed for a while: %s", error)
@@ -194,7 +194,7 @@ class Worker:
         while not self._stop.is_set():
             took: list[float] = []
             try:
-                done = job_work.work(self._registry, CHOOSERS, self._token, n, took.append)
+                done = execution.work(self._registry, CHOOSERS, self._token, n, took.append)
                 failures = 0
             except Exception as error:
                 failures += 1
@@ -210,7 +210,7 @@ class Worker:
 
     def _note_failure(self, error: Exception) -> None:
         try:
-            job_work.note_failure(self._registry, self._token, f"{type(error).__name__}: {error}")
+            execution.note_failure(self._registry, self._token, f"{type(error).__name__}: {error}")
         except (RegistryError, OSError) as another:
             log.error("that could not be noted: %s", another)
 
@@ -218,11 +218,11 @@ class Worker:
         """Write down who pulled what, now and then and once more at the end."""
         forget_at = time.monotonic()
         while not self._stop.wait(PULLS_SECONDS):
-            self._about_pulls(pulls.write_pulls)
+            self._about_pulls(pull_log.write_pulls)
             if time.monotonic() >= forget_at:
                 forget_at += FORGET_SECONDS
-                self._about_pulls(pulls.forget_old_pulls)
-        self._about_pulls(pulls.write_pulls)
+                self._about_pulls(pull_log.forget_old_pulls)
+        self._about_pulls(pull_log.write_pulls)
 
     def _about_pulls(self, step: Callable[[Registry], object]) -> None:
         try:

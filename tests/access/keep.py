@@ -4,14 +4,14 @@ from typing import Any
 
 from tests.support.clock import FakeClock
 from tests.support.registry import make_registry
-from ullage.accounts import tokens as scoped_tokens
-from ullage.accounts import users
-from ullage.accounts.authenticator import Doorkeeper, LoginFailed
+from ullage.accounts import tokens, users
+from ullage.accounts.authenticator import Authenticator, LoginFailed
 from ullage.accounts.directory import Accounts, StoredAccounts
 from ullage.accounts.jwt import TokenInvalid
 from ullage.authorization import Principal, parse_scopes
 from ullage.blobs.memory import MemoryBlobStore
-from ullage.registry.context import Caller, Registry
+from ullage.registry.clients import Caller
+from ullage.registry.context import Registry
 
 OPERATOR = Caller(subject="operator", address="local", agent="test", request_id="r-1")
 HERE = "192.0.2.7"
@@ -26,9 +26,9 @@ class Keep:
         self.registry: Registry = make_registry(database_url, MemoryBlobStore(), clock)
         self.door = self.another_door()
 
-    def another_door(self, found_in: Accounts | None = None) -> Doorkeeper:
+    def another_door(self, found_in: Accounts | None = None) -> Authenticator:
         """What another process of the same registry has."""
-        return Doorkeeper(
+        return Authenticator(
             self.registry,
             found_in or StoredAccounts(self.registry),
             monotonic=lambda: self.monotonic,
@@ -45,14 +45,14 @@ class Keep:
 
     def token(self, name: str, *actions: str, **more: Any) -> list[str]:
         """A token with these actions on team/*; its two passwords."""
-        made = scoped_tokens.create_token(
+        made = tokens.create_token(
             self.registry, OPERATOR, name, repositories=[["team/*", *actions]], **more
         )
         return [password["value"] for password in made["credentials"]["passwords"]]
 
     # -- what somebody tries
 
-    def lets_in(self, name: str, password: str, door: Doorkeeper | None = None) -> bool:
+    def lets_in(self, name: str, password: str, door: Authenticator | None = None) -> bool:
         """With Basic."""
         try:
             (door or self.door).login(name, password, HERE)
@@ -71,7 +71,7 @@ class Keep:
         """What docker keeps."""
         return self.door.identity_token(self.door.login(name, password, HERE))
 
-    def takes(self, token: str, door: Doorkeeper | None = None) -> Principal | None:
+    def takes(self, token: str, door: Authenticator | None = None) -> Principal | None:
         """With Bearer, as the guard does: what is remembered first."""
         door = door or self.door
         try:

@@ -31,7 +31,7 @@ from tests.access.house import (
 )
 from tests.access.keep import OPERATOR, Keep
 from tests.access.test_token_fuzz import Forger, b64, es256, forger_for
-from ullage.accounts import authenticator as doorkeeper
+from ullage.accounts import authenticator as authenticator
 from ullage.accounts import htpasswd, passwords, users
 from ullage.accounts.jwt import TokenInvalid
 from ullage.accounts.names import AccountInvalid
@@ -335,7 +335,7 @@ def test_cve_2019_19030_cve_2020_13794_names_cannot_be_told_apart(house: House, 
 
 def test_cve_2023_20902_cve_2025_59350_secrets_are_compared_in_constant_time() -> None:
     """Harbor and Dragonfly compared with ==. Here no secret is compared outside of libraries."""
-    source = "".join(map(inspect.getsource, (doorkeeper, htpasswd, passwords)))
+    source = "".join(map(inspect.getsource, (authenticator, htpasswd, passwords)))
     for comparison in ("password ==", "== password", "hashed ==", "== hashed", "secret =="):
         assert comparison not in source
     for compared in ("_HASHER.verify", "bcrypt.checkpw", "hmac.new"):

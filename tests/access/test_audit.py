@@ -16,15 +16,13 @@ from tests.access.keep import OPERATOR, Keep
 from tests.support.clock import FakeClock
 from tests.support.registry import push_image
 from tests.support.server import run_ullage
-from ullage.accounts import rotate_key as signing_keys
-from ullage.accounts import scope_maps, users
-from ullage.accounts import tokens as scoped_tokens
+from ullage.accounts import scope_maps, signing_keys, tokens, users
 from ullage.accounts.audit_log import TimeInvalid, list_audit
 from ullage.accounts.names import AccountInvalid, AccountUnknown
 from ullage.database.transaction import Transaction
 from ullage.deletion.delete import delete_manifest
-from ullage.registry.context import Caller
-from ullage.registry.queries import audit as entries
+from ullage.registry.clients import Caller
+from ullage.registry.queries import audit
 
 PASSWORD = "a password that is long"
 
@@ -53,10 +51,10 @@ def test_each_command_leaves_one_entry(books: Keep) -> None:
     scope_maps.create_scope_map(registry, OPERATOR, "map", [["a", "content/read"]])
     scope_maps.update_scope_map(registry, OPERATOR, "map", add=[["b", "content/read"]])
     books.token("ci", "content/read")
-    scoped_tokens.update_token(registry, OPERATOR, "ci", status="disabled")
-    scoped_tokens.generate_credentials(registry, OPERATOR, "ci")
-    scoped_tokens.delete_credentials(registry, OPERATOR, "ci", ["password1"])
-    scoped_tokens.delete_token(registry, OPERATOR, "ci")
+    tokens.update_token(registry, OPERATOR, "ci", status="disabled")
+    tokens.generate_credentials(registry, OPERATOR, "ci")
+    tokens.delete_credentials(registry, OPERATOR, "ci", ["password1"])
+    tokens.delete_token(registry, OPERATOR, "ci")
     scope_maps.delete_scope_map(registry, OPERATOR, "map")
     users.delete_user(registry, OPERATOR, "ada")
     signing_keys.rotate_key(registry, OPERATOR)
@@ -103,7 +101,7 @@ def test_what_is_read_or_refused_leaves_none(books: Keep) -> None:
         (lambda: books.user("bob", "short"), AccountInvalid),
         (lambda: books.user("b b", PASSWORD), AccountInvalid),
         (lambda: users.delete_user(registry, OPERATOR, "ada"), AccountInvalid),
-        (lambda: scoped_tokens.delete_token(registry, OPERATOR, "none"), AccountUnknown),
+        (lambda: tokens.delete_token(registry, OPERATOR, "none"), AccountUnknown),
         (lambda: users.update_user(registry, OPERATOR, "ada"), AccountInvalid),
     ):
         with pytest.raises(error):
@@ -148,7 +146,7 @@ def test_entries_are_numbered_in_the_order_of_their_commits(books: Keep) -> None
 
     def read() -> None:
         while not stop.is_set():
-            found = books.registry.read(lambda tx: entries.entries(tx, limit=1000))
+            found = books.registry.read(lambda tx: audit.entries(tx, limit=1000))
             seen.append(sorted(entry.id for entry in found))
 
     reader = threading.Thread(target=read)

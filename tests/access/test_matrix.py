@@ -14,22 +14,22 @@ import pytest
 
 from tests.access.house import INDEX, House, digest_of, empty_index, image
 from ullage.server.app import ROUTES
-from ullage.server.http.permissions import Whom
+from ullage.server.http.permissions import Audience
 from ullage.server.http.routes import Route
 
 # Whom a route is for: "anybody", "known" (any account or token), who may see a "catalog", or the
 # rights that are needed on the repository in the path.
-Need = str | frozenset[str]
-PULL: Need = frozenset({"pull"})
-PUSH: Need = frozenset({"pull", "push"})
-DELETE: Need = frozenset({"delete"})
+Permission = str | frozenset[str]
+PULL: Permission = frozenset({"pull"})
+PUSH: Permission = frozenset({"pull", "push"})
+DELETE: Permission = frozenset({"delete"})
 METADATA: frozenset[str] = frozenset({"metadata_read"})
 DELETION: frozenset[str] = frozenset({"delete"})
 DELETED_READ: frozenset[str] = frozenset({"deleted_read"})
 RESTORE: frozenset[str] = frozenset({"deleted_restore"})
 METADATA_CHANGE: frozenset[str] = frozenset({"metadata_write"})
-READ: Need = frozenset({"metadata_read"})
-WRITE: Need = frozenset({"metadata_write"})
+READ: Permission = frozenset({"metadata_read"})
+WRITE: Permission = frozenset({"metadata_write"})
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Row:
 
     method: str
     path: str
-    need: Need | Everywhere
+    need: Permission | Everywhere
     existing: int
     absent: int
     # Rights on the repository that the request is about without naming it in its path, and what
@@ -407,7 +407,7 @@ def test_every_route_declares_the_need_that_the_table_names() -> None:
     declared = {
         (route.method, route.path): (
             Everywhere(rights)
-            if route.need.whom is Whom.EVERYTHING
+            if route.need.whom is Audience.EVERYTHING
             else rights or route.need.whom.value
         )
         for route in ROUTES

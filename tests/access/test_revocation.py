@@ -7,9 +7,7 @@ import bcrypt
 import pytest
 
 from tests.access.keep import OPERATOR, Keep
-from ullage.accounts import queries as stored
-from ullage.accounts import rotate_key as signing_keys
-from ullage.accounts import scope_maps, users
+from ullage.accounts import queries, scope_maps, signing_keys, users
 from ullage.accounts import tokens as scoped_tokens
 from ullage.accounts.authenticator import RECHECK_SECONDS
 from ullage.accounts.htpasswd import HtpasswdAccounts, HtpasswdInvalid
@@ -270,10 +268,10 @@ def test_a_retired_key_is_gone_once_nothing_it_signed_can_be_valid(keep: Keep) -
     keep.user("ada", PASSWORD)
     signing_keys.rotate_key(keep.registry, OPERATOR)
     oldest = keep.clock() - KEY_OVERLAP
-    assert len(keep.registry.read(lambda tx: stored.signing_keys(tx, oldest))) == 2
+    assert len(keep.registry.read(lambda tx: queries.signing_keys(tx, oldest))) == 2
     keep.advance(KEY_OVERLAP.total_seconds() + 1)
     oldest = keep.clock() - KEY_OVERLAP
-    assert len(keep.registry.read(lambda tx: stored.signing_keys(tx, oldest))) == 1
+    assert len(keep.registry.read(lambda tx: queries.signing_keys(tx, oldest))) == 1
 
 
 def test_a_key_made_by_another_process_is_known_when_its_first_token_comes(keep: Keep) -> None:

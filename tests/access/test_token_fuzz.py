@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 
 from tests.access.house import House, bearer
 from tests.access.keep import Keep
-from ullage.accounts import queries as accounts
+from ullage.accounts import queries
 from ullage.accounts.jwt import SigningKey, TokenInvalid, new_signing_key
 
 IN_PROCESS = 50_000
@@ -317,8 +317,8 @@ BAD_KIDS: list[Any] = [
 def forger_for(keep: Keep) -> Forger:
     """Knows the key and the audience of a registry."""
     now = keep.clock()
-    [first, *_] = keep.registry.read(lambda tx: accounts.signing_keys(tx, now))
-    audience = keep.registry.write(lambda tx: accounts.registry_id(tx, "unused"))
+    [first, *_] = keep.registry.read(lambda tx: queries.signing_keys(tx, now))
+    audience = keep.registry.write(lambda tx: queries.registry_id(tx, "unused"))
     return Forger(SigningKey(*first), audience, int(now.timestamp()))
 
 

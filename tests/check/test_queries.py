@@ -22,9 +22,7 @@ from tests.support.registry import (
     push_manifest,
 )
 from ullage.blobs.memory import MemoryBlobStore
-from ullage.check.queries import manifest_rows, rows, totals
-from ullage.check.queries import other_rows as odd_rows
-from ullage.check.queries import repairs as mending
+from ullage.check.queries import manifest_rows, other_rows, repairs, rows, totals
 from ullage.check.queries.paging import After, Only, Which
 from ullage.database.transaction import Transaction
 from ullage.deletion.delete import delete_manifest, delete_repository
@@ -114,10 +112,10 @@ def test_a_page_of_large_manifests_ends_early(
 
 def test_what_a_registry_does_leaves_nothing_broken_or_forgotten(filled: Registry) -> None:
     for fetch in (
-        odd_rows.broken_links,
-        odd_rows.forgotten_links,
-        odd_rows.ownerless_references,
-        odd_rows.ownerless_children,
+        other_rows.broken_links,
+        other_rows.forgotten_links,
+        other_rows.ownerless_references,
+        other_rows.ownerless_children,
     ):
         assert read(filled, fetch, After(None, 1000)) == []
     assert filled.read(totals.stored_totals) == filled.read(totals.counted_totals)
@@ -125,8 +123,8 @@ def test_what_a_registry_does_leaves_nothing_broken_or_forgotten(filled: Registr
 
 def test_a_blob_is_only_given_up_when_nothing_links_it(filled: Registry, clock: FakeClock) -> None:
     linked = read(filled, rows.blobs, After(None, 1))[0]
-    assert not filled.write(lambda tx: mending.condemn_unlinked(tx, linked.key, clock()))
-    assert not filled.write(lambda tx: mending.condemn_unlinked(tx, "no such blob", clock()))
+    assert not filled.write(lambda tx: repairs.condemn_unlinked(tx, linked.key, clock()))
+    assert not filled.write(lambda tx: repairs.condemn_unlinked(tx, "no such blob", clock()))
     assert read(filled, rows.blobs, Only([linked.key])) == [linked]
 
 
@@ -136,9 +134,9 @@ def test_a_blob_is_only_changed_while_it_has_the_bytes_that_were_judged(
     blob = read(filled, rows.blobs, After(None, 1))[0]
     now = clock()
     for change in (
-        lambda tx, key: mending.quarantine(tx, blob.key, key, now),
-        lambda tx, key: mending.correct_size(tx, blob.key, key, 77),
-        lambda tx, key: mending.lift_quarantine(tx, blob.key, key),
+        lambda tx, key: repairs.quarantine(tx, blob.key, key, now),
+        lambda tx, key: repairs.correct_size(tx, blob.key, key, 77),
+        lambda tx, key: repairs.lift_quarantine(tx, blob.key, key),
     ):
         keys = ["0" * 32, blob.storage_key, blob.storage_key]
         done = [filled.write(partial(change, key=key)) for key in keys]
@@ -174,10 +172,10 @@ class Recounting:
 
     def recount(self) -> None:
         for repository in self.registry.read(lambda tx: rows.repositories(tx, After(None, 9))):
-            recount = partial(mending.recount_repository, repository_id=repository.key)
+            recount = partial(repairs.recount_repository, repository_id=repository.key)
             self.registry.write(recount)
-        self.registry.write(lambda tx: mending.recount_references(tx, self.shared))
-        self.registry.write(mending.recount_totals)
+        self.registry.write(lambda tx: repairs.recount_references(tx, self.shared))
+        self.registry.write(repairs.recount_totals)
 
     def assert_right(self, at: int) -> None:
         compared = self.registry.snapshot(

@@ -12,10 +12,17 @@ from tests.support.registry import (
     push_index,
     settle,
 )
-from ullage.authorization import NOBODY_ASKS, Principal
+from ullage.authorization import WITHOUT_ACCOUNTS, Principal
 from ullage.cleanup.guardrails import Caps
 from ullage.cleanup.plan.apply import apply_plan
-from ullage.cleanup.plan.plan import PLAN_LIFETIME, Plan, Wanted, expire_plans, get_plan, make_plan
+from ullage.cleanup.plan.plan import (
+    PLAN_LIFETIME,
+    Plan,
+    PlanRequest,
+    expire_plans,
+    get_plan,
+    make_plan,
+)
 from ullage.database.transaction import Transaction
 from ullage.deletion.delete import delete_manifest, delete_repository, delete_tag
 from ullage.oci.digest import Digest, digest_of
@@ -23,7 +30,8 @@ from ullage.oci.errors import NameUnknown, PlanChanged, PlanRefused, PlanUnknown
 from ullage.oci.reference import parse_repository_name, parse_tag
 from ullage.registry.context import Registry
 from ullage.registry.pull.read import get_manifest
-from ullage.registry.push.manifests import mount_blob, put_manifest
+from ullage.registry.push.links import mount_blob
+from ullage.registry.push.manifests import put_manifest
 from ullage.registry.queries import attributes
 from ullage.registry.queries.attributes import AttributeChanges
 from ullage.registry.queries.audit import entries
@@ -35,8 +43,8 @@ OTHER = parse_repository_name("other")
 
 
 def plan(registry: Registry, *digests: Digest, tags: tuple[str, ...] = ()) -> Plan:
-    wanted = Wanted(repository=APP, digests=digests, tags=tuple(map(parse_tag, tags)))
-    return make_plan(registry, wanted, NOBODY_ASKS, ALICE)
+    wanted = PlanRequest(repository=APP, digests=digests, tags=tuple(map(parse_tag, tags)))
+    return make_plan(registry, wanted, WITHOUT_ACCOUNTS, ALICE)
 
 
 def retag(registry: Registry, tag: str, digest: Digest) -> None:
@@ -70,7 +78,7 @@ def test_a_plan_is_carried_out_once_and_its_receipt_kept(registry: Registry) -> 
     assert (receipt["freed_bytes"], receipt["manifest_count"], receipt["tag_count"]) == (5, 1, 1)
     assert receipt["difference"] is None
     assert apply_plan(registry, made.id, ALICE) == receipt
-    assert get_plan(registry, made.id, NOBODY_ASKS).document["receipt"] == receipt
+    assert get_plan(registry, made.id, WITHOUT_ACCOUNTS).document["receipt"] == receipt
     (entry,) = registry.read(lambda tx: entries(tx, limit=1))
     assert (entry.action, entry.target, entry.detail["manifests"]) == (
         *("plan.apply", made.id, [image]),
@@ -80,8 +88,8 @@ def test_a_plan_is_carried_out_once_and_its_receipt_kept(registry: Registry) -> 
 def test_a_repository_is_deleted_by_a_plan(registry: Registry) -> None:
     push_image(registry, "app", "v1", [b"layer", b"shared"])
     push_image(registry, "other", "v1", [b"shared"])
-    wanted = Wanted(repositories=(APP,))
-    made = make_plan(registry, wanted, NOBODY_ASKS, ALICE)
+    wanted = PlanRequest(repositories=(APP,))
+    made = make_plan(registry, wanted, WITHOUT_ACCOUNTS, ALICE)
     assert apply_plan(registry, made.id, ALICE)["freed_bytes"] == len(b"layer")
     settle(registry)
     with pytest.raises(NameUnknown):
@@ -200,7 +208,7 @@ def test_a_lock_stays_and_the_plan_says_so(registry: Registry) -> None:
 def test_a_locked_repository_stays_whole(registry: Registry) -> None:
     image = push_image(registry, "app", "v1", [b"layer"])
     lock(registry, image)
-    made = make_plan(registry, Wanted(repositories=(APP,)), NOBODY_ASKS, ALICE)
+    made = make_plan(registry, PlanRequest(repositories=(APP,)), WITHOUT_ACCOUNTS, ALICE)
     (part,) = made.document["repositories"]
     assert "deleteEnabled is false" in part["locked"]
     assert (made.document["freed_bytes"], made.items) == (0, ())
@@ -246,7 +254,7 @@ def test_plans_are_forgotten_after_an_hour(registry: Registry, clock: FakeClock)
     made = plan(registry, image)
     clock.advance(PLAN_LIFETIME.total_seconds())
     with pytest.raises(PlanUnknown):
-        get_plan(registry, made.id, NOBODY_ASKS)
+        get_plan(registry, made.id, WITHOUT_ACCOUNTS)
     with pytest.raises(PlanUnknown):
         apply_plan(registry, made.id, ALICE)
     expire_plans(registry)
@@ -265,8 +273,8 @@ def test_a_plan_of_what_one_may_not_read_does_not_exist(registry: Registry) -> N
 def test_a_list_that_nobody_read_does_not_empty_a_repository(registry: Registry) -> None:
     """gitlab#325429: a cleanup policy wiped all images of two repositories."""
     image = push_image(registry, "app", "v1", [b"layer"])
-    wanted = Wanted(repository=APP, digests=(image,), computed=True)
-    made = make_plan(registry, wanted, NOBODY_ASKS, ALICE)
+    wanted = PlanRequest(repository=APP, digests=(image,), computed=True)
+    made = make_plan(registry, wanted, WITHOUT_ACCOUNTS, ALICE)
     with pytest.raises(PlanRefused) as refused:
         apply_plan(registry, made.id, ALICE)
     words = json.loads(json.dumps(refused.value.detail))["allow"]
@@ -279,8 +287,8 @@ def test_a_list_that_nobody_read_does_not_empty_a_repository(registry: Registry)
 def test_caps_hold_for_everybody(registry: Registry) -> None:
     images = [push_image(registry, "app", None, [b"layer %d" % n]) for n in range(3)]
     caps = Caps(max_manifests=1, max_bytes=10, max_percent=30)
-    wanted = Wanted(repository=APP, digests=tuple(images[:2]), caps=caps)
-    made = make_plan(registry, wanted, NOBODY_ASKS, ALICE)
+    wanted = PlanRequest(repository=APP, digests=tuple(images[:2]), caps=caps)
+    made = make_plan(registry, wanted, WITHOUT_ACCOUNTS, ALICE)
     refusing = [each["rail"] for each in made.document["warnings"] if each["refuses"]]
     assert refusing == ["most-of-repository", "max-manifests", "max-bytes"]
     with pytest.raises(PlanRefused):

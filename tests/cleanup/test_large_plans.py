@@ -9,7 +9,7 @@ from tests.support.cleaning import finish, manifests, outcomes, purge, retag, ta
 from tests.support.clock import FakeClock
 from tests.support.fixtures import Assemble, Installation
 from tests.support.registry import ALICE, push_image, push_index, settle
-from ullage.authorization import NOBODY_ASKS
+from ullage.authorization import WITHOUT_ACCOUNTS
 from ullage.blobs.memory import MemoryBlobStore
 from ullage.cleanup import purge as purging
 from ullage.cleanup.guardrails import Caps
@@ -17,13 +17,20 @@ from ullage.cleanup.job.execution import work
 from ullage.cleanup.job.jobs import cancel_job, get_job
 from ullage.cleanup.plan.apply import apply_plan
 from ullage.cleanup.plan.from_filter import plan_filter
-from ullage.cleanup.plan.plan import PLAN_LIFETIME, Plan, Wanted, expire_plans, get_plan, make_plan
+from ullage.cleanup.plan.plan import (
+    PLAN_LIFETIME,
+    Plan,
+    PlanRequest,
+    expire_plans,
+    get_plan,
+    make_plan,
+)
 from ullage.deletion.delete import delete_manifest
 from ullage.oci.digest import Digest, digest_of
 from ullage.oci.errors import PlanRefused, PlanUnknown
 from ullage.oci.reference import parse_repository_name, parse_tag
 from ullage.registry.context import Limits, Registry
-from ullage.registry.push.manifests import mount_blob
+from ullage.registry.push.links import mount_blob
 from ullage.usage.usage import registry_totals
 from ullage.worker import CHOOSERS
 
@@ -52,8 +59,8 @@ def disk_bytes(registry: Registry) -> int:
 
 
 def plan_of(registry: Registry, *digests: Digest, tags: tuple[str, ...] = ()) -> Plan:
-    wanted = Wanted(repository=APP, digests=digests, tags=tuple(map(parse_tag, tags)))
-    made = make_plan(registry, wanted, NOBODY_ASKS, ALICE)
+    wanted = PlanRequest(repository=APP, digests=digests, tags=tuple(map(parse_tag, tags)))
+    made = make_plan(registry, wanted, WITHOUT_ACCOUNTS, ALICE)
     tick(registry)
     return made
 
@@ -68,8 +75,12 @@ def filtered(registry: Registry, *filters: str, ago: str | None = "0d", **more: 
         "include_locked": False,
         "dry_run": False,
     }
-    wanted = purging.wanted(filters=filters, ago=ago, caps=Caps(), allow=(), **(usual | more))
-    return plan_filter(registry, wanted, NOBODY_ASKS, ALICE)
+    wanted = purging.purge_request(
+        filters=filters, ago=ago, caps=Caps(), allow=(), **(usual | more)
+    )
+        filters=filters, ago=ago, caps=Caps(), allow=(), **(usual | more)
+    )
+    return plan_filter(registry, wanted, WITHOUT_ACCOUNTS, ALICE)
 
 
 def images(registry: Registry, count: int = 5) -> list[Digest]:
@@ -92,7 +103,7 @@ def test_a_large_plan_is_a_job_and_its_receipt_is_whole_at_the_end(few: Registry
     assert (job["kind"], job["state"], job["planned_bytes"]) == (
         *("plan", "done", made.document["freed_bytes"]),
     )
-    receipt = get_plan(few, made.id, NOBODY_ASKS).document["receipt"]
+    receipt = get_plan(few, made.id, WITHOUT_ACCOUNTS).document["receipt"]
     assert receipt == apply_plan(few, made.id, ALICE)
     for name in ("freed_bytes", "freed_later_bytes", "manifest_count", "tag_count"):
         assert receipt[name] == made.document[name]
@@ -130,13 +141,13 @@ def test_what_changed_before_the_first_batch_refuses_the_whole_or_is_told(
     assert job["difference"]["gone"] == [f"app@{going[0]}"]
     if allow_smaller:
         assert (job["state"], job["manifests_deleted"]) == ("done", 4)
-        receipt = get_plan(few, made.id, NOBODY_ASKS).document["receipt"]
+        receipt = get_plan(few, made.id, WITHOUT_ACCOUNTS).document["receipt"]
         assert receipt["difference"]["counts"]["gone"] == 1
         return
     assert (job["state"], job["manifests_deleted"]) == ("refused", 0)
     assert manifests(few) > set(going[1:])
     # It may be applied after all.
-    assert "receipt" not in get_plan(few, made.id, NOBODY_ASKS).document
+    assert "receipt" not in get_plan(few, made.id, WITHOUT_ACCOUNTS).document
     again = apply_plan(few, made.id, ALICE, allow_smaller=True)
     assert finish(few, again["job"])["manifests_deleted"] == 4
 
@@ -183,7 +194,7 @@ def test_a_cancelled_plan_may_be_applied_again(few: Registry) -> None:
     job_id = apply_plan(few, made.id, ALICE)["job"]
     work(few, CHOOSERS, "worker", 1)
     work(few, CHOOSERS, "worker", 2)
-    cancel_job(few, job_id, NOBODY_ASKS, ALICE)
+    cancel_job(few, job_id, WITHOUT_ACCOUNTS, ALICE)
     job = finish(few, job_id)
     assert (job["state"], job["manifests_deleted"]) == ("cancelled", 2)
     again = apply_plan(few, made.id, ALICE, allow_smaller=True)
@@ -198,15 +209,15 @@ def test_its_receipt_is_kept_as_long_as_its_job(few: Registry) -> None:
     few.now.advance(PLAN_LIFETIME.total_seconds() + 1)
     expire_plans(few)
     assert finish(few, job_id)["state"] == "done"
-    assert get_plan(few, made.id, NOBODY_ASKS).document["receipt"]["job"] == job_id
+    assert get_plan(few, made.id, WITHOUT_ACCOUNTS).document["receipt"]["job"] == job_id
     with pytest.raises(PlanUnknown):
-        get_plan(few, forgotten.id, NOBODY_ASKS)
+        get_plan(few, forgotten.id, WITHOUT_ACCOUNTS)
 
 
 def test_large_repositories_go_at_once_after_a_look_that_holds_nobody_up(few: Registry) -> None:
     images(few)
     push_image(few, "other", "v1", [b"base"])
-    made = make_plan(few, Wanted(repositories=(APP,)), NOBODY_ASKS, ALICE)
+    made = make_plan(few, PlanRequest(repositories=(APP,)), WITHOUT_ACCOUNTS, ALICE)
     receipt = apply_plan(few, made.id, ALICE)
     assert (receipt["freed_bytes"], receipt["manifest_count"]) == (
         *(made.document["freed_bytes"], 5),
@@ -261,7 +272,7 @@ def test_a_plan_of_a_filter_is_carried_out_as_it_was_shown(registry: Registry) -
     assert why == ["asked"] * 4 + ["child", "referrer"]
     disk = disk_bytes(registry)
     job = finish(registry, apply_plan(registry, plan.id, ALICE)["job"], n=2)
-    receipt = get_plan(registry, plan.id, NOBODY_ASKS).document["receipt"]
+    receipt = get_plan(registry, plan.id, WITHOUT_ACCOUNTS).document["receipt"]
     for name in ("freed_bytes", "manifest_count", "tag_count"):
         assert receipt[name] == plan.document[name], name
     assert (job["state"], receipt["difference"], tags(registry)) == ("done", None, ["keep"])
@@ -312,7 +323,7 @@ def test_a_filter_is_refused_or_does_less_when_the_world_changes(
     assert job["difference"]["smaller"] is True
     again = apply_plan(registry, plan.id, ALICE, allow_smaller=True)
     assert finish(registry, again["job"])["state"] == "done"
-    receipt = get_plan(registry, plan.id, NOBODY_ASKS).document["receipt"]
+    receipt = get_plan(registry, plan.id, WITHOUT_ACCOUNTS).document["receipt"]
     assert receipt["freed_bytes"] < plan.document["freed_bytes"]
 
 
@@ -337,5 +348,5 @@ def test_nothing_that_is_held_by_now_goes(registry: Registry) -> None:
     push_index(registry, "app", "v1", [orphan])
     job = finish(registry, job_id)
     assert (job["state"], job["manifests_deleted"]) == ("done", 0)
-    assert get_job(registry, job_id, NOBODY_ASKS)["freed_bytes"] == 0
+    assert get_job(registry, job_id, WITHOUT_ACCOUNTS)["freed_bytes"] == 0
     assert orphan in manifests(registry)

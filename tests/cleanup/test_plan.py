@@ -6,8 +6,8 @@ import pytest
 
 from tests.support.clock import FakeClock
 from tests.support.registry import ALICE, push_blob, push_image, push_index
-from ullage.authorization import NOBODY_ASKS, Principal
-from ullage.cleanup.plan.plan import Plan, Wanted, make_plan
+from ullage.authorization import WITHOUT_ACCOUNTS, Principal
+from ullage.cleanup.plan.plan import Plan, PlanRequest, make_plan
 from ullage.oci.digest import Digest
 from ullage.oci.errors import ManifestUnknown, NameUnknown
 from ullage.oci.reference import parse_repository_name, parse_tag
@@ -21,9 +21,9 @@ def plan(
     registry: Registry,
     *digests: Digest,
     tags: tuple[str, ...] = (),
-    principal: Principal = NOBODY_ASKS,
+    principal: Principal = WITHOUT_ACCOUNTS,
 ) -> Plan:
-    wanted = Wanted(repository=APP, digests=digests, tags=tuple(map(parse_tag, tags)))
+    wanted = PlanRequest(repository=APP, digests=digests, tags=tuple(map(parse_tag, tags)))
     return make_plan(registry, wanted, principal, ALICE)
 
 
@@ -121,10 +121,10 @@ def test_a_repository_is_planned_as_a_whole(registry: Registry) -> None:
     push_image(registry, "app", "v2", [b"mine"])
     push_blob(registry, "app", b"loose")
     push_image(registry, "other", "v1", [b"shared"])
-    made = make_plan(registry, Wanted(repositories=(APP,)), NOBODY_ASKS, ALICE)
+    made = make_plan(registry, PlanRequest(repositories=(APP,)), WITHOUT_ACCOUNTS, ALICE)
     assert made.document["freed_bytes"] == len(b"mine" + b"loose")
     assert made.document["manifest_count"] == 2
-    both = make_plan(registry, Wanted(repositories=(OTHER, APP)), NOBODY_ASKS, ALICE)
+    both = make_plan(registry, PlanRequest(repositories=(OTHER, APP)), WITHOUT_ACCOUNTS, ALICE)
     assert both.document["freed_bytes"] == len(b"{}" + b"shared" + b"mine" + b"loose")
 
 

@@ -22,10 +22,10 @@ from hypothesis.stateful import precondition, rule, run_state_machine_as_test
 from tests.deletion.test_model import ALICE, SIZES, RegistryMachine
 from tests.support.fixtures import registry_on
 from tests.support.soundness import assert_sound
-from ullage.authorization import NOBODY_ASKS
+from ullage.authorization import WITHOUT_ACCOUNTS
 from ullage.blobs.files.store import FileBlobStore
 from ullage.cleanup.plan.apply import apply_plan
-from ullage.cleanup.plan.plan import Plan, Wanted, make_plan
+from ullage.cleanup.plan.plan import Plan, PlanRequest, make_plan
 from ullage.database.transaction import Database, Transaction
 from ullage.deletion.reclaim import erase_deleted, reclaim_due
 from ullage.oci.digest import Digest
@@ -51,7 +51,7 @@ class PlanMachine(RegistryMachine):
         self.folder = folder
         self.store = FileBlobStore(folder)  # type: ignore[assignment]
         self.registry = registry_on(db, self.store, self.clock)
-        self.kept: list[tuple[Plan, Wanted]] = []
+        self.kept: list[tuple[Plan, PlanRequest]] = []
 
     # -- planning and carrying out at once
 
@@ -63,7 +63,7 @@ class PlanMachine(RegistryMachine):
         model = self.repositories[wanted.repository]
         locked = data.draw(st.sampled_from(sorted(model.tags))) if lock and model.tags else None
         with self._locked(wanted.repository, locked):
-            plan = make_plan(self.registry, wanted, NOBODY_ASKS, ALICE)
+            plan = make_plan(self.registry, wanted, WITHOUT_ACCOUNTS, ALICE)
             going = self._going(wanted)
             if locked is not None and model.tags[locked] in going:
                 going = set()
@@ -81,8 +81,8 @@ class PlanMachine(RegistryMachine):
     def plan_repositories(self, data: st.DataObject) -> None:
         known = st.sampled_from(sorted(self.repositories))
         chosen = data.draw(st.sets(known, min_size=1, max_size=2).map(sorted))
-        wanted = Wanted(repositories=tuple(chosen))
-        self._carry_out(make_plan(self.registry, wanted, NOBODY_ASKS, ALICE))
+        wanted = PlanRequest(repositories=tuple(chosen))
+        self._carry_out(make_plan(self.registry, wanted, WITHOUT_ACCOUNTS, ALICE))
         for name in chosen:
             del self.repositories[name]
             self.promises = {key: value for key, value in self.promises.items() if key[0] != name}
@@ -94,7 +94,7 @@ class PlanMachine(RegistryMachine):
     @rule(data=st.data())
     def plan_for_later(self, data: st.DataObject) -> None:
         wanted = self._draw_images(data, most=3)
-        self.kept.append((make_plan(self.registry, wanted, NOBODY_ASKS, ALICE), wanted))
+        self.kept.append((make_plan(self.registry, wanted, WITHOUT_ACCOUNTS, ALICE), wanted))
 
     @precondition(lambda self: self.kept)
     @rule(data=st.data(), allow_smaller=st.booleans())
@@ -128,12 +128,12 @@ class PlanMachine(RegistryMachine):
         assert bill.untagged_bytes == sum(SIZES[digest] for digest in self._needed() - held)
         parts = (bill.tagged_bytes, bill.untagged_bytes, bill.leased_bytes)
         assert sum(parts) + bill.uploading_bytes + bill.pending_bytes == bill.disk_bytes
-        for lines in (by_repository(self.registry, NOBODY_ASKS), by_namespace(self.registry)):
+        for lines in (by_repository(self.registry, WITHOUT_ACCOUNTS), by_namespace(self.registry)):
             assert sum(line.fair_share_bytes for line in lines) == sum(parts)
         for name in sorted(self.repositories)[:1]:
             for line in by_image(self.registry, name, tags=False)[:2]:
-                wanted = Wanted(repository=name, digests=(line["digest"],))
-                plan = make_plan(self.registry, wanted, NOBODY_ASKS, ALICE).document
+                wanted = PlanRequest(repository=name, digests=(line["digest"],))
+                plan = make_plan(self.registry, wanted, WITHOUT_ACCOUNTS, ALICE).document
                 assert plan["freed_bytes"] + plan["freed_later_bytes"] == line["exclusive_bytes"]
 
     def _held_by_tags(self) -> set[Digest]:
@@ -152,7 +152,7 @@ class PlanMachine(RegistryMachine):
 
     # -- helpers
 
-    def _draw_images(self, data: st.DataObject, most: int) -> Wanted:
+    def _draw_images(self, data: st.DataObject, most: int) -> PlanRequest:
         name = data.draw(st.sampled_from(sorted(self.repositories)))
         model = self.repositories[name]
         digests = data.draw(
@@ -161,13 +161,13 @@ class PlanMachine(RegistryMachine):
         tags: set[str] = set()
         if most > 1 and model.tags:
             tags = data.draw(st.sets(st.sampled_from(sorted(model.tags)), max_size=1))
-        return Wanted(
+        return PlanRequest(
             repository=name,
             digests=tuple(sorted(digests)),
             tags=tuple(map(parse_tag, sorted(tags))),
         )
 
-    def _going(self, wanted: Wanted) -> set[Digest]:
+    def _going(self, wanted: PlanRequest) -> set[Digest]:
         """deletion.md section 2, of several roots; one that a live index lists stays."""
         assert wanted.repository is not None
         model = self.repositories[wanted.repository]

@@ -4,7 +4,7 @@ from datetime import timedelta
 
 import pytest
 
-from ullage.cleanup.guardrails import Caps, Part, Rail, rails
+from ullage.cleanup.guardrails import Caps, Guardrail, RepositoryShare, guardrails
 from ullage.oci.errors import ValueInvalid
 from ullage.quantities import parse_duration, parse_size
 
@@ -63,16 +63,16 @@ def test_sizes_that_are_refused(text: str) -> None:
 @pytest.mark.parametrize(
     ("part", "expected"),
     [
-        (Part("a", 10, 0, 5, 0, None), []),
-        (Part("a", 10, 5, 5, 1, None), []),
-        (Part("a", 10, 6, 5, 1, None), [Rail.MOST]),
-        (Part("a", 10, 10, 0, 0, None), [Rail.EMPTIES, Rail.MOST]),
-        (Part("a", 10, 1, 1, 1, "v1"), [Rail.ONLY_TAG, Rail.NEWEST]),
-        (Part("a", 10, 3, 3, 3, None), [Rail.ONLY_TAG]),
+        (RepositoryShare("a", 10, 0, 5, 0, None), []),
+        (RepositoryShare("a", 10, 5, 5, 1, None), []),
+        (RepositoryShare("a", 10, 6, 5, 1, None), [Guardrail.MOST]),
+        (RepositoryShare("a", 10, 10, 0, 0, None), [Guardrail.EMPTIES, Guardrail.MOST]),
+        (RepositoryShare("a", 10, 1, 1, 1, "v1"), [Guardrail.ONLY_TAG, Guardrail.NEWEST]),
+        (RepositoryShare("a", 10, 3, 3, 3, None), [Guardrail.ONLY_TAG]),
     ],
 )
-def test_rails_by_what_goes(part: Part, expected: list[Rail]) -> None:
+def test_rails_by_what_goes(part: RepositoryShare, expected: list[Guardrail]) -> None:
     for computed in (False, True):
-        found = rails([part], 0, Caps(), computed=computed)
+        found = guardrails([part], 0, Caps(), computed=computed)
         assert [warning.rail for warning in found] == expected
         assert all(warning.refuses is computed for warning in found)

@@ -21,13 +21,13 @@ from tests.support.clock import FakeClock
 from tests.support.fixtures import Installation
 from tests.support.planting import plant_image
 from tests.support.registry import ALICE, push_image, push_index, settle
-from ullage.authorization import NOBODY_ASKS, Action, Grant, Principal
+from ullage.authorization import WITHOUT_ACCOUNTS, Action, Grant, Principal
 from ullage.cleanup.guardrails import Caps
 from ullage.cleanup.job.batch import CHANGED, GONE, HELD, MORE
 from ullage.cleanup.job.claims import CLAIM, release_jobs
 from ullage.cleanup.job.execution import MAX_FAILURES, expire_jobs, note_failure, work
 from ullage.cleanup.job.jobs import KEPT, MAX_OPEN, cancel_job, get_job, list_jobs
-from ullage.cleanup.purge import start_purge, wanted
+from ullage.cleanup.purge import purge_request, start_purge
 from ullage.deletion.delete import delete_repository, delete_tag
 from ullage.failpoints import configure
 from ullage.oci.digest import Digest
@@ -501,7 +501,7 @@ def test_a_job_is_cancelled_between_two_batches(registry: Registry) -> None:
         image(registry)
     job_id = begin(registry, untagged_only=True, ago=None)
     assert work(registry, CHOOSERS, "worker", 1) == 1
-    assert cancel_job(registry, job_id, NOBODY_ASKS, ALICE)["cancelled"]
+    assert cancel_job(registry, job_id, WITHOUT_ACCOUNTS, ALICE)["cancelled"]
     job = finish(registry, job_id)
     assert (job["state"], job["manifests_deleted"]) == ("cancelled", 1)
     assert len(manifests(registry)) == 3
@@ -526,7 +526,7 @@ def test_jobs_are_forgotten_a_week_after_they_ended(registry: Registry, clock: F
     while expire_jobs(registry):
         pass
     with pytest.raises(JobUnknown):
-        get_job(registry, job["id"], NOBODY_ASKS)
+        get_job(registry, job["id"], WITHOUT_ACCOUNTS)
 
 
 def test_there_are_only_so_many_jobs(registry: Registry) -> None:
@@ -543,7 +543,7 @@ def test_a_purge_reaches_no_further_than_the_rights_of_who_asks(registry: Regist
     somebody = Principal("somebody", grants)
     assert isinstance(registry.now, FakeClock)
     registry.now.advance(1)
-    purge = wanted(
+    purge = purge_request(
         filters=[".*:.*"],
         ago="0d",
         keep=0,

@@ -13,7 +13,7 @@ from tests.support.clock import FakeClock
 from tests.support.fixtures import Installation
 from tests.support.planting import plant_image
 from tests.support.registry import ALICE, push_index
-from ullage.authorization import NOBODY_ASKS
+from ullage.authorization import WITHOUT_ACCOUNTS
 from ullage.cleanup.job.batch import CHANGED, PULLED
 from ullage.cleanup.job.claims import release_jobs
 from ullage.cleanup.job.execution import work
@@ -65,7 +65,7 @@ def begin(registry: Registry) -> str:
     """A run that has chosen, so that the next piece of work deletes."""
     job_id = queue(registry)
     work(registry, CHOOSERS, "worker", 1)
-    assert get_job(registry, job_id, NOBODY_ASKS)["state"] == "running"
+    assert get_job(registry, job_id, WITHOUT_ACCOUNTS)["state"] == "running"
     return job_id
 
 
@@ -302,7 +302,7 @@ def test_rules_run_once_a_day_by_the_registrys_clock(registry: Registry, clock: 
     shown = get_retention(registry)
     assert shown["last_run"] == clock().isoformat()
     assert shown["next_run"] == (clock() + timedelta(days=1)).isoformat()
-    assert {job["by"] for job in list_jobs(registry, NOBODY_ASKS)} == {"retention"}
+    assert {job["by"] for job in list_jobs(registry, WITHOUT_ACCOUNTS)} == {"retention"}
 
 
 def test_one_process_starts_a_run_that_is_due(registry: Registry, clock: FakeClock) -> None:

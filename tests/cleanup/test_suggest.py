@@ -4,7 +4,7 @@ import pytest
 
 from tests.support.cleaning import finish, manifests, tags, wait_days
 from tests.support.registry import ALICE, push_image, push_index, settle
-from ullage.authorization import NOBODY_ASKS
+from ullage.authorization import WITHOUT_ACCOUNTS
 from ullage.cleanup.plan.apply import apply_plan
 from ullage.cleanup.plan.plan import Plan, get_plan
 from ullage.cleanup.plan.suggest import suggest
@@ -22,7 +22,7 @@ APP = parse_repository_name("app")
 
 def suggested(registry: Registry, free: int, *names: str) -> Plan:
     repositories = tuple(map(parse_repository_name, names))
-    return suggest(registry, free, repositories, NOBODY_ASKS, ALICE)
+    return suggest(registry, free, repositories, WITHOUT_ACCOUNTS, ALICE)
 
 
 def digests(plan: Plan) -> set[str]:
@@ -103,7 +103,7 @@ def test_images_go_whole_and_what_comes_back_is_what_was_said(registry: Registry
     assert {item["repository"] for item in plan.items} == {"app", "other"}
     receipt = apply_plan(registry, plan.id, ALICE)
     assert finish(registry, receipt["job"])["state"] == "done"
-    receipt = get_plan(registry, plan.id, NOBODY_ASKS).document["receipt"]
+    receipt = get_plan(registry, plan.id, WITHOUT_ACCOUNTS).document["receipt"]
     assert receipt["freed_bytes"] == plan.document["freed_bytes"] >= 700
     wait_days(registry, 1)
     settle(registry)

@@ -75,10 +75,10 @@ def ullage(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) 
     """`ullage …` in this process; no terminal anywhere."""
     monkeypatch.delenv("COLUMNS", raising=False)
 
-    def call(*arguments: str) -> Done:
+    def invocation(*arguments: str) -> Done:
         capsys.readouterr()
         code = run(arguments)
         printed = capsys.readouterr()
         return Done(code, printed.out, printed.err)
 
-    return call
+    return invocation

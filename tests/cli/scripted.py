@@ -9,9 +9,9 @@ from typing import Any
 
 from ullage.cli.client.address import Origin
 from ullage.cli.client.connection import Connections
-from ullage.cli.client.registry import Registry
+from ullage.cli.client.registry import RemoteRegistry
 from ullage.cli.client.saved import Login
-from ullage.cli.shell.console import Talk
+from ullage.cli.shell.console import Console
 from ullage.cli.shell.errors import Unauthenticated
 
 Step = tuple[int, dict[str, str], Any]
@@ -28,7 +28,7 @@ class Script:
         self.waited: list[float] = []
 
     @contextmanager
-    def serving(self, login: Login | None = None) -> Iterator[Registry]:
+    def serving(self, login: Login | None = None) -> Iterator[RemoteRegistry]:
         script = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -61,9 +61,9 @@ class Script:
             thread.start()
             try:
                 origin = Origin("http", "127.0.0.1", server.server_port)
-                with closing(Connections(origin, None, Talk())) as connections:
-                    yield Registry(
-                        connections, Talk(), login, ("a:b:c",), _nobody, self.waited.append
+                with closing(Connections(origin, None, Console())) as connections:
+                    yield RemoteRegistry(
+                        connections, Console(), login, ("a:b:c",), _nobody, self.waited.append
                     )
             finally:
                 server.shutdown()

@@ -108,8 +108,8 @@ def test_an_expression_does_not_empty_a_repository(
     assert (done.code, done.out) == (1, "")
     assert f"deletes everything in {name}" in done.err
     assert "--allow empty-repository --allow most-of-repository --allow only-tag" in done.err
-    rails = ("empty-repository", "most-of-repository", "only-tag")
-    done = ullage(*line, *(word for rail in rails for word in ("--allow", rail)))
+    guardrails = ("empty-repository", "most-of-repository", "only-tag")
+    done = ullage(*line, *(word for rail in guardrails for word in ("--allow", rail)))
     assert (done.code, client.get(f"/v2/{name}/tags/list").status_code) == (0, 404)
 
 

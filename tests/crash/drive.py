@@ -9,7 +9,8 @@ import sys
 from ullage.config import load_settings
 from ullage.deletion import delete, reclaim
 from ullage.oci.reference import parse_repository_name
-from ullage.registry.context import Caller, Registry
+from ullage.registry.clients import Caller
+from ullage.registry.context import Registry
 from ullage.wiring import open_registry
 
 NOBODY = Caller(subject="", address="127.0.0.1", agent="drive")

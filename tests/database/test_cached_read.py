@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.database.test_transaction import Stumble, insert, keys
-from ullage.database.sqlite import database as sqlite
+from ullage.database.sqlite import database
 from ullage.database.sqlite.database import SqliteDatabase
 from ullage.database.transaction import Database, Transaction
 
@@ -25,8 +25,8 @@ class Asked:
         return tuple(keys(tx))
 
 
-def recall(db: Database, work: Any, key: str = "keys", size: int = 0) -> Any:
-    return db.recall(key, work, lambda _: size)
+def cached_read(db: Database, work: Any, key: str = "keys", size: int = 0) -> Any:
+    return db.cached_read(key, work, lambda _: size)
 
 
 def test_whoever_was_told_of_a_commit_reads_it(db: Database) -> None:
@@ -35,30 +35,30 @@ def test_whoever_was_told_of_a_commit_reads_it(db: Database) -> None:
         for number in range(5):
             key = f"{number:032}"
             db.write(insert(key))
-            assert key in recall(db, keys)
-            assert key in other.submit(recall, db, keys).result()
+            assert key in cached_read(db, keys)
+            assert key in other.submit(cached_read, db, keys).result()
 
 
 def test_between_two_commits_it_is_read_once(sqlite_db: SqliteDatabase) -> None:
     asked = Asked()
     sqlite_db.write(insert("a" * 32))
-    assert [recall(sqlite_db, asked) for _ in range(3)] == [("a" * 32,)] * 3
+    assert [cached_read(sqlite_db, asked) for _ in range(3)] == [("a" * 32,)] * 3
     assert asked.times == 1
     sqlite_db.write(insert("b" * 32))
-    assert recall(sqlite_db, asked) == ("a" * 32, "b" * 32)
+    assert cached_read(sqlite_db, asked) == ("a" * 32, "b" * 32)
 
 
 def test_what_a_commit_tells_of_itself_comes_after_what_it_changed(
     sqlite_db: SqliteDatabase,
 ) -> None:
     """Leases count on it: who is told by `after_commit` or `at_end` must not read what was."""
-    recall(sqlite_db, keys)
+    cached_read(sqlite_db, keys)
     seen: list[Any] = []
 
     def work(tx: Transaction) -> None:
         insert("a" * 32)(tx)
-        tx.after_commit(lambda: seen.append(recall(sqlite_db, keys)))
-        tx.at_end(lambda: seen.append(recall(sqlite_db, keys)))
+        tx.after_commit(lambda: seen.append(cached_read(sqlite_db, keys)))
+        tx.at_end(lambda: seen.append(cached_read(sqlite_db, keys)))
 
     sqlite_db.write(work)
     assert [list(each) for each in seen] == [["a" * 32]] * 2
@@ -71,9 +71,9 @@ def test_what_is_rolled_back_was_never_there(sqlite_db: SqliteDatabase) -> None:
 
     with pytest.raises(Stumble):
         sqlite_db.write(stumble)
-    assert not recall(sqlite_db, keys)
+    assert not cached_read(sqlite_db, keys)
     sqlite_db.write(insert("b" * 32))
-    assert list(recall(sqlite_db, keys)) == ["b" * 32]
+    assert list(cached_read(sqlite_db, keys)) == ["b" * 32]
 
 
 def test_readers_beside_a_writer_never_see_less_than_was_acknowledged(
@@ -85,7 +85,7 @@ def test_readers_beside_a_writer_never_see_less_than_was_acknowledged(
     def read() -> None:
         while not over.is_set():
             told = len(acknowledged)
-            assert len(recall(sqlite_db, keys)) >= told
+            assert len(cached_read(sqlite_db, keys)) >= told
 
     with ThreadPoolExecutor(2) as readers:
         reading = [readers.submit(read) for _ in range(2)]
@@ -103,10 +103,10 @@ def test_readers_beside_a_writer_never_see_less_than_was_acknowledged(
 def test_no_more_is_remembered_than_there_is_room_for(
     sqlite_db: SqliteDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sqlite, "MAX_RECALLED_BYTES", 3 * sqlite.RECALLED_BYTES)
+    monkeypatch.setattr(database, "MAX_RECALLED_BYTES", 3 * database.RECALLED_BYTES)
     sqlite_db.write(insert("a" * 32))
     large, small = Asked(), Asked()
     for _ in range(2):
-        recall(sqlite_db, large, "large", 4 * sqlite.RECALLED_BYTES)
-        recall(sqlite_db, small, "small")
+        cached_read(sqlite_db, large, "large", 4 * database.RECALLED_BYTES)
+        cached_read(sqlite_db, small, "small")
     assert (large.times, small.times) == (2, 1)

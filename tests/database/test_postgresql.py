@@ -18,7 +18,7 @@ from ullage.database.errors import DatabaseBusy, DatabaseFull
 from ullage.database.postgresql import MAX_ATTEMPTS, PostgresDatabase
 from ullage.database.schema import space
 from ullage.database.statements import Statement
-from ullage.database.timestamps import moment
+from ullage.database.timestamps import to_micros
 from ullage.database.transaction import Database, Transaction, Work, database_time
 
 pytestmark = pytest.mark.postgresql
@@ -222,5 +222,5 @@ def test_all_processes_go_by_the_server_s_clock(postgres_db: Database) -> None:
     """Whatever time zone the server shows; in microseconds, as they are stored."""
     query = sa.text("SELECT CAST(extract(epoch FROM now()) * 1000000 AS bigint)")
     before = postgres_db.read(lambda tx: tx.execute(query).scalar_one())
-    told = moment(database_time(postgres_db))
+    told = to_micros(database_time(postgres_db))
     assert before <= told <= postgres_db.read(lambda tx: tx.execute(query).scalar_one())

@@ -13,7 +13,7 @@ from sqlalchemy import bindparam
 
 import ullage.database
 from tests.support.statements import listened
-from ullage.database.dialects import spelling_of
+from ullage.database.dialects import sql_dialect_of
 from ullage.database.errors import DatabaseBroken, DatabaseBusy
 from ullage.database.opening import open_database
 from ullage.database.schema import content, space
@@ -234,7 +234,7 @@ def plain_sqlite(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Database]
 
 def scans(db: Database, statement: Statement) -> list[str]:
     """The steps of SQLite's plan that read a whole table or index."""
-    sql = statement.built(spelling_of("sqlite")).sql
+    sql = statement.built(sql_dialect_of("sqlite")).sql
 
     def explain(tx: Transaction) -> list[Any]:
         driver: Any = tx._connection.connection.dbapi_connection

@@ -25,9 +25,9 @@ from tests.support.registry import (
 )
 from tests.support.soundness import assert_sound
 from tests.support.statements import listened
-from ullage.authorization import NOBODY_ASKS
+from ullage.authorization import WITHOUT_ACCOUNTS
 from ullage.blobs.memory import MemoryBlobStore
-from ullage.database.schema import content as content_tables
+from ullage.database.schema import content
 from ullage.database.transaction import Database
 from ullage.deletion import reclaim
 from ullage.deletion.delete import (
@@ -362,7 +362,7 @@ def test_the_last_manifest_s_deletion_removes_the_repository(
 ) -> None:
     digest = image(registry, "v1", b"layer")
     site.delete(digest)
-    assert list_repositories(registry, 10, None, NOBODY_ASKS).items == ()
+    assert list_repositories(registry, 10, None, WITHOUT_ACCOUNTS).items == ()
     with pytest.raises(NameUnknown):
         list_tags(registry, APP, 10, None)
     assert registry.read(lambda tx: find_repository(tx, APP)) is None
@@ -373,12 +373,12 @@ def test_a_repository_with_an_upload_session_stays_for_it(site: Site, registry: 
     digest = image(registry, "v1", b"layer")
     upload = start_upload(registry, APP, ALICE)
     site.delete(digest)
-    assert list_repositories(registry, 10, None, NOBODY_ASKS).items == ()
+    assert list_repositories(registry, 10, None, WITHOUT_ACCOUNTS).items == ()
     session = append_upload(registry, APP, upload.id, ALICE)
     session.write(b"{}")
     session.finish(digest_of(b"{}"))
     push_manifest(registry, "app", "v2", image_manifest([]))
-    assert list_repositories(registry, 10, None, NOBODY_ASKS).items == ("app",)
+    assert list_repositories(registry, 10, None, WITHOUT_ACCOUNTS).items == ("app",)
 
 
 def test_a_repository_without_manifests_goes_with_its_last_promise(
@@ -397,7 +397,7 @@ def test_a_deleted_repository_is_invisible_at_once(site: Site, registry: Registr
     image(registry, None, b"signature", subject=digest)
     upload = start_upload(registry, APP, ALICE)
     delete_repository(registry, APP, ALICE)
-    assert list_repositories(registry, 10, None, NOBODY_ASKS).items == ()
+    assert list_repositories(registry, 10, None, WITHOUT_ACCOUNTS).items == ()
     assert list_referrers(registry, APP, digest, None, 10, None).descriptors == ()
     with pytest.raises(NameUnknown):
         list_tags(registry, APP, 10, None)
@@ -437,7 +437,7 @@ def test_a_deleted_repository_is_erased_in_batches(
     site.erased_bytes()
     assert site.stored_bytes() == len(b"shared" + b"{}")
     assert get_manifest(registry, OTHER, V1).digest == kept
-    query = sa.select(content_tables.repositories.c.name)
+    query = sa.select(content.repositories.c.name)
     assert registry.read(lambda tx: list(tx.execute(query).scalars())) == ["other"]
 
 

@@ -26,7 +26,7 @@ from tests.support.clock import FakeClock
 from tests.support.fixtures import registry_on
 from tests.support.registry import CONFIG, INDEX, LAYER, MANIFEST, descriptor, push_blob, settle
 from tests.support.soundness import assert_sound
-from ullage.authorization import NOBODY_ASKS
+from ullage.authorization import WITHOUT_ACCOUNTS
 from ullage.blobs.memory import MemoryBlobStore
 from ullage.database.schema import base, content, space
 from ullage.database.transaction import Database
@@ -34,7 +34,7 @@ from ullage.deletion.delete import delete_blob, delete_manifest, delete_reposito
 from ullage.oci.digest import Digest, digest_of
 from ullage.oci.errors import BlobUnknown, ManifestUnknown, NameUnknown, OperationDisallowed
 from ullage.oci.reference import RepositoryName, parse_repository_name, parse_tag
-from ullage.registry.context import Caller
+from ullage.registry.clients import Caller
 from ullage.registry.pull.read import (
     get_manifest,
     list_repositories,
@@ -42,7 +42,8 @@ from ullage.registry.pull.read import (
     stat_blob,
     stat_blob_for_push,
 )
-from ullage.registry.push.manifests import mount_blob, put_manifest
+from ullage.registry.push.links import mount_blob
+from ullage.registry.push.manifests import put_manifest
 from ullage.registry.push.sessions import start_upload
 from ullage.registry.push.uploads import append_upload
 from ullage.registry.queries.counters import totals
@@ -345,7 +346,7 @@ class RegistryMachine(RuleBasedStateMachine):
 
     def _check_what_can_be_read(self) -> None:
         registry = self.registry
-        assert list_repositories(registry, 10, None, NOBODY_ASKS).items == tuple(
+        assert list_repositories(registry, 10, None, WITHOUT_ACCOUNTS).items == tuple(
             sorted(self.repositories)
         )
         for name, repository in self.repositories.items():

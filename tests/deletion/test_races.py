@@ -6,7 +6,8 @@ other, in both orders. Whatever the schedule: nobody is told more than what then
 meets an error that has no name.
 
 Races that need no second actor are tested where they belong: R2 and R3 in test_leases.py, R4 in
-tests/registry/queries/test_condemn_statements.py, R5 to R8 and R24 in test_reclaim.py, R18 in test_push.py.
+tests/registry/queries/test_condemn_statements.py, R5 to R8 and R24 in test_reclaim.py, R18 in
+tests/registry/test_push.py.
 ULLAGE_SCHEDULES=all tries every step. The rule is every eighth one, and all of a short race.
 """
 
@@ -51,9 +52,10 @@ from ullage.registry.attributes import (
     update_repository,
     update_tag,
 )
-from ullage.registry.context import Caller, Limits, Registry
+from ullage.registry.clients import Caller
+from ullage.registry.context import Limits, Registry
 from ullage.registry.pull.read import get_manifest, list_referrers, open_blob, stat_blob_for_push
-from ullage.registry.push.manifests import mount_blob
+from ullage.registry.push.links import mount_blob
 from ullage.registry.push.sessions import cancel_upload, get_upload, start_upload
 from ullage.registry.push.uploads import AppendSession, append_upload, finish_upload
 

@@ -19,13 +19,13 @@ from tests.support.fixtures import registry_on
 from tests.support.planting import plant_blobs, plant_image, store_bytes
 from tests.support.registry import ALICE, push_blob, push_image, settle
 from tests.support.soundness import assert_sound
-from ullage.authorization import NOBODY_ASKS
+from ullage.authorization import WITHOUT_ACCOUNTS
 from ullage.blobs.files.store import FileBlobStore
 from ullage.blobs.memory import MemoryBlobStore
 from ullage.blobs.protocol import StoredObject
 from ullage.database.opening import open_database
 from ullage.database.schema import content, space
-from ullage.database.timestamps import moment
+from ullage.database.timestamps import to_micros
 from ullage.database.transaction import Database, Transaction
 from ullage.deletion.delete import delete_manifest, delete_repository
 from ullage.deletion.reclaim import (
@@ -124,7 +124,7 @@ def _seconds_until_tried(registry: Registry, clock: FakeClock) -> float:
     """Advance the clock to the next attempt."""
     until = registry.read(lambda tx: tx.execute(sa.select(space.tombstones.c.claimed_until)))
     [free_at] = set(until.scalars())
-    seconds = (free_at - moment(clock())) / 1_000_000
+    seconds = (free_at - to_micros(clock())) / 1_000_000
     clock.advance(seconds - 0.001)
     assert not registry.read(lambda tx: tombstone_due(tx, clock()))
     clock.advance(0.001)
@@ -277,7 +277,7 @@ def _schedule(tx: Transaction, name: str, digests: list[str], clock: FakeClock) 
     repository_id = tx.execute(named).scalar_one()
     tx.execute(space.reviews.delete())
     due = [
-        {"repository_id": repository_id, "digest": d, "due_at": moment(clock())} for d in digests
+        {"repository_id": repository_id, "digest": d, "due_at": to_micros(clock())} for d in digests
     ]
     tx.execute(space.reviews.insert(), due)
 
@@ -441,7 +441,7 @@ def test_a_full_disk_is_emptied_by_deleting(tmp_path: Path, clock: FakeClock) ->
                 delete_manifest(registry, APP, digest, ALICE)
                 clock.advance(registry.limits.read_grace.total_seconds())
                 settle(registry)
-            assert list_repositories(registry, 10, None, NOBODY_ASKS).items == ()
+            assert list_repositories(registry, 10, None, WITHOUT_ACCOUNTS).items == ()
             clock.advance(registry.limits.upload_idle.total_seconds())
             settle(registry)
             clock.advance(registry.limits.read_grace.total_seconds())

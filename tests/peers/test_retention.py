@@ -9,7 +9,7 @@ import pytest
 from tests.support.cleaning import Document, finish, manifests, outcomes, purge, retag, tags
 from tests.support.cleaning import wait_days as wait
 from tests.support.registry import ALICE, push_image, push_index
-from ullage.authorization import NOBODY_ASKS
+from ullage.authorization import WITHOUT_ACCOUNTS
 from ullage.cleanup.job.batch import CHANGED
 from ullage.cleanup.job.execution import work
 from ullage.cleanup.retention.policy import set_retention, set_untagged
@@ -52,7 +52,7 @@ def run(registry: Registry) -> Document:
 
 
 def last_pull(registry: Registry, digest: Digest) -> dict[str, Any]:
-    (place,) = explain(registry, digest, NOBODY_ASKS)["manifest"]
+    (place,) = explain(registry, digest, WITHOUT_ACCOUNTS)["manifest"]
     found: dict[str, Any] = place["last_pull"]
     return found
 

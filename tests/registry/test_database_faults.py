@@ -17,7 +17,7 @@ from tests.support.fixtures import registry_on
 from tests.support.planting import image_manifest, plant_blobs, plant_image
 from tests.support.registry import ALICE, push_blob, push_manifest
 from tests.support.soundness import assert_sound
-from ullage.authorization import NOBODY_ASKS
+from ullage.authorization import WITHOUT_ACCOUNTS
 from ullage.blobs.memory import MemoryBlobStore
 from ullage.database import postgresql
 from ullage.database.errors import DatabaseBusy
@@ -38,7 +38,7 @@ from ullage.registry.pull.read import (
     stat_blob,
     stat_blob_for_push,
 )
-from ullage.registry.push.manifests import mount_blob
+from ullage.registry.push.links import mount_blob
 from ullage.registry.push.sessions import cancel_upload, get_upload, start_upload
 from ullage.registry.push.uploads import AppendSession, append_upload, finish_upload
 from ullage.registry.queries.upload_claims import CLAIM_PERIOD, Claims
@@ -75,7 +75,9 @@ READING: dict[str, Act] = {
     "get_manifest": lambda registry, _: get_manifest(registry, APP, V1),
     "stat_blob": lambda registry, _: stat_blob(registry, APP, DIGEST),
     "list_tags": lambda registry, _: list_tags(registry, APP, 10, None),
-    "list_repositories": lambda registry, _: list_repositories(registry, 10, None, NOBODY_ASKS),
+    "list_repositories": lambda registry, _: list_repositories(
+        registry, 10, None, WITHOUT_ACCOUNTS
+    ),
     "list_referrers": lambda registry, site: list_referrers(
         registry, APP, site.image, None, 10, None
     ),

@@ -9,14 +9,14 @@ from tests.support.cleaning import begin as begin_purge
 from tests.support.cleaning import finish, manifests, outcomes, purge, retag, tags
 from tests.support.clock import FakeClock
 from tests.support.registry import ALICE, push_blob, push_image, push_index
-from ullage.authorization import NOBODY_ASKS
+from ullage.authorization import WITHOUT_ACCOUNTS
 from ullage.cleanup.plan.apply import apply_plan
-from ullage.cleanup.plan.plan import Wanted, make_plan
+from ullage.cleanup.plan.plan import PlanRequest, make_plan
 from ullage.deletion.delete import delete_blob, delete_manifest, delete_repository, delete_tag
 from ullage.oci.digest import Digest
 from ullage.oci.errors import (
-    HoldUnknown,
     Locked,
+    LockUnknown,
     ManifestUnknown,
     NameUnknown,
     RegistryError,
@@ -96,7 +96,7 @@ def test_no_way_of_deleting_gets_round_a_hold(registry: Registry, family: Family
     assert manifests(registry) >= family.all
     purge(registry, untagged_only=True, ago=None, include_locked=True)
     assert manifests(registry) >= family.all
-    plan = make_plan(registry, Wanted(repositories=(APP,)), NOBODY_ASKS, ALICE)
+    plan = make_plan(registry, PlanRequest(repositories=(APP,)), WITHOUT_ACCOUNTS, ALICE)
     assert reason in plan.document["repositories"][0]["locked"]
     apply_plan(registry, plan.id, ALICE)
     assert manifests(registry) >= family.all
@@ -113,15 +113,15 @@ def test_plans_purges_and_why_say_who_holds_what_until_when_and_why(
 ) -> None:
     hold(registry, V1, days=3)
     said = f"held by ops until {(registry.now() + timedelta(days=3)).isoformat()}: audit 7"
-    wanted = Wanted(repository=APP, digests=(family.index, family.other))
-    plan = make_plan(registry, wanted, NOBODY_ASKS, ALICE)
+    wanted = PlanRequest(repository=APP, digests=(family.index, family.other))
+    plan = make_plan(registry, wanted, WITHOUT_ACCOUNTS, ALICE)
     (stays,) = plan.document["stays"]
     assert (stays["digest"], stays["held_by"]) == (family.index, [{"kind": "hold", "by": said}])
     assert [item["digest"] for item in plan.items] == [family.other]
     job = purge(registry, "app:.*", untagged=True, dry_run=True, keep=0)
     assert [stay["held_by"][0]["by"] for stay in job["stays"]] == [said]
     assert job["tag_count"] == 1
-    why = explain(registry, family.arm, NOBODY_ASKS)
+    why = explain(registry, family.arm, WITHOUT_ACCOUNTS)
     assert {"kind": "hold", "by": said} in why["manifest"][0]["held_by"]
 
 
@@ -131,7 +131,7 @@ def test_it_ends_by_itself(registry: Registry, family: Family) -> None:
     with pytest.raises(Locked):
         delete_manifest(registry, APP, family.index, ALICE)
     pass_days(registry, 0.2)
-    assert list_holds(registry, NOBODY_ASKS) == []
+    assert list_holds(registry, WITHOUT_ACCOUNTS) == []
     delete_manifest(registry, APP, family.index, ALICE)
     expire_holds(registry)
     assert manifests(registry) == {family.other}
@@ -140,9 +140,9 @@ def test_it_ends_by_itself(registry: Registry, family: Family) -> None:
 def test_lifting_is_audited(registry: Registry, family: Family) -> None:
     hold(registry, V1)
     hold(registry, V1)
-    with pytest.raises(HoldUnknown):
+    with pytest.raises(LockUnknown):
         lift_holds(registry, APP, V2, ALICE)
-    with pytest.raises(HoldUnknown):
+    with pytest.raises(LockUnknown):
         # Of exactly this: the tag's hold is not the repository's.
         lift_holds(registry, APP, None, ALICE)
     assert len(lift_holds(registry, APP, V1, ALICE)) == 2
@@ -241,5 +241,5 @@ def test_a_repository_that_comes_back_is_free(registry: Registry) -> None:
     pass_days(registry, 2)
     delete_repository(registry, APP, ALICE)
     push_image(registry, "app", "v1", [b"x"])
-    assert json.dumps(list_holds(registry, NOBODY_ASKS)) == "[]"
+    assert json.dumps(list_holds(registry, WITHOUT_ACCOUNTS)) == "[]"
     delete_repository(registry, APP, ALICE)

@@ -33,11 +33,12 @@ from ullage.deletion.reclaim import (
 from ullage.oci.digest import Digest, digest_of
 from ullage.oci.errors import BlobUnknown, ManifestBlobUnknown
 from ullage.oci.reference import parse_repository_name
-from ullage.registry.context import Caller, Registry
+from ullage.registry.clients import Caller
+from ullage.registry.context import Registry
 from ullage.registry.leases.lease import CONFIRM, Link
 from ullage.registry.leases.sql import SqlLeases
 from ullage.registry.pull.read import stat_blob, stat_blob_for_push
-from ullage.registry.push.manifests import mount_blob
+from ullage.registry.push.links import mount_blob
 from ullage.registry.push.sessions import get_upload, start_upload
 from ullage.registry.push.uploads import append_upload
 from ullage.registry.queries.content.repositories import find_repository, lock_repository
@@ -318,7 +319,7 @@ def test_of_promises_made_in_one_transaction_one_is_the_confirmation(
         began.set()
         return may_end.wait(30)
 
-    key = (repository_id, DIGEST, DOCKER.holder)
+    key = (repository_id, DIGEST, DOCKER.pusher)
     with ThreadPoolExecutor(CROWD + 1) as crowd:
         # While this one is at it, all others gather behind it.
         crowd.submit(offers.join, key, clock(), first)

@@ -23,10 +23,9 @@ from tests.support.registry import (
     push_manifest,
     settle,
 )
-from ullage.authorization import NOBODY_ASKS
+from ullage.authorization import WITHOUT_ACCOUNTS
 from ullage.blobs.memory import MemoryBlobStore
-from ullage.check.queries import repairs as mending
-from ullage.check.queries import rows
+from ullage.check.queries import repairs, rows
 from ullage.check.queries.paging import Only
 from ullage.database.transaction import Transaction
 from ullage.deletion.delete import delete_manifest
@@ -74,7 +73,7 @@ def index_over(*descriptors: dict[str, Any], **more: Any) -> dict[str, Any]:
 
 
 def assert_nothing_stored(registry: Registry) -> None:
-    assert list_repositories(registry, 10, None, NOBODY_ASKS).items == ()
+    assert list_repositories(registry, 10, None, WITHOUT_ACCOUNTS).items == ()
     with pytest.raises(NameUnknown):
         get_manifest(registry, APP, V1)
 
@@ -111,7 +110,7 @@ def test_a_damaged_blob_is_missing(registry: Registry) -> None:
 
     def quarantine(tx: Transaction) -> None:
         for facts in rows.blobs(tx, Only([digest])):
-            mending.quarantine(tx, facts.key, facts.storage_key, registry.now())
+            repairs.quarantine(tx, facts.key, facts.storage_key, registry.now())
 
     registry.write(quarantine)
     with pytest.raises(ManifestBlobUnknown):
@@ -350,11 +349,11 @@ def test_listings_come_in_pages(registry: Registry) -> None:
     for name in ("b/c", "a", "b"):
         push_image(registry, name, "v1", [])
     push_blob(registry, "only-uploads", b"{}")
-    page = list_repositories(registry, 2, None, NOBODY_ASKS)
+    page = list_repositories(registry, 2, None, WITHOUT_ACCOUNTS)
     assert (page.items, page.more) == (("a", "b"), True)
-    page = list_repositories(registry, 2, "b", NOBODY_ASKS)
+    page = list_repositories(registry, 2, "b", WITHOUT_ACCOUNTS)
     assert (page.items, page.more) == (("b/c",), False)
-    assert list_repositories(registry, 0, None, NOBODY_ASKS).items == ()
+    assert list_repositories(registry, 0, None, WITHOUT_ACCOUNTS).items == ()
 
 
 def test_referrers_are_listed_with_what_makes_them_useful(registry: Registry) -> None:

@@ -15,11 +15,10 @@ from tests.support.cleaning import purge, wait_days
 from tests.support.clock import FakeClock
 from tests.support.fixtures import Installation
 from tests.support.registry import ALICE, push_image, push_index
-from ullage.authorization import NOBODY_ASKS
-from ullage.cleanup.plan.plan import Plan, Wanted, make_plan
+from ullage.authorization import WITHOUT_ACCOUNTS
+from ullage.cleanup.plan.plan import Plan, PlanRequest, make_plan
 from ullage.database.errors import DatabaseFull
-from ullage.database.schema import cleaning
-from ullage.database.schema import content as content_tables
+from ullage.database.schema import cleaning, content
 from ullage.database.transaction import Database, Transaction
 from ullage.deletion.delete import delete_manifest, delete_tag
 from ullage.oci.digest import Digest
@@ -37,7 +36,7 @@ from ullage.registry.pull.pull_log import (
     set_pullers,
     write_pulls,
 )
-from ullage.registry.pull.pull_recorder import Recorder
+from ullage.registry.pull.pull_recorder import PullRecorder
 from ullage.registry.pull.read import get_manifest
 from ullage.registry.pull.user_agents import Puller, Pullers
 from ullage.registry.queries import pulls
@@ -57,7 +56,7 @@ def pull(registry: Registry, reference: str, agent: str = NODE) -> None:
 
 def last(registry: Registry, digest: Digest) -> dict[str, Any] | None:
     """What `ullage why` says."""
-    (place,) = explain(registry, digest, NOBODY_ASKS)["manifest"]
+    (place,) = explain(registry, digest, WITHOUT_ACCOUNTS)["manifest"]
     found: dict[str, Any] | None = place["last_pull"]
     return found
 
@@ -66,7 +65,7 @@ def tag_pulls(registry: Registry, *tags: str) -> dict[str, datetime]:
     def read(tx: Transaction) -> dict[str, datetime]:
         repository_id = find_repository(tx, APP)
         assert repository_id is not None
-        names = sa.select(content_tables.tags.c.name, content_tables.tags.c.manifest_id)
+        names = sa.select(content.tags.c.name, content.tags.c.manifest_id)
         ids = {parse_tag(row[0]): row[1] for row in tx.execute(names) if row[0] in tags}
         found = pulled_tags(tx, repository_id, ids, pullers(tx).counted)
         return {str(tag): at for tag, at in found.items()}
@@ -155,7 +154,7 @@ def test_several_processes_do_not_lose_or_regress_each_others_pulls(
 ) -> None:
     """PostgreSQL: another process is another recorder on the same database."""
     digest = push_image(registry, "app", "v1", [b"x"])
-    other = dataclasses.replace(registry, pulls=Recorder())
+    other = dataclasses.replace(registry, pull_recorder=PullRecorder())
     pull(other, "v1")
     late = clock.advance(5)
     pull(registry, "v1")
@@ -174,7 +173,7 @@ def test_processes_that_write_and_delete_at_once_do_not_get_in_each_others_way(
 ) -> None:
     """Each writes in its own order, while others delete what it writes about."""
     digests = [push_image(registry, "app", f"v{n}", [b"%d" % n]) for n in range(40)]
-    processes = [dataclasses.replace(registry, pulls=Recorder()) for _ in range(3)]
+    processes = [dataclasses.replace(registry, pull_recorder=PullRecorder()) for _ in range(3)]
     written: list[bool] = []
 
     def write(process: Registry, step: int) -> None:
@@ -322,8 +321,8 @@ def test_a_policy_that_is_not_understood_is_refused(
 
 
 def plan_of(registry: Registry, *, computed: bool) -> Plan:
-    wanted = Wanted(repository=APP, tags=(parse_tag("v1"),), computed=computed)
-    return make_plan(registry, wanted, NOBODY_ASKS, ALICE)
+    wanted = PlanRequest(repository=APP, tags=(parse_tag("v1"),), computed=computed)
+    return make_plan(registry, wanted, WITHOUT_ACCOUNTS, ALICE)
 
 
 @pytest.mark.parametrize("computed", [False, True])
@@ -391,7 +390,7 @@ def test_recording_a_pull_costs_next_to_nothing(registry: Registry) -> None:
 
 
 def test_what_waits_is_bounded(clock: FakeClock) -> None:
-    recorder = Recorder(capacity=2)
+    recorder = PullRecorder(capacity=2)
     for n in range(5):
         recorder.note(n, None, NODE, clock())
     recorder.note(0, None, NODE, clock())

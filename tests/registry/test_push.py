@@ -15,8 +15,7 @@ from tests.support.planting import plant_image
 from tests.support.registry import ALICE, push_blob, push_image, settle
 from tests.support.soundness import assert_sound
 from ullage.blobs.memory import MemoryBlobStore
-from ullage.check.queries import repairs as mending
-from ullage.check.queries import rows
+from ullage.check.queries import repairs, rows
 from ullage.check.queries.paging import Only
 from ullage.database.transaction import Database, Transaction
 from ullage.deletion.delete import delete_repository
@@ -32,9 +31,10 @@ from ullage.oci.errors import (
     Unavailable,
 )
 from ullage.oci.reference import parse_repository_name
-from ullage.registry.context import Caller, Limits, Registry
+from ullage.registry.clients import Caller
+from ullage.registry.context import Limits, Registry
 from ullage.registry.pull.read import open_blob, stat_blob
-from ullage.registry.push.manifests import mount_blob
+from ullage.registry.push.links import mount_blob
 from ullage.registry.push.sessions import Upload, cancel_upload, get_upload, start_upload
 from ullage.registry.push.uploads import AppendSession, append_upload, finish_upload
 from ullage.registry.queries.upload_claims import CLAIM_PERIOD
@@ -543,7 +543,7 @@ def quarantine(registry: Registry, digest: Digest) -> None:
 
     def mark(tx: Transaction) -> None:
         for facts in rows.blobs(tx, Only([digest])):
-            assert mending.quarantine(tx, facts.key, facts.storage_key, registry.now())
+            assert repairs.quarantine(tx, facts.key, facts.storage_key, registry.now())
 
     registry.write(mark)
 

@@ -8,7 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 
 import pytest
 
-from ullage.registry.leases.shared_grants import Together
+from ullage.registry.leases.shared_grants import SharedGrants
 
 SECONDS = 30
 
@@ -31,7 +31,7 @@ class Slow:
         return len(values)
 
 
-Pieces = Together[str, str, int]
+Pieces = SharedGrants[str, str, int]
 
 
 def start(
@@ -47,7 +47,7 @@ def start(
 
 @pytest.fixture
 def together() -> Pieces:
-    return Together()
+    return SharedGrants()
 
 
 def test_who_comes_while_another_works_shares_what_comes_next(together: Pieces) -> None:

@@ -10,10 +10,10 @@ from tests.support.cleaning import begin, finish, tags, wait_days
 from tests.support.planting import plant_image
 from tests.support.registry import ALICE
 from tests.support.undoing import assert_explained, hard, operations, soft, stands, stored
-from ullage.authorization import NOBODY_ASKS
+from ullage.authorization import WITHOUT_ACCOUNTS
 from ullage.check.check import check
 from ullage.check.findings import Mode
-from ullage.cleanup.plan.plan import Wanted, make_plan
+from ullage.cleanup.plan.plan import PlanRequest, make_plan
 from ullage.cleanup.retention.policy import set_retention
 from ullage.cleanup.retention.run import start_run
 from ullage.deletion.delete import delete_manifest
@@ -43,12 +43,12 @@ def test_pulls_go_with_what_is_deleted_softly_and_come_back_with_it(registry: Re
     wanted = parse_reference("v1")
     note_pull(registry, get_manifest(registry, APP, wanted).id, wanted, "containerd/2.0.0")
     write_pulls(registry)
-    (before,) = explain(registry, digest, NOBODY_ASKS)["manifest"]
+    (before,) = explain(registry, digest, WITHOUT_ACCOUNTS)["manifest"]
     assert before["last_pull"] is not None
     deleted = delete_manifest(registry, APP, digest, ALICE)
     assert deleted.operation is not None
     restore_operation(registry, deleted.operation, ALICE)
-    assert explain(registry, digest, NOBODY_ASKS)["manifest"] == [before]
+    assert explain(registry, digest, WITHOUT_ACCOUNTS)["manifest"] == [before]
 
 
 def test_what_rules_delete_is_one_operation_and_comes_back(registry: Registry) -> None:
@@ -89,7 +89,7 @@ def test_a_plan_of_what_is_pulled_and_restorable_says_both(registry: Registry) -
     plant_image(registry, "app", "v2", [b"two"])
     wanted = parse_tag("v1")
     note_pull(registry, get_manifest(registry, APP, wanted).id, wanted, "containerd/2.0.0")
-    plan = make_plan(registry, Wanted(repository=APP, tags=(wanted,)), NOBODY_ASKS, ALICE)
+    plan = make_plan(registry, PlanRequest(repository=APP, tags=(wanted,)), WITHOUT_ACCOUNTS, ALICE)
     assert plan.document["restorable_until"] is not None
     assert plan.document["freed_bytes"] == 0
     assert "pulled-recently" in {warning["rail"] for warning in plan.document["warnings"]}

@@ -28,12 +28,12 @@ from tests.support.planting import image_manifest, plant_image
 from tests.support.registry import ALICE, push_index, settle
 from tests.support.soundness import assert_sound
 from tests.support.undoing import assert_explained, hard, soft, stands
-from ullage.authorization import NOBODY_ASKS
+from ullage.authorization import WITHOUT_ACCOUNTS
 from ullage.blobs.memory import MemoryBlobStore
 from ullage.check.check import check
 from ullage.check.findings import Mode
 from ullage.cleanup.plan.apply import apply_plan
-from ullage.cleanup.plan.plan import Wanted, make_plan
+from ullage.cleanup.plan.plan import PlanRequest, make_plan
 from ullage.database.schema import base
 from ullage.database.transaction import Database, Transaction
 from ullage.deletion.delete import delete_manifest, delete_repository, delete_tag
@@ -47,7 +47,7 @@ NAMES = ("app", "web")
 TAGS = ("v1", "v2", "v3")
 # A few, so that images share them; of sizes that tell which of them a sum is of.
 LAYERS = tuple(bytes([65 + n]) * 7**n for n in range(5))
-RAILS = ("empty-repository", "most-of-repository", "only-tag", "newest-image")
+GUARDRAILS = ("empty-repository", "most-of-repository", "only-tag", "newest-image")
 State = dict[str, Any]
 
 
@@ -98,9 +98,9 @@ class UndoMachine(RuleBasedStateMachine):
         repository = parse_repository_name(name)
         disk = self._disk()
         if planned:
-            wanted = Wanted(repository=repository, digests=(digest,))
-            plan = make_plan(self.registry, wanted, NOBODY_ASKS, ALICE)
-            receipt = apply_plan(self.registry, plan.id, ALICE, allow=RAILS)
+            wanted = PlanRequest(repository=repository, digests=(digest,))
+            plan = make_plan(self.registry, wanted, WITHOUT_ACCOUNTS, ALICE)
+            receipt = apply_plan(self.registry, plan.id, ALICE, allow=GUARDRAILS)
             assert disk - self._disk() == plan.document["freed_bytes"] == receipt["freed_bytes"]
             operation = receipt["operation"]
         else:
@@ -176,7 +176,7 @@ class UndoMachine(RuleBasedStateMachine):
     def free(self, data: st.DataObject) -> None:
         operation = data.draw(st.sampled_from(sorted(self.operations)))
         disk = self._disk()
-        shown = get_operation(self.registry, operation, NOBODY_ASKS)
+        shown = get_operation(self.registry, operation, WITHOUT_ACCOUNTS)
         freed = free_operation(self.registry, operation, ALICE)
         del self.operations[operation]
         assert disk - self._disk() == freed["freed_bytes"] == shown["exclusive_bytes"]

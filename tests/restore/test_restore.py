@@ -20,13 +20,13 @@ from tests.support.undoing import (
     stands,
     stored,
 )
-from ullage.authorization import NOBODY_ASKS
+from ullage.authorization import WITHOUT_ACCOUNTS
 from ullage.check.check import check
 from ullage.check.findings import Mode
 from ullage.cleanup.job.execution import work
 from ullage.cleanup.job.jobs import get_job
 from ullage.cleanup.plan.apply import apply_plan
-from ullage.cleanup.plan.plan import Wanted, make_plan
+from ullage.cleanup.plan.plan import PlanRequest, make_plan
 from ullage.deletion.delete import delete_manifest, delete_repository, delete_tag
 from ullage.deletion.soft_delete import get_policy, set_policy
 from ullage.failpoints import configure
@@ -58,7 +58,7 @@ from ullage.usage.usage import registry_totals
 from ullage.worker import CHOOSERS
 
 APP = parse_repository_name("app")
-RAILS = ("empty-repository", "most-of-repository", "only-tag", "newest-image")
+GUARDRAILS = ("empty-repository", "most-of-repository", "only-tag", "newest-image")
 V1, V2 = parse_tag("v1"), parse_tag("v2")
 
 
@@ -106,7 +106,7 @@ def test_a_deleted_image_comes_back_with_tags_index_children_and_referrers(
     operation = delete(registry, index)
     assert set(stands(registry)) == {one_tag(registry, "other")}
     assert stored(registry) == disk
-    shown = get_operation(registry, operation, NOBODY_ASKS)
+    shown = get_operation(registry, operation, WITHOUT_ACCOUNTS)
     assert (shown["manifest_count"], shown["tag_count"]) == (4, 2)
     restored = restore_operation(registry, operation, ALICE)
     assert (restored.manifest_count, restored.tag_count) == (4, 2)
@@ -213,15 +213,17 @@ def test_a_plan_is_one_operation_by_its_own_id(registry: Registry, whole: bool) 
     index, *_ = family(registry)
     plant_image(registry, "web", "v1", [b"web"])
     names = (APP, parse_repository_name("web"))
-    wanted = Wanted(repositories=names) if whole else Wanted(repository=APP, digests=(index,))
+    wanted = (
+        PlanRequest(repositories=names) if whole else PlanRequest(repository=APP, digests=(index,))
+    )
     before = stands(registry), stands(registry, "web")
     disk = stored(registry)
-    plan = make_plan(registry, wanted, NOBODY_ASKS, ALICE)
+    plan = make_plan(registry, wanted, WITHOUT_ACCOUNTS, ALICE)
     document = plan.document
     assert document["freed_bytes"] == 0
     assert {blob["because"] for blob in document["later"]} == {"soft-deleted"}
     assert document["restorable_until"] == document["later"][0]["until"]
-    receipt = apply_plan(registry, plan.id, ALICE, allow=RAILS)
+    receipt = apply_plan(registry, plan.id, ALICE, allow=GUARDRAILS)
     assert receipt["operation"] == plan.id
     assert (receipt["freed_bytes"], stored(registry)) == (0, disk)
     restore_operation(registry, plan.id, ALICE)
@@ -231,7 +233,9 @@ def test_a_plan_is_one_operation_by_its_own_id(registry: Registry, whole: bool) 
 def test_a_plan_that_could_be_taken_back_is_not_applied_for_good(registry: Registry) -> None:
     index, *_ = family(registry)
     other = image(registry, "other", b"other")
-    plan = make_plan(registry, Wanted(repository=APP, digests=(index,)), NOBODY_ASKS, ALICE)
+    plan = make_plan(
+        registry, PlanRequest(repository=APP, digests=(index,)), WITHOUT_ACCOUNTS, ALICE
+    )
     hard(registry)
     with pytest.raises(PlanChanged, match="soft delete is off by now"):
         apply_plan(registry, plan.id, ALICE, allow_smaller=True, allow=("most-of-repository",))
@@ -247,7 +251,7 @@ def test_a_purge_is_one_operation_in_however_many_batches(registry: Registry) ->
     image(registry, "keep", b"keep")
     before = stands(registry), stands(registry, "web")
     disk = stored(registry)
-    job_id = begin(registry, "(app|web):^old-", untagged=True, allow=RAILS)
+    job_id = begin(registry, "(app|web):^old-", untagged=True, allow=GUARDRAILS)
     job = finish(registry, job_id, n=3)
     assert (job["state"], job["manifests_deleted"]) == ("done", 14)
     assert job["planned_bytes"] == job["freed_bytes"] == 0
@@ -271,7 +275,7 @@ def test_a_purge_at_work_is_neither_restored_nor_freed(registry: Registry) -> No
     with pytest.raises(OperationDisallowed, match="still at work"):
         free_operation(registry, job_id, ALICE)
     assert finish(registry, job_id)["state"] == "done"
-    assert get_job(registry, job_id, NOBODY_ASKS)["operation"] == job_id
+    assert get_job(registry, job_id, WITHOUT_ACCOUNTS)["operation"] == job_id
     restore_operation(registry, job_id, ALICE)
     assert stands(registry) == before
 
@@ -511,10 +515,10 @@ def test_freeing_an_operation_gives_back_what_it_says_to_the_byte(registry: Regi
     gone = image(registry, "v1", base, b"gone" * 100)
     other = delete(registry, image(registry, "v2", b"gone" * 100, b"other" * 7))
     operation, disk = delete(registry, gone), stored(registry)
-    assert get_operation(registry, operation, NOBODY_ASKS)["exclusive_bytes"] == 0
+    assert get_operation(registry, operation, WITHOUT_ACCOUNTS)["exclusive_bytes"] == 0
     assert free_operation(registry, operation, ALICE)["freed_bytes"] == 0
     assert stored(registry) == disk
-    assert get_operation(registry, other, NOBODY_ASKS)["exclusive_bytes"] == 435
+    assert get_operation(registry, other, WITHOUT_ACCOUNTS)["exclusive_bytes"] == 435
     assert free_operation(registry, other, ALICE)["freed_bytes"] == 435
     assert disk - stored(registry) == 435
     with pytest.raises(OperationUnknown):
@@ -528,7 +532,7 @@ def test_everything_deleted_is_freed_at_once(registry: Registry) -> None:
         delete(registry, image(registry, tag, shared, tag.encode()))
     delete_tag(registry, APP, parse_tag("keep"), ALICE)
     disk = stored(registry)
-    freed = free_all(registry, NOBODY_ASKS, ALICE)
+    freed = free_all(registry, WITHOUT_ACCOUNTS, ALICE)
     assert (len(freed["operations"]), freed["freed_bytes"]) == (3, 64)
     assert disk - stored(registry) == 64
     assert operations(registry) == []
@@ -541,7 +545,7 @@ def test_without_soft_delete_bytes_that_something_kept_needs_stay(registry: Regi
     one, two = image(registry, "v1", shared, b"one"), image(registry, "v2", shared, b"two" * 9)
     operation = delete(registry, one)
     hard(registry)
-    plan = make_plan(registry, Wanted(repository=APP, digests=(two,)), NOBODY_ASKS, ALICE)
+    plan = make_plan(registry, PlanRequest(repository=APP, digests=(two,)), WITHOUT_ACCOUNTS, ALICE)
     disk = stored(registry)
     receipt = apply_plan(registry, plan.id, ALICE, allow=("most-of-repository", "newest-image"))
     assert plan.document["freed_bytes"] == receipt["freed_bytes"] == 27
@@ -563,9 +567,9 @@ def test_soft_deleted_bytes_are_shown_as_such(registry: Registry) -> None:
     bill = registry_totals(registry)
     assert bill.soft_deleted_bytes == 400
     assert bill.tagged_bytes == before.tagged_bytes - 400
-    until = get_operation(registry, operation, NOBODY_ASKS)["until"]
+    until = get_operation(registry, operation, WITHOUT_ACCOUNTS)["until"]
     for each in (digest, digest_of(b"gone" * 100)):
-        said = why.explain(registry, each, NOBODY_ASKS)["because"]
+        said = why.explain(registry, each, WITHOUT_ACCOUNTS)["because"]
         assert said == f"nothing: soft-deleted until {until}"
 
 

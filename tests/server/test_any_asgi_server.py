@@ -26,11 +26,11 @@ from ullage.registry.context import Registry
 from ullage.server.app import App, create_app
 from ullage.server.http.authentication import Guard
 from ullage.server.http.bodies import Bodies
-from ullage.server.http.context import Face
+from ullage.server.http.context import Context
 from ullage.server.http.permissions import KNOWN
 from ullage.server.http.routes import Route, Router
 from ullage.server.http.threads import FairThreads, Threads
-from ullage.server.http.write_batches import Rounds
+from ullage.server.http.write_batches import WriteBatches
 
 LARGE = os.urandom(3 * 1024 * 1024)
 Message = MutableMapping[str, Any]
@@ -309,9 +309,9 @@ def test_a_cancelled_upload_is_not_let_go_while_it_is_written(
 def app_with(registry: Registry, handler: Callable[..., Awaitable[Response]]) -> App:
     """The application with a handler that is not ours."""
     threads = Threads(1, inline_reads=True)
-    rounds, bodies = Rounds(registry, threads), Bodies(threads, 60)
-    face = Face(registry, threads, rounds, bodies, Guard(None, threads, FairThreads(1)))
-    return App(face, Router([Route("x", "GET", "/x", handler, KNOWN)]), None)
+    rounds, bodies = WriteBatches(registry, threads), Bodies(threads, 60)
+    context = Context(registry, threads, rounds, bodies, Guard(None, threads, FairThreads(1)))
+    return App(context, Router([Route("x", "GET", "/x", handler, KNOWN)]), None)
 
 
 def test_a_defect_is_a_500_with_a_number_to_report(
@@ -319,7 +319,7 @@ def test_a_defect_is_a_500_with_a_number_to_report(
 ) -> None:
     """S58: the client gets no traceback, path or secret; the log has them under the same number."""
 
-    async def broken(face: Face, request: Request) -> Response:
+    async def broken(context: Context, request: Request) -> Response:
         raise RuntimeError("a secret")
 
     async def run() -> None:
@@ -342,7 +342,7 @@ def test_an_error_without_a_status_is_a_defect(
     class Forgotten(RegistryError):
         code = "FORGOTTEN"
 
-    async def broken(face: Face, request: Request) -> Response:
+    async def broken(context: Context, request: Request) -> Response:
         raise Forgotten
 
     async def run() -> None:
@@ -363,7 +363,7 @@ def test_an_answer_that_breaks_off_is_logged_and_raised(
             await send({"type": "http.response.start", "status": 200, "headers": []})
             raise RuntimeError("in the middle")
 
-    async def broken(face: Face, request: Request) -> Response:
+    async def broken(context: Context, request: Request) -> Response:
         return Short()
 
     async def run() -> None:

@@ -11,13 +11,15 @@ from hypothesis import strategies as st
 from ullage.oci.errors import PaginationNumberInvalid, SizeInvalid, Unsupported
 from ullage.oci.reference import parse_repository_name
 from ullage.server.distribution.routes import ROUTES
-from ullage.server.http.responses import (
+from ullage.server.http.errors import (
     ContentRangeMalformed,
     MethodNotAllowed,
     NotFound,
-    Query,
     RangeNotSatisfiable,
     UriTooLong,
+)
+from ullage.server.http.parameters import (
+    Query,
     byte_range,
     content_range,
     decoded_path,

@@ -20,12 +20,12 @@ from ullage.oci.errors import BlobUploadUnknown, DigestInvalid, Unavailable
 from ullage.oci.reference import parse_repository_name
 from ullage.registry.context import Registry
 from ullage.registry.pull.read import stat_blob
-from ullage.registry.push.prepared import Half
+from ullage.registry.push.prepared import Prepared
 from ullage.registry.push.sessions import start_upload
-from ullage.registry.push.uploads import StoredBlob, commit_upload
-from ullage.server.http import write_batches as rounds
+from ullage.registry.push.uploads import StoredBlob, prepare_blob
+from ullage.server.http import write_batches
 from ullage.server.http.threads import Threads
-from ullage.server.http.write_batches import SMALL_BYTES, Rounds
+from ullage.server.http.write_batches import SMALL_BYTES, WriteBatches
 
 APP = parse_repository_name("app")
 
@@ -51,11 +51,11 @@ def commits(registry: Registry) -> int:
 
 def pushing(
     registry: Registry, data: bytes, claimed: bytes | None = None
-) -> Callable[[], Half[StoredBlob]]:
+) -> Callable[[], Prepared[StoredBlob]]:
     """The first half of pushing `data`, said to have the digest of `claimed`."""
     upload = start_upload(registry, APP, ALICE)
     digest = digest_of(data if claimed is None else claimed)
-    return lambda: commit_upload(registry, APP, upload.id, ALICE, digest, [data], 0)
+    return lambda: prepare_blob(registry, APP, upload.id, ALICE, digest, [data], 0)
 
 
 def test_what_waits_shares_a_commit_and_what_fails_undoes_only_itself(
@@ -64,11 +64,11 @@ def test_what_waits_shares_a_commit_and_what_fails_undoes_only_itself(
     good = [b"%d" % number for number in range(8)]
     begins = [pushing(registry, data) for data in good]
     begins.insert(3, pushing(registry, b"other bytes", claimed=b"these bytes"))
-    begins.insert(5, lambda: commit_upload(registry, APP, "0" * 32, ALICE, digest_of(b"")))
+    begins.insert(5, lambda: prepare_blob(registry, APP, "0" * 32, ALICE, digest_of(b"")))
     before = commits(registry)
 
     async def run() -> list[StoredBlob | BaseException]:
-        each = Rounds(registry, threads)
+        each = WriteBatches(registry, threads)
         return await asyncio.gather(
             *(each.run(begin, 100) for begin in begins), return_exceptions=True
         )
@@ -87,14 +87,14 @@ def test_facts_that_fail_undo_only_themselves(registry: Registry, threads: Threa
     begins = [pushing(registry, b"%d" % number) for number in range(3)]
     undone = []
 
-    def fails() -> Half[StoredBlob]:
+    def fails() -> Prepared[StoredBlob]:
         def facts(_: object) -> None:
             raise DatabaseBusy("planted")
 
-        return Half(facts, lambda _: pytest.fail("ended"), lambda: undone.append(True))
+        return Prepared(facts, lambda _: pytest.fail("ended"), lambda: undone.append(True))
 
     async def run() -> list[StoredBlob | BaseException]:
-        each = Rounds(registry, threads)
+        each = WriteBatches(registry, threads)
         return await asyncio.gather(
             *(each.run(begin, 100) for begin in (*begins[:2], fails, begins[2])),
             return_exceptions=True,
@@ -112,11 +112,11 @@ def test_whoever_leaves_does_not_stop_what_was_begun(registry: Registry, threads
     begun = threading.Event()
 
     async def run() -> None:
-        def slowly() -> Half[StoredBlob]:
+        def slowly() -> Prepared[StoredBlob]:
             begun.set()
             return begin()
 
-        request = asyncio.ensure_future(Rounds(registry, threads).run(slowly, 4))
+        request = asyncio.ensure_future(WriteBatches(registry, threads).run(slowly, 4))
         await asyncio.to_thread(begun.wait, 20)
         request.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -134,7 +134,7 @@ def test_a_closed_database_is_said_so(registry: Registry, threads: Threads) -> N
 
     async def run() -> None:
         with pytest.raises(Unavailable):
-            await Rounds(registry, threads).run(begin, 4)
+            await WriteBatches(registry, threads).run(begin, 4)
 
     asyncio.run(run())
 
@@ -143,12 +143,12 @@ def where(registry: Registry, threads: Threads, sizes: list[int]) -> list[str]:
     """On which threads pieces of work of these sizes run, one after the other."""
     names = []
 
-    def begin() -> Half[None]:
+    def begin() -> Prepared[None]:
         names.append(threading.current_thread().name)
-        return Half(lambda _: None, lambda _: None)
+        return Prepared(lambda _: None, lambda _: None)
 
     async def run() -> None:
-        each = Rounds(registry, threads)
+        each = WriteBatches(registry, threads)
         for size in sizes:
             await each.run(begin, size)
 
@@ -171,16 +171,16 @@ def test_a_disk_that_keeps_them_waiting_leaves_them_to_many_threads(
     took = iter([0.001] * 3 + [0.5] + [0.001] * 3 + [0.06] + [0.001] * 3)
     names = []
 
-    def begin() -> Half[None]:
+    def begin() -> Prepared[None]:
         names.append(threading.current_thread().name.rpartition("_")[0] or "writer")
         now[0] += next(took)
-        return Half(lambda _: None, lambda _: None)
+        return Prepared(lambda _: None, lambda _: None)
 
     async def run() -> None:
-        each = Rounds(registry, threads, lambda: now[0])
+        each = WriteBatches(registry, threads, lambda: now[0])
         for _ in range(10):
             await each.run(begin, 1)
-        now[0] += rounds.LEAVE_SECONDS
+        now[0] += write_batches.LEAVE_SECONDS
         await each.run(begin, 1)
 
     asyncio.run(run())
@@ -200,7 +200,7 @@ def test_work_between_two_commits_writes_without_waiting_for_its_own_thread(
         found.extend(registry.write_each([lambda tx: "two", lambda tx: "three"]))
         done.set()
 
-    registry.between(work)
+    registry.on_writer(work)
     assert done.wait(20)
     assert found == ["one", "two", "three"]
     assert registry.write(lambda tx: "four") == "four"
@@ -212,7 +212,7 @@ def test_a_defect_between_two_commits_is_not_the_end_of_writing(
     def defect() -> None:
         raise KeyError("planted")
 
-    registry.between(defect)
+    registry.on_writer(defect)
     assert registry.write(lambda tx: "one") == "one"
     assert "between two commits failed" in caplog.text
 
@@ -224,9 +224,9 @@ def test_calls_and_jobs_keep_their_order(registry: Registry) -> None:
     def hold() -> None:
         held.wait(20)
 
-    registry.between(hold)
+    registry.on_writer(hold)
     for number in range(0, 20, 2):
-        registry.between(lambda number=number: order.append(number))  # type: ignore[misc]
+        registry.on_writer(lambda number=number: order.append(number))  # type: ignore[misc]
     writers = [
         threading.Thread(target=registry.write, args=(lambda tx: order.append(99),))
         for _ in range(3)
@@ -238,7 +238,7 @@ def test_calls_and_jobs_keep_their_order(registry: Registry) -> None:
     while registry.db._writer._queue.qsize() < 13:
         assert time.monotonic() < deadline
         time.sleep(0.001)
-    registry.between(lambda: order.append(20))
+    registry.on_writer(lambda: order.append(20))
     held.set()
     for writer in writers:
         writer.join()

@@ -7,11 +7,11 @@ from typing import Any
 
 from tests.support.clock import FakeClock
 from tests.support.registry import ALICE
-from ullage.authorization import NOBODY_ASKS
+from ullage.authorization import WITHOUT_ACCOUNTS
 from ullage.cleanup.guardrails import Caps
 from ullage.cleanup.job.execution import work
 from ullage.cleanup.job.jobs import get_items, get_job
-from ullage.cleanup.purge import start_purge, wanted
+from ullage.cleanup.purge import purge_request, start_purge
 from ullage.database.transaction import Transaction
 from ullage.oci.digest import Digest
 from ullage.oci.reference import parse_repository_name, parse_tag
@@ -39,15 +39,15 @@ def ask(registry: Registry, *filters: str, ago: str | None = "0d", **more: Any) 
         "caps": Caps(),
         "allow": (),
     }
-    purge = wanted(filters=filters, ago=ago, **(usual | more))
-    return str(start_purge(registry, purge, NOBODY_ASKS, ALICE)["id"])
+    purge = purge_request(filters=filters, ago=ago, **(usual | more))
+    return str(start_purge(registry, purge, WITHOUT_ACCOUNTS, ALICE)["id"])
 
 
 def finish(registry: Registry, job_id: str, *, token: str = "worker", n: int = 100) -> Document:
     """Do all there is to do; the job when it is done."""
     while work(registry, CHOOSERS, token, n) is not None:
         pass
-    return get_job(registry, job_id, NOBODY_ASKS)
+    return get_job(registry, job_id, WITHOUT_ACCOUNTS)
 
 
 def purge(registry: Registry, *filters: str, ago: str | None = "0d", **more: Any) -> Document:
@@ -59,13 +59,13 @@ def begin(registry: Registry, *filters: str, ago: str | None = "0d", **more: Any
     """Ask for a purge and plan it, so that the next piece of work deletes."""
     job_id = ask(registry, *filters, ago=ago, **more)
     work(registry, CHOOSERS, "worker", 1)
-    assert get_job(registry, job_id, NOBODY_ASKS)["state"] == "running"
+    assert get_job(registry, job_id, WITHOUT_ACCOUNTS)["state"] == "running"
     return job_id
 
 
 def outcomes(registry: Registry, job_id: str) -> dict[str, str | None]:
     """What became of each item: by tag, or by digest."""
-    items = get_items(registry, job_id, NOBODY_ASKS, 0, 1000)
+    items = get_items(registry, job_id, WITHOUT_ACCOUNTS, 0, 1000)
     return {item["tag"] or item["digest"]: item["reason"] or item["outcome"] for item in items}
 
 

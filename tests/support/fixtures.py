@@ -14,7 +14,7 @@ from ullage.database.schema import space
 from ullage.database.transaction import Database, Transaction
 from ullage.registry.context import Limits, Registry
 from ullage.registry.leases.opening import open_leases
-from ullage.registry.push.ending import keep_fresh_sessions
+from ullage.registry.push.sessions import keep_memory_sessions
 from ullage.registry.queries.upload_claims import open_claims
 
 Assemble = Callable[..., Registry]
@@ -82,7 +82,7 @@ class Installation:
 
     def stop(self) -> None:
         """In good order: no session and no promise is forgotten."""
-        keep_fresh_sessions(self.registry)
+        keep_memory_sessions(self.registry)
         self.registry.leases.close(self.registry.db, self.registry.now())
         self.end_process()
 

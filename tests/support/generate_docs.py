@@ -11,8 +11,7 @@ from ullage.cli.shell.help import described, placeholder, spelled, usage
 from ullage.config import SETTINGS
 from ullage.oci import errors
 from ullage.oci.errors import RegistryError
-from ullage.server.http import responses as wire
-from ullage.server.http.responses import status_of
+from ullage.server.http import errors as http_errors
 
 FOLDER = Path(__file__).resolve().parents[2] / "docs" / "reference"
 
@@ -129,14 +128,14 @@ def errors_page() -> str:
 
 def error_classes() -> Iterator[tuple[type[RegistryError], int]]:
     """Every class of errors that travels over HTTP, with its status."""
-    for room in (errors, wire):
-        for kind in vars(room).values():
+    for module in (errors, http_errors):
+        for kind in vars(module).values():
             if (
                 isinstance(kind, type)
                 and issubclass(kind, RegistryError)
                 and kind.code != "UNKNOWN"
             ):
-                yield kind, status_of(kind.__new__(kind))
+                yield kind, http_errors.status_of(kind.__new__(kind))
 
 
 def _table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:

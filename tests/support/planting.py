@@ -12,9 +12,8 @@ from typing import Any
 
 from tests.support.registry import CONFIG, LAYER, MANIFEST, descriptor
 from ullage.blobs.protocol import BlobStore
-from ullage.database.schema import content as content_tables
-from ullage.database.schema import space
-from ullage.database.timestamps import moment
+from ullage.database.schema import content, space
+from ullage.database.timestamps import to_micros
 from ullage.database.transaction import Transaction
 from ullage.oci.digest import Digest, digest_of
 from ullage.oci.manifest.parsing import parse_manifest
@@ -53,7 +52,7 @@ def plant_blobs(registry: Registry, name: str, blobs: Iterable[bytes]) -> list[D
         repository_id = ensure_repository(tx, parse_repository_name(name), now).id
         _link(tx, repository_id, blobs, keys, now)
         reviews = [
-            {"repository_id": repository_id, "digest": digest_of(data), "due_at": moment(now)}
+            {"repository_id": repository_id, "digest": digest_of(data), "due_at": to_micros(now)}
             for data in blobs
         ]
         tx.execute(space.reviews.insert(), reviews)
@@ -129,16 +128,21 @@ def _link(
     links = sorted(sizes.keys() - linked_among(tx, repository_id, sizes.keys()))
     if keys:
         rows = [
-            {"digest": digest, "size": sizes[digest], "storage_key": key, "created_at": moment(now)}
+            {
+                "digest": digest,
+                "size": sizes[digest],
+                "storage_key": key,
+                "created_at": to_micros(now),
+            }
             for digest, key in keys.items()
         ]
-        tx.execute(content_tables.blobs.insert(), rows)
+        tx.execute(content.blobs.insert(), rows)
     if links:
         rows = [
-            {"repository_id": repository_id, "digest": digest, "linked_at": moment(now)}
+            {"repository_id": repository_id, "digest": digest, "linked_at": to_micros(now)}
             for digest in links
         ]
-        tx.execute(content_tables.repo_blobs.insert(), rows)
+        tx.execute(content.repo_blobs.insert(), rows)
         count_links(tx, links, +1)
     add_to_repository(tx, repository_id, blob_bytes=sum(sizes[digest] for digest in links))
     new_bytes = sum(sizes[digest] for digest in keys)

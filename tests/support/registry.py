@@ -11,12 +11,13 @@ from ullage.database.opening import open_database
 from ullage.deletion.reclaim import erase_deleted, expire_uploads, reclaim_due, review_due
 from ullage.oci.digest import Digest, digest_of
 from ullage.oci.reference import Tag, parse_repository_name, parse_tag
-from ullage.registry.context import Caller, Limits, Registry
+from ullage.registry.clients import Caller
+from ullage.registry.context import Limits, Registry
 from ullage.registry.leases.opening import open_leases
 from ullage.registry.pull.read import get_manifest
 from ullage.registry.push.manifests import put_manifest
 from ullage.registry.push.sessions import start_upload
-from ullage.registry.push.sessions_in_memory import open_fresh
+from ullage.registry.push.sessions_in_memory import open_memory_sessions
 from ullage.registry.push.uploads import append_upload
 from ullage.registry.queries.upload_claims import open_claims
 
@@ -42,7 +43,7 @@ def make_registry(
         blobs=blobs,
         leases=open_leases(db, limits.lease, clock()),
         claims=open_claims(db),
-        fresh=open_fresh(db),
+        memory_sessions=open_memory_sessions(db),
         now=clock,
         fresh_key=lambda: secrets.token_hex(16),
         limits=limits,

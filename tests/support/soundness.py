@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import sqlalchemy as sa
 
-from ullage.check.queries import other_rows as odd_rows
-from ullage.check.queries import rows, totals
+from ullage.check.queries import other_rows, rows, totals
 from ullage.check.queries.paging import After
 from ullage.database.schema import content, space
 from ullage.database.transaction import Transaction
@@ -40,9 +39,9 @@ def _assert_counters(tx: Transaction) -> None:
 def _assert_nothing_forgotten(tx: Transaction) -> None:
     """I9: whatever nothing needs goes at once, or a review will look at it again."""
     assert [blob.key for blob in rows.blobs(tx, _EVERY_NAME) if not blob.linked] == []
-    assert odd_rows.forgotten_links(tx, After(None, 1000)) == []
-    assert odd_rows.odd_kept(tx, After(None, 1000)) == []
-    assert odd_rows.empty_operations(tx, After(None, 1000)) == []
+    assert other_rows.forgotten_links(tx, After(None, 1000)) == []
+    assert other_rows.odd_kept(tx, After(None, 1000)) == []
+    assert other_rows.empty_operations(tx, After(None, 1000)) == []
     assert [each.key for each in rows.repositories(tx, _EVERYTHING) if each.name is None] == []
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from tests.support.cleaning import wait_days
 from tests.support.registry import ALICE, settle
-from ullage.authorization import NOBODY_ASKS
+from ullage.authorization import WITHOUT_ACCOUNTS
 from ullage.database.transaction import Transaction
 from ullage.deletion.soft_delete import set_policy
 from ullage.oci.digest import Digest
@@ -28,7 +28,7 @@ def hard(registry: Registry) -> None:
 
 
 def operations(registry: Registry) -> list[dict[str, Any]]:
-    return list_operations(registry, NOBODY_ASKS, 1000, None).items
+    return list_operations(registry, WITHOUT_ACCOUNTS, 1000, None).items
 
 
 def stands(registry: Registry, name: str = "app") -> dict[str, Any]:
@@ -76,7 +76,7 @@ def assert_explained(registry: Registry) -> None:
     assert sum(parts) + bill.uploading_bytes + bill.pending_bytes == bill.disk_bytes
     total, unexplained = usage.unexplained(registry)
     assert (total, unexplained) == (bill.disk_bytes, 0)
-    for lines in (usage.by_repository(registry, NOBODY_ASKS), usage.by_namespace(registry)):
+    for lines in (usage.by_repository(registry, WITHOUT_ACCOUNTS), usage.by_namespace(registry)):
         assert sum(line.fair_share_bytes for line in lines) == sum(parts)
 
 

@@ -6,9 +6,9 @@ from tests.support.clock import FakeClock
 from tests.support.fixtures import registry_on
 from tests.support.registry import ALICE, push_blob, push_image, push_index, settle
 from tests.support.statements import listened
-from ullage.authorization import NOBODY_ASKS, Action, Grant, Principal
+from ullage.authorization import WITHOUT_ACCOUNTS, Action, Grant, Principal
 from ullage.blobs.memory import MemoryBlobStore
-from ullage.cleanup.plan.plan import Wanted, make_plan
+from ullage.cleanup.plan.plan import PlanRequest, make_plan
 from ullage.database.transaction import Database, Transaction
 from ullage.deletion.delete import delete_manifest, delete_repository
 from ullage.oci.digest import Digest, digest_of
@@ -77,7 +77,7 @@ def test_fair_shares_sum_to_the_disk(registry: Registry) -> None:
         push_image(registry, name, "v1", [b"shared by all", name.encode()], config=b"{}")
     # Uploaded three times, kept once.
     settle(registry)
-    entries = by_repository(registry, NOBODY_ASKS)
+    entries = by_repository(registry, WITHOUT_ACCOUNTS)
     # 15 shared bytes: five for each.
     assert shares(entries) == {"team/a": (6, 15, 11), "team/b": (6, 15, 11), "app": (3, 15, 8)}
     assert sum(entry.fair_share_bytes for entry in entries) == registry_totals(registry).disk_bytes
@@ -91,17 +91,17 @@ def test_fair_shares_sum_to_the_disk(registry: Registry) -> None:
 def test_shares_that_do_not_divide_still_sum(registry: Registry) -> None:
     for name in ("a", "b", "c"):
         push_image(registry, name, "v1", [b"12345"], config=b"{}")
-    entries = by_repository(registry, NOBODY_ASKS)
+    entries = by_repository(registry, WITHOUT_ACCOUNTS)
     assert sorted(entry.fair_share_bytes for entry in entries) == [2, 2, 3]
 
 
 def test_what_a_deleted_repository_still_holds_is_on_the_bill(registry: Registry) -> None:
     push_image(registry, "app", "v1", [b"layer"])
     delete_repository(registry, APP, ALICE)
-    (entry,) = by_repository(registry, NOBODY_ASKS)
+    (entry,) = by_repository(registry, WITHOUT_ACCOUNTS)
     assert (entry.name, entry.bytes) == (None, 7)
     settle(registry)
-    assert by_repository(registry, NOBODY_ASKS) == []
+    assert by_repository(registry, WITHOUT_ACCOUNTS) == []
 
 
 def test_exclusive_is_what_deleting_it_alone_frees(registry: Registry) -> None:
@@ -148,8 +148,8 @@ def test_a_repositorys_bill_and_plan_never_scan_the_registry(
     with listened(registry.db) as statements:
         of_repository(registry, APP)
         by_image(registry, APP, tags=True)
-        make_plan(registry, Wanted(repository=APP, digests=(image,)), NOBODY_ASKS, ALICE)
-        explain(registry, image, NOBODY_ASKS)
+        make_plan(registry, PlanRequest(repository=APP, digests=(image,)), WITHOUT_ACCOUNTS, ALICE)
+        explain(registry, image, WITHOUT_ACCOUNTS)
     selects = [text for text in statements if "SELECT" in text]
     assert len(selects) > 20
 
@@ -175,7 +175,7 @@ def test_why_names_everything_that_holds_a_layer(registry: Registry) -> None:
     """peers.md part C 6: "why is this not freed?"."""
     mine = push_image(registry, "app", "v1", [b"layer"])
     other = push_image(registry, "other", None, [b"layer"], config=b"[]")
-    answer = explain(registry, digest_of(b"layer"), NOBODY_ASKS)
+    answer = explain(registry, digest_of(b"layer"), WITHOUT_ACCOUNTS)
     assert answer["blob"]["held_by"] == [
         {"repository": "app", "digest": mine, "tags": ["v1"]},
         {"repository": "other", "digest": other, "tags": []},
@@ -191,7 +191,7 @@ def test_why_says_what_holds_a_manifest(registry: Registry) -> None:
     signature = push_image(registry, "app", None, [b"signature"], subject=index)
 
     def held(digest: Digest) -> list[tuple[str, str]]:
-        (place,) = explain(registry, digest, NOBODY_ASKS)["manifest"]
+        (place,) = explain(registry, digest, WITHOUT_ACCOUNTS)["manifest"]
         return [(each["kind"], each["by"]) for each in place["held_by"]]
 
     assert held(child) == [("tag", "amd64"), ("index", index)]
@@ -202,12 +202,12 @@ def test_why_says_what_holds_a_manifest(registry: Registry) -> None:
 def test_why_says_what_bytes_wait_for(registry: Registry) -> None:
     loose = push_blob(registry, "app", b"loose")
     until = registry.now() + registry.limits.lease
-    answer = explain(registry, loose, NOBODY_ASKS)
+    answer = explain(registry, loose, WITHOUT_ACCOUNTS)
     assert answer["because"] == f"nothing: lease until {until.isoformat()}"
     image = push_image(registry, "app", "v1", [b"gone"])
     delete_manifest(registry, APP, image, ALICE)
     due = registry.now() + registry.limits.read_grace
-    answer = explain(registry, digest_of(b"gone"), NOBODY_ASKS)
+    answer = explain(registry, digest_of(b"gone"), WITHOUT_ACCOUNTS)
     assert answer["because"] == f"nothing: deleted, due {due.isoformat()}"
     with pytest.raises(BlobUnknown):
         explain(registry, digest_of(b"gone"), READER)

@@ -29,7 +29,7 @@ from ullage.accounts.passwords import RememberedLogins, hash_password, new_passw
 from ullage.accounts.signing_keys import TokenKeys
 from ullage.accounts.throttle import Throttle, network_of
 from ullage.authorization import (
-    NOBODY_ASKS,
+    WITHOUT_ACCOUNTS,
     Action,
     Grant,
     Principal,
@@ -64,7 +64,7 @@ class IssuedToken:
     issued_at: datetime
 
 
-class Doorkeeper:
+class Authenticator:
     def __init__(
         self,
         registry: Registry,
@@ -276,4 +276,4 @@ def _fingerprint(token: str) -> bytes:
     return hashlib.sha256(token.encode("utf-8", "surrogatepass")).digest()
 
 
-__all__ = ["NOBODY_ASKS", "Doorkeeper", "IssuedToken", "LoginFailed", "TokenInvalid"]
+__all__ = ["WITHOUT_ACCOUNTS", "Authenticator", "IssuedToken", "LoginFailed", "TokenInvalid"]

@@ -10,7 +10,6 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from ullage.accounts.audit_log import list_audit
-from ullage.accounts.rotate_key import rotate_key
 from ullage.accounts.scope_maps import (
     create_scope_map,
     delete_scope_map,
@@ -18,6 +17,7 @@ from ullage.accounts.scope_maps import (
     show_scope_map,
     update_scope_map,
 )
+from ullage.accounts.signing_keys import rotate_key
 from ullage.accounts.tokens import (
     create_token,
     delete_credentials,
@@ -36,7 +36,8 @@ from ullage.accounts.users import (
     update_user,
 )
 from ullage.oci.errors import RegistryError
-from ullage.registry.context import Caller, Registry
+from ullage.registry.clients import Caller
+from ullage.registry.context import Registry
 
 Command = Callable[..., Any]
 # What a command line may ask a running server to do: each name with its function, and whether that

@@ -8,7 +8,7 @@ from datetime import datetime
 from functools import lru_cache
 from typing import Protocol
 
-from ullage.accounts import queries as accounts
+from ullage.accounts import queries
 from ullage.accounts.jwt import Bearer
 from ullage.accounts.passwords import verify_password
 from ullage.authorization import Grant, Principal, everything, merged, parse_scope_map_action
@@ -59,12 +59,12 @@ class StoredAccounts:
         return verify_password(hashed, password)
 
     def somebody(self) -> str | None:
-        users = [user for user in self._registry.read(accounts.list_users) if user.enabled]
+        users = [user for user in self._registry.read(queries.list_users) if user.enabled]
         return next((user.name for user in users if user.admin), None)
 
 
 def _find_account(tx: Transaction, name: str, now: datetime) -> Account | None:
-    user = accounts.find_user(tx, name)
+    user = queries.find_user(tx, name)
     if user is not None:
         if not user.enabled:
             return None
@@ -73,12 +73,12 @@ def _find_account(tx: Transaction, name: str, now: datetime) -> Account | None:
         else:
             principal = Principal(name, _scope_map_grants(tx, user.scope_map))
         return Account(principal, (user.password_hash,), user.generation)
-    token = accounts.find_token(tx, name)
+    token = queries.find_token(tx, name)
     if token is None or not token.enabled or _over(token.expires_at, now):
         return None
     hashes = tuple(
         password.password_hash
-        for password in accounts.token_passwords(tx, name)
+        for password in queries.token_passwords(tx, name)
         if not _over(password.expires_at, now)
     )
     principal = Principal(name, _scope_map_grants(tx, token.scope_map))
@@ -86,7 +86,7 @@ def _find_account(tx: Transaction, name: str, now: datetime) -> Account | None:
 
 
 def _scope_map_grants(tx: Transaction, name: str | None) -> tuple[Grant, ...]:
-    scope_map = accounts.find_scope_map(tx, name) if name else None
+    scope_map = queries.find_scope_map(tx, name) if name else None
     return _grants(scope_map.actions) if scope_map else ()
 
 

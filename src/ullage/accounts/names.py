@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
-from ullage.accounts import queries as accounts
+from ullage.accounts import queries
 from ullage.database.transaction import Transaction
 from ullage.oci.errors import RegistryError
 
@@ -33,7 +33,7 @@ def require_name(name: str) -> None:
 
 
 def require_free(tx: Transaction, name: str) -> None:
-    if accounts.find_user(tx, name) or accounts.find_token(tx, name):
+    if queries.find_user(tx, name) or queries.find_token(tx, name):
         raise AccountInvalid({"name": name}, f"there is an account called {name} already")
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from ullage.database.schema import accounts
-from ullage.database.timestamps import from_moment, moment
+from ullage.database.timestamps import from_micros, to_micros
 from ullage.database.transaction import Transaction
 
 _users = accounts.users
@@ -60,11 +60,11 @@ class ScopeMap:
 
 
 def _when(stored: int | None) -> datetime | None:
-    return None if stored is None else from_moment(stored)
+    return None if stored is None else from_micros(stored)
 
 
 def _stored(when: datetime | None) -> int | None:
-    return None if when is None else moment(when)
+    return None if when is None else to_micros(when)
 
 
 def _first_generation() -> int:
@@ -95,7 +95,7 @@ def _user(row: sa.Row[Any]) -> User:
         row.admin,
         row.scope_map,
         row.generation,
-        from_moment(row.created_at),
+        from_micros(row.created_at),
     )
 
 
@@ -116,7 +116,7 @@ def insert_user(
             admin=admin,
             scope_map=scope_map,
             generation=_first_generation(),
-            created_at=moment(now),
+            created_at=to_micros(now),
         )
     )
 
@@ -149,7 +149,7 @@ def _token(row: sa.Row[Any]) -> Token:
         row.enabled,
         _when(row.expires_at),
         row.generation,
-        from_moment(row.created_at),
+        from_micros(row.created_at),
     )
 
 
@@ -163,7 +163,7 @@ def insert_token(
             enabled=True,
             expires_at=_stored(expires_at),
             generation=_first_generation(),
-            created_at=moment(now),
+            created_at=to_micros(now),
         )
     )
 
@@ -186,7 +186,7 @@ def token_passwords(tx: Transaction, name: str) -> list[TokenPassword]:
     )
     return [
         TokenPassword(
-            row.slot, row.password_hash, _when(row.expires_at), from_moment(row.created_at)
+            row.slot, row.password_hash, _when(row.expires_at), from_micros(row.created_at)
         )
         for row in rows
     ]
@@ -208,7 +208,7 @@ def set_token_password(
             slot=slot,
             password_hash=password_hash,
             expires_at=_stored(expires_at),
-            created_at=moment(now),
+            created_at=to_micros(now),
         )
     )
 
@@ -233,7 +233,7 @@ def find_scope_map(tx: Transaction, name: str) -> ScopeMap | None:
 
 def _scope_map(row: sa.Row[Any]) -> ScopeMap:
     return ScopeMap(
-        row.name, row.description, tuple(json.loads(row.actions)), from_moment(row.created_at)
+        row.name, row.description, tuple(json.loads(row.actions)), from_micros(row.created_at)
     )
 
 
@@ -246,7 +246,7 @@ def put_scope_map(
         _scope_maps.update().where(_scope_maps.c.name == name).values(**values)
     ).rowcount
     if not changed:
-        tx.execute(_scope_maps.insert().values(name=name, created_at=moment(now), **values))
+        tx.execute(_scope_maps.insert().values(name=name, created_at=to_micros(now), **values))
 
 
 def end_tokens_of(tx: Transaction, name: str) -> None:
@@ -277,7 +277,7 @@ def signing_keys(tx: Transaction, not_retired_before: datetime) -> list[tuple[st
     retired = _keys.c.retired_at
     query = (
         sa.select(_keys.c.kid, _keys.c.private_pem)
-        .where(sa.or_(retired.is_(None), retired > moment(not_retired_before)))
+        .where(sa.or_(retired.is_(None), retired > to_micros(not_retired_before)))
         .order_by(retired.is_not(None), _keys.c.created_at.desc())
     )
     return [(row.kid, row.private_pem) for row in tx.execute(query)]
@@ -289,8 +289,8 @@ def add_signing_key(
     """Sign with this key from now on; those before only verify, or are gone if it is `alone`."""
     if alone:
         tx.execute(_keys.delete())
-    tx.execute(_keys.update().where(_keys.c.retired_at.is_(None)).values(retired_at=moment(now)))
-    tx.execute(_keys.insert().values(kid=kid, private_pem=private_pem, created_at=moment(now)))
+    tx.execute(_keys.update().where(_keys.c.retired_at.is_(None)).values(retired_at=to_micros(now)))
+    tx.execute(_keys.insert().values(kid=kid, private_pem=private_pem, created_at=to_micros(now)))
 
 
 def registry_id(tx: Transaction, fresh: str) -> str:

@@ -8,12 +8,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from ullage.accounts import queries as accounts
+from ullage.accounts import queries
 from ullage.accounts.names import AccountInvalid, known, require_name
 from ullage.accounts.queries import ScopeMap
 from ullage.authorization import SCOPE_MAP_ACTIONS, parse_pattern
 from ullage.database.transaction import Transaction
-from ullage.registry.context import Caller, Registry
+from ullage.registry.clients import Caller
+from ullage.registry.context import Registry
 
 MAX_ACTIONS = 500
 
@@ -29,9 +30,9 @@ def create_scope_map(
     actions = actions_of(repositories)
 
     def make(tx: Transaction) -> dict[str, Any]:
-        if accounts.find_scope_map(tx, name) is not None:
+        if queries.find_scope_map(tx, name) is not None:
             raise AccountInvalid(message=f"there is a scope map called {name} already")
-        accounts.put_scope_map(tx, name, description, actions, registry.now())
+        queries.put_scope_map(tx, name, description, actions, registry.now())
         registry.audit(tx, caller, "scope-map.create", target=name, detail={"actions": actions})
         return _shown_scope_map(_scope_map(tx, name))
 
@@ -39,7 +40,7 @@ def create_scope_map(
 
 
 def list_scope_maps(registry: Registry) -> list[dict[str, Any]]:
-    return [_shown_scope_map(found) for found in registry.read(accounts.list_scope_maps)]
+    return [_shown_scope_map(found) for found in registry.read(queries.list_scope_maps)]
 
 
 def show_scope_map(registry: Registry, name: str) -> dict[str, Any]:
@@ -62,7 +63,7 @@ def update_scope_map(
         actions = sorted((set(found.actions) - set(removed)) | set(added))
         _require_few(actions)
         text = found.description if description is None else description
-        accounts.put_scope_map(tx, name, text, actions, registry.now())
+        queries.put_scope_map(tx, name, text, actions, registry.now())
         detail = {"added": added, "removed": removed}
         registry.audit(tx, caller, "scope-map.update", target=name, detail=detail)
         return _shown_scope_map(_scope_map(tx, name))
@@ -73,13 +74,13 @@ def update_scope_map(
 def delete_scope_map(registry: Registry, caller: Caller, name: str) -> None:
     def remove(tx: Transaction) -> None:
         _scope_map(tx, name)
-        holders = accounts.users_of_scope_map(tx, name)
+        holders = queries.users_of_scope_map(tx, name)
         if holders:
             raise AccountInvalid(
                 {"accounts": holders[:20]},
                 f"scope map {name} is used by {', '.join(holders[:5])}; give them another first",
             )
-        accounts.delete_scope_map(tx, name)
+        queries.delete_scope_map(tx, name)
         registry.audit(tx, caller, "scope-map.delete", target=name)
 
     registry.write(remove)
@@ -121,7 +122,7 @@ def actions_of(repositories: Iterable[Sequence[str]]) -> list[str]:
 
 
 def _scope_map(tx: Transaction, name: str) -> ScopeMap:
-    return known(accounts.find_scope_map(tx, name), f"there is no scope map called {name}")
+    return known(queries.find_scope_map(tx, name), f"there is no scope map called {name}")
 
 
 def _shown_scope_map(scope_map: ScopeMap) -> dict[str, Any]:

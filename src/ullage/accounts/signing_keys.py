@@ -7,9 +7,10 @@ from collections.abc import Callable
 from datetime import datetime
 from typing import Any
 
-from ullage.accounts import queries as accounts
+from ullage.accounts import queries
 from ullage.accounts.jwt import KEY_OVERLAP, KeyUnknown, SigningKey, TokenAuthority, new_signing_key
 from ullage.database.transaction import Transaction
+from ullage.registry.clients import Caller
 from ullage.registry.context import Registry
 
 KEYS_RECHECK_SECONDS = 60.0
@@ -22,7 +23,7 @@ class TokenKeys:
     def __init__(self, registry: Registry, monotonic: Callable[[], float] = time.monotonic) -> None:
         self._registry = registry
         self._monotonic = monotonic
-        self._audience = registry.write(lambda tx: accounts.registry_id(tx, registry.fresh_key()))
+        self._audience = registry.write(lambda tx: queries.registry_id(tx, registry.fresh_key()))
         self._authority = self._load()
         self._read_at = monotonic()
 
@@ -53,14 +54,29 @@ class TokenKeys:
         oldest = now - KEY_OVERLAP
 
         def load(tx: Transaction) -> list[tuple[str, str]]:
-            keys = accounts.signing_keys(tx, oldest)
+            keys = queries.signing_keys(tx, oldest)
             if not keys:
                 first = new_signing_key()
-                accounts.add_signing_key(tx, first.kid, first.private_pem, now)
-                keys = accounts.signing_keys(tx, oldest)
+                queries.add_signing_key(tx, first.kid, first.private_pem, now)
+                keys = queries.signing_keys(tx, oldest)
             return keys
 
-        keys = self._registry.read(lambda tx: accounts.signing_keys(tx, oldest))
+        keys = self._registry.read(lambda tx: queries.signing_keys(tx, oldest))
         if not keys:
             keys = self._registry.write(load)
         return TokenAuthority(self._audience, [SigningKey(*key) for key in keys])
+
+
+def rotate_key(registry: Registry, caller: Caller, *, revoke: bool = False) -> dict[str, Any]:
+    """Sign with a new key from now on; the old one verifies until what it signed has expired.
+
+    With `revoke` it verifies nothing any more, and every token there is ends.
+    """
+    key = new_signing_key()
+
+    def rotate(tx: Transaction) -> None:
+        queries.add_signing_key(tx, key.kid, key.private_pem, registry.now(), alone=revoke)
+        registry.audit(tx, caller, "key.rotate", target=key.kid, detail={"revoke": revoke})
+
+    registry.write(rotate)
+    return {"kid": key.kid}

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-from ullage.accounts import queries as accounts
+from ullage.accounts import queries
 from ullage.accounts.names import (
     AccountInvalid,
     enabled,
@@ -23,7 +23,8 @@ from ullage.accounts.passwords import hash_password, new_password
 from ullage.accounts.queries import Token, TokenPassword
 from ullage.accounts.scope_maps import actions_of, require_scope_map
 from ullage.database.transaction import Transaction
-from ullage.registry.context import Caller, Registry
+from ullage.registry.clients import Caller
+from ullage.registry.context import Registry
 
 SLOTS = ("password1", "password2")
 
@@ -58,17 +59,17 @@ def create_token(
         require_free(tx, name)
         if scope_map is None:
             _require_no_other(tx, own_map, actions)
-            accounts.put_scope_map(tx, own_map, f"Made for token {name}", actions, now)
+            queries.put_scope_map(tx, own_map, f"Made for token {name}", actions, now)
         require_scope_map(tx, scope_map)
-        accounts.insert_token(tx, name, scope_map or own_map, None, now)
+        queries.insert_token(tx, name, scope_map or own_map, None, now)
         if status != "enabled":
-            accounts.update_token(tx, name, enabled=enabled(status))
+            queries.update_token(tx, name, enabled=enabled(status))
         for slot, hashed in hashes.items():
-            accounts.set_token_password(tx, name, slot, hashed, expires_at, now)
+            queries.set_token_password(tx, name, slot, hashed, expires_at, now)
         registry.audit(
             tx, caller, "token.create", target=name, detail={"scopeMap": scope_map or own_map}
         )
-        return _shown_token(_token(tx, name), accounts.token_passwords(tx, name), secrets)
+        return _shown_token(_token(tx, name), queries.token_passwords(tx, name), secrets)
 
     return registry.write(make)
 
@@ -76,8 +77,8 @@ def create_token(
 def list_tokens(registry: Registry) -> list[dict[str, Any]]:
     def find(tx: Transaction) -> list[dict[str, Any]]:
         return [
-            _shown_token(token, accounts.token_passwords(tx, token.name))
-            for token in accounts.list_tokens(tx)
+            _shown_token(token, queries.token_passwords(tx, token.name))
+            for token in queries.list_tokens(tx)
         ]
 
     return registry.snapshot(find)
@@ -85,7 +86,7 @@ def list_tokens(registry: Registry) -> list[dict[str, Any]]:
 
 def show_token(registry: Registry, name: str) -> dict[str, Any]:
     return registry.snapshot(
-        lambda tx: _shown_token(_token(tx, name), accounts.token_passwords(tx, name))
+        lambda tx: _shown_token(_token(tx, name), queries.token_passwords(tx, name))
     )
 
 
@@ -107,11 +108,11 @@ def update_token(
     def change(tx: Transaction) -> dict[str, Any]:
         require_scope_map(tx, scope_map)
         _token(tx, name)
-        accounts.update_token(tx, name, **changes)
+        queries.update_token(tx, name, **changes)
         if status is not None:
-            accounts.end_tokens_of(tx, name)
+            queries.end_tokens_of(tx, name)
         registry.audit(tx, caller, "token.update", target=name, detail=changes)
-        return _shown_token(_token(tx, name), accounts.token_passwords(tx, name))
+        return _shown_token(_token(tx, name), queries.token_passwords(tx, name))
 
     return registry.write(change)
 
@@ -119,11 +120,11 @@ def update_token(
 def delete_token(registry: Registry, caller: Caller, name: str) -> None:
     def remove(tx: Transaction) -> None:
         token = _token(tx, name)
-        accounts.delete_token(tx, name)
-        if token.scope_map == f"{name}-scope-map" and not accounts.users_of_scope_map(
+        queries.delete_token(tx, name)
+        if token.scope_map == f"{name}-scope-map" and not queries.users_of_scope_map(
             tx, token.scope_map
         ):
-            accounts.delete_scope_map(tx, token.scope_map)
+            queries.delete_scope_map(tx, token.scope_map)
         registry.audit(tx, caller, "token.delete", target=name)
 
     registry.write(remove)
@@ -150,10 +151,10 @@ def generate_credentials(
     def change(tx: Transaction) -> dict[str, Any]:
         token = _token(tx, name)
         for slot, hashed in hashes.items():
-            accounts.set_token_password(tx, name, slot, hashed, expires_at, now)
+            queries.set_token_password(tx, name, slot, hashed, expires_at, now)
         detail = {"passwords": sorted(chosen)}
         registry.audit(tx, caller, "token.credential.generate", target=name, detail=detail)
-        return _shown_token(token, accounts.token_passwords(tx, name), secrets)
+        return _shown_token(token, queries.token_passwords(tx, name), secrets)
 
     return registry.write(change)
 
@@ -166,10 +167,10 @@ def delete_credentials(
     def change(tx: Transaction) -> dict[str, Any]:
         _token(tx, name)
         for slot in slots or SLOTS:
-            accounts.delete_token_password(tx, name, slot)
+            queries.delete_token_password(tx, name, slot)
         detail = {"passwords": sorted(slots or SLOTS)}
         registry.audit(tx, caller, "token.credential.delete", target=name, detail=detail)
-        return _shown_token(_token(tx, name), accounts.token_passwords(tx, name))
+        return _shown_token(_token(tx, name), queries.token_passwords(tx, name))
 
     return registry.write(change)
 
@@ -179,7 +180,7 @@ def delete_credentials(
 
 def _require_no_other(tx: Transaction, name: str, actions: Sequence[str]) -> None:
     """A scope map of this name that others use, and that says something else, must stay."""
-    found = accounts.find_scope_map(tx, name)
+    found = queries.find_scope_map(tx, name)
     if found is not None and list(found.actions) != list(actions):
         raise AccountInvalid(
             {"scopeMap": name},
@@ -197,7 +198,7 @@ def _expiry(now: datetime, days: int | None) -> datetime | None:
 
 
 def _token(tx: Transaction, name: str) -> Token:
-    return known(accounts.find_token(tx, name), f"there is no token called {name}")
+    return known(queries.find_token(tx, name), f"there is no token called {name}")
 
 
 def _shown_token(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ullage.accounts import queries as accounts
+from ullage.accounts import queries
 from ullage.accounts.names import (
     AccountInvalid,
     enabled,
@@ -20,7 +20,8 @@ from ullage.accounts.passwords import MAX_PASSWORD_BYTES, hash_password, new_pas
 from ullage.accounts.queries import User
 from ullage.accounts.scope_maps import require_scope_map
 from ullage.database.transaction import Transaction
-from ullage.registry.context import Caller, Registry
+from ullage.registry.clients import Caller
+from ullage.registry.context import Registry
 
 MIN_PASSWORD = 8
 # Never accepted, whoever chooses them: what a default password would be (CVE-2026-4404).
@@ -33,9 +34,9 @@ def ensure_admin(registry: Registry, caller: Caller) -> str | None:
     hashed = hash_password(password)
 
     def make(tx: Transaction) -> bool:
-        if accounts.list_users(tx) or accounts.list_tokens(tx):
+        if queries.list_users(tx) or queries.list_tokens(tx):
             return False
-        accounts.insert_user(tx, "admin", hashed, admin=True, scope_map=None, now=registry.now())
+        queries.insert_user(tx, "admin", hashed, admin=True, scope_map=None, now=registry.now())
         registry.audit(tx, caller, "user.create", target="admin", detail={"admin": True})
         return True
 
@@ -59,7 +60,7 @@ def create_user(
     def make(tx: Transaction) -> dict[str, Any]:
         require_free(tx, name)
         require_scope_map(tx, scope_map)
-        accounts.insert_user(tx, name, hashed, admin=admin, scope_map=scope_map, now=registry.now())
+        queries.insert_user(tx, name, hashed, admin=admin, scope_map=scope_map, now=registry.now())
         detail = {"admin": admin, "scopeMap": scope_map}
         registry.audit(tx, caller, "user.create", target=name, detail=detail)
         return _shown_user(_user(tx, name))
@@ -69,7 +70,7 @@ def create_user(
 
 
 def list_users(registry: Registry) -> list[dict[str, Any]]:
-    return [_shown_user(user) for user in registry.read(accounts.list_users)]
+    return [_shown_user(user) for user in registry.read(queries.list_users)]
 
 
 def show_user(registry: Registry, name: str) -> dict[str, Any]:
@@ -101,9 +102,9 @@ def update_user(
     def change(tx: Transaction) -> dict[str, Any]:
         require_scope_map(tx, changes.get("scope_map"))
         before = _user(tx, name)
-        accounts.update_user(tx, name, **changes)
+        queries.update_user(tx, name, **changes)
         if status is not None:
-            accounts.end_tokens_of(tx, name)
+            queries.end_tokens_of(tx, name)
         if before.admin and before.enabled:
             _require_an_admin(tx)
         registry.audit(tx, caller, "user.update", target=name, detail=changes)
@@ -121,8 +122,8 @@ def set_password(
 
     def change(tx: Transaction) -> dict[str, Any]:
         shown = _shown_user(_user(tx, name))
-        accounts.update_user(tx, name, password_hash=hashed)
-        accounts.end_tokens_of(tx, name)
+        queries.update_user(tx, name, password_hash=hashed)
+        queries.end_tokens_of(tx, name)
         registry.audit(tx, caller, "user.password", target=name)
         return shown
 
@@ -133,7 +134,7 @@ def set_password(
 def delete_user(registry: Registry, caller: Caller, name: str) -> None:
     def remove(tx: Transaction) -> None:
         user = _user(tx, name)
-        accounts.delete_user(tx, name)
+        queries.delete_user(tx, name)
         if user.admin and user.enabled:
             _require_an_admin(tx)
         registry.audit(tx, caller, "user.delete", target=name)
@@ -142,7 +143,7 @@ def delete_user(registry: Registry, caller: Caller, name: str) -> None:
 
 
 def _require_an_admin(tx: Transaction) -> None:
-    if not any(user.admin and user.enabled for user in accounts.list_users(tx)):
+    if not any(user.admin and user.enabled for user in queries.list_users(tx)):
         raise AccountInvalid(message="this is the last administrator; make another one first")
 
 
@@ -159,7 +160,7 @@ def _chosen(password: str | None) -> str:
 
 
 def _user(tx: Transaction, name: str) -> User:
-    return known(accounts.find_user(tx, name), f"there is no user called {name}")
+    return known(queries.find_user(tx, name), f"there is no user called {name}")
 
 
 def _shown_user(user: User) -> dict[str, Any]:

@@ -8,8 +8,7 @@ from dataclasses import dataclass, replace
 
 from ullage.blobs.protocol import KeyUnknown
 from ullage.check.findings import NAMED_IMAGES, Finding, Issue, Mode, done
-from ullage.check.queries import images, rows
-from ullage.check.queries import repairs as mending
+from ullage.check.queries import images, repairs, rows
 from ullage.check.run import Progress, Run
 from ullage.oci.digest import Digest, Hasher, parse_digest
 from ullage.oci.errors import DigestInvalid
@@ -93,7 +92,7 @@ class _BlobCheck:
         if wrong:
             yield Issue(
                 Finding("I14", "accounting", blob.key, "; ".join(wrong)),
-                done(lambda tx: mending.recount_references(tx, blob.key)),
+                done(lambda tx: repairs.recount_references(tx, blob.key)),
                 trusts_references=True,
             )
         if not blob.linked:
@@ -105,7 +104,7 @@ class _BlobCheck:
         message = f"{blob.size} bytes that no repository links would never be given back"
         return Issue(
             Finding("I9", "leak", blob.key, message),
-            lambda tx: mending.condemn_unlinked(tx, blob.key, due_at),
+            lambda tx: repairs.condemn_unlinked(tx, blob.key, due_at),
             trusts_references=True,
         )
 
@@ -132,12 +131,12 @@ class _BlobCheck:
             message = f"recorded with {blob.size} bytes; it has {size}, which are right"
             yield replace(
                 _damaged_blob(blob, message),
-                mend=lambda tx: mending.correct_size(tx, blob.key, blob.storage_key, size),
+                mend=lambda tx: repairs.correct_size(tx, blob.key, blob.storage_key, size),
             )
         if blob.damaged:
             yield Issue(
                 Finding("I2", "warning", blob.key, "quarantined, but its bytes are right"),
-                lambda tx: mending.lift_quarantine(tx, blob.key, blob.storage_key),
+                lambda tx: repairs.lift_quarantine(tx, blob.key, blob.storage_key),
             )
 
     def _bad_bytes(self, blob: rows.BlobFacts, message: str) -> Issue:
@@ -148,7 +147,7 @@ class _BlobCheck:
         now = self._run.registry.now()
         return replace(
             _damaged_blob(blob, message),
-            mend=lambda tx: mending.quarantine(tx, blob.key, blob.storage_key, now),
+            mend=lambda tx: repairs.quarantine(tx, blob.key, blob.storage_key, now),
             aftermath=_QUARANTINED,
         )
 

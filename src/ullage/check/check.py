@@ -20,9 +20,7 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any
 
-from ullage.check import blobs as check_blobs
-from ullage.check import rows as check_rows
-from ullage.check import store as check_store
+from ullage.check import blobs, rows, store
 from ullage.check.findings import Mode, Report
 from ullage.check.run import Progress, Run
 from ullage.database.errors import DatabaseBroken, DatabaseBusy, DatabaseUnusable
@@ -78,19 +76,19 @@ def run_check(registry: Registry, request: dict[str, Any]) -> Iterator[dict[str,
 # What references say comes first, because it decides what may be mended later; counters come last,
 # because mending changes what they count.
 _STAGES: tuple[Callable[[Run], Iterator[Progress]], ...] = (
-    check_rows.integrity,
-    check_rows.survey,
-    check_rows.manifests,
-    check_rows.tags,
-    check_rows.links,
-    check_blobs.blobs,
-    check_store.uploads,
-    check_store.tombstones,
-    check_rows.forgotten,
-    check_rows.jobs,
-    check_rows.operations,
-    check_store.objects,
-    check_rows.counters,
+    rows.integrity,
+    rows.survey,
+    rows.manifests,
+    rows.tags,
+    rows.links,
+    blobs.blobs,
+    store.uploads,
+    store.tombstones,
+    rows.forgotten,
+    rows.jobs,
+    rows.operations,
+    store.objects,
+    rows.counters,
 )
 
 
@@ -98,7 +96,7 @@ def _steps(run: Run) -> Iterator[Progress]:
     """Do all of it, telling now and then how far it is. Raises CheckImpossible."""
     with _check_errors():
         for stage in _STAGES:
-            if run.mode is Mode.FAST and stage is check_store.objects:
+            if run.mode is Mode.FAST and stage is store.objects:
                 continue
             try:
                 yield from stage(run)

@@ -7,8 +7,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from ullage.check.findings import NAMED_IMAGES, WORKER, Finding, Issue, Severity, done, issue_of
-from ullage.check.queries import images
-from ullage.check.queries import repairs as mending
+from ullage.check.queries import images, repairs
 from ullage.check.queries.manifest_rows import ManifestFacts
 from ullage.check.queries.other_rows import (
     JobFacts,
@@ -51,7 +50,7 @@ def judge_repository(repository: RepositoryFacts) -> Iterator[Issue]:
     if wrong:
         yield Issue(
             Finding("I14", "accounting", subject, "; ".join(wrong)),
-            done(lambda tx: mending.recount_repository(tx, repository.key)),
+            done(lambda tx: repairs.recount_repository(tx, repository.key)),
         )
 
 

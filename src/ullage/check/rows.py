@@ -22,18 +22,16 @@ from ullage.check.invariants import (
     judge_stalled,
     judge_tag,
 )
-from ullage.check.queries import manifest_rows, rows, totals
-from ullage.check.queries import other_rows as odd_rows
-from ullage.check.queries import repairs as mending
+from ullage.check.queries import manifest_rows, other_rows, repairs, rows, totals
 from ullage.check.queries.paging import Only, Which
 from ullage.check.run import OVERDUE, Progress, Run
 from ullage.database.transaction import Transaction
-from ullage.deletion import soft_delete as softdelete
+from ullage.deletion import soft_delete
 from ullage.oci.digest import Digest
 from ullage.registry.queries import uploads
 from ullage.registry.queries.reclaim.reviews import schedule_review
 
-_recount_totals = done(mending.recount_totals)
+_recount_totals = done(repairs.recount_totals)
 
 
 def integrity(run: Run) -> Iterator[Progress]:
@@ -67,8 +65,8 @@ def tags(run: Run) -> Iterator[Progress]:
 
 def links(run: Run) -> Iterator[Progress]:
     """Rows that refer to rows that are not there. The database's foreign keys forbid them."""
-    yield from run.walk("broken links", odd_rows.broken_links, judge_link)
-    for fetch in (odd_rows.ownerless_references, odd_rows.ownerless_children):
+    yield from run.walk("broken links", other_rows.broken_links, judge_link)
+    for fetch in (other_rows.ownerless_references, other_rows.ownerless_children):
         yield from run.walk("broken links", fetch, judge_ownerless)
     run.checked["links"] = run.registry.read(totals.count_links)
 
@@ -76,21 +74,23 @@ def links(run: Run) -> Iterator[Progress]:
 def forgotten(run: Run) -> Iterator[Progress]:
     """Links that nobody needs are reviewed when their lease ends, and the worker is in time."""
 
-    def overdue(tx: Transaction, which: Which[Any]) -> Sequence[odd_rows.LinkFacts]:
-        return odd_rows.overdue_reviews(tx, which, run.registry.now() - OVERDUE)
+    def overdue(tx: Transaction, which: Which[Any]) -> Sequence[other_rows.LinkFacts]:
+        return other_rows.overdue_reviews(tx, which, run.registry.now() - OVERDUE)
 
-    yield from run.walk("forgotten links", odd_rows.forgotten_links, partial(_judge_forgotten, run))
+    yield from run.walk(
+        "forgotten links", other_rows.forgotten_links, partial(_judge_forgotten, run)
+    )
     yield from run.walk("overdue reviews", overdue, judge_overdue)
 
 
-def _judge_forgotten(run: Run, link: odd_rows.LinkFacts) -> Iterator[Issue]:
+def _judge_forgotten(run: Run, link: other_rows.LinkFacts) -> Iterator[Issue]:
     if link.repository is None or link.size is None:
         return
     repository_id, digest = link.key
     now = run.registry.now()
 
     def requeue(tx: Transaction) -> bool:
-        if not odd_rows.forgotten_links(tx, Only([link.key])):
+        if not other_rows.forgotten_links(tx, Only([link.key])):
             return False
         schedule_review(tx, repository_id, Digest(digest), now)
         return True
@@ -101,23 +101,23 @@ def _judge_forgotten(run: Run, link: odd_rows.LinkFacts) -> Iterator[Issue]:
 
 
 def jobs(run: Run) -> Iterator[Progress]:
-    def stalled(tx: Transaction, which: Which[Any]) -> Sequence[odd_rows.JobFacts]:
-        return odd_rows.stalled_jobs(tx, which, run.registry.now() - OVERDUE)
+    def stalled(tx: Transaction, which: Which[Any]) -> Sequence[other_rows.JobFacts]:
+        return other_rows.stalled_jobs(tx, which, run.registry.now() - OVERDUE)
 
-    yield from run.walk("jobs", odd_rows.jobless_items, judge_jobless)
+    yield from run.walk("jobs", other_rows.jobless_items, judge_jobless)
     yield from run.walk("jobs", stalled, judge_stalled)
 
 
 def operations(run: Run) -> Iterator[Progress]:
     """What was deleted softly is hidden, belongs to an operation, and is freed in time."""
-    policy = run.registry.read(softdelete.find_policy)
+    policy = run.registry.read(soft_delete.find_policy)
 
-    def overdue(tx: Transaction, which: Which[Any]) -> Sequence[odd_rows.OperationFacts]:
+    def overdue(tx: Transaction, which: Which[Any]) -> Sequence[other_rows.OperationFacts]:
         days = timedelta(days=policy.days)
-        return odd_rows.overdue_operations(tx, which, run.registry.now() - days - OVERDUE)
+        return other_rows.overdue_operations(tx, which, run.registry.now() - days - OVERDUE)
 
-    yield from run.walk("operations", odd_rows.odd_kept, judge_kept)
-    yield from run.walk("operations", odd_rows.empty_operations, judge_empty)
+    yield from run.walk("operations", other_rows.odd_kept, judge_kept)
+    yield from run.walk("operations", other_rows.empty_operations, judge_empty)
     yield from run.walk("operations", overdue, judge_late_operation)
 
 

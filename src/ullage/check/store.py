@@ -9,10 +9,9 @@ from itertools import islice
 
 from ullage.blobs.protocol import StoredObject, is_key
 from ullage.check.findings import KEPT_FINDINGS, WORKER, Finding, Issue, Mode, issue_of
-from ullage.check.queries import repairs as mending
-from ullage.check.queries import rows
+from ullage.check.queries import repairs, rows
 from ullage.check.run import BATCH, OVERDUE, Progress, Run
-from ullage.database.timestamps import moment
+from ullage.database.timestamps import to_micros
 from ullage.database.transaction import Transaction
 from ullage.deletion.reclaim import UNKNOWN_KEY_GRACE
 from ullage.registry.queries.reclaim import tombstones as tombstones_queries
@@ -32,7 +31,7 @@ def _judge_upload(run: Run, upload: rows.UploadFacts) -> Iterator[Issue]:
     if upload.same_key_blob is not None:
         message = f"names the bytes of {upload.same_key_blob}"
         yield issue_of("I8", "corruption", subject, message)
-    if upload.expires_at < moment(run.registry.now() - OVERDUE):
+    if upload.expires_at < to_micros(run.registry.now() - OVERDUE):
         message = f"should have been ended more than an hour ago{WORKER}"
         yield issue_of("I18", "leak", subject, message)
     if run.mode is not Mode.FAST:
@@ -63,7 +62,7 @@ def _judge_tombstone(run: Run, tombstone: rows.TombstoneFacts) -> Iterator[Issue
         yield issue_of("I12", "corruption", subject, f"its bytes are in use, by {user}")
     if not is_key(tombstone.key):
         yield issue_of("I13", "leak", subject, "is no storage key, so it can never be done")
-    elif tombstone.due_at < moment(run.registry.now() - OVERDUE):
+    elif tombstone.due_at < to_micros(run.registry.now() - OVERDUE):
         message = f"{tombstone.size} bytes should have been erased more than an hour ago"
         tried = f"; {tombstone.attempts} attempts failed, the server's log says why"
         message += tried if tombstone.attempts else WORKER
@@ -84,7 +83,7 @@ def _judge_buried(run: Run, tombstone: rows.TombstoneFacts, subject: str) -> Ite
         recorded = tombstone.size
         yield Issue(
             Finding("I15", "accounting", subject, f"recorded {recorded} bytes, has {size}"),
-            lambda tx: mending.correct_tombstone(tx, tombstone.key, recorded, size),
+            lambda tx: repairs.correct_tombstone(tx, tombstone.key, recorded, size),
         )
 
 

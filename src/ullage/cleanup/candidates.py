@@ -16,18 +16,18 @@ from datetime import UTC, datetime
 from itertools import islice
 
 from ullage.cleanup.filters import attached_to, tag_goes
-from ullage.cleanup.guardrails import Swath
-from ullage.cleanup.plan.preview import unlocked
+from ullage.cleanup.guardrails import PurgeShare
 from ullage.cleanup.queries import candidates
 from ullage.cleanup.queries.candidates import Candidate, TagCandidate
 from ullage.cleanup.queries.jobs import Item, ItemKind
 from ullage.database.transaction import Transaction
-from ullage.deletion.closure import Closure, HeldBy, StoredGraph, Why
+from ullage.deletion.closure import Closure, KeepReason, StoredGraph, Why
+from ullage.deletion.unlocked import unlocked
 from ullage.oci.digest import Digest
 from ullage.oci.reference import RepositoryName, Tag
 from ullage.patterns import Matches
 from ullage.registry.context import Registry
-from ullage.registry.locks import image_locks as holds
+from ullage.registry.locks import image_locks
 from ullage.registry.locks.image_locks import NOTHING, Covered
 from ullage.registry.queries.content.manifests import find_manifests
 
@@ -64,7 +64,7 @@ class Scope:
 
 
 @dataclass(frozen=True, slots=True)
-class Stay:
+class Kept:
     """Something that would have gone, but for a lock."""
 
     repository: RepositoryName
@@ -73,17 +73,17 @@ class Stay:
     because: str
 
 
-def _unsaid(stay: Stay) -> None:
+def _not_reported(kept: Kept) -> None:
     """Nobody asks what stays."""
 
 
 @dataclass(slots=True)
-class _Taken:
+class Selection:
     """What is chosen so far."""
 
     # What locks with a reason cover, and who is told what stays.
     covered: Covered
-    stays: Callable[[Stay], None] = _unsaid
+    stays: Callable[[Kept], None] = _not_reported
     tags: set[Tag] = field(default_factory=set)
     # How many of a manifest's tags go.
     losing: dict[int, int] = field(default_factory=dict)
@@ -113,8 +113,8 @@ def choose(
     add: Callable[[Item], None],
     *,
     named: bool,
-    stays: Callable[[Stay], None] = _unsaid,
-) -> Swath | None:
+    stays: Callable[[Kept], None] = _not_reported,
+) -> PurgeShare | None:
     """Hand everything that goes to `add`, tags first; None if the repository is not there.
 
     What locks keep is handed to `stays`. Reads page by page, so that no transaction is long.
@@ -122,7 +122,7 @@ def choose(
     sums = registry.read(lambda tx: candidates.sums(tx, repository_id))
     if sums is None:
         return None
-    taken = _Taken(_covered(registry, repository_id), stays)
+    taken = Selection(_covered(registry, repository_id), stays)
     if sums.writable:
         for tag_scope in scope.tags:
             wanted = _tags(registry, repository_id, name, tag_scope, scope.include_locked, taken)
@@ -134,7 +134,7 @@ def choose(
                 taken.losing[tag.manifest_id] = taken.losing.get(tag.manifest_id, 0) + 1
         if scope.orphans is not None:
             _choose_orphans(registry, repository_id, name, scope, taken, add)
-    return Swath(name, named, sums.tags, len(taken.tags), sums.manifests, taken.manifests)
+    return PurgeShare(name, named, sums.tags, len(taken.tags), sums.manifests, taken.manifests)
 
 
 def take(
@@ -149,7 +149,7 @@ def take(
 
     Along with the tags go the images that lose their last one by it.
     """
-    taken = _Taken(_covered(registry, repository_id))
+    taken = Selection(_covered(registry, repository_id))
     for tag in tags:
         if taken.covered.of_tag(tag.name, tag.manifest_id) is not None:
             continue
@@ -170,7 +170,7 @@ def take(
 
 
 def _covered(registry: Registry, repository_id: int) -> Covered:
-    return registry.read(lambda tx: holds.covered(tx, repository_id, registry.now()))
+    return registry.read(lambda tx: image_locks.covered(tx, repository_id, registry.now()))
 
 
 # --- tags -----------------------------------------------------------------------------------------
@@ -182,7 +182,7 @@ def _tags(
     name: RepositoryName,
     scope: TagScope,
     include_locked: bool,
-    taken: _Taken,
+    taken: Selection,
 ) -> Iterator[TagCandidate]:
     """Every tag that may go, newest first."""
     after: TagCandidate | None = None
@@ -207,9 +207,9 @@ def _tags(
         for tag in without_attached(registry, repository_id, wanted):
             hold = taken.covered.of_tag(tag.name, tag.manifest_id)
             if hold is not None:
-                taken.stays(Stay(name, tag.digest, (tag.name,), holds.described(hold)))
+                taken.stays(Kept(name, tag.digest, (tag.name,), image_locks.described(hold)))
             elif tag.locked and not include_locked:
-                taken.stays(Stay(name, tag.digest, (tag.name,), f"tag '{tag.name}' is locked"))
+                taken.stays(Kept(name, tag.digest, (tag.name,), f"tag '{tag.name}' is locked"))
             else:
                 eligible.append(tag)
         yield from eligible
@@ -242,7 +242,7 @@ def _choose_orphans(
     repository_id: int,
     name: RepositoryName,
     scope: Scope,
-    taken: _Taken,
+    taken: Selection,
     add: Callable[[Item], None],
 ) -> None:
     assert scope.orphans is not None
@@ -260,20 +260,20 @@ def _choose_orphans(
 
 
 def _unlocked(
-    found: Iterator[Candidate], name: RepositoryName, taken: _Taken, include_locked: bool
+    found: Iterator[Candidate], name: RepositoryName, taken: Selection, include_locked: bool
 ) -> Iterator[Candidate]:
     for each in found:
         held = taken.covered.of([each.id]) if taken.covered is not NOTHING else {}
         if held:
-            taken.stays(Stay(name, each.digest, (), held[each.id]))
+            taken.stays(Kept(name, each.digest, (), held[each.id]))
         elif each.locked and not include_locked:
-            taken.stays(Stay(name, each.digest, (), f"manifest '{each.digest}' is locked"))
+            taken.stays(Kept(name, each.digest, (), f"manifest '{each.digest}' is locked"))
         else:
             yield each
 
 
 def _orphans(
-    registry: Registry, repository_id: int, scope: OrphanScope, taken: _Taken
+    registry: Registry, repository_id: int, scope: OrphanScope, taken: Selection
 ) -> Iterator[Candidate]:
     """What nothing leads to, now or without the tags that go, newest first."""
     bared = registry.read(
@@ -325,7 +325,7 @@ def _choose_compound(
     repository_id: int,
     name: RepositoryName,
     scope: Scope,
-    taken: _Taken,
+    taken: Selection,
     roots: list[Candidate],
     add: Callable[[Item], None],
 ) -> None:
@@ -341,9 +341,9 @@ def _choose_compound(
 
     closure, standing = registry.snapshot(read)
     for member, keeping in closure.kept.values():
-        locks = [hold.by for hold in keeping if hold.kind in (HeldBy.LOCK, HeldBy.HOLD)]
+        locks = [hold.by for hold in keeping if hold.kind in (KeepReason.LOCK, KeepReason.HOLD)]
         if locks:
-            taken.stays(Stay(name, member.row.digest, (), locks[0]))
+            taken.stays(Kept(name, member.row.digest, (), locks[0]))
     for id_, member in closure.going.items():
         kind: ItemKind = "manifest" if member.why is Why.ASKED else "along"
         digest, seen_at = member.row.digest, standing[id_].updated_at

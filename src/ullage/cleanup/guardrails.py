@@ -17,7 +17,7 @@ DEFAULT_MAX_PERCENT = 50
 # --- rails ----------------------------------------------------------------------------------------
 
 
-class Rail(StrEnum):
+class Guardrail(StrEnum):
     """What a deletion may run into; the word that allows it all the same."""
 
     EMPTIES = "empty-repository"
@@ -29,7 +29,7 @@ class Rail(StrEnum):
     BYTES = "max-bytes"
 
 
-RAILS = tuple(Rail)
+GUARDRAILS = tuple(Guardrail)
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +43,7 @@ class Caps:
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class RepositoryShare:
     """What a deletion takes of one repository."""
 
     repository: str
@@ -62,14 +62,14 @@ class Part:
 class Warning:
     """One rail that a deletion runs into. It `refuses`, or it is only to be read."""
 
-    rail: Rail
+    rail: Guardrail
     repository: str | None
     message: str
     refuses: bool
 
 
-def rails(
-    parts: Sequence[Part], freed_bytes: int, caps: Caps, *, computed: bool
+def guardrails(
+    parts: Sequence[RepositoryShare], freed_bytes: int, caps: Caps, *, computed: bool
 ) -> tuple[Warning, ...]:
     """What somebody should know before they delete this much.
 
@@ -88,14 +88,14 @@ def _over(caps: Caps, manifests: int, freed_bytes: int) -> list[Warning]:
     found: list[Warning] = []
     if caps.max_manifests is not None and manifests > caps.max_manifests:
         message = f"deletes {manifests} manifests, more than {caps.max_manifests}"
-        found.append(Warning(Rail.MANIFESTS, None, message, refuses=True))
+        found.append(Warning(Guardrail.MANIFESTS, None, message, refuses=True))
     if caps.max_bytes is not None and freed_bytes > caps.max_bytes:
         message = f"frees {freed_bytes} bytes, more than {caps.max_bytes}"
-        found.append(Warning(Rail.BYTES, None, message, refuses=True))
+        found.append(Warning(Guardrail.BYTES, None, message, refuses=True))
     return found
 
 
-def _of_repository(part: Part, caps: Caps, computed: bool) -> list[Warning]:
+def _of_repository(part: RepositoryShare, caps: Caps, computed: bool) -> list[Warning]:
     if not part.manifests_going:
         return []
     name = part.repository
@@ -103,18 +103,18 @@ def _of_repository(part: Part, caps: Caps, computed: bool) -> list[Warning]:
     percent = DEFAULT_MAX_PERCENT if caps.max_percent is None else caps.max_percent
     if part.manifests_going == part.manifests:
         message = f"deletes everything in {name}, and so the repository"
-        found.append(Warning(Rail.EMPTIES, name, message, computed))
+        found.append(Warning(Guardrail.EMPTIES, name, message, computed))
     if part.manifests_going * 100 > part.manifests * percent:
         message = f"deletes {part.manifests_going} of {part.manifests} manifests in {name}"
         refuses = computed or caps.max_percent is not None
-        found.append(Warning(Rail.MOST, name, message, refuses))
+        found.append(Warning(Guardrail.MOST, name, message, refuses))
     if part.tags and part.tags_going == part.tags:
         which = "the only tag" if part.tags == 1 else f"all {part.tags} tags"
         message = f"deletes {which} in {name}"
-        found.append(Warning(Rail.ONLY_TAG, name, message, computed))
+        found.append(Warning(Guardrail.ONLY_TAG, name, message, computed))
     if part.newest_going is not None:
         message = f"deletes {name}:{part.newest_going}, the newest image in {name}"
-        found.append(Warning(Rail.NEWEST, name, message, computed))
+        found.append(Warning(Guardrail.NEWEST, name, message, computed))
     return found + _pulled(name, part.pulled_going, part.pulled, refuses=computed)
 
 
@@ -124,14 +124,14 @@ def _pulled(name: str, number: int, last: str, *, refuses: bool) -> list[Warning
         return []
     what = "a manifest" if number == 1 else f"{number} manifests"
     message = f"deletes {what} in {name} that somebody pulled lately: {last}"
-    return [Warning(Rail.PULLED, name, message, refuses)]
+    return [Warning(Guardrail.PULLED, name, message, refuses)]
 
 
 # --- purging --------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
-class Swath:
+class PurgeShare:
     """What a purge takes of one repository."""
 
     repository: str
@@ -146,31 +146,31 @@ class Swath:
     pulled: str = ""
 
 
-def purge_rails(
-    swaths: Sequence[Swath], freed_bytes: int, caps: Caps, *, keep: int
+def purge_guardrails(
+    shares: Sequence[PurgeShare], freed_bytes: int, caps: Caps, *, keep: int
 ) -> tuple[Warning, ...]:
     """What a purge runs into. A repository that was named, or of which some are kept, may shrink.
 
     Orphans are what a purge is for and count as no loss, unless a repository has nothing else.
     """
     found: list[Warning] = []
-    for swath in swaths:
-        found += _of_swath(swath, caps, keep)
-    return (*found, *_over(caps, sum(swath.manifests_going for swath in swaths), freed_bytes))
+    for share in shares:
+        found += _of_purge_share(share, caps, keep)
+    return (*found, *_over(caps, sum(share.manifests_going for share in shares), freed_bytes))
 
 
-def _of_swath(swath: Swath, caps: Caps, keep: int) -> list[Warning]:
-    name, refuses = swath.repository, not swath.named
+def _of_purge_share(share: PurgeShare, caps: Caps, keep: int) -> list[Warning]:
+    name, refuses = share.repository, not share.named
     found: list[Warning] = []
-    if swath.manifests and swath.manifests_going == swath.manifests:
+    if share.manifests and share.manifests_going == share.manifests:
         message = f"deletes everything in {name}, and so the repository"
-        found.append(Warning(Rail.EMPTIES, name, message, refuses))
-    if swath.tags and swath.tags_going == swath.tags:
-        which = "the only tag" if swath.tags == 1 else f"all {swath.tags} tags"
-        found.append(Warning(Rail.ONLY_TAG, name, f"deletes {which} in {name}", refuses))
+        found.append(Warning(Guardrail.EMPTIES, name, message, refuses))
+    if share.tags and share.tags_going == share.tags:
+        which = "the only tag" if share.tags == 1 else f"all {share.tags} tags"
+        found.append(Warning(Guardrail.ONLY_TAG, name, f"deletes {which} in {name}", refuses))
     percent = DEFAULT_MAX_PERCENT if caps.max_percent is None else caps.max_percent
-    if swath.tags_going * 100 > swath.tags * percent:
-        message = f"deletes {swath.tags_going} of {swath.tags} tags in {name}"
+    if share.tags_going * 100 > share.tags * percent:
+        message = f"deletes {share.tags_going} of {share.tags} tags in {name}"
         most = (refuses and not keep) or caps.max_percent is not None
-        found.append(Warning(Rail.MOST, name, message, most))
-    return found + _pulled(name, swath.pulled_going, swath.pulled, refuses=refuses)
+        found.append(Warning(Guardrail.MOST, name, message, most))
+    return found + _pulled(name, share.pulled_going, share.pulled, refuses=refuses)

@@ -12,18 +12,19 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from ullage.authorization import Action, Principal
-from ullage.cleanup.candidates import OrphanScope, Scope, Stay, TagScope, choose
+from ullage.cleanup.candidates import Kept, OrphanScope, Scope, TagScope, choose
 from ullage.cleanup.filters import Filter, Purge, check_purge, parse_ago, parse_filter
-from ullage.cleanup.guardrails import RAILS, Caps, Swath
+from ullage.cleanup.guardrails import GUARDRAILS, Caps, PurgeShare
 from ullage.cleanup.job.jobs import start_job
 from ullage.cleanup.job.planning import Chosen
 from ullage.cleanup.queries import candidates
 from ullage.cleanup.queries.jobs import Item, JobRow
-from ullage.deletion.closure import HeldBy, Why
+from ullage.deletion.closure import KeepReason, Why
 from ullage.oci.errors import ValueInvalid
 from ullage.oci.reference import RepositoryName
 from ullage.patterns import Matches, any_of, part, whole
-from ullage.registry.context import Caller, Registry
+from ullage.registry.clients import Caller
+from ullage.registry.context import Registry
 
 RIGHTS = (Action.METADATA_READ, Action.DELETE)
 # To unlock what is locked is to write its attributes.
@@ -31,7 +32,7 @@ RIGHTS_DESPITE_LOCKS = (*RIGHTS, Action.METADATA_WRITE)
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class PurgeRequest:
     """A purge, and how much it may take."""
 
     purge: Purge
@@ -45,7 +46,7 @@ class Wanted:
         return RIGHTS_DESPITE_LOCKS if self.purge.include_locked else RIGHTS
 
 
-def wanted(
+def purge_request(
     *,
     filters: Sequence[str],
     ago: str | None,
@@ -56,7 +57,7 @@ def wanted(
     dry_run: bool,
     caps: Caps,
     allow: Sequence[str],
-) -> Wanted:
+) -> PurgeRequest:
     """What somebody wants, read strictly. Raises ValueInvalid."""
     age, cut = parse_ago(ago) if ago is not None else (timedelta(0), False)
     purge = Purge(
@@ -69,34 +70,40 @@ def wanted(
     )
     check_purge(purge, ago_given=ago is not None)
     notes = (f"{ago} is longer than 150 years, and counts as 150 years",) if cut else ()
-    return Wanted(purge, dry_run, caps, tuple(allow), notes)
+    return PurgeRequest(purge, dry_run, caps, tuple(allow), notes)
 
 
 def start_purge(
-    registry: Registry, wanted: Wanted, principal: Principal, caller: Caller
+    registry: Registry, purge_request: PurgeRequest, principal: Principal, caller: Caller
 ) -> dict[str, Any]:
     """Queue a purge of those repositories that the caller may delete from; the job as JSON.
 
     Raises ValueInvalid for what is no expression.
     """
-    unknown = sorted(set(wanted.allow) - set(RAILS))
+    unknown = sorted(set(purge_request.allow) - set(GUARDRAILS))
     if unknown:
-        raise ValueInvalid({"unknown": unknown[:10]}, f"allow: expected some of {', '.join(RAILS)}")
+        raise ValueInvalid(
+            {"unknown": unknown[:10]}, f"allow: expected some of {', '.join(GUARDRAILS)}"
+        )
     more = {
-        "dry_run": wanted.dry_run,
-        "caps": asdict(wanted.caps),
-        "allow": list(wanted.allow),
-        "notes": list(wanted.notes),
+        "dry_run": purge_request.dry_run,
+        "caps": asdict(purge_request.caps),
+        "allow": list(purge_request.allow),
+        "notes": list(purge_request.notes),
     }
-    return start_job(registry, "purge", request_of(registry, wanted, principal) | more, caller)
+    return start_job(
+        registry, "purge", request_of(registry, purge_request, principal) | more, caller
+    )
 
 
-def request_of(registry: Registry, wanted: Wanted, principal: Principal) -> dict[str, Any]:
+def request_of(
+    registry: Registry, purge_request: PurgeRequest, principal: Principal
+) -> dict[str, Any]:
     """What a purge is to choose, as JSON: its filters, and the repositories that it is about.
 
     Raises ValueInvalid for what is no expression.
     """
-    purge = wanted.purge
+    purge = purge_request.purge
     matchers = [(whole(each.repository), part(each.tag), each) for each in purge.filters]
     found = [
         {
@@ -106,7 +113,7 @@ def request_of(registry: Registry, wanted: Wanted, principal: Principal) -> dict
         }
         for repository_id, name in registry.read(candidates.repositories)
         if (not purge.filters or any(matches(name) for matches, _, _ in matchers))
-        and principal.may_all(wanted.rights, name)
+        and principal.may_all(purge_request.rights, name)
     ]
     return {
         "filters": [f"{each.repository}:{each.tag}" for each in purge.filters],
@@ -123,19 +130,19 @@ def request_of(registry: Registry, wanted: Wanted, principal: Principal) -> dict
 
 def choose_purge(registry: Registry, job: JobRow, add: Callable[[Item], None]) -> Chosen:
     """Everything that the purge takes, as it was asked for."""
-    stays: list[Stay] = []
-    swaths = choose_as_asked(registry, job.request, add, stays.append)
-    return Chosen(swaths, list(job.request["notes"]), stays=[stay_shown(stay) for stay in stays])
+    stays: list[Kept] = []
+    shares = choose_as_asked(registry, job.request, add, stays.append)
+    return Chosen(shares, list(job.request["notes"]), stays=[stay_shown(kept) for kept in stays])
 
 
-def stay_shown(stay: Stay) -> dict[str, Any]:
+def stay_shown(kept: Kept) -> dict[str, Any]:
     """What a lock keeps, as JSON."""
     return {
-        "repository": stay.repository,
-        "digest": stay.digest,
-        "tags": list(stay.tags),
+        "repository": kept.repository,
+        "digest": kept.digest,
+        "tags": list(kept.tags),
         "why": Why.ASKED,
-        "held_by": [{"kind": HeldBy.LOCK, "by": stay.because}],
+        "held_by": [{"kind": KeepReason.LOCK, "by": kept.because}],
     }
 
 
@@ -143,20 +150,20 @@ def choose_as_asked(
     registry: Registry,
     request: Mapping[str, Any],
     add: Callable[[Item], None],
-    stays: Callable[[Stay], None],
-) -> list[Swath]:
+    stays: Callable[[Kept], None],
+) -> list[PurgeShare]:
     """Hand all that request_of() asks for to `add`, and what locks keep to `stays`."""
     filters = [Filter(*expressions) for expressions in request["expressions"]]
     matchers = [(whole(each.repository), part(each.tag)) for each in filters]
     cutoff = datetime.fromisoformat(request["before"])
-    swaths: list[Swath] = []
+    shares: list[PurgeShare] = []
     for found in request["repositories"]:
         name = RepositoryName(found["repository"])
         scope = _scope(request, cutoff, [tag for matches, tag in matchers if matches(name)])
-        swath = choose(registry, found["id"], name, scope, add, named=found["named"], stays=stays)
-        if swath is not None:
-            swaths.append(swath)
-    return swaths
+        share = choose(registry, found["id"], name, scope, add, named=found["named"], stays=stays)
+        if share is not None:
+            shares.append(share)
+    return shares
 
 
 def _scope(request: Mapping[str, Any], cutoff: datetime, tags: Sequence[Matches]) -> Scope:

@@ -9,9 +9,9 @@ from contextlib import closing
 from ullage.cli.client.scopes import CATALOG, scope_of
 from ullage.cli.commands.completion import _SCRIPTS
 from ullage.cli.shell.commands import Command, Flag
-from ullage.cli.shell.console import Level, Talk
+from ullage.cli.shell.console import Console, Level
 from ullage.cli.shell.errors import Failure
-from ullage.cli.shell.invocation import Call
+from ullage.cli.shell.invocation import Invocation
 
 # Nobody waits longer for a list of names.
 _MOST = 200
@@ -80,24 +80,24 @@ def _from_registry(given: Sequence[str], current: str, *, images: bool) -> list[
     from ullage.cli.client.registry import tags_path
 
     repository, colon, _ = current.partition(":")
-    with closing(_call(given)) as call:
+    with closing(_call(given)) as invocation:
         if images and colon:
-            registry = call.registry(scope_of(repository, "metadata_read"))
+            registry = invocation.registry(scope_of(repository, "metadata_read"))
             tags = islice(registry.pages(tags_path(repository), "tags"), _MOST)
             return [(f"{repository}:{tag['name']}", "") for tag in tags]
-        registry = call.registry(CATALOG)
+        registry = invocation.registry(CATALOG)
         names = islice(registry.pages("/v2/_catalog", "repositories"), _MOST)
         return [(name, "") for name in names]
 
 
-def _call(given: Sequence[str]) -> Call:
+def _call(given: Sequence[str]) -> Invocation:
     """With the flags that say which registry and who; a line being typed may lack anything."""
     parser = argparse.ArgumentParser(add_help=False, exit_on_error=False, allow_abbrev=False)
     parser.add_argument("--name", "-n", "--registry", "-r", dest="registry")
     for name in ("--suffix", "--username", "--password", "--ca-file"):
         parser.add_argument(name)
     known, _ = parser.parse_known_args(list(given))
-    return Call(known, Talk(Level.ERROR))
+    return Invocation(known, Console(Level.ERROR))
 
 
 def _matching(entries: Iterable[tuple[str, str]], current: str) -> list[tuple[str, str]]:

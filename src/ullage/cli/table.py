@@ -1,4 +1,4 @@
-"""All commands by their words: those in `commands`, on a registry wherever it is, and in `local`."""
+"""All commands by their words: `commands` work on a registry anywhere, `local` on this machine."""
 
 from __future__ import annotations
 

@@ -18,22 +18,22 @@ DialectInsert: TypeAlias = "sqlite.Insert | postgresql.Insert"
 
 
 @dataclass(frozen=True, slots=True)
-class Spelling:
+class SqlDialect:
     name: str
     dialect: sa.Dialect
     insert: Callable[[sa.Table], DialectInsert]
 
 
 @cache
-def spelling_of(dialect: Dialect) -> Spelling:
+def sql_dialect_of(dialect: Dialect) -> SqlDialect:
     if dialect == "sqlite":
         from sqlalchemy.dialects import sqlite
 
-        return Spelling(dialect, sqlite.dialect(paramstyle="named"), sqlite.insert)
+        return SqlDialect(dialect, sqlite.dialect(paramstyle="named"), sqlite.insert)
     from sqlalchemy.dialects import postgresql
     from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
 
-    return Spelling(
+    return SqlDialect(
         dialect,
         PGDialect_psycopg(),  # type: ignore[no-untyped-call]
         postgresql.insert,

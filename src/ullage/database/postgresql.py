@@ -103,7 +103,7 @@ class PostgresDatabase:
     def read(self, work: Work[T]) -> T:
         return self._patiently(self._reading, work)
 
-    def recall(self, key: Hashable, work: Work[T], weigh: Callable[[T], int]) -> T:
+    def cached_read(self, key: Hashable, work: Work[T], weigh: Callable[[T], int]) -> T:
         """Other processes commit, too, and nobody is told: everything is read."""
         return self.read(work)
 
@@ -116,7 +116,7 @@ class PostgresDatabase:
     def write_each(self, works: Sequence[Work[Any]]) -> list[Any]:
         return [self._outcome(work) for work in works]
 
-    def between(self, work: Callable[[], None]) -> None:
+    def on_writer(self, work: Callable[[], None]) -> None:
         work()
 
     def _outcome(self, work: Work[Any]) -> Any:

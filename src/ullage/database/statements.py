@@ -18,7 +18,7 @@ from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.functions import FunctionElement
 
-from ullage.database.dialects import Spelling
+from ullage.database.dialects import SqlDialect
 
 
 class Built(NamedTuple):
@@ -37,7 +37,7 @@ class Statement:
     __slots__ = ("_columns", "_construct", "_spelled")
 
     def __init__(self, construct: sa.sql.ClauseElement) -> None:
-        self._construct: Callable[[Spelling], sa.sql.ClauseElement] = lambda _: construct
+        self._construct: Callable[[SqlDialect], sa.sql.ClauseElement] = lambda _: construct
         self._columns: tuple[str, ...] | None = None
         self._spelled: dict[str, Built] = {}
 
@@ -59,14 +59,14 @@ class Statement:
         statement._columns = tuple(columns)
         return statement
 
-    def built(self, spelling: Spelling) -> Built:
+    def built(self, spelling: SqlDialect) -> Built:
         """The text in one dialect."""
         built = self._spelled.get(spelling.name)
         if built is None:
             built = self._spelled[spelling.name] = self._build(spelling)
         return built
 
-    def _build(self, spelling: Spelling) -> Built:
+    def _build(self, spelling: SqlDialect) -> Built:
         compiled = self._construct(spelling).compile(
             dialect=spelling.dialect, column_keys=self._columns
         )

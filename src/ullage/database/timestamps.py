@@ -8,11 +8,11 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 
 
-def moment(when: datetime) -> int:
+def to_micros(when: datetime) -> int:
     """An aware datetime as it is stored."""
     return (when - _EPOCH) // _MICROSECOND
 
 
-def from_moment(stored: int) -> datetime:
+def from_micros(stored: int) -> datetime:
     """A stored time as an aware datetime in UTC."""
     return _EPOCH + timedelta(microseconds=stored)

@@ -15,9 +15,9 @@ from typing import Any, Protocol, TypeVar
 
 import sqlalchemy as sa
 
-from ullage.database.dialects import Dialect, DialectInsert, spelling_of
+from ullage.database.dialects import Dialect, DialectInsert, sql_dialect_of
 from ullage.database.statements import Built, Statement
-from ullage.database.timestamps import from_moment
+from ullage.database.timestamps import from_micros
 
 T = TypeVar("T")
 Work = Callable[["Transaction"], T]
@@ -35,18 +35,18 @@ class Transaction(ABC):
     `Statement` are as SQLite has them: a truth is 0 or 1.
     """
 
-    __slots__ = ("_after_commit", "_at_end", "_connection", "_spelling", "dialect")
+    __slots__ = ("_after_commit", "_at_end", "_connection", "_sql_dialect", "dialect")
 
     def __init__(self, connection: sa.Connection, dialect: Dialect) -> None:
         self._connection = connection
-        self._spelling = spelling_of(dialect)
+        self._sql_dialect = sql_dialect_of(dialect)
         self._after_commit: list[Callable[[], None]] = []
         self._at_end: list[Callable[[], None]] = []
         self.dialect: Dialect = dialect
 
     def rows(self, statement: Statement, /, **parameters: Any) -> list[Row]:
         """All rows that a SELECT finds or that RETURNING gives."""
-        built = statement.built(self._spelling)
+        built = statement.built(self._sql_dialect)
         return self._fetch(built.sql, self._bound(built, parameters))
 
     def row(self, statement: Statement, /, **parameters: Any) -> Row | None:
@@ -65,13 +65,13 @@ class Transaction(ABC):
 
     def change(self, statement: Statement, /, **parameters: Any) -> int:
         """How many rows an INSERT, UPDATE or DELETE changed."""
-        built = statement.built(self._spelling)
+        built = statement.built(self._sql_dialect)
         return self._change(built.sql, self._bound(built, parameters))
 
     def many(self, statement: Statement, several: Sequence[Mapping[str, Any]]) -> None:
         """Run a statement once for each of `several` sets of parameters; for none, not at all."""
         if several:
-            built = statement.built(self._spelling)
+            built = statement.built(self._sql_dialect)
             self._change_many(built.sql, [self._bound(built, each) for each in several])
 
     def _bound(self, built: Built, parameters: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -100,7 +100,7 @@ class Transaction(ABC):
 
     def insert(self, table: sa.Table) -> DialectInsert:
         """An INSERT that knows ON CONFLICT; both dialects spell it alike, SQLAlchemy does not."""
-        insert = self._spelling.insert(table)
+        insert = self._sql_dialect.insert(table)
         # Otherwise SQLAlchemy says -1 on PostgreSQL, and nobody can tell a conflict from a new row.
         return insert.execution_options(preserve_rowcount=True)
 
@@ -135,7 +135,7 @@ class Database(Protocol):
     def read(self, work: Work[T]) -> T:
         """Run `work` reading; every statement sees what was committed last."""
 
-    def recall(self, key: Hashable, work: Work[T], weigh: Callable[[T], int]) -> T:
+    def cached_read(self, key: Hashable, work: Work[T], weigh: Callable[[T], int]) -> T:
         """As `read`; but what was read for `key` since the last commit need not be read again.
 
         `weigh` says how many bytes it takes to remember what `work` gave, which nobody may change.
@@ -157,7 +157,7 @@ class Database(Protocol):
         What each returned or, in its place, the exception that it or its commit met.
         """
 
-    def between(self, work: Callable[[], None]) -> None:
+    def on_writer(self, work: Callable[[], None]) -> None:
         """Run `work`, which raises nothing, soon: where one thread writes, on that thread.
 
         What it writes is then committed without another thread to wait for. Raises DatabaseBusy.
@@ -182,4 +182,4 @@ def chunks(values: Sequence[T], size: int = CHUNK) -> Iterator[Sequence[T]]:
 def database_time(db: Database) -> datetime:
     """What time it is for the database server, and so for every process that uses it."""
     query = sa.text("SELECT CAST(extract(epoch FROM clock_timestamp()) * 1000000 AS bigint)")
-    return from_moment(int(db.read(lambda tx: tx.execute(query).scalar_one())))
+    return from_micros(int(db.read(lambda tx: tx.execute(query).scalar_one())))

@@ -16,7 +16,7 @@ from ullage.oci.digest import Digest
 from ullage.oci.reference import Tag
 from ullage.registry.queries.content.manifests import ManifestRow, find_manifests
 from ullage.registry.queries.content.remove_manifests import parents_of, referrers_of
-from ullage.registry.queries.references import manifests as manifests_queries
+from ullage.registry.queries.references import manifests
 from ullage.registry.queries.references.manifests import tags_on
 
 
@@ -31,7 +31,7 @@ class Why(StrEnum):
     UNTAGGED = "untagged"
 
 
-class HeldBy(StrEnum):
+class KeepReason(StrEnum):
     """What keeps a manifest."""
 
     INDEX = "index"
@@ -43,10 +43,10 @@ class HeldBy(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Hold:
+class KeptBy:
     """One thing that keeps a manifest: an index or subject by digest, a tag, or a lock."""
 
-    kind: HeldBy
+    kind: KeepReason
     by: str
 
 
@@ -64,7 +64,7 @@ class Closure:
     """All that a deletion reaches: what goes, what it belongs to first, and what stays."""
 
     going: dict[int, Member]
-    kept: dict[int, tuple[Member, tuple[Hold, ...]]]
+    kept: dict[int, tuple[Member, tuple[KeptBy, ...]]]
 
     def rows(self) -> list[ManifestRow]:
         """The manifests that go."""
@@ -98,7 +98,7 @@ class StoredGraph:
         self._repository_id = repository_id
 
     def children(self, ids: Collection[int]) -> Iterable[tuple[int, ManifestRow]]:
-        return manifests_queries.children(self._tx, ids)
+        return manifests.children(self._tx, ids)
 
     def referrers(self, digests: Collection[Digest]) -> Iterable[ManifestRow]:
         return referrers_of(self._tx, self._repository_id, digests)
@@ -146,19 +146,19 @@ def _reach(graph: Graph, fresh: Sequence[Member], reached: dict[int, Member]) ->
 
 def _holds(
     graph: Graph, members: Mapping[int, Member], going: Mapping[int, Member]
-) -> dict[int, list[Hold]]:
+) -> dict[int, list[KeptBy]]:
     """What keeps those of `members` that something keeps that does not go itself."""
-    holds: dict[int, list[Hold]] = {}
+    holds: dict[int, list[KeptBy]] = {}
     for child, parents in graph.parents(members.keys()).items():
         for parent, digest in sorted(parents.items()):
             if parent not in going:
-                holds.setdefault(child, []).append(Hold(HeldBy.INDEX, digest))
+                holds.setdefault(child, []).append(KeptBy(KeepReason.INDEX, digest))
     children = {id_: member.row for id_, member in members.items() if member.why is Why.CHILD}
     for child, tags in graph.tags(children.keys()).items():
-        holds.setdefault(child, []).extend(Hold(HeldBy.TAG, tag) for tag in tags)
+        holds.setdefault(child, []).extend(KeptBy(KeepReason.TAG, tag) for tag in tags)
     living = graph.find({row.subject for row in children.values() if row.subject is not None})
     for child, row in children.items():
         subject = living.get(row.subject) if row.subject is not None else None
         if subject is not None and subject.id not in going:
-            holds.setdefault(child, []).append(Hold(HeldBy.SUBJECT, subject.digest))
+            holds.setdefault(child, []).append(KeptBy(KeepReason.SUBJECT, subject.digest))
     return holds

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from ullage.database.transaction import Transaction
-from ullage.deletion import soft_delete as softdelete
+from ullage.deletion import soft_delete
 from ullage.deletion.closure import StoredGraph, what_goes
 from ullage.deletion.queries.operations.repositories import hide_repository
 from ullage.deletion.soft_delete import Keeping, SoftDelete
@@ -20,9 +20,9 @@ from ullage.failpoints import failpoint
 from ullage.oci.digest import Digest
 from ullage.oci.errors import BlobUnknown, ManifestUnknown, NameUnknown, OperationDisallowed
 from ullage.oci.reference import RepositoryName, Tag
-from ullage.registry.context import Caller, Registry
-from ullage.registry.locks import attribute_locks as locks
-from ullage.registry.locks import image_locks as holds
+from ullage.registry.clients import Caller
+from ullage.registry.context import Registry
+from ullage.registry.locks import attribute_locks, image_locks
 from ullage.registry.queries.content import tags as tags_queries
 from ullage.registry.queries.content.blobs import linked_among, lock_blobs, referenced_among
 from ullage.registry.queries.content.manifests import ManifestRow, all_digests, find_manifests
@@ -76,11 +76,11 @@ def delete_tag(registry: Registry, name: RepositoryName, tag: Tag, caller: Calle
 
     def remove(tx: Transaction) -> Untagged:
         repository_id, policy = _require_repository(tx, name)
-        locks.require_tag_deletable(tx, repository_id, name, tag)
-        holds.require_unheld(holds.covered(tx, repository_id, now).of_tag(tag), name)
+        attribute_locks.require_tag_deletable(tx, repository_id, name, tag)
+        image_locks.require_unheld(image_locks.covered(tx, repository_id, now).of_tag(tag), name)
         keeping = _begin(tx, registry, policy, "tag.delete", caller, tag, now)
         if keeping is not None:
-            softdelete.remember_tags(tx, repository_id, name, [tag], keeping)
+            soft_delete.remember_tags(tx, repository_id, name, [tag], keeping)
         digest = tags_queries.delete_tag(tx, repository_id, tag, now)
         if digest is None:
             raise ManifestUnknown(
@@ -115,11 +115,11 @@ def delete_manifest(
             )
         _require_no_parent(tx, root)
         going = what_goes(StoredGraph(tx, repository_id), [root]).rows()
-        locks.require_deletable(tx, name, [row.id for row in going])
-        holds.require_none_held(tx, repository_id, name, [row.id for row in going], now)
+        attribute_locks.require_deletable(tx, name, [row.id for row in going])
+        image_locks.require_none_held(tx, repository_id, name, [row.id for row in going], now)
         if len(going) == count_manifests(tx, repository_id):
             # The repository goes with the last image in it.
-            locks.require_repository_deletable(tx, repository_id, name, emptied=True)
+            attribute_locks.require_repository_deletable(tx, repository_id, name, emptied=True)
         tags = tags_of(tx, [row.id for row in going])
         references = blobs_of(tx, [row.id for row in going])
         keeping = _begin(tx, registry, policy, "manifest.delete", caller, digest, now)
@@ -158,7 +158,7 @@ def take_away(
     repository's row and has decided; `references` is content.blobs_of() them.
     """
     if keeping is not None:
-        released = softdelete.keep_manifests(
+        released = soft_delete.keep_manifests(
             tx, registry, repository_id, rows, references.keys(), keeping, now
         )
     else:
@@ -190,8 +190,8 @@ def delete_blob(
         repository_id = lock_repository(tx, name)
         if repository_id is None:
             raise BlobUnknown({"digest": digest})
-        locks.require_writable(tx, repository_id, name)
-        holds.require_unheld(holds.covered(tx, repository_id, now).whole, name)
+        attribute_locks.require_writable(tx, repository_id, name)
+        image_locks.require_unheld(image_locks.covered(tx, repository_id, now).whole, name)
         lock_blobs(tx, [digest], to_drop=True)
         if digest not in linked_among(tx, repository_id, [digest]):
             raise BlobUnknown({"digest": digest})
@@ -234,8 +234,8 @@ def delete_repository(registry: Registry, name: RepositoryName, caller: Caller) 
 
     def mark(tx: Transaction) -> Deleted:
         repository_id, policy = _require_repository(tx, name)
-        locks.require_repository_deletable(tx, repository_id, name)
-        holds.require_unheld(holds.covered(tx, repository_id, now).first(), name)
+        attribute_locks.require_repository_deletable(tx, repository_id, name)
+        image_locks.require_unheld(image_locks.covered(tx, repository_id, now).first(), name)
         keeping = _begin(tx, registry, policy, "repository.delete", caller, None, now)
         deleted = Deleted(
             tuple(all_digests(tx, repository_id)),
@@ -279,7 +279,7 @@ def _begin(
 ) -> Keeping | None:
     if not policy.enabled:
         return None
-    return softdelete.begin(tx, policy, registry.fresh_key(), kind, caller, target, now)
+    return soft_delete.begin(tx, policy, registry.fresh_key(), kind, caller, target, now)
 
 
 def _kept_under(keeping: Keeping | None) -> dict[str, str]:
@@ -291,7 +291,7 @@ def _require_repository(tx: Transaction, name: RepositoryName) -> tuple[int, Sof
     found = lock_to_delete(tx, name)
     if found is None:
         raise NameUnknown({"name": name})
-    return found.id, softdelete.of_document(found.soft_delete)
+    return found.id, soft_delete.of_document(found.soft_delete)
 
 
 def _require_no_parent(tx: Transaction, root: ManifestRow) -> None:

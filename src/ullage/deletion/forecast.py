@@ -18,11 +18,11 @@ from ullage.database.transaction import Transaction
 from ullage.oci.digest import Digest
 from ullage.registry.leases.lease import Leases
 from ullage.registry.queries.references import links as links_queries
-from ullage.registry.queries.references import losses as losses_queries
+from ullage.registry.queries.references import losses
 from ullage.registry.queries.references.blobs import (
-    HeldBlob,
+    ReferencedBlob,
     alone_in,
-    held_blobs,
+    referenced_blobs,
     references_among,
     shared_in,
 )
@@ -79,7 +79,7 @@ def forecast(
     rows (lock_blobs, to_drop) rules that out, except that they may still be leased.
     """
     loss = Loss(frozenset({repository_id}), references, dict.fromkeys(references, 1))
-    return _fates(tx, leases, held_blobs(tx, references.keys()), loss, now)
+    return _fates(tx, leases, referenced_blobs(tx, references.keys()), loss, now)
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +112,7 @@ def forecast_whole(
 
     Most blobs are linked by one repository only, and go with it.
     """
-    blobs: dict[Digest, HeldBlob] = {}
+    blobs: dict[Digest, ReferencedBlob] = {}
     links: dict[Digest, int] = {}
     alone_bytes = 0
     for repository_id in sorted(repository_ids):
@@ -132,13 +132,13 @@ def forecast_manifests(
     tx: Transaction, leases: Leases, going: Mapping[int, Collection[int]], now: datetime
 ) -> Forecast:
     """As forecast, for any number of manifests of several repositories: its id -> their ids."""
-    blobs: dict[Digest, HeldBlob] = {}
+    blobs: dict[Digest, ReferencedBlob] = {}
     references: dict[Digest, int] = {}
     links: dict[Digest, int] = {}
     alone_bytes = doubted_bytes = 0
     for repository_id, ids in sorted(going.items()):
         promised = leases.leased_in(tx, repository_id, now)
-        losing = losses_queries.losing(tx, repository_id, ids, promised)
+        losing = losses.losing(tx, repository_id, ids, promised)
         alone_bytes += losing.alone_bytes
         doubted_bytes += losing.doubted_bytes
         for digest, (number, blob) in losing.others.items():
@@ -153,7 +153,7 @@ def forecast_manifests(
 def _fates(
     tx: Transaction,
     leases: Leases,
-    blobs: Mapping[Digest, HeldBlob],
+    blobs: Mapping[Digest, ReferencedBlob],
     loss: Loss,
     now: datetime,
 ) -> list[Fate]:

@@ -13,10 +13,10 @@ from itertools import islice
 
 from ullage.blobs.protocol import StoredObject
 from ullage.database.transaction import Transaction
-from ullage.deletion.queries.operations import records as records_queries
+from ullage.deletion.queries.operations import records
 from ullage.failpoints import failpoint
 from ullage.registry.context import Registry
-from ullage.registry.push.ending import end_forgotten_sessions, end_upload
+from ullage.registry.push.sessions import end_forgotten_sessions, end_upload
 from ullage.registry.queries import uploads
 from ullage.registry.queries.content.blobs import lock_blobs
 from ullage.registry.queries.content.remove_manifests import blobs_of, remove_manifests
@@ -24,7 +24,7 @@ from ullage.registry.queries.content.repositories import (
     drop_repository_if_empty,
     lock_unerased_repository,
 )
-from ullage.registry.queries.reclaim import deadlines as deadlines_queries
+from ullage.registry.queries.reclaim import deadlines
 from ullage.registry.queries.reclaim import tombstones as tombstones_queries
 from ullage.registry.queries.reclaim.deadlines import shift_reviews, shift_tombstones
 from ullage.registry.queries.reclaim.erase_repository import (
@@ -142,8 +142,8 @@ def expire_uploads(registry: Registry) -> int:
     """End upload sessions that nobody touched for too long."""
     now = registry.now()
     expired = registry.read(lambda tx: uploads.expired_uploads(tx, now, 100))
-    if registry.fresh is not None:
-        expired += registry.fresh.expired(now)
+    if registry.memory_sessions is not None:
+        expired += registry.memory_sessions.expired(now)
     ended = sum(end_upload(registry, upload, only_if_expired=True) for upload in expired)
     if registry.read(lambda tx: uploads.finished_to_forget(tx, now)):
         registry.write(lambda tx: uploads.forget_finished(tx, now), freeing=True)
@@ -206,8 +206,8 @@ def shift_deadlines(registry: Registry, by: timedelta) -> None:
     Otherwise a clock put forward by a day would end every push at once (race R31).
     """
     registry.leases.shift(registry.db, by)
-    if registry.fresh is not None:
-        registry.fresh.shift(by)
+    if registry.memory_sessions is not None:
+        registry.memory_sessions.shift(by)
     if registry.db.dialect != "sqlite":
         return
     microseconds = by // timedelta(microseconds=1)
@@ -216,7 +216,7 @@ def shift_deadlines(registry: Registry, by: timedelta) -> None:
         uploads.shift_uploads(tx, microseconds)
         shift_reviews(tx, microseconds)
         shift_tombstones(tx, microseconds)
-        records_queries.shift(tx, microseconds)
+        records.shift(tx, microseconds)
 
     registry.write(shift)
 
@@ -268,4 +268,4 @@ def _unknown(registry: Registry, objects: list[StoredObject]) -> list[StoredObje
 
 def next_due(registry: Registry) -> datetime | None:
     """When there will be something to do next, as far as is known now."""
-    return registry.read(deadlines_queries.next_due)
+    return registry.read(deadlines.next_due)

@@ -10,14 +10,15 @@ from typing import Any
 
 from ullage.database.transaction import Transaction
 from ullage.deletion.forecast import Fate, Forecast, Outcome
-from ullage.deletion.queries.operations import records as records_queries
+from ullage.deletion.queries.operations import records
 from ullage.deletion.queries.operations import tags as tags_queries
 from ullage.deletion.queries.operations.move_manifests import drop_tags, tags_there
 from ullage.deletion.queries.operations.repositories import hidden_repository, lock_kept
 from ullage.oci.digest import Digest
 from ullage.oci.errors import ValueInvalid
 from ullage.oci.reference import RepositoryName, Tag
-from ullage.registry.context import Caller, Registry
+from ullage.registry.clients import Caller
+from ullage.registry.context import Registry
 from ullage.registry.queries import policies
 from ullage.registry.queries.content.blobs import lock_blobs
 from ullage.registry.queries.content.manifests import ManifestRow
@@ -25,7 +26,7 @@ from ullage.registry.queries.content.move_manifests import move_manifests
 from ullage.registry.queries.content.remove_manifests import blobs_of
 from ullage.registry.queries.content.repositories import add_to_repository
 from ullage.registry.queries.reclaim.release_links import Released, bytes_linked_once, release_links
-from ullage.registry.queries.references import manifests as manifests_queries
+from ullage.registry.queries.references import manifests
 
 POLICY = "soft-delete"
 LEAST_DAYS, MOST_DAYS = 1, 90
@@ -153,7 +154,7 @@ def begin(
     """Write down an operation to keep things under; None if the policy says that nothing is."""
     if not policy.enabled:
         return None
-    records_queries.begin(tx, operation_id, kind, caller.subject, target, now)
+    records.begin(tx, operation_id, kind, caller.subject, target, now)
     return Keeping(operation_id, policy.until(now))
 
 
@@ -199,7 +200,7 @@ def _staying_children(tx: Transaction, rows: Sequence[ManifestRow]) -> list[Mani
     found: dict[int, ManifestRow] = {}
     fresh = known
     while fresh:
-        children = {child.id: child for _, child in manifests_queries.children(tx, fresh)}
+        children = {child.id: child for _, child in manifests.children(tx, fresh)}
         fresh = children.keys() - known - found.keys()
         found |= {id_: children[id_] for id_ in fresh}
     return list(found.values())

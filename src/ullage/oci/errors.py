@@ -215,7 +215,7 @@ class RestoreConflict(RegistryError):
     message = "a tag that would be restored points to something else by now"
 
 
-class HoldUnknown(RegistryError):
+class LockUnknown(RegistryError):
     code = "LOCK_UNKNOWN"
     message = "nothing holds exactly this"
 

@@ -9,7 +9,8 @@ from ullage.database.transaction import Transaction
 from ullage.oci.digest import Digest
 from ullage.oci.errors import ManifestUnknown, NameUnknown, TagUnknown
 from ullage.oci.reference import RepositoryName, Tag
-from ullage.registry.context import Caller, Registry
+from ullage.registry.clients import Caller
+from ullage.registry.context import Registry
 from ullage.registry.listings import Reference, references_in, require_manifest, require_tag
 from ullage.registry.locks.attribute_locks import WORDS
 from ullage.registry.queries import attributes, listings

@@ -10,7 +10,7 @@ from typing import Any, Generic, TypeVar
 from ullage.authorization import Action, Principal
 from ullage.cleanup.queries import jobs
 from ullage.database.transaction import Transaction
-from ullage.deletion import soft_delete as softdelete
+from ullage.deletion import soft_delete
 from ullage.deletion.forecast import forecast_whole
 from ullage.deletion.queries.operations.records import (
     Operation,
@@ -19,13 +19,19 @@ from ullage.deletion.queries.operations.records import (
     first_begun_before,
     newest,
 )
-from ullage.deletion.queries.operations.repositories import Kept, kept_by, lock_kept, unkeep
+from ullage.deletion.queries.operations.repositories import (
+    KeptRepository,
+    kept_by,
+    lock_kept,
+    unkeep,
+)
 from ullage.deletion.queries.operations.tags import count_remembered, forget_all_tags, remembered
 from ullage.deletion.soft_delete import SoftDelete
 from ullage.failpoints import failpoint
 from ullage.oci.errors import NameUnknown, OperationDisallowed, OperationUnknown
 from ullage.oci.reference import RepositoryName
-from ullage.registry.context import Caller, Registry
+from ullage.registry.clients import Caller
+from ullage.registry.context import Registry
 from ullage.registry.queries.content.repositories import repository_exists
 from ullage.registry.queries.reclaim.erase_repository import mark_deleted
 from ullage.restore.queries import deleted
@@ -53,7 +59,7 @@ def list_operations(registry: Registry, principal: Principal, n: int, last: str 
     """Operations, the last first, of those the caller may read about in all their repositories."""
 
     def read(tx: Transaction) -> Page:
-        policy = softdelete.find_policy(tx)
+        policy = soft_delete.find_policy(tx)
         before = None
         if last is not None:
             found = find(tx, last)
@@ -82,7 +88,7 @@ def get_operation(registry: Registry, operation_id: str, principal: Principal) -
     def read(tx: Transaction) -> dict[str, Any]:
         found = find(tx, operation_id)
         some = [found] if found is not None else []
-        shown = _shown_together(tx, registry, some, softdelete.find_policy(tx), principal)
+        shown = _shown_together(tx, registry, some, soft_delete.find_policy(tx), principal)
         if not shown:
             raise OperationUnknown({"operation": operation_id})
         tags = remembered(tx, operation_id, 1000)
@@ -116,7 +122,7 @@ def _shown(
     registry: Registry,
     operation: Operation,
     policy: SoftDelete,
-    kept: Sequence[Kept],
+    kept: Sequence[KeptRepository],
     untagged: Mapping[str, int],
 ) -> dict[str, Any]:
     whole = {each.name: each for each in kept}
@@ -143,7 +149,7 @@ def _shown(
     }
 
 
-def _frees(tx: Transaction, registry: Registry, kept: Collection[Kept]) -> int:
+def _frees(tx: Transaction, registry: Registry, kept: Collection[KeptRepository]) -> int:
     """What freeing these would give back at once."""
     ids = frozenset(each.repository_id for each in kept)
     if not ids:
@@ -225,7 +231,7 @@ def list_tags(
 
 def _listed(tx: Transaction, rows: list[T], n: int, place: Callable[[T], str]) -> Listed[T]:
     more = len(rows) > n > 0
-    return Listed(rows[:n], softdelete.find_policy(tx), place(rows[n - 1]) if more else None)
+    return Listed(rows[:n], soft_delete.find_policy(tx), place(rows[n - 1]) if more else None)
 
 
 def _numbers(text: str | None, count: int) -> list[int]:
@@ -320,7 +326,7 @@ def expire_operations(registry: Registry) -> int:
     now = registry.now()
 
     def due(tx: Transaction) -> str | None:
-        policy = softdelete.find_policy(tx)
+        policy = soft_delete.find_policy(tx)
         return first_begun_before(tx, now - timedelta(days=policy.days))
 
     if registry.read(due) is None:

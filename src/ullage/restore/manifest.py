@@ -12,13 +12,14 @@ from datetime import datetime
 from ullage.database.transaction import Transaction
 from ullage.deletion.queries.operations.move_manifests import drop_tags
 from ullage.deletion.queries.operations.records import end_if_empty
-from ullage.deletion.queries.operations.repositories import Kept, lock_kept
+from ullage.deletion.queries.operations.repositories import KeptRepository, lock_kept
 from ullage.deletion.queries.operations.tags import RememberedTag, remember_tags
 from ullage.oci.digest import Digest
 from ullage.oci.errors import ManifestUnknown, NameUnknown, TagUnknown
 from ullage.oci.reference import RepositoryName, Tag
-from ullage.registry.context import Caller, Registry
-from ullage.registry.locks import attribute_locks as locks
+from ullage.registry.clients import Caller
+from ullage.registry.context import Registry
+from ullage.registry.locks import attribute_locks
 from ullage.registry.queries.content.manifests import ManifestRow, find_manifests
 from ullage.registry.queries.content.remove_manifests import parents_of, referrers_of
 from ullage.registry.queries.content.repositories import (
@@ -26,7 +27,7 @@ from ullage.registry.queries.content.repositories import (
     count_manifests,
     ensure_repository,
 )
-from ullage.registry.queries.references import manifests as manifests_queries
+from ullage.registry.queries.references import manifests
 from ullage.registry.queries.references.manifests import tags_on
 from ullage.restore.queries import deleted
 from ullage.restore.queries.deleted import DeletedManifest, DeletedTag
@@ -92,7 +93,7 @@ class _One:
         self, tx: Transaction, tag: Tag | None, chosen: DeletedTag | None, now: datetime
     ) -> Restored:
         live = ensure_repository(tx, self.name, now)
-        locks.require_held_writable(live)
+        attribute_locks.require_row_writable(live)
         live_id = live.id
         hidden_id = chosen.repository_id if chosen is not None else None
         there = self.digest in find_manifests(tx, live_id, [self.digest])
@@ -117,7 +118,7 @@ class _One:
         self,
         tx: Transaction,
         work: Restoring,
-        kept: Kept,
+        kept: KeptRepository,
         live_id: int,
         tag: Tag | None,
         now: datetime,
@@ -164,7 +165,7 @@ def _family(tx: Transaction, repository_id: int, root: ManifestRow) -> dict[int,
     found = {root.id: root}
     fresh = dict(found)
     while fresh:
-        reached = [row for _, row in manifests_queries.children(tx, fresh.keys())]
+        reached = [row for _, row in manifests.children(tx, fresh.keys())]
         reached += referrers_of(tx, repository_id, {row.digest for row in fresh.values()})
         fresh = {row.id: row for row in reached if row.id not in found}
         found |= fresh
@@ -177,7 +178,7 @@ def _shared(tx: Transaction, family: dict[int, ManifestRow]) -> dict[int, Manife
     shared = {id_: family[id_] for id_, some in parents.items() if some.keys() - family.keys()}
     fresh = dict(shared)
     while fresh:
-        children = {row.id: row for _, row in manifests_queries.children(tx, fresh.keys())}
+        children = {row.id: row for _, row in manifests.children(tx, fresh.keys())}
         fresh = {id_: row for id_, row in children.items() if id_ not in shared}
         shared |= fresh
     return shared

@@ -22,7 +22,7 @@ from ullage.deletion.queries.operations import move_manifests as move_manifests_
 from ullage.deletion.queries.operations.move_manifests import Clash, drop_tags, rows_of, some_roots
 from ullage.deletion.queries.operations.records import begin, end_if_empty, find
 from ullage.deletion.queries.operations.repositories import (
-    Kept,
+    KeptRepository,
     kept_by,
     lock_kept,
     show_repository,
@@ -44,8 +44,9 @@ from ullage.oci.errors import (
     RestoreConflict,
 )
 from ullage.oci.reference import RepositoryName, Tag
-from ullage.registry.context import Caller, Registry
-from ullage.registry.locks import attribute_locks as locks
+from ullage.registry.clients import Caller
+from ullage.registry.context import Registry
+from ullage.registry.locks import attribute_locks
 from ullage.registry.queries.content.blobs import lock_blobs
 from ullage.registry.queries.content.manifests import ManifestRow, find_manifests, touch_manifest
 from ullage.registry.queries.content.move_manifests import move_manifests
@@ -121,7 +122,7 @@ def restore_operation(
     return done
 
 
-def _what_to_restore(tx: Transaction, operation_id: str, *, force: bool) -> list[Kept]:
+def _what_to_restore(tx: Transaction, operation_id: str, *, force: bool) -> list[KeptRepository]:
     """What it keeps. Nothing is to be restored halfway, so whatever is in the way is found here."""
     if find(tx, operation_id) is None:
         raise OperationUnknown({"operation": operation_id})
@@ -137,7 +138,9 @@ def _what_to_restore(tx: Transaction, operation_id: str, *, force: bool) -> list
     return kept
 
 
-def _require_room(tx: Transaction, kept: Sequence[Kept], tags: Sequence[RememberedTag]) -> None:
+def _require_room(
+    tx: Transaction, kept: Sequence[KeptRepository], tags: Sequence[RememberedTag]
+) -> None:
     for each in kept:
         live_id = find_repository(tx, each.name)
         if live_id is not None:
@@ -211,7 +214,7 @@ class Restoring:
     # Of tags that have to make room; all in one.
     overwriting: str | None = None
 
-    def some(self, tx: Transaction, kept: Kept) -> bool:
+    def some(self, tx: Transaction, kept: KeptRepository) -> bool:
         """Bring back some manifests of a repository; False when there is nothing left."""
         now, self.batch = self.registry.now(), Restored()
         live = ensure_repository(tx, kept.name, now)
@@ -220,7 +223,7 @@ class Restoring:
         if held is None or held.operation_id != self.operation_id:
             drop_repository_if_empty(tx, live_id)
             return False
-        locks.require_held_writable(live)
+        attribute_locks.require_row_writable(live)
         if drop_repository_if_empty(tx, live_id):
             show_repository(tx, held)
             self.came_back(tx, held.name, held.manifest_count, held.tag_count)
@@ -233,7 +236,7 @@ class Restoring:
         drop_hidden(tx, held.repository_id, now)
         return False
 
-    def _next(self, tx: Transaction, kept: Kept) -> list[ManifestRow]:
+    def _next(self, tx: Transaction, kept: KeptRepository) -> list[ManifestRow]:
         """Manifests that hang together with none that is not among them."""
         if kept.manifest_count <= WHOLE:
             return all_manifests(tx, kept.repository_id)
@@ -242,7 +245,7 @@ class Restoring:
     def _move(
         self,
         tx: Transaction,
-        kept: Kept,
+        kept: KeptRepository,
         live_id: int,
         rows: Sequence[ManifestRow],
         now: datetime,
@@ -282,7 +285,7 @@ class Restoring:
         if not self.force:
             _refuse(name, clashes)
         names = [clash.name for clash in clashes]
-        locks.require_tags_writable(tx, live_id, name, names)
+        attribute_locks.require_tags_writable(tx, live_id, name, names)
         self.overwriting = self.overwriting or self.registry.fresh_key()
         subject, target = self.caller.subject, self.operation_id
         begin(tx, self.overwriting, "restore.overwrite", subject, target, now)
@@ -343,7 +346,7 @@ class Restoring:
         tags: Sequence[RememberedTag],
         now: datetime,
     ) -> None:
-        locks.require_writable(tx, live_id, name)
+        attribute_locks.require_writable(tx, live_id, name)
         coming = {tag.name: tag.digest for tag in tags}
         same = self.make_room(tx, name, live_id, coming, now)
         put = sum(put_remembered(tx, live_id, tag) for tag in tags if tag.name not in same)

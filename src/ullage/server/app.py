@@ -6,33 +6,30 @@ import logging
 import time
 from typing import Any
 
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from ullage.accounts.authenticator import Doorkeeper
+from ullage.accounts.authenticator import Authenticator
 from ullage.authorization import Principal
 from ullage.oci.errors import NameInvalid, RangeInvalid, RegistryError, SizeInvalid
 from ullage.registry.context import Registry
-from ullage.server.acr import data_plane as acr
-from ullage.server.acr import deleted as acr_deleted
-from ullage.server.acr import oauth2 as oauth
-from ullage.server.api import deleted as undo
-from ullage.server.api import jobs, policies
-from ullage.server.api import locks as holds
-from ullage.server.api import plans as api
+from ullage.server.acr import routes as acr
+from ullage.server.acr.data_plane import PREFIX, no_such_page
+from ullage.server.api import routes as api
 from ullage.server.distribution import routes as distribution
 from ullage.server.distribution.push_blobs import range_headers
 from ullage.server.http.access_log import RequestLog, printable, request_id_of
 from ullage.server.http.authentication import Challenge, Guard
 from ullage.server.http.bodies import Bodies
-from ullage.server.http.context import Face
-from ullage.server.http.permissions import Whom
-from ullage.server.http.request import Asked, raw_path
-from ullage.server.http.responses import error_response, json_response
+from ullage.server.http.context import Context
+from ullage.server.http.errors import error_response
+from ullage.server.http.permissions import Audience
+from ullage.server.http.request import Request, raw_path
+from ullage.server.http.responses import json_response
 from ullage.server.http.routes import Route, Router
 from ullage.server.http.threads import FairThreads, Threads
-from ullage.server.http.write_batches import Rounds
+from ullage.server.http.write_batches import WriteBatches
 
 log = logging.getLogger(__name__)
 
@@ -41,20 +38,14 @@ PASSWORD_THREADS = 4
 ROUTES = (
     *distribution.ROUTES,
     *acr.ROUTES,
-    *acr_deleted.ROUTES,
-    *oauth.ROUTES,
     *api.ROUTES,
-    *jobs.ROUTES,
-    *holds.ROUTES,
-    *policies.ROUTES,
-    *undo.ROUTES,
 )
 
 
 def create_app(
     registry: Registry,
     *,
-    doorkeeper: Doorkeeper | None = None,
+    authenticator: Authenticator | None = None,
     external_url: str = "",
     scheme: str = "http",
     threads: int = 32,
@@ -63,19 +54,19 @@ def create_app(
 ) -> ASGIApp:
     """The registry as an application for any ASGI server.
 
-    Without a `doorkeeper` nobody is asked who they are.
+    Without an `authenticator` every request may do everything.
     """
     pool = Threads(threads, inline_reads=registry.db.inline_reads)
     passwords = FairThreads(PASSWORD_THREADS)
-    guard = Guard(doorkeeper, pool, passwords, external_url, scheme)
+    guard = Guard(authenticator, pool, passwords, external_url, scheme)
     bodies = Bodies(pool, body_idle_seconds)
-    face = Face(registry, pool, Rounds(registry, pool), bodies, guard)
-    return App(face, Router(ROUTES), request_log)
+    context = Context(registry, pool, WriteBatches(registry, pool), bodies, guard)
+    return App(context, Router(ROUTES), request_log)
 
 
 class App:
-    def __init__(self, face: Face, router: Router, request_log: RequestLog | None) -> None:
-        self._face = face
+    def __init__(self, context: Context, router: Router, request_log: RequestLog | None) -> None:
+        self._face = context
         self._log = request_log
         self.router = router
 
@@ -85,7 +76,7 @@ class App:
         if scope["type"] != "http":
             return
         began = time.perf_counter()
-        request = Asked(scope, receive)
+        request = Request(scope, receive)
         scope["ullage.request_id"] = request_id_of(request.headers.get("x-request-id"))
         status = 0
         try:
@@ -104,7 +95,7 @@ class App:
         finally:
             self._write_log(request, status, time.perf_counter() - began)
 
-    async def _response(self, request: Asked) -> Response:
+    async def _response(self, request: Request) -> Response:
         """The answer, whatever happens."""
         try:
             return await self._handle(request)
@@ -115,7 +106,7 @@ class App:
         except Exception as error:  # noqa: BLE001 - logged, and told to the client
             return _internal_error(request, error)
 
-    async def _handle(self, request: Asked) -> Response:
+    async def _handle(self, request: Request) -> Response:
         """Find the handler, see whether the caller may use it, and ask it."""
         parts: tuple[str, ...] = ()
         path = ""
@@ -124,7 +115,7 @@ class App:
             request.fields.require_plain(request.scope["http_version"])
             route, parts = self.router.find(request.method, path)
             # A malformed name is refused before anything is said about rights on it.
-            name = self._face.name(parts[0]) if route.need.whom is Whom.REPOSITORY else None
+            name = self._face.name(parts[0]) if route.need.whom is Audience.REPOSITORY else None
             request.scope["ullage.principal"] = await self._admit(request, route, name)
             return await route.handler(self._face, request, *parts)
         except Challenge as error:
@@ -134,7 +125,7 @@ class App:
             name = self._face.name(parts[0])
             return error_response(error, range_headers(name, parts[1], error))
         except NameInvalid as error:
-            return acr.no_such_page() if path.startswith(acr.PREFIX) else error_response(error)
+            return no_such_page() if path.startswith(PREFIX) else error_response(error)
         except RegistryError as error:
             return error_response(error)
 

@@ -16,7 +16,8 @@ from ullage.authorization import Action, Principal
 from ullage.database.transaction import Transaction
 from ullage.oci.errors import NameUnknown
 from ullage.oci.reference import RepositoryName
-from ullage.registry.context import Registry, store_errors
+from ullage.registry.context import Registry
+from ullage.registry.errors import store_errors
 from ullage.registry.pull.pull_log import write_pulls
 from ullage.registry.queries.content.repositories import find_repository, repository_exists
 from ullage.registry.queries.counters import totals
@@ -100,8 +101,8 @@ def registry_totals(registry: Registry) -> Totals:
 
     counted, tagged, leased, kept, sessions = registry.snapshot(read)
     keys = [key for _, key, _ in sessions]
-    if registry.fresh is not None:
-        keys += registry.fresh.began_keys()
+    if registry.memory_sessions is not None:
+        keys += registry.memory_sessions.began_keys()
     uploading = sum(_size_of(registry, key) for key in keys)
     return Totals(
         disk_bytes=counted["blob_bytes"] + counted["pending_bytes"] + uploading,

@@ -8,19 +8,18 @@ from typing import Any
 
 from ullage.authorization import Action, Principal
 from ullage.database.transaction import Transaction
-from ullage.deletion import soft_delete as softdelete
+from ullage.deletion import soft_delete
 from ullage.deletion.soft_delete import SoftDelete
 from ullage.oci.digest import Digest
 from ullage.oci.errors import BlobUnknown
 from ullage.oci.reference import RepositoryName
 from ullage.registry.context import Registry
-from ullage.registry.locks import attribute_locks as locks
-from ullage.registry.locks import image_locks as holds
+from ullage.registry.locks import attribute_locks, image_locks
 from ullage.registry.pull.pull_log import last_pulls, write_pulls
 from ullage.registry.queries import attributes
 from ullage.registry.queries.content.manifests import find_manifests
 from ullage.registry.queries.content.remove_manifests import parents_of
-from ullage.registry.queries.references.blobs import held_blobs
+from ullage.registry.queries.references.blobs import referenced_blobs
 from ullage.registry.queries.references.links import LinkState, links_of
 from ullage.registry.queries.references.manifests import tags_on
 from ullage.usage.queries import why
@@ -42,7 +41,7 @@ def _explain(
     tx: Transaction, registry: Registry, digest: Digest, principal: Principal
 ) -> dict[str, Any]:
     answer: dict[str, Any] = {"digest": digest}
-    policy = softdelete.find_policy(tx)
+    policy = soft_delete.find_policy(tx)
     seen = [place for place in why.manifests_called(tx, digest) if _may_see(principal, place)]
     if seen:
         now = registry.now()
@@ -91,9 +90,9 @@ def _manifest(tx: Transaction, place: Place, policy: SoftDelete, now: datetime) 
         held_by.append({"kind": "subject", "by": str(subject)})
     lock = attributes.locks_on(tx, [place.manifest_id]).get(place.manifest_id)
     if lock is not None:
-        said = locks.described(RepositoryName(place.repository), lock)
+        said = attribute_locks.described(RepositoryName(place.repository), lock)
         held_by.append({"kind": "lock", "by": said})
-    covered = holds.covered(tx, place.repository_id, now)
+    covered = image_locks.covered(tx, place.repository_id, now)
     held_by += [{"kind": "hold", "by": said} for said in covered.of([place.manifest_id]).values()]
     last_pull = last_pulls(tx, [place.manifest_id]).get(place.manifest_id)
     shown = {"repository": place.repository, "held_by": held_by, "last_pull": last_pull}
@@ -110,7 +109,7 @@ def _blob(
     principal: Principal,
     policy: SoftDelete,
 ) -> dict[str, Any] | None:
-    facts = held_blobs(tx, [digest]).get(digest)
+    facts = referenced_blobs(tx, [digest]).get(digest)
     if facts is None:
         return None
     places = why.manifests_referring(tx, digest)

@@ -28,7 +28,8 @@ from ullage.deletion.reclaim import reclaim_due
 from ullage.oci.digest import Digest, digest_of
 from ullage.oci.errors import ManifestBlobUnknown
 from ullage.oci.reference import parse_repository_name
-from ullage.registry.context import Caller, Registry
+from ullage.registry.clients import Caller
+from ullage.registry.context import Registry
 from ullage.registry.pull.read import get_manifest, stat_blob
 
 pytestmark = pytest.mark.postgresql

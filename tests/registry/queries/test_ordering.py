@@ -6,8 +6,8 @@ import pytest
 import sqlalchemy as sa
 
 from tests.support.clock import NEW_YEAR
-from ullage.database.schema import content as content_tables
-from ullage.database.timestamps import moment
+from ullage.database.schema import content
+from ullage.database.timestamps import to_micros
 from ullage.database.transaction import Database, Transaction
 from ullage.oci.digest import digest_of
 from ullage.oci.manifest.parsing import parse_manifest
@@ -92,9 +92,7 @@ def test_names_differ_by_case(db: Database) -> None:
         for name in ("latest", "Latest"):
             put_tag(tx, repository_id, parse_tag(name), manifest_id, NEW_YEAR)
         assert delete_tag(tx, repository_id, parse_tag("Latest"), NEW_YEAR)
-        left = tx.execute(
-            sa.select(content_tables.tags.c.name, content_tables.tags.c.created_at)
-        ).all()
-        assert [tuple(row) for row in left] == [("latest", moment(NEW_YEAR))]
+        left = tx.execute(sa.select(content.tags.c.name, content.tags.c.created_at)).all()
+        assert [tuple(row) for row in left] == [("latest", to_micros(NEW_YEAR))]
 
     db.write(tag)

@@ -22,9 +22,9 @@ from tests.support.databases import (
 )
 from tests.support.fixtures import registry, registry_on, store
 from tests.support.registry import ALICE, INDEX
-from ullage.database.schema import content as content_tables
+from ullage.database.schema import content
 from ullage.database.sqlite.database import SqliteDatabase
-from ullage.database.timestamps import from_moment
+from ullage.database.timestamps import from_micros
 from ullage.database.transaction import Transaction
 from ullage.deletion.delete import delete_manifest, delete_tag
 from ullage.oci.digest import Digest, digest_of
@@ -74,26 +74,26 @@ def plant(registry: Registry, many: int) -> int:
                 "digest": digest_of(raw),
                 "media_type": INDEX,
                 "size": len(raw),
-                "pushed_at": moment,
-                "updated_at": moment,
+                "pushed_at": to_micros,
+                "updated_at": to_micros,
                 "raw": raw,
             }
-            for raw, moment in zip(raws, moments, strict=True)
+            for raw, to_micros in zip(raws, moments, strict=True)
         ]
-        tx.execute(content_tables.manifests.insert(), manifests)
-        known = sa.select(content_tables.manifests.c.digest, content_tables.manifests.c.id)
+        tx.execute(content.manifests.insert(), manifests)
+        known = sa.select(content.manifests.c.digest, content.manifests.c.id)
         ids = {row.digest: row.id for row in tx.execute(known)}
         tags = [
             {
                 "repository_id": repository_id,
                 "name": f"t{n:05}",
                 "manifest_id": ids[digest_of(raw)],
-                "created_at": moment,
-                "updated_at": moment,
+                "created_at": to_micros,
+                "updated_at": to_micros,
             }
-            for n, (raw, moment) in enumerate(zip(raws, moments, strict=True))
+            for n, (raw, to_micros) in enumerate(zip(raws, moments, strict=True))
         ]
-        tx.execute(content_tables.tags.insert(), tags)
+        tx.execute(content.tags.insert(), tags)
         add_to_repository(
             tx, repository_id, manifest_count=many, tag_count=many, manifest_bytes=size
         )
@@ -148,7 +148,7 @@ def _read(registry: Registry, what: str, order: Order, last: str | None) -> List
 
 def _everything(registry: Registry, what: str, order: Order) -> list[str]:
     """All names, in the order that they should come in."""
-    table = content_tables.tags if what == "tags" else content_tables.manifests
+    table = content.tags if what == "tags" else content.manifests
     name = table.c.name if what == "tags" else table.c.digest
     rows = registry.read(lambda tx: tx.execute(sa.select(table.c.updated_at, name)).all())
     if order is Order.NAME:
@@ -177,10 +177,10 @@ def _queries(repository_id: int, depth: int) -> dict[str, sa.Select[Any]]:
     found: dict[str, sa.Select[Any]] = {}
     for order in ORDERS:
         at = depth if order is not Order.NEWEST_FIRST else MANY - depth
-        moment = from_moment(1_700_000_000_000_000 + at // 2)
+        to_micros = from_micros(1_700_000_000_000_000 + at // 2)
         digest = f"sha256:{depth * 16**8 // MANY:08x}"
-        tag = None if not depth else Position(f"t{depth:05}", moment)
-        manifest = None if not depth else Position(digest, moment)
+        tag = None if not depth else Position(f"t{depth:05}", to_micros)
+        manifest = None if not depth else Position(digest, to_micros)
         found[f"tags {order.value}"] = listings.tag_page_query(repository_id, order, tag, 101)
         found[f"manifests {order.value}"] = listings.manifest_page_query(
             repository_id, order, manifest, 101

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from ullage.check.queries.paging import Ids, Pair, Which, choose
 from ullage.check.queries.rows import NAME
 from ullage.database.schema import cleaning, content, space, undo
-from ullage.database.timestamps import moment
+from ullage.database.timestamps import to_micros
 from ullage.database.transaction import Transaction
 
 _repositories = content.repositories
@@ -73,7 +73,7 @@ def overdue_reviews(tx: Transaction, which: Which[Pair], before: datetime) -> li
         sa.select(_reviews.c.repository_id, _reviews.c.digest, NAME, _blobs.c.size)
         .outerjoin(_repositories, _repositories.c.id == _reviews.c.repository_id)
         .outerjoin(_blobs, _blobs.c.digest == _reviews.c.digest)
-        .where(_repositories.c.deleted_at.is_(None), _reviews.c.due_at < moment(before))
+        .where(_repositories.c.deleted_at.is_(None), _reviews.c.due_at < to_micros(before))
     )
     chosen = choose(query, (_reviews.c.repository_id, _reviews.c.digest), which)
     return [LinkFacts((row[0], row[1]), row[2], row[3]) for row in tx.execute(chosen)]
@@ -134,9 +134,9 @@ def jobless_items(tx: Transaction, which: Which[tuple[str, int]]) -> list[Jobles
 def stalled_jobs(tx: Transaction, which: Which[str], before: datetime) -> list[JobFacts]:
     """Jobs that were asked for before that time and that nobody has worked on since."""
     jobs = cleaning.jobs
-    left = sa.or_(jobs.c.claimed_until.is_(None), jobs.c.claimed_until < moment(before))
+    left = sa.or_(jobs.c.claimed_until.is_(None), jobs.c.claimed_until < to_micros(before))
     query = sa.select(jobs.c.id, jobs.c.kind).where(
-        jobs.c.finished_at.is_(None), jobs.c.created_at < moment(before), left
+        jobs.c.finished_at.is_(None), jobs.c.created_at < to_micros(before), left
     )
     return [JobFacts(*row) for row in tx.execute(choose(query, (jobs.c.id,), which))]
 
@@ -198,7 +198,7 @@ def overdue_operations(
 ) -> list[OperationFacts]:
     """Operations whose days are counted from before that time, and so should be over."""
     query = sa.select(_operations.c.id, _operations.c.kind).where(
-        _operations.c.counts_from < moment(before)
+        _operations.c.counts_from < to_micros(before)
     )
     chosen = choose(query, (_operations.c.id,), which)
     return [OperationFacts(*row) for row in tx.execute(chosen)]

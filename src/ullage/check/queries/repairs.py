@@ -10,7 +10,7 @@ from ullage.check.queries.paging import Only
 from ullage.check.queries.rows import blobs, repositories
 from ullage.check.queries.totals import counted_totals, stored_totals
 from ullage.database.schema import content, space
-from ullage.database.timestamps import moment
+from ullage.database.timestamps import to_micros
 from ullage.database.transaction import Transaction
 from ullage.oci.digest import Digest
 from ullage.registry.queries.counters import add_to_counters
@@ -65,7 +65,7 @@ def recount_totals(tx: Transaction) -> None:
 def quarantine(tx: Transaction, digest: str, storage_key: str, now: datetime) -> bool:
     """Stop serving a blob, so that a push that has it uploads it again. False if it has changed."""
     return _change_blob(
-        tx, digest, storage_key, _blobs.c.damaged_at.is_(None), damaged_at=moment(now)
+        tx, digest, storage_key, _blobs.c.damaged_at.is_(None), damaged_at=to_micros(now)
     )
 
 

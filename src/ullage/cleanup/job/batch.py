@@ -13,19 +13,19 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from itertools import takewhile
 
-from ullage.cleanup.plan.preview import roots_of, unlocked
 from ullage.cleanup.queries import candidates, jobs
 from ullage.cleanup.queries.jobs import Item, JobRow, PlacedItem
 from ullage.database.transaction import Transaction
-from ullage.deletion import soft_delete as softdelete
+from ullage.deletion import soft_delete
 from ullage.deletion.closure import Closure, StoredGraph
 from ullage.deletion.delete import take_away
 from ullage.deletion.soft_delete import Keeping
+from ullage.deletion.unlocked import roots_of, unlocked
 from ullage.failpoints import failpoint
 from ullage.oci.reference import RepositoryName, Tag
-from ullage.registry.context import Caller, Registry
-from ullage.registry.locks import attribute_locks as locks
-from ullage.registry.locks import image_locks as holds
+from ullage.registry.clients import Caller
+from ullage.registry.context import Registry
+from ullage.registry.locks import attribute_locks, image_locks
 from ullage.registry.pull.pull_log import pullers
 from ullage.registry.queries import attributes, pulls
 from ullage.registry.queries.attributes import Lock
@@ -134,10 +134,10 @@ def _begin(tx: Transaction, job: JobRow, now: datetime) -> Keeping | None:
 
     What could be taken back when it was chosen still can, whatever the policy says by now.
     """
-    policy = softdelete.find_policy(tx)
+    policy = soft_delete.find_policy(tx)
     if job.findings.get("restorable"):
         policy = replace(policy, enabled=True)
-    return softdelete.begin(tx, policy, job.id, f"{job.kind}.delete", _asker(job), None, now)
+    return soft_delete.begin(tx, policy, job.id, f"{job.kind}.delete", _asker(job), None, now)
 
 
 def _include_locked(job: JobRow) -> bool:
@@ -162,7 +162,7 @@ def _drop_tags(
 ) -> None:
     repository_id, name = some[0].item.repository_id, some[0].item.repository
     if not attributes.of_repository(tx, repository_id).write_enabled:
-        reason = locks.described(name, Lock("repository", name, "write_enabled"))
+        reason = attribute_locks.described(name, Lock("repository", name, "write_enabled"))
         batch.skipped = {each.position: reason for each in some}
         return
     there = candidates.tags_now(
@@ -170,7 +170,7 @@ def _drop_tags(
     )
     pulled = _pulled_since(tx, job, {each.item.manifest_id for each in some})
     touched: set[int] = set()
-    covered = holds.covered(tx, repository_id, now)
+    covered = image_locks.covered(tx, repository_id, now)
     for position, item, _, _ in some:
         assert item.tag is not None
         hold = covered.of_tag(item.tag, item.manifest_id)
@@ -180,7 +180,7 @@ def _drop_tags(
         elif (current.manifest_id, current.updated_at) != (item.manifest_id, item.seen_at):
             batch.skipped[position] = CHANGED
         elif hold is not None:
-            batch.skipped[position] = holds.described(hold)
+            batch.skipped[position] = image_locks.described(hold)
         elif current.locked and not _include_locked(job):
             batch.skipped[position] = f"tag '{item.tag}' is locked"
         elif item.manifest_id in pulled:
@@ -192,7 +192,7 @@ def _drop_tags(
         return
     batch.keeping = _begin(tx, job, now)
     if batch.keeping is not None:
-        softdelete.remember_tags(tx, repository_id, name, batch.tags, batch.keeping)
+        soft_delete.remember_tags(tx, repository_id, name, batch.tags, batch.keeping)
     candidates.drop_tags(tx, repository_id, batch.tags)
     add_to_repository(tx, repository_id, tag_count=-len(batch.tags))
     jobs.saw_again(tx, job.id, touched, now)

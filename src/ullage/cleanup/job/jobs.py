@@ -14,7 +14,8 @@ from ullage.cleanup.queries import jobs
 from ullage.cleanup.queries.jobs import JobRow, PlacedItem
 from ullage.database.transaction import Transaction
 from ullage.oci.errors import JobUnknown, TooManyRequests
-from ullage.registry.context import Caller, Registry
+from ullage.registry.clients import Caller
+from ullage.registry.context import Registry
 
 KEPT = timedelta(days=7)
 MAX_OPEN = 100

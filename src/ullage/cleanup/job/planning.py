@@ -10,12 +10,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from ullage.cleanup.guardrails import Caps, Swath, Warning, purge_rails
+from ullage.cleanup.guardrails import Caps, PurgeShare, Warning, purge_guardrails
 from ullage.cleanup.job.claims import ClaimLost, hold
 from ullage.cleanup.queries import jobs
 from ullage.cleanup.queries.jobs import Item, JobRow
 from ullage.database.transaction import Transaction
-from ullage.deletion import soft_delete as softdelete
+from ullage.deletion import soft_delete
 from ullage.deletion.forecast import forecast_manifests
 from ullage.failpoints import failpoint
 from ullage.oci.reference import RepositoryName
@@ -37,7 +37,7 @@ NAMED = 1000
 class Chosen:
     """What planning a job has found, beside the items."""
 
-    swaths: list[Swath]
+    shares: list[PurgeShare]
     notes: list[str]
     # What else there is to warn of.
     warnings: Sequence[Warning] = ()
@@ -128,8 +128,8 @@ def plan_job(registry: Registry, chooser: Chooser, row: JobRow, token: str) -> N
     freed, later = registry.snapshot(lambda tx: _bytes_of(tx, registry, row.id))
     request = row.request
     caps = Caps(**request.get("caps", {}))
-    chosen = replace(chosen, swaths=_with_pulls(registry, row.id, chosen.swaths))
-    warnings = purge_rails(chosen.swaths, freed + later, caps, keep=request.get("keep", 0))
+    chosen = replace(chosen, shares=_with_pulls(registry, row.id, chosen.shares))
+    warnings = purge_guardrails(chosen.shares, freed + later, caps, keep=request.get("keep", 0))
     warnings = (*warnings, *chosen.warnings)
     refused = any(
         warning.refuses and warning.rail not in request.get("allow", []) for warning in warnings
@@ -143,7 +143,7 @@ def _bytes_of(tx: Transaction, registry: Registry, job_id: str) -> tuple[int, in
     going = jobs.manifests_of(tx, job_id)
     now = registry.now()
     found = forecast_manifests(tx, registry.leases, going, now)
-    found = softdelete.kept_forecast(found, softdelete.find_policy(tx), now)
+    found = soft_delete.kept_forecast(found, soft_delete.find_policy(tx), now)
     return found.freed_bytes, found.later_bytes
 
 
@@ -153,48 +153,48 @@ def _planned(
     def end(tx: Transaction) -> None:
         hold(tx, registry, row.id, token)
         ended = None if state == "running" else registry.now()
-        restorable = {"restorable": softdelete.find_policy(tx).enabled}
+        restorable = {"restorable": soft_delete.find_policy(tx).enabled}
         jobs.change(tx, row.id, state=state, findings=findings | restorable, finished_at=ended)
 
     registry.write(end, freeing=True)
     failpoint("job.after_batch")
 
 
-def _with_pulls(registry: Registry, job_id: str, swaths: list[Swath]) -> list[Swath]:
+def _with_pulls(registry: Registry, job_id: str, shares: list[PurgeShare]) -> list[PurgeShare]:
     """What goes of what somebody pulled lately."""
     since = registry.now() - RECENTLY
     found = registry.read(lambda tx: pulls.recent_of_job(tx, job_id, since, pullers(tx).counted))
     return [
         replace(
-            swath,
+            share,
             pulled_going=found[name].number,
             pulled=pulled_words(found[name].digest, found[name].at),
         )
-        if (name := RepositoryName(swath.repository)) in found
-        else swath
-        for swath in swaths
+        if (name := RepositoryName(share.repository)) in found
+        else share
+        for share in shares
     ]
 
 
 def _findings(
     chosen: Chosen, warnings: tuple[Warning, ...], freed: int, later: int
 ) -> dict[str, Any]:
-    touched = [swath for swath in chosen.swaths if swath.tags_going or swath.manifests_going]
+    touched = [share for share in chosen.shares if share.tags_going or share.manifests_going]
     return {
         "planned_bytes": freed,
         "planned_later_bytes": later,
-        "repositories": [_swath_shown(swath) for swath in touched[:NAMED]],
+        "repositories": [_share_document(share) for share in touched[:NAMED]],
         "warnings": [asdict(warning) for warning in warnings],
         "notes": chosen.notes,
         "stays": chosen.stays[:NAMED],
     }
 
 
-def _swath_shown(swath: Swath) -> dict[str, Any]:
+def _share_document(share: PurgeShare) -> dict[str, Any]:
     return {
-        "repository": swath.repository,
-        "tags": swath.tags_going,
-        "of_tags": swath.tags,
-        "manifests": swath.manifests_going,
-        "of_manifests": swath.manifests,
+        "repository": share.repository,
+        "tags": share.tags_going,
+        "of_tags": share.tags,
+        "manifests": share.manifests_going,
+        "of_manifests": share.manifests,
     }

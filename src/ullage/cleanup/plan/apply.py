@@ -18,22 +18,23 @@ from typing import Any
 from ullage.cleanup.job.jobs import KEPT, queue_job
 from ullage.cleanup.plan.difference import (
     NAMED_DIFFERENCES,
+    StoredPlan,
     difference_of,
     going_of,
     in_words,
     look_again,
 )
 from ullage.cleanup.plan.plan import receipt_of, unpacked
-from ullage.cleanup.plan.planned import Planned
-from ullage.cleanup.plan.preview import Outlook, sizes_of_uploads
+from ullage.cleanup.plan.preview import Preview, sizes_of_uploads
 from ullage.cleanup.queries import plans
 from ullage.database.transaction import Transaction
-from ullage.deletion import soft_delete as softdelete
+from ullage.deletion import soft_delete
 from ullage.deletion.delete import take_away, take_repository_away
 from ullage.failpoints import failpoint
 from ullage.oci.errors import PlanChanged, PlanRefused, PlanUnknown, Unavailable
 from ullage.oci.reference import RepositoryName
-from ullage.registry.context import Caller, Registry
+from ullage.registry.clients import Caller
+from ullage.registry.context import Registry
 from ullage.registry.queries.content.repositories import lock_repository
 from ullage.registry.queries.references.repositories import Stamp, stamp
 
@@ -62,7 +63,7 @@ def apply_plan(
     stored = registry.read(lambda tx: plans.find(tx, plan_id, now))
     if stored is None:
         raise PlanUnknown({"plan": plan_id})
-    plan = Planned(unpacked(stored.document))
+    plan = StoredPlan(unpacked(stored.document))
     if plan.chosen or (plan.large(registry) and plan.wanted.repository is not None):
         return _start(registry, plan, caller, now, allow_smaller, allow)
     sizes = sizes_of_uploads(registry, plan.wanted.repositories)
@@ -86,7 +87,7 @@ def apply_plan(
     return receipt
 
 
-def _receipt(tx: Transaction, plan: Planned, now: datetime) -> dict[str, Any] | None:
+def _receipt(tx: Transaction, plan: StoredPlan, now: datetime) -> dict[str, Any] | None:
     """What came of the plan if somebody applied it; its row is locked. Raises PlanUnknown."""
     current = plans.find(tx, plan.id, now, lock=True)
     if current is None:
@@ -96,7 +97,7 @@ def _receipt(tx: Transaction, plan: Planned, now: datetime) -> dict[str, Any] | 
 
 def _start(
     registry: Registry,
-    plan: Planned,
+    plan: StoredPlan,
     caller: Caller,
     now: datetime,
     allow_smaller: bool,
@@ -132,7 +133,7 @@ def _start(
 
 def _delete_large_repositories(
     registry: Registry,
-    plan: Planned,
+    plan: StoredPlan,
     caller: Caller,
     now: datetime,
     sizes: Mapping[str, int],
@@ -146,12 +147,12 @@ def _delete_large_repositories(
     takes them apart. Raises Unavailable if they change all the time.
     """
 
-    def look_on(tx: Transaction) -> tuple[Outlook, dict[RepositoryName, Stamp | None]]:
+    def look_on(tx: Transaction) -> tuple[Preview, dict[RepositoryName, Stamp | None]]:
         stamps = {name: stamp(tx, name) for name in plan.wanted.repositories}
         return look_again(tx, registry, plan, now, sizes, to_delete=False), stamps
 
     def carry_out(
-        tx: Transaction, outlook: Outlook, stamps: Mapping[RepositoryName, Stamp | None]
+        tx: Transaction, preview: Preview, stamps: Mapping[RepositoryName, Stamp | None]
     ) -> dict[str, Any] | None:
         receipt = _receipt(tx, plan, now)
         if receipt is not None:
@@ -160,15 +161,15 @@ def _delete_large_repositories(
             lock_repository(tx, name)
             if stamp(tx, name) != stamps[name]:
                 return None
-        receipt = _delete(tx, registry, plan, caller, now, outlook, allow_smaller)
+        receipt = _delete(tx, registry, plan, caller, now, preview, allow_smaller)
         plans.mark_applied(tx, plan.id, json.dumps(receipt), now)
         return receipt
 
     _require_allowed(plan.document, allow)
     for _ in range(LOOKS):
-        outlook, stamps = registry.snapshot(look_on)
+        preview, stamps = registry.snapshot(look_on)
         receipt = registry.write(
-            lambda tx, seen=(outlook, stamps): carry_out(tx, *seen),  # type: ignore[misc]
+            lambda tx, seen=(preview, stamps): carry_out(tx, *seen),  # type: ignore[misc]
             freeing=True,
         )
         if receipt is not None:
@@ -198,33 +199,33 @@ def _require_allowed(document: Mapping[str, Any], allow: Collection[str]) -> Non
 def _carry_out(
     tx: Transaction,
     registry: Registry,
-    plan: Planned,
+    plan: StoredPlan,
     caller: Caller,
     now: datetime,
     sizes: Mapping[str, int],
     allow_smaller: bool,
 ) -> dict[str, Any]:
-    outlook = look_again(tx, registry, plan, now, sizes, to_delete=True)
-    return _delete(tx, registry, plan, caller, now, outlook, allow_smaller)
+    preview = look_again(tx, registry, plan, now, sizes, to_delete=True)
+    return _delete(tx, registry, plan, caller, now, preview, allow_smaller)
 
 
 def _delete(
     tx: Transaction,
     registry: Registry,
-    plan: Planned,
+    plan: StoredPlan,
     caller: Caller,
     now: datetime,
-    outlook: Outlook,
+    preview: Preview,
     allow_smaller: bool,
 ) -> dict[str, Any]:
-    difference = difference_of(plan, outlook)
+    difference = difference_of(plan, preview)
     if difference and not (allow_smaller and difference["smaller"]):
         raise PlanChanged(difference, in_words(difference))
     keeping = None
-    if any(closure.going for _, _, closure in outlook.closures):
+    if any(closure.going for _, _, closure in preview.closures):
         plan_id = plan.document["id"]
-        keeping = softdelete.begin(tx, outlook.policy, plan_id, "plan.apply", caller, None, now)
-    for name, repository_id, closure in outlook.closures:
+        keeping = soft_delete.begin(tx, preview.policy, plan_id, "plan.apply", caller, None, now)
+    for name, repository_id, closure in preview.closures:
         if not closure.going:
             continue
         if plan.wanted.repository is None:
@@ -232,21 +233,21 @@ def _delete(
         else:
             rows = closure.rows()
             released = take_away(
-                tx, registry, repository_id, rows, outlook.references, now, keeping
+                tx, registry, repository_id, rows, preview.references, now, keeping
             )
-            if released.freed_bytes != outlook.freed_bytes:
+            if released.freed_bytes != preview.freed_bytes:
                 # Somebody was promised one of these blobs at this very moment.
-                raise PlanChanged({"freed_bytes": [outlook.freed_bytes, released.freed_bytes]})
+                raise PlanChanged({"freed_bytes": [preview.freed_bytes, released.freed_bytes]})
         failpoint("delete.in_transaction")
-        _audit(tx, registry, plan, caller, name, outlook)
+        _audit(tx, registry, plan, caller, name, preview)
     return {
         "plan": plan.document["id"],
         "applied": now.isoformat(),
         "by": caller.subject,
-        "freed_bytes": outlook.freed_bytes,
-        "freed_later_bytes": outlook.later_bytes,
-        "manifest_count": sum(part.manifests_going for part in outlook.parts),
-        "tag_count": sum(part.tags_going for part in outlook.parts),
+        "freed_bytes": preview.freed_bytes,
+        "freed_later_bytes": preview.later_bytes,
+        "manifest_count": sum(part.manifests_going for part in preview.parts),
+        "tag_count": sum(part.tags_going for part in preview.parts),
         "operation": keeping.operation_id if keeping else None,
         "restorable_until": keeping.until.isoformat() if keeping else None,
         "difference": difference or None,
@@ -256,20 +257,20 @@ def _delete(
 def _audit(
     tx: Transaction,
     registry: Registry,
-    plan: Planned,
+    plan: StoredPlan,
     caller: Caller,
     name: RepositoryName,
-    outlook: Outlook,
+    preview: Preview,
 ) -> None:
-    going = [key[1] for key in going_of(outlook) if key[0] == name]
-    part = next(part for part in outlook.parts if part.repository == name)
+    going = [key[1] for key in going_of(preview) if key[0] == name]
+    part = next(part for part in preview.parts if part.repository == name)
     detail: dict[str, Any] = {
         "manifest_count": part.manifests_going,
         "tag_count": part.tags_going,
         "manifests": going[:AUDITED_DIGESTS],
     }
-    if len(outlook.closures) == 1:
-        detail |= {"freed_bytes": outlook.freed_bytes, "leased_bytes": outlook.later_bytes}
+    if len(preview.closures) == 1:
+        detail |= {"freed_bytes": preview.freed_bytes, "leased_bytes": preview.later_bytes}
     registry.audit(
         tx, caller, "plan.apply", repository=name, target=plan.document["id"], detail=detail
     )

@@ -10,16 +10,15 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from ullage.cleanup.guardrails import Swath
+from ullage.cleanup.guardrails import PurgeShare
 from ullage.cleanup.job.planning import AsPlanned, Chosen, Refused
-from ullage.cleanup.plan.difference import difference_of, in_words, look_again, named
+from ullage.cleanup.plan.difference import StoredPlan, difference_of, in_words, look_again, named
 from ullage.cleanup.plan.from_filter import forecast_items, items_of, tags_going
 from ullage.cleanup.plan.plan import unpacked
-from ullage.cleanup.plan.planned import Planned
 from ullage.cleanup.queries import candidates, plans
 from ullage.cleanup.queries.jobs import Item, ItemKind, JobRow
 from ullage.database.transaction import Transaction
-from ullage.deletion import soft_delete as softdelete
+from ullage.deletion import soft_delete
 from ullage.deletion.closure import Why
 from ullage.oci.errors import PlanUnknown
 from ullage.oci.reference import Tag
@@ -33,7 +32,7 @@ def choose_plan(registry: Registry, job: JobRow, add: Callable[[Item], None]) ->
     if stored is None:
         # It is kept for as long as a job may be asked about.
         raise PlanUnknown({"plan": job.request["plan"]})
-    plan = Planned(unpacked(stored.document))
+    plan = StoredPlan(unpacked(stored.document))
     look = _look_at_items if plan.chosen else _look_at_manifests
     items, as_planned = registry.snapshot(lambda tx: look(tx, registry, plan))
     difference = as_planned.difference
@@ -44,7 +43,7 @@ def choose_plan(registry: Registry, job: JobRow, add: Callable[[Item], None]) ->
     parts = plan.document["repositories"]
     return Chosen(
         [
-            Swath(
+            PurgeShare(
                 part["repository"],
                 named=True,
                 tags=part["of_tags"],
@@ -62,22 +61,22 @@ def choose_plan(registry: Registry, job: JobRow, add: Callable[[Item], None]) ->
 _Found = tuple[Sequence[Item], AsPlanned]
 
 
-def _look_at_manifests(tx: Transaction, registry: Registry, plan: Planned) -> _Found:
+def _look_at_manifests(tx: Transaction, registry: Registry, plan: StoredPlan) -> _Found:
     """What somebody named, one by one."""
-    outlook = look_again(tx, registry, plan, registry.now(), {}, to_delete=False)
+    preview = look_again(tx, registry, plan, registry.now(), {}, to_delete=False)
     items: list[Item] = []
-    for name, repository_id, closure in outlook.closures:
+    for name, repository_id, closure in preview.closures:
         standing = candidates.standing(tx, closure.going.keys())
         for id_, member in closure.going.items():
             kind: ItemKind = "image" if member.why is Why.ASKED else "along"
             seen_at = standing[id_].updated_at
             items.append(Item(repository_id, name, kind, None, member.row.digest, id_, seen_at))
-    tag_count = sum(part.tags_going for part in outlook.parts)
-    difference = difference_of(plan, outlook) or None
-    return items, AsPlanned(tag_count, outlook.freed_bytes, outlook.later_bytes, difference)
+    tag_count = sum(part.tags_going for part in preview.parts)
+    difference = difference_of(plan, preview) or None
+    return items, AsPlanned(tag_count, preview.freed_bytes, preview.later_bytes, difference)
 
 
-def _look_at_items(tx: Transaction, registry: Registry, plan: Planned) -> _Found:
+def _look_at_items(tx: Transaction, registry: Registry, plan: StoredPlan) -> _Found:
     """What a filter or a search has chosen: of it, what is as it was."""
     items = items_of(plan.document)
     standing = candidates.standing(tx, {item.manifest_id for item in items})
@@ -96,7 +95,7 @@ def _look_at_items(tx: Transaction, registry: Registry, plan: Planned) -> _Found
     freed, later = found.freed_bytes, found.later_bytes
     tag_count = sum(item.kind == "tag" for item in left)
     tag_count += sum(map(len, tags_going(tx, left).values()))
-    restorable = softdelete.find_policy(tx).enabled
+    restorable = soft_delete.find_policy(tx).enabled
     difference = _difference(plan.document, gone, freed, later, restorable)
     return left, AsPlanned(tag_count, freed, later, difference)
 

@@ -13,35 +13,36 @@ from typing import Any
 
 from ullage.authorization import Principal
 from ullage.cleanup import purge
-from ullage.cleanup.candidates import Stay
-from ullage.cleanup.guardrails import Caps, Swath, purge_rails
+from ullage.cleanup.candidates import Kept
+from ullage.cleanup.guardrails import Caps, PurgeShare, purge_guardrails
 from ullage.cleanup.plan.plan import Plan, keep_plan, kept_shown, later_shown
 from ullage.cleanup.queries.jobs import Item, ItemKind
-from ullage.database.timestamps import from_moment, moment
+from ullage.database.timestamps import from_micros, to_micros
 from ullage.database.transaction import Transaction
-from ullage.deletion import soft_delete as softdelete
+from ullage.deletion import soft_delete
 from ullage.deletion.closure import Why
 from ullage.deletion.forecast import Forecast, Outcome, forecast_manifests, total
 from ullage.oci.digest import Digest
 from ullage.oci.reference import RepositoryName, Tag
-from ullage.registry.context import Caller, Registry
+from ullage.registry.clients import Caller
+from ullage.registry.context import Registry
 from ullage.registry.queries.content.manifests import find_manifests
 from ullage.registry.queries.content.remove_manifests import parents_of
 from ullage.registry.queries.references.manifests import tags_on
 
 # What holds back a filter; the counts say how many there are.
-NAMED_STAYS = 1000
+NAMED_KEPT = 1000
 
 
 @dataclass(frozen=True, slots=True)
-class Selection:
+class ChosenItems:
     """What was chosen: items in the order in which they go, and how much of each repository."""
 
     items: Sequence[Item]
-    swaths: Sequence[Swath]
+    shares: Sequence[PurgeShare]
     # What was asked for, as JSON.
     asked: Mapping[str, Any]
-    stays: Sequence[dict[str, Any]] = ()
+    kept: Sequence[dict[str, Any]] = ()
     notes: Sequence[str] = ()
     caps: Caps = field(default_factory=Caps)
     # How many of the newest stay: then tags may be most of a repository's.
@@ -49,19 +50,19 @@ class Selection:
 
 
 def plan_filter(
-    registry: Registry, wanted: purge.Wanted, principal: Principal, caller: Caller
+    registry: Registry, wanted: purge.PurgeRequest, principal: Principal, caller: Caller
 ) -> Plan:
     """What a purge would do now, remembered for an hour. Raises ValueInvalid."""
     request = purge.request_of(registry, wanted, principal)
     items: list[Item] = []
-    stays: list[Stay] = []
-    swaths = purge.choose_as_asked(registry, request, items.append, stays.append)
+    kept: list[Kept] = []
+    shares = purge.choose_as_asked(registry, request, items.append, kept.append)
     hidden = ("repositories", "expressions")
-    selection = Selection(
+    selection = ChosenItems(
         items,
-        swaths,
+        shares,
         {name: value for name, value in request.items() if name not in hidden},
-        [purge.stay_shown(stay) for stay in stays],
+        [purge.stay_shown(kept) for kept in kept],
         wanted.notes,
         wanted.caps,
         wanted.purge.keep,
@@ -70,14 +71,14 @@ def plan_filter(
 
 
 def plan_selection(
-    registry: Registry, selection: Selection, principal: Principal, caller: Caller
+    registry: Registry, selection: ChosenItems, principal: Principal, caller: Caller
 ) -> Plan:
     """Say what deleting these items would free, and remember it for an hour."""
     document = registry.snapshot(lambda tx: _document(tx, registry, selection))
     return keep_plan(registry, document, principal, caller)
 
 
-def _document(tx: Transaction, registry: Registry, selection: Selection) -> dict[str, Any]:
+def _document(tx: Transaction, registry: Registry, selection: ChosenItems) -> dict[str, Any]:
     """As plan.py's, with `chosen` in the place of items."""
     items = selection.items
     names = list({item.repository_id: item.repository for item in items}.items())
@@ -86,9 +87,11 @@ def _document(tx: Transaction, registry: Registry, selection: Selection) -> dict
     tags = tags_going(tx, items)
     found = forecast_items(tx, registry, items)
     freed, later = found.freed_bytes, found.later_bytes
-    policy = softdelete.find_policy(tx)
+    policy = soft_delete.find_policy(tx)
     until = policy.until(registry.now()) if policy.enabled else None
-    warnings = purge_rails(selection.swaths, freed + later, selection.caps, keep=selection.keep)
+    warnings = purge_guardrails(
+        selection.shares, freed + later, selection.caps, keep=selection.keep
+    )
     return {
         "asked": dict(selection.asked),
         "freed_bytes": freed,
@@ -99,12 +102,12 @@ def _document(tx: Transaction, registry: Registry, selection: Selection) -> dict
         "tag_count": sum(item.kind == "tag" for item in items) + sum(map(len, tags.values())),
         "upload_count": 0,
         "repositories": [
-            _swath_shown(swath)
-            for swath in selection.swaths
-            if swath.manifests_going or swath.tags_going
+            _share_document(share)
+            for share in selection.shares
+            if share.manifests_going or share.tags_going
         ],
         "absent": [],
-        "stays": list(selection.stays[:NAMED_STAYS]),
+        "stays": list(selection.kept[:NAMED_KEPT]),
         "later": later_shown(found.fates),
         "kept": kept_shown(tx, found.fates, found.references, names),
         "warnings": [asdict(warning) for warning in warnings],
@@ -123,7 +126,7 @@ def forecast_items(tx: Transaction, registry: Registry, items: Sequence[Item]) -
             going.setdefault(item.repository_id, []).append(item.manifest_id)
     now = registry.now()
     found = forecast_manifests(tx, registry.leases, going, now)
-    return softdelete.kept_forecast(found, softdelete.find_policy(tx), now)
+    return soft_delete.kept_forecast(found, soft_delete.find_policy(tx), now)
 
 
 def reached_from(tx: Transaction, items: Sequence[Item]) -> dict[int, tuple[Why, Digest]]:
@@ -162,7 +165,7 @@ def _packed(
 ) -> list[Any]:
     """One item as a list: there may be hundreds of thousands."""
     packed: list[Any] = [
-        *(place, item.kind, item.tag, item.digest, item.manifest_id, moment(item.seen_at)),
+        *(place, item.kind, item.tag, item.digest, item.manifest_id, to_micros(item.seen_at)),
     ]
     if item.manifest_id in reached or (item.kind != "tag" and item.manifest_id in tags):
         packed += [tags.get(item.manifest_id, []), *reached.get(item.manifest_id, (Why.ASKED,))]
@@ -174,7 +177,7 @@ def items_of(document: Mapping[str, Any]) -> list[Item]:
     names = [RepositoryName(name) for name in document["names"]]
     ids = document["generations"]
     return [
-        _item(ids[place], names[place], kind, tag, digest, manifest_id, from_moment(seen))
+        _item(ids[place], names[place], kind, tag, digest, manifest_id, from_micros(seen))
         for place, kind, tag, digest, manifest_id, seen, *_ in document["chosen"]
     ]
 
@@ -192,11 +195,11 @@ def _item(
     return Item(repository_id, name, kind, named, Digest(digest), manifest_id, seen_at)
 
 
-def _swath_shown(swath: Swath) -> dict[str, Any]:
+def _share_document(share: PurgeShare) -> dict[str, Any]:
     return {
-        "repository": swath.repository,
-        "manifests": swath.manifests_going,
-        "of_manifests": swath.manifests,
-        "tags": swath.tags_going,
-        "of_tags": swath.tags,
+        "repository": share.repository,
+        "manifests": share.manifests_going,
+        "of_manifests": share.manifests,
+        "tags": share.tags_going,
+        "of_tags": share.tags,
     }

@@ -15,22 +15,23 @@ from datetime import timedelta
 from typing import Any
 
 from ullage.authorization import Action, Principal
-from ullage.cleanup.guardrails import Caps, Part, Warning, rails
-from ullage.cleanup.plan.preview import Outlook, Wanted, look, sizes_of_uploads
+from ullage.cleanup.guardrails import Caps, RepositoryShare, Warning, guardrails
+from ullage.cleanup.plan.preview import PlanRequest, Preview, preview_of, sizes_of_uploads
 from ullage.cleanup.queries import jobs, plans
 from ullage.cleanup.queries.plans import StoredPlan
 from ullage.database.transaction import Transaction
-from ullage.deletion.closure import Hold, Why
+from ullage.deletion.closure import KeptBy, Why
 from ullage.deletion.forecast import Fate, Outcome, total
 from ullage.oci.digest import Digest
 from ullage.oci.errors import PlanUnknown, TooManyRequests
 from ullage.oci.reference import RepositoryName
 from ullage.quantities import parse_size
-from ullage.registry.context import Caller, Registry
+from ullage.registry.clients import Caller
+from ullage.registry.context import Registry
 from ullage.registry.pull.pull_log import write_pulls
 from ullage.registry.queries.references.blobs import refers_more_often, some_holders
 
-__all__ = ["Caps", "Plan", "Wanted", "get_plan", "make_plan", "parse_size"]
+__all__ = ["Caps", "Plan", "PlanRequest", "get_plan", "make_plan", "parse_size"]
 
 PLAN_LIFETIME = timedelta(hours=1)
 MAX_PLANS = 10_000
@@ -55,7 +56,9 @@ class Plan:
 # --- making ---------------------------------------------------------------------------------------
 
 
-def make_plan(registry: Registry, wanted: Wanted, principal: Principal, caller: Caller) -> Plan:
+def make_plan(
+    registry: Registry, wanted: PlanRequest, principal: Principal, caller: Caller
+) -> Plan:
     """Say what deleting `wanted` would do, and remember it for an hour.
 
     What is missing of several digests and tags is listed as absent; raises NameUnknown, or
@@ -65,7 +68,7 @@ def make_plan(registry: Registry, wanted: Wanted, principal: Principal, caller: 
     write_pulls(registry)
     sizes = sizes_of_uploads(registry, wanted.repositories)
     document = registry.snapshot(
-        lambda tx: _document(tx, registry, wanted, look(tx, registry, wanted, now, sizes))
+        lambda tx: _document(tx, registry, wanted, preview_of(tx, registry, wanted, now, sizes))
     )
     return keep_plan(registry, document, principal, caller)
 
@@ -194,7 +197,7 @@ def _chosen_shown(names: Sequence[str], chosen: Sequence[Any]) -> Iterator[dict[
 
 
 def _document(
-    tx: Transaction, registry: Registry, wanted: Wanted, outlook: Outlook
+    tx: Transaction, registry: Registry, wanted: PlanRequest, preview: Preview
 ) -> dict[str, Any]:
     """The plan as JSON: docs/reference/api.md describes it."""
     asked = {
@@ -203,38 +206,38 @@ def _document(
         "digests": wanted.digests,
         "tags": wanted.tags,
     }
-    until = outlook.restorable_until
-    gone = outlook.freed_bytes + (outlook.later_bytes if until else 0)
-    warnings = rails(outlook.parts, gone, wanted.caps, computed=wanted.computed)
+    until = preview.restorable_until
+    gone = preview.freed_bytes + (preview.later_bytes if until else 0)
+    warnings = guardrails(preview.parts, gone, wanted.caps, computed=wanted.computed)
     return {
         "asked": {name: value for name, value in asked.items() if value},
-        "freed_bytes": outlook.freed_bytes,
-        "freed_later_bytes": outlook.later_bytes,
-        "kept_bytes": total(outlook.fates, Outcome.KEPT),
+        "freed_bytes": preview.freed_bytes,
+        "freed_later_bytes": preview.later_bytes,
+        "kept_bytes": total(preview.fates, Outcome.KEPT),
         # With soft delete: until when an apply at this moment could be taken back.
         "restorable_until": until.isoformat() if until else None,
-        "manifest_count": sum(part.manifests_going for part in outlook.parts),
-        "tag_count": sum(part.tags_going for part in outlook.parts),
-        "upload_count": len(outlook.uploads),
-        "repositories": [_part_shown(part, outlook) for part in outlook.parts],
-        "absent": outlook.absent,
-        "stays": _stays(outlook),
-        "later": later_shown(outlook.fates),
+        "manifest_count": sum(part.manifests_going for part in preview.parts),
+        "tag_count": sum(part.tags_going for part in preview.parts),
+        "upload_count": len(preview.uploads),
+        "repositories": [_share_document(part, preview) for part in preview.parts],
+        "absent": preview.absent,
+        "stays": _stays(preview),
+        "later": later_shown(preview.fates),
         "kept": kept_shown(
             tx,
-            outlook.fates,
-            outlook.references,
-            [(repository_id, name) for name, repository_id, _ in outlook.closures],
+            preview.fates,
+            preview.references,
+            [(repository_id, name) for name, repository_id, _ in preview.closures],
         ),
         "warnings": [_warning_shown(warning) for warning in warnings],
-        "items": _items(outlook),
+        "items": _items(preview),
         # A repository that was deleted and pushed again is another one.
-        "generations": [repository_id for _, repository_id, _ in outlook.closures],
+        "generations": [repository_id for _, repository_id, _ in preview.closures],
     }
 
 
-def _part_shown(part: Part, outlook: Outlook) -> dict[str, Any]:
-    locked = outlook.locked.get(RepositoryName(part.repository))
+def _share_document(part: RepositoryShare, preview: Preview) -> dict[str, Any]:
+    locked = preview.locked.get(RepositoryName(part.repository))
     return ({"locked": locked} if locked is not None else {}) | {
         "repository": part.repository,
         "manifests": part.manifests_going,
@@ -244,38 +247,38 @@ def _part_shown(part: Part, outlook: Outlook) -> dict[str, Any]:
     }
 
 
-def _items(outlook: Outlook) -> list[dict[str, Any]]:
+def _items(preview: Preview) -> list[dict[str, Any]]:
     """Every manifest that goes, what was asked for first."""
     return [
         {
             "repository": name,
             "digest": member.row.digest,
-            "tags": outlook.tags.get(member.row.id, []),
+            "tags": preview.tags.get(member.row.id, []),
             "why": member.why,
         }
         | ({} if member.of is None else {"of": member.of})
-        | ({} if id_ not in outlook.pulled else {"pulled": outlook.pulled[id_].isoformat()})
-        for name, _, closure in outlook.closures
+        | ({} if id_ not in preview.pulled else {"pulled": preview.pulled[id_].isoformat()})
+        for name, _, closure in preview.closures
         for id_, member in closure.going.items()
     ]
 
 
-def _stays(outlook: Outlook) -> list[dict[str, Any]]:
+def _stays(preview: Preview) -> list[dict[str, Any]]:
     return [
         {
             "repository": name,
             "digest": member.row.digest,
-            "tags": outlook.tags.get(member.row.id, []),
+            "tags": preview.tags.get(member.row.id, []),
             "why": member.why,
             "held_by": [_hold_shown(hold) for hold in holds],
         }
         | ({} if member.of is None else {"of": member.of})
-        for name, _, closure in outlook.closures
+        for name, _, closure in preview.closures
         for member, holds in closure.kept.values()
     ]
 
 
-def _hold_shown(hold: Hold) -> dict[str, str]:
+def _hold_shown(hold: KeptBy) -> dict[str, str]:
     return {"kind": hold.kind, "by": hold.by}
 
 

@@ -2,31 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from ullage.cleanup.guardrails import Caps, Part
+from ullage.cleanup.guardrails import Caps, RepositoryShare
 from ullage.database.transaction import Transaction
-from ullage.deletion import soft_delete as softdelete
+from ullage.deletion import soft_delete
 from ullage.deletion.closure import (
     Closure,
-    Graph,
-    HeldBy,
-    Hold,
     Member,
     StoredGraph,
     Why,
-    what_goes,
 )
 from ullage.deletion.forecast import Fate, Outcome, forecast, forecast_whole, total
 from ullage.deletion.soft_delete import SoftDelete
+from ullage.deletion.unlocked import unlocked
 from ullage.oci.digest import Digest
 from ullage.oci.errors import ManifestUnknown, NameUnknown
 from ullage.oci.reference import RepositoryName, Tag
 from ullage.registry.context import Registry
-from ullage.registry.locks import attribute_locks as locks
-from ullage.registry.locks import image_locks as holds
+from ullage.registry.locks import attribute_locks, image_locks
 from ullage.registry.pull.pull_log import pulled_words, pullers
 from ullage.registry.pull.user_agents import RECENTLY
 from ullage.registry.queries import attributes, pulls, uploads
@@ -34,7 +30,6 @@ from ullage.registry.queries.content.blobs import lock_blobs
 from ullage.registry.queries.content.manifests import ManifestRow, find_manifests
 from ullage.registry.queries.content.remove_manifests import blobs_of
 from ullage.registry.queries.content.repositories import (
-    count_manifests,
     find_repository,
     repository_exists,
 )
@@ -44,7 +39,7 @@ from ullage.usage.queries import usage
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class PlanRequest:
     """What somebody wants deleted: whole repositories, or digests and tags of one."""
 
     repositories: tuple[RepositoryName, ...] = ()
@@ -61,7 +56,7 @@ class Wanted:
 
 
 @dataclass(frozen=True, slots=True)
-class Outlook:
+class Preview:
     """What a deletion would do now."""
 
     # Each repository's name, id and what goes and stays in it.
@@ -70,7 +65,7 @@ class Outlook:
     # What each blob loses, and what becomes of it.
     references: Mapping[Digest, int]
     fates: list[Fate]
-    parts: list[Part]
+    parts: list[RepositoryShare]
     absent: list[str]
     # (key, bytes) of every open session, where whole repositories go.
     uploads: list[tuple[str, int]]
@@ -114,20 +109,20 @@ def sizes_of_uploads(registry: Registry, names: Sequence[RepositoryName]) -> dic
     return {key: registry.blobs.size(key) or 0 for key in registry.read(keys)}
 
 
-def look(
+def preview_of(
     tx: Transaction,
     registry: Registry,
-    wanted: Wanted,
+    wanted: PlanRequest,
     now: datetime,
     upload_sizes: Mapping[str, int],
     *,
     to_delete: bool = False,
-) -> Outlook:
+) -> Preview:
     """What deleting `wanted` would do, as of this transaction.
 
     `to_delete` keeps everybody else off the blobs until it ends. Raises NameUnknown.
     """
-    policy = softdelete.find_policy(tx)
+    policy = soft_delete.find_policy(tx)
     if wanted.repository is None:
         return _look_at_whole(tx, registry, wanted.repositories, now, upload_sizes, policy)
     name = wanted.repository
@@ -139,11 +134,11 @@ def look(
         lock_blobs(tx, references.keys(), to_drop=True)
     tags = tags_on(tx, closure.going.keys() | closure.kept.keys())
     pulled = _pulled_lately(tx, closure, now)
-    return Outlook(
+    return Preview(
         closures=[(name, repository_id, closure)],
         tags=tags,
         references=references,
-        fates=softdelete.kept_fates(
+        fates=soft_delete.kept_fates(
             forecast(tx, registry.leases, repository_id, references, now), policy, now
         ),
         parts=[_part(tx, name, repository_id, closure, tags, pulled)],
@@ -162,54 +157,6 @@ def _pulled_lately(tx: Transaction, closure: Closure, now: datetime) -> dict[int
     return {id_: at for id_, at in last.items() if at >= now - RECENTLY}
 
 
-def unlocked(
-    tx: Transaction,
-    name: RepositoryName,
-    repository_id: int,
-    roots: list[ManifestRow],
-    graph: Graph,
-    now: datetime,
-    despite: Collection[int] = (),
-) -> Closure:
-    """What goes with those of `roots` that no lock forbids to delete: on them or what goes along.
-
-    A deletion takes all of an image or nothing, so a locked part keeps the whole of it. Locks on
-    the manifests `despite` which somebody deletes do not count; those with a reason always do.
-    """
-    covered = holds.covered(tx, repository_id, now)
-    held: dict[int, tuple[Member, tuple[Hold, ...]]] = {}
-    while True:
-        closure = what_goes(graph, roots)
-        found = attributes.locks_on(tx, closure.going.keys() - set(despite))
-        of = roots_of(closure) if found else {}
-        blamed = {of[id_]: locks.described(name, lock) for id_, lock in found.items()}
-        reasons = covered.of(closure.going.keys())
-        of = of or (roots_of(closure) if reasons else {})
-        kept = {of[id_]: reason for id_, reason in reasons.items()}
-        if not blamed and not kept and len(closure.going) == count_manifests(tx, repository_id):
-            # The repository would go with the last image in it.
-            own = locks.lock_of_repository(tx, repository_id, name)
-            blamed = {row.id: locks.described(name, own) for row in roots} if own else {}
-        if not blamed and not kept:
-            return Closure(closure.going, {**closure.kept, **held})
-        for row in roots:
-            keeping = [Hold(HeldBy.HOLD, kept[row.id])] if row.id in kept else []
-            keeping += [Hold(HeldBy.LOCK, blamed[row.id])] if row.id in blamed else []
-            if keeping:
-                held[row.id] = (Member(row, Why.ASKED), tuple(keeping))
-        roots = [row for row in roots if row.id not in held]
-
-
-def roots_of(closure: Closure) -> dict[int, int]:
-    """What was asked for that reaches each manifest that goes."""
-    ids = {member.row.digest: id_ for id_, member in closure.going.items()}
-    roots: dict[int, int] = {}
-    # What is reached comes after what it is reached from.
-    for id_, member in closure.going.items():
-        roots[id_] = id_ if member.of is None else roots[ids[member.of]]
-    return roots
-
-
 def _look_at_whole(
     tx: Transaction,
     registry: Registry,
@@ -217,22 +164,22 @@ def _look_at_whole(
     now: datetime,
     upload_sizes: Mapping[str, int],
     policy: SoftDelete,
-) -> Outlook:
+) -> Preview:
     closures: list[tuple[RepositoryName, int, Closure]] = []
     tags: dict[int, list[Tag]] = {}
-    parts: list[Part] = []
+    parts: list[RepositoryShare] = []
     sessions: list[tuple[str, int]] = []
     locked: dict[RepositoryName, str] = {}
     pulled: dict[int, datetime] = {}
     for name in sorted(set(names)):
         repository_id = _require_repository(tx, name)
-        lock = locks.lock_of_repository(tx, repository_id, name)
+        lock = attribute_locks.lock_of_repository(tx, repository_id, name)
         lock = lock or attributes.first_lock_in(tx, repository_id)
-        hold = holds.covered(tx, repository_id, now).first()
+        hold = image_locks.covered(tx, repository_id, now).first()
         if hold is not None:
-            locked[name] = holds.described(hold)
+            locked[name] = image_locks.described(hold)
         elif lock is not None:
-            locked[name] = locks.described(name, lock)
+            locked[name] = attribute_locks.described(name, lock)
         if name in locked:
             closures.append((name, repository_id, Closure({}, {})))
             parts.append(_part(tx, name, repository_id, Closure({}, {}), {}, {}))
@@ -251,11 +198,11 @@ def _look_at_whole(
             sessions.append((key, upload_sizes.get(key, offset)))
     ids = frozenset(id_ for name, id_, _ in closures if name not in locked)
     found = forecast_whole(tx, registry.leases, ids, now)
-    return Outlook(
+    return Preview(
         closures,
         tags,
         found.references,
-        softdelete.kept_fates(found.fates, policy, now),
+        soft_delete.kept_fates(found.fates, policy, now),
         parts,
         [],
         sessions,
@@ -275,7 +222,7 @@ def _require_repository(tx: Transaction, name: RepositoryName) -> int:
 
 
 def _roots(
-    tx: Transaction, repository_id: int, wanted: Wanted
+    tx: Transaction, repository_id: int, wanted: PlanRequest
 ) -> tuple[list[ManifestRow], list[str]]:
     """The manifests that were asked for, by digest or by tag, and what there is not.
 
@@ -298,10 +245,10 @@ def _part(
     closure: Closure,
     tags: Mapping[int, Sequence[Tag]],
     pulled: Mapping[int, datetime],
-) -> Part:
+) -> RepositoryShare:
     share, going = repositories_queries.share(tx, repository_id), closure.going.keys()
     last = max(pulled, key=lambda id_: (pulled[id_], id_), default=None)
-    return Part(
+    return RepositoryShare(
         repository=name,
         manifests=share.manifests,
         manifests_going=len(going),

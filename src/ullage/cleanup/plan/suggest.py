@@ -16,25 +16,26 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 
 from ullage.authorization import Principal
-from ullage.cleanup.guardrails import Swath
-from ullage.cleanup.plan.from_filter import Selection, forecast_items, plan_selection
+from ullage.cleanup.guardrails import PurgeShare
+from ullage.cleanup.plan.from_filter import ChosenItems, forecast_items, plan_selection
 from ullage.cleanup.plan.plan import Plan
-from ullage.cleanup.plan.preview import unlocked
 from ullage.cleanup.purge import RIGHTS
 from ullage.cleanup.queries import candidates
 from ullage.cleanup.queries.jobs import Item, ItemKind
 from ullage.database.transaction import Transaction
 from ullage.deletion.closure import StoredGraph, Why, what_goes
+from ullage.deletion.unlocked import unlocked
 from ullage.oci.digest import Digest
 from ullage.oci.errors import NameUnknown
 from ullage.oci.reference import RepositoryName
-from ullage.registry.context import Caller, Registry
-from ullage.registry.locks import image_locks as holds
+from ullage.registry.clients import Caller
+from ullage.registry.context import Registry
+from ullage.registry.locks import image_locks
 from ullage.registry.pull.pull_log import pullers, write_pulls
 from ullage.registry.pull.user_agents import RECENTLY
 from ullage.registry.queries import attributes, pulls
 from ullage.registry.queries.content.manifests import find_manifests
-from ullage.registry.queries.references import repositories as repositories_queries
+from ullage.registry.queries.references import repositories
 from ullage.registry.queries.references.manifests import tags_on
 from ullage.usage.images import MemoryGraph, load
 from ullage.usage.queries.usage import BlobRow
@@ -94,12 +95,12 @@ def suggest(
                 stocks[repository_id] = stock
     chosen = _choose([image for stock in stocks.values() for image in stock.images], free)
     chosen = _within_rails(chosen, stocks)
-    items, swaths = registry.snapshot(lambda tx: _items(tx, stocks, chosen, now))
+    items, shares = registry.snapshot(lambda tx: _items(tx, stocks, chosen, now))
     found = registry.snapshot(lambda tx: forecast_items(tx, registry, items))
     enough = found.freed_bytes + found.later_bytes >= free
-    selection = Selection(
+    selection = ChosenItems(
         items,
-        swaths,
+        shares,
         {"free_bytes": free} | ({"repositories": list(names)} if names else {}),
         notes=[] if enough else ["there is not so much that may go"],
     )
@@ -119,10 +120,10 @@ def _stock(tx: Transaction, at: tuple[int, RepositoryName], now: datetime) -> _S
         return stock
     graph = load(tx, repository_id)
     locked = set(attributes.locks_on(tx, graph.rows.keys()))
-    locked |= holds.covered(tx, repository_id, now).of(graph.rows.keys()).keys()
+    locked |= image_locks.covered(tx, repository_id, now).of(graph.rows.keys()).keys()
     standing = candidates.standing(tx, graph.rows.keys())
     roots = [row for row in graph.rows.values() if graph.is_image(row) and row.id not in locked]
-    newest = repositories_queries.share(tx, repository_id).newest_manifest_id
+    newest = repositories.share(tx, repository_id).newest_manifest_id
     if newest is None and roots:
         # Without any tag, the image that was pushed last stands for the repository.
         newest = max(roots, key=lambda row: (standing[row.id].updated_at, row.id)).id
@@ -262,13 +263,13 @@ def _within_rails(chosen: Sequence[_Image], stocks: Mapping[int, _Stock]) -> lis
 
 def _items(
     tx: Transaction, stocks: Mapping[int, _Stock], chosen: Sequence[_Image], now: datetime
-) -> tuple[list[Item], list[Swath]]:
+) -> tuple[list[Item], list[PurgeShare]]:
     """What goes with the chosen images, decided as for any deletion."""
     wanted: dict[int, list[Digest]] = {}
     for image in chosen:
         wanted.setdefault(image.repository_id, []).append(image.digest)
     items: list[Item] = []
-    swaths: list[Swath] = []
+    shares: list[PurgeShare] = []
     for repository_id, digests in wanted.items():
         stock = stocks[repository_id]
         rows = find_manifests(tx, repository_id, digests)
@@ -286,8 +287,10 @@ def _items(
             items.append(Item(repository_id, stock.name, kind, None, digest, id_, seen_at))
         sums = stock.sums
         tag_count = sum(map(len, tags.values()))
-        swaths.append(Swath(stock.name, False, sums.tags, tag_count, sums.manifests, len(going)))
-    return items, swaths
+        shares.append(
+            PurgeShare(stock.name, False, sums.tags, tag_count, sums.manifests, len(going))
+        )
+    return items, shares
 
 
 def _kind(why: Why, tagged: bool) -> ItemKind:

@@ -13,7 +13,7 @@ import sqlalchemy as sa
 
 from ullage.database.schema import base, content
 from ullage.database.statements import Statement, among
-from ullage.database.timestamps import from_moment, moment
+from ullage.database.timestamps import from_micros, to_micros
 from ullage.database.transaction import Transaction, chunks
 from ullage.oci.digest import Digest
 from ullage.oci.reference import RepositoryName, Tag
@@ -83,15 +83,15 @@ def tag_page(
             base.locked(_tags),
         )
         .join(_manifests, _manifests.c.id == _tags.c.manifest_id)
-        .where(_tags.c.repository_id == repository_id, _tags.c.updated_at < moment(before))
+        .where(_tags.c.repository_id == repository_id, _tags.c.updated_at < to_micros(before))
         .order_by(_tags.c.updated_at.desc(), _tags.c.name.desc())
         .limit(n)
     )
     if after is not None:
-        place = sa.tuple_(sa.literal(moment(after.updated_at)), sa.literal(str(after.name)))
+        place = sa.tuple_(sa.literal(to_micros(after.updated_at)), sa.literal(str(after.name)))
         query = query.where(sa.tuple_(_tags.c.updated_at, _tags.c.name) < place)
     return [
-        TagCandidate(from_moment(row[0]), Tag(row[1]), row[2], Digest(row[3]), bool(row[4]))
+        TagCandidate(from_micros(row[0]), Tag(row[1]), row[2], Digest(row[3]), bool(row[4]))
         for row in tx.execute(query)
     ]
 
@@ -108,13 +108,15 @@ def orphan_page(
 
     Newest first, behind a place.
     """
-    at, digest = (moment(before), "") if after is None else (moment(after.updated_at), after.digest)
+    at, digest = (
+        (to_micros(before), "") if after is None else (to_micros(after.updated_at), after.digest)
+    )
     rows = tx.rows(
         _ORPHANS,
         repository_id=repository_id,
         at=at,
         digest=digest,
-        since=0 if since is None else moment(since),
+        since=0 if since is None else to_micros(since),
         limit=n,
     )
     return [_candidate(row) for row in rows]
@@ -138,7 +140,7 @@ def left_alone(
         bare = [each for each in some if numbers.get(each, 0) <= losing[each]]
         query = _CANDIDATE.where(
             _manifests.c.repository_id == repository_id,
-            _manifests.c.updated_at < moment(before),
+            _manifests.c.updated_at < to_micros(before),
             _manifests.c.id.in_(bare),
             *_NOT_HELD,
         )
@@ -155,7 +157,7 @@ class Standing(NamedTuple):
 def standing(tx: Transaction, ids: Collection[int]) -> dict[int, Standing]:
     """How these manifests stand, those of them that are still there."""
     rows = tx.rows(_STANDING, ids=ids) if ids else ()
-    return {row[0]: Standing(from_moment(row[1]), bool(row[2])) for row in rows}
+    return {row[0]: Standing(from_micros(row[1]), bool(row[2])) for row in rows}
 
 
 def tags_now(
@@ -177,7 +179,7 @@ def tags_now(
         )
         for row in tx.execute(query):
             found[Tag(row[1])] = TagCandidate(
-                from_moment(row[0]), Tag(row[1]), row[2], Digest(row[3]), bool(row[4])
+                from_micros(row[0]), Tag(row[1]), row[2], Digest(row[3]), bool(row[4])
             )
     return found
 
@@ -194,7 +196,7 @@ def touch_manifests(tx: Transaction, ids: Collection[int], now: datetime) -> Non
     """They lost a tag."""
     for some in chunks(sorted(ids)):
         tx.execute(
-            _manifests.update().where(_manifests.c.id.in_(some)).values(updated_at=moment(now))
+            _manifests.update().where(_manifests.c.id.in_(some)).values(updated_at=to_micros(now))
         )
 
 
@@ -259,5 +261,5 @@ _STANDING = Statement(
 
 def _candidate(row: Sequence[Any]) -> Candidate:
     return Candidate(
-        from_moment(row[0]), Digest(row[1]), row[2], locked=bool(row[3]), alone=not row[4]
+        from_micros(row[0]), Digest(row[1]), row[2], locked=bool(row[3]), alone=not row[4]
     )

@@ -16,7 +16,7 @@ import sqlalchemy as sa
 
 from ullage.database.schema import cleaning, content
 from ullage.database.statements import Statement
-from ullage.database.timestamps import from_moment, moment
+from ullage.database.timestamps import from_micros, to_micros
 from ullage.database.transaction import Transaction, chunks
 from ullage.oci.digest import Digest
 from ullage.oci.reference import RepositoryName, Tag
@@ -108,7 +108,7 @@ def insert(
             subject=subject,
             address=address,
             request_id=request_id,
-            created_at=moment(now),
+            created_at=to_micros(now),
             request=json.dumps(request),
             findings="{}",
         )
@@ -140,8 +140,8 @@ def _job(row: Sequence[Any]) -> JobRow:
     values = dict(zip(_COLUMNS, row, strict=True))
     finished_at = values["finished_at"]
     values |= {
-        "created_at": from_moment(values["created_at"]),
-        "finished_at": None if finished_at is None else from_moment(finished_at),
+        "created_at": from_micros(values["created_at"]),
+        "finished_at": None if finished_at is None else from_micros(finished_at),
         "request": json.loads(values["request"]),
         "findings": json.loads(values["findings"]),
     }
@@ -166,13 +166,13 @@ def claim(tx: Transaction, job_id: str, token: str, now: datetime, until: dateti
     changed = tx.execute(
         _jobs.update()
         .where(_jobs.c.id == job_id, _jobs.c.finished_at.is_(None), mine)
-        .values(claim=token, claimed_until=moment(until))
+        .values(claim=token, claimed_until=to_micros(until))
     )
     return bool(changed.rowcount)
 
 
 def _free(now: datetime) -> sa.ColumnElement[bool]:
-    return sa.or_(_jobs.c.claim.is_(None), _jobs.c.claimed_until <= moment(now))
+    return sa.or_(_jobs.c.claim.is_(None), _jobs.c.claimed_until <= to_micros(now))
 
 
 def release_claims(tx: Transaction, token: str | None = None) -> None:
@@ -188,7 +188,7 @@ def change(tx: Transaction, job_id: str, **values: Any) -> None:
     if "findings" in values:
         values["findings"] = json.dumps(values["findings"])
     if values.get("finished_at") is not None:
-        values |= {"finished_at": moment(values["finished_at"]), "claim": None}
+        values |= {"finished_at": to_micros(values["finished_at"]), "claim": None}
     tx.execute(_jobs.update().where(_jobs.c.id == job_id).values(values))
 
 
@@ -220,7 +220,7 @@ def add_items(tx: Transaction, job_id: str, first: int, items: Sequence[Item]) -
             "job_id": job_id,
             "position": position,
             **item._asdict(),
-            "seen_at": moment(item.seen_at),
+            "seen_at": to_micros(item.seen_at),
         }
         for position, item in enumerate(items, first)
     ]
@@ -271,7 +271,7 @@ def _item(row: Sequence[Any]) -> Item:
         None if tag is None else Tag(tag),
         Digest(digest),
         manifest_id,
-        from_moment(seen_at),
+        from_micros(seen_at),
     )
 
 
@@ -303,7 +303,7 @@ _SAW_AGAIN = Statement(
 def planned(tx: Transaction, job_id: str, manifest_ids: Collection[int]) -> dict[int, datetime]:
     """Those of these manifests that the job is to delete, and when each was updated then."""
     found = {id_: tx.value(_PLANNED, job=job_id, manifest=id_) for id_ in sorted(manifest_ids)}
-    return {id_: from_moment(seen_at) for id_, seen_at in found.items() if seen_at is not None}
+    return {id_: from_micros(seen_at) for id_, seen_at in found.items() if seen_at is not None}
 
 
 def saw_again(tx: Transaction, job_id: str, manifest_ids: Collection[int], now: datetime) -> None:
@@ -311,7 +311,9 @@ def saw_again(tx: Transaction, job_id: str, manifest_ids: Collection[int], now: 
 
     What was updated by anybody else since it was chosen stays changed.
     """
-    several = [{"job": job_id, "manifest": id_, "now": moment(now)} for id_ in sorted(manifest_ids)]
+    several = [
+        {"job": job_id, "manifest": id_, "now": to_micros(now)} for id_ in sorted(manifest_ids)
+    ]
     tx.many(_SAW_AGAIN, several)
 
 
@@ -358,7 +360,7 @@ def manifests_of(tx: Transaction, job_id: str) -> dict[int, list[int]]:
 
 def finished_before(tx: Transaction, moment_: datetime) -> str | None:
     """A job that was finished before then."""
-    query = sa.select(_jobs.c.id).where(_jobs.c.finished_at < moment(moment_))
+    query = sa.select(_jobs.c.id).where(_jobs.c.finished_at < to_micros(moment_))
     return tx.execute(query.order_by(_jobs.c.finished_at).limit(1)).scalar()
 
 

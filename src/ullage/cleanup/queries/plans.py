@@ -8,7 +8,7 @@ from datetime import datetime
 import sqlalchemy as sa
 
 from ullage.database.schema import cleaning
-from ullage.database.timestamps import from_moment, moment
+from ullage.database.timestamps import from_micros, to_micros
 from ullage.database.transaction import Transaction
 
 _plans = cleaning.plans
@@ -31,8 +31,8 @@ def insert(tx: Transaction, plan: StoredPlan) -> None:
         _plans.insert().values(
             id=plan.id,
             subject=plan.subject,
-            created_at=moment(plan.created_at),
-            expires_at=moment(plan.expires_at),
+            created_at=to_micros(plan.created_at),
+            expires_at=to_micros(plan.expires_at),
             document=plan.document,
         )
     )
@@ -47,15 +47,15 @@ def find(tx: Transaction, plan_id: str, now: datetime, *, lock: bool = False) ->
         _plans.c.expires_at,
         _plans.c.document,
         _plans.c.receipt,
-    ).where(_plans.c.id == plan_id, _plans.c.expires_at > moment(now))
+    ).where(_plans.c.id == plan_id, _plans.c.expires_at > to_micros(now))
     row = tx.execute(query.with_for_update() if lock else query).first()
     if row is None:
         return None
     return StoredPlan(
         row.id,
         row.subject,
-        from_moment(row.created_at),
-        from_moment(row.expires_at),
+        from_micros(row.created_at),
+        from_micros(row.expires_at),
         row.document,
         row.receipt,
     )
@@ -68,9 +68,9 @@ def mark_applied(
 
     `expires_at` is how long that may be asked, if that is longer than before.
     """
-    values: dict[str, object] = {"applied_at": moment(now), "receipt": receipt}
+    values: dict[str, object] = {"applied_at": to_micros(now), "receipt": receipt}
     if expires_at is not None:
-        values["expires_at"] = moment(expires_at)
+        values["expires_at"] = to_micros(expires_at)
     tx.execute(_plans.update().where(_plans.c.id == plan_id).values(values))
 
 
@@ -79,9 +79,9 @@ def count(tx: Transaction) -> int:
 
 
 def any_expired(tx: Transaction, now: datetime) -> bool:
-    query = sa.select(_plans.c.id).where(_plans.c.expires_at <= moment(now)).limit(1)
+    query = sa.select(_plans.c.id).where(_plans.c.expires_at <= to_micros(now)).limit(1)
     return tx.execute(query).first() is not None
 
 
 def forget_expired(tx: Transaction, now: datetime) -> None:
-    tx.execute(_plans.delete().where(_plans.c.expires_at <= moment(now)))
+    tx.execute(_plans.delete().where(_plans.c.expires_at <= to_micros(now)))

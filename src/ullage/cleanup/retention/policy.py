@@ -21,7 +21,8 @@ from ullage.cleanup.retention.rules import (
 from ullage.database.transaction import Transaction
 from ullage.oci.errors import ValueInvalid
 from ullage.patterns import part, whole
-from ullage.registry.context import Caller, Registry
+from ullage.registry.clients import Caller
+from ullage.registry.context import Registry
 from ullage.registry.queries import policies
 
 KIND = "retention"

@@ -16,7 +16,7 @@ from datetime import datetime, timedelta
 from enum import Enum
 from typing import Any, NamedTuple
 
-from ullage.cleanup.guardrails import Rail
+from ullage.cleanup.guardrails import Guardrail
 from ullage.oci.errors import ValueInvalid, shown
 from ullage.quantities import parse_duration, parse_size
 from ullage.registry.pull.user_agents import RECENTLY
@@ -31,7 +31,7 @@ USUAL_DAYS = 7
 UNTAGGED = "config retention"
 
 # What a rule may say it runs into all the same.
-ALLOWED = (Rail.EMPTIES, Rail.ONLY_TAG, Rail.MOST, Rail.PULLED)
+ALLOWED = (Guardrail.EMPTIES, Guardrail.ONLY_TAG, Guardrail.MOST, Guardrail.PULLED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -359,7 +359,7 @@ class Decider:
             return Why.PULLED
         if self._within(rule.not_pulled_for, fact.updated_at):
             return Why.NEWBORN
-        if Rail.PULLED not in rule.allow and self._within(RECENTLY, fact.pulled_at):
+        if Guardrail.PULLED not in rule.allow and self._within(RECENTLY, fact.pulled_at):
             return Why.HELD
         return Why.GOES
 

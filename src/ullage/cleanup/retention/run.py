@@ -1,6 +1,6 @@
-"""Retention: rules in the database, run by the worker as a job a day (cleanup/retention/rules.py decides).
+"""Retention: rules in the database, run by the worker as a job a day (rules.py decides).
 
-What the rules choose is looked at again when it is deleted (cleaning.py): a tag that was pushed
+What the rules choose is looked at again when it is deleted (job/batch.py): a tag that was pushed
 again, a manifest that was tagged again (acr#520), listed, locked or pulled meanwhile stays. A
 repository that the rules would empty, or take most tags of, stays as it is unless they say so.
 """
@@ -12,9 +12,9 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
-from ullage.authorization import NOBODY_ASKS
+from ullage.authorization import WITHOUT_ACCOUNTS
 from ullage.cleanup.candidates import PAGE, take, without_attached
-from ullage.cleanup.guardrails import Caps, Rail, Swath, Warning, purge_rails
+from ullage.cleanup.guardrails import Caps, Guardrail, PurgeShare, Warning, purge_guardrails
 from ullage.cleanup.job.jobs import get_job, queue_job
 from ullage.cleanup.job.planning import Chosen
 from ullage.cleanup.queries import candidates, jobs
@@ -43,7 +43,8 @@ from ullage.database.transaction import Transaction
 from ullage.oci.digest import Digest
 from ullage.oci.errors import ManifestUnknown, NameUnknown
 from ullage.oci.reference import RepositoryName, Tag
-from ullage.registry.context import Caller, Registry
+from ullage.registry.clients import Caller
+from ullage.registry.context import Registry
 from ullage.registry.pull.pull_log import pullers, write_pulls
 from ullage.registry.pull.user_agents import RECENTLY
 from ullage.registry.queries import policies, pulls
@@ -68,7 +69,7 @@ def start_run(registry: Registry, caller: Caller, *, dry_run: bool) -> dict[str,
 
     registry.write(start, freeing=True)
     registry.wake()
-    return get_job(registry, job_id, NOBODY_ASKS)
+    return get_job(registry, job_id, WITHOUT_ACCOUNTS)
 
 
 def start_if_due(registry: Registry) -> bool:
@@ -106,7 +107,7 @@ def _queue(
 ) -> None:
     rules, now = retention.in_force(), registry.now()
     matchers = compiled(rules)
-    allowed = any(Rail.PULLED in rule.allow for rule in rules)
+    allowed = any(Guardrail.PULLED in rule.allow for rule in rules)
     request = {
         "rules": [rule_document(rule) for rule in rules if rule.since is None],
         "untagged": [
@@ -144,26 +145,26 @@ def _rules_of(request: Mapping[str, Any]) -> list[Compiled]:
 def choose_retention(registry: Registry, job: JobRow, add: Callable[[Item], None]) -> Chosen:
     """Everything that the rules take, but of no repository that they must not take so much of."""
     rules, now = _rules_of(job.request), datetime.fromisoformat(job.request["at"])
-    swaths: list[Swath] = []
+    shares: list[PurgeShare] = []
     warnings: list[Warning] = []
     for found in job.request["repositories"]:
         name = RepositoryName(found["repository"])
         taken = _take(registry, found["id"], name, rules, now)
         if taken is None:
             continue
-        refusal = spared(taken.swath, taken.of_tags, taken.of_orphans)
+        refusal = spared(taken.share, taken.of_tags, taken.of_orphans)
         if refusal is not None:
             warnings.append(refusal)
             continue
         for item in taken.items:
             add(item)
-        swaths.append(taken.swath)
-    return Chosen(swaths, [], warnings)
+        shares.append(taken.share)
+    return Chosen(shares, [], warnings)
 
 
 @dataclass(slots=True)
-class _Taken:
-    swath: Swath
+class Selection:
+    share: PurgeShare
     items: list[Item]
     # Which rules it is by.
     of_tags: Collection[Rule]
@@ -176,7 +177,7 @@ def _take(
     name: RepositoryName,
     rules: Sequence[Compiled],
     now: datetime,
-) -> _Taken | None:
+) -> Selection | None:
     sums = registry.read(lambda tx: candidates.sums(tx, repository_id))
     deciding = decider(rules, name, now)
     if sums is None or deciding is None or not sums.writable:
@@ -192,21 +193,23 @@ def _take(
         [orphan for orphan, _ in orphans],
         items.append,
     )
-    swath = Swath(name, True, sums.tags, len(tags), sums.manifests, manifests)
+    share = PurgeShare(name, True, sums.tags, len(tags), sums.manifests, manifests)
     of_tags, of_orphans = (
         {verdict.rule for _, verdict in some if verdict.rule} for some in (tags, orphans)
     )
-    return _Taken(swath, items, of_tags, of_orphans)
+    return Selection(share, items, of_tags, of_orphans)
 
 
-def spared(swath: Swath, of_tags: Collection[Rule], of_orphans: Collection[Rule]) -> Warning | None:
+def spared(
+    share: PurgeShare, of_tags: Collection[Rule], of_orphans: Collection[Rule]
+) -> Warning | None:
     """Why a repository stays as it is, if rules about tags and others would take too much of it."""
-    for warning in purge_rails([replace(swath, named=False)], 0, Caps(), keep=0):
-        by = {*of_tags, *of_orphans} if warning.rail is Rail.EMPTIES else {*of_tags}
+    for warning in purge_guardrails([replace(share, named=False)], 0, Caps(), keep=0):
+        by = {*of_tags, *of_orphans} if warning.rail is Guardrail.EMPTIES else {*of_tags}
         if warning.refuses and any(warning.rail not in rule.allow for rule in by):
             names = ", ".join(sorted(rule.name for rule in by))
             message = (
-                f"leaves {swath.repository} as it is, because otherwise it {warning.message}, "
+                f"leaves {share.repository} as it is, because otherwise it {warning.message}, "
                 f"which the rules do not allow ({names})"
             )
             return replace(warning, message=message, refuses=False)

@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 
 from ullage import __version__
 from ullage.cli.client.address import Origin
-from ullage.cli.shell.console import Talk
+from ullage.cli.shell.console import Console
 from ullage.cli.shell.errors import Failure, Unreachable
 
 TIMEOUT_SECONDS = 300
@@ -27,7 +27,7 @@ MAX_ANSWER_BYTES = 64 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class HttpAnswer:
     """Header names are lower case."""
 
     status: int
@@ -43,10 +43,10 @@ class Connections:
     `ca_file` holds the authorities to trust beside none: as az, it replaces the system's.
     """
 
-    def __init__(self, origin: Origin, ca_file: str | None, talk: Talk) -> None:
+    def __init__(self, origin: Origin, ca_file: str | None, console: Console) -> None:
         self.origin = origin
         self._ca_file = ca_file
-        self._talk = talk
+        self._console = console
         self._here = threading.local()
         self._trust: ssl.SSLContext | None = None
         self._lock = threading.Lock()
@@ -60,7 +60,7 @@ class Connections:
         headers: Mapping[str, str] | None = None,
         body: bytes | None = None,
         timeout_seconds: float = TIMEOUT_SECONDS,
-    ) -> Answer:
+    ) -> HttpAnswer:
         """One request and its whole answer, whatever its status. Raises Unreachable.
 
         A kept connection that the other side has closed meanwhile is opened again once.
@@ -87,7 +87,7 @@ class Connections:
         target: str,
         sent: Mapping[str, str],
         body: bytes | None,
-    ) -> Answer:
+    ) -> HttpAnswer:
         connection.request(method, self._target(target), body, dict(sent))
         response = connection.getresponse()
         content = response.read(MAX_ANSWER_BYTES + 1)
@@ -95,7 +95,7 @@ class Connections:
             self._drop()
             raise Failure(f"{method} {target}: the answer is longer than {MAX_ANSWER_BYTES} bytes.")
         found = {name.lower(): value for name, value in response.getheaders()}
-        return Answer(response.status, found, content)
+        return HttpAnswer(response.status, found, content)
 
     def close(self) -> None:
         """Close the connections of all threads; none may be in use."""
@@ -193,16 +193,16 @@ class Connections:
         method: str,
         target: str,
         sent: Mapping[str, str],
-        answer: Answer,
+        answer: HttpAnswer,
         seconds: float,
     ) -> None:
-        self._talk.info(
+        self._console.info(
             f"{method} {self.origin.url}{target}: {answer.status} in {seconds * 1000:.0f} ms"
         )
         for name, value in sent.items():
-            self._talk.debug(f"> {name}: {'(hidden)' if name == 'Authorization' else value}")
+            self._console.debug(f"> {name}: {'(hidden)' if name == 'Authorization' else value}")
         for name, value in answer.headers.items():
-            self._talk.debug(f"< {name}: {value}")
+            self._console.debug(f"< {name}: {value}")
 
 
 def _connect(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ullage.cli.client.registry import Registry, tags_path
+from ullage.cli.client.registry import RemoteRegistry, tags_path
 from ullage.cli.shell.errors import Failure
 
 
@@ -41,7 +41,7 @@ def parse_image(text: str, *, allow_digest: bool = True) -> Image:
     raise Failure("The name of the image may include a tag in the format 'name:tag'.")
 
 
-def digest_of_tag(registry: Registry, image: Image) -> str:
+def digest_of_tag(registry: RemoteRegistry, image: Image) -> str:
     """The digest behind a tag, asked for unless it is known. Raises Refused."""
     if image.digest:
         return image.digest

@@ -19,11 +19,11 @@ from urllib.parse import quote, unquote, urlencode, urlsplit
 
 from ullage.cli.client.address import Origin
 from ullage.cli.client.saved import Login
-from ullage.cli.shell.console import Talk
+from ullage.cli.shell.console import Console
 from ullage.cli.shell.errors import Failure, Refused, Unauthenticated
 
 if TYPE_CHECKING:
-    from ullage.cli.client.connection import Answer, Connections
+    from ullage.cli.client.connection import Connections, HttpAnswer
 
 PAGE = 100
 # acr-contract section 3.1: with `*/*`, because some registries refuse an index to whom only asks
@@ -62,24 +62,24 @@ class Reply:
     raw: bytes
 
 
-class Registry:
+class RemoteRegistry:
     """Asks with the rights in `scope`, as `login` or as nobody.
 
     `ask_login` is called at most once, when the registry lets nobody in; it may raise
-    Unauthenticated. One Registry may be used from several threads.
+    Unauthenticated. One RemoteRegistry may be used from several threads.
     """
 
     def __init__(
         self,
         connections: Connections,
-        talk: Talk,
+        console: Console,
         login: Login | None,
         scope: tuple[str, ...],
         ask_login: Callable[[], Login],
         wait: Callable[[float], object] = time.sleep,
     ) -> None:
         self._connections = connections
-        self._talk = talk
+        self._console = console
         self._login = login
         self._scope = scope
         self._ask_login = ask_login
@@ -167,7 +167,7 @@ class Registry:
         headers: Mapping[str, str],
         body: bytes | None,
         timeout_seconds: float | None,
-    ) -> tuple[Answer, bool]:
+    ) -> tuple[HttpAnswer, bool]:
         """The answer, after logging in or waiting if need be; and whether a try may have worked."""
         repeated = False
         attempt = 0
@@ -185,7 +185,7 @@ class Registry:
             # What a proxy calls a time-out may have been carried out behind it.
             repeated = True
             pause = _pause(answer, attempt)
-            self._talk.info(f"{answer.status}; trying again in {pause:g} s")
+            self._console.info(f"{answer.status}; trying again in {pause:g} s")
             self._wait(pause)
 
     def _send(
@@ -195,14 +195,14 @@ class Registry:
         headers: Mapping[str, str],
         body: bytes | None,
         timeout_seconds: float | None,
-    ) -> Answer:
+    ) -> HttpAnswer:
         if timeout_seconds is None:
             return self._connections.request(method, target, headers, body)
         return self._connections.request(method, target, headers, body, timeout_seconds)
 
     # -- logging in
 
-    def _log_in(self, refusal: Answer, shown: str | None) -> bool:
+    def _log_in(self, refusal: HttpAnswer, shown: str | None) -> bool:
         """Whether there is something new to show. Raises Unauthenticated."""
         with self._lock:
             if self._authorization != shown:
@@ -291,7 +291,7 @@ def referrers_path(repository: str, digest: str) -> str:
     return f"/v2/{quote(repository, safe='/')}/referrers/{quote(digest, safe=':')}"
 
 
-def error_text(answer: Answer, method: str) -> str:
+def error_text(answer: HttpAnswer, method: str) -> str:
     """acr-contract 3.2: what the registry says, with the id by which its log has the request."""
     text = _NO_DETAILS.get(answer.status, f"Could not {method.lower()} the requested data.")
     data = _json(answer)
@@ -316,7 +316,7 @@ def _target(path: str, query: Mapping[str, str | None] | None) -> str:
     return f"{path}?{urlencode(given)}" if given else path
 
 
-def _json(answer: Answer) -> Any:
+def _json(answer: HttpAnswer) -> Any:
     try:
         return json.loads(answer.body) if answer.body else None
     except ValueError:
@@ -329,7 +329,7 @@ def _member(data: Any, key: str, path: str) -> Any:
     return data[key]
 
 
-def _next_page(answer: Answer) -> dict[str, str] | None:
+def _next_page(answer: HttpAnswer) -> dict[str, str] | None:
     """The query of the next page: our own path is kept, as az does."""
     link = answer.headers.get("link", "")
     start, end = link.find("<"), link.find(">")
@@ -340,7 +340,7 @@ def _next_page(answer: Answer) -> dict[str, str] | None:
     return {name: unquote(value) for name, _, value in pairs}
 
 
-def _pause(answer: Answer, attempt: int) -> float:
+def _pause(answer: HttpAnswer, attempt: int) -> float:
     try:
         asked = float(answer.headers.get("retry-after", ""))
     except ValueError:

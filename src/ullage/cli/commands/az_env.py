@@ -14,26 +14,26 @@ from ullage.cli.client.address import Origin
 from ullage.cli.shell import flags
 from ullage.cli.shell.commands import Command, Flag
 from ullage.cli.shell.errors import Failure, Unreachable
-from ullage.cli.shell.invocation import Answer, Call
+from ullage.cli.shell.invocation import Invocation, Result
 
 # What az 2.91 takes for a registry's name; 2.45 takes more.
 _NAME = re.compile(r"[a-zA-Z0-9]{5,50}")
 _DOMAIN = "localhost"
 
 
-def az_env(call: Call) -> Answer:
-    name = str(call.given.registry or "").lower()
+def az_env(invocation: Invocation) -> Result:
+    name = str(invocation.given.registry or "").lower()
     if not _NAME.fullmatch(name):
         raise Failure("--name: az wants 5 to 50 letters and digits, such as myregistry.", 2)
-    origin = _login_server(call, name)
-    authority = _authority(call)
-    _require_reachable(call, origin, authority)
+    origin = _login_server(invocation, name)
+    authority = _authority(invocation)
+    _require_reachable(invocation, origin, authority)
     if not _resolves(origin.host):
-        call.talk.note(
+        invocation.console.note(
             f"{origin.host} is not known on this machine. Say so once, as root:\n"
             f"  echo '127.0.0.1 {origin.host}' >> /etc/hosts"
         )
-    return Answer(text=script(name, origin, authority, saved.folder() / "az" / name))
+    return Result(text=script(name, origin, authority, saved.folder() / "az" / name))
 
 
 def script(name: str, origin: Origin, authority: Path, folder: Path) -> str:
@@ -61,10 +61,10 @@ def script(name: str, origin: Origin, authority: Path, folder: Path) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _login_server(call: Call, name: str) -> Origin:
+def _login_server(invocation: Invocation, name: str) -> Origin:
     """`https://NAME.rest[:port]`: the name's own URL if one was saved, else NAME.localhost."""
-    url = call.named.get(name)
-    found = call.origin(url or call.given.url or _default(call))
+    url = invocation.named.get(name)
+    found = invocation.origin(url or invocation.given.url or _default(invocation))
     host = found.host if found.host.startswith(f"{name}.") else f"{name}.{_DOMAIN}"
     if not found.loopback and host != found.host:
         raise Failure(
@@ -74,24 +74,24 @@ def _login_server(call: Call, name: str) -> Origin:
     return Origin("https", host, found.port_for(found.scheme or "https"))
 
 
-def _default(call: Call) -> str | None:
-    return os.environ.get("ULLAGE_REGISTRY") or call.defaults.get("registry")
+def _default(invocation: Invocation) -> str | None:
+    return os.environ.get("ULLAGE_REGISTRY") or invocation.defaults.get("registry")
 
 
-def _authority(call: Call) -> Path:
+def _authority(invocation: Invocation) -> Path:
     """The file with the registry's authority. Raises Failure if there is none."""
-    if call.given.ca_file:
-        path = Path(call.given.ca_file)
+    if invocation.given.ca_file:
+        path = Path(invocation.given.ca_file)
     else:
         from ullage.config import ConfigError, load_settings
 
         try:
-            data = load_settings({"data": call.given.data}, _settings_environment()).data
+            data = load_settings({"data": invocation.given.data}, _settings_environment()).data
         except ConfigError as error:
             raise Failure(str(error), 2) from error
         path = data / "tls" / "ca.pem"
-        other = call.ca_file()
-        if not call.given.data and not path.is_file() and other:
+        other = invocation.ca_file()
+        if not invocation.given.data and not path.is_file() and other:
             path = Path(other)
     if not path.is_file():
         raise Failure(
@@ -107,10 +107,10 @@ def _settings_environment() -> dict[str, str]:
     return {} if data is None else {"ULLAGE_DATA": data}
 
 
-def _require_reachable(call: Call, origin: Origin, authority: Path) -> None:
+def _require_reachable(invocation: Invocation, origin: Origin, authority: Path) -> None:
     """az itself says no more than "could not connect": so say what is wrong. Raises Failure."""
     try:
-        answer = call.connections(origin, str(authority)).request("GET", "/v2/")
+        answer = invocation.connections(origin, str(authority)).request("GET", "/v2/")
     except Unreachable as error:
         raise _explained(error, origin, authority) from error
     if answer.status == 200:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from ullage.cli.shell.commands import Command, Flag
 from ullage.cli.shell.errors import Failure
-from ullage.cli.shell.invocation import Answer, Call
+from ullage.cli.shell.invocation import Invocation, Result
 
 # bash cuts words at : and @ =, and puts what we print behind the last cut. The function therefore
 # gives the words as they were typed and takes off what already stands there.
@@ -56,11 +56,11 @@ complete -c ullage -f -a '(__ullage_complete)'
 _SCRIPTS = {"bash": BASH, "zsh": ZSH, "fish": FISH}
 
 
-def completion(call: Call) -> Answer:
-    script = _SCRIPTS.get(call.given.shell)
+def completion(invocation: Invocation) -> Result:
+    script = _SCRIPTS.get(invocation.given.shell)
     if script is None:
-        raise Failure(f"'{call.given.shell}' - expected bash, zsh or fish", 2)
-    return Answer(text=script.lstrip("\n"))
+        raise Failure(f"'{invocation.given.shell}' - expected bash, zsh or fish", 2)
+    return Result(text=script.lstrip("\n"))
 
 
 COMMANDS = (

@@ -6,7 +6,7 @@ from ullage.cli.client import saved
 from ullage.cli.client.address import resolve
 from ullage.cli.shell.commands import OUTPUTS, Command, Flag
 from ullage.cli.shell.errors import Failure
-from ullage.cli.shell.invocation import Answer, Call
+from ullage.cli.shell.invocation import Invocation, Result
 
 _KEYS = {
     "registry": "The registry that commands without --name mean.",
@@ -17,35 +17,35 @@ _KEYS = {
 _MORE = "Keys: " + " ".join(f"`{key}`: {help}" for key, help in _KEYS.items())
 
 
-def list_defaults(call: Call) -> Answer:
-    values = call.defaults
-    return Answer(values, lambda: [{"Key": key, "Value": values[key]} for key in sorted(values)])
+def list_defaults(invocation: Invocation) -> Result:
+    values = invocation.defaults
+    return Result(values, lambda: [{"Key": key, "Value": values[key]} for key in sorted(values)])
 
 
-def get_default(call: Call) -> Answer:
-    key = call.given.key
+def get_default(invocation: Invocation) -> Result:
+    key = invocation.given.key
     _require_key(key)
-    if key not in call.defaults:
+    if key not in invocation.defaults:
         raise Failure(f"'{key}' is not set.", 3)
-    return Answer(call.defaults[key])
+    return Result(invocation.defaults[key])
 
 
-def set_defaults(call: Call) -> None:
+def set_defaults(invocation: Invocation) -> None:
     changes: dict[str, str | None] = {}
-    for pair in call.given.pair:
+    for pair in invocation.given.pair:
         key, equals, value = pair.partition("=")
         if not equals or not value:
             raise Failure(f"'{pair}' - expected KEY=VALUE", 2)
         _require_key(key)
-        _require_value(key, value, call)
+        _require_value(key, value, invocation)
         changes[key] = value
     saved.change_defaults(changes)
 
 
-def unset_defaults(call: Call) -> None:
-    for key in call.given.key:
+def unset_defaults(invocation: Invocation) -> None:
+    for key in invocation.given.key:
         _require_key(key)
-    saved.change_defaults(dict.fromkeys(call.given.key))
+    saved.change_defaults(dict.fromkeys(invocation.given.key))
 
 
 def _require_key(key: str) -> None:
@@ -54,11 +54,11 @@ def _require_key(key: str) -> None:
         raise Failure(f"'{key}' is no key. Keys: {', '.join(_KEYS)}", 2)
 
 
-def _require_value(key: str, value: str, call: Call) -> None:
+def _require_value(key: str, value: str, invocation: Invocation) -> None:
     if key == "output" and value not in OUTPUTS:
         raise Failure(f"output: '{value}' - expected one of {', '.join(OUTPUTS)}", 2)
     if key == "registry":
-        resolve(value, call.named)
+        resolve(value, invocation.named)
     if key.startswith(saved.REGISTRIES):
         resolve(value, {})
 

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from ullage.cli.client.image_names import Image, digest_of_tag, parse_image
-from ullage.cli.client.registry import Registry, content_path, tags_path
-from ullage.cli.shell.console import Talk, confirm, progress
+from ullage.cli.client.registry import RemoteRegistry, content_path, tags_path
+from ullage.cli.shell.console import Console, confirm, progress
 from ullage.cli.shell.errors import Failure, Refused
-from ullage.cli.shell.invocation import CONNECTIONS, Answer
+from ullage.cli.shell.invocation import CONNECTIONS, Result
 from ullage.cli.shell.tables import size
 
 # A question that fills the screen is not read.
@@ -22,7 +22,7 @@ _PLAN_SECONDS = 10
 # --- asking ---------------------------------------------------------------------------------------
 
 
-def freed(registry: Registry, request: Mapping[str, Any]) -> str:
+def freed(registry: RemoteRegistry, request: Mapping[str, Any]) -> str:
     """What a deletion gives back, as a line to put before the question: `…\\n`, or "" if unknown.
 
     `request` is a body of POST /api/v1/plans. Registries that cannot say, such as Azure's, are no
@@ -52,7 +52,7 @@ def announcement(repository: str, digest: str, tags: Sequence[str]) -> str:
     return text
 
 
-def tags_by_digest(registry: Registry, repository: str) -> dict[str, list[str]]:
+def tags_by_digest(registry: RemoteRegistry, repository: str) -> dict[str, list[str]]:
     """All tags of a repository, in the registry's order, by what they point to."""
     found: dict[str, list[str]] = {}
     for tag in registry.pages(tags_path(repository), "tags"):
@@ -63,13 +63,13 @@ def tags_by_digest(registry: Registry, repository: str) -> dict[str, list[str]]:
 # --- one ------------------------------------------------------------------------------------------
 
 
-def delete_image(registry: Registry, talk: Talk, image: Image, *, yes: bool) -> None:
+def delete_image(registry: RemoteRegistry, console: Console, image: Image, *, yes: bool) -> None:
     """Delete the manifest and all its tags, after a question that names them."""
     digest = digest_of_tag(registry, image)
     tags = tags_by_digest(registry, image.repository).get(digest, [])
     text = announcement(image.repository, digest, tags)
     if yes:
-        talk.warning(text)
+        console.warning(text)
     else:
         line = freed(registry, {"repository": image.repository, "digests": [digest]})
         confirm(f"{text}.\n{line}Are you sure you want to continue?", yes)
@@ -80,7 +80,7 @@ def delete_image(registry: Registry, talk: Talk, image: Image, *, yes: bool) -> 
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class DeletionOutcome:
     """What became of an image: "deleted", "gone" (before we came) or "failed", and why."""
 
     image: str
@@ -116,23 +116,25 @@ def _lines() -> list[str]:
     return [line.strip() for line in sys.stdin if line.strip()]
 
 
-def delete_images(registry: Registry, talk: Talk, images: Sequence[Image], *, yes: bool) -> Answer:
+def delete_images(
+    registry: RemoteRegistry, console: Console, images: Sequence[Image], *, yes: bool
+) -> Result:
     """Delete many at once. One that fails does not stop the others; then the exit code is 1."""
-    outcomes: list[Outcome] = []
+    outcomes: list[DeletionOutcome] = []
     targets: dict[tuple[str, str], Image] = {}
     for image, digest, refusal in _at_once(images, lambda image: digest_of_tag(registry, image)):
         if refusal is not None:
-            outcomes.append(Outcome(str(image), "failed", str(refusal)))
+            outcomes.append(DeletionOutcome(str(image), "failed", str(refusal)))
         else:
             targets[image.repository, str(digest)] = image
     if targets:
         _ask(registry, sorted(targets), yes=yes)
     outcomes += _deleted(registry, sorted(targets))
-    _sum_up(talk, outcomes)
+    _sum_up(console, outcomes)
     return _answer(outcomes)
 
 
-def _ask(registry: Registry, targets: Sequence[tuple[str, str]], *, yes: bool) -> None:
+def _ask(registry: RemoteRegistry, targets: Sequence[tuple[str, str]], *, yes: bool) -> None:
     if yes:
         return
     repositories = dict.fromkeys(repository for repository, _ in targets)
@@ -149,7 +151,7 @@ def _ask(registry: Registry, targets: Sequence[tuple[str, str]], *, yes: bool) -
     confirm(f"{''.join(lines)}Are you sure you want to continue?", yes)
 
 
-def _deleted(registry: Registry, targets: Sequence[tuple[str, str]]) -> list[Outcome]:
+def _deleted(registry: RemoteRegistry, targets: Sequence[tuple[str, str]]) -> list[DeletionOutcome]:
     def delete(target: tuple[str, str]) -> None:
         registry.delete(content_path(*target))
 
@@ -158,12 +160,12 @@ def _deleted(registry: Registry, targets: Sequence[tuple[str, str]]) -> list[Out
     for (repository, digest), _, refusal in progress(done, len(targets), "Deleting"):
         name = f"{repository}@{digest}"
         if refusal is None:
-            outcomes.append(Outcome(name, "deleted"))
+            outcomes.append(DeletionOutcome(name, "deleted"))
         elif isinstance(refusal, Refused) and refusal.status == 404:
             # Such as a signature that went with an image deleted a moment ago.
-            outcomes.append(Outcome(name, "gone"))
+            outcomes.append(DeletionOutcome(name, "gone"))
         else:
-            outcomes.append(Outcome(name, "failed", str(refusal)))
+            outcomes.append(DeletionOutcome(name, "failed", str(refusal)))
     return outcomes
 
 
@@ -186,7 +188,7 @@ def _at_once(
         pool.shutdown(cancel_futures=True)
 
 
-def _sum_up(talk: Talk, outcomes: Sequence[Outcome]) -> None:
+def _sum_up(console: Console, outcomes: Sequence[DeletionOutcome]) -> None:
     count = {
         result: sum(outcome.result == result for outcome in outcomes)
         for result in ("deleted", "gone", "failed")
@@ -196,13 +198,13 @@ def _sum_up(talk: Talk, outcomes: Sequence[Outcome]) -> None:
         text += f" Gone already: {count['gone']}."
     if count["failed"]:
         text += f" Failed: {count['failed']}."
-    talk.note(text)
+    console.note(text)
     for outcome in outcomes:
         if outcome.reason:
-            talk.error(f"{outcome.image}: {outcome.reason}")
+            console.error(f"{outcome.image}: {outcome.reason}")
 
 
-def _answer(outcomes: Sequence[Outcome]) -> Answer:
+def _answer(outcomes: Sequence[DeletionOutcome]) -> Result:
     ordered = sorted(outcomes, key=lambda outcome: outcome.image)
     data: dict[str, list[Any]] = {"deleted": [], "gone": [], "failed": []}
     for outcome in ordered:
@@ -210,7 +212,7 @@ def _answer(outcomes: Sequence[Outcome]) -> Answer:
         data[outcome.result].append(
             {"image": outcome.image, "reason": outcome.reason} if failed else outcome.image
         )
-    return Answer(
+    return Result(
         data,
         lambda: [{"Image": one.image, "Result": one.result} for one in ordered],
         code=1 if data["failed"] else 0,

@@ -7,12 +7,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 from urllib.parse import quote
 
-from ullage.cli.client.registry import Registry
+from ullage.cli.client.registry import RemoteRegistry
 from ullage.cli.client.scopes import DELETE_ALL, READ_ALL
 from ullage.cli.shell import flags
 from ullage.cli.shell.commands import Command, Flag
 from ullage.cli.shell.console import Gauge
-from ullage.cli.shell.invocation import Answer, Call
+from ullage.cli.shell.invocation import Invocation, Result
 from ullage.cli.shell.tables import age, size
 
 JOBS = "/api/v1/jobs"
@@ -25,7 +25,7 @@ def path_of(job_id: str) -> str:
     return f"{JOBS}/{quote(job_id, safe='')}"
 
 
-def follow(call: Call, registry: Registry, job: dict[str, Any]) -> dict[str, Any]:
+def follow(invocation: Invocation, registry: RemoteRegistry, job: dict[str, Any]) -> dict[str, Any]:
     """Wait for a job to end, with a bar on a terminal; the job as it ended."""
     pause = _FIRST_PAUSE
     gauge = Gauge()
@@ -39,7 +39,7 @@ def follow(call: Call, registry: Registry, job: dict[str, Any]) -> dict[str, Any
             gauge.show("Deleting" if job["state"] == "running" else "Planning", done, total)
     except KeyboardInterrupt:
         gauge.clear()
-        call.talk.note(
+        invocation.console.note(
             f"The registry goes on. Watch: ullage job watch {job['id']}; "
             f"stop: ullage job cancel {job['id']}"
         )
@@ -48,7 +48,7 @@ def follow(call: Call, registry: Registry, job: dict[str, Any]) -> dict[str, Any
     return job
 
 
-def items_of(registry: Registry, job_id: str) -> Iterator[dict[str, Any]]:
+def items_of(registry: RemoteRegistry, job_id: str) -> Iterator[dict[str, Any]]:
     """All a job is about, in order, page by page."""
     query: dict[str, str | None] = {"n": str(_ITEMS_AT_ONCE)}
     while True:
@@ -79,35 +79,35 @@ def _named(stay: Mapping[str, Any]) -> str:
     return f":{stay['tags'][0]}" if stay["tags"] else f"@{stay['digest']}"
 
 
-def show(call: Call) -> Answer:
-    registry = call.registry(READ_ALL)
-    job = registry.get(path_of(call.given.job)).data
-    return Answer(job, lambda: [_row(job)])
+def show(invocation: Invocation) -> Result:
+    registry = invocation.registry(READ_ALL)
+    job = registry.get(path_of(invocation.given.job)).data
+    return Result(job, lambda: [_row(job)])
 
 
-def list_jobs(call: Call) -> Answer:
-    jobs = call.registry(READ_ALL).get(JOBS).data["jobs"]
-    return Answer(jobs, lambda: [_row(job) for job in jobs])
+def list_jobs(invocation: Invocation) -> Result:
+    jobs = invocation.registry(READ_ALL).get(JOBS).data["jobs"]
+    return Result(jobs, lambda: [_row(job) for job in jobs])
 
 
-def items(call: Call) -> Answer:
-    found = list(items_of(call.registry(READ_ALL), call.given.job))
-    return Answer(found, lambda: [_item_row(item) for item in found])
+def items(invocation: Invocation) -> Result:
+    found = list(items_of(invocation.registry(READ_ALL), invocation.given.job))
+    return Result(found, lambda: [_item_row(item) for item in found])
 
 
-def watch(call: Call) -> Answer:
-    registry = call.registry(READ_ALL)
-    job = follow(call, registry, registry.get(path_of(call.given.job)).data)
+def watch(invocation: Invocation) -> Result:
+    registry = invocation.registry(READ_ALL)
+    job = follow(invocation, registry, registry.get(path_of(invocation.given.job)).data)
     for line in said(job):
-        call.talk.warning(line)
-    return Answer(job, lambda: [_row(job)], code=0 if job["state"] == "done" else 1)
+        invocation.console.warning(line)
+    return Result(job, lambda: [_row(job)], code=0 if job["state"] == "done" else 1)
 
 
-def cancel(call: Call) -> Answer:
-    registry = call.registry(DELETE_ALL)
-    registry.delete(path_of(call.given.job))
-    job = follow(call, registry, registry.get(path_of(call.given.job)).data)
-    return Answer(job, lambda: [_row(job)])
+def cancel(invocation: Invocation) -> Result:
+    registry = invocation.registry(DELETE_ALL)
+    registry.delete(path_of(invocation.given.job))
+    job = follow(invocation, registry, registry.get(path_of(invocation.given.job)).data)
+    return Result(job, lambda: [_row(job)])
 
 
 def _row(job: Mapping[str, Any]) -> dict[str, Any]:

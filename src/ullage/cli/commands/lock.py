@@ -10,38 +10,38 @@ from ullage.cli.client.scopes import scope_of
 from ullage.cli.shell import flags
 from ullage.cli.shell.commands import Command, Flag
 from ullage.cli.shell.errors import Failure
-from ullage.cli.shell.invocation import Answer, Call
+from ullage.cli.shell.invocation import Invocation, Result
 from ullage.cli.shell.tables import age, short_digests
 
 LOCKS = "/api/v1/locks"
 
 
-def lock(call: Call) -> Answer:
-    given = call.given
+def lock(invocation: Invocation) -> Result:
+    given = invocation.given
     if given.reason is None:
         raise Failure("Usage error: --reason is required: say why, for whoever finds this.")
     target = _target(given.what)
-    registry = call.registry(_scope(target))
+    registry = invocation.registry(_scope(target))
     request = target | {"reason": given.reason, "owner": given.owner, "until": given.until}
     body = {name: value for name, value in request.items() if value is not None}
     placed = registry.post(LOCKS, body).data
-    return Answer(placed, lambda: _rows([placed]))
+    return Result(placed, lambda: _rows([placed]))
 
 
-def unlock(call: Call) -> Answer:
-    target = _target(call.given.what)
-    registry = call.registry(_scope(target))
+def unlock(invocation: Invocation) -> Result:
+    target = _target(invocation.given.what)
+    registry = invocation.registry(_scope(target))
     lifted = registry.delete(f"{LOCKS}?{urlencode(target)}").data["locks"]
     for each in lifted:
-        call.talk.note(f"Lifted: {each['reason']} ({each['owner'] or 'anonymous'})")
-    return Answer(lifted, lambda: _rows(lifted))
+        invocation.console.note(f"Lifted: {each['reason']} ({each['owner'] or 'anonymous'})")
+    return Result(lifted, lambda: _rows(lifted))
 
 
-def list_locks(call: Call) -> Answer:
-    name = call.given.repository
-    registry = call.registry(scope_of(name or "*", "metadata_read"))
+def list_locks(invocation: Invocation) -> Result:
+    name = invocation.given.repository
+    registry = invocation.registry(scope_of(name or "*", "metadata_read"))
     found = registry.get(LOCKS, {"repository": name}).data["locks"]
-    return Answer(found, lambda: _rows(found))
+    return Result(found, lambda: _rows(found))
 
 
 def _target(text: str) -> dict[str, str]:

@@ -9,52 +9,58 @@ from typing import TYPE_CHECKING
 
 from ullage.cli.client import saved
 from ullage.cli.client.address import Origin, resolve
-from ullage.cli.client.registry import Registry
+from ullage.cli.client.registry import RemoteRegistry
 from ullage.cli.client.saved import Login
 from ullage.cli.shell import flags
 from ullage.cli.shell.commands import Command, Flag
 from ullage.cli.shell.console import ask, ask_password
 from ullage.cli.shell.errors import Failure, Unauthenticated
-from ullage.cli.shell.invocation import Answer, Call
+from ullage.cli.shell.invocation import Invocation, Result
 
 if TYPE_CHECKING:
     from ullage.cli.client.connection import Connections
 
 
-def login(call: Call) -> Answer | None:
+def login(invocation: Invocation) -> Result | None:
     """Check credentials against the registry, and only then save them."""
-    given = call.given
-    name = _name(call)
-    origin = resolve(given.url, {}) if given.url else call.origin(name)
-    connections = call.connections(origin, call.ca_file())
-    if not _asks_for_credentials(call, connections):
+    given = invocation.given
+    name = _name(invocation)
+    origin = resolve(given.url, {}) if given.url else invocation.origin(name)
+    connections = invocation.connections(origin, invocation.ca_file())
+    if not _asks_for_credentials(invocation, connections):
         _save_name(name, given.url, connections.origin)
-        call.talk.note(f"{connections.origin.url} asks for no credentials: nothing to log in to.")
+        invocation.console.note(
+            f"{connections.origin.url} asks for no credentials: nothing to log in to."
+        )
         return None
-    chosen = Login(given.username or _asked("Username: "), _password(call))
-    Registry(connections, call.talk, chosen, (), _nobody_else).get("/v2/")
+    chosen = Login(given.username or _asked("Username: "), _password(invocation))
+    RemoteRegistry(connections, invocation.console, chosen, (), _nobody_else).get("/v2/")
     found = connections.origin
     _save_name(name, given.url, found)
     if found.scheme == "http" and not found.loopback:
-        call.talk.warning(f"{found.url} is not encrypted: the password was readable on the way.")
+        invocation.console.warning(
+            f"{found.url} is not encrypted: the password was readable on the way."
+        )
     ca_file = given.ca_file or os.environ.get("ULLAGE_CA_FILE")
     trusted = str(Path(ca_file).absolute()) if ca_file else None
     path = saved.save_login(found.address, saved.SavedLogin(chosen, found.url, trusted))
     if path:
-        call.talk.warning(f"There is no keyring here. The password is in {path}, for you to read.")
-    call.talk.note("Login Succeeded")
+        invocation.console.warning(
+            f"There is no keyring here. The password is in {path}, for you to read."
+        )
+    invocation.console.note("Login Succeeded")
     return None
 
 
-def logout(call: Call) -> None:
-    address = call.origin(_name(call)).address
+def logout(invocation: Invocation) -> None:
+    address = invocation.origin(_name(invocation)).address
     if not saved.forget_login(address):
         raise Failure(f"Nobody is logged in to {address}.")
-    call.talk.note(f"Removed the login of {address}.")
+    invocation.console.note(f"Removed the login of {address}.")
 
 
-def _name(call: Call) -> str | None:
-    given = call.given
+def _name(invocation: Invocation) -> str | None:
+    given = invocation.given
     if given.positional_name and given.registry and given.positional_name != given.registry:
         raise Failure("Give the registry once: as NAME or with --name.")
     chosen: str | None = given.positional_name or given.registry
@@ -66,7 +72,7 @@ def _save_name(name: str | None, url: str | None, origin: Origin) -> None:
         saved.change_defaults({f"{saved.REGISTRIES}{name}": origin.url})
 
 
-def _asks_for_credentials(call: Call, connections: Connections) -> bool:
+def _asks_for_credentials(invocation: Invocation, connections: Connections) -> bool:
     answer = connections.request("GET", "/v2/")
     if answer.status not in (200, 401):
         raise Failure(f"{connections.origin.url}/v2/ answers {answer.status}; is it a registry?")
@@ -83,14 +89,14 @@ def _asked(question: str) -> str:
     return ask(question)
 
 
-def _password(call: Call) -> str:
-    given = call.given
+def _password(invocation: Invocation) -> str:
+    given = invocation.given
     if given.password_stdin:
         if given.password is not None:
             raise Failure("Give the password once: with --password or --password-stdin.")
         return sys.stdin.readline().rstrip("\r\n")
     if given.password is not None:
-        call.talk.warning(
+        invocation.console.warning(
             "A password on the command line is for all on this machine to see. "
             "Use --password-stdin."
         )

@@ -6,62 +6,62 @@ from typing import Any
 
 from ullage.cli.client.address import split_specifier
 from ullage.cli.client.image_names import Image, digest_of_tag, parse_image
-from ullage.cli.client.registry import Registry, content_path, deleted_path, referrers_path
+from ullage.cli.client.registry import RemoteRegistry, content_path, deleted_path, referrers_path
 from ullage.cli.client.scopes import scope_of
-from ullage.cli.commands import columns as views
+from ullage.cli.commands import columns
 from ullage.cli.commands.delete_images import freed
 from ullage.cli.commands.repository import attributes, changes_of, manifest_metadata, path_of_image
 from ullage.cli.shell import flags
 from ullage.cli.shell.commands import Command, Flag
 from ullage.cli.shell.console import confirm
 from ullage.cli.shell.errors import Failure
-from ullage.cli.shell.invocation import CONNECTIONS, Answer, Call
+from ullage.cli.shell.invocation import CONNECTIONS, Invocation, Result
 
 
-def list_contents(call: Call) -> Answer:
+def list_contents(invocation: Invocation) -> Result:
     from concurrent.futures import ThreadPoolExecutor
 
-    name, repository = _repository(call)
-    items = manifest_metadata(call, repository, name)
-    registry = call.registry(scope_of(repository, "pull,metadata_read"), name=name)
+    name, repository = _repository(invocation)
+    items = manifest_metadata(invocation, repository, name)
+    registry = invocation.registry(scope_of(repository, "pull,metadata_read"), name=name)
     with ThreadPoolExecutor(CONNECTIONS) as pool:
         paths = (content_path(repository, item["digest"]) for item in items)
         data = list(pool.map(lambda path: registry.get(path, manifest=True).data, paths))
-    return Answer(data, views.contents(data))
+    return Result(data, columns.contents(data))
 
 
-def list_metadata(call: Call) -> Answer:
-    name, repository = _repository(call)
-    items = manifest_metadata(call, repository, name)
-    return Answer(items, views.manifests(items))
+def list_metadata(invocation: Invocation) -> Result:
+    name, repository = _repository(invocation)
+    items = manifest_metadata(invocation, repository, name)
+    return Result(items, columns.manifests(items))
 
 
-def show(call: Call) -> Answer:
-    name, image = _image(call)
-    registry = call.registry(scope_of(image.repository, "pull"), name=name)
+def show(invocation: Invocation) -> Result:
+    name, image = _image(invocation)
+    registry = invocation.registry(scope_of(image.repository, "pull"), name=name)
     path = content_path(image.repository, image.digest or image.tag)
     reply = registry.get(path, manifest=True)
-    if call.given.raw:
+    if invocation.given.raw:
         # Byte for byte: `| sha256sum` is its digest.
-        return Answer(text=reply.raw.decode("utf-8", "surrogateescape"))
-    return Answer(reply.data)
+        return Result(text=reply.raw.decode("utf-8", "surrogateescape"))
+    return Result(reply.data)
 
 
-def show_metadata(call: Call) -> Answer:
-    name, image = _image(call)
-    return attributes(call, path_of_image(image), {}, name)
+def show_metadata(invocation: Invocation) -> Result:
+    name, image = _image(invocation)
+    return attributes(invocation, path_of_image(image), {}, name)
 
 
-def update_metadata(call: Call) -> Answer:
-    name, image = _image(call)
-    return attributes(call, path_of_image(image), changes_of(call), name)
+def update_metadata(invocation: Invocation) -> Result:
+    name, image = _image(invocation)
+    return attributes(invocation, path_of_image(image), changes_of(invocation), name)
 
 
-def delete(call: Call) -> None:
-    name, image = _image(call)
-    registry = call.registry(scope_of(image.repository, "delete,metadata_read"), name=name)
+def delete(invocation: Invocation) -> None:
+    name, image = _image(invocation)
+    registry = invocation.registry(scope_of(image.repository, "delete,metadata_read"), name=name)
     digest = digest_of_tag(registry, image)
-    if not call.given.yes:
+    if not invocation.given.yes:
         line = freed(registry, {"repository": image.repository, "digests": [digest]})
         confirm(
             f"{line}Are you sure you want to delete the artifact '{digest}' and all manifests that "
@@ -71,21 +71,23 @@ def delete(call: Call) -> None:
     registry.delete(content_path(image.repository, digest))
 
 
-def list_referrers(call: Call) -> Answer:
-    name, image = _image(call)
-    registry = call.registry(scope_of(image.repository, "pull,metadata_read"), name=name)
+def list_referrers(invocation: Invocation) -> Result:
+    name, image = _image(invocation)
+    registry = invocation.registry(scope_of(image.repository, "pull,metadata_read"), name=name)
     digest = digest_of_tag(registry, image)
-    found = _referrers(registry, image.repository, digest, call.given.artifact_type)
-    if call.given.recursive:
+    found = _referrers(registry, image.repository, digest, invocation.given.artifact_type)
+    if invocation.given.recursive:
         seen = {digest}
         for descriptor in found:  # It grows while we read it, until nothing refers to the last.
             if descriptor["digest"] not in seen:
                 seen.add(descriptor["digest"])
                 found += _referrers(registry, image.repository, descriptor["digest"], None)
-    return Answer({"manifests": found}, views.descriptors(found))
+    return Result({"manifests": found}, columns.descriptors(found))
 
 
-def _referrers(registry: Registry, repository: str, digest: str, kind: str | None) -> list[Any]:
+def _referrers(
+    registry: RemoteRegistry, repository: str, digest: str, kind: str | None
+) -> list[Any]:
     path = referrers_path(repository, digest)
     query: dict[str, str] | None = {"artifactType": kind} if kind else None
     found: list[Any] = []
@@ -100,35 +102,37 @@ def _referrers(registry: Registry, repository: str, digest: str, kind: str | Non
 # --- what was deleted softly ----------------------------------------------------------------------
 
 
-def list_deleted(call: Call) -> Answer:
-    name, repository = _repository(call)
-    registry = call.registry(scope_of(repository, "deleted_read"), name=name)
+def list_deleted(invocation: Invocation) -> Result:
+    name, repository = _repository(invocation)
+    registry = invocation.registry(scope_of(repository, "deleted_read"), name=name)
     items = list(registry.pages(deleted_path(repository, "_manifests"), "manifests"))
-    return Answer(items, views.deleted(items))
+    return Result(items, columns.deleted(items))
 
 
-def list_deleted_tags(call: Call) -> Answer:
-    name, repository, tag = _deleted_image(call, default_tag=None)
-    registry = call.registry(scope_of(repository, "deleted_read"), name=name)
+def list_deleted_tags(invocation: Invocation) -> Result:
+    name, repository, tag = _deleted_image(invocation, default_tag=None)
+    registry = invocation.registry(scope_of(repository, "deleted_read"), name=name)
     items = list(registry.pages(deleted_path(repository, "_tags"), "tags"))
     if tag is not None:
         items = [item for item in items if item["tag"] == tag]
-    return Answer(items, views.deleted(items))
+    return Result(items, columns.deleted(items))
 
 
-def restore(call: Call) -> Answer:
-    given = call.given
+def restore(invocation: Invocation) -> Result:
+    given = invocation.given
     # az takes the positional form without a tag for :latest, and --name without one for no tag.
     name, repository, tag = _deleted_image(
-        call, default_tag="latest" if given.manifest_id else None
+        invocation, default_tag="latest" if given.manifest_id else None
     )
-    registry = call.registry(scope_of(repository, "deleted_read,deleted_restore"), name=name)
+    registry = invocation.registry(scope_of(repository, "deleted_read,deleted_restore"), name=name)
     digest = given.digest or _newest_deleted(registry, repository, tag, yes=given.yes)
     path, force = deleted_path(repository, "_manifests", digest), str(bool(given.force))
-    return Answer(registry.post(path, {"tag": tag}, query={"force": force}).data)
+    return Result(registry.post(path, {"tag": tag}, query={"force": force}).data)
 
 
-def _newest_deleted(registry: Registry, repository: str, tag: str | None, *, yes: bool) -> str:
+def _newest_deleted(
+    registry: RemoteRegistry, repository: str, tag: str | None, *, yes: bool
+) -> str:
     """acr-contract 3.4, with the space that az's question lacks."""
     found = registry.pages(deleted_path(repository, "_tags"), "tags")
     digests = [str(item["digest"]) for item in found if item["tag"] == tag]
@@ -143,10 +147,12 @@ def _newest_deleted(registry: Registry, repository: str, tag: str | None, *, yes
     return digests[-1]
 
 
-def _deleted_image(call: Call, *, default_tag: str | None) -> tuple[str | None, str, str | None]:
+def _deleted_image(
+    invocation: Invocation, *, default_tag: str | None
+) -> tuple[str | None, str, str | None]:
     """The registry, the repository, and the tag if one is meant."""
-    name, image = _image(call)
-    given = call.given.name or call.given.manifest_id
+    name, image = _image(invocation)
+    given = invocation.given.name or invocation.given.manifest_id
     if image.digest:
         raise Failure("Give the digest with --digest: here a tag is meant, or none.")
     tagged = ":" in given.rpartition("/")[2]
@@ -156,9 +162,9 @@ def _deleted_image(call: Call, *, default_tag: str | None) -> tuple[str | None, 
 # --- what is meant --------------------------------------------------------------------------------
 
 
-def _repository(call: Call) -> tuple[str | None, str]:
+def _repository(invocation: Invocation) -> tuple[str | None, str]:
     """The registry, None for the default's, and the repository."""
-    given = call.given
+    given = invocation.given
     _require_one(given.repo_id, given.name, "repository", "hello-world")
     if given.name:
         if ":" in given.name:
@@ -166,19 +172,19 @@ def _repository(call: Call) -> tuple[str | None, str]:
                 "Parameter 'name' refers to a repository and should not include a tag or digest."
             )
         return given.registry, given.name
-    registry, rest = _split(call, given.repo_id, "repo_id", "repository", "hello-world")
+    registry, rest = _split(invocation, given.repo_id, "repo_id", "repository", "hello-world")
     if ":" in rest:
         raise Failure("The positional parameter 'repo_id' should not include a tag or digest.")
     return registry, rest
 
 
-def _image(call: Call) -> tuple[str | None, Image]:
-    given = call.given
+def _image(invocation: Invocation) -> tuple[str | None, Image]:
+    given = invocation.given
     _require_one(given.manifest_id, given.name, "manifest", "hello-world:latest")
     if given.name:
         return given.registry, parse_image(given.name)
     registry, rest = _split(
-        call, given.manifest_id, "manifest_id", "manifest", "hello-world:latest"
+        invocation, given.manifest_id, "manifest_id", "manifest", "hello-world:latest"
     )
     return registry, parse_image(rest)
 
@@ -192,8 +198,10 @@ def _require_one(positional: str | None, name: str | None, kind: str, example: s
         )
 
 
-def _split(call: Call, text: str, parameter: str, kind: str, example: str) -> tuple[str, str]:
-    found = split_specifier(text, call.named)
+def _split(
+    invocation: Invocation, text: str, parameter: str, kind: str, example: str
+) -> tuple[str, str]:
+    found = split_specifier(text, invocation.named)
     if found is None:
         more = " or 'myregistry.azurecr.io/hello-world@sha256:abc123'" if ":" in example else ""
         raise Failure(

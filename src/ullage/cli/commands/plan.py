@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import quote
 
-from ullage.cli.client.registry import Registry, Reply
+from ullage.cli.client.registry import RemoteRegistry, Reply
 from ullage.cli.client.scopes import DELETE_ALL, scope_of
 from ullage.cli.commands.delete_images import images_given
 from ullage.cli.commands.job import follow, path_of, said
@@ -18,7 +18,7 @@ from ullage.cli.shell import flags
 from ullage.cli.shell.commands import Command, Flag
 from ullage.cli.shell.console import confirm
 from ullage.cli.shell.errors import Failure
-from ullage.cli.shell.invocation import Answer, Call
+from ullage.cli.shell.invocation import Invocation, Result
 from ullage.cli.shell.tables import age, counted, images_in, short_digests, size
 
 PLANS = "/api/v1/plans"
@@ -26,37 +26,37 @@ PLANS = "/api/v1/plans"
 _SECONDS = 600
 
 
-def plan(call: Call) -> Answer:
-    given = call.given
+def plan(invocation: Invocation) -> Result:
+    given = invocation.given
     by_filter = bool(given.filter or given.untagged_only)
     if by_filter + bool(given.repository) + bool(given.image) != 1:
         raise Failure("Usage error: You need to provide one of --image, --repository and --filter")
     if by_filter:
         request = filter_of(given)
-        registry = call.registry(*filter_scopes(given.filter or [], FILTER_RIGHTS))
+        registry = invocation.registry(*filter_scopes(given.filter or [], FILTER_RIGHTS))
     else:
         request = {"repositories": given.repository} if given.repository else _images(given.image)
         names = given.repository or [request["repository"]]
-        registry = call.registry(*(scope_of(name, "metadata_read") for name in names))
+        registry = invocation.registry(*(scope_of(name, "metadata_read") for name in names))
     found = _whole(registry, registry.post(PLANS, request, _SECONDS))
     for text in _summary(found):
-        call.talk.note(text)
+        invocation.console.note(text)
     if given.explain:
         return _explained(found, given.explain)
-    return Answer(found, lambda: _plan_rows(found))
+    return Result(found, lambda: _plan_rows(found))
 
 
-def suggest(call: Call) -> Answer:
-    given = call.given
+def suggest(invocation: Invocation) -> Result:
+    given = invocation.given
     names = given.repository or []
     scopes = [scope_of(name, FILTER_RIGHTS) for name in names or ["*"]]
-    registry = call.registry(*scopes)
+    registry = invocation.registry(*scopes)
     request: dict[str, Any] = {"free": given.free}
     request |= {"repositories": names} if names else {}
     found = _whole(registry, registry.post("/api/v1/suggest", request, _SECONDS))
     for text in _summary(found):
-        call.talk.note(text)
-    return Answer(found, lambda: _plan_rows(found))
+        invocation.console.note(text)
+    return Result(found, lambda: _plan_rows(found))
 
 
 def _images(values: list[str]) -> dict[str, Any]:
@@ -71,7 +71,7 @@ def _images(values: list[str]) -> dict[str, Any]:
     }
 
 
-def _whole(registry: Registry, reply: Reply) -> dict[str, Any]:
+def _whole(registry: RemoteRegistry, reply: Reply) -> dict[str, Any]:
     """A plan with all of its items, which come in pages."""
     found: dict[str, Any] = reply.data
     while reply.next_page is not None:
@@ -146,7 +146,7 @@ def _why(item: Mapping[str, Any], short: Mapping[str, str]) -> str:
     return f"{said}; pulled {age(item['pulled'])} ago" if "pulled" in item else said
 
 
-def _explained(found: Mapping[str, Any], digest: str) -> Answer:
+def _explained(found: Mapping[str, Any], digest: str) -> Result:
     """One manifest or blob of the plan: why it goes, or stays."""
     parts = {name: found[name] for name in ("items", "stays", "later", "kept")}
     data = {
@@ -155,12 +155,12 @@ def _explained(found: Mapping[str, Any], digest: str) -> Answer:
     data = {name: items for name, items in data.items() if items}
     if not data:
         raise Failure(f"{digest} is not in this plan.")
-    return Answer(data)
+    return Result(data)
 
 
-def apply(call: Call) -> Answer:
-    given = call.given
-    registry = call.registry(DELETE_ALL)
+def apply(invocation: Invocation) -> Result:
+    given = invocation.given
+    registry = invocation.registry(DELETE_ALL)
     path = f"{PLANS}/{quote(given.plan, safe='')}"
     if not given.yes:
         lines = _summary(registry.get(path, {"n": "0"}).data)[:-1]
@@ -168,43 +168,45 @@ def apply(call: Call) -> Answer:
     request = {"allow_smaller": given.allow_smaller, "allow": given.allow or []}
     receipt = registry.post(f"{path}/apply", request, _SECONDS).data
     if "job" in receipt:
-        return _followed(call, registry, receipt)
-    _tell(call, receipt)
-    return Answer(receipt)
+        return _followed(invocation, registry, receipt)
+    _tell(invocation, receipt)
+    return Result(receipt)
 
 
-def _followed(call: Call, registry: Registry, receipt: dict[str, Any]) -> Answer:
+def _followed(invocation: Invocation, registry: RemoteRegistry, receipt: dict[str, Any]) -> Result:
     """A large plan is carried out by a job: its receipt is whole when that is done."""
-    if call.given.no_wait:
-        call.talk.note(f"Job {receipt['job']} carries it out: ullage job watch {receipt['job']}")
-        return Answer(receipt)
-    job = follow(call, registry, registry.get(path_of(receipt["job"])).data)
+    if invocation.given.no_wait:
+        invocation.console.note(
+            f"Job {receipt['job']} carries it out: ullage job watch {receipt['job']}"
+        )
+        return Result(receipt)
+    job = follow(invocation, registry, registry.get(path_of(receipt["job"])).data)
     if job["state"] != "done":
         for line in said(job):
-            call.talk.warning(line)
+            invocation.console.warning(line)
         raise Failure(f"The plan was not carried out: job {job['id']} was {job['state']}.")
     path = f"{PLANS}/{quote(receipt['plan'], safe='')}"
     receipt = registry.get(path, {"n": "0"}).data["receipt"]
-    _tell(call, receipt)
+    _tell(invocation, receipt)
     skipped = job["manifest_count"] - job["manifests_deleted"]
     if skipped:
-        call.talk.warning(
+        invocation.console.warning(
             f"{counted(skipped, 'manifest')} changed meanwhile and stay: "
             f"ullage job items {job['id']}"
         )
-    return Answer(receipt)
+    return Result(receipt)
 
 
-def _tell(call: Call, receipt: Mapping[str, Any]) -> None:
+def _tell(invocation: Invocation, receipt: Mapping[str, Any]) -> None:
     """What was deleted, and how to take it back."""
-    call.talk.note(
+    invocation.console.note(
         f"Deleted {images_in(receipt)}, freed {size(receipt['freed_bytes'])} "
         f"({receipt['freed_bytes']} bytes)."
     )
     if receipt.get("operation"):
         until = receipt.get("restorable_until")
         when = f"Until {until} it" if until else "It"
-        call.talk.note(f"{when} can be taken back: ullage restore {receipt['operation']}")
+        invocation.console.note(f"{when} can be taken back: ullage restore {receipt['operation']}")
 
 
 _REPOSITORIES = Flag(

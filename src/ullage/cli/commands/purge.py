@@ -6,14 +6,14 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from ullage.cli.client.registry import Registry
+from ullage.cli.client.registry import RemoteRegistry
 from ullage.cli.client.scopes import scope_of
 from ullage.cli.commands.job import follow, items_of, said
 from ullage.cli.commands.restore import free
 from ullage.cli.shell import flags
 from ullage.cli.shell.commands import Command, Flag
 from ullage.cli.shell.errors import Failure
-from ullage.cli.shell.invocation import Answer, Call
+from ullage.cli.shell.invocation import Invocation, Result
 from ullage.cli.shell.tables import size
 
 PURGE = "/api/v1/purge"
@@ -27,45 +27,47 @@ _MOST_CONCURRENCY = 32
 _TOO_MANY = f"Specified concurrency value too large. Set to maximum value: {_MOST_CONCURRENCY} "
 
 
-def purge(call: Call) -> Answer:
-    given = call.given
+def purge(invocation: Invocation) -> Result:
+    given = invocation.given
     if given.deleted or given.operation:
-        return _purge_deleted(call)
+        return _purge_deleted(invocation)
     if (given.concurrency or 0) > _MOST_CONCURRENCY:
-        call.talk.warning(_TOO_MANY)
+        invocation.console.warning(_TOO_MANY)
     rights = f"{FILTER_RIGHTS},metadata_write" if given.include_locked else FILTER_RIGHTS
-    registry = call.registry(*filter_scopes(given.filter or [], rights))
+    registry = invocation.registry(*filter_scopes(given.filter or [], rights))
     job = registry.post(PURGE, _request(given)).data
     if given.no_wait:
-        call.talk.note(f"Job {job['id']} is queued: ullage job watch {job['id']}")
-        return Answer(job)
-    job = follow(call, registry, job)
+        invocation.console.note(f"Job {job['id']} is queued: ullage job watch {job['id']}")
+        return Result(job)
+    job = follow(invocation, registry, job)
     for line in said(job):
-        call.talk.warning(line)
+        invocation.console.warning(line)
     if job["state"] == "refused":
         raise _refused(job)
     text = "".join(f"{line}\n" for line in _lines(registry, job))
     if job["state"] in ("failed", "cancelled"):
-        call.talk.error(f"The purge was not completed: job {job['id']} has {job['state']}.")
-        return _answer(call, job, text, 1)
-    return _answer(call, job, text, 0)
+        invocation.console.error(
+            f"The purge was not completed: job {job['id']} has {job['state']}."
+        )
+        return _answer(invocation, job, text, 1)
+    return _answer(invocation, job, text, 0)
 
 
-def _purge_deleted(call: Call) -> Answer:
-    given = call.given
+def _purge_deleted(invocation: Invocation) -> Result:
+    given = invocation.given
     others = (given.filter, given.ago, given.keep, given.untagged, given.untagged_only)
     if any(each is not None and each is not False for each in others) or given.dry_run:
         raise Failure("--deleted gives up what was deleted already, and takes --operation only.", 2)
     if not given.deleted:
         raise Failure("--operation goes with --deleted.", 2)
-    return free(call)
+    return free(invocation)
 
 
-def _answer(call: Call, job: dict[str, Any], text: str, code: int) -> Answer:
+def _answer(invocation: Invocation, job: dict[str, Any], text: str, code: int) -> Result:
     """acr's lines, unless some format was asked for."""
-    if call.given.output is None and call.given.query is None:
-        return Answer(text=text, code=code)
-    return Answer(job, code=code)
+    if invocation.given.output is None and invocation.given.query is None:
+        return Result(text=text, code=code)
+    return Result(job, code=code)
 
 
 def filter_scopes(filters: list[str], rights: str) -> list[str]:
@@ -104,10 +106,10 @@ def filter_of(given: Any) -> dict[str, Any]:
 
 def _refused(job: Mapping[str, Any]) -> Failure:
     refusing = [warning for warning in job["warnings"] if warning["refuses"]]
-    rails = sorted({warning["rail"] for warning in refusing})
+    guardrails = sorted({warning["rail"] for warning in refusing})
     return Failure(
         f"Nothing was deleted: the purge {refusing[0]['message']}.",
-        hint=f"To do so all the same: --allow {' --allow '.join(rails)}. "
+        hint=f"To do so all the same: --allow {' --allow '.join(guardrails)}. "
         "A repository whose name is written out in a filter needs no such leave.",
     )
 
@@ -115,7 +117,7 @@ def _refused(job: Mapping[str, Any]) -> Failure:
 # --- acr's lines ----------------------------------------------------------------------------------
 
 
-def _lines(registry: Registry, job: Mapping[str, Any]) -> Iterator[str]:
+def _lines(registry: RemoteRegistry, job: Mapping[str, Any]) -> Iterator[str]:
     """acr-contract 4.3."""
     dry = job["request"]["dry_run"]
     if dry:
@@ -139,7 +141,7 @@ def _bytes(now: int, later: int) -> str:
     return f"{size(now)} ({now} bytes){more}"
 
 
-def _of_items(registry: Registry, job: Mapping[str, Any], *, dry: bool) -> Iterator[str]:
+def _of_items(registry: RemoteRegistry, job: Mapping[str, Any], *, dry: bool) -> Iterator[str]:
     address = registry.origin.address
     verb = "Would delete" if dry else "Deleting"
     headed = None

@@ -7,7 +7,7 @@ from typing import Any
 from ullage.cli.client.image_names import Image, parse_image
 from ullage.cli.client.registry import manifests_path, repository_path, tags_path
 from ullage.cli.client.scopes import CATALOG, scope_of
-from ullage.cli.commands import columns as views
+from ullage.cli.commands import columns
 from ullage.cli.commands.delete_images import (
     delete_image,
     delete_images,
@@ -19,7 +19,7 @@ from ullage.cli.shell import flags
 from ullage.cli.shell.commands import Command, Flag
 from ullage.cli.shell.console import confirm
 from ullage.cli.shell.errors import Failure
-from ullage.cli.shell.invocation import Answer, Call
+from ullage.cli.shell.invocation import Invocation, Result
 
 ORDERBY = {None: None, "time_asc": "timeasc", "time_desc": "timedesc"}
 ATTRIBUTES = {
@@ -30,31 +30,31 @@ ATTRIBUTES = {
 }
 
 
-def list_repositories(call: Call) -> Answer:
-    registry = call.registry(CATALOG)
-    items = list(registry.pages("/v2/_catalog", "repositories", call.given.top))
-    return Answer(items, views.names(items, "Repository"))
+def list_repositories(invocation: Invocation) -> Result:
+    registry = invocation.registry(CATALOG)
+    items = list(registry.pages("/v2/_catalog", "repositories", invocation.given.top))
+    return Result(items, columns.names(items, "Repository"))
 
 
-def list_deleted(call: Call) -> Answer:
-    registry = call.registry("registry:deleted_catalog:*")
+def list_deleted(invocation: Invocation) -> Result:
+    registry = invocation.registry("registry:deleted_catalog:*")
     items = list(registry.pages("/acr/v1/_deleted/_catalog", "repositories"))
-    return Answer(items, views.deleted(items))
+    return Result(items, columns.deleted(items))
 
 
-def show_tags(call: Call) -> Answer:
-    given = call.given
-    registry = call.registry(scope_of(given.repository, "metadata_read"))
+def show_tags(invocation: Invocation) -> Result:
+    given = invocation.given
+    registry = invocation.registry(scope_of(given.repository, "metadata_read"))
     path, orderby = tags_path(given.repository), ORDERBY[given.orderby]
     items = list(registry.pages(path, "tags", given.top, orderby))
     data = items if given.detail else [item["name"] for item in items]
-    return Answer(data, views.tags(items))
+    return Result(data, columns.tags(items))
 
 
-def show_manifests(call: Call) -> Answer:
-    items = manifest_metadata(call, call.given.repository)
+def show_manifests(invocation: Invocation) -> Result:
+    items = manifest_metadata(invocation, invocation.given.repository)
     data: Any = items
-    if not call.given.detail:
+    if not invocation.given.detail:
         data = [
             {
                 "digest": item.get("digest", ""),
@@ -63,45 +63,49 @@ def show_manifests(call: Call) -> Answer:
             }
             for item in items
         ]
-    return Answer(data, views.manifests(items))
+    return Result(data, columns.manifests(items))
 
 
-def manifest_metadata(call: Call, repository: str, name: str | None = None) -> list[Any]:
+def manifest_metadata(
+    invocation: Invocation, repository: str, name: str | None = None
+) -> list[Any]:
     """All manifests of a repository as the registry describes them."""
-    registry = call.registry(scope_of(repository, "metadata_read"), name=name)
-    orderby = ORDERBY[call.given.orderby]
-    return list(registry.pages(manifests_path(repository), "manifests", call.given.top, orderby))
+    registry = invocation.registry(scope_of(repository, "metadata_read"), name=name)
+    orderby = ORDERBY[invocation.given.orderby]
+    return list(
+        registry.pages(manifests_path(repository), "manifests", invocation.given.top, orderby)
+    )
 
 
-def show(call: Call) -> Answer:
-    _require_one(call)
-    return attributes(call, _path_of(call), {})
+def show(invocation: Invocation) -> Result:
+    _require_one(invocation)
+    return attributes(invocation, _path_of(invocation), {})
 
 
-def update(call: Call) -> Answer:
-    _require_one(call)
-    return attributes(call, _path_of(call), changes_of(call))
+def update(invocation: Invocation) -> Result:
+    _require_one(invocation)
+    return attributes(invocation, _path_of(invocation), changes_of(invocation))
 
 
-def changes_of(call: Call) -> dict[str, bool]:
+def changes_of(invocation: Invocation) -> dict[str, bool]:
     """The attributes that were given, by the names they have in the API."""
-    given = vars(call.given)
+    given = vars(invocation.given)
     return {name: given[flag] == "true" for flag, name in ATTRIBUTES.items() if given[flag]}
 
 
 def attributes(
-    call: Call,
+    invocation: Invocation,
     target: tuple[str, str, str],
     changes: dict[str, bool],
     name: str | None = None,
-) -> Answer:
+) -> Result:
     """Read attributes, or change them; `target` is a repository, a path and the answer's key."""
     repository, path, key = target
     actions = "metadata_write,metadata_read" if changes else "metadata_read"
-    registry = call.registry(scope_of(repository, actions), name=name)
+    registry = invocation.registry(scope_of(repository, actions), name=name)
     reply = registry.patch(path, changes) if changes else registry.get(path)
     data = reply.data[key] if key and isinstance(reply.data, dict) else reply.data
-    return Answer(data, views.attributes(data) if isinstance(data, dict) else None)
+    return Result(data, columns.attributes(data) if isinstance(data, dict) else None)
 
 
 def path_of_image(image: Image) -> tuple[str, str, str]:
@@ -110,39 +114,39 @@ def path_of_image(image: Image) -> tuple[str, str, str]:
     return image.repository, tags_path(image.repository, image.tag), "tag"
 
 
-def _path_of(call: Call) -> tuple[str, str, str]:
-    if call.given.image:
-        return path_of_image(parse_image(call.given.image))
-    return call.given.repository, repository_path(call.given.repository), ""
+def _path_of(invocation: Invocation) -> tuple[str, str, str]:
+    if invocation.given.image:
+        return path_of_image(parse_image(invocation.given.image))
+    return invocation.given.repository, repository_path(invocation.given.repository), ""
 
 
-def untag(call: Call) -> None:
-    image = parse_image(call.given.image, allow_digest=False)
-    registry = call.registry(scope_of(image.repository, "delete"))
+def untag(invocation: Invocation) -> None:
+    image = parse_image(invocation.given.image, allow_digest=False)
+    registry = invocation.registry(scope_of(image.repository, "delete"))
     registry.delete(tags_path(image.repository, image.tag))
 
 
-def delete(call: Call) -> Answer | None:
-    _require_one(call)
-    if call.given.repository:
-        return _delete_repository(call, call.given.repository)
-    values = call.given.image
+def delete(invocation: Invocation) -> Result | None:
+    _require_one(invocation)
+    if invocation.given.repository:
+        return _delete_repository(invocation, invocation.given.repository)
+    values = invocation.given.image
     images = images_given(values)
     if not images:
-        call.talk.note("Nothing to delete.")
+        invocation.console.note("Nothing to delete.")
         return None
     repositories = dict.fromkeys(image.repository for image in images)
     scopes = [scope_of(repository, "delete,metadata_read") for repository in repositories]
-    registry = call.registry(*scopes)
+    registry = invocation.registry(*scopes)
     if len(values) > 1 or reads_input(values[0]):
-        return delete_images(registry, call.talk, images, yes=call.given.yes)
-    delete_image(registry, call.talk, images[0], yes=call.given.yes)
+        return delete_images(registry, invocation.console, images, yes=invocation.given.yes)
+    delete_image(registry, invocation.console, images[0], yes=invocation.given.yes)
     return None
 
 
-def _delete_repository(call: Call, repository: str) -> Answer:
-    registry = call.registry(scope_of(repository, "delete,metadata_read"))
-    if not call.given.yes:
+def _delete_repository(invocation: Invocation, repository: str) -> Result:
+    registry = invocation.registry(scope_of(repository, "delete,metadata_read"))
+    if not invocation.given.yes:
         line = freed(registry, {"repositories": [repository]})
         confirm(
             f"{line}Are you sure you want to delete the repository '{repository}' "
@@ -150,7 +154,7 @@ def _delete_repository(call: Call, repository: str) -> Answer:
             yes=False,
         )
     data = registry.delete(repository_path(repository)).data
-    return Answer(data, lambda: _counts(data))
+    return Result(data, lambda: _counts(data))
 
 
 def _counts(data: Any) -> list[dict[str, int]]:
@@ -163,8 +167,8 @@ def _counts(data: Any) -> list[dict[str, int]]:
     ]
 
 
-def _require_one(call: Call) -> None:
-    if bool(call.given.repository) == bool(call.given.image):
+def _require_one(invocation: Invocation) -> None:
+    if bool(invocation.given.repository) == bool(invocation.given.image):
         raise Failure(
             "Usage error: You need to provide either --image IMAGE | --repository REPOSITORY, "
             "but not both"

@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import quote
 
-from ullage.cli.client.registry import Registry
+from ullage.cli.client.registry import RemoteRegistry
 from ullage.cli.client.scopes import CHANGE_ALL, scope_of
 from ullage.cli.shell import flags
 from ullage.cli.shell.commands import Command, Flag
 from ullage.cli.shell.console import confirm
 from ullage.cli.shell.errors import Failure
-from ullage.cli.shell.invocation import Answer, Call
+from ullage.cli.shell.invocation import Invocation, Result
 from ullage.cli.shell.tables import age, images_in, size
 
 DELETED = "/api/v1/deleted"
@@ -44,9 +44,9 @@ def _path(operation: str) -> str:
 # --- restoring ------------------------------------------------------------------------------------
 
 
-def restore(call: Call) -> Answer:
-    given = call.given
-    registry = call.registry(_RESTORE)
+def restore(invocation: Invocation) -> Result:
+    given = invocation.given
+    registry = invocation.registry(_RESTORE)
     path = _path(given.operation)
     if given.force and not given.yes:
         found = registry.get(path).data
@@ -56,31 +56,33 @@ def restore(call: Call) -> Answer:
             yes=False,
         )
     done = registry.post(f"{path}/restore", {"force": given.force}, _SECONDS).data
-    call.talk.note(
+    invocation.console.note(
         f"Restored {images_in(done)} in {', '.join(done['repositories']) or 'no repository'}."
     )
     if done["overwritten"]:
-        call.talk.warning(
+        invocation.console.warning(
             f"Overwritten: {', '.join(done['overwritten'])}. To have them back: "
             f"ullage restore {done['overwritten_by']} --force"
         )
     if done["missing"]:
-        call.talk.warning(f"What these tags pointed to is gone: {', '.join(done['missing'])}")
-    return Answer(done, lambda: [{"Repository": name} for name in done["repositories"]])
+        invocation.console.warning(
+            f"What these tags pointed to is gone: {', '.join(done['missing'])}"
+        )
+    return Result(done, lambda: [{"Repository": name} for name in done["repositories"]])
 
 
 # --- what was deleted -----------------------------------------------------------------------------
 
 
-def list_deleted(call: Call) -> Answer:
-    registry = call.registry(_READ)
-    found = list(registry.pages(DELETED, "operations", call.given.top))
-    return Answer(found, lambda: [_row(operation) for operation in found])
+def list_deleted(invocation: Invocation) -> Result:
+    registry = invocation.registry(_READ)
+    found = list(registry.pages(DELETED, "operations", invocation.given.top))
+    return Result(found, lambda: [_row(operation) for operation in found])
 
 
-def show_deleted(call: Call) -> Answer:
-    found = call.registry(_READ).get(_path(call.given.operation)).data
-    return Answer(found, lambda: [_row(found)])
+def show_deleted(invocation: Invocation) -> Result:
+    found = invocation.registry(_READ).get(_path(invocation.given.operation)).data
+    return Result(found, lambda: [_row(found)])
 
 
 def _row(operation: Mapping[str, Any]) -> dict[str, Any]:
@@ -99,22 +101,22 @@ def _row(operation: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def free(call: Call) -> Answer:
+def free(invocation: Invocation) -> Result:
     """`ullage purge --deleted`."""
-    given = call.given
-    registry = call.registry(_FREE)
+    given = invocation.given
+    registry = invocation.registry(_FREE)
     if given.operation:
         freed = _free_one(registry, given.operation, yes=given.yes)
     else:
         freed = _free_all(registry, yes=given.yes)
-    call.talk.note(
+    invocation.console.note(
         f"Gave up {len(freed['operations'])} deletions for good, frees "
         f"{size(freed['freed_bytes'])} ({freed['freed_bytes']} bytes)."
     )
-    return Answer(freed, lambda: [{"Operation": each} for each in freed["operations"]])
+    return Result(freed, lambda: [{"Operation": each} for each in freed["operations"]])
 
 
-def _free_one(registry: Registry, operation: str, *, yes: bool) -> dict[str, Any]:
+def _free_one(registry: RemoteRegistry, operation: str, *, yes: bool) -> dict[str, Any]:
     if not yes:
         found = registry.get(_path(operation)).data
         _ask(images_in(found), found["exclusive_bytes"])
@@ -122,7 +124,7 @@ def _free_one(registry: Registry, operation: str, *, yes: bool) -> dict[str, Any
     return freed or {"operations": [operation], "freed_bytes": 0}
 
 
-def _free_all(registry: Registry, *, yes: bool) -> dict[str, Any]:
+def _free_all(registry: RemoteRegistry, *, yes: bool) -> dict[str, Any]:
     if not yes:
         bill = registry.get("/api/v1/usage", {"top": "0"}).data.get("registry", {})
         _ask("everything that was deleted", bill.get("soft_deleted_bytes"))
@@ -141,18 +143,18 @@ def _ask(what: str, count: int | None) -> None:
 # --- the policy -----------------------------------------------------------------------------------
 
 
-def show_policy(call: Call) -> Answer:
-    return _policy(call.registry(_READ).get(POLICY).data)
+def show_policy(invocation: Invocation) -> Result:
+    return _policy(invocation.registry(_READ).get(POLICY).data)
 
 
-def update_policy(call: Call) -> Answer:
-    given = call.given
+def update_policy(invocation: Invocation) -> Result:
+    given = invocation.given
     if given.days is not None and not _LEAST_DAYS <= given.days <= _MOST_DAYS:
         raise Failure(f"Invalid value for days: should be from {_LEAST_DAYS} to {_MOST_DAYS}")
-    registry = call.registry(CHANGE_ALL)
+    registry = invocation.registry(CHANGE_ALL)
     old = registry.get(POLICY).data
     if old["status"] == "enabled" and given.status == "disabled":
-        call.talk.warning(_DISABLING)
+        invocation.console.warning(_DISABLING)
     if given.days is not None and given.days < old["retentionDays"]:
         confirm(_FEWER_DAYS, given.yes)
     wanted = {"status": given.status, "retentionDays": given.days}
@@ -160,8 +162,8 @@ def update_policy(call: Call) -> Answer:
     return _policy(registry.patch(POLICY, changes).data)
 
 
-def _policy(data: dict[str, Any]) -> Answer:
-    return Answer(data, lambda: [{"Status": data["status"], "Days": data["retentionDays"]}])
+def _policy(data: dict[str, Any]) -> Result:
+    return Result(data, lambda: [{"Status": data["status"], "Days": data["retentionDays"]}])
 
 
 _OPERATION = Flag(("operation",), "The operation's id.", "OPERATION", required=True)

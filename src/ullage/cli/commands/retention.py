@@ -13,7 +13,7 @@ from ullage.cli.commands.job import follow, items_of, said
 from ullage.cli.shell import flags
 from ullage.cli.shell.commands import Command, Flag
 from ullage.cli.shell.errors import Failure
-from ullage.cli.shell.invocation import Answer, Call
+from ullage.cli.shell.invocation import Invocation, Result
 from ullage.cli.shell.tables import age, images_in, manifests_and_tags, short_digests, size
 
 _POLICIES = "/api/v1/policies"
@@ -47,20 +47,20 @@ def _object(path: str) -> dict[str, Any]:
 # --- retention ------------------------------------------------------------------------------------
 
 
-def show(call: Call) -> Answer:
-    data = call.registry(READ_ALL).get(f"{_POLICIES}/retention").data
-    return Answer(data, lambda: _rule_rows(data))
+def show(invocation: Invocation) -> Result:
+    data = invocation.registry(READ_ALL).get(f"{_POLICIES}/retention").data
+    return Result(data, lambda: _rule_rows(data))
 
 
-def set_rules(call: Call) -> Answer:
-    document = _object(call.given.file)
+def set_rules(invocation: Invocation) -> Result:
+    document = _object(invocation.given.file)
     document = {name: document[name] for name in document if name not in ("last_run", "next_run")}
-    data = call.registry(CHANGE_ALL).put(f"{_POLICIES}/retention", document).data
+    data = invocation.registry(CHANGE_ALL).put(f"{_POLICIES}/retention", document).data
     if data["next_run"]:
-        call.talk.note(
+        invocation.console.note(
             f"Runs at {data['next_run']}; what it would do: ullage retention run --dry-run"
         )
-    return Answer(data, lambda: _rule_rows(data))
+    return Result(data, lambda: _rule_rows(data))
 
 
 def _rule_rows(data: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -85,9 +85,9 @@ def _does(rule: Mapping[str, Any]) -> str:
     return f"delete if {' and '.join(conditions)}"
 
 
-def explain(call: Call) -> Answer:
-    image = parse_image(call.given.image)
-    registry = call.registry(scope_of(image.repository, "metadata_read"))
+def explain(invocation: Invocation) -> Result:
+    image = parse_image(invocation.given.image)
+    registry = invocation.registry(scope_of(image.repository, "metadata_read"))
     query = {
         "repository": image.repository,
         "tag": image.tag or None,
@@ -95,33 +95,35 @@ def explain(call: Call) -> Answer:
     }
     data = registry.get("/api/v1/retention/explain", query).data
     by = f", by '{data['rule']}'" if data["rule"] else ""
-    call.talk.note(f"{image} {'goes' if data['goes'] else 'stays'}{by}: {data['because']}.")
-    return Answer(data)
+    invocation.console.note(
+        f"{image} {'goes' if data['goes'] else 'stays'}{by}: {data['because']}."
+    )
+    return Result(data)
 
 
-def run(call: Call) -> Answer:
-    given = call.given
-    registry = call.registry(CHANGE_ALL)
+def run(invocation: Invocation) -> Result:
+    given = invocation.given
+    registry = invocation.registry(CHANGE_ALL)
     job = registry.post("/api/v1/retention/runs", {"dry_run": given.dry_run}).data
     if given.no_wait:
-        call.talk.note(f"Job {job['id']} is queued: ullage job watch {job['id']}")
-        return Answer(job)
-    job = follow(call, registry, job)
+        invocation.console.note(f"Job {job['id']} is queued: ullage job watch {job['id']}")
+        return Result(job)
+    job = follow(invocation, registry, job)
     for line in said(job):
-        call.talk.warning(line)
+        invocation.console.warning(line)
     if given.dry_run:
-        call.talk.note(
+        invocation.console.note(
             f"Would delete {images_in(job)}, and free {size(job['planned_bytes'])} "
             f"({job['planned_bytes']} bytes). Nothing is deleted."
         )
     else:
-        call.talk.note(
+        invocation.console.note(
             f"Deleted {manifests_and_tags(job['manifests_deleted'], job['tags_deleted'])}, freed "
             f"{size(job['freed_bytes'])} ({job['freed_bytes']} bytes)."
         )
     found = list(items_of(registry, job["id"]))
     code = 0 if job["state"] == "done" else 1
-    return Answer(job | {"items": found}, lambda: [_item_row(item) for item in found], code=code)
+    return Result(job | {"items": found}, lambda: [_item_row(item) for item in found], code=code)
 
 
 def _item_row(item: Mapping[str, Any]) -> dict[str, Any]:
@@ -133,23 +135,25 @@ def _item_row(item: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def test(call: Call) -> Answer:
-    request: dict[str, Any] = {"since": call.given.since or "90d"}
-    if call.given.file is not None:
-        request["rules"] = _object(call.given.file).get("rules", [])
-    registry = call.registry(READ_ALL)
+def test(invocation: Invocation) -> Result:
+    request: dict[str, Any] = {"since": invocation.given.since or "90d"}
+    if invocation.given.file is not None:
+        request["rules"] = _object(invocation.given.file).get("rules", [])
+    registry = invocation.registry(READ_ALL)
     data = registry.post("/api/v1/retention/test", request, _TEST_SECONDS).data
     for note in data["notes"]:
-        call.talk.warning(f"The rules would have run into a rail: this {note}.")
-    call.talk.note(
+        invocation.console.warning(f"The rules would have run into a rail: this {note}.")
+    invocation.console.note(
         f"In {data['repositories']} repositories since {data['since']}: would have deleted "
         f"{manifests_and_tags(data['manifests_deleted'], data['tags_deleted'])}; "
         f"{data['pulled_later']} of these were pulled later ({data['regret_percent']} %)."
     )
     if data["pulls_since"] is None or data["pulls_since"] > data["since"]:
         known = data["pulls_since"] or "never"
-        call.talk.warning(f"Pulls are known since: {known}. What was pulled before counts as not.")
-    return Answer(data, lambda: _gone_rows(data))
+        invocation.console.warning(
+            f"Pulls are known since: {known}. What was pulled before counts as not."
+        )
+    return Result(data, lambda: _gone_rows(data))
 
 
 def _gone_rows(data: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -174,32 +178,32 @@ def _regret(regret: Mapping[str, Any] | None) -> str:
 # --- as az has it ---------------------------------------------------------------------------------
 
 
-def show_untagged(call: Call) -> Answer:
-    return Answer(call.registry(READ_ALL).get(f"{_POLICIES}/untagged").data)
+def show_untagged(invocation: Invocation) -> Result:
+    return Result(invocation.registry(READ_ALL).get(f"{_POLICIES}/untagged").data)
 
 
-def update_untagged(call: Call) -> Answer:
-    given = call.given
+def update_untagged(invocation: Invocation) -> Result:
+    given = invocation.given
     if given.days is not None and not 0 <= given.days <= 365:
         raise Failure("Invalid value for days: should be from 0 to 365")
     wanted = {"status": given.status, "days": given.days}
     changes = {name: value for name, value in wanted.items() if value is not None}
-    return Answer(call.registry(CHANGE_ALL).patch(f"{_POLICIES}/untagged", changes).data)
+    return Result(invocation.registry(CHANGE_ALL).patch(f"{_POLICIES}/untagged", changes).data)
 
 
 # --- pullers --------------------------------------------------------------------------------------
 
 
-def show_pullers(call: Call) -> Answer:
-    data = call.registry(READ_ALL).get(f"{_POLICIES}/pullers").data
-    return Answer(data, lambda: _puller_rows(data))
+def show_pullers(invocation: Invocation) -> Result:
+    data = invocation.registry(READ_ALL).get(f"{_POLICIES}/pullers").data
+    return Result(data, lambda: _puller_rows(data))
 
 
-def set_pullers(call: Call) -> Answer:
-    document = _object(call.given.file)
+def set_pullers(invocation: Invocation) -> Result:
+    document = _object(invocation.given.file)
     document.pop("usual", None)
-    data = call.registry(CHANGE_ALL).put(f"{_POLICIES}/pullers", document).data
-    return Answer(data, lambda: _puller_rows(data))
+    data = invocation.registry(CHANGE_ALL).put(f"{_POLICIES}/pullers", document).data
+    return Result(data, lambda: _puller_rows(data))
 
 
 def _puller_rows(data: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -12,14 +12,14 @@ from ullage.cli.client.scopes import READ_ALL, scope_of
 from ullage.cli.shell import flags
 from ullage.cli.shell.commands import Command, Flag
 from ullage.cli.shell.errors import Failure
-from ullage.cli.shell.invocation import Answer, Call
+from ullage.cli.shell.invocation import Invocation, Result
 from ullage.cli.shell.tables import age, short_digests, size
 
 
-def usage(call: Call) -> Answer:
-    given = call.given
+def usage(invocation: Invocation) -> Result:
+    given = invocation.given
     scope = scope_of(given.repository or "*", "metadata_read")
-    registry = call.registry(scope)
+    registry = invocation.registry(scope)
     query = {
         "repository": given.repository,
         "by": given.by,
@@ -28,18 +28,18 @@ def usage(call: Call) -> Answer:
     }
     data = registry.get("/api/v1/usage", query).data
     if not given.check:
-        return Answer(data, lambda: _usage_rows(data))
-    return _checked(call, data)
+        return Result(data, lambda: _usage_rows(data))
+    return _checked(invocation, data)
 
 
-def _checked(call: Call, data: dict[str, Any]) -> Answer:
+def _checked(invocation: Invocation, data: dict[str, Any]) -> Result:
     """Exit code 1 if there is a byte on the disk that nothing explains."""
     if "registry" not in data:
         raise Failure("--check is for those who may read all repositories.")
     unexplained = data["registry"]["unexplained_bytes"]
     stored = data["registry"]["store_bytes"]
-    call.talk.note(f"{stored} bytes in the store, {unexplained} of them unexplained.")
-    return Answer(data, lambda: _usage_rows(data), code=1 if unexplained else 0)
+    invocation.console.note(f"{stored} bytes in the store, {unexplained} of them unexplained.")
+    return Result(data, lambda: _usage_rows(data), code=1 if unexplained else 0)
 
 
 _SUMS = ("tagged", "untagged", "leased", "soft_deleted", "uploading", "pending")
@@ -82,9 +82,9 @@ def _named(entry: Mapping[str, Any]) -> str:
     return f"{entry['name']}{deleted}" or "(soft-deleted)"
 
 
-def show_usage(call: Call) -> Answer:
+def show_usage(invocation: Invocation) -> Result:
     """acr-contract 3.5: the shape of `az acr show-usage`."""
-    data = call.registry(READ_ALL).get("/api/v1/usage", {"top": "0"}).data
+    data = invocation.registry(READ_ALL).get("/api/v1/usage", {"top": "0"}).data
     if "registry" not in data:
         raise Failure("show-usage is for those who may read all repositories.")
     used = {"Size": ("Bytes", data["registry"]["disk_bytes"])}
@@ -94,7 +94,7 @@ def show_usage(call: Call) -> Answer:
         {"name": name, "limit": -1, "currentValue": current, "unit": unit}
         for name, (unit, current) in used.items()
     ]
-    return Answer({"value": value}, lambda: [_azure_row(each) for each in value])
+    return Result({"value": value}, lambda: [_azure_row(each) for each in value])
 
 
 # What Azure counts and there is none of here.

@@ -12,7 +12,7 @@ from typing import Any
 from ullage.cli.local.settings import settings_of
 from ullage.cli.shell.commands import Flag
 from ullage.cli.shell.errors import Failure
-from ullage.cli.shell.invocation import Answer, Call
+from ullage.cli.shell.invocation import Invocation, Result
 
 NOT_FOUND = 3
 
@@ -51,9 +51,9 @@ def rights(given: Sequence[Sequence[str]] | None) -> list[list[str]]:
     return found
 
 
-def password_of(call: Call) -> str | None:
+def password_of(invocation: Invocation) -> str | None:
     """The one on stdin, if it is to be read there."""
-    return sys.stdin.readline().rstrip("\r\n") if call.given.password_stdin else None
+    return sys.stdin.readline().rstrip("\r\n") if invocation.given.password_stdin else None
 
 
 def said(**arguments: Any) -> dict[str, Any]:
@@ -61,9 +61,11 @@ def said(**arguments: Any) -> dict[str, Any]:
     return {name: value for name, value in arguments.items() if value is not None}
 
 
-def manage(call: Call, command: str, arguments: Mapping[str, Any], rows: Rows) -> Answer:
+def manage(
+    invocation: Invocation, command: str, arguments: Mapping[str, Any], rows: Rows
+) -> Result:
     """Have a command carried out; `rows` are its answer as a table. Raises Failure."""
-    settings = settings_of(call.given)
+    settings = settings_of(invocation.given)
     from ullage import wiring
 
     try:
@@ -74,4 +76,4 @@ def manage(call: Call, command: str, arguments: Mapping[str, Any], rows: Rows) -
         missing = answer.get("code") == "ACCOUNT_UNKNOWN"
         raise Failure(str(answer["error"]), NOT_FOUND if missing else 1)
     result = answer.get("result")
-    return Answer(result, rows=lambda: rows(result if isinstance(result, list) else [result]))
+    return Result(result, rows=lambda: rows(result if isinstance(result, list) else [result]))

@@ -8,11 +8,11 @@ from typing import Any
 from ullage.cli.local.accounts import manage, said
 from ullage.cli.local.settings import PLACE
 from ullage.cli.shell.commands import Command, Flag
-from ullage.cli.shell.invocation import Answer, Call
+from ullage.cli.shell.invocation import Invocation, Result
 
 
-def list_entries(call: Call) -> Answer:
-    given = call.given
+def list_entries(invocation: Invocation) -> Result:
+    given = invocation.given
     arguments = said(
         subject=given.subject,
         action=given.action,
@@ -21,11 +21,11 @@ def list_entries(call: Call) -> Answer:
         until=given.until,
         top=given.top,
     )
-    return manage(call, "audit list", arguments, _entries)
+    return manage(invocation, "audit list", arguments, _entries)
 
 
-def rotate_key(call: Call) -> Answer:
-    return manage(call, "key rotate", {"revoke": call.given.revoke}, _keys)
+def rotate_key(invocation: Invocation) -> Result:
+    return manage(invocation, "key rotate", {"revoke": invocation.given.revoke}, _keys)
 
 
 def _keys(keys: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

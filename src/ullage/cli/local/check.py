@@ -10,13 +10,13 @@ from ullage.cli.local.settings import setting_flags, settings_of
 from ullage.cli.shell.commands import HELP, Command, Flag
 from ullage.cli.shell.errors import Failure
 from ullage.cli.shell.groups import LOCAL
-from ullage.cli.shell.invocation import Answer, Call
+from ullage.cli.shell.invocation import Invocation, Result
 
 COULD_NOT = 3
 
 
-def check(call: Call) -> Answer:
-    given = call.given
+def check(invocation: Invocation) -> Result:
+    given = invocation.given
     if given.fast and given.deep:
         raise Failure("--fast and --deep exclude each other", COULD_NOT)
     settings = settings_of(given)
@@ -34,7 +34,7 @@ def check(call: Call) -> Answer:
     if "exit_code" not in report:
         raise Failure(str(report.get("error", "the check did not finish")), COULD_NOT)
     text = json.dumps(report, indent=2) if given.json else render(report)
-    return Answer(text=f"{text}\n", code=int(report["exit_code"]))
+    return Result(text=f"{text}\n", code=int(report["exit_code"]))
 
 
 COMMANDS = (

@@ -8,41 +8,41 @@ from typing import Any
 from ullage.cli.local.accounts import NAME, manage, rights, rights_flag, said
 from ullage.cli.local.settings import PLACE
 from ullage.cli.shell.commands import Command, Flag
-from ullage.cli.shell.invocation import Answer, Call
+from ullage.cli.shell.invocation import Invocation, Result
 from ullage.cli.shell.tables import age
 
 
-def create(call: Call) -> Answer:
-    given = call.given
+def create(invocation: Invocation) -> Result:
+    given = invocation.given
     arguments = {
         "name": given.name,
         "repositories": rights(given.repository),
         "description": given.description or "",
     }
-    return manage(call, "scope-map create", arguments, _rows)
+    return manage(invocation, "scope-map create", arguments, _rows)
 
 
-def list_all(call: Call) -> Answer:
-    return manage(call, "scope-map list", {}, _rows)
+def list_all(invocation: Invocation) -> Result:
+    return manage(invocation, "scope-map list", {}, _rows)
 
 
-def show(call: Call) -> Answer:
-    return manage(call, "scope-map show", {"name": call.given.name}, _rows)
+def show(invocation: Invocation) -> Result:
+    return manage(invocation, "scope-map show", {"name": invocation.given.name}, _rows)
 
 
-def update(call: Call) -> Answer:
-    given = call.given
+def update(invocation: Invocation) -> Result:
+    given = invocation.given
     arguments = said(
         name=given.name,
         add=rights(given.add_repository),
         remove=rights(given.remove_repository),
         description=given.description,
     )
-    return manage(call, "scope-map update", arguments, _rows)
+    return manage(invocation, "scope-map update", arguments, _rows)
 
 
-def delete(call: Call) -> Answer:
-    return manage(call, "scope-map delete", {"name": call.given.name}, _rows)
+def delete(invocation: Invocation) -> Result:
+    return manage(invocation, "scope-map delete", {"name": invocation.given.name}, _rows)
 
 
 def _rows(maps: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

@@ -11,11 +11,11 @@ from ullage.cli.local.settings import setting_flags, settings_of
 from ullage.cli.shell.commands import HELP, Command
 from ullage.cli.shell.errors import Failure
 from ullage.cli.shell.groups import LOCAL
-from ullage.cli.shell.invocation import Answer, Call
+from ullage.cli.shell.invocation import Invocation, Result
 
 
-def serve(call: Call) -> Answer:
-    settings = settings_of(call.given)
+def serve(invocation: Invocation) -> Result:
+    settings = settings_of(invocation.given)
     from ullage.wiring import CannotStart, Started, run_server
 
     def announce(started: Started) -> None:
@@ -29,11 +29,11 @@ def serve(call: Call) -> Answer:
         clean = run_server(settings, announce)
     except CannotStart as error:
         raise Failure(str(error)) from None
-    return Answer(text="", code=0 if clean else 1)
+    return Result(text="", code=0 if clean else 1)
 
 
-def version(call: Call) -> Answer:
-    return Answer(text=f"{__version__}\n")
+def version(invocation: Invocation) -> Result:
+    return Result(text=f"{__version__}\n")
 
 
 COMMANDS = (

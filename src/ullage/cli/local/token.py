@@ -9,12 +9,12 @@ from typing import Any
 from ullage.cli.local.accounts import NAME, SCOPE_MAP, STATUS, manage, rights, rights_flag, said
 from ullage.cli.local.settings import PLACE
 from ullage.cli.shell.commands import Command, Flag
-from ullage.cli.shell.invocation import Answer, Call
+from ullage.cli.shell.invocation import Invocation, Result
 from ullage.cli.shell.tables import age
 
 
-def create(call: Call) -> Answer:
-    given = call.given
+def create(invocation: Invocation) -> Result:
+    given = invocation.given
     arguments = said(
         name=given.name,
         scope_map=given.scope_map,
@@ -23,38 +23,38 @@ def create(call: Call) -> Answer:
         expires_in_days=given.expiration_in_days,
         no_passwords=given.no_passwords,
     )
-    return manage(call, "token create", arguments, _rows)
+    return manage(invocation, "token create", arguments, _rows)
 
 
-def list_all(call: Call) -> Answer:
-    return manage(call, "token list", {}, _rows)
+def list_all(invocation: Invocation) -> Result:
+    return manage(invocation, "token list", {}, _rows)
 
 
-def show(call: Call) -> Answer:
-    return manage(call, "token show", {"name": call.given.name}, _rows)
+def show(invocation: Invocation) -> Result:
+    return manage(invocation, "token show", {"name": invocation.given.name}, _rows)
 
 
-def update(call: Call) -> Answer:
-    given = call.given
+def update(invocation: Invocation) -> Result:
+    given = invocation.given
     arguments = said(name=given.name, status=given.status, scope_map=given.scope_map)
-    return manage(call, "token update", arguments, _rows)
+    return manage(invocation, "token update", arguments, _rows)
 
 
-def delete(call: Call) -> Answer:
-    return manage(call, "token delete", {"name": call.given.name}, _rows)
+def delete(invocation: Invocation) -> Result:
+    return manage(invocation, "token delete", {"name": invocation.given.name}, _rows)
 
 
-def generate_passwords(call: Call) -> Answer:
-    given = call.given
+def generate_passwords(invocation: Invocation) -> Result:
+    given = invocation.given
     arguments = said(
         name=given.name, slots=_slots(given) or None, expires_in_days=given.expiration_in_days
     )
-    return manage(call, "token credential generate", arguments, _rows)
+    return manage(invocation, "token credential generate", arguments, _rows)
 
 
-def delete_passwords(call: Call) -> Answer:
-    arguments = {"name": call.given.name, "slots": _slots(call.given)}
-    return manage(call, "token credential delete", arguments, _rows)
+def delete_passwords(invocation: Invocation) -> Result:
+    arguments = {"name": invocation.given.name, "slots": _slots(invocation.given)}
+    return manage(invocation, "token credential delete", arguments, _rows)
 
 
 def _slots(given: argparse.Namespace) -> list[str]:

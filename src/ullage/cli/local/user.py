@@ -17,44 +17,47 @@ from ullage.cli.local.accounts import (
 from ullage.cli.local.settings import PLACE
 from ullage.cli.shell.commands import Command, Flag
 from ullage.cli.shell.errors import UsageError
-from ullage.cli.shell.invocation import Answer, Call
+from ullage.cli.shell.invocation import Invocation, Result
 from ullage.cli.shell.tables import age
 
 
-def create(call: Call) -> Answer:
-    given = call.given
+def create(invocation: Invocation) -> Result:
+    given = invocation.given
     arguments = said(
-        name=given.name, admin=given.admin, scope_map=given.scope_map, password=password_of(call)
+        name=given.name,
+        admin=given.admin,
+        scope_map=given.scope_map,
+        password=password_of(invocation),
     )
-    return manage(call, "user create", arguments, _rows)
+    return manage(invocation, "user create", arguments, _rows)
 
 
-def list_all(call: Call) -> Answer:
-    return manage(call, "user list", {}, _rows)
+def list_all(invocation: Invocation) -> Result:
+    return manage(invocation, "user list", {}, _rows)
 
 
-def show(call: Call) -> Answer:
-    return manage(call, "user show", {"name": call.given.name}, _rows)
+def show(invocation: Invocation) -> Result:
+    return manage(invocation, "user show", {"name": invocation.given.name}, _rows)
 
 
-def update(call: Call) -> Answer:
-    given = call.given
+def update(invocation: Invocation) -> Result:
+    given = invocation.given
     if given.admin and given.no_admin:
         raise UsageError("--admin and --no-admin exclude each other", "ullage user update")
     admin = True if given.admin else False if given.no_admin else None
     arguments = said(
         name=given.name, status=given.status, admin=admin, scope_map=given.scope_map
     )  # fmt: skip
-    return manage(call, "user update", arguments, _rows)
+    return manage(invocation, "user update", arguments, _rows)
 
 
-def change_password(call: Call) -> Answer:
-    arguments = said(name=call.given.name, password=password_of(call))
-    return manage(call, "user password", arguments, _rows)
+def change_password(invocation: Invocation) -> Result:
+    arguments = said(name=invocation.given.name, password=password_of(invocation))
+    return manage(invocation, "user password", arguments, _rows)
 
 
-def delete(call: Call) -> Answer:
-    return manage(call, "user delete", {"name": call.given.name}, _rows)
+def delete(invocation: Invocation) -> Result:
+    return manage(invocation, "user delete", {"name": invocation.given.name}, _rows)
 
 
 def _rows(users: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

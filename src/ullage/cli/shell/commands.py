@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from ullage.cli.shell.errors import UsageError
 
 if TYPE_CHECKING:
-    from ullage.cli.shell.invocation import Call
+    from ullage.cli.shell.invocation import Invocation
 
 OUTPUTS = ("json", "jsonc", "yaml", "yamlc", "table", "tsv", "none")
 
@@ -71,7 +71,7 @@ GLOBAL = (
 class Command:
     """A command: `words` as in ("repository", "list"), and what carries it out.
 
-    `run` gets a Call and returns an Answer, or None if there is nothing to print. `missing_code` is
+    `run` gets a Call and returns an Result, or None if there is nothing to print. `missing_code` is
     the exit code when what it is about does not exist. `more` is help below the first line.
     `common` are flags that others have, too.
     """
@@ -79,7 +79,7 @@ class Command:
     words: tuple[str, ...]
     help: str
     flags: tuple[Flag, ...]
-    run: Callable[[Call], Any]
+    run: Callable[[Invocation], Any]
     more: str = ""
     examples: tuple[str, ...] = ()
     warning: str = ""

@@ -20,7 +20,7 @@ class Level(IntEnum):
     ERROR = 3
 
 
-class Talk:
+class Console:
     """Says what is at least as grave as `level`."""
 
     def __init__(self, level: Level = Level.WARNING) -> None:

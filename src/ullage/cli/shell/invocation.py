@@ -12,18 +12,18 @@ from typing import TYPE_CHECKING, Any
 from ullage.cli.client import saved
 from ullage.cli.client.address import DEFAULT, Origin, resolve
 from ullage.cli.client.saved import Login
-from ullage.cli.shell.console import Talk, ask, ask_password
+from ullage.cli.shell.console import Console, ask, ask_password
 from ullage.cli.shell.errors import Failure, Unauthenticated
 
 if TYPE_CHECKING:
     from ullage.cli.client.connection import Connections
-    from ullage.cli.client.registry import Registry
+    from ullage.cli.client.registry import RemoteRegistry
 
 CONNECTIONS = 16
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class Result:
     """What a command has to say on stdout.
 
     `data` is az's shape. `rows` are for tables, when they show more or less than `data`; `text` is
@@ -38,9 +38,9 @@ class Answer:
 
 
 @dataclass
-class Call:
+class Invocation:
     given: argparse.Namespace
-    talk: Talk
+    console: Console
     # Not read before a command needs them.
     _defaults: dict[str, str] | None = field(default=None)
     _opened: list[Connections] = field(default_factory=list)
@@ -62,19 +62,19 @@ class Call:
         chosen = given or os.environ.get("ULLAGE_REGISTRY") or self.defaults.get("registry")
         return resolve(chosen or DEFAULT, self.named, getattr(self.given, "suffix", None))
 
-    def registry(self, *scope: str, name: str | None = None) -> Registry:
+    def registry(self, *scope: str, name: str | None = None) -> RemoteRegistry:
         """The registry, to be asked with these rights (acr-contract section 3.1)."""
-        from ullage.cli.client.registry import Registry
+        from ullage.cli.client.registry import RemoteRegistry
 
         origin, login, ca_file = self._identity(self.origin(name))
         connections = self.connections(origin, self.ca_file(ca_file))
-        return Registry(connections, self.talk, login, scope, lambda: self._asked(origin))
+        return RemoteRegistry(connections, self.console, login, scope, lambda: self._asked(origin))
 
     def connections(self, origin: Origin, ca_file: str | None) -> Connections:
         """Connections that are closed when the command is done."""
         from ullage.cli.client.connection import Connections
 
-        opened = Connections(origin, ca_file, self.talk)
+        opened = Connections(origin, ca_file, self.console)
         self._opened.append(opened)
         return opened
 
@@ -114,7 +114,7 @@ class Call:
         scheme = found.url.partition("://")[0]
         if origin.scheme == "http" and scheme == "https":
             # It would be readable on the way.
-            self.talk.warning(
+            self.console.warning(
                 f"The login saved for {found.url} is not used: '{origin.url}' is not encrypted."
             )
             return origin, None, None

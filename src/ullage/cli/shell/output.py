@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ullage.cli.shell.errors import Failure, UsageError
-from ullage.cli.shell.invocation import Answer
+from ullage.cli.shell.invocation import Result
 from ullage.cli.shell.tables import table
 
 
@@ -35,7 +35,7 @@ def query_of(expression: str, command: str) -> Callable[[Any], Any]:
     return search
 
 
-def show(answer: Answer, output: str, query: Callable[[Any], Any] | None) -> None:
+def show(answer: Result, output: str, query: Callable[[Any], Any] | None) -> None:
     """Print a result. Nothing is printed for none, as az does."""
     if answer.text is not None:
         # A manifest goes out byte for byte, whatever the terminal's encoding is.

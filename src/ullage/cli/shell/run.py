@@ -8,24 +8,24 @@ from collections.abc import Sequence
 from contextlib import closing
 
 from ullage.cli.shell.commands import Command, parse
-from ullage.cli.shell.console import Level, Talk
+from ullage.cli.shell.console import Console, Level
 from ullage.cli.shell.errors import Failure, Refused
-from ullage.cli.shell.invocation import Call
+from ullage.cli.shell.invocation import Invocation
 
 INTERRUPTED = 130
 
 
 def run(command: Command, arguments: Sequence[str]) -> int:
     """Carry a command out and print what comes of it. acr-contract section 3.2 has the codes."""
-    talk = Talk(_level(arguments))
+    console = Console(_level(arguments))
     try:
-        return _run(command, arguments, talk)
+        return _run(command, arguments, console)
     except Failure as failure:
-        if talk.level is Level.DEBUG:
+        if console.level is Level.DEBUG:
             import traceback
 
             traceback.print_exc()
-        talk.error(str(failure))
+        console.error(str(failure))
         if failure.hint:
             print(failure.hint, file=sys.stderr)
         missing = isinstance(failure, Refused) and failure.status == 404
@@ -39,7 +39,7 @@ def run(command: Command, arguments: Sequence[str]) -> int:
         return 1
 
 
-def _run(command: Command, arguments: Sequence[str], talk: Talk) -> int:
+def _run(command: Command, arguments: Sequence[str], console: Console) -> int:
     given = parse(command, arguments)
     if getattr(given, "help", False):
         from ullage.cli.shell.help import command_help
@@ -51,11 +51,11 @@ def _run(command: Command, arguments: Sequence[str], talk: Talk) -> int:
         from ullage.cli.shell.output import query_of
 
         query = query_of(given.query, f"ullage {command.name}")
-    with closing(Call(given, talk)) as call:
-        output = given.output or call.defaults.get("output") or _usual_output()
+    with closing(Invocation(given, console)) as invocation:
+        output = given.output or invocation.defaults.get("output") or _usual_output()
         if command.warning:
-            talk.warning(command.warning)
-        answer = command.run(call)
+            console.warning(command.warning)
+        answer = command.run(invocation)
     if answer is None:
         return 0
     from ullage.cli.shell.output import show

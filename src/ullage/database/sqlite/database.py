@@ -64,7 +64,7 @@ class SqliteDatabase:
         except sa.exc.DatabaseError as error:
             raise sqlite_trouble(error) or error from error.orig
 
-    def recall(self, key: Hashable, work: Work[T], weigh: Callable[[T], int]) -> T:
+    def cached_read(self, key: Hashable, work: Work[T], weigh: Callable[[T], int]) -> T:
         # Looked at before anything is read: what is read is at least as new as this.
         commits = self._writer.commits
         recalled = self._recalled
@@ -97,7 +97,7 @@ class SqliteDatabase:
             return [error] * len(works)
         return [job.future.exception() or job.outcome for job in jobs]
 
-    def between(self, work: Callable[[], None]) -> None:
+    def on_writer(self, work: Callable[[], None]) -> None:
         self._writer.put(work)
 
     def housekeep(self) -> None:

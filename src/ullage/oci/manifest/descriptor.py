@@ -12,7 +12,7 @@ from ullage.oci.manifest.members import (
     folded,
     read_object,
     read_string,
-    refuse_other_spellings,
+    refuse_other_names,
 )
 from ullage.oci.strict_json import JSONValue
 
@@ -49,7 +49,7 @@ def read_descriptors(value: JSONValue, where: str) -> tuple[Descriptor, ...]:
 def read_descriptor(value: JSONValue, where: str) -> Descriptor:
     """Read a content descriptor (OCI image-spec, descriptor.md)."""
     members = read_object(value, where)
-    refuse_other_spellings(members, _DESCRIPTOR_FIELDS, f"{where}.")
+    refuse_other_names(members, _DESCRIPTOR_FIELDS, f"{where}.")
     artifact_type = members.get("artifactType")
     return Descriptor(
         media_type=read_media_type(members.get("mediaType"), f"{where}.mediaType"),

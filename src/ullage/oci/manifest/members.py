@@ -26,7 +26,7 @@ def folded(*names: str) -> dict[str, str]:
     return {name.casefold(): name for name in names}
 
 
-def refuse_other_spellings(members: Object, fields: dict[str, str], prefix: str) -> None:
+def refuse_other_names(members: Object, fields: dict[str, str], prefix: str) -> None:
     """Refuse `Layers` for `layers`: readers written in Go take either, and the last one wins.
 
     `fields`: from the case-folded name to the right one.

@@ -26,7 +26,7 @@ from ullage.oci.manifest.kind import (
 )
 from ullage.oci.manifest.limits import DEFAULT, ManifestLimits, check_limits
 from ullage.oci.manifest.media_type import BLOB_TYPES, NON_DISTRIBUTABLE, read_content_type
-from ullage.oci.manifest.members import Object, folded, read_object, refuse_other_spellings
+from ullage.oci.manifest.members import Object, folded, read_object, refuse_other_names
 from ullage.oci.strict_json import JSONInvalid, JSONValue
 
 # What databases have room for.
@@ -107,7 +107,7 @@ def _document(raw: bytes, limits: ManifestLimits) -> Object:
 
 
 def _read_known(body: Object, media_type: str, kind: Kind) -> Manifest:
-    refuse_other_spellings(body, _FIELDS, "")
+    refuse_other_names(body, _FIELDS, "")
     check_shape(body, media_type, kind)
     part = {name: body.get(name) for name in kind.required | kind.optional}
     config = read_descriptor(part["config"], "config") if "config" in part else None

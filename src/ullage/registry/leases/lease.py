@@ -20,7 +20,7 @@ from ullage.oci.digest import Digest
 CONFIRM = timedelta(seconds=10)
 
 
-class Holder(NamedTuple):
+class Pusher(NamedTuple):
     """Whom a promise was made to, as well as can be told from requests."""
 
     key: str
@@ -42,7 +42,7 @@ class Leases(Protocol):
     period: timedelta
 
     def grant(
-        self, tx: Transaction, repository_id: int, digest: Digest, holder: Holder, now: datetime
+        self, tx: Transaction, repository_id: int, digest: Digest, holder: Pusher, now: datetime
     ) -> datetime:
         """In the transaction that links the blob: promise it to `holder`; returns until when."""
 
@@ -51,7 +51,7 @@ class Leases(Protocol):
         db: Database,
         repository_id: int,
         digest: Digest,
-        holder: Holder,
+        holder: Pusher,
         now: datetime,
     ) -> bool:
         """Promise a blob that was just seen linked; False if it is gone or going after all."""
@@ -61,7 +61,7 @@ class Leases(Protocol):
         tx: Transaction,
         repository_id: int,
         digests: Iterable[Digest],
-        holder: Holder,
+        holder: Pusher,
         *,
         witness: Digest | None = None,
     ) -> None:

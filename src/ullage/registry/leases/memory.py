@@ -10,10 +10,10 @@ from datetime import datetime, timedelta
 import sqlalchemy as sa
 
 from ullage.database.schema import content, space
-from ullage.database.timestamps import from_moment, moment
+from ullage.database.timestamps import from_micros, to_micros
 from ullage.database.transaction import Database, Transaction, chunks
 from ullage.oci.digest import Digest
-from ullage.registry.leases.lease import CONFIRM, Holder, Link, Promised, is_linked
+from ullage.registry.leases.lease import CONFIRM, Link, Promised, Pusher, is_linked
 
 
 @dataclass(slots=True)
@@ -36,7 +36,7 @@ class MemoryLeases:
         self._complete_from = self._load(db, now)
 
     def grant(
-        self, tx: Transaction, repository_id: int, digest: Digest, holder: Holder, now: datetime
+        self, tx: Transaction, repository_id: int, digest: Digest, holder: Pusher, now: datetime
     ) -> datetime:
         with self._lock:
             grant = self._add((repository_id, digest), holder, now)
@@ -49,7 +49,7 @@ class MemoryLeases:
         db: Database,
         repository_id: int,
         digest: Digest,
-        holder: Holder,
+        holder: Pusher,
         now: datetime,
     ) -> bool:
         link = (repository_id, digest)
@@ -63,7 +63,7 @@ class MemoryLeases:
                 return True
             self._add(link, holder, now)
         # Granted first, looked at second: whoever drops the link from now on sees the grant.
-        if db.recall(("linked", *link), lambda tx: is_linked(tx, *link), lambda _: 0):
+        if db.cached_read(("linked", *link), lambda tx: is_linked(tx, *link), lambda _: 0):
             return True
         with self._lock:
             self._take_back(link, holder.key)
@@ -74,7 +74,7 @@ class MemoryLeases:
         tx: Transaction,
         repository_id: int,
         digests: Iterable[Digest],
-        holder: Holder,
+        holder: Pusher,
         *,
         witness: Digest | None = None,
     ) -> None:
@@ -153,8 +153,8 @@ class MemoryLeases:
                     "digest": digest,
                     "holder": key,
                     "grants": grant.count,
-                    "until": moment(grant.until),
-                    "confirm_until": moment(grant.confirm_until),
+                    "until": to_micros(grant.until),
+                    "confirm_until": to_micros(grant.confirm_until),
                 }
                 for (repository_id, digest), grants in self._grants.items()
                 for key, grant in grants.items()
@@ -167,7 +167,7 @@ class MemoryLeases:
             for some in chunks(rows):
                 tx.execute(space.leases.insert(), list(some))
             tx.execute(
-                space.lease_memory.insert().values(id=1, complete_from=moment(complete_from))
+                space.lease_memory.insert().values(id=1, complete_from=to_micros(complete_from))
             )
 
         db.write(save)
@@ -185,18 +185,18 @@ class MemoryLeases:
                 sa.select(sa.func.count()).select_from(content.repositories)
             ).scalar()
             if saved is None and not fresh:
-                saved = moment(now)
+                saved = to_micros(now)
             return saved, rows
 
         saved, rows = db.write(take)
         for row in rows:
             grants = self._grants.setdefault((row.repository_id, Digest(row.digest)), {})
             grants[row.holder] = _Grant(
-                row.grants, from_moment(row.until), from_moment(row.confirm_until)
+                row.grants, from_micros(row.until), from_micros(row.confirm_until)
             )
-        return now + self.period if saved is None else from_moment(saved)
+        return now + self.period if saved is None else from_micros(saved)
 
-    def _add(self, link: tuple[int, Digest], holder: Holder, now: datetime) -> _Grant:
+    def _add(self, link: tuple[int, Digest], holder: Pusher, now: datetime) -> _Grant:
         grants = self._grants.setdefault(link, {})
         grant = grants.get(holder.key)
         if grant is None or grant.until <= now:

@@ -22,7 +22,7 @@ class _Batch(Generic[Value, Outcome]):
     begun: bool = False
 
 
-class Together(Generic[Key, Value, Outcome]):
+class SharedGrants(Generic[Key, Value, Outcome]):
     """Who comes while another works on the same key waits, and shares the work that comes next.
 
     So what a caller gets was done after it came, and it waits for no more than two pieces of work,

@@ -11,11 +11,11 @@ from sqlalchemy import bindparam
 
 from ullage.database.schema import content, space
 from ullage.database.statements import Statement, among
-from ullage.database.timestamps import from_moment, moment
+from ullage.database.timestamps import from_micros, to_micros
 from ullage.database.transaction import Database, Transaction
 from ullage.oci.digest import Digest
-from ullage.registry.leases.lease import CONFIRM, Holder, Link, Promised, is_linked
-from ullage.registry.leases.shared_grants import Together
+from ullage.registry.leases.lease import CONFIRM, Link, Promised, Pusher, is_linked
+from ullage.registry.leases.shared_grants import SharedGrants
 
 _leases = space.leases
 # Nothing of an offer has to outlive a crash, so nobody waits for a disk: not the client, and not
@@ -91,11 +91,11 @@ class SqlLeases:
         self.period = period
         # Pushes of one client (jobs behind one address, say) that ask for the same layer at once
         # would wait for each other's row anyway.
-        self.offers: Together[tuple[int, Digest, Holder], datetime, bool] = Together()
+        self.offers: SharedGrants[tuple[int, Digest, Pusher], datetime, bool] = SharedGrants()
         db.write(lambda tx: self._begin(tx, now))
 
     def grant(
-        self, tx: Transaction, repository_id: int, digest: Digest, holder: Holder, now: datetime
+        self, tx: Transaction, repository_id: int, digest: Digest, holder: Pusher, now: datetime
     ) -> datetime:
         confirm_until = now + CONFIRM if holder.confirms else now
         return self._add(
@@ -107,7 +107,7 @@ class SqlLeases:
         db: Database,
         repository_id: int,
         digest: Digest,
-        holder: Holder,
+        holder: Pusher,
         now: datetime,
     ) -> bool:
         def promise_all(moments: Sequence[datetime]) -> bool:
@@ -121,7 +121,7 @@ class SqlLeases:
         tx: Transaction,
         repository_id: int,
         digest: Digest,
-        holder: Holder,
+        holder: Pusher,
         now: datetime,
         n: int,
     ) -> bool:
@@ -142,7 +142,7 @@ class SqlLeases:
         tx: Transaction,
         repository_id: int,
         digests: Iterable[Digest],
-        holder: Holder,
+        holder: Pusher,
         *,
         witness: Digest | None = None,
     ) -> None:
@@ -181,9 +181,9 @@ class SqlLeases:
             _RUNNING,
             repository_id=links[0].repository_id,
             digests=[link.digest for link in links],
-            now=moment(now),
+            now=to_micros(now),
         )
-        ends = {Digest(digest): from_moment(until) for digest, until in found}
+        ends = {Digest(digest): from_micros(until) for digest, until in found}
         leased = {link: ends[link.digest] for link in links if link.digest in ends}
         for link in links if now < complete_from else ():
             if link.linked_at <= complete_from - self.period:
@@ -191,7 +191,7 @@ class SqlLeases:
         return leased
 
     def leased_in(self, tx: Transaction, repository_id: int, now: datetime) -> Promised:
-        found = tx.values(_LEASED_IN, repository_id=repository_id, now=moment(now))
+        found = tx.values(_LEASED_IN, repository_id=repository_id, now=to_micros(now))
         complete_from = self._known_complete_from(tx)
         if complete_from is None:
             complete_from = now + self.period
@@ -204,7 +204,7 @@ class SqlLeases:
     def expire(self, db: Database, now: datetime) -> None:
         ended = (
             sa.select(space.leases.c.repository_id, space.leases.c.digest, space.leases.c.holder)
-            .where(space.leases.c.until <= moment(now))
+            .where(space.leases.c.until <= to_micros(now))
             .limit(1000)
             .with_for_update(skip_locked=True)
         )
@@ -232,26 +232,26 @@ class SqlLeases:
     @staticmethod
     def _known_complete_from(tx: Transaction) -> datetime | None:
         known = tx.value(_COMPLETE_FROM)
-        return from_moment(known) if known is not None else None
+        return from_micros(known) if known is not None else None
 
     @staticmethod
     def _remember(tx: Transaction, until: datetime) -> datetime:
         tx.execute(
             tx.insert(space.lease_memory)
-            .values(id=1, complete_from=moment(until))
+            .values(id=1, complete_from=to_micros(until))
             .on_conflict_do_nothing()
         )
         return until
 
     def _confirmed(
-        self, tx: Transaction, repository_id: int, digest: Digest, holder: Holder, now: datetime
+        self, tx: Transaction, repository_id: int, digest: Digest, holder: Pusher, now: datetime
     ) -> bool:
         confirmed = tx.change(
             _CONFIRM_GRANT,
             repository_id=repository_id,
             digest=digest,
             holder=holder.key,
-            now=moment(now),
+            now=to_micros(now),
         )
         return confirmed > 0
 
@@ -260,7 +260,7 @@ class SqlLeases:
         tx: Transaction,
         repository_id: int,
         digest: Digest,
-        holder: Holder,
+        holder: Pusher,
         now: datetime,
         *,
         confirm_until: datetime,
@@ -273,8 +273,8 @@ class SqlLeases:
             digest=digest,
             holder=holder.key,
             grants=grants,
-            until=moment(until),
-            confirm_until=moment(confirm_until),
-            now=moment(now),
+            until=to_micros(until),
+            confirm_until=to_micros(confirm_until),
+            now=to_micros(now),
         )
         return until

@@ -13,7 +13,7 @@ from ullage.oci.errors import Locked
 from ullage.oci.reference import RepositoryName, Tag
 from ullage.registry.queries import attributes
 from ullage.registry.queries.attributes import Lock
-from ullage.registry.queries.content.repositories import HeldRepository
+from ullage.registry.queries.content.repositories import RepositoryForUpdate
 
 # As Azure's API spells them.
 WORDS = {
@@ -40,7 +40,7 @@ def require_writable(tx: Transaction, repository_id: int, name: RepositoryName) 
     require(name, writable=attributes.of_repository(tx, repository_id).write_enabled)
 
 
-def require_held_writable(repository: HeldRepository) -> None:
+def require_row_writable(repository: RepositoryForUpdate) -> None:
     """As require_writable, of what is known already."""
     require(repository.name, writable=repository.write_enabled)
 

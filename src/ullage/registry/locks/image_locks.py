@@ -16,8 +16,8 @@ from ullage.authorization import Action, Principal
 from ullage.database.transaction import Transaction
 from ullage.oci.digest import Digest
 from ullage.oci.errors import (
-    HoldUnknown,
     Locked,
+    LockUnknown,
     ManifestUnknown,
     NameUnknown,
     TooManyRequests,
@@ -25,12 +25,13 @@ from ullage.oci.errors import (
 )
 from ullage.oci.reference import RepositoryName, Tag
 from ullage.quantities import parse_until
-from ullage.registry.context import Caller, Registry
-from ullage.registry.queries import image_locks as holds
+from ullage.registry.clients import Caller
+from ullage.registry.context import Registry
+from ullage.registry.queries import image_locks
 from ullage.registry.queries.content.manifests import find_manifests
 from ullage.registry.queries.content.remove_manifests import referrers_of
 from ullage.registry.queries.content.repositories import lock_repository, repository_exists
-from ullage.registry.queries.image_locks import HoldRow
+from ullage.registry.queries.image_locks import ImageLock
 from ullage.registry.queries.references.manifests import children, tagged
 
 MAX_REASON = 1000
@@ -43,9 +44,9 @@ MAX_OF_REPOSITORY = 1000
 class Covered:
     """What the holds of a repository cover at this moment."""
 
-    whole: HoldRow | None
-    tags: Mapping[Tag, HoldRow]
-    manifests: Mapping[int, HoldRow]
+    whole: ImageLock | None
+    tags: Mapping[Tag, ImageLock]
+    manifests: Mapping[int, ImageLock]
 
     def of(self, ids: Collection[int]) -> dict[int, str]:
         """Those of these manifests that are held, and by what, for people."""
@@ -53,12 +54,12 @@ class Covered:
             return dict.fromkeys(ids, described(self.whole))
         return {id_: described(self.manifests[id_]) for id_ in ids if id_ in self.manifests}
 
-    def first(self) -> HoldRow | None:
+    def first(self) -> ImageLock | None:
         """A hold of anything in the repository, or of all of it."""
         found = (self.whole, *self.tags.values(), *self.manifests.values())
         return next((hold for hold in found if hold is not None), None)
 
-    def of_tag(self, tag: Tag, manifest_id: int | None = None) -> HoldRow | None:
+    def of_tag(self, tag: Tag, manifest_id: int | None = None) -> ImageLock | None:
         """What holds a tag: on it, on its image, or on the repository."""
         on_image = self.manifests.get(manifest_id) if manifest_id is not None else None
         return self.whole or self.tags.get(tag) or on_image
@@ -67,7 +68,7 @@ class Covered:
 NOTHING = Covered(None, {}, {})
 
 
-def described(hold: HoldRow) -> str:
+def described(hold: ImageLock) -> str:
     """A hold for people: who, until when and why."""
     until = f" until {hold.until.isoformat()}" if hold.until is not None else ""
     return f"held by {hold.owner or 'anonymous'}{until}: {hold.reason}"
@@ -75,20 +76,20 @@ def described(hold: HoldRow) -> str:
 
 def covered(tx: Transaction, repository_id: int, now: datetime) -> Covered:
     """What is held in a repository. One question if nothing is; else it costs what is held."""
-    found = holds.in_force(tx, repository_id, now)
+    found = image_locks.in_force(tx, repository_id, now)
     if not found:
         return NOTHING
     whole = next((hold for hold in found if hold.tag is None and hold.digest is None), None)
     if whole is not None:
         return Covered(whole, {}, {})
-    tags: dict[Tag, HoldRow] = {}
+    tags: dict[Tag, ImageLock] = {}
     for hold in found:
         if hold.tag is not None:
             tags.setdefault(hold.tag, hold)
     by_tag = tagged(tx, repository_id, tags.keys())
     digests = [hold.digest for hold in found if hold.digest is not None]
     by_digest = find_manifests(tx, repository_id, digests)
-    manifests: dict[int, HoldRow] = {}
+    manifests: dict[int, ImageLock] = {}
     for hold in found:
         row = by_digest.get(hold.digest) if hold.digest is not None else None
         if hold.tag is not None:
@@ -102,8 +103,8 @@ def _spread(
     tx: Transaction,
     repository_id: int,
     reached: dict[int, Digest],
-    hold: HoldRow,
-    manifests: dict[int, HoldRow],
+    hold: ImageLock,
+    manifests: dict[int, ImageLock],
 ) -> None:
     """Cover these manifests, all that they list and all that refers to them, and so on."""
     while reached := {id_: digest for id_, digest in reached.items() if id_ not in manifests}:
@@ -113,7 +114,7 @@ def _spread(
         reached = {row.id: row.digest for row in rows}
 
 
-def require_unheld(hold: HoldRow | None, name: RepositoryName) -> None:
+def require_unheld(hold: ImageLock | None, name: RepositoryName) -> None:
     """Raises Locked with the hold's reason, if there is one."""
     if hold is not None:
         raise Locked(f"{described(hold)} (lock {hold.id} in repository '{name}')")
@@ -164,7 +165,7 @@ def place_hold(
     if until is not None and until <= now:
         raise ValueInvalid(message="until: that is past")
 
-    def place(tx: Transaction) -> HoldRow:
+    def place(tx: Transaction) -> ImageLock:
         repository_id = lock_repository(tx, name)
         if repository_id is None or not repository_exists(tx, name):
             raise NameUnknown({"name": name})
@@ -174,9 +175,9 @@ def place_hold(
             raise ManifestUnknown({"name": name, "tag": tag})
         if digest is not None and not find_manifests(tx, repository_id, [digest]):
             raise ManifestUnknown({"name": name, "digest": digest})
-        if len(holds.in_force(tx, repository_id, now)) >= MAX_OF_REPOSITORY:
+        if len(image_locks.in_force(tx, repository_id, now)) >= MAX_OF_REPOSITORY:
             raise TooManyRequests(message=f"{MAX_OF_REPOSITORY} locks in this repository already")
-        hold = HoldRow(
+        hold = ImageLock(
             registry.fresh_key(),
             repository_id,
             tag,
@@ -186,7 +187,7 @@ def place_hold(
             until,
             now,
         )
-        holds.insert(tx, hold)
+        image_locks.insert(tx, hold)
         detail = {name: value for name, value in _shown(name, hold).items() if name != "repository"}
         registry.audit(tx, caller, "lock.place", repository=name, target=reference, detail=detail)
         return hold
@@ -197,25 +198,25 @@ def place_hold(
 def lift_holds(
     registry: Registry, name: RepositoryName, reference: Tag | Digest | None, caller: Caller
 ) -> list[dict[str, Any]]:
-    """Lift the holds of exactly this; those there were. Raises NameUnknown, HoldUnknown.
+    """Lift the holds of exactly this; those there were. Raises NameUnknown, LockUnknown.
 
     What holds something else goes on holding what it covers. Who lifted what is audited.
     """
     now = registry.now()
 
-    def lift(tx: Transaction) -> list[HoldRow]:
+    def lift(tx: Transaction) -> list[ImageLock]:
         repository_id = lock_repository(tx, name)
         if repository_id is None:
             raise NameUnknown({"name": name})
         lifted = [
             hold
-            for hold in holds.in_force(tx, repository_id, now)
+            for hold in image_locks.in_force(tx, repository_id, now)
             if (hold.digest or hold.tag) == reference
         ]
         if not lifted:
-            raise HoldUnknown({"name": name, "reference": reference})
+            raise LockUnknown({"name": name, "reference": reference})
         for hold in lifted:
-            holds.delete(tx, hold.id)
+            image_locks.delete(tx, hold.id)
             detail = {"lock": hold.id, "reason": hold.reason, "owner": hold.owner}
             registry.audit(
                 tx, caller, "lock.lift", repository=name, target=reference, detail=detail
@@ -232,7 +233,7 @@ def list_holds(
     now = registry.now()
     return [
         _shown(repository, hold)
-        for repository, hold in registry.read(lambda tx: holds.everywhere(tx, now))
+        for repository, hold in registry.read(lambda tx: image_locks.everywhere(tx, now))
         if name in (None, repository) and principal.may(Action.METADATA_READ, repository)
     ]
 
@@ -240,11 +241,11 @@ def list_holds(
 def expire_holds(registry: Registry) -> None:
     """Drop the rows of holds that have ended: they hold nothing since."""
     now = registry.now()
-    if registry.read(lambda tx: holds.any_ended(tx, now)):
-        registry.write(lambda tx: holds.forget_ended(tx, now), freeing=True)
+    if registry.read(lambda tx: image_locks.any_ended(tx, now)):
+        registry.write(lambda tx: image_locks.forget_ended(tx, now), freeing=True)
 
 
-def _shown(name: RepositoryName, hold: HoldRow) -> dict[str, Any]:
+def _shown(name: RepositoryName, hold: ImageLock) -> dict[str, Any]:
     return {
         "id": hold.id,
         "repository": name,

@@ -14,7 +14,7 @@ LARGEST_BYTES = 64 * 1024
 TOGETHER_BYTES = 8 * 1024 * 1024
 
 
-class SmallBlobs:
+class BlobCache:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         # By storage key, what was asked for last at the end.

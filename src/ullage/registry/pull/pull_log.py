@@ -21,7 +21,8 @@ from ullage.oci.digest import Digest
 from ullage.oci.errors import RegistryError
 from ullage.oci.reference import Tag
 from ullage.patterns import Matches, part
-from ullage.registry.context import Caller, Registry
+from ullage.registry.clients import Caller
+from ullage.registry.context import Registry
 from ullage.registry.pull.pull_recorder import MAX_AGENT, Pulls, Seen
 from ullage.registry.pull.user_agents import USUAL, Puller, Pullers, parse_pullers, puller_document
 from ullage.registry.queries import policies, pulls
@@ -42,7 +43,7 @@ AT_ONCE = 250
 def note_pull(registry: Registry, manifest_id: int, reference: Tag | Digest, agent: str) -> None:
     """A manifest was handed out. Costs a microsecond or two."""
     tag = None if isinstance(reference, Digest) else reference
-    registry.pulls.note(manifest_id, tag, agent[:MAX_AGENT], registry.now())
+    registry.pull_recorder.note(manifest_id, tag, agent[:MAX_AGENT], registry.now())
 
 
 def write_pulls(registry: Registry) -> bool:
@@ -50,8 +51,8 @@ def write_pulls(registry: Registry) -> bool:
 
     Returns when everything that was noted before has been tried, also by another thread.
     """
-    with registry.pulls.writing:
-        taken = registry.pulls.take()
+    with registry.pull_recorder.writing:
+        taken = registry.pull_recorder.take()
         if not taken:
             return True
         try:
@@ -65,7 +66,7 @@ def write_pulls(registry: Registry) -> bool:
                 keys = keys[AT_ONCE:]
         except RegistryError as error:
             log.warning("pulls are not written down yet: %s", error)
-            registry.pulls.put_back(taken)
+            registry.pull_recorder.put_back(taken)
             return False
     return True
 

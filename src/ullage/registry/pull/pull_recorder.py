@@ -31,7 +31,7 @@ class Seen:
 Pulls = dict[tuple[int, Tag | None, str], Seen]
 
 
-class Recorder:
+class PullRecorder:
     def __init__(self, capacity: int = MAX_WAITING) -> None:
         self._capacity = capacity
         self._lock = threading.Lock()

@@ -13,12 +13,11 @@ from ullage.database.transaction import Transaction
 from ullage.oci.digest import Digest
 from ullage.oci.errors import BlobUnknown, ManifestUnknown, NameUnknown, Unavailable
 from ullage.oci.reference import RepositoryName, Tag
-from ullage.registry.context import Caller, Registry
-from ullage.registry.locks import attribute_locks as locks
+from ullage.registry.clients import Caller
+from ullage.registry.context import Registry
+from ullage.registry.locks import attribute_locks
 from ullage.registry.queries.attributes import Lock
-from ullage.registry.queries.content import manifests as manifests_queries
-from ullage.registry.queries.content import repositories as repositories_queries
-from ullage.registry.queries.content import tags as tags_queries
+from ullage.registry.queries.content import manifests, repositories, tags
 from ullage.registry.queries.content.blobs import StoredBlob, find_blob
 from ullage.registry.queries.content.manifests import ReferrerRow, StoredManifest
 from ullage.registry.queries.content.repositories import find_repository, repository_exists
@@ -60,10 +59,10 @@ def get_manifest(
     """
 
     def find(tx: Transaction) -> StoredManifest:
-        found = manifests_queries.get_manifest(tx, name, reference)
+        found = manifests.get_manifest(tx, name, reference)
         if found is not None:
             if found.unreadable is not None:
-                raise locks.locked(name, found.unreadable)
+                raise attribute_locks.locked(name, found.unreadable)
             return found
         if not repository_exists(tx, name):
             raise NameUnknown({"name": name})
@@ -72,19 +71,19 @@ def get_manifest(
             {"Name": name, "Revision": reference}, f"manifest {what} is not found"
         )
 
-    return registry.recall(("manifest", name, reference), find, lambda found: len(found.raw))
+    return registry.cached_read(("manifest", name, reference), find, lambda found: len(found.raw))
 
 
 def stat_blob(registry: Registry, name: RepositoryName, digest: Digest) -> StoredBlob:
     """What a repository may read under this digest. Raises BlobUnknown, Locked."""
     blob = _find_blob(registry, name, digest)
     if not blob.readable:
-        raise locks.locked(name, Lock("repository", name, "read_enabled"))
+        raise attribute_locks.locked(name, Lock("repository", name, "read_enabled"))
     return blob
 
 
 def _find_blob(registry: Registry, name: RepositoryName, digest: Digest) -> StoredBlob:
-    blob = registry.recall(
+    blob = registry.cached_read(
         ("blob", name, digest), lambda tx: find_blob(tx, name, digest), lambda _: 0
     )
     if blob is None:
@@ -135,7 +134,7 @@ class BlobReader:
 
 def held_blob(registry: Registry, name: RepositoryName, digest: Digest) -> bytes | None:
     """A blob's bytes if they are in memory. Raises BlobUnknown, Locked."""
-    return registry.small.get(stat_blob(registry, name, digest).key)
+    return registry.blob_cache.get(stat_blob(registry, name, digest).key)
 
 
 def open_blob(
@@ -159,7 +158,7 @@ def open_blob(
             raise _damaged(digest, f"{reader.size} bytes instead of {blob.size}")
         first = reader.read_at(0, blob.size) if 0 < blob.size <= read_ahead else b""
         if len(first) == blob.size:
-            registry.small.keep(blob.key, first)
+            registry.blob_cache.keep(blob.key, first)
         return BlobReader(reader, first)
     except OSError as error:
         reader.close()
@@ -183,18 +182,18 @@ def list_tags(registry: Registry, name: RepositoryName, n: int, last: str | None
         repository_id = find_repository(tx, name)
         if repository_id is None or not repository_exists(tx, name):
             raise NameUnknown({"name": name})
-        return _page(tags_queries.list_tags(tx, repository_id, n + 1, last), n)
+        return _page(tags.list_tags(tx, repository_id, n + 1, last), n)
 
-    return registry.recall(("tags", name, n, last), find, lambda page: TAG_BYTES * len(page.items))
+    return registry.cached_read(
+        ("tags", name, n, last), find, lambda page: TAG_BYTES * len(page.items)
+    )
 
 
 def list_repositories(registry: Registry, n: int, last: str | None, principal: Principal) -> Page:
     """Up to `n` repositories after `last` that hold a manifest and that the caller may read."""
     readable = set(principal.readable())
     patterns = None if "*" in readable else readable
-    found = registry.read(
-        lambda tx: repositories_queries.list_repositories(tx, n + 1, last, patterns)
-    )
+    found = registry.read(lambda tx: repositories.list_repositories(tx, n + 1, last, patterns))
     return _page(found, n)
 
 
@@ -212,7 +211,7 @@ def list_referrers(
     """
     n = min(n, REFERRERS_PAGE)
     rows = registry.read(
-        lambda tx: manifests_queries.list_referrers(tx, name, digest, artifact_type, n + 1, last)
+        lambda tx: manifests.list_referrers(tx, name, digest, artifact_type, n + 1, last)
     )
     descriptors: list[dict[str, Any]] = []
     size = 0

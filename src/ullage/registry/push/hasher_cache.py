@@ -12,7 +12,7 @@ from collections import OrderedDict
 from ullage.oci.digest import Hasher
 
 
-class Hashers:
+class HasherCache:
     def __init__(self, capacity: int = 1024) -> None:
         self._capacity = capacity
         self._lock = threading.Lock()

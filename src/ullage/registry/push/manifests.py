@@ -13,11 +13,11 @@ from ullage.oci.manifest.descriptor import Descriptor
 from ullage.oci.manifest.limits import ManifestLimits
 from ullage.oci.manifest.parsing import Manifest, parse_manifest
 from ullage.oci.reference import RepositoryName, Tag
-from ullage.registry.context import Caller, Registry
-from ullage.registry.locks import attribute_locks as locks
-from ullage.registry.push.links import link_and_lease
+from ullage.registry.clients import Caller
+from ullage.registry.context import Registry
+from ullage.registry.locks import attribute_locks
 from ullage.registry.push.platforms import platform_of
-from ullage.registry.push.prepared import Half, whole
+from ullage.registry.push.prepared import Prepared, in_one_go
 from ullage.registry.queries.content.blobs import linked_among, lock_blobs
 from ullage.registry.queries.content.manifests import (
     find_manifests,
@@ -29,7 +29,6 @@ from ullage.registry.queries.content.manifests import (
 from ullage.registry.queries.content.remove_manifests import blobs_of, children_of
 from ullage.registry.queries.content.repositories import (
     ensure_repository,
-    find_readable_repository,
     touch_repository,
 )
 from ullage.registry.queries.content.tags import put_tag
@@ -48,55 +47,10 @@ class PutResult:
 # --- mounts ---------------------------------------------------------------------------------------
 
 
-def mount_blob(
-    registry: Registry,
-    name: RepositoryName,
-    source: RepositoryName,
-    digest: Digest,
-    caller: Caller,
-) -> bool:
-    """Link a blob of `source` in `name` as well. False if it cannot be: the client then uploads it.
-
-    distribution-spec, "Mounting a blob from another repository". Where nothing may be pulled, there
-    is nothing to mount either. Raises Locked if nothing may be pushed here.
-    """
-    now = registry.now()
-
-    def mount(tx: Transaction) -> None:
-        # The repository before the blob, as everybody does; undone if there is nothing to mount.
-        repository = ensure_repository(tx, name, now)
-        locks.require_held_writable(repository)
-        repository_id = repository.id
-        source_id = find_readable_repository(tx, source)
-        sizes = lock_blobs(tx, [digest])
-        if source_id is None or digest not in sizes:
-            raise _NothingToMount
-        if digest not in linked_among(tx, source_id, [digest]):
-            raise _NothingToMount
-        failpoint("mount.in_transaction")
-        link_and_lease(tx, registry, repository_id, digest, sizes[digest], caller, now)
-        if caller.holder.asks_source and source_id != repository_id:
-            # What it was promised in the source was for this mount.
-            registry.leases.redeem(tx, source_id, [digest], caller.holder)
-        detail = {"from": source, "bytes": sizes[digest]}
-        registry.audit(tx, caller, "blob.mount", repository=name, target=digest, detail=detail)
-
-    try:
-        registry.write(mount)
-    except _NothingToMount:
-        return False
-    failpoint("mount.after_row")
-    return True
-
-
-class _NothingToMount(Exception):
-    """Undoes the transaction that found so."""
-
-
 # --- manifests ------------------------------------------------------------------------------------
 
 
-def receive_manifest(
+def prepare_manifest(
     registry: Registry,
     name: RepositoryName,
     reference: Tag | Digest,
@@ -104,7 +58,7 @@ def receive_manifest(
     media_type: str | None,
     caller: Caller,
     tags: Sequence[Tag] = (),
-) -> Half[PutResult]:
+) -> Prepared[PutResult]:
     """The first half of `put_manifest`: what can be said of it by itself.
 
     That stores a manifest under its digest and points tags to it; all of it or nothing.
@@ -132,9 +86,9 @@ def receive_manifest(
 
     def put(tx: Transaction) -> None:
         repository = ensure_repository(tx, name, now)
-        locks.require_held_writable(repository)
+        attribute_locks.require_row_writable(repository)
         repository_id = repository.id
-        locks.require_tags_writable(tx, repository_id, name, wanted)
+        attribute_locks.require_tags_writable(tx, repository_id, name, wanted)
         references = _require_blobs(tx, repository_id, manifest)
         children = _require_children(tx, repository_id, manifest)
         known = find_manifests(tx, repository_id, [digest]).get(digest)
@@ -151,18 +105,18 @@ def receive_manifest(
                 now=now,
             )
             cancel_reviews(tx, repository_id, references)
-            registry.leases.redeem(tx, repository_id, references, caller.holder)
+            registry.leases.redeem(tx, repository_id, references, caller.pusher)
         else:
             _require_same_type(tx, known.id, manifest)
             manifest_id = known.id
-            locks.require_manifest_writable(tx, name, manifest_id, digest)
+            attribute_locks.require_manifest_writable(tx, name, manifest_id, digest)
             touch_manifest(tx, manifest_id, now)
             if manifest.optional_blobs or manifest.optional_children:
                 _hold_what_came_since(tx, repository_id, manifest_id, references, children)
             # Whoever pushes it once more has asked for its config; whoever merely tags it has not,
             # and what was promised to this client is for another push.
             config = manifest.config.digest if manifest.config else None
-            registry.leases.redeem(tx, repository_id, references, caller.holder, witness=config)
+            registry.leases.redeem(tx, repository_id, references, caller.pusher, witness=config)
         failpoint("manifest.put.in_transaction")
         for tag in wanted:
             put_tag(tx, repository_id, tag, manifest_id, now)
@@ -174,10 +128,10 @@ def receive_manifest(
         failpoint("manifest.put.after_row")
         return PutResult(digest, manifest.subject.digest if manifest.subject else None, wanted)
 
-    return Half(put, ended)
+    return Prepared(put, ended)
 
 
-put_manifest = whole(receive_manifest)
+put_manifest = in_one_go(prepare_manifest)
 
 
 def _require_blobs(tx: Transaction, repository_id: int, manifest: Manifest) -> list[Digest]:

@@ -21,7 +21,7 @@ def _nothing() -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
-class Half(Generic[T]):
+class Prepared(Generic[T]):
     """What is left to do: `facts`, and then `ended` with what they gave, or `undone`."""
 
     facts: Work[Any]
@@ -36,38 +36,38 @@ class Half(Generic[T]):
         return self.ended(outcome)
 
 
-def done(result: T) -> Half[T]:
+def already_done(result: T) -> Prepared[T]:
     """Nothing is left to do."""
-    return Half(lambda _: result, lambda outcome: outcome)
+    return Prepared(lambda _: result, lambda outcome: outcome)
 
 
-def complete(registry: Registry, half: Half[T]) -> T:
+def commit(registry: Registry, prepared: Prepared[T]) -> T:
     """Do the second half. Raises what its facts raise, and what Registry.write does."""
-    (outcome,) = registry.write_each([half.facts])
-    return half.end(outcome)
+    (outcome,) = registry.write_each([prepared.facts])
+    return prepared.end(outcome)
 
 
-def whole(
-    begin: Callable[Concatenate[Registry, P], Half[T]],
+def in_one_go(
+    begin: Callable[Concatenate[Registry, P], Prepared[T]],
 ) -> Callable[Concatenate[Registry, P], T]:
     """The use case whose first half is `begin`: takes and raises the same, and gives its result."""
 
     def both(registry: Registry, /, *args: P.args, **kwargs: P.kwargs) -> T:
-        return complete(registry, begin(registry, *args, **kwargs))
+        return commit(registry, begin(registry, *args, **kwargs))
 
     return both
 
 
-def complete_each(registry: Registry, halves: Sequence[Half[Any]]) -> list[Any]:
+def commit_each(registry: Registry, prepared: Sequence[Prepared[Any]]) -> list[Any]:
     """Do several second halves in one commit: what each gave or, in its place, what it raised."""
-    if not halves:
+    if not prepared:
         return []
-    outcomes = registry.write_each([half.facts for half in halves])
-    return [_end(half, outcome) for half, outcome in zip(halves, outcomes, strict=True)]
+    outcomes = registry.write_each([prepared.facts for prepared in prepared])
+    return [_end(prepared, outcome) for prepared, outcome in zip(prepared, outcomes, strict=True)]
 
 
-def _end(half: Half[Any], outcome: Any) -> Any:
+def _end(prepared: Prepared[Any], outcome: Any) -> Any:
     try:
-        return half.end(outcome)
+        return prepared.end(outcome)
     except BaseException as error:  # noqa: BLE001 - handed to whoever waits
         return error

@@ -1,10 +1,17 @@
-"""Upload sessions without their bytes: opened, looked at, cancelled.
+"""Upload sessions without their bytes: opened, looked at, cancelled, ended.
 
-Where one process owns the database a session starts in its memory (registry/push/sessions_in_memory.py), elsewhere as
-a row.
+Where one process owns the database a session starts in its memory (sessions_in_memory.py),
+elsewhere as a row. Whatever was written under a session's key is buried in the transaction that
+ends the session. A session in memory ends with its process: an orderly stop gives it a row, and
+after a crash the next start gives back what it had.
 """
 
 from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Mapping
+from datetime import datetime
 
 from ullage.database.transaction import Transaction
 from ullage.failpoints import failpoint
@@ -13,20 +20,24 @@ from ullage.oci.errors import (
     BlobUploadUnknown,
     DigestInvalid,
     RangeInvalid,
+    RegistryError,
     StorageFull,
     TooManyRequests,
 )
 from ullage.oci.reference import RepositoryName
-from ullage.registry.context import Caller, Registry, store_errors
-from ullage.registry.locks import attribute_locks as locks
-from ullage.registry.push.ending import end_upload
-from ullage.registry.push.sessions_in_memory import FreshSession, FreshSessions
-from ullage.registry.queries import reserved_keys as reserved
-from ullage.registry.queries import uploads
-from ullage.registry.queries.content.repositories import ensure_repository
+from ullage.registry.clients import Caller
+from ullage.registry.context import Registry
+from ullage.registry.errors import store_errors
+from ullage.registry.locks import attribute_locks
+from ullage.registry.push.sessions_in_memory import MemorySession, MemorySessions
+from ullage.registry.queries import reserved_keys, uploads
+from ullage.registry.queries.content.repositories import drop_repository_if_empty, ensure_repository
+from ullage.registry.queries.reclaim import tombstones
 from ullage.registry.queries.uploads import Upload
 
 __all__ = ["Upload"]
+
+log = logging.getLogger(__name__)
 
 # Storage keys are reserved this many at a time: one commit for as many uploads.
 KEYS_AT_ONCE = 256
@@ -49,37 +60,37 @@ def start_upload(
             {"algorithm": algorithm}, f"digest algorithm: expected one of {', '.join(ALGORITHMS)}"
         )
     _require_room(registry)
-    if registry.fresh is not None:
-        return _start_fresh(registry, registry.fresh, name, caller, algorithm)
+    if registry.memory_sessions is not None:
+        return _start_in_memory(registry, registry.memory_sessions, name, caller, algorithm)
     return _start_stored(registry, name, caller, algorithm)
 
 
 def starts_at_once(registry: Registry) -> bool:
     """Whether start_upload would not have to wait for a disk."""
-    return registry.fresh is not None and registry.fresh.has_key
+    return registry.memory_sessions is not None and registry.memory_sessions.has_key
 
 
-def _start_fresh(
-    registry: Registry, fresh: FreshSessions, name: RepositoryName, caller: Caller, algorithm: str
+def _start_in_memory(
+    registry: Registry, fresh: MemorySessions, name: RepositoryName, caller: Caller, algorithm: str
 ) -> Upload:
-    """A session in memory; the database knows of nothing but its key (registry/push/sessions_in_memory.py)."""
+    """A session in memory; the database knows only its key (sessions_in_memory.py)."""
 
     def look(tx: Transaction) -> tuple[int, bool]:
         return uploads.count_uploads_for(tx, name)
 
-    stored, writable = registry.recall(("uploading", name), look, lambda _: 0)
-    locks.require(name, writable=writable)
+    stored, writable = registry.cached_read(("uploading", name), look, lambda _: 0)
+    attribute_locks.require(name, writable=writable)
     _require_few(registry, stored + len(fresh))
     key = fresh.take_key() or _reserve_keys(registry, fresh)
     upload = Upload(registry.fresh_key(), None, caller.subject, key, algorithm, 0)
-    fresh.add(FreshSession(upload, name, registry.now() + registry.limits.upload_idle))
+    fresh.add(MemorySession(upload, name, registry.now() + registry.limits.upload_idle))
     return upload
 
 
-def _reserve_keys(registry: Registry, fresh: FreshSessions) -> str:
+def _reserve_keys(registry: Registry, fresh: MemorySessions) -> str:
     """One storage key for now, and many for later, that a crash cannot hide."""
     first, *others = (registry.fresh_key() for _ in range(KEYS_AT_ONCE))
-    registry.write(lambda tx: reserved.reserve(tx, (first, *others)))
+    registry.write(lambda tx: reserved_keys.reserve(tx, (first, *others)))
     failpoint("upload.reserve.after_row")
     fresh.add_keys(others)
     return first
@@ -109,7 +120,7 @@ def _start_stored(
     def open_session(tx: Transaction) -> Upload:
         _require_few(registry, uploads.count_uploads(tx))
         repository = ensure_repository(tx, name, now)
-        locks.require_held_writable(repository)
+        attribute_locks.require_row_writable(repository)
         upload = Upload(upload_id, repository.id, caller.subject, key, algorithm, 0)
         uploads.insert_upload(tx, upload, now, now + registry.limits.upload_idle)
         return upload
@@ -128,7 +139,11 @@ def _start_stored(
 
 def get_upload(registry: Registry, name: RepositoryName, upload_id: str, caller: Caller) -> Upload:
     """The session's state. Raises BlobUploadUnknown, also for another repository's or caller's."""
-    upload = registry.fresh.find(name, upload_id) if registry.fresh is not None else None
+    upload = (
+        registry.memory_sessions.find(name, upload_id)
+        if registry.memory_sessions is not None
+        else None
+    )
     if upload is None:
         upload = registry.read(lambda tx: uploads.find_upload(tx, name, upload_id))
     if upload is None or upload.subject != caller.subject:
@@ -151,3 +166,133 @@ def cancel_upload(registry: Registry, name: RepositoryName, upload_id: str, call
     upload = get_upload(registry, name, upload_id, caller)
     if not end_upload(registry, upload):
         raise BlobUploadUnknown({"upload": upload_id})
+
+
+def end_upload(registry: Registry, upload: Upload, *, only_if_expired: bool = False) -> bool:
+    """End a session for whatever reason and bury its bytes; False if it had ended already."""
+    if upload.repository_id is None:
+        return _end_in_memory(registry, upload, only_if_expired=only_if_expired)
+    repository_id = upload.repository_id
+    size = registry.blobs.size(upload.key) or 0
+    now = registry.now()
+
+    def end(tx: Transaction) -> bool:
+        if only_if_expired:
+            ended = uploads.delete_expired_upload(tx, upload.id, now)
+        else:
+            ended = uploads.delete_upload(tx, upload.id)
+        if not ended:
+            return False
+        drop_repository_if_empty(tx, repository_id)
+        tombstones.bury(tx, repository_id, upload.key, size, now)
+        return True
+
+    ended = registry.write(end, freeing=True)
+    failpoint("cancel.after_row")
+    registry.hashers.forget(upload.id)
+    if ended:
+        registry.wake()
+    return ended
+
+
+def _end_in_memory(registry: Registry, upload: Upload, *, only_if_expired: bool) -> bool:
+    fresh, now = memory_sessions_of(registry), registry.now()
+    session = fresh.remove(upload.id, expired_at=now if only_if_expired else None)
+    if session is None:
+        return False
+    registry.hashers.forget(upload.id)
+    if not session.began:
+        # Nothing was ever written under it.
+        fresh.add_keys([upload.key])
+        return True
+    try:
+        _bury_reserved(registry, {upload.key: registry.blobs.size(upload.key)}, now)
+    except BaseException:
+        fresh.add(session)
+        raise
+    failpoint("cancel.after_row")
+    registry.wake()
+    return True
+
+
+def _bury_reserved(registry: Registry, sizes: Mapping[str, int | None], now: datetime) -> int:
+    """Cross reserved keys out, with tombstones for what is stored under them; how many those are.
+
+    Whoever calls this knows that nobody will write there any more: `sizes` (bytes, None where
+    nothing is) were asked for since.
+    """
+
+    def bury(tx: Transaction) -> int:
+        buried = 0
+        for key, size in sizes.items():
+            if reserved_keys.release(tx, key) and size is not None:
+                tombstones.bury(tx, 0, key, size, now)
+                buried += 1
+        return buried
+
+    return registry.write(bury, freeing=True)
+
+
+def end_forgotten_sessions(registry: Registry) -> int:
+    """At a start: give back what a crash left of sessions that were in memory; how many had bytes.
+
+    Only where this process alone owns the database.
+    """
+    keys = registry.read(reserved_keys.reserved_keys)
+    failpoint("recover.after_claim")
+    if not keys:
+        return 0
+    buried = _bury_reserved(
+        registry, {key: registry.blobs.size(key) for key in keys}, registry.now()
+    )
+    failpoint("recover.after_row")
+    return buried
+
+
+def keep_memory_sessions(registry: Registry) -> None:
+    """At an orderly stop: sessions that were in memory get a row, so that they can go on."""
+    for session in registry.memory_sessions.all() if registry.memory_sessions is not None else ():
+        upload = session.upload
+        try:
+            with store_errors():
+                if not session.began:
+                    registry.blobs.create(upload.key)
+            registry.write(
+                lambda tx, session=session: store_session(  # type: ignore[misc]
+                    tx, session.name, session.upload, 0, registry.now(), session.expires_at
+                )
+            )
+            forget_memory_session(registry, upload)
+        except RegistryError as error:
+            # The next start gives its bytes back.
+            log.warning("upload %s is forgotten: %s", upload.id, error.message)
+
+
+def store_session(
+    tx: Transaction,
+    name: RepositoryName,
+    upload: Upload,
+    offset: int,
+    now: datetime,
+    expires_at: datetime,
+) -> Upload | None:
+    """Give a session that was in memory its row; None if it has ended. Raises Locked."""
+    if not reserved_keys.release(tx, upload.key):
+        return None
+    repository = ensure_repository(tx, name, now)
+    attribute_locks.require_row_writable(repository)
+    stored = dataclasses.replace(upload, repository_id=repository.id, offset=offset)
+    uploads.insert_upload(tx, stored, now, expires_at)
+    return stored
+
+
+def forget_memory_session(registry: Registry, upload: Upload) -> None:
+    """The database knows more of this session now than memory does."""
+    if upload.repository_id is None:
+        memory_sessions_of(registry).remove(upload.id)
+
+
+def memory_sessions_of(registry: Registry) -> MemorySessions:
+    """Where a session without a row is."""
+    assert registry.memory_sessions is not None
+    return registry.memory_sessions

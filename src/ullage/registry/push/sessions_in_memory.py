@@ -6,7 +6,7 @@ a blob costs one transaction.
 
 A crash forgets such a session: the client is told so and starts it again. It leaves no bytes that
 nobody knows of, for the database names a key before the first byte exists under it
-(registry/queries/reserved_keys.py). An orderly stop keeps the sessions (`keep_fresh_sessions` in
+(registry/queries/reserved_keys.py). An orderly stop keeps the sessions (`keep_memory_sessions` in
 registry/push/ending.py).
 """
 
@@ -24,7 +24,7 @@ from ullage.registry.queries.uploads import Upload
 
 
 @dataclass(slots=True)
-class FreshSession:
+class MemorySession:
     """A session without a row. Once it `began`, there may be bytes under its key."""
 
     upload: Upload
@@ -33,12 +33,12 @@ class FreshSession:
     began: bool = False
 
 
-class FreshSessions:
+class MemorySessions:
     """All of them; any thread may ask."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._sessions: dict[str, FreshSession] = {}
+        self._sessions: dict[str, MemorySession] = {}
         self._keys: list[str] = []
 
     def __len__(self) -> int:
@@ -59,7 +59,7 @@ class FreshSessions:
         with self._lock:
             self._keys.extend(keys)
 
-    def add(self, session: FreshSession) -> None:
+    def add(self, session: MemorySession) -> None:
         with self._lock:
             self._sessions[session.upload.id] = session
 
@@ -84,7 +84,7 @@ class FreshSessions:
             if session is not None:
                 session.expires_at = expires_at
 
-    def remove(self, upload_id: str, *, expired_at: datetime | None = None) -> FreshSession | None:
+    def remove(self, upload_id: str, *, expired_at: datetime | None = None) -> MemorySession | None:
         """Take the session out, if it has not ended; with `expired_at`, if it is too old by then.
 
         Whoever gets it answers for its key.
@@ -100,7 +100,7 @@ class FreshSessions:
             sessions = list(self._sessions.values())
         return [session.upload for session in sessions if session.expires_at <= now]
 
-    def all(self) -> list[FreshSession]:
+    def all(self) -> list[MemorySession]:
         with self._lock:
             return list(self._sessions.values())
 
@@ -115,6 +115,6 @@ class FreshSessions:
                 session.expires_at += by
 
 
-def open_fresh(db: Database) -> FreshSessions | None:
+def open_memory_sessions(db: Database) -> MemorySessions | None:
     """None on PostgreSQL, where any process may get a session's next request."""
-    return FreshSessions() if db.dialect == "sqlite" else None
+    return MemorySessions() if db.dialect == "sqlite" else None

@@ -13,19 +13,26 @@ from ullage.failpoints import failpoint
 from ullage.oci.digest import Digest, Hasher
 from ullage.oci.errors import BlobUploadUnknown, DigestInvalid, RangeInvalid, Unavailable
 from ullage.oci.reference import RepositoryName
-from ullage.registry.context import Caller, Registry, store_errors
-from ullage.registry.locks import attribute_locks as locks
-from ullage.registry.push.ending import end_upload, forget_fresh, fresh_of, store_session
+from ullage.registry.clients import Caller
+from ullage.registry.context import Registry
+from ullage.registry.errors import store_errors
+from ullage.registry.locks import attribute_locks
 from ullage.registry.push.links import link_and_lease
-from ullage.registry.push.prepared import Half, complete, done, whole
-from ullage.registry.push.sessions import get_upload, start_upload
-from ullage.registry.queries import reserved_keys as reserved
-from ullage.registry.queries import uploads
+from ullage.registry.push.prepared import Prepared, already_done, commit, in_one_go
+from ullage.registry.push.sessions import (
+    end_upload,
+    forget_memory_session,
+    get_upload,
+    memory_sessions_of,
+    start_upload,
+    store_session,
+)
+from ullage.registry.queries import reserved_keys, uploads
 from ullage.registry.queries.content.blobs import StoredBlob, find_blob
 from ullage.registry.queries.content.repositories import (
-    HeldRepository,
+    RepositoryForUpdate,
     ensure_repository,
-    hold_repository,
+    lock_repository_row,
 )
 from ullage.registry.queries.reclaim.adopt_blob import adopt_blob
 from ullage.registry.queries.upload_claims import CLAIM_PERIOD
@@ -76,7 +83,7 @@ def _open(registry: Registry, upload: Upload) -> Append:
     """The session's bytes, to add to. Raises KeyUnknown if it has ended, or they are committed."""
     if upload.repository_id is not None:
         return registry.blobs.append(upload.key, upload.offset)
-    if fresh_of(registry).begin(upload):
+    if memory_sessions_of(registry).begin(upload):
         return registry.blobs.begin(upload.key)
     try:
         return registry.blobs.append(upload.key, 0)
@@ -150,7 +157,7 @@ class AppendSession:
         except BaseException:
             self.abandon()
             raise
-        forget_fresh(registry, upload)
+        forget_memory_session(registry, upload)
         if kept is not None and self._hasher is not None:
             registry.hashers.keep(upload.id, self._hasher)
         self._let_go()
@@ -173,9 +180,9 @@ class AppendSession:
 
         Raises DigestInvalid if the bytes are others: the session then is as before this request.
         """
-        return complete(self._registry, self.commit(digest))
+        return commit(self._registry, self.commit(digest))
 
-    def commit(self, digest: Digest) -> Half[StoredBlob]:
+    def commit(self, digest: Digest) -> Prepared[StoredBlob]:
         """The first half of `finish`: the bytes are safe, and those of the blob `digest`."""
         try:
             found = self._digest(digest.algorithm)
@@ -195,7 +202,7 @@ class AppendSession:
             now = registry.now()
             return _adopt(tx, registry, self._name, self._upload, digest, size, self._caller, now)
 
-        return Half(adopt, self._adopted, self.abandon)
+        return Prepared(adopt, self._adopted, self.abandon)
 
     def abandon(self) -> None:
         """Forget this request's bytes: the session is as before it, and their room is free."""
@@ -225,7 +232,7 @@ class AppendSession:
         try:
             failpoint("upload.finish.after_row")
         finally:
-            forget_fresh(registry, upload)
+            forget_memory_session(registry, upload)
             registry.hashers.forget(upload.id)
             self._let_go()
         if blob.key != upload.key:
@@ -259,7 +266,7 @@ class AppendSession:
         registry.renew_claim(upload.id, self._token)
         expires_at = now + registry.limits.upload_idle
         if upload.repository_id is None:
-            fresh_of(registry).prolong(upload.id, expires_at)
+            memory_sessions_of(registry).prolong(upload.id, expires_at)
             return
         registry.write(lambda tx: uploads.prolong(tx, upload.id, expires_at))
 
@@ -291,21 +298,23 @@ def _adopt(
     return StoredBlob(digest, size, key, repository_id)
 
 
-def _end_in(tx: Transaction, name: RepositoryName, upload: Upload, now: datetime) -> HeldRepository:
+def _end_in(
+    tx: Transaction, name: RepositoryName, upload: Upload, now: datetime
+) -> RepositoryForUpdate:
     """End the session for the sake of a blob in its repository; the caller answers for its key.
 
     Raises BlobUploadUnknown if it has ended, or its repository is gone; Locked.
     """
-    repository: HeldRepository | None
+    repository: RepositoryForUpdate | None
     if upload.repository_id is None:
         repository = ensure_repository(tx, name, now)
-        ended = reserved.release(tx, upload.key)
+        ended = reserved_keys.release(tx, upload.key)
     else:
-        repository = hold_repository(tx, upload.repository_id)
+        repository = lock_repository_row(tx, upload.repository_id)
         ended = repository is not None and uploads.delete_upload(tx, upload.id)
     if repository is None or not ended:
         raise BlobUploadUnknown({"upload": upload.id})
-    locks.require_held_writable(repository)
+    attribute_locks.require_row_writable(repository)
     return repository
 
 
@@ -327,7 +336,7 @@ def add_to_upload(
     return session.end()
 
 
-def commit_upload(
+def prepare_blob(
     registry: Registry,
     name: RepositoryName,
     upload_id: str,
@@ -335,7 +344,7 @@ def commit_upload(
     digest: Digest,
     last: Iterable[bytes] = (),
     start: int | None = None,
-) -> Half[StoredBlob]:
+) -> Prepared[StoredBlob]:
     """The first half of `finish_upload`: the blob's bytes are safe.
 
     That turns a session into a blob, once `last`, which starts at `start` if that is said, is
@@ -349,13 +358,13 @@ def commit_upload(
         session = append_upload(registry, name, upload_id, caller, start)
     except BlobUploadUnknown:
         blob = _finished(registry, name, upload_id, caller, digest)
-        return done(blob or _finish_committed(registry, name, upload_id, caller, digest))
+        return already_done(blob or _finish_committed(registry, name, upload_id, caller, digest))
     for piece in last:
         session.write(piece)
     return session.commit(digest)
 
 
-finish_upload = whole(commit_upload)
+finish_upload = in_one_go(prepare_blob)
 
 
 def upload_whole(
@@ -409,7 +418,7 @@ def _finish_committed(
         blob = registry.write(
             lambda tx: _adopt(tx, registry, name, upload, digest, size, caller, registry.now())
         )
-        forget_fresh(registry, upload)
+        forget_memory_session(registry, upload)
         return blob
     except KeyUnknown as error:
         raise BlobUploadUnknown({"upload": upload_id}) from error

@@ -12,7 +12,7 @@ import sqlalchemy as sa
 
 from ullage.database.schema import accounts
 from ullage.database.statements import Statement
-from ullage.database.timestamps import from_moment, moment
+from ullage.database.timestamps import from_micros, to_micros
 from ullage.database.transaction import Transaction
 
 _audit = accounts.audit
@@ -57,7 +57,7 @@ def record(
         tx.rows(_IN_ORDER)
     tx.change(
         _INSERT,
-        at=moment(at),
+        at=to_micros(at),
         subject=subject,
         address=address,
         request_id=request_id,
@@ -89,9 +89,9 @@ def entries(
     if action is not None:
         query = query.where(_audit.c.action == action)
     if since is not None:
-        query = query.where(_audit.c.at >= moment(since))
+        query = query.where(_audit.c.at >= to_micros(since))
     if until is not None:
-        query = query.where(_audit.c.at < moment(until))
+        query = query.where(_audit.c.at < to_micros(until))
     return [_entry(row) for row in tx.execute(query)]
 
 
@@ -118,7 +118,7 @@ def repositories(tx: Transaction) -> list[str]:
 def _entry(row: Any) -> AuditEntry:
     return AuditEntry(
         row.id,
-        from_moment(row.at),
+        from_micros(row.at),
         row.subject,
         row.address,
         row.request_id,

@@ -14,7 +14,7 @@ from sqlalchemy import bindparam
 
 from ullage.database.schema import cleaning, content
 from ullage.database.statements import Statement
-from ullage.database.timestamps import from_moment, moment
+from ullage.database.timestamps import from_micros, to_micros
 from ullage.database.transaction import Row, Transaction
 from ullage.oci.digest import Digest
 from ullage.oci.reference import RepositoryName, Tag
@@ -23,7 +23,7 @@ _holds = cleaning.holds
 _repositories = content.repositories
 
 
-class HoldRow(NamedTuple):
+class ImageLock(NamedTuple):
     """A hold of a tag, of a manifest, or, without either, of a whole repository."""
 
     id: str
@@ -36,7 +36,7 @@ class HoldRow(NamedTuple):
     created_at: datetime
 
 
-_COLUMNS = tuple(_holds.c[name] for name in HoldRow._fields)
+_COLUMNS = tuple(_holds.c[name] for name in ImageLock._fields)
 _IN_FORCE = sa.or_(_holds.c.until.is_(None), _holds.c.until > bindparam("now"))
 
 _IN = Statement(
@@ -46,9 +46,9 @@ _IN = Statement(
 )
 
 
-def in_force(tx: Transaction, repository_id: int, now: datetime) -> list[HoldRow]:
+def in_force(tx: Transaction, repository_id: int, now: datetime) -> list[ImageLock]:
     """The repository's holds that have not ended, oldest first."""
-    return [_row(row) for row in tx.rows(_IN, repository_id=repository_id, now=moment(now))]
+    return [_row(row) for row in tx.rows(_IN, repository_id=repository_id, now=to_micros(now))]
 
 
 _ALL = Statement(
@@ -59,30 +59,30 @@ _ALL = Statement(
 )
 
 
-def everywhere(tx: Transaction, now: datetime) -> list[tuple[RepositoryName, HoldRow]]:
+def everywhere(tx: Transaction, now: datetime) -> list[tuple[RepositoryName, ImageLock]]:
     """All holds that have not ended, by repository."""
-    return [(RepositoryName(row[0]), _row(row[1:])) for row in tx.rows(_ALL, now=moment(now))]
+    return [(RepositoryName(row[0]), _row(row[1:])) for row in tx.rows(_ALL, now=to_micros(now))]
 
 
-def _row(row: Row) -> HoldRow:
+def _row(row: Row) -> ImageLock:
     id_, repository_id, tag, digest, reason, owner, until, created_at = row
-    return HoldRow(
+    return ImageLock(
         id_,
         repository_id,
         None if tag is None else Tag(tag),
         None if digest is None else Digest(digest),
         reason,
         owner,
-        None if until is None else from_moment(until),
-        from_moment(created_at),
+        None if until is None else from_micros(until),
+        from_micros(created_at),
     )
 
 
-def insert(tx: Transaction, hold: HoldRow) -> None:
+def insert(tx: Transaction, hold: ImageLock) -> None:
     """The caller holds the repository's row."""
     values = hold._asdict()
-    values["until"] = None if hold.until is None else moment(hold.until)
-    values["created_at"] = moment(hold.created_at)
+    values["until"] = None if hold.until is None else to_micros(hold.until)
+    values["created_at"] = to_micros(hold.created_at)
     tx.execute(_holds.insert().values(values))
 
 
@@ -95,9 +95,9 @@ _FORGET = Statement(_holds.delete().where(_holds.c.until <= bindparam("now")))
 
 
 def any_ended(tx: Transaction, now: datetime) -> bool:
-    return tx.row(_ENDED, now=moment(now)) is not None
+    return tx.row(_ENDED, now=to_micros(now)) is not None
 
 
 def forget_ended(tx: Transaction, now: datetime) -> None:
     """Holds that have ended hold nothing; this only drops their rows."""
-    tx.change(_FORGET, now=moment(now))
+    tx.change(_FORGET, now=to_micros(now))

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import sqlalchemy as sa
 
 from ullage.database.schema import content
-from ullage.database.timestamps import from_moment, moment
+from ullage.database.timestamps import from_micros, to_micros
 from ullage.database.transaction import Transaction, chunks
 from ullage.oci.digest import Digest
 from ullage.oci.reference import Tag
@@ -97,7 +97,7 @@ def repository_details(tx: Transaction, repository_id: int) -> RepositoryDetails
     )
     row = tx.execute(query.where(_repositories.c.id == repository_id)).one()
     return RepositoryDetails(
-        row[0], from_moment(row[1]), from_moment(row[2]), row[3], row[4], Attributes(*row[5:])
+        row[0], from_micros(row[1]), from_micros(row[2]), row[3], row[4], Attributes(*row[5:])
     )
 
 
@@ -161,8 +161,8 @@ def _with_digests(tx: Transaction, query: sa.Select[*tuple[Any, ...]]) -> list[T
         TagDetails(
             Tag(row[0]),
             digests[row[1]],
-            from_moment(row[2]),
-            from_moment(row[3]),
+            from_micros(row[2]),
+            from_micros(row[3]),
             Attributes(*row[4:]),
         )
         for row in rows
@@ -234,8 +234,8 @@ def _with_tags(
             config_media_type=row[3],
             platform=Platform(row[4], row[5]),
             image_size=row[6],
-            created_at=from_moment(row[7]),
-            updated_at=from_moment(row[8]),
+            created_at=from_micros(row[7]),
+            updated_at=from_micros(row[8]),
             attributes=Attributes(*row[10:]),
             tags=tags.get(row[0], () if row[0] in held else None),
         )
@@ -290,7 +290,7 @@ def _paged(
     if after is not None:
         assert after.updated_at is not None, "a place among times has one"
         here = sa.tuple_(updated_at, name)
-        there = sa.tuple_(sa.literal(moment(after.updated_at)), sa.literal(after.name))
+        there = sa.tuple_(sa.literal(to_micros(after.updated_at)), sa.literal(after.name))
         query = query.where(here > there if order is Order.OLDEST_FIRST else here < there)
     if order is Order.NEWEST_FIRST:
         return query.order_by(updated_at.desc(), name.desc()).limit(n)
@@ -305,4 +305,4 @@ def _manifest_id(tx: Transaction, repository_id: int, digest: Digest) -> int | N
 
 
 def _moment_or_none(stored: int | None) -> datetime | None:
-    return None if stored is None else from_moment(stored)
+    return None if stored is None else from_micros(stored)

@@ -11,7 +11,7 @@ import sqlalchemy as sa
 
 from ullage.database.schema import cleaning
 from ullage.database.statements import Statement
-from ullage.database.timestamps import from_moment, moment
+from ullage.database.timestamps import from_micros, to_micros
 from ullage.database.transaction import Transaction
 
 _policies = cleaning.policies
@@ -42,7 +42,7 @@ def find(tx: Transaction, name: str, *, lock: bool = False) -> Policy | None:
     With `lock`, nobody else sets it, or acts on it in the same way, until the transaction ends.
     """
     for document, updated_at in tx.rows(_FIND_TO_CHANGE if lock else _FIND, name=name):
-        return Policy(json.loads(document), from_moment(updated_at))
+        return Policy(json.loads(document), from_micros(updated_at))
     return None
 
 
@@ -61,4 +61,4 @@ _PUT = Statement.insert(
 
 def put(tx: Transaction, name: str, document: Mapping[str, Any], now: datetime) -> None:
     """Set a policy, in place of what it was."""
-    tx.change(_PUT, name=name, document=json.dumps(document), updated_at=moment(now))
+    tx.change(_PUT, name=name, document=json.dumps(document), updated_at=to_micros(now))

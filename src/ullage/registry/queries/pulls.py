@@ -14,7 +14,7 @@ from sqlalchemy import bindparam
 
 from ullage.database.schema import cleaning, content
 from ullage.database.statements import Statement, among
-from ullage.database.timestamps import from_moment, moment
+from ullage.database.timestamps import from_micros, to_micros
 from ullage.database.transaction import Transaction
 from ullage.oci.digest import Digest
 from ullage.oci.reference import RepositoryName, Tag
@@ -132,8 +132,8 @@ def note_manifests(
             {
                 "manifest_id": manifest_id,
                 "puller": puller,
-                "at": moment(at),
-                "by_digest_at": None if by_digest_at is None else moment(by_digest_at),
+                "at": to_micros(at),
+                "by_digest_at": None if by_digest_at is None else to_micros(by_digest_at),
             }
             for (manifest_id, puller), (at, by_digest_at) in sorted(pulls.items())
         ],
@@ -145,7 +145,7 @@ def note_tags(tx: Transaction, pulls: Mapping[tuple[int, str, str], datetime]) -
     tx.many(
         _NOTE_TAG,
         [
-            {"repository_id": repository_id, "tag": tag, "puller": puller, "at": moment(at)}
+            {"repository_id": repository_id, "tag": tag, "puller": puller, "at": to_micros(at)}
             for (repository_id, tag, puller), at in sorted(pulls.items())
         ],
     )
@@ -160,12 +160,12 @@ def note_days(
         [
             {
                 "repository": repository,
-                "day": moment(at) // _DAY,
+                "day": to_micros(at) // _DAY,
                 "digest": digest,
                 "tag": tag,
                 "puller": puller,
                 "pulls": pulls_,
-                "at": moment(at),
+                "at": to_micros(at),
             }
             for (repository, digest, tag, puller), (pulls_, at) in sorted(pulls.items())
         ],
@@ -203,14 +203,14 @@ def of_manifests(
     tx: Transaction, ids: Collection[int], pullers: Collection[str]
 ) -> dict[int, datetime]:
     """When these manifests were pulled last by one of these classes, by a tag or by digest."""
-    return _moments(tx.rows(_OF_MANIFESTS, ids=ids, pullers=pullers)) if ids else {}
+    return _times(tx.rows(_OF_MANIFESTS, ids=ids, pullers=pullers)) if ids else {}
 
 
 def by_digest(
     tx: Transaction, ids: Collection[int], pullers: Collection[str]
 ) -> dict[int, datetime]:
     """As of_manifests, without pulls by a tag."""
-    return _moments(tx.rows(_BY_DIGEST, ids=ids, pullers=pullers)) if ids else {}
+    return _times(tx.rows(_BY_DIGEST, ids=ids, pullers=pullers)) if ids else {}
 
 
 def by_tag(
@@ -220,18 +220,18 @@ def by_tag(
     if not tags:
         return {}
     rows = tx.rows(_BY_TAG, repository_id=repository_id, tags=tags, pullers=pullers)
-    return {Tag(row[0]): from_moment(row[1]) for row in rows}
+    return {Tag(row[0]): from_micros(row[1]) for row in rows}
 
 
-def _moments(rows: Sequence[Sequence[Any]]) -> dict[int, datetime]:
-    return {row[0]: from_moment(row[1]) for row in rows}
+def _times(rows: Sequence[Sequence[Any]]) -> dict[int, datetime]:
+    return {row[0]: from_micros(row[1]) for row in rows}
 
 
 def last_by_class(tx: Transaction, ids: Collection[int]) -> dict[int, list[LastPull]]:
     """Each class's last pull of these manifests, the latest first."""
     found: dict[int, list[LastPull]] = {}
     for manifest_id, puller, at in tx.rows(_LAST, ids=ids) if ids else ():
-        found.setdefault(manifest_id, []).append(LastPull(puller, from_moment(at)))
+        found.setdefault(manifest_id, []).append(LastPull(puller, from_micros(at)))
     return found
 
 
@@ -252,14 +252,14 @@ def recent_of_job(
         sa.select(items.c.repository, items.c.digest, sa.func.max(_manifest_pulls.c.at))
         .join(_manifest_pulls, _manifest_pulls.c.manifest_id == items.c.manifest_id)
         .where(items.c.job_id == job_id, items.c.kind != "tag")
-        .where(_manifest_pulls.c.at >= moment(since), _manifest_pulls.c.puller.in_([*pullers]))
+        .where(_manifest_pulls.c.at >= to_micros(since), _manifest_pulls.c.puller.in_([*pullers]))
         .group_by(items.c.repository, items.c.digest)
         .order_by(items.c.repository, items.c.digest)
     )
     found: dict[RepositoryName, Recent] = {}
     for repository, digest, at in tx.execute(query):
         name, known = RepositoryName(repository), found.get(RepositoryName(repository))
-        last = Recent(0, Digest(digest), from_moment(at))
+        last = Recent(0, Digest(digest), from_micros(at))
         if known is not None and known.at >= last.at:
             last = known
         found[name] = last._replace(number=1 + (known.number if known else 0))
@@ -285,12 +285,12 @@ def history(tx: Transaction, repository: RepositoryName, since: datetime) -> lis
         sa.select(
             _history.c.digest, _history.c.tag, _history.c.puller, _history.c.pulls, _history.c.at
         )
-        .where(_history.c.repository == repository, _history.c.day >= moment(since) // _DAY)
+        .where(_history.c.repository == repository, _history.c.day >= to_micros(since) // _DAY)
         .order_by(_history.c.at, _history.c.digest, _history.c.tag, _history.c.puller)
     )
     return [
         PullDay(
-            Digest(row[0]), Tag(row[1]) if row[1] else None, row[2], row[3], from_moment(row[4])
+            Digest(row[0]), Tag(row[1]) if row[1] else None, row[2], row[3], from_micros(row[4])
         )
         for row in tx.execute(query)
     ]
@@ -299,7 +299,7 @@ def history(tx: Transaction, repository: RepositoryName, since: datetime) -> lis
 def oldest_day(tx: Transaction) -> datetime | None:
     """Where the history begins."""
     day = tx.execute(sa.select(sa.func.min(_history.c.day))).scalar()
-    return None if day is None else from_moment(day * _DAY)
+    return None if day is None else from_micros(day * _DAY)
 
 
 def count_history(tx: Transaction) -> int:
@@ -308,4 +308,4 @@ def count_history(tx: Transaction) -> int:
 
 def forget_history(tx: Transaction, before: datetime) -> int:
     """Forget days before that moment's; how many rows that were."""
-    return tx.execute(_history.delete().where(_history.c.day < moment(before) // _DAY)).rowcount
+    return tx.execute(_history.delete().where(_history.c.day < to_micros(before) // _DAY)).rowcount

@@ -1,7 +1,8 @@
 """Storage keys that nothing uses yet, written down before the first byte exists under one.
 
 So a crash leaves no bytes that nobody knows of, although an upload session without bytes has no row
-of its own (registry/push/sessions_in_memory.py). A key leaves this table in the transaction that names it elsewhere.
+of its own (push/sessions_in_memory.py). A key leaves this table in the transaction that names it
+elsewhere.
 """
 
 from __future__ import annotations

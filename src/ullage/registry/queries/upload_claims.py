@@ -16,7 +16,7 @@ from sqlalchemy import bindparam
 
 from ullage.database.schema import space
 from ullage.database.statements import Statement
-from ullage.database.timestamps import moment
+from ullage.database.timestamps import to_micros
 from ullage.database.transaction import Database
 
 # A dead process blocks a session this long. A live one renews well before.
@@ -77,14 +77,14 @@ _RELEASE = Statement(_uploads.update().where(_MINE).values(claim=None, claimed_u
 
 class SqlClaims:
     def claim(self, db: Database, upload_id: str, token: str, now: datetime) -> bool:
-        at, until = moment(now), moment(now + CLAIM_PERIOD)
+        at, until = to_micros(now), to_micros(now + CLAIM_PERIOD)
         taken = db.write(
             lambda tx: tx.change(_CLAIM, id=upload_id, token=token, now=at, until=until)
         )
         return taken == 1
 
     def renew(self, db: Database, upload_id: str, token: str, now: datetime) -> None:
-        until = moment(now + CLAIM_PERIOD)
+        until = to_micros(now + CLAIM_PERIOD)
         db.write(lambda tx: tx.change(_RENEW, id=upload_id, token=token, until=until))
 
     def release(self, db: Database, upload_id: str, token: str) -> None:

@@ -10,7 +10,7 @@ from sqlalchemy import bindparam
 
 from ullage.database.schema import content, space
 from ullage.database.statements import Statement
-from ullage.database.timestamps import moment
+from ullage.database.timestamps import to_micros
 from ullage.database.transaction import Transaction
 from ullage.oci.digest import Digest
 from ullage.oci.reference import RepositoryName
@@ -71,8 +71,8 @@ def insert_upload(tx: Transaction, upload: Upload, now: datetime, expires_at: da
         storage_key=upload.key,
         algorithm=upload.algorithm,
         offset=upload.offset,
-        created_at=moment(now),
-        expires_at=moment(expires_at),
+        created_at=to_micros(now),
+        expires_at=to_micros(expires_at),
     )
 
 
@@ -123,7 +123,7 @@ _SET_OFFSET = Statement(
 
 def set_offset(tx: Transaction, upload_id: str, offset: int, expires_at: datetime) -> bool:
     """Record how many bytes are safe; False if the session has ended meanwhile."""
-    changed = tx.change(_SET_OFFSET, id=upload_id, offset=offset, expires_at=moment(expires_at))
+    changed = tx.change(_SET_OFFSET, id=upload_id, offset=offset, expires_at=to_micros(expires_at))
     return changed == 1
 
 
@@ -132,7 +132,7 @@ _PROLONG = Statement(_uploads.update().where(_THIS_ONE).values(expires_at=bindpa
 
 def prolong(tx: Transaction, upload_id: str, expires_at: datetime) -> None:
     """Bytes are arriving: keep the session from expiring."""
-    tx.change(_PROLONG, id=upload_id, expires_at=moment(expires_at))
+    tx.change(_PROLONG, id=upload_id, expires_at=to_micros(expires_at))
 
 
 _DELETE = Statement(_uploads.delete().where(_THIS_ONE))
@@ -153,7 +153,7 @@ _DELETE_EXPIRED = Statement(_uploads.delete().where(_THIS_ONE, _EXPIRED))
 
 def delete_expired_upload(tx: Transaction, upload_id: str, now: datetime) -> bool:
     """As delete_upload, unless somebody came back to the session since it was found expired."""
-    return tx.change(_DELETE_EXPIRED, id=upload_id, now=moment(now)) == 1
+    return tx.change(_DELETE_EXPIRED, id=upload_id, now=to_micros(now)) == 1
 
 
 _FIND_EXPIRED = Statement(
@@ -166,7 +166,7 @@ _FIND_EXPIRED = Statement(
 
 def expired_uploads(tx: Transaction, now: datetime, limit: int) -> list[Upload]:
     """Sessions to clean up: idle for too long and not being worked on."""
-    return [Upload(*row) for row in tx.rows(_FIND_EXPIRED, now=moment(now), limit=limit)]
+    return [Upload(*row) for row in tx.rows(_FIND_EXPIRED, now=to_micros(now), limit=limit)]
 
 
 def uploads_of(tx: Transaction, repository_id: int, limit: int) -> list[Upload]:
@@ -217,7 +217,7 @@ def remember_finished(
         repository_id=repository_id,
         subject=upload.subject,
         digest=digest,
-        forget_at=moment(forget_at),
+        forget_at=to_micros(forget_at),
     )
 
 
@@ -242,8 +242,8 @@ _FORGET = Statement(_finished.delete().where(_TO_FORGET))
 
 
 def finished_to_forget(tx: Transaction, now: datetime) -> bool:
-    return tx.row(_FIND_TO_FORGET, now=moment(now)) is not None
+    return tx.row(_FIND_TO_FORGET, now=to_micros(now)) is not None
 
 
 def forget_finished(tx: Transaction, now: datetime) -> None:
-    tx.change(_FORGET, now=moment(now))
+    tx.change(_FORGET, now=to_micros(now))

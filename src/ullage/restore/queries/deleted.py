@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import sqlalchemy as sa
 
 from ullage.database.schema import base, content, undo
-from ullage.database.timestamps import from_moment, moment
+from ullage.database.timestamps import from_micros, to_micros
 from ullage.database.transaction import Transaction
 from ullage.oci.digest import Digest
 from ullage.oci.reference import RepositoryName, Tag
@@ -45,7 +45,7 @@ class DeletedManifest(NamedTuple):
 
     @property
     def place(self) -> tuple[int, int]:
-        return moment(self.deleted_at), self.manifest_id
+        return to_micros(self.deleted_at), self.manifest_id
 
 
 class DeletedTag(NamedTuple):
@@ -62,7 +62,7 @@ class DeletedTag(NamedTuple):
 
     @property
     def place(self) -> tuple[int, str, str]:
-        return moment(self.deleted_at), self.name, self.operation_id
+        return to_micros(self.deleted_at), self.name, self.operation_id
 
 
 def repositories(
@@ -90,7 +90,7 @@ def repositories(
     if last is not None:
         query = query.where(_kept.c.name > last)
     return [
-        DeletedRepository(RepositoryName(row[0]), *_moments(row[1:4])) for row in tx.execute(query)
+        DeletedRepository(RepositoryName(row[0]), *_times(row[1:4])) for row in tx.execute(query)
     ]
 
 
@@ -144,11 +144,11 @@ def manifest(tx: Transaction, name: RepositoryName, digest: Digest) -> DeletedMa
 
 
 def _manifest(row: Sequence[Any]) -> DeletedManifest:
-    return DeletedManifest(Digest(row[0]), *_moments(row[1:4]), row[4], row[5])
+    return DeletedManifest(Digest(row[0]), *_times(row[1:4]), row[4], row[5])
 
 
-def _moments(row: Sequence[Any]) -> tuple[datetime, datetime, datetime]:
-    first, second, third = map(from_moment, row)
+def _times(row: Sequence[Any]) -> tuple[datetime, datetime, datetime]:
+    first, second, third = map(from_micros, row)
     return first, second, third
 
 
@@ -204,6 +204,6 @@ def tags(
         place = sa.tuple_(*map(sa.literal, after))
         query = query.where(sa.tuple_(*order[:3]) > place)
     return [
-        DeletedTag(Tag(row[0]), Digest(row[1]), *_moments(row[2:5]), row[5], row[6])
+        DeletedTag(Tag(row[0]), Digest(row[1]), *_times(row[2:5]), row[5], row[6])
         for row in tx.execute(query.order_by(*order).limit(n))
     ]

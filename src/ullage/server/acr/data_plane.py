@@ -37,19 +37,13 @@ from ullage.registry.listings import (
     RepositoryDetails,
     TagDetails,
 )
-from ullage.registry.pull import read as pull
+from ullage.registry.pull import read
 from ullage.server.distribution.management import restorable
-from ullage.server.http.context import Face, caller_of, principal_of, query_of
+from ullage.server.http.context import Context, caller_of, principal_of, query_of
+from ullage.server.http.errors import BodyTooLarge
+from ullage.server.http.parameters import Query, next_link, page_size
 from ullage.server.http.permissions import CATALOG, DELETE, METADATA_READ, METADATA_WRITE
-from ullage.server.http.responses import (
-    API_VERSION,
-    BodyTooLarge,
-    Query,
-    empty_response,
-    json_response,
-    next_link,
-    page_size,
-)
+from ullage.server.http.responses import API_VERSION, empty_response, json_response
 from ullage.server.http.routes import Route
 
 PREFIX = "/acr/v1/"
@@ -64,12 +58,12 @@ _CHANGEABLE = {word: column for column, word in WORDS.items()}
 # --- 2.3: the catalog -----------------------------------------------------------------------------
 
 
-async def list_repositories(face: Face, request: Request) -> Response:
+async def list_repositories(context: Context, request: Request) -> Response:
     """Repositories by name."""
     query = query_of(request)
-    n = _page_size(face, query)
-    page = await face.threads.submit(
-        pull.list_repositories, face.registry, n, query.one("last"), principal_of(request)
+    n = _page_size(context, query)
+    page = await context.threads.submit(
+        read.list_repositories, context.registry, n, query.one("last"), principal_of(request)
     )
     more = page.items[-1] if page.more and page.items else None
     link = next_link("/acr/v1/_catalog", last=more, n=n, orderby="") if more else {}
@@ -79,25 +73,25 @@ async def list_repositories(face: Face, request: Request) -> Response:
 # --- 2.4: a repository ----------------------------------------------------------------------------
 
 
-async def get_repository(face: Face, request: Request, name: str) -> Response:
-    repository = face.name(name)
-    details = await face.threads.submit(listings.get_repository, face.registry, repository)
-    return json_response(_repository(face, request, details))
+async def get_repository(context: Context, request: Request, name: str) -> Response:
+    repository = context.name(name)
+    details = await context.threads.submit(listings.get_repository, context.registry, repository)
+    return json_response(_repository(context, request, details))
 
 
-async def update_repository(face: Face, request: Request, name: str) -> Response:
-    repository = face.name(name)
-    changes = await _changes(face, request)
-    details = await face.threads.submit(
-        attributes.update_repository, face.registry, repository, changes, caller_of(request)
+async def update_repository(context: Context, request: Request, name: str) -> Response:
+    repository = context.name(name)
+    changes = await _changes(context, request)
+    details = await context.threads.submit(
+        attributes.update_repository, context.registry, repository, changes, caller_of(request)
     )
-    return json_response(_repository(face, request, details))
+    return json_response(_repository(context, request, details))
 
 
-async def delete_repository(face: Face, request: Request, name: str) -> Response:
-    repository = face.name(name)
-    deleted = await face.threads.submit(
-        delete.delete_repository, face.registry, repository, caller_of(request)
+async def delete_repository(context: Context, request: Request, name: str) -> Response:
+    repository = context.name(name)
+    deleted = await context.threads.submit(
+        delete.delete_repository, context.registry, repository, caller_of(request)
     )
     return json_response(
         {"manifestsDeleted": deleted.manifests or None, "tagsDeleted": deleted.tags or None},
@@ -106,8 +100,8 @@ async def delete_repository(face: Face, request: Request, name: str) -> Response
     )
 
 
-def _repository(face: Face, request: Request, details: RepositoryDetails) -> dict[str, Any]:
-    return _head(face, request, details.name) | {
+def _repository(context: Context, request: Request, details: RepositoryDetails) -> dict[str, Any]:
+    return _head(context, request, details.name) | {
         "createdTime": timestamp(details.created_at),
         "lastUpdateTime": timestamp(details.updated_at),
         "manifestCount": details.manifest_count,
@@ -119,43 +113,45 @@ def _repository(face: Face, request: Request, details: RepositoryDetails) -> dic
 # --- 2.5: tags ------------------------------------------------------------------------------------
 
 
-async def list_tags(face: Face, request: Request, name: str) -> Response:
-    repository, query = face.name(name), query_of(request)
-    n, order, digest = _page_size(face, query), _order(query), query.one("digest")
-    page = await face.threads.submit(
+async def list_tags(context: Context, request: Request, name: str) -> Response:
+    repository, query = context.name(name), query_of(request)
+    n, order, digest = _page_size(context, query), _order(query), query.one("digest")
+    page = await context.threads.submit(
         listings.list_tags,
-        face.registry,
+        context.registry,
         repository,
         order,
         n,
         query.one("last"),
         parse_digest(digest) if digest else None,
     )
-    body = _head(face, request, repository) | {"tags": _list(map(_tag, page.items))}
+    body = _head(context, request, repository) | {"tags": _list(map(_tag, page.items))}
     return json_response(body, headers=_next(repository, "_tags", query, n, page.next))
 
 
-async def get_tag(face: Face, request: Request, name: str, tag: str) -> Response:
-    repository = face.name(name)
-    details = await face.threads.submit(listings.get_tag, face.registry, repository, parse_tag(tag))
-    return json_response(_head(face, request, repository) | {"tag": _tag(details)})
-
-
-async def update_tag(face: Face, request: Request, name: str, tag: str) -> Response:
-    repository, wanted = face.name(name), parse_tag(tag)
-    changes = await _changes(face, request)
-    details = await face.threads.submit(
-        attributes.update_tag, face.registry, repository, wanted, changes, caller_of(request)
+async def get_tag(context: Context, request: Request, name: str, tag: str) -> Response:
+    repository = context.name(name)
+    details = await context.threads.submit(
+        listings.get_tag, context.registry, repository, parse_tag(tag)
     )
-    return json_response(_head(face, request, repository) | {"tag": _tag(details)})
+    return json_response(_head(context, request, repository) | {"tag": _tag(details)})
 
 
-async def delete_tag(face: Face, request: Request, name: str, tag: str) -> Response:
+async def update_tag(context: Context, request: Request, name: str, tag: str) -> Response:
+    repository, wanted = context.name(name), parse_tag(tag)
+    changes = await _changes(context, request)
+    details = await context.threads.submit(
+        attributes.update_tag, context.registry, repository, wanted, changes, caller_of(request)
+    )
+    return json_response(_head(context, request, repository) | {"tag": _tag(details)})
+
+
+async def delete_tag(context: Context, request: Request, name: str, tag: str) -> Response:
     """Untag: the manifest stays, and no byte comes back."""
-    repository, wanted = face.name(name), parse_tag(tag)
+    repository, wanted = context.name(name), parse_tag(tag)
     try:
-        untagged = await face.threads.submit(
-            delete.delete_tag, face.registry, repository, wanted, caller_of(request)
+        untagged = await context.threads.submit(
+            delete.delete_tag, context.registry, repository, wanted, caller_of(request)
         )
     except (NameUnknown, ManifestUnknown):
         raise TagUnknown({"name": repository, "tag": wanted}) from None
@@ -177,41 +173,46 @@ def _tag(details: TagDetails) -> dict[str, Any]:
 # --- 2.6: manifests -------------------------------------------------------------------------------
 
 
-async def list_manifests(face: Face, request: Request, name: str) -> Response:
-    repository, query = face.name(name), query_of(request)
-    n, order = _page_size(face, query), _order(query)
-    page = await face.threads.submit(
-        listings.list_manifests, face.registry, repository, order, n, query.one("last")
+async def list_manifests(context: Context, request: Request, name: str) -> Response:
+    repository, query = context.name(name), query_of(request)
+    n, order = _page_size(context, query), _order(query)
+    page = await context.threads.submit(
+        listings.list_manifests, context.registry, repository, order, n, query.one("last")
     )
-    body = _head(face, request, repository) | {"manifests": _list(map(_manifest, page.items))}
+    body = _head(context, request, repository) | {"manifests": _list(map(_manifest, page.items))}
     return json_response(body, headers=_next(repository, "_manifests", query, n, page.next))
 
 
-async def get_manifest(face: Face, request: Request, name: str, digest: str) -> Response:
-    repository, wanted = face.name(name), parse_digest(digest)
-    details, references = await face.threads.submit(
-        listings.get_manifest, face.registry, repository, wanted
+async def get_manifest(context: Context, request: Request, name: str, digest: str) -> Response:
+    repository, wanted = context.name(name), parse_digest(digest)
+    details, references = await context.threads.submit(
+        listings.get_manifest, context.registry, repository, wanted
     )
-    return _manifest_response(face, request, repository, details, references)
+    return _manifest_response(context, request, repository, details, references)
 
 
-async def update_manifest(face: Face, request: Request, name: str, digest: str) -> Response:
-    repository, wanted = face.name(name), parse_digest(digest)
-    changes = await _changes(face, request)
-    details, references = await face.threads.submit(
-        attributes.update_manifest, face.registry, repository, wanted, changes, caller_of(request)
+async def update_manifest(context: Context, request: Request, name: str, digest: str) -> Response:
+    repository, wanted = context.name(name), parse_digest(digest)
+    changes = await _changes(context, request)
+    details, references = await context.threads.submit(
+        attributes.update_manifest,
+        context.registry,
+        repository,
+        wanted,
+        changes,
+        caller_of(request),
     )
-    return _manifest_response(face, request, repository, details, references)
+    return _manifest_response(context, request, repository, details, references)
 
 
 def _manifest_response(
-    face: Face,
+    context: Context,
     request: Request,
     repository: RepositoryName,
     details: ManifestDetails,
     references: tuple[Reference, ...] | None,
 ) -> Response:
-    body = _head(face, request, repository) | {"manifest": _manifest(details)}
+    body = _head(context, request, repository) | {"manifest": _manifest(details)}
     if references is not None:
         body["references"] = [
             {"digest": each.digest} | _platform(each.platform) for each in references
@@ -253,8 +254,8 @@ def no_such_page() -> Response:
     return Response("404 page not found\n", 404, API_VERSION, "text/plain")
 
 
-def _head(face: Face, request: Request, repository: str) -> dict[str, Any]:
-    host = face.guard.base_url(request).partition("://")[2]
+def _head(context: Context, request: Request, repository: str) -> dict[str, Any]:
+    host = context.guard.base_url(request).partition("://")[2]
     return {"registry": host, "imageName": repository}
 
 
@@ -266,8 +267,8 @@ def _list(items: Iterable[dict[str, Any]]) -> list[dict[str, Any]] | None:
     return list(items) or None
 
 
-def _page_size(face: Face, query: Query) -> int:
-    return page_size(query, face.registry.limits.max_page_size, PAGE)
+def _page_size(context: Context, query: Query) -> int:
+    return page_size(query, context.registry.limits.max_page_size, PAGE)
 
 
 def _order(query: Query) -> Order:
@@ -288,13 +289,13 @@ def _next(
     return next_link(path, last=cursor, n=n, orderby=query.one("orderby") or "", digest=digest)
 
 
-async def _changes(face: Face, request: Request) -> AttributeChanges:
+async def _changes(context: Context, request: Request) -> AttributeChanges:
     """The body of a PATCH: a JSON object with any of the four; null and unknown ones are left out.
 
     Raises Unsupported, BodyTooLarge.
     """
     try:
-        async with face.bodies.whole(request, MAX_CHANGES_BYTES) as raw:
+        async with context.bodies.whole(request, MAX_CHANGES_BYTES) as raw:
             body = loads(raw)
     except ManifestTooLarge:
         raise BodyTooLarge(

@@ -18,18 +18,20 @@ from ullage.restore import deleted
 from ullage.restore.deleted import Listed
 from ullage.restore.manifest import restore_manifest
 from ullage.server.acr.data_plane import MAX_CHANGES_BYTES, PAGE, PREFIX, timestamp
-from ullage.server.http.context import Face, caller_of, principal_of, query_of
+from ullage.server.http.context import Context, caller_of, principal_of, query_of
+from ullage.server.http.errors import BodyTooLarge
+from ullage.server.http.parameters import next_link, page_size
 from ullage.server.http.permissions import DELETED_CATALOG, DELETED_READ, DELETED_RESTORE
-from ullage.server.http.responses import BodyTooLarge, json_response, next_link, page_size
+from ullage.server.http.responses import json_response
 from ullage.server.http.routes import Route
 
 
-async def list_repositories(face: Face, request: Request) -> Response:
+async def list_repositories(context: Context, request: Request) -> Response:
     """Repositories of which nothing is live any more."""
     query = query_of(request)
-    n = page_size(query, face.registry.limits.max_page_size, PAGE)
-    found = await face.threads.submit(
-        deleted.list_repositories, face.registry, principal_of(request), n, query.one("last")
+    n = page_size(query, context.registry.limits.max_page_size, PAGE)
+    found = await context.threads.submit(
+        deleted.list_repositories, context.registry, principal_of(request), n, query.one("last")
     )
     items = [
         {"repository": row.name, **_times(row.created_at, row.deleted_at)}
@@ -39,12 +41,12 @@ async def list_repositories(face: Face, request: Request) -> Response:
     return _page("_catalog", "repositories", items, n, found)
 
 
-async def list_manifests(face: Face, request: Request, name: str) -> Response:
+async def list_manifests(context: Context, request: Request, name: str) -> Response:
     """Manifests by the time when they were deleted."""
-    repository, query = face.name(name), query_of(request)
-    n = page_size(query, face.registry.limits.max_page_size, PAGE)
-    found = await face.threads.submit(
-        deleted.list_manifests, face.registry, repository, n, query.one("last")
+    repository, query = context.name(name), query_of(request)
+    n = page_size(query, context.registry.limits.max_page_size, PAGE)
+    found = await context.threads.submit(
+        deleted.list_manifests, context.registry, repository, n, query.one("last")
     )
     items = [
         {"digest": row.digest, **_times(row.created_at, row.deleted_at)}
@@ -54,12 +56,12 @@ async def list_manifests(face: Face, request: Request, name: str) -> Response:
     return _page(f"{quote(repository, safe='')}/_manifests", "manifests", items, n, found)
 
 
-async def list_tags(face: Face, request: Request, name: str) -> Response:
+async def list_tags(context: Context, request: Request, name: str) -> Response:
     """Tags by the time when they were deleted: az takes the last one of a name for the newest."""
-    repository, query = face.name(name), query_of(request)
-    n = page_size(query, face.registry.limits.max_page_size, PAGE)
-    found = await face.threads.submit(
-        deleted.list_tags, face.registry, repository, n, query.one("last")
+    repository, query = context.name(name), query_of(request)
+    n = page_size(query, context.registry.limits.max_page_size, PAGE)
+    found = await context.threads.submit(
+        deleted.list_tags, context.registry, repository, n, query.one("last")
     )
     items = [
         {"tag": row.name, "digest": row.digest, **_times(row.created_at, row.deleted_at)}
@@ -69,14 +71,14 @@ async def list_tags(face: Face, request: Request, name: str) -> Response:
     return _page(f"{quote(repository, safe='')}/_tags", "tags", items, n, found)
 
 
-async def restore(face: Face, request: Request, name: str, digest: str) -> Response:
+async def restore(context: Context, request: Request, name: str, digest: str) -> Response:
     """A manifest with its children and referrers, under one of its tags or all of them."""
-    repository, wanted = face.name(name), parse_digest(digest)
+    repository, wanted = context.name(name), parse_digest(digest)
     # 2.9: Python's spelling of a truth value, in whatever case.
     force = (query_of(request).one("force") or "").lower() == "true"
-    tag = await _tag(face, request)
-    restored = await face.threads.submit(
-        restore_manifest, face.registry, repository, wanted, tag, caller_of(request), force=force
+    tag = await _tag(context, request)
+    restored = await context.threads.submit(
+        restore_manifest, context.registry, repository, wanted, tag, caller_of(request), force=force
     )
     return json_response(
         {
@@ -88,10 +90,10 @@ async def restore(face: Face, request: Request, name: str, digest: str) -> Respo
     )
 
 
-async def _tag(face: Face, request: Request) -> Tag | None:
+async def _tag(context: Context, request: Request) -> Tag | None:
     """The body: `{"tag": "v1"}`, which may be null or missing. Raises Unsupported, TagInvalid."""
     try:
-        async with face.bodies.whole(request, MAX_CHANGES_BYTES) as raw:
+        async with context.bodies.whole(request, MAX_CHANGES_BYTES) as raw:
             body = loads(raw) if raw else {}
     except ManifestTooLarge:
         raise BodyTooLarge(

@@ -12,14 +12,15 @@ from urllib.parse import parse_qsl
 from starlette.requests import Request
 from starlette.responses import Response
 
-from ullage.accounts.authenticator import Doorkeeper, LoginFailed
+from ullage.accounts.authenticator import Authenticator, LoginFailed
 from ullage.accounts.directory import Account
 from ullage.authorization import parse_scopes
 from ullage.oci.errors import ManifestTooLarge, Unauthorized, Unsupported
 from ullage.server.http.authentication import basic_credentials
-from ullage.server.http.context import Face, query_of
+from ullage.server.http.context import Context, query_of
+from ullage.server.http.errors import FormTooLarge
 from ullage.server.http.permissions import ANYBODY
-from ullage.server.http.responses import FormTooLarge, json_response
+from ullage.server.http.responses import json_response
 from ullage.server.http.routes import Route
 
 MAX_FORM_BYTES = 64 * 1024
@@ -30,9 +31,9 @@ class GrantInvalid(Unauthorized):
     message = "the credentials are wrong, or the account is disabled or expired"
 
 
-async def get_token(face: Face, request: Request) -> Response:
+async def get_token(context: Context, request: Request) -> Response:
     """docker's token call: GET with Basic, or without for anonymous."""
-    doorkeeper = _doorkeeper(face)
+    authenticator = _authenticator(context)
     query = query_of(request)
     header = request.headers.get("authorization")
     account = None
@@ -44,39 +45,43 @@ async def get_token(face: Face, request: Request) -> Response:
             name, password = basic_credentials(credential)
         except LoginFailed:
             raise GrantInvalid from None
-        account = await _login(face, request, name, password)
+        account = await _login(context, request, name, password)
     return await _answer(
-        face, doorkeeper, account, query.all("scope"), offline=query.one("offline_token") == "true"
+        context,
+        authenticator,
+        account,
+        query.all("scope"),
+        offline=query.one("offline_token") == "true",
     )
 
 
-async def post_token(face: Face, request: Request) -> Response:
+async def post_token(context: Context, request: Request) -> Response:
     """The OAuth2 form: grant_type password, refresh_token, or password without one (anonymous)."""
-    doorkeeper = _doorkeeper(face)
-    form = await _form(face, request)
+    authenticator = _authenticator(context)
+    form = await _form(context, request)
     grant = _one(form, "grant_type")
     account = None
     if grant == "refresh_token":
-        account = await _refreshed(face, _one(form, "refresh_token"))
+        account = await _refreshed(context, _one(form, "refresh_token"))
     elif grant != "password":
         raise Unsupported(
             {"grant_type": (grant or "")[:40]}, "grant_type: expected password or refresh_token"
         )
     elif _one(form, "username") or _one(form, "password"):
         account = await _login(
-            face, request, _one(form, "username") or "", _one(form, "password") or ""
+            context, request, _one(form, "username") or "", _one(form, "password") or ""
         )
     offline = _one(form, "access_type") == "offline"
-    return await _answer(face, doorkeeper, account, form.get("scope", []), offline=offline)
+    return await _answer(context, authenticator, account, form.get("scope", []), offline=offline)
 
 
-async def exchange(face: Face, request: Request) -> Response:
+async def exchange(context: Context, request: Request) -> Response:
     """Azure's SDK and az bring a token of their own and want a refresh token.
 
     There is no Entra here: what is taken is a refresh token of this registry, or `name:password`.
     """
-    doorkeeper = _doorkeeper(face)
-    form = await _form(face, request)
+    authenticator = _authenticator(context)
+    form = await _form(context, request)
     grant = _one(form, "grant_type")
     if grant not in ("access_token", "access_token_refresh_token", "refresh_token"):
         raise Unsupported(
@@ -86,46 +91,48 @@ async def exchange(face: Face, request: Request) -> Response:
     shown = _one(form, "access_token") or _one(form, "refresh_token") or ""
     name, colon, password = shown.partition(":")
     if colon:
-        account = await _login(face, request, name, password)
+        account = await _login(context, request, name, password)
     else:
-        account = await _refreshed(face, shown)
-    token = await face.threads.submit(doorkeeper.refresh_token, account)
+        account = await _refreshed(context, shown)
+    token = await context.threads.submit(authenticator.refresh_token, account)
     return json_response({"refresh_token": token}, headers=_NO_STORE)
 
 
 _NO_STORE = {"Cache-Control": "no-store"}
 
 
-def _doorkeeper(face: Face) -> Doorkeeper:
-    if face.guard.doorkeeper is None:
+def _authenticator(context: Context) -> Authenticator:
+    if context.guard.authenticator is None:
         raise Unsupported(message="this registry asks for no credentials")
-    return face.guard.doorkeeper
+    return context.guard.authenticator
 
 
-async def _login(face: Face, request: Request, name: str, password: str) -> Account:
+async def _login(context: Context, request: Request, name: str, password: str) -> Account:
     address = request.client.host if request.client else ""
     try:
-        return await face.guard.login(name, password, address)
+        return await context.guard.login(name, password, address)
     except LoginFailed:
         raise GrantInvalid from None
 
 
-async def _refreshed(face: Face, token: str | None) -> Account:
+async def _refreshed(context: Context, token: str | None) -> Account:
     try:
-        return await face.threads.submit(_doorkeeper(face).account_of_refresh_token, token or "")
+        return await context.threads.submit(
+            _authenticator(context).account_of_refresh_token, token or ""
+        )
     except LoginFailed:
         raise GrantInvalid from None
 
 
 async def _answer(
-    face: Face,
-    doorkeeper: Doorkeeper,
+    context: Context,
+    authenticator: Authenticator,
     account: Account | None,
     scopes: list[str],
     *,
     offline: bool,
 ) -> Response:
-    issued = await face.threads.submit(doorkeeper.access_token, account, parse_scopes(scopes))
+    issued = await context.threads.submit(authenticator.access_token, account, parse_scopes(scopes))
     answer: dict[str, Any] = {
         "access_token": issued.token,
         "token": issued.token,
@@ -134,16 +141,18 @@ async def _answer(
     }
     if offline and account is not None:
         # docker keeps this instead of the password.
-        answer["refresh_token"] = await face.threads.submit(doorkeeper.identity_token, account)
+        answer["refresh_token"] = await context.threads.submit(
+            authenticator.identity_token, account
+        )
     return json_response(answer, headers=_NO_STORE)
 
 
-async def _form(face: Face, request: Request) -> dict[str, list[str]]:
+async def _form(context: Context, request: Request) -> dict[str, list[str]]:
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "application/x-www-form-urlencoded":
         raise Unsupported(message="expected a form: application/x-www-form-urlencoded")
     try:
-        async with face.bodies.whole(request, MAX_FORM_BYTES) as body:
+        async with context.bodies.whole(request, MAX_FORM_BYTES) as body:
             pairs = parse_qsl(
                 body.decode("utf-8"),
                 keep_blank_values=True,

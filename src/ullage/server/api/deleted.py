@@ -8,19 +8,17 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from ullage.authorization import Action
-from ullage.deletion import soft_delete as softdelete
+from ullage.deletion import soft_delete
 from ullage.oci.errors import OperationUnknown, ValueInvalid
-from ullage.oci.reference import RepositoryName
 from ullage.oci.strict_json import JSONValue
 from ullage.restore import deleted, restore
-from ullage.server.http.context import Face, caller_of, principal_of, query_of
+from ullage.server.http.context import Context, caller_of, principal_of, query_of
 from ullage.server.http.json_bodies import flag, is_id, number, only, read_body, require
-from ullage.server.http.permissions import KNOWN, POLICY_WRITE
-from ullage.server.http.responses import json_response, next_link, page_size
+from ullage.server.http.parameters import next_link, page_size
+from ullage.server.http.permissions import ALL_REPOSITORIES, KNOWN, POLICY_WRITE
+from ullage.server.http.responses import json_response
 from ullage.server.http.routes import Route
 
-# What a scope names that covers all of them.
-ALL_REPOSITORIES = RepositoryName("*")
 _STATES = {"enabled": True, "disabled": False}
 PAGE = 100
 
@@ -28,13 +26,13 @@ PAGE = 100
 # --- operations -----------------------------------------------------------------------------------
 
 
-async def list_operations(face: Face, request: Request) -> Response:
+async def list_operations(context: Context, request: Request) -> Response:
     """Deletions that can be taken back, the last first."""
     query = query_of(request)
-    n, last = page_size(query, face.registry.limits.max_page_size, PAGE), query.one("last")
-    page = await face.threads.submit(
+    n, last = page_size(query, context.registry.limits.max_page_size, PAGE), query.one("last")
+    page = await context.threads.submit(
         deleted.list_operations,
-        face.registry,
+        context.registry,
         principal_of(request),
         n,
         None if last is None else _operation_id(last),
@@ -43,22 +41,22 @@ async def list_operations(face: Face, request: Request) -> Response:
     return json_response({"operations": page.items}, headers=link)
 
 
-async def get_operation(face: Face, request: Request, operation: str) -> Response:
+async def get_operation(context: Context, request: Request, operation: str) -> Response:
     """What one deletion took, the bytes that it holds, and until when."""
-    found = await face.threads.submit(
-        deleted.get_operation, face.registry, _operation_id(operation), principal_of(request)
+    found = await context.threads.submit(
+        deleted.get_operation, context.registry, _operation_id(operation), principal_of(request)
     )
     return json_response(found)
 
 
-async def restore_operation(face: Face, request: Request, operation: str) -> Response:
+async def restore_operation(context: Context, request: Request, operation: str) -> Response:
     """Take a deletion back."""
-    body = await read_body(face, request)
+    body = await read_body(context, request)
     only(body, {"force"})
-    await _require(face, request, operation, Action.DELETED_RESTORE)
-    done = await face.threads.submit(
+    await _require(context, request, operation, Action.DELETED_RESTORE)
+    done = await context.threads.submit(
         restore.restore_operation,
-        face.registry,
+        context.registry,
         operation,
         caller_of(request),
         force=flag(body, "force"),
@@ -76,34 +74,34 @@ async def restore_operation(face: Face, request: Request, operation: str) -> Res
     )
 
 
-async def free_operation(face: Face, request: Request, operation: str) -> Response:
+async def free_operation(context: Context, request: Request, operation: str) -> Response:
     """Give up what a deletion took: its bytes come back now."""
-    await _require(face, request, operation, *deleted.TO_FREE)
-    freed = await face.threads.submit(
-        deleted.free_operation, face.registry, operation, caller_of(request)
+    await _require(context, request, operation, *deleted.TO_FREE)
+    freed = await context.threads.submit(
+        deleted.free_operation, context.registry, operation, caller_of(request)
     )
     return json_response(freed, status=202)
 
 
-async def free_all(face: Face, request: Request) -> Response:
+async def free_all(context: Context, request: Request) -> Response:
     """The same, of all that the caller may delete for good."""
     principal, name = principal_of(request), query_of(request).one("repository")
-    repository = face.name(name) if name is not None else None
+    repository = context.name(name) if name is not None else None
     if repository is not None:
         require(principal, [repository], *deleted.TO_FREE)
     elif not any(grant.actions >= set(deleted.TO_FREE) for grant in principal.grants):
         require(principal, [ALL_REPOSITORIES], *deleted.TO_FREE)
-    freed = await face.threads.submit(
-        deleted.free_all, face.registry, principal, caller_of(request), repository
+    freed = await context.threads.submit(
+        deleted.free_all, context.registry, principal, caller_of(request), repository
     )
     return json_response(freed, status=202)
 
 
-async def _require(face: Face, request: Request, operation: str, *actions: Action) -> None:
+async def _require(context: Context, request: Request, operation: str, *actions: Action) -> None:
     """Raises OperationUnknown to who may not even know of it, else Challenge."""
     principal = principal_of(request)
-    lacking = await face.threads.submit(
-        deleted.lacking, face.registry, _operation_id(operation), principal, *actions
+    lacking = await context.threads.submit(
+        deleted.lacking, context.registry, _operation_id(operation), principal, *actions
     )
     require(principal, lacking, *actions)
 
@@ -117,24 +115,24 @@ def _operation_id(text: str) -> str:
 # --- the policy -----------------------------------------------------------------------------------
 
 
-async def get_policy(face: Face, request: Request) -> Response:
+async def get_policy(context: Context, request: Request) -> Response:
     """Whether deletions can be taken back, and for how long."""
-    policy = await face.threads.submit(softdelete.get_policy, face.registry)
-    return json_response(softdelete.shown(policy))
+    policy = await context.threads.submit(soft_delete.get_policy, context.registry)
+    return json_response(soft_delete.shown(policy))
 
 
-async def set_policy(face: Face, request: Request) -> Response:
+async def set_policy(context: Context, request: Request) -> Response:
     """Change it, for all that is deleted from now on; the days, for what is deleted already."""
-    body = await read_body(face, request)
+    body = await read_body(context, request)
     only(body, {"status", "retentionDays"})
-    policy = await face.threads.submit(
-        softdelete.set_policy,
-        face.registry,
+    policy = await context.threads.submit(
+        soft_delete.set_policy,
+        context.registry,
         caller_of(request),
         enabled=_enabled(body),
         days=number(body, "retentionDays"),
     )
-    return json_response(softdelete.shown(policy))
+    return json_response(soft_delete.shown(policy))
 
 
 def _enabled(body: Mapping[str, JSONValue]) -> bool | None:

@@ -14,7 +14,7 @@ from ullage.cleanup.job import jobs
 from ullage.oci.errors import JobUnknown, PlanInvalid, RegistryError
 from ullage.oci.reference import RepositoryName, parse_repository_name
 from ullage.oci.strict_json import JSONValue
-from ullage.server.http.context import Face, caller_of, principal_of, query_of
+from ullage.server.http.context import Context, caller_of, principal_of, query_of
 from ullage.server.http.json_bodies import (
     caps,
     flag,
@@ -26,32 +26,31 @@ from ullage.server.http.json_bodies import (
     seen,
     texts,
 )
-from ullage.server.http.permissions import KNOWN
-from ullage.server.http.responses import json_response, next_link, page_size
+from ullage.server.http.parameters import next_link, page_size
+from ullage.server.http.permissions import ALL_REPOSITORIES, KNOWN
+from ullage.server.http.responses import json_response
 from ullage.server.http.routes import Route
 
-# What a scope names that covers all of them.
-ALL_REPOSITORIES = RepositoryName("*")
 # What says which tags and manifests: of a purge, or of a plan.
 FILTERS = {"filters", "ago", "keep", "untagged", "untagged_only", "include_locked"}
 _PURGE = FILTERS | {"dry_run", "caps", "allow"}
 MAX_FILTERS = 100
 
 
-async def start_purge(face: Face, request: Request) -> Response:
+async def start_purge(context: Context, request: Request) -> Response:
     """Clean out by name, age and count; the answer is a job."""
-    body = await read_body(face, request)
+    body = await read_body(context, request)
     only(body, _PURGE)
     wanted = wanted_purge(body)
     principal = principal_of(request)
     require_some(principal, wanted)
-    job = await face.threads.submit(
-        purge.start_purge, face.registry, wanted, principal, caller_of(request)
+    job = await context.threads.submit(
+        purge.start_purge, context.registry, wanted, principal, caller_of(request)
     )
     return json_response(job, status=202, headers={"Location": f"/api/v1/jobs/{job['id']}"})
 
 
-def require_some(principal: Principal, wanted: purge.Wanted) -> None:
+def require_some(principal: Principal, wanted: purge.PurgeRequest) -> None:
     """Raises Challenge unless the caller may purge what is named, and something at all."""
     named = [name for each in wanted.purge.filters if (name := _name(each.repository))]
     require(principal, named, *wanted.rights)
@@ -67,7 +66,7 @@ def _name(expression: str) -> RepositoryName | None:
         return None
 
 
-def wanted_purge(body: Mapping[str, JSONValue]) -> purge.Wanted:
+def wanted_purge(body: Mapping[str, JSONValue]) -> purge.PurgeRequest:
     """What a body asks to be cleaned out."""
     filters = texts(body, "filters")
     if len(filters) > MAX_FILTERS:
@@ -75,7 +74,7 @@ def wanted_purge(body: Mapping[str, JSONValue]) -> purge.Wanted:
     ago = body.get("ago")
     if ago is not None and not isinstance(ago, str):
         raise PlanInvalid(message="ago: expected a text such as 7d")
-    return purge.wanted(
+    return purge.purge_request(
         filters=filters,
         ago=ago,
         keep=number(body, "keep") or 0,
@@ -88,28 +87,28 @@ def wanted_purge(body: Mapping[str, JSONValue]) -> purge.Wanted:
     )
 
 
-async def list_jobs(face: Face, request: Request) -> Response:
+async def list_jobs(context: Context, request: Request) -> Response:
     """The last jobs, newest first."""
-    found = await face.threads.submit(jobs.list_jobs, face.registry, principal_of(request))
+    found = await context.threads.submit(jobs.list_jobs, context.registry, principal_of(request))
     return json_response({"jobs": found})
 
 
-async def get_job(face: Face, request: Request, job_id: str) -> Response:
+async def get_job(context: Context, request: Request, job_id: str) -> Response:
     """How a job stands; when it is done, what it did."""
-    found = await face.threads.submit(
-        jobs.get_job, face.registry, _job_id(job_id), principal_of(request)
+    found = await context.threads.submit(
+        jobs.get_job, context.registry, _job_id(job_id), principal_of(request)
     )
     return json_response(found)
 
 
-async def get_items(face: Face, request: Request, job_id: str) -> Response:
+async def get_items(context: Context, request: Request, job_id: str) -> Response:
     """What a job is about, and what became of it, page by page."""
     query = query_of(request)
-    n = page_size(query, face.registry.limits.max_page_size)
+    n = page_size(query, context.registry.limits.max_page_size)
     last = seen(query.one("last"))
     job_id = _job_id(job_id)
-    items: list[dict[str, Any]] = await face.threads.submit(
-        jobs.get_items, face.registry, job_id, principal_of(request), last, n
+    items: list[dict[str, Any]] = await context.threads.submit(
+        jobs.get_items, context.registry, job_id, principal_of(request), last, n
     )
     more = (
         next_link(f"/api/v1/jobs/{job_id}/items", n=n, last=items[-1]["position"]) if items else {}
@@ -117,13 +116,15 @@ async def get_items(face: Face, request: Request, job_id: str) -> Response:
     return json_response({"items": items}, headers=more if len(items) == n else {})
 
 
-async def cancel_job(face: Face, request: Request, job_id: str) -> Response:
+async def cancel_job(context: Context, request: Request, job_id: str) -> Response:
     """Let a job do nothing more."""
     principal, job_id = principal_of(request), _job_id(job_id)
-    lacking = await face.threads.submit(jobs.lacking_to_cancel, face.registry, job_id, principal)
-    require(principal, map(face.name, lacking), Action.DELETE)
-    found = await face.threads.submit(
-        jobs.cancel_job, face.registry, job_id, principal, caller_of(request)
+    lacking = await context.threads.submit(
+        jobs.lacking_to_cancel, context.registry, job_id, principal
+    )
+    require(principal, map(context.name, lacking), Action.DELETE)
+    found = await context.threads.submit(
+        jobs.cancel_job, context.registry, job_id, principal, caller_of(request)
     )
     return json_response(found, status=202)
 

@@ -12,8 +12,8 @@ from ullage.oci.digest import Digest, parse_digest
 from ullage.oci.errors import PlanInvalid
 from ullage.oci.reference import RepositoryName, Tag, parse_tag
 from ullage.oci.strict_json import JSONValue
-from ullage.registry.locks import image_locks as holds
-from ullage.server.http.context import Face, caller_of, principal_of, query_of
+from ullage.registry.locks import image_locks
+from ullage.server.http.context import Context, caller_of, principal_of, query_of
 from ullage.server.http.json_bodies import only, read_body, require
 from ullage.server.http.permissions import KNOWN
 from ullage.server.http.responses import json_response
@@ -22,46 +22,48 @@ from ullage.server.http.routes import Route
 _LOCK = {"repository", "tag", "digest", "reason", "owner", "until"}
 
 
-async def place(face: Face, request: Request) -> Response:
+async def place(context: Context, request: Request) -> Response:
     """Hold a repository, a tag or a manifest until a moment, or until it is lifted."""
-    body = await read_body(face, request)
+    body = await read_body(context, request)
     only(body, _LOCK)
-    name = face.name(_text(body, "repository") or "")
+    name = context.name(_text(body, "repository") or "")
     require(principal_of(request), [name], Action.METADATA_WRITE)
     reference = _reference(_text(body, "tag"), _text(body, "digest"))
     until = _text(body, "until")
-    placed = await face.threads.submit(
-        holds.place_hold,
-        face.registry,
+    placed = await context.threads.submit(
+        image_locks.place_hold,
+        context.registry,
         name,
         reference,
         caller_of(request),
         reason=_text(body, "reason") or "",
         owner=_text(body, "owner"),
-        until=holds.end_of(face.registry, until) if until is not None else None,
+        until=image_locks.end_of(context.registry, until) if until is not None else None,
     )
     return json_response(placed, status=201)
 
 
-async def listed(face: Face, request: Request) -> Response:
+async def listed(context: Context, request: Request) -> Response:
     """All that is held in what the caller may read, or in one repository."""
     name, principal = query_of(request).one("repository"), principal_of(request)
     repository: RepositoryName | None = None
     if name is not None:
-        repository = face.name(name)
+        repository = context.name(name)
         require(principal, [repository], Action.METADATA_READ)
-    found = await face.threads.submit(holds.list_holds, face.registry, principal, repository)
+    found = await context.threads.submit(
+        image_locks.list_holds, context.registry, principal, repository
+    )
     return json_response({"locks": found})
 
 
-async def lift(face: Face, request: Request) -> Response:
+async def lift(context: Context, request: Request) -> Response:
     """Lift what holds exactly this."""
     query = query_of(request)
-    name = face.name(query.one("repository") or "")
+    name = context.name(query.one("repository") or "")
     require(principal_of(request), [name], Action.METADATA_WRITE)
     reference = _reference(query.one("tag"), query.one("digest"))
-    lifted = await face.threads.submit(
-        holds.lift_holds, face.registry, name, reference, caller_of(request)
+    lifted = await context.threads.submit(
+        image_locks.lift_holds, context.registry, name, reference, caller_of(request)
     )
     return json_response({"locks": lifted})
 

@@ -7,27 +7,30 @@ from starlette.responses import Response
 
 from ullage.oci.digest import parse_digest
 from ullage.oci.manifest.media_type import OCI_INDEX
-from ullage.registry.pull import read as pull
-from ullage.server.http.context import Face, principal_of, query_of
-from ullage.server.http.responses import json_response, next_link, page_size
+from ullage.registry.pull import read
+from ullage.server.http.context import Context, principal_of, query_of
+from ullage.server.http.parameters import next_link, page_size
+from ullage.server.http.responses import json_response
 
 
-async def list_tags(face: Face, request: Request, name: str) -> Response:
+async def list_tags(context: Context, request: Request, name: str) -> Response:
     """distribution-spec, "Listing Tags"."""
-    repository, query = face.name(name), query_of(request)
-    n = page_size(query, face.registry.limits.max_page_size)
-    page = await face.threads.read(pull.list_tags, face.registry, repository, n, query.one("last"))
+    repository, query = context.name(name), query_of(request)
+    n = page_size(query, context.registry.limits.max_page_size)
+    page = await context.threads.read(
+        read.list_tags, context.registry, repository, n, query.one("last")
+    )
     more = page.more and page.items
     link = next_link(f"/v2/{repository}/tags/list", n=n, last=page.items[-1]) if more else {}
     return json_response({"name": repository, "tags": page.items}, headers=link)
 
 
-async def list_repositories(face: Face, request: Request) -> Response:
+async def list_repositories(context: Context, request: Request) -> Response:
     """Docker's catalog, which the OCI specification leaves out; paged like tags."""
     query = query_of(request)
-    n = page_size(query, face.registry.limits.max_page_size)
-    page = await face.threads.read(
-        pull.list_repositories, face.registry, n, query.one("last"), principal_of(request)
+    n = page_size(query, context.registry.limits.max_page_size)
+    page = await context.threads.read(
+        read.list_repositories, context.registry, n, query.one("last"), principal_of(request)
     )
     more = page.more and page.items
     link = next_link("/v2/_catalog", n=n, last=page.items[-1]) if more else {}
@@ -35,14 +38,14 @@ async def list_repositories(face: Face, request: Request) -> Response:
     return json_response({"repositories": page.items or None}, headers=link)
 
 
-async def list_referrers(face: Face, request: Request, name: str, reference: str) -> Response:
+async def list_referrers(context: Context, request: Request, name: str, reference: str) -> Response:
     """distribution-spec, "Listing Referrers": always an index, empty if there are none."""
-    repository, digest, query = face.name(name), parse_digest(reference), query_of(request)
+    repository, digest, query = context.name(name), parse_digest(reference), query_of(request)
     artifact_type = query.one("artifactType")
-    n = page_size(query, face.registry.limits.max_page_size) or 1
-    page = await face.threads.read(
-        pull.list_referrers,
-        face.registry,
+    n = page_size(query, context.registry.limits.max_page_size) or 1
+    page = await context.threads.read(
+        read.list_referrers,
+        context.registry,
         repository,
         digest,
         artifact_type,

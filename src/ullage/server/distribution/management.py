@@ -8,34 +8,36 @@ from starlette.responses import Response
 from ullage.deletion import delete
 from ullage.oci.digest import Digest, parse_digest
 from ullage.oci.reference import parse_reference
-from ullage.server.http.context import Face, caller_of
+from ullage.server.http.context import Context, caller_of
 from ullage.server.http.responses import empty_response
 
 # By which id a deletion can be taken back.
 OPERATION = "Ullage-Operation"
 
 
-async def delete_manifest(face: Face, request: Request, name: str, reference: str) -> Response:
+async def delete_manifest(
+    context: Context, request: Request, name: str, reference: str
+) -> Response:
     """distribution-spec, "Deleting Manifests" and "Deleting tags": a tag goes alone."""
-    repository, target = face.name(name), parse_reference(reference)
+    repository, target = context.name(name), parse_reference(reference)
     caller = caller_of(request)
     deleted: delete.Deleted | delete.Untagged
     if isinstance(target, Digest):
-        deleted = await face.threads.submit(
-            delete.delete_manifest, face.registry, repository, target, caller
+        deleted = await context.threads.submit(
+            delete.delete_manifest, context.registry, repository, target, caller
         )
     else:
-        deleted = await face.threads.submit(
-            delete.delete_tag, face.registry, repository, target, caller
+        deleted = await context.threads.submit(
+            delete.delete_tag, context.registry, repository, target, caller
         )
     return empty_response(202, restorable(deleted.operation))
 
 
-async def delete_blob(face: Face, request: Request, name: str, reference: str) -> Response:
+async def delete_blob(context: Context, request: Request, name: str, reference: str) -> Response:
     """distribution-spec, "Deleting Blobs"."""
-    repository, digest = face.name(name), parse_digest(reference)
-    await face.threads.submit(
-        delete.delete_blob, face.registry, repository, digest, caller_of(request)
+    repository, digest = context.name(name), parse_digest(reference)
+    await context.threads.submit(
+        delete.delete_blob, context.registry, repository, digest, caller_of(request)
     )
     return empty_response(202, {"Docker-Content-Digest": digest})
 

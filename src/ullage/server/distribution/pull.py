@@ -11,7 +11,7 @@ from ullage.authorization import Action
 from ullage.oci.digest import Digest, parse_digest
 from ullage.oci.errors import RangeInvalid
 from ullage.oci.reference import parse_reference
-from ullage.registry.pull import read as pull
+from ullage.registry.pull import read
 from ullage.registry.pull.pull_log import note_pull
 from ullage.server.http.blob_response import (
     HEADS_KEPT,
@@ -21,32 +21,26 @@ from ullage.server.http.blob_response import (
     blob_headers,
     unchanged_headers,
 )
-from ullage.server.http.context import Face, caller_of, principal_of
-from ullage.server.http.responses import (
-    API_VERSION,
-    Answer,
-    RangeNotSatisfiable,
-    byte_range,
-    empty_response,
-    encoded,
-    error_response,
-)
+from ullage.server.http.context import Context, caller_of, principal_of
+from ullage.server.http.errors import RangeNotSatisfiable, error_response
+from ullage.server.http.parameters import byte_range
+from ullage.server.http.responses import API_VERSION, FixedResponse, empty_response, encoded
 
 # --- blobs: end-2 ---------------------------------------------------------------------------------
 
 
-async def get_blob(face: Face, request: Request, name: str, reference: str) -> Response:
+async def get_blob(context: Context, request: Request, name: str, reference: str) -> Response:
     """distribution-spec, "Pulling blobs"."""
-    repository, digest = face.name(name), parse_digest(reference)
+    repository, digest = context.name(name), parse_digest(reference)
     if _not_modified(request, digest):
-        await face.threads.read(pull.stat_blob, face.registry, repository, digest)
+        await context.threads.read(read.stat_blob, context.registry, repository, digest)
         return empty_response(304, unchanged_headers(digest))
-    if face.threads.inline_reads and "range" not in request.headers:
-        held = pull.held_blob(face.registry, repository, digest)
+    if context.threads.inline_reads and "range" not in request.headers:
+        held = read.held_blob(context.registry, repository, digest)
         if held is not None:
-            return Answer.ready(200, blob_head(digest, len(held)), held)
-    reader = await face.threads.submit(
-        pull.open_blob, face.registry, repository, digest, read_ahead=SMALL_BYTES
+            return FixedResponse.ready(200, blob_head(digest, len(held)), held)
+    reader = await context.threads.submit(
+        read.open_blob, context.registry, repository, digest, read_ahead=SMALL_BYTES
     )
     try:
         span = byte_range(_range_asked(request, digest), reader.size)
@@ -58,27 +52,27 @@ async def get_blob(face: Face, request: Request, name: str, reference: str) -> R
         )
     headers = API_VERSION | blob_headers(digest, reader.size)
     if span is None:
-        return BlobResponse(face.threads, reader, (0, reader.size), 200, headers)
+        return BlobResponse(context.threads, reader, (0, reader.size), 200, headers)
     headers["Content-Length"] = str(span[1] - span[0])
     headers["Content-Range"] = f"bytes {span[0]}-{span[1] - 1}/{reader.size}"
-    return BlobResponse(face.threads, reader, span, 206, headers)
+    return BlobResponse(context.threads, reader, span, 206, headers)
 
 
-async def head_blob(face: Face, request: Request, name: str, reference: str) -> Response:
+async def head_blob(context: Context, request: Request, name: str, reference: str) -> Response:
     """distribution-spec, "Checking if content exists in the registry".
 
     Whoever may push is promised the blob with the answer: it need not upload it.
     """
-    repository, digest = face.name(name), parse_digest(reference)
+    repository, digest = context.name(name), parse_digest(reference)
     if principal_of(request).may(Action.PUSH, repository):
-        blob = await face.threads.read(
-            pull.stat_blob_for_push, face.registry, repository, digest, caller_of(request)
+        blob = await context.threads.read(
+            read.stat_blob_for_push, context.registry, repository, digest, caller_of(request)
         )
     else:
-        blob = await face.threads.read(pull.stat_blob, face.registry, repository, digest)
+        blob = await context.threads.read(read.stat_blob, context.registry, repository, digest)
     if _not_modified(request, digest):
         return empty_response(304, unchanged_headers(digest))
-    return Answer.ready(200, blob_head(digest, blob.size))
+    return FixedResponse.ready(200, blob_head(digest, blob.size))
 
 
 def _range_asked(request: Request, digest: Digest) -> str | None:
@@ -91,17 +85,19 @@ def _range_asked(request: Request, digest: Digest) -> str | None:
 # --- manifests: end-3 -----------------------------------------------------------------------------
 
 
-async def get_manifest(face: Face, request: Request, name: str, reference: str) -> Response:
+async def get_manifest(context: Context, request: Request, name: str, reference: str) -> Response:
     """distribution-spec, "Pulling manifests". What was pushed is served, whatever Accept says."""
     wanted = parse_reference(reference)
-    manifest = await face.threads.read(pull.get_manifest, face.registry, face.name(name), wanted)
+    manifest = await context.threads.read(
+        read.get_manifest, context.registry, context.name(name), wanted
+    )
     if request.method == "GET":
         # Also where the client has it still and is told so. HEAD only looks.
-        note_pull(face.registry, manifest.id, wanted, request.headers.get("user-agent", ""))
+        note_pull(context.registry, manifest.id, wanted, request.headers.get("user-agent", ""))
     if _not_modified(request, manifest.digest):
-        return Answer(304, _manifest_headers(manifest.digest))
+        return FixedResponse(304, _manifest_headers(manifest.digest))
     head = _manifest_head(manifest.digest, manifest.media_type, len(manifest.raw))
-    return Answer.ready(200, head, b"" if request.method == "HEAD" else manifest.raw)
+    return FixedResponse.ready(200, head, b"" if request.method == "HEAD" else manifest.raw)
 
 
 def _manifest_headers(digest: Digest) -> dict[str, str]:

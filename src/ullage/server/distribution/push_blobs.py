@@ -18,87 +18,83 @@ from ullage.oci.errors import (
     SizeInvalid,
 )
 from ullage.oci.reference import RepositoryName
-from ullage.registry.context import Caller
-from ullage.registry.push import ending, sessions
-from ullage.registry.push import manifests as push
-from ullage.registry.push import uploads as uploading
+from ullage.registry.clients import Caller
+from ullage.registry.push import links, sessions, uploads
 from ullage.registry.push.sessions import Upload
 from ullage.registry.push.uploads import AppendSession
 from ullage.server.http.bodies import Body, require_length
-from ullage.server.http.context import Face, caller_of, principal_of, query_of
-from ullage.server.http.responses import (
-    BodyTimeout,
-    content_range,
-    decimal_header,
-    empty_response,
-    held_range,
-)
+from ullage.server.http.context import Context, caller_of, principal_of, query_of
+from ullage.server.http.errors import BodyTimeout
+from ullage.server.http.parameters import content_range, decimal_header, held_range
+from ullage.server.http.responses import empty_response
 
 # --- a session begins, or a blob comes whole: end-4, end-11 ---------------------------------------
 
 
-async def start_upload(face: Face, request: Request, name: str) -> Response:
+async def start_upload(context: Context, request: Request, name: str) -> Response:
     """distribution-spec, "Pushing blobs": open a session (end-4a), take a whole blob (end-4b), with
     the digest algorithm announced (end-4c), or mount one from another repository (end-11)."""
-    repository, query = face.name(name), query_of(request)
+    repository, query = context.name(name), query_of(request)
     caller = caller_of(request)
     mount, source = query.one("mount"), query.one("from")
     if mount is not None:
         digest = parse_digest(mount)
         readable = source is not None and principal_of(request).may(Action.PULL, source)
         # Without the right to read the source this looks like a blob that is not there.
-        if source and readable and await _mounted(face, repository, source, digest, caller):
+        if source and readable and await _mounted(context, repository, source, digest, caller):
             return _created(repository, digest)
         algorithm = digest.algorithm
     else:
         algorithm = query.one("digest-algorithm") or "sha256"
     whole = query.one("digest")
     if whole is not None:
-        return await _take_whole_blob(face, request, repository, parse_digest(whole), caller)
-    if face.threads.inline_reads and sessions.starts_at_once(face.registry):
-        upload = sessions.start_upload(face.registry, repository, caller, algorithm)
+        return await _take_whole_blob(context, request, repository, parse_digest(whole), caller)
+    if context.threads.inline_reads and sessions.starts_at_once(context.registry):
+        upload = sessions.start_upload(context.registry, repository, caller, algorithm)
     else:
-        upload = await face.threads.submit(
-            sessions.start_upload, face.registry, repository, caller, algorithm
+        upload = await context.threads.submit(
+            sessions.start_upload, context.registry, repository, caller, algorithm
         )
     return _session(repository, upload.id, upload.offset, 202)
 
 
 async def _mounted(
-    face: Face, repository: RepositoryName, source: str, digest: Digest, caller: Caller
+    context: Context, repository: RepositoryName, source: str, digest: Digest, caller: Caller
 ) -> bool:
     try:
-        from_repository = face.name(source)
+        from_repository = context.name(source)
     except RegistryError:
         # "If a registry does not support cross-repository mounting or is unable to mount the
         # requested blob, it SHOULD return a 202": an upload session.
         return False
-    return await face.threads.submit(
-        push.mount_blob, face.registry, repository, from_repository, digest, caller
+    return await context.threads.submit(
+        links.mount_blob, context.registry, repository, from_repository, digest, caller
     )
 
 
 async def _take_whole_blob(
-    face: Face, request: Request, repository: RepositoryName, digest: Digest, caller: Caller
+    context: Context, request: Request, repository: RepositoryName, digest: Digest, caller: Caller
 ) -> Response:
-    async with face.bodies.arriving(request) as body:
+    async with context.bodies.arriving(request) as body:
         if await body.gather():
-            await face.threads.submit(
-                uploading.upload_whole, face.registry, repository, caller, digest, body.pieces
+            await context.threads.submit(
+                uploads.upload_whole, context.registry, repository, caller, digest, body.pieces
             )
             return _created(repository, digest)
-        upload = await face.threads.submit(
-            sessions.start_upload, face.registry, repository, caller, digest.algorithm
+        upload = await context.threads.submit(
+            sessions.start_upload, context.registry, repository, caller, digest.algorithm
         )
         try:
-            session = await face.threads.submit(
-                uploading.append_upload, face.registry, repository, upload.id, caller
+            session = await context.threads.submit(
+                uploads.append_upload, context.registry, repository, upload.id, caller
             )
-            await _stream_or_abandon(face, body, session)
-            await face.threads.submit(session.finish, digest)
+            await _stream_or_abandon(context, body, session)
+            await context.threads.submit(session.finish, digest)
         except BaseException:
             # Nobody knows this session's address, so nobody can go on with it.
-            await asyncio.shield(face.threads.submit(ending.end_upload, face.registry, upload))
+            await asyncio.shield(
+                context.threads.submit(sessions.end_upload, context.registry, upload)
+            )
             raise
     return _created(repository, digest)
 
@@ -106,99 +102,99 @@ async def _take_whole_blob(
 # --- sessions: end-5, end-6, end-13, end-14 -------------------------------------------------------
 
 
-async def get_upload(face: Face, request: Request, name: str, upload_id: str) -> Response:
+async def get_upload(context: Context, request: Request, name: str, upload_id: str) -> Response:
     """distribution-spec, "Pushing a blob in chunks": how much the session holds (end-13)."""
-    repository = face.name(name)
-    upload = await face.threads.read(
-        sessions.get_upload, face.registry, repository, _upload_id(upload_id), caller_of(request)
+    repository = context.name(name)
+    upload = await context.threads.read(
+        sessions.get_upload, context.registry, repository, _upload_id(upload_id), caller_of(request)
     )
     return _session(repository, upload.id, upload.offset, 204)
 
 
-async def patch_upload(face: Face, request: Request, name: str, upload_id: str) -> Response:
+async def patch_upload(context: Context, request: Request, name: str, upload_id: str) -> Response:
     """distribution-spec, "Pushing a blob in chunks" (end-5); without Content-Range, a stream.
 
     When the connection breaks, what arrived is kept and the client may go on from there.
     """
-    repository, session_id = face.name(name), _upload_id(upload_id)
+    repository, session_id = context.name(name), _upload_id(upload_id)
     announced, expected = _announced(request)
-    where = (face.registry, repository, session_id, caller_of(request))
+    where = (context.registry, repository, session_id, caller_of(request))
     # Before anything is read: whoever is in the wrong place is told so. And what arrives belongs
     # where the session is now, however long it takes.
-    start = await face.threads.read(sessions.require_offset, *where, announced)
-    async with face.bodies.arriving(request) as body:
+    start = await context.threads.read(sessions.require_offset, *where, announced)
+    async with context.bodies.arriving(request) as body:
         try:
             whole = await body.gather()
         except (ClientDisconnect, BodyTimeout, asyncio.CancelledError):
-            keep = face.threads.submit(uploading.add_to_upload, *where, start, body.pieces)
+            keep = context.threads.submit(uploads.add_to_upload, *where, start, body.pieces)
             await asyncio.shield(keep)
             raise
         if whole:
             require_length(expected, body.length)
-            add = face.threads.submit(uploading.add_to_upload, *where, start, body.pieces)
+            add = context.threads.submit(uploads.add_to_upload, *where, start, body.pieces)
             upload = await asyncio.shield(add)
         else:
-            session = await face.threads.submit(uploading.append_upload, *where, start)
-            upload = await _stream_and_keep(face, body, session, expected)
+            session = await context.threads.submit(uploads.append_upload, *where, start)
+            upload = await _stream_and_keep(context, body, session, expected)
     return _session(repository, upload.id, upload.offset, 202)
 
 
 async def _stream_and_keep(
-    face: Face, body: Body, session: AppendSession, expected: int | None
+    context: Context, body: Body, session: AppendSession, expected: int | None
 ) -> Upload:
     """Stream the body of a request that may stop short."""
     try:
         await body.stream(session)
         require_length(expected, body.length)
     except (ClientDisconnect, BodyTimeout, asyncio.CancelledError):
-        await asyncio.shield(face.threads.submit(session.end))
+        await asyncio.shield(context.threads.submit(session.end))
         raise
     except SizeInvalid:
-        await face.threads.submit(session.abandon)
+        await context.threads.submit(session.abandon)
         raise
-    return await face.threads.submit(session.end)
+    return await context.threads.submit(session.end)
 
 
-async def finish_upload(face: Face, request: Request, name: str, upload_id: str) -> Response:
+async def finish_upload(context: Context, request: Request, name: str, upload_id: str) -> Response:
     """distribution-spec, "Pushing a blob monolithically" and the end of chunks (end-6)."""
-    repository = face.name(name)
+    repository = context.name(name)
     text = query_of(request).one("digest")
     if text is None:
         raise DigestInvalid(message="the digest parameter is missing: PUT <location>?digest=…")
     digest = parse_digest(text)
-    where = (face.registry, repository, _upload_id(upload_id), caller_of(request))
+    where = (context.registry, repository, _upload_id(upload_id), caller_of(request))
     if _has_no_body(request):
-        await face.threads.submit(uploading.finish_upload, *where, digest)
+        await context.threads.submit(uploads.finish_upload, *where, digest)
         return _created(repository, digest)
     start, expected = _announced(request)
-    async with face.bodies.arriving(request) as body:
+    async with context.bodies.arriving(request) as body:
         if await body.gather():
             require_length(expected, body.length)
-            commit = partial(uploading.commit_upload, *where, digest, body.pieces, start)
-            await face.rounds.run(commit, body.length)
+            commit = partial(uploads.prepare_blob, *where, digest, body.pieces, start)
+            await context.rounds.run(commit, body.length)
             return _created(repository, digest)
         try:
-            session = await face.threads.submit(uploading.append_upload, *where, start)
+            session = await context.threads.submit(uploads.append_upload, *where, start)
         except BlobUploadUnknown:
             # Whoever lost the answer sends the same request, with its body, once more.
-            await face.threads.submit(uploading.finish_upload, *where, digest)
+            await context.threads.submit(uploads.finish_upload, *where, digest)
             return _created(repository, digest)
-        await _stream_or_abandon(face, body, session)
+        await _stream_or_abandon(context, body, session)
         try:
             require_length(expected, body.length)
         except SizeInvalid:
-            await face.threads.submit(session.abandon)
+            await context.threads.submit(session.abandon)
             raise
-        await face.threads.submit(session.finish, digest)
+        await context.threads.submit(session.finish, digest)
     return _created(repository, digest)
 
 
-async def cancel_upload(face: Face, request: Request, name: str, upload_id: str) -> Response:
+async def cancel_upload(context: Context, request: Request, name: str, upload_id: str) -> Response:
     """distribution-spec main, "Cancel a blob upload" (end-14)."""
-    await face.threads.submit(
+    await context.threads.submit(
         sessions.cancel_upload,
-        face.registry,
-        face.name(name),
+        context.registry,
+        context.name(name),
         _upload_id(upload_id),
         caller_of(request),
     )
@@ -212,12 +208,12 @@ def _announced(request: Request) -> tuple[int | None, int | None]:
     return (span[0], span[1] - span[0]) if span else (None, None)
 
 
-async def _stream_or_abandon(face: Face, body: Body, session: AppendSession) -> None:
+async def _stream_or_abandon(context: Context, body: Body, session: AppendSession) -> None:
     """Stream the body of a request that is all or nothing."""
     try:
         await body.stream(session)
     except (ClientDisconnect, BodyTimeout, asyncio.CancelledError):
-        await asyncio.shield(face.threads.submit(session.abandon))
+        await asyncio.shield(context.threads.submit(session.abandon))
         raise
 
 

@@ -9,24 +9,24 @@ from starlette.responses import Response
 
 from ullage.oci.errors import TagInvalid
 from ullage.oci.reference import Tag, parse_reference, parse_tag
-from ullage.registry.push import manifests as push
-from ullage.server.http.context import Face, caller_of, query_of
+from ullage.registry.push import manifests
+from ullage.server.http.context import Context, caller_of, query_of
 from ullage.server.http.responses import empty_response
 
 
-async def put_manifest(face: Face, request: Request, name: str, reference: str) -> Response:
+async def put_manifest(context: Context, request: Request, name: str, reference: str) -> Response:
     """distribution-spec, "Pushing Manifests"; with `tag` parameters, end-7b."""
-    repository, target = face.name(name), parse_reference(reference)
+    repository, target = context.name(name), parse_reference(reference)
     tags = [parse_tag(tag) for tag in query_of(request).all("tag")]
     if tags and isinstance(target, Tag):
         raise TagInvalid(
             {"tag": tags[0]}, "tag parameters are for pushing by digest; this push names a tag"
         )
     media_type = request.headers.get("content-type")
-    async with face.bodies.whole(request, face.registry.limits.max_manifest_bytes) as raw:
+    async with context.bodies.whole(request, context.registry.limits.max_manifest_bytes) as raw:
         receive = partial(
-            push.receive_manifest,
-            face.registry,
+            manifests.prepare_manifest,
+            context.registry,
             repository,
             target,
             raw,
@@ -34,7 +34,7 @@ async def put_manifest(face: Face, request: Request, name: str, reference: str) 
             caller_of(request),
             tags,
         )
-        result = await face.rounds.run(receive, len(raw))
+        result = await context.rounds.run(receive, len(raw))
     headers = {
         "Location": f"/v2/{repository}/manifests/{result.digest}",
         "Docker-Content-Digest": result.digest,

@@ -20,7 +20,7 @@ from ullage.server.distribution.push_blobs import (
     start_upload,
 )
 from ullage.server.distribution.push_manifests import put_manifest
-from ullage.server.http.context import Face
+from ullage.server.http.context import Context
 from ullage.server.http.permissions import CATALOG, DELETE, KNOWN, PULL, PUSH
 from ullage.server.http.responses import json_response
 from ullage.server.http.routes import Route
@@ -28,7 +28,7 @@ from ullage.server.http.routes import Route
 __all__ = ["ROUTES"]
 
 
-async def get_base(face: Face, request: Request) -> Response:
+async def get_base(context: Context, request: Request) -> Response:
     """distribution-spec, "Determining Support"."""
     return json_response({})
 

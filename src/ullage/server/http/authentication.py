@@ -14,11 +14,11 @@ from dataclasses import dataclass
 
 from starlette.requests import Request
 
-from ullage.accounts.authenticator import NOBODY_ASKS, Doorkeeper, LoginFailed, TokenInvalid
+from ullage.accounts.authenticator import WITHOUT_ACCOUNTS, Authenticator, LoginFailed, TokenInvalid
 from ullage.accounts.directory import Account
 from ullage.authorization import Principal
 from ullage.oci.errors import Unauthorized
-from ullage.server.http.permissions import Need, Whom
+from ullage.server.http.permissions import Audience, Permission
 from ullage.server.http.threads import FairThreads, Line, Threads
 
 MAX_CREDENTIAL_BYTES = 16 * 1024
@@ -50,7 +50,7 @@ class BasicRefused(LoginFailed):
 class Guard:
     """`doorkeeper` is None where no accounts are asked for: then everybody may do everything."""
 
-    doorkeeper: Doorkeeper | None
+    authenticator: Authenticator | None
     threads: Threads
     # Where passwords are checked, which is slow and must keep nobody else waiting.
     slow_threads: FairThreads
@@ -59,12 +59,12 @@ class Guard:
     # "https" where TLS is ours.
     scheme: str = "http"
 
-    async def admit(self, request: Request, need: Need, name: str | None) -> Principal:
+    async def admit(self, request: Request, need: Permission, name: str | None) -> Principal:
         """Who asks, if they may do what the route needs. Raises Challenge, TooManyRequests."""
-        if self.doorkeeper is None:
-            return NOBODY_ASKS
-        if need.whom is Whom.ANYBODY:
-            return self.doorkeeper.anonymous
+        if self.authenticator is None:
+            return WITHOUT_ACCOUNTS
+        if need.whom is Audience.ANYBODY:
+            return self.authenticator.anonymous
         scope = need.scope(name)
         principal = await self._identify(request, need, name, scope)
         missing = need.missing(principal, name)
@@ -74,16 +74,16 @@ class Guard:
         return principal
 
     async def _identify(
-        self, request: Request, need: Need, name: str | None, scope: str | None
+        self, request: Request, need: Permission, name: str | None, scope: str | None
     ) -> Principal:
-        doorkeeper = self.doorkeeper
-        assert doorkeeper is not None
+        authenticator = self.authenticator
+        assert authenticator is not None
         header = request.headers.get("authorization")
-        nobody = doorkeeper.anonymous
+        nobody = authenticator.anonymous
         if header is None:
             # Even a registry that anybody may pull from answers its base with a challenge: that is
             # where az and Azure's SDK learn whom to ask.
-            if need.whom is Whom.KNOWN:
+            if need.whom is Audience.KNOWN:
                 raise Challenge([], None)
             return nobody
         kind, _, credential = header.partition(" ")
@@ -98,24 +98,24 @@ class Guard:
             return account.principal
         if kind.lower() == "bearer" and len(header) <= MAX_CREDENTIAL_BYTES:
             credential = credential.strip()
-            known = doorkeeper.remembered(credential)
+            known = authenticator.remembered(credential)
             if known is not None:
                 return known
             try:
-                return await self.threads.submit(doorkeeper.bearer, credential)
+                return await self.threads.submit(authenticator.bearer, credential)
             except TokenInvalid:
                 raise Challenge(missing, scope, "invalid_token") from None
         raise Challenge(missing, scope, "invalid_token")
 
     async def login(self, name: str, password: str, address: str) -> Account:
         """Whose password this is. Raises LoginFailed, TooManyRequests."""
-        doorkeeper = self.doorkeeper
-        assert doorkeeper is not None
-        known = await self.threads.submit(doorkeeper.quick_login, name, password, address)
+        authenticator = self.authenticator
+        assert authenticator is not None
+        known = await self.threads.submit(authenticator.quick_login, name, password, address)
         if known is not None:
             return known
-        line = Line(doorkeeper.party(address, name), name)
-        return await self.slow_threads.submit(line, doorkeeper.login, name, password, address)
+        line = Line(authenticator.party(address, name), name)
+        return await self.slow_threads.submit(line, authenticator.login, name, password, address)
 
     def challenge_header(self, request: Request, challenge: Challenge) -> str:
         """RFC 6750, in the one form all clients read: commas without a space behind them.

@@ -16,7 +16,8 @@ from starlette.requests import ClientDisconnect, Request
 
 from ullage.oci.errors import ManifestTooLarge, SizeInvalid, TooManyRequests
 from ullage.registry.push.uploads import AppendSession
-from ullage.server.http.responses import BodyTimeout, decimal_header
+from ullage.server.http.errors import BodyTimeout
+from ullage.server.http.parameters import decimal_header
 from ullage.server.http.threads import Threads
 
 PIECE_BYTES = 1024 * 1024

@@ -8,24 +8,25 @@ from starlette.requests import Request
 
 from ullage.authorization import Principal
 from ullage.oci.reference import RepositoryName, parse_repository_name
-from ullage.registry.context import Caller, Registry
+from ullage.registry.clients import Caller
+from ullage.registry.context import Registry
 from ullage.server.http.authentication import Guard
 from ullage.server.http.bodies import Bodies
-from ullage.server.http.responses import Query
+from ullage.server.http.parameters import Query
 from ullage.server.http.threads import Threads
-from ullage.server.http.write_batches import Rounds
+from ullage.server.http.write_batches import WriteBatches
 
 # A User-Agent is only kept to tell clients apart.
 MAX_AGENT = 200
 
 
 @dataclass(frozen=True, slots=True)
-class Face:
+class Context:
     """What every handler needs besides the request."""
 
     registry: Registry
     threads: Threads
-    rounds: Rounds
+    rounds: WriteBatches
     bodies: Bodies
     guard: Guard
 

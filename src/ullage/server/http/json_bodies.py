@@ -14,18 +14,18 @@ from ullage.oci.errors import ManifestTooLarge, PlanInvalid, ValueInvalid
 from ullage.oci.reference import RepositoryName
 from ullage.oci.strict_json import JSONInvalid, JSONValue, loads
 from ullage.server.http.authentication import Challenge
-from ullage.server.http.context import Face
-from ullage.server.http.responses import FormTooLarge
+from ullage.server.http.context import Context
+from ullage.server.http.errors import FormTooLarge
 
 # A list of 10,000 digests fits.
 MAX_BODY_BYTES = 1024 * 1024
 _CAPS = {"max_manifests", "max_bytes", "max_percent"}
 
 
-async def read_body(face: Face, request: Request) -> Mapping[str, JSONValue]:
+async def read_body(context: Context, request: Request) -> Mapping[str, JSONValue]:
     """The JSON object that was sent; {} if nothing was. Raises PlanInvalid, FormTooLarge."""
     try:
-        async with face.bodies.whole(request, MAX_BODY_BYTES) as raw:
+        async with context.bodies.whole(request, MAX_BODY_BYTES) as raw:
             value = loads(raw) if raw else {}
     except ManifestTooLarge:
         raise FormTooLarge(message=f"the body is longer than {MAX_BODY_BYTES} bytes") from None

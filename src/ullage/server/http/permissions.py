@@ -6,9 +6,13 @@ from dataclasses import dataclass
 from enum import Enum
 
 from ullage.authorization import Action, Principal
+from ullage.oci.reference import RepositoryName
+
+# What a scope names that covers all repositories.
+ALL_REPOSITORIES = RepositoryName("*")
 
 
-class Whom(Enum):
+class Audience(Enum):
     """What a route is about, and so whom it lets in."""
 
     # The token endpoints: they are how somebody gets in.
@@ -26,15 +30,15 @@ class Whom(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Need:
-    whom: Whom
+class Permission:
+    whom: Audience
     actions: tuple[Action, ...] = ()
 
     def scope(self, name: str | None) -> str | None:
         """What a client has to ask the token endpoint for; None if any token will do."""
-        if self.whom is Whom.CATALOG:
+        if self.whom is Audience.CATALOG:
             return "registry:catalog:*"
-        if self.whom is Whom.DELETED_CATALOG:
+        if self.whom is Audience.DELETED_CATALOG:
             return "registry:deleted_catalog:*"
         if self.whom in _OF_REPOSITORIES:
             return f"repository:{name or '*'}:{','.join(self.actions)}"
@@ -42,9 +46,9 @@ class Need:
 
     def missing(self, principal: Principal, name: str | None) -> list[dict[str, str]]:
         """What the caller lacks, as real ACR lists it; empty if it may go on."""
-        if self.whom is Whom.CATALOG and not principal.listing:
+        if self.whom is Audience.CATALOG and not principal.listing:
             return [{"Type": "registry", "Name": "catalog", "Action": "*"}]
-        if self.whom is Whom.DELETED_CATALOG and not principal.listing_deleted:
+        if self.whom is Audience.DELETED_CATALOG and not principal.listing_deleted:
             return [{"Type": "registry", "Name": "deleted_catalog", "Action": "*"}]
         if self.whom not in _OF_REPOSITORIES:
             return []
@@ -55,18 +59,20 @@ class Need:
         ]
 
 
-_OF_REPOSITORIES = (Whom.REPOSITORY, Whom.EVERYTHING)
-ANYBODY = Need(Whom.ANYBODY)
-KNOWN = Need(Whom.KNOWN)
-CATALOG = Need(Whom.CATALOG)
-DELETED_CATALOG = Need(Whom.DELETED_CATALOG)
-PULL = Need(Whom.REPOSITORY, (Action.PULL,))
-PUSH = Need(Whom.REPOSITORY, (Action.PULL, Action.PUSH))
-DELETE = Need(Whom.REPOSITORY, (Action.DELETE,))
-METADATA_READ = Need(Whom.REPOSITORY, (Action.METADATA_READ,))
-METADATA_WRITE = Need(Whom.REPOSITORY, (Action.METADATA_WRITE,))
+_OF_REPOSITORIES = (Audience.REPOSITORY, Audience.EVERYTHING)
+ANYBODY = Permission(Audience.ANYBODY)
+KNOWN = Permission(Audience.KNOWN)
+CATALOG = Permission(Audience.CATALOG)
+DELETED_CATALOG = Permission(Audience.DELETED_CATALOG)
+PULL = Permission(Audience.REPOSITORY, (Action.PULL,))
+PUSH = Permission(Audience.REPOSITORY, (Action.PULL, Action.PUSH))
+DELETE = Permission(Audience.REPOSITORY, (Action.DELETE,))
+METADATA_READ = Permission(Audience.REPOSITORY, (Action.METADATA_READ,))
+METADATA_WRITE = Permission(Audience.REPOSITORY, (Action.METADATA_WRITE,))
 # Policies say what is deleted anywhere.
-POLICY_READ = Need(Whom.EVERYTHING, (Action.METADATA_READ,))
-POLICY_WRITE = Need(Whom.EVERYTHING, (Action.METADATA_READ, Action.METADATA_WRITE, Action.DELETE))
-DELETED_READ = Need(Whom.REPOSITORY, (Action.DELETED_READ,))
-DELETED_RESTORE = Need(Whom.REPOSITORY, (Action.DELETED_RESTORE,))
+POLICY_READ = Permission(Audience.EVERYTHING, (Action.METADATA_READ,))
+POLICY_WRITE = Permission(
+    Audience.EVERYTHING, (Action.METADATA_READ, Action.METADATA_WRITE, Action.DELETE)
+)
+DELETED_READ = Permission(Audience.REPOSITORY, (Action.DELETED_READ,))
+DELETED_RESTORE = Permission(Audience.REPOSITORY, (Action.DELETED_RESTORE,))

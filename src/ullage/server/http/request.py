@@ -10,16 +10,15 @@ from itertools import chain
 from typing import Any
 from urllib.parse import quote
 
-from starlette.datastructures import Headers
-from starlette.requests import Request
+from starlette import datastructures, requests
 from starlette.types import Receive, Scope
 
 from ullage.oci.errors import Unsupported
-from ullage.server.http.responses import EncodingUnsupported, HeadersTooLarge, UriTooLong
+from ullage.server.http.errors import EncodingUnsupported, HeadersTooLarge, UriTooLong
 
 MAX_PATH_BYTES = 8 * 1024
 MAX_HEADER_BYTES = 32 * 1024
-# Fields with one value: of two, one reader takes the first and another one the last.
+# Headers with one value: of two, one reader takes the first and another one the last.
 _ONCE = frozenset(
     {
         b"authorization",
@@ -34,7 +33,7 @@ _ONCE = frozenset(
 _ENCODINGS = ((b"content-encoding", b"identity"), (b"transfer-encoding", b"chunked"))
 
 
-class Fields(Headers):
+class Headers(datastructures.Headers):
     """A request's header fields, by lower-case name; of several of one name the first.
 
     Starlette's go through the list for each name; ours are asked for many.
@@ -75,12 +74,12 @@ class Fields(Headers):
                 )
 
 
-class Asked(Request):
+class Request(requests.Request):
     """A request whose head is read once."""
 
     def __init__(self, scope: Scope, receive: Receive) -> None:
         super().__init__(scope, receive)
-        self.fields = Fields(scope)
+        self.fields = Headers(scope)
 
     @property
     def headers(self) -> Headers:

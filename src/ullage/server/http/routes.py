@@ -13,8 +13,9 @@ from functools import lru_cache
 
 from starlette.responses import Response
 
-from ullage.server.http.permissions import Need
-from ullage.server.http.responses import MethodNotAllowed, NotFound, decoded_path
+from ullage.server.http.errors import MethodNotAllowed, NotFound
+from ullage.server.http.parameters import decoded_path
+from ullage.server.http.permissions import Permission
 
 # Paths whose routes are remembered; each may be MAX_PATH_BYTES long.
 ROUTES_KEPT = 512
@@ -29,7 +30,7 @@ class Route:
     path: str
     handler: Callable[..., Awaitable[Response]]
     # Who may use it. There is no default: a route that forgets to say is an error.
-    need: Need
+    need: Permission
 
 
 class Router:

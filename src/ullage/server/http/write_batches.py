@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 
 from ullage.oci.errors import RegistryError
 from ullage.registry.context import Registry
-from ullage.registry.push.prepared import Half, complete, complete_each
+from ullage.registry.push.prepared import Prepared, commit, commit_each
 from ullage.server.http.threads import Threads
 
 T = TypeVar("T")
@@ -44,11 +44,11 @@ LEAVE_SECONDS = 5.0
 
 @dataclass(frozen=True, slots=True)
 class _Waiting:
-    begin: Callable[[], Half[Any]]
+    begin: Callable[[], Prepared[Any]]
     result: asyncio.Future[Any]
 
 
-class Rounds:
+class WriteBatches:
     """Used from one event loop only."""
 
     def __init__(
@@ -65,7 +65,7 @@ class Rounds:
         self._seconds = 0.0
         self._leave_until = 0.0
 
-    async def run(self, begin: Callable[[], Half[T]], size: int) -> T:
+    async def run(self, begin: Callable[[], Prepared[T]], size: int) -> T:
         """Do a use case whose first half is `begin`, which is about `size` bytes.
 
         Once begun it is done to its end, whoever is cancelled meanwhile.
@@ -86,7 +86,7 @@ class Rounds:
         """Let a round come."""
         self._coming = True
         try:
-            self._registry.between(self._work)
+            self._registry.on_writer(self._work)
         except RegistryError as error:
             waiting = self._take()
             self._end(waiting, [error] * len(waiting))
@@ -104,14 +104,16 @@ class Rounds:
         with suppress(RuntimeError):
             loop.call_soon_threadsafe(self._end, waiting, outcomes)
 
-    def _round(self, begins: Sequence[Callable[[], Half[Any]]]) -> list[Any]:
+    def _round(self, begins: Sequence[Callable[[], Prepared[Any]]]) -> list[Any]:
         """What each of them gave or, in its place, what it raised."""
         began = self._now()
         outcomes = [_begun(begin) for begin in begins]
         self._took((self._now() - began) / len(begins))
         # What failed is over.
-        places = [place for place, half in enumerate(outcomes) if isinstance(half, Half)]
-        ended = complete_each(self._registry, [outcomes[place] for place in places])
+        places = [
+            place for place, prepared in enumerate(outcomes) if isinstance(prepared, Prepared)
+        ]
+        ended = commit_each(self._registry, [outcomes[place] for place in places])
         for place, outcome in zip(places, ended, strict=True):
             outcomes[place] = outcome
         return outcomes
@@ -137,11 +139,11 @@ class Rounds:
             self._call()
 
 
-def _whole(registry: Registry, begin: Callable[[], Half[T]]) -> T:
-    return complete(registry, begin())
+def _whole(registry: Registry, begin: Callable[[], Prepared[T]]) -> T:
+    return commit(registry, begin())
 
 
-def _begun(begin: Callable[[], Half[Any]]) -> Any:
+def _begun(begin: Callable[[], Prepared[Any]]) -> Any:
     try:
         return begin()
     except BaseException as error:  # noqa: BLE001 - handed to whoever waits

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 
 from ullage.database.schema import content, space, undo
 from ullage.database.statements import Statement, among
-from ullage.database.timestamps import from_moment
+from ullage.database.timestamps import from_micros
 from ullage.database.transaction import Transaction
 from ullage.oci.digest import Digest
 
@@ -124,7 +124,7 @@ def _place(row: Sequence[Any]) -> Place:
         Digest(row[3]),
         Digest(row[4]) if row[4] else None,
         row[5],
-        from_moment(row[6]) if row[6] is not None else None,
+        from_micros(row[6]) if row[6] is not None else None,
     )
 
 
@@ -134,6 +134,6 @@ def tombstones_of(tx: Transaction, digest: Digest) -> list[Waiting]:
         _tombstones.c.digest == digest
     )
     return [
-        Waiting(row[0], from_moment(row[1]))
+        Waiting(row[0], from_micros(row[1]))
         for row in tx.execute(query.order_by(_tombstones.c.due_at))
     ]

@@ -11,7 +11,7 @@ from sqlalchemy import bindparam
 
 from ullage.database.schema import undo
 from ullage.database.statements import Statement
-from ullage.database.timestamps import from_moment, moment
+from ullage.database.timestamps import from_micros, to_micros
 from ullage.database.transaction import Transaction
 
 _operations = undo.operations
@@ -49,7 +49,7 @@ def begin(
     tx: Transaction, operation_id: str, kind: str, subject: str, target: str | None, now: datetime
 ) -> None:
     """Write an operation down, or that it went on."""
-    at = moment(now)
+    at = to_micros(now)
     tx.change(
         _BEGIN,
         id=operation_id,
@@ -80,7 +80,7 @@ def newest(tx: Transaction, before: tuple[datetime, str] | None, n: int) -> list
     """Up to `n` operations, the last first, behind a place."""
     query = sa.select(*_COLUMNS).order_by(_operations.c.deleted_at.desc(), _operations.c.id.desc())
     if before is not None:
-        place = sa.tuple_(sa.literal(moment(before[0])), sa.literal(before[1]))
+        place = sa.tuple_(sa.literal(to_micros(before[0])), sa.literal(before[1]))
         query = query.where(sa.tuple_(_operations.c.deleted_at, _operations.c.id) < place)
     return [_operation(row) for row in tx.execute(query.limit(n))]
 
@@ -95,12 +95,12 @@ _OVERDUE = Statement(
 
 def first_begun_before(tx: Transaction, before: datetime) -> str | None:
     """The oldest operation whose days are counted from before that moment."""
-    found: str | None = tx.value(_OVERDUE, before=moment(before))
+    found: str | None = tx.value(_OVERDUE, before=to_micros(before))
     return found
 
 
 def _operation(row: Sequence[Any]) -> Operation:
-    return Operation(row[0], row[1], row[2], row[3], from_moment(row[4]), from_moment(row[5]))
+    return Operation(row[0], row[1], row[2], row[3], from_micros(row[4]), from_micros(row[5]))
 
 
 _END = Statement(

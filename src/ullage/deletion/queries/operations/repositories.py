@@ -18,7 +18,7 @@ _repositories = content.repositories
 _kept = undo.kept_repositories
 
 
-class Kept(NamedTuple):
+class KeptRepository(NamedTuple):
     """What an operation took from one repository, which is hidden under an id of its own."""
 
     repository_id: int
@@ -96,22 +96,22 @@ _LOCK_KEPT = Statement(
 )
 
 
-def kept_by(tx: Transaction, operation_ids: Collection[str]) -> dict[str, list[Kept]]:
+def kept_by(tx: Transaction, operation_ids: Collection[str]) -> dict[str, list[KeptRepository]]:
     """What each of these operations keeps, by name of the repository."""
-    found: dict[str, list[Kept]] = {}
+    found: dict[str, list[KeptRepository]] = {}
     for row in tx.rows(_KEPT_BY, ids=operation_ids) if operation_ids else ():
         found.setdefault(row[1], []).append(_as_kept(row))
     return found
 
 
-def lock_kept(tx: Transaction, repository_id: int) -> Kept | None:
+def lock_kept(tx: Transaction, repository_id: int) -> KeptRepository | None:
     """Keep everybody else off a hidden repository; None if it is none any more."""
     row = tx.row(_LOCK_KEPT, repository_id=repository_id)
     return _as_kept(row) if row is not None else None
 
 
-def _as_kept(row: Sequence[Any]) -> Kept:
-    return Kept(row[0], row[1], RepositoryName(row[2]), row[3], row[4], row[5])
+def _as_kept(row: Sequence[Any]) -> KeptRepository:
+    return KeptRepository(row[0], row[1], RepositoryName(row[2]), row[3], row[4], row[5])
 
 
 _UNKEEP = Statement(_kept.delete().where(_kept.c.repository_id == bindparam("repository_id")))
@@ -123,7 +123,7 @@ def unkeep(tx: Transaction, repository_id: int) -> None:
     tx.change(_UNKEEP, repository_id=repository_id)
 
 
-def show_repository(tx: Transaction, kept: Kept) -> None:
+def show_repository(tx: Transaction, kept: KeptRepository) -> None:
     """Give a hidden repository its name back, which nobody has now: all of it is there again."""
     unkeep(tx, kept.repository_id)
     tx.change(_GIVE_NAME, repository_id=kept.repository_id, name=kept.name)

@@ -11,7 +11,7 @@ from sqlalchemy import bindparam
 
 from ullage.database.schema import content
 from ullage.database.statements import Statement, among
-from ullage.database.timestamps import moment
+from ullage.database.timestamps import to_micros
 from ullage.database.transaction import Transaction
 from ullage.oci.digest import Digest
 from ullage.oci.reference import RepositoryName
@@ -140,7 +140,7 @@ def link_blob(
 
     `counted`: the blob's row was made for this link, and says already that there is one.
     """
-    at = moment(now)
+    at = to_micros(now)
     if not tx.change(_INSERT_LINK, repository_id=repository_id, digest=digest, linked_at=at):
         return False
     if not counted:

@@ -13,7 +13,7 @@ from sqlalchemy import bindparam
 
 from ullage.database.schema import content
 from ullage.database.statements import Statement, among
-from ullage.database.timestamps import moment
+from ullage.database.timestamps import to_micros
 from ullage.database.transaction import Row, Transaction
 from ullage.oci.digest import Digest
 from ullage.oci.manifest.parsing import Manifest
@@ -247,8 +247,8 @@ def insert_manifest(
             annotations=json.dumps(manifest.annotations) if manifest.annotations else None,
             subject=manifest.subject.digest if manifest.subject else None,
             size=len(raw),
-            pushed_at=moment(now),
-            updated_at=moment(now),
+            pushed_at=to_micros(now),
+            updated_at=to_micros(now),
             raw=raw,
             image_size=manifest.image_size,
             config_media_type=manifest.config.media_type if manifest.config else None,
@@ -289,4 +289,4 @@ _TOUCH = Statement(_manifests.update().where(_THIS_ONE).values(updated_at=bindpa
 
 def touch_manifest(tx: Transaction, manifest_id: int, now: datetime) -> None:
     """It was pushed again, or its tags or attributes changed."""
-    tx.change(_TOUCH, id=manifest_id, updated_at=moment(now))
+    tx.change(_TOUCH, id=manifest_id, updated_at=to_micros(now))

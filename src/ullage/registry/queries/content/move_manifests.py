@@ -15,7 +15,7 @@ from sqlalchemy import bindparam
 
 from ullage.database.schema import base, content
 from ullage.database.statements import Statement, among
-from ullage.database.timestamps import moment
+from ullage.database.timestamps import to_micros
 from ullage.database.transaction import Transaction
 from ullage.oci.digest import Digest
 from ullage.registry.queries.content.blobs import count_links, count_references, linked_among
@@ -69,7 +69,7 @@ def move_manifests(
     moved_ids = [row.id for row in moved]
     tx.change(_MOVE_REFERENCES, target=target_id, ids=moved_ids)
     if touch:
-        tx.change(_MOVE_AND_TOUCH, target=target_id, ids=moved_ids, at=moment(now))
+        tx.change(_MOVE_AND_TOUCH, target=target_id, ids=moved_ids, at=to_micros(now))
     else:
         tx.change(_MOVE, target=target_id, ids=moved_ids)
     _count(tx, source_id, rows, -1, -tags)
@@ -128,7 +128,7 @@ _SIZE = Statement(
 def _link_all(tx: Transaction, target_id: int, digests: Collection[Digest], now: datetime) -> None:
     new = set(digests) - linked_among(tx, target_id, digests)
     if new:
-        tx.change(_LINK, target=target_id, at=moment(now), digests=new)
+        tx.change(_LINK, target=target_id, at=to_micros(now), digests=new)
         count_links(tx, new, +1)
         add_to_repository(tx, target_id, blob_bytes=int(tx.value(_SIZE, digests=new)))
 

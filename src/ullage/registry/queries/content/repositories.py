@@ -11,7 +11,7 @@ from sqlalchemy import bindparam
 
 from ullage.database.schema import cleaning, content, space
 from ullage.database.statements import Statement
-from ullage.database.timestamps import moment
+from ullage.database.timestamps import to_micros
 from ullage.database.transaction import Transaction
 from ullage.oci.reference import RepositoryName
 from ullage.registry.queries import attributes
@@ -22,7 +22,7 @@ _NAMED = sa.select(_repositories.c.id).where(_repositories.c.name == bindparam("
 _THIS_ONE = _repositories.c.id == bindparam("repository_id")
 
 
-class HeldRepository(NamedTuple):
+class RepositoryForUpdate(NamedTuple):
     """A repository whose row the caller holds, so that it stays what it is."""
 
     id: int
@@ -72,14 +72,14 @@ _HOLD = Statement(
 )
 
 
-def hold_repository(tx: Transaction, repository_id: int) -> HeldRepository | None:
+def lock_repository_row(tx: Transaction, repository_id: int) -> RepositoryForUpdate | None:
     """As lock_repository, for one that may have been deleted meanwhile: then None."""
     row = tx.row(_HOLD, repository_id=repository_id)
-    return HeldRepository(repository_id, RepositoryName(row[0]), bool(row[1])) if row else None
+    return RepositoryForUpdate(repository_id, RepositoryName(row[0]), bool(row[1])) if row else None
 
 
 def lock_repository_id(tx: Transaction, repository_id: int) -> bool:
-    """As hold_repository, for somebody who need not know more about it."""
+    """As lock_repository_row, for somebody who need not know more about it."""
     return tx.row(_HOLD, repository_id=repository_id) is not None
 
 
@@ -143,12 +143,12 @@ _HOLD_NAMED = Statement(
 )
 
 
-def ensure_repository(tx: Transaction, name: RepositoryName, now: datetime) -> HeldRepository:
+def ensure_repository(tx: Transaction, name: RepositoryName, now: datetime) -> RepositoryForUpdate:
     """Find and lock the repository, or make it."""
     # Others may make it and remove it again between any two statements.
     while (row := tx.row(_HOLD_NAMED, name=name)) is None:
-        tx.change(_INSERT, name=name, created_at=moment(now), updated_at=moment(now))
-    return HeldRepository(row[0], name, bool(row[1]))
+        tx.change(_INSERT, name=name, created_at=to_micros(now), updated_at=to_micros(now))
+    return RepositoryForUpdate(row[0], name, bool(row[1]))
 
 
 _DROP_IF_UNUSED = Statement(
@@ -209,7 +209,7 @@ _TOUCH = Statement(
 
 def touch_repository(tx: Transaction, repository_id: int, now: datetime) -> None:
     """A manifest, tag or attribute in it changed."""
-    tx.change(_TOUCH, repository_id=repository_id, updated_at=moment(now))
+    tx.change(_TOUCH, repository_id=repository_id, updated_at=to_micros(now))
 
 
 def list_repositories(

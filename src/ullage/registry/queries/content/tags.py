@@ -9,7 +9,7 @@ from sqlalchemy import bindparam
 
 from ullage.database.schema import content
 from ullage.database.statements import Statement
-from ullage.database.timestamps import moment
+from ullage.database.timestamps import to_micros
 from ullage.database.transaction import Transaction
 from ullage.oci.digest import Digest
 from ullage.oci.reference import Tag
@@ -60,7 +60,7 @@ def put_tag(tx: Transaction, repository_id: int, tag: Tag, manifest_id: int, now
 
     Then it was pushed again, and whoever cleans up by age must see that (acr-contract 2.5).
     """
-    at = moment(now)
+    at = to_micros(now)
     this = {"repository_id": repository_id, "name": tag}
     current = tx.value(_TARGET, **this)
     if current is None:
@@ -97,4 +97,4 @@ _TOUCH = Statement(_tags.update().where(_THIS_ONE).values(updated_at=bindparam("
 
 def touch_tag(tx: Transaction, repository_id: int, tag: Tag, now: datetime) -> None:
     """Its attributes changed."""
-    tx.change(_TOUCH, repository_id=repository_id, name=tag, updated_at=moment(now))
+    tx.change(_TOUCH, repository_id=repository_id, name=tag, updated_at=to_micros(now))

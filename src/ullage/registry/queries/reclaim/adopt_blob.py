@@ -10,7 +10,7 @@ from sqlalchemy import bindparam
 
 from ullage.database.schema import content
 from ullage.database.statements import Statement
-from ullage.database.timestamps import moment
+from ullage.database.timestamps import to_micros
 from ullage.database.transaction import Transaction
 from ullage.oci.digest import Digest
 from ullage.registry.queries.counters import add_to_counters
@@ -61,7 +61,7 @@ def adopt_blob(
     new = {"digest": digest, "size": size, "storage_key": key, "repository_count": 1}
     current = None
     while current is None:
-        if tx.change(_INSERT_BLOB, **new, created_at=moment(now)):
+        if tx.change(_INSERT_BLOB, **new, created_at=to_micros(now)):
             add_to_counters(tx, repository_id, blob_count=1, blob_bytes=size)
             return Adopted(key, new=True)
         current = tx.row(_CURRENT_BLOB, digest=digest)

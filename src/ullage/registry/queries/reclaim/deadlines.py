@@ -8,7 +8,7 @@ import sqlalchemy as sa
 
 from ullage.database.schema import space
 from ullage.database.statements import Statement
-from ullage.database.timestamps import from_moment
+from ullage.database.timestamps import from_micros
 from ullage.database.transaction import Transaction
 
 _reviews = space.reviews
@@ -24,7 +24,7 @@ _FIRST_DUE = (
 def next_due(tx: Transaction) -> datetime | None:
     """When the earliest tombstone or review comes due; None while there is none."""
     moments = [tx.value(statement) for statement in _FIRST_DUE]
-    known = [from_moment(due) for due in moments if due is not None]
+    known = [from_micros(due) for due in moments if due is not None]
     return min(known, default=None)
 
 

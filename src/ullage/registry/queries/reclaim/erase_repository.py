@@ -7,29 +7,29 @@ from datetime import datetime
 import sqlalchemy as sa
 from sqlalchemy import bindparam
 
-from ullage.database.schema import content as content_tables
+from ullage.database.schema import content
 from ullage.database.statements import Statement
-from ullage.database.timestamps import moment
+from ullage.database.timestamps import to_micros
 from ullage.database.transaction import Transaction
 from ullage.oci.digest import Digest
 from ullage.registry.queries.content.manifests import ManifestRow
 
-_repo_blobs = content_tables.repo_blobs
+_repo_blobs = content.repo_blobs
 
 
 def mark_deleted(tx: Transaction, repository_id: int, now: datetime) -> None:
     """Take the repository's name away: nobody sees it any more, a push makes a new one."""
     tx.execute(
-        content_tables.repositories.update()
-        .where(content_tables.repositories.c.id == repository_id)
-        .values(name=None, deleted_at=moment(now))
+        content.repositories.update()
+        .where(content.repositories.c.id == repository_id)
+        .values(name=None, deleted_at=to_micros(now))
     )
 
 
 _DELETED = (
-    sa.select(content_tables.repositories.c.id)
-    .where(content_tables.repositories.c.deleted_at.is_not(None))
-    .order_by(content_tables.repositories.c.deleted_at)
+    sa.select(content.repositories.c.id)
+    .where(content.repositories.c.deleted_at.is_not(None))
+    .order_by(content.repositories.c.deleted_at)
     .limit(1)
 )
 _ANY_DELETED = Statement(_DELETED)
@@ -48,11 +48,11 @@ def next_deleted_repository(tx: Transaction) -> int | None:
 
 _SOME_MANIFESTS = Statement(
     sa.select(
-        content_tables.manifests.c.id,
-        content_tables.manifests.c.digest,
-        content_tables.manifests.c.size,
+        content.manifests.c.id,
+        content.manifests.c.digest,
+        content.manifests.c.size,
     )
-    .where(content_tables.manifests.c.repository_id == bindparam("repository_id"))
+    .where(content.manifests.c.repository_id == bindparam("repository_id"))
     .limit(bindparam("limit", type_=sa.Integer))
 )
 

@@ -12,10 +12,9 @@ from datetime import datetime
 import sqlalchemy as sa
 from sqlalchemy import bindparam
 
-from ullage.database.schema import content as content_tables
-from ullage.database.schema import space
+from ullage.database.schema import content, space
 from ullage.database.statements import Statement, among
-from ullage.database.timestamps import from_moment, moment
+from ullage.database.timestamps import from_micros, to_micros
 from ullage.database.transaction import Row, Transaction
 from ullage.oci.digest import Digest
 from ullage.registry.leases.lease import Leases, Link
@@ -24,8 +23,8 @@ from ullage.registry.queries.content.repositories import add_to_repository
 from ullage.registry.queries.counters import add_to_counters
 from ullage.registry.queries.reclaim.reviews import cancel_reviews, schedule_reviews
 
-_blobs = content_tables.blobs
-_repo_blobs = content_tables.repo_blobs
+_blobs = content.blobs
+_repo_blobs = content.repo_blobs
 _tombstones = space.tombstones
 
 
@@ -90,7 +89,7 @@ def _links(
     tx: Transaction, repository_id: int, digests: Collection[Digest]
 ) -> list[tuple[Link, int]]:
     return [
-        (Link(repository_id, Digest(digest), from_moment(linked_at)), size)
+        (Link(repository_id, Digest(digest), from_micros(linked_at)), size)
         for digest, linked_at, size in tx.rows(_LINKS, repository_id=repository_id, digests=digests)
     ]
 
@@ -160,7 +159,7 @@ def _condemn(
     tx.many(
         _INSERT_TOMBSTONE,
         [
-            {"storage_key": key, "digest": digest, "size": size, "due_at": moment(due_at)}
+            {"storage_key": key, "digest": digest, "size": size, "due_at": to_micros(due_at)}
             for digest, size, key in rows
         ],
     )

@@ -10,7 +10,7 @@ from sqlalchemy import bindparam
 
 from ullage.database.schema import space
 from ullage.database.statements import Statement, among
-from ullage.database.timestamps import moment
+from ullage.database.timestamps import to_micros
 from ullage.database.transaction import Transaction
 from ullage.oci.digest import Digest
 
@@ -30,7 +30,7 @@ _SCHEDULE = Statement.insert(
 
 def schedule_review(tx: Transaction, repository_id: int, digest: Digest, due_at: datetime) -> None:
     """Look at an unused link again then, or at the later time if a review is planned already."""
-    tx.change(_SCHEDULE, repository_id=repository_id, digest=digest, due_at=moment(due_at))
+    tx.change(_SCHEDULE, repository_id=repository_id, digest=digest, due_at=to_micros(due_at))
 
 
 def schedule_reviews(
@@ -38,7 +38,7 @@ def schedule_reviews(
 ) -> None:
     """As schedule_review, of many."""
     rows = [
-        {"repository_id": repository_id, "digest": digest, "due_at": moment(due_at[digest])}
+        {"repository_id": repository_id, "digest": digest, "due_at": to_micros(due_at[digest])}
         for digest in sorted(due_at)
     ]
     if rows:
@@ -75,8 +75,8 @@ _DUE_THERE = Statement(
 
 def next_review(tx: Transaction, now: datetime, limit: int) -> tuple[int, list[Digest]] | None:
     """The repository whose reviews have been due longest, and up to `limit` digests due in it."""
-    first = tx.value(_DUE_FIRST, now=moment(now))
+    first = tx.value(_DUE_FIRST, now=to_micros(now))
     if first is None:
         return None
-    digests = tx.values(_DUE_THERE, repository_id=first, now=moment(now), limit=limit)
+    digests = tx.values(_DUE_THERE, repository_id=first, now=to_micros(now), limit=limit)
     return int(first), [Digest(digest) for digest in digests]

@@ -11,7 +11,7 @@ from sqlalchemy import bindparam
 
 from ullage.database.schema import content, space
 from ullage.database.statements import Statement, among
-from ullage.database.timestamps import moment
+from ullage.database.timestamps import to_micros
 from ullage.database.transaction import Transaction, chunks
 from ullage.oci.digest import Digest
 from ullage.registry.queries.counters import add_to_counters
@@ -42,7 +42,7 @@ def bury(
     digest: Digest | None = None,
 ) -> None:
     """Leave a tombstone for bytes that never were, or no longer are, a blob's."""
-    if tx.change(_BURY, storage_key=key, digest=digest, size=size, due_at=moment(due_at)):
+    if tx.change(_BURY, storage_key=key, digest=digest, size=size, due_at=to_micros(due_at)):
         add_to_counters(tx, spread, pending_bytes=size)
 
 
@@ -76,8 +76,8 @@ def claim_tombstones(
     A key that a blob or an upload session still uses, or may use, is never handed out, whatever
     wrote its tombstone: the last guard before bytes are gone for good (invariant I12).
     """
-    claimed = [Tombstone(*row) for row in tx.rows(_CLAIMABLE, now=moment(now), limit=limit)]
-    tx.change(_CLAIM, keys=_keys(claimed), claimed_until=moment(claimed_until))
+    claimed = [Tombstone(*row) for row in tx.rows(_CLAIMABLE, now=to_micros(now), limit=limit)]
+    tx.change(_CLAIM, keys=_keys(claimed), claimed_until=to_micros(claimed_until))
     return claimed
 
 
@@ -118,14 +118,14 @@ _POSTPONE = Statement(
 
 def postpone_tombstones(tx: Transaction, tombstones: Sequence[Tombstone], until: datetime) -> None:
     """Erasing failed: try these again then."""
-    tx.change(_POSTPONE, keys=_keys(tombstones), claimed_until=moment(until))
+    tx.change(_POSTPONE, keys=_keys(tombstones), claimed_until=to_micros(until))
 
 
 _ANY_DUE = Statement(sa.select(_tombstones.c.storage_key).where(_DUE).limit(1))
 
 
 def tombstone_due(tx: Transaction, now: datetime) -> bool:
-    return tx.row(_ANY_DUE, now=moment(now)) is not None
+    return tx.row(_ANY_DUE, now=to_micros(now)) is not None
 
 
 def known_keys(tx: Transaction, keys: Collection[str]) -> set[str]:

@@ -19,7 +19,7 @@ _repo_blobs = content.repo_blobs
 _manifest_blobs = content.manifest_blobs
 
 
-class HeldBlob(NamedTuple):
+class ReferencedBlob(NamedTuple):
     """A blob, and how many manifests and repositories there are that hold it."""
 
     size: int
@@ -31,10 +31,10 @@ _FACTS = (_blobs.c.digest, _blobs.c.size, _blobs.c.manifest_refs, _blobs.c.repos
 _HELD_BLOBS = Statement(sa.select(*_FACTS).where(among(_blobs.c.digest, "digests")))
 
 
-def held_blobs(tx: Transaction, digests: Collection[Digest]) -> dict[Digest, HeldBlob]:
+def referenced_blobs(tx: Transaction, digests: Collection[Digest]) -> dict[Digest, ReferencedBlob]:
     """Size and numbers of holders of those of these blobs that exist."""
     rows = tx.rows(_HELD_BLOBS, digests=digests) if digests else ()
-    return {Digest(row[0]): HeldBlob(row[1], row[2], row[3]) for row in rows}
+    return {Digest(row[0]): ReferencedBlob(row[1], row[2], row[3]) for row in rows}
 
 
 _BLOBS_OF = (
@@ -50,10 +50,10 @@ _ALONE_IN = Statement(
 )
 
 
-def shared_in(tx: Transaction, repository_id: int) -> list[tuple[Digest, HeldBlob]]:
+def shared_in(tx: Transaction, repository_id: int) -> list[tuple[Digest, ReferencedBlob]]:
     """Everything that a repository links and others link too."""
     rows = tx.rows(_SHARED_IN, repository_id=repository_id)
-    return [(Digest(row[0]), HeldBlob(row[1], row[2], row[3])) for row in rows]
+    return [(Digest(row[0]), ReferencedBlob(row[1], row[2], row[3])) for row in rows]
 
 
 def alone_in(tx: Transaction, repository_id: int) -> int:

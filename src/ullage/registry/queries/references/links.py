@@ -11,7 +11,7 @@ from sqlalchemy import bindparam
 
 from ullage.database.schema import content, space, undo
 from ullage.database.statements import Statement, among
-from ullage.database.timestamps import from_moment
+from ullage.database.timestamps import from_micros
 from ullage.database.transaction import Transaction
 from ullage.oci.digest import Digest
 from ullage.registry.leases.lease import Link
@@ -47,7 +47,7 @@ _LINKS_IN = Statement(
 def links_in(tx: Transaction, repository_id: int, digests: Collection[Digest]) -> list[Link]:
     """A repository's links to those of these blobs that it links."""
     rows = tx.rows(_LINKS_IN, repository_id=repository_id, digests=digests) if digests else ()
-    return [Link(repository_id, Digest(row[0]), from_moment(row[1])) for row in rows]
+    return [Link(repository_id, Digest(row[0]), from_micros(row[1])) for row in rows]
 
 
 _ERASING = Statement(sa.select(_repositories.c.id).where(_repositories.c.deleted_at.is_not(None)))
@@ -109,8 +109,8 @@ def links_of(tx: Transaction, digests: Collection[Digest]) -> dict[Digest, list[
     found: dict[Digest, list[LinkState]] = {}
     rows = tx.rows(_LINKS_OF, digests=digests) if digests else ()
     for repository_id, digest, linked_at, name, hidden, due_at in rows:
-        link = Link(repository_id, Digest(digest), from_moment(linked_at))
-        review_at = from_moment(due_at) if due_at is not None else None
+        link = Link(repository_id, Digest(digest), from_micros(linked_at))
+        review_at = from_micros(due_at) if due_at is not None else None
         state = LinkState(link, name, bool(hidden), review_at)
         found.setdefault(Digest(digest), []).append(state)
     return found

@@ -11,13 +11,13 @@ from sqlalchemy import bindparam
 
 from ullage.database.schema import content
 from ullage.database.statements import Statement, among
-from ullage.database.timestamps import moment
+from ullage.database.timestamps import to_micros
 from ullage.database.transaction import Transaction
 from ullage.oci.digest import Digest
 from ullage.registry.leases.lease import Promised
 from ullage.registry.queries.references.blobs import (
-    HeldBlob,
-    held_blobs,
+    ReferencedBlob,
+    referenced_blobs,
     references_among,
     shared_in,
 )
@@ -38,7 +38,7 @@ class Losing(NamedTuple):
     alone_bytes: int
     doubted_bytes: int
     # The others, each with how many references it loses.
-    others: dict[Digest, tuple[int, HeldBlob]]
+    others: dict[Digest, tuple[int, ReferencedBlob]]
 
 
 _LOSING = """
@@ -85,12 +85,12 @@ def losing(tx: Transaction, repository_id: int, ids: Collection[int], promised: 
         parts["doubted"] = _LINKED_LONG_AGO
         values |= {
             "repository_id": repository_id,
-            "linked_until": moment(promised.linked_until),
+            "linked_until": to_micros(promised.linked_until),
         }
     rows = tx.execute(sa.text(_LOSING.format(**parts)), values).all()
     sums = {row[1]: int(row[2]) for row in rows if row[0] is None}
     others = {
-        Digest(row[0]): (int(row[1]), HeldBlob(int(row[2]), row[3], row[4]))
+        Digest(row[0]): (int(row[1]), ReferencedBlob(int(row[2]), row[3], row[4]))
         for row in rows
         if row[0] is not None
     }
@@ -135,14 +135,16 @@ def _losing_most(
     staying = tx.values(_STAYING, repository_id=repository_id, ids=ids)
     kept = {Digest(row[0]): int(row[1]) for row in tx.rows(_REFERENCES_OF, ids=staying)}
     apart = kept.keys() | promised.digests
-    until = -1 if promised.linked_until is None else moment(promised.linked_until)
+    until = -1 if promised.linked_until is None else to_micros(promised.linked_until)
     rows = tx.rows(_ALONE_BUT, repository_id=repository_id, linked_until=until, digests=apart)
     sums = {bool(row[0]): int(row[1]) for row in rows}
     linked = links_in(tx, repository_id, apart)
-    blobs = dict(shared_in(tx, repository_id)) | held_blobs(tx, [link.digest for link in linked])
+    blobs = dict(shared_in(tx, repository_id)) | referenced_blobs(
+        tx, [link.digest for link in linked]
+    )
     shared = [digest for digest, blob in blobs.items() if blob.repository_count > 1]
     here = references_among(tx, [repository_id], shared)
-    others: dict[Digest, tuple[int, HeldBlob]] = {}
+    others: dict[Digest, tuple[int, ReferencedBlob]] = {}
     for digest, blob in blobs.items():
         references = here.get(digest, 0) if blob.repository_count > 1 else blob.manifest_refs
         lost = references - kept.get(digest, 0)

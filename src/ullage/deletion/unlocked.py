@@ -1,0 +1,72 @@
+"""What of a deletion may go: locks of either kind, on anything it would take along."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from datetime import datetime
+
+from ullage.database.transaction import Transaction
+from ullage.deletion.closure import (
+    Closure,
+    Graph,
+    KeepReason,
+    KeptBy,
+    Member,
+    Why,
+    what_goes,
+)
+from ullage.oci.reference import RepositoryName
+from ullage.registry.locks import attribute_locks, image_locks
+from ullage.registry.queries import attributes
+from ullage.registry.queries.content.manifests import ManifestRow
+from ullage.registry.queries.content.repositories import (
+    count_manifests,
+)
+
+
+def unlocked(
+    tx: Transaction,
+    name: RepositoryName,
+    repository_id: int,
+    roots: list[ManifestRow],
+    graph: Graph,
+    now: datetime,
+    despite: Collection[int] = (),
+) -> Closure:
+    """What goes with those of `roots` that no lock forbids to delete: on them or what goes along.
+
+    A deletion takes all of an image or nothing, so a locked part keeps the whole of it. Locks on
+    the manifests `despite` which somebody deletes do not count; those with a reason always do.
+    """
+    covered = image_locks.covered(tx, repository_id, now)
+    held: dict[int, tuple[Member, tuple[KeptBy, ...]]] = {}
+    while True:
+        closure = what_goes(graph, roots)
+        found = attributes.locks_on(tx, closure.going.keys() - set(despite))
+        of = roots_of(closure) if found else {}
+        blamed = {of[id_]: attribute_locks.described(name, lock) for id_, lock in found.items()}
+        reasons = covered.of(closure.going.keys())
+        of = of or (roots_of(closure) if reasons else {})
+        kept = {of[id_]: reason for id_, reason in reasons.items()}
+        if not blamed and not kept and len(closure.going) == count_manifests(tx, repository_id):
+            # The repository would go with the last image in it.
+            own = attribute_locks.lock_of_repository(tx, repository_id, name)
+            blamed = {row.id: attribute_locks.described(name, own) for row in roots} if own else {}
+        if not blamed and not kept:
+            return Closure(closure.going, {**closure.kept, **held})
+        for row in roots:
+            keeping = [KeptBy(KeepReason.HOLD, kept[row.id])] if row.id in kept else []
+            keeping += [KeptBy(KeepReason.LOCK, blamed[row.id])] if row.id in blamed else []
+            if keeping:
+                held[row.id] = (Member(row, Why.ASKED), tuple(keeping))
+        roots = [row for row in roots if row.id not in held]
+
+
+def roots_of(closure: Closure) -> dict[int, int]:
+    """What was asked for that reaches each manifest that goes."""
+    ids = {member.row.digest: id_ for id_, member in closure.going.items()}
+    roots: dict[int, int] = {}
+    # What is reached comes after what it is reached from.
+    for id_, member in closure.going.items():
+        roots[id_] = id_ if member.of is None else roots[ids[member.of]]
+    return roots

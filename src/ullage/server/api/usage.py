@@ -1,0 +1,92 @@
+"""`/api/v1/usage` and `/api/v1/why`: what takes the space, and what keeps it."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from ullage.authorization import Action
+from ullage.oci.digest import parse_digest
+from ullage.oci.errors import ValueInvalid
+from ullage.oci.reference import RepositoryName
+from ullage.server.http.context import Context, principal_of, query_of
+from ullage.server.http.json_bodies import (
+    require,
+)
+from ullage.server.http.permissions import ALL_REPOSITORIES, KNOWN
+from ullage.server.http.responses import json_response
+from ullage.server.http.routes import Route
+from ullage.usage import usage, why
+
+
+async def get_usage(context: Context, request: Request) -> Response:
+    """What there is on the disk and whose it is; or of one repository, its images or tags."""
+    query, principal = query_of(request), principal_of(request)
+    by, top = query.one("by") or "repository", _top(query.one("top"))
+    name = query.one("repository")
+    if name is not None:
+        repository = context.name(name)
+        require(principal, [repository], Action.METADATA_READ)
+        return await _usage_of(context, repository, by, top)
+    if by not in ("repository", "namespace"):
+        raise ValueInvalid({"by": by[:40]}, "by: without a repository, repository or namespace")
+    everything = usage.sees_everything(principal)
+    if by == "namespace" and not everything:
+        require(principal, [ALL_REPOSITORIES], Action.METADATA_READ)
+    if by == "namespace":
+        entries = await context.threads.submit(usage.by_namespace, context.registry)
+    else:
+        entries = await context.threads.submit(usage.by_repository, context.registry, principal)
+    answer = _listed(by, [asdict(entry) for entry in entries], top)
+    if everything:
+        totals = await context.threads.submit(usage.registry_totals, context.registry)
+        answer["registry"] = asdict(totals)
+        if query.one("check") == "true":
+            stored, unexplained = await context.threads.submit(usage.unexplained, context.registry)
+            answer["registry"] |= {"store_bytes": stored, "unexplained_bytes": unexplained}
+    return json_response(answer)
+
+
+async def _usage_of(
+    context: Context, repository: RepositoryName, by: str, top: int | None
+) -> Response:
+    if by not in ("repository", "image", "tag"):
+        raise ValueInvalid({"by": by[:40]}, "by: of a repository, repository, image or tag")
+    found = await context.threads.submit(usage.of_repository, context.registry, repository)
+    if by == "repository":
+        return json_response({"repository": found})
+    lines = await context.threads.submit(
+        usage.by_image, context.registry, repository, tags=by == "tag"
+    )
+    return json_response({"repository": found} | _listed(by, lines, top))
+
+
+def _listed(by: str, lines: list[dict[str, Any]], top: int | None) -> dict[str, Any]:
+    shown = lines if top is None else lines[:top]
+    return {"by": by, "entries": shown, "omitted": len(lines) - len(shown)}
+
+
+def _top(text: str | None) -> int | None:
+    if text is None:
+        return None
+    if not text.isascii() or not text.isdecimal() or len(text) > 9:
+        raise ValueInvalid({"top": text[:40]}, "top: expected a whole number")
+    return int(text)
+
+
+async def get_why(context: Context, request: Request, reference: str) -> Response:
+    """Everything that holds a manifest or blob, or what its bytes wait for."""
+    return json_response(
+        await context.threads.submit(
+            why.explain, context.registry, parse_digest(reference), principal_of(request)
+        )
+    )
+
+
+ROUTES = (
+    Route("usage", "GET", "/api/v1/usage", get_usage, KNOWN),
+    Route("why", "GET", "/api/v1/why/{digest}", get_why, KNOWN),
+)
