@@ -1,8 +1,8 @@
 """A made-up registry as real ones are: `python -m bench.workload FOLDER --orphans 140000`.
 
 The same registry from the same seed. Blob sizes, layers, shared bases, rebuilds, tags, indexes,
-signatures and promotions follow what was published about real registries (docs/benchmarks.md,
-"Deleting"). Counts are real, because they are what deleting costs; bytes are divided by --scale.
+signatures and promotions follow what was published about real registries (docs/design/workload.md
+section 5). Counts are real, because they are what deleting costs; bytes are divided by --scale.
 
 With FOLDER the rows go straight into the database of a registry that never ran (bench/loading.py):
 a million manifests take minutes, where pushing them would take hours. With --push they are pushed

@@ -40,7 +40,7 @@ def test_two_runs_with_one_seed_are_the_same_and_with_another_are_not() -> None:
 
 
 def test_it_has_everything_that_real_registries_have() -> None:
-    """workload.md section 5, and peers.md B 2, 3, 18, 24: what careless cleaners break."""
+    """workload.md section 5, and peers.md B2, B3, B18 and B24: what careless cleaners break."""
     workload = replace(SMALL, repositories=150, median_tags=6)
     pushes = list(Generator(workload).everything())
     made = [each for each in pushes if isinstance(each, Made)]

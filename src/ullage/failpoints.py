@@ -9,7 +9,7 @@ The variable ULLAGE_FAILPOINTS arms them: `name=action`, separated by commas, wh
 
 and `name=kill@3` acts on the third pass only. When the variable is not set, which is the rule, a
 failpoint costs next to nothing. There is one for each arrow of the deletion protocol
-(docs/design/deletion.md, section 3).
+(docs/design/deletion.md section 3).
 """
 
 from __future__ import annotations

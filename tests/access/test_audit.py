@@ -1,4 +1,4 @@
-"""Who changed what, exactly once and in order; and no secret anywhere. Issue 3, I22, S57, S60."""
+"""Who changed what, once and in order; and no secret anywhere. reliability.md I22, S57, S60."""
 
 import sqlite3
 import threading

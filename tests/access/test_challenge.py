@@ -1,4 +1,4 @@
-"""The 401 that tells a client whom to ask, to the byte: acr-contract section 1.1."""
+"""The 401 that tells a client whom to ask, to the byte: azure.md section 1.1."""
 
 import re
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ ACR_MESSAGE = (
     "authentication required, visit https://aka.ms/acr/authorization for more information."
 )
 D = "sha256:" + "0" * 64
-# acr-contract 1.1, "Scope demanded per endpoint".
+# azure.md section 1.1, "Scope demanded per endpoint".
 SCOPES = (
     ("GET", "/v2/_catalog", "registry:catalog:*"),
     ("GET", "/v2/team/app/manifests/v1", "repository:team/app:pull"),
@@ -44,7 +44,7 @@ def sdk_reads(challenge: str) -> tuple[str, str]:
 
 
 def test_the_base_challenges_whoever_shows_no_credentials(house: House) -> None:
-    """acr-contract 1.1 and rule 1: no scope, and a comma without a space behind it."""
+    """azure.md section 1.1; section 0, rule 1: no scope, and a comma without a space behind it."""
     response = house.client.get("/v2/")
     host = house.server.host
     assert response.status_code == 401
@@ -57,14 +57,14 @@ def test_the_base_challenges_whoever_shows_no_credentials(house: House) -> None:
 
 
 def test_the_base_challenges_even_where_anybody_may_pull(house: House) -> None:
-    """Rule 3: a 200 there is an error to az and to the SDK."""
+    """azure.md section 0, rule 3: a 200 there is an error to az and to the SDK."""
     assert house.client.get("/v2/open/app/manifests/v1").status_code == 200
     assert house.client.get("/v2/").status_code == 401
 
 
 @pytest.mark.parametrize(("method", "path", "scope"), SCOPES)
 def test_each_endpoint_demands_its_scope(house: House, method: str, path: str, scope: str) -> None:
-    """Rule 2: the Python SDK has no fallback for a challenge without a scope."""
+    """azure.md section 0, rule 2: the Python SDK cannot do without a scope."""
     response = house.client.request(method, path)
     host = house.server.host
     assert response.status_code == 401
@@ -78,7 +78,7 @@ def test_each_endpoint_demands_its_scope(house: House, method: str, path: str, s
 
 
 def test_the_body_lists_each_missing_action(house: House) -> None:
-    """acr-contract 1.1: one `detail` element per missing action, with ACR's capitals."""
+    """azure.md section 1.1: one `detail` element per missing action, with ACR's capitals."""
     response = house.client.post("/v2/team/app/blobs/uploads/")
     assert response.json() == {
         "errors": [
@@ -104,7 +104,7 @@ def test_only_what_is_missing_is_listed(house: House) -> None:
 
 
 def test_the_catalog_is_missing_in_acrs_words(house: House) -> None:
-    """acr-contract 1.1, last line."""
+    """azure.md section 1.1, last line."""
     [error] = house.client.get("/v2/_catalog").json()["errors"]
     assert error["detail"] == [{"Type": "registry", "Name": "catalog", "Action": "*"}]
 
@@ -134,7 +134,7 @@ def test_a_password_without_the_right_is_told_so_too(house: House) -> None:
 
 
 def test_an_anonymous_token_that_is_too_weak_is_told_so(house: House) -> None:
-    """acr-contract 1.7: an anonymous DELETE gets 401 insufficient_scope."""
+    """azure.md section 1.7: an anonymous DELETE gets 401 insufficient_scope."""
     headers = house.bearer(None, "repository:open/app:pull,delete")
     assert house.client.get("/v2/open/app/tags/list", headers=headers).status_code == 200
     response = house.client.delete(f"/v2/open/app/manifests/{D}", headers=headers)

@@ -1,4 +1,4 @@
-"""What is written about requests, and what never is: issue 3 (logs), S56 to S58."""
+"""What is written about requests, and what never is: reliability.md S56 to S58."""
 
 import asyncio
 import io
@@ -61,7 +61,7 @@ def test_each_request_is_one_line_of_json(house: House) -> None:
 
 
 def test_the_request_id_is_told_to_the_client_in_both_headers(house: House) -> None:
-    """acr-contract 2.0: az prints the second one in errors."""
+    """azure.md section 2.0: az prints the second one in errors."""
     for path in ("/v2/", "/v2/open/app/tags/list", "/nowhere", "/oauth2/token"):
         headers = house.client.get(path).headers
         assert headers["x-request-id"] == headers["x-ms-correlation-request-id"] != ""
@@ -159,7 +159,7 @@ def at_a_terminal(tmp_path: Path) -> Iterator[tuple[str, int]]:
 
 
 def test_on_a_terminal_lines_are_for_people(at_a_terminal: tuple[str, int]) -> None:
-    """Issue 3: readable lines on a terminal."""
+    """Readable lines on a terminal."""
     url, terminal = at_a_terminal
     with urllib.request.urlopen(f"{url}/v2/", timeout=10) as response:
         assert response.status == 200

@@ -1,6 +1,6 @@
 """Every kind of caller at every route, in repositories of its own, of others, and in none.
 
-What is expected is written down here and nowhere taken from the code: acr-contract section 1.1,
+What is expected is written down here and nowhere taken from the code: azure.md section 1.1,
 "Scope demanded per endpoint"; reliability.md S11, S17 and G9.
 """
 
@@ -57,7 +57,7 @@ class Row:
 
 
 POLICIES = METADATA | DELETION | {"metadata_write"}
-# distribution-spec "Endpoints" in its order; then the token endpoints (acr-contract 1.2-1.4).
+# distribution-spec "Endpoints" in its order; then the token endpoints (azure.md sections 1.2-1.4).
 TABLE = (
     Row("GET", "/v2/", "known", 200, 200),
     Row("GET", "/v2/{name}/blobs/{digest}", PULL, 200, 404),
@@ -75,7 +75,7 @@ TABLE = (
     Row("GET", "/v2/{name}/blobs/uploads/{session}", PUSH, 204, 404),
     Row("DELETE", "/v2/{name}/blobs/uploads/{session}", PUSH, 204, 404),
     Row("GET", "/v2/_catalog", "catalog", 200, 200),
-    # acr-contract 2.3-2.6.
+    # azure.md sections 2.3-2.6.
     Row("GET", "/acr/v1/_catalog", "catalog", 200, 200),
     Row("GET", "/acr/v1/{name}", READ, 200, 404),
     Row("PATCH", "/acr/v1/{name}", WRITE, 200, 404),
@@ -87,7 +87,7 @@ TABLE = (
     Row("GET", "/acr/v1/{name}/_manifests", READ, 200, 404),
     Row("GET", "/acr/v1/{name}/_manifests/{digest}", READ, 200, 404),
     Row("PATCH", "/acr/v1/{name}/_manifests/{digest}", WRITE, 200, 404),
-    # acr-contract 2.9.
+    # azure.md section 2.9.
     Row("GET", "/acr/v1/_deleted/_catalog", "deleted_catalog", 200, 200),
     Row("GET", "/acr/v1/_deleted/{name}/_manifests", DELETED_READ, 200, 404),
     Row("GET", "/acr/v1/_deleted/{name}/_tags", DELETED_READ, 200, 404),
@@ -403,7 +403,7 @@ def test_every_route_of_the_application_is_in_the_table_and_no_other() -> None:
 
 
 def test_every_route_declares_the_need_that_the_table_names() -> None:
-    """acr-contract 1.1, "Scope demanded per endpoint"."""
+    """azure.md section 1.1, "Scope demanded per endpoint"."""
     declared = {
         (route.method, route.path): (
             Everywhere(rights)

@@ -1,4 +1,4 @@
-"""When rights end: issue 3 ("takes effect within that, and at once for Basic"), S6 and S9."""
+"""When rights end: reliability.md S6 and S9. For Basic at once, for tokens within ten seconds."""
 
 import os
 from pathlib import Path
@@ -191,7 +191,7 @@ def test_a_password_ends_when_it_expires_and_with_the_last_one_all_it_bought(kee
 
 
 def test_tokens_expire(keep: Keep) -> None:
-    """Access within the hour and a minute's leeway, refresh after three hours (acr-contract 1.5).
+    """azure.md section 1.5: access within an hour and a minute's leeway, refresh after three hours.
 
     What docker keeps instead of a password goes on for months.
     """

@@ -1,4 +1,4 @@
-"""Guessing is slow for who guesses, and for nobody else: issue 3 (limits), S7 and S39."""
+"""Guessing is slow for who guesses, and for nobody else: reliability.md S7 and S39."""
 
 import asyncio
 import select
@@ -151,7 +151,7 @@ def test_no_memory_is_spent_on_names_that_nobody_has(keep: Keep) -> None:
 
 
 def test_a_throttled_client_is_told_when_to_come_back(house: House) -> None:
-    """acr-contract 2.1: 429 TOOMANYREQUESTS with Retry-After."""
+    """azure.md section 2.1: 429 TOOMANYREQUESTS with Retry-After."""
     for _ in range(FREE_PER_ACCOUNT + 1):
         house.client.get("/v2/", headers=basic("nobody-at-all", "wrong"))
     response = house.client.get("/v2/", headers=basic("nobody-at-all", "wrong"))

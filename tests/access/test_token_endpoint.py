@@ -1,4 +1,4 @@
-"""`/oauth2/`: every form that every client sends. acr-contract sections 1.2 to 1.4 and 1.6."""
+"""`/oauth2/`: every form that every client sends. azure.md sections 1.2 to 1.4 and 1.6."""
 
 import base64
 import json
@@ -54,7 +54,7 @@ def may_pull(house: House, token: str) -> bool:
 
 
 def test_az_logs_in_with_the_password_grant(house: House) -> None:
-    """1.2, az -u/-p."""
+    """azure.md section 1.2, az -u/-p."""
     response = post(
         house,
         service=house.server.host,
@@ -68,7 +68,7 @@ def test_az_logs_in_with_the_password_grant(house: House) -> None:
 
 
 def test_the_sdk_asks_as_anonymous_with_the_password_grant(house: House) -> None:
-    """1.2, Python SDK anonymous: no user name and no password, and an api-version."""
+    """azure.md section 1.2, Python SDK anonymous: no user, no password, and an api-version."""
     response = post(
         house,
         "/oauth2/token?api-version=2021-07-01",
@@ -80,7 +80,7 @@ def test_the_sdk_asks_as_anonymous_with_the_password_grant(house: House) -> None
 
 
 def test_docker_asks_with_basic(house: House) -> None:
-    """1.3, with repeated scopes."""
+    """azure.md section 1.3, with repeated scopes."""
     response = house.client.get(
         "/oauth2/token",
         params={"service": house.server.host, "scope": [PULL, "repository:team/b:pull"]},
@@ -90,7 +90,7 @@ def test_docker_asks_with_basic(house: House) -> None:
 
 
 def test_docker_login_asks_without_a_scope(house: House) -> None:
-    """1.3: a wrong password must be a 401 there."""
+    """azure.md section 1.3: a wrong password must be a 401 there."""
     query = {"account": "reader", "client_id": "docker", "offline_token": "true"}
     right = house.client.get("/oauth2/token", params=query, headers=house.basic("reader"))
     assert (right.status_code, access(right)) == (200, [])
@@ -100,7 +100,7 @@ def test_docker_login_asks_without_a_scope(house: House) -> None:
 
 
 def test_docker_goes_on_with_the_identity_token_it_was_given(house: House) -> None:
-    """1.2, docker with identity token."""
+    """azure.md section 1.2, docker with identity token."""
     response = post(
         house,
         grant_type="refresh_token",
@@ -115,7 +115,7 @@ def test_docker_goes_on_with_the_identity_token_it_was_given(house: House) -> No
 def test_without_credentials_anybody_gets_a_token_that_allows_what_anybody_may(
     house: House,
 ) -> None:
-    """1.3: without Authorization it is an anonymous token request."""
+    """azure.md section 1.3: without Authorization it is an anonymous token request."""
     scopes = ["repository:open/app:pull,push,delete", PULL, "registry:catalog:*"]
     response = house.client.get("/oauth2/token", params={"scope": scopes})
     assert access(response) == [{"type": "repository", "name": "open/app", "actions": ["pull"]}]
@@ -124,7 +124,7 @@ def test_without_credentials_anybody_gets_a_token_that_allows_what_anybody_may(
 
 @pytest.mark.parametrize("grant", ["access_token", "access_token_refresh_token", "refresh_token"])
 def test_a_refresh_token_is_exchanged(house: House, grant: str) -> None:
-    """1.4: az sends a tenant, the SDK does not; both bring what they hold as access_token."""
+    """azure.md section 1.4: az sends a tenant, the SDK does not; both send an access_token."""
     response = post(
         house,
         "/oauth2/exchange?api-version=2021-07-01",
@@ -144,7 +144,7 @@ def test_a_refresh_token_is_exchanged(house: House, grant: str) -> None:
 
 
 def test_name_and_password_are_exchanged(house: House) -> None:
-    """1.4: there is no Entra here, so a credential of this registry stands in for its token."""
+    """azure.md section 1.4: there is no Entra, so a credential of this registry stands in."""
     shown = f"reader:{house.passwords['reader']}"
     response = post(house, "/oauth2/exchange", grant_type="access_token", access_token=shown)
     assert response.status_code == 200
@@ -153,7 +153,7 @@ def test_name_and_password_are_exchanged(house: House) -> None:
 
 
 def test_the_null_user_shows_a_refresh_token_as_its_password(house: House) -> None:
-    """1.2 and 1.6: at the token endpoint in both forms, and with Basic anywhere."""
+    """azure.md sections 1.2 and 1.6: at the token endpoint in both forms, and Basic anywhere."""
     token = refresh_token(house)
     form = post(house, grant_type="password", username=NULL_USER, password=token, scope=PULL)
     assert may_pull(house, form.json()["access_token"])
@@ -165,7 +165,7 @@ def test_the_null_user_shows_a_refresh_token_as_its_password(house: House) -> No
 
 
 def test_az_writes_basic_in_latin_1_and_others_in_utf_8(house: House) -> None:
-    """1.6."""
+    """azure.md section 1.6."""
     house.manage("user create", name="zoe", password="Füße-über-Öl")
     for encoding in ("latin-1", "utf-8"):
         raw = base64.b64encode("zoe:Füße-über-Öl".encode(encoding)).decode()
@@ -177,7 +177,7 @@ def test_az_writes_basic_in_latin_1_and_others_in_utf_8(house: House) -> None:
 
 
 def test_a_token_carries_what_is_both_asked_for_and_allowed(house: House) -> None:
-    """1.2 and S4: the call does not fail for what is lacking."""
+    """azure.md section 1.2, S4: the call does not fail for what is lacking."""
     scope = "repository:team/app:pull,push,delete repository:rival/app:pull"
     response = house.client.get(
         "/oauth2/token", params={"scope": scope}, headers=house.basic("writer")
@@ -188,7 +188,7 @@ def test_a_token_carries_what_is_both_asked_for_and_allowed(house: House) -> Non
 
 
 def test_acr_cli_asks_for_every_repository_at_once(house: House) -> None:
-    """1.2, acr-cli: `registry:catalog:* repository:*:*`."""
+    """azure.md section 1.2, acr-cli: `registry:catalog:* repository:*:*`."""
     token = refresh_token(house, "writer")
     scope = "registry:catalog:* repository:*:*"
     response = post(house, grant_type="refresh_token", scope=scope, refresh_token=token)
@@ -207,7 +207,7 @@ def test_acr_cli_asks_for_every_repository_at_once(house: House) -> None:
 def test_a_token_for_all_of_500_repositories_is_short_and_allows_all_of_them(
     house: House,
 ) -> None:
-    """acr-contract 6: 500 actions on 500 repositories are what a scope map may hold."""
+    """azure.md section 6: 500 actions on 500 repositories are what a scope map may hold."""
     repositories = [f"many/of-these-{number}-" + "x" * 200 for number in range(500)]
     rights = [[name, "content/read"] for name in repositories]
     house.token("many", *rights)
@@ -310,7 +310,7 @@ def test_more_scopes_than_any_client_sends_are_refused(house: House) -> None:
 
 
 def test_an_access_token_says_when_it_ends_and_that_is_within_the_hour(house: House) -> None:
-    """1.2 and 1.5: numeric exp for acr-cli; expires_in for docker, which else assumes 60 s."""
+    """azure.md sections 1.2 and 1.5: a numeric exp for acr-cli; expires_in for docker."""
     for headers, longest in ((house.basic("reader"), 3600), ({}, 1200)):
         answer = house.client.get("/oauth2/token", headers=headers).json()
         found = claims(answer["access_token"])
@@ -321,7 +321,7 @@ def test_an_access_token_says_when_it_ends_and_that_is_within_the_hour(house: Ho
 
 
 def test_a_refresh_tokens_payload_is_readable_in_the_standard_alphabet(house: House) -> None:
-    """1.5: the SDK decodes it so; and an aad_identity claim would switch acr-cli's mode."""
+    """azure.md section 1.5: the SDK decodes it so; an aad_identity claim would mislead acr-cli."""
     payload = refresh_token(house).split(".")[1]
     found = json.loads(base64.b64decode(payload + "=" * (-len(payload) % 4), validate=True))
     assert isinstance(found["exp"], int)

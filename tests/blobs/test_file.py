@@ -433,7 +433,7 @@ def test_what_lies_beside_the_store_is_not_listed(store: BlobStore, root: Path) 
 def test_a_store_that_lost_a_directory_is_not_taken_for_an_empty_one(
     store: BlobStore, root: Path, name: str
 ) -> None:
-    """deletion.md, "Fail closed"."""
+    """deletion.md section 3.4: fail closed."""
     shutil.rmtree(root / name)
     with pytest.raises(FileNotFoundError):
         list(store.list())
@@ -765,7 +765,7 @@ def test_running_out_of_inodes_is_a_full_store(tmp_path: Path) -> None:
 
 
 def test_a_lost_shard_is_an_error_and_no_absent_object(store: BlobStore, root: Path) -> None:
-    """deletion.md, "Fail closed": what cannot be looked at is not known to be missing."""
+    """deletion.md section 3.4: what cannot be looked at is not known to be missing."""
     upload(store, b"bytes", KEY)
     (root / "blobs" / "ab").rmdir()
     for operation in (store.commit, store.create):

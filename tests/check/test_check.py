@@ -917,7 +917,7 @@ def test_every_finding_of_more_than_a_page_is_counted_and_the_first_are_named(
 
 
 def test_a_repository_that_is_being_erased_is_no_finding(site: Site) -> None:
-    """docs/design/deletion.md: deleting a repository marks it; the worker takes it apart later."""
+    """deletion.md section 2: deleting a repository marks it; the worker takes it apart later."""
     delete_repository(site.registry, APP, ALICE)
     site.sql("UPDATE repositories SET tag_count = 77 WHERE deleted_at IS NOT NULL")
     for mode in Mode:

@@ -217,7 +217,7 @@ def test_a_locked_repository_stays_whole(registry: Registry) -> None:
 
 
 def test_the_last_image_of_a_locked_repository_stays(registry: Registry) -> None:
-    """acr-contract 5.4: the repository would go with it."""
+    """azure.md section 5.4: the repository would go with it."""
     one, two = (push_image(registry, "app", tag, [tag.encode()]) for tag in ("one", "two"))
 
     def change(tx: Transaction) -> None:

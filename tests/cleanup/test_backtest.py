@@ -1,4 +1,4 @@
-"""Trying rules out on what has been (issue 5; peers.md part C 8), on both engines."""
+"""Trying rules out on what has been (peers.md C8), on both engines."""
 
 from __future__ import annotations
 

@@ -78,8 +78,6 @@ def filtered(registry: Registry, *filters: str, ago: str | None = "0d", **more: 
     wanted = purging.purge_request(
         filters=filters, ago=ago, caps=Caps(), allow=(), **(usual | more)
     )
-        filters=filters, ago=ago, caps=Caps(), allow=(), **(usual | more)
-    )
     return plan_filter(registry, wanted, WITHOUT_ACCOUNTS, ALICE)
 
 

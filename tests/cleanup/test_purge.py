@@ -1,4 +1,4 @@
-"""Purging by name, age and count (acr-contract section 4), and what it must never touch."""
+"""Purging by name, age and count (azure.md section 4), and what it must never touch."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ image.count = 0  # type: ignore[attr-defined]
     ],
 )
 def test_filters(registry: Registry, filters: list[str], gone: set[str]) -> None:
-    """acr-contract 4.1: repository anchored, tag not, several or-ed, colons in groups."""
+    """azure.md section 4.1: repository anchored, tag not, several or-ed, colons in groups."""
     there = set()
     for name in ("app", "app-two"):
         for tag in ("v1", "v10", "latest"):
@@ -85,7 +85,7 @@ def test_filters(registry: Registry, filters: list[str], gone: set[str]) -> None
 
 
 def test_a_purge_of_tags_untags_and_frees_nothing(registry: Registry) -> None:
-    """acr-contract 4.2 step 3."""
+    """azure.md section 4.2 step 3."""
     digest = image(registry, "v1")
     image(registry, "v2")
     assert purge(registry, "app:v1")["freed_bytes"] == 0
@@ -93,7 +93,7 @@ def test_a_purge_of_tags_untags_and_frees_nothing(registry: Registry) -> None:
 
 
 def test_only_what_is_older_goes_and_the_newest_of_that_stay(registry: Registry) -> None:
-    """acr-contract 4.2: strictly before now - ago; --keep counts what would be deleted."""
+    """azure.md section 4.2: strictly before now - ago; --keep counts what would be deleted."""
     for day in range(6):
         image(registry, f"day{day}")
         wait_days(registry, 1)
@@ -149,7 +149,7 @@ def test_untagged_means_that_nothing_leads_there(registry: Registry) -> None:
 
 
 def test_the_children_of_a_locked_untagged_index_are_no_candidates(registry: Registry) -> None:
-    """acr-contract 4.2: acr purge skips the locked index, and deletes what it lists."""
+    """azure.md section 4.2: acr purge skips the locked index, and deletes what it lists."""
     child = image(registry)
     index = push_index(registry, "app", None, [child])
     update_manifest(registry, APP, index, LOCKED, ALICE)
@@ -168,7 +168,7 @@ def test_a_lock_on_a_child_keeps_the_whole_image(registry: Registry) -> None:
 
 
 def test_an_index_that_is_a_referrer_lives_with_its_subject(registry: Registry) -> None:
-    """acr-contract 4.2: acr purge deletes an index with a subject whose children it protects."""
+    """azure.md section 4.2: acr purge deletes an index with a subject, and keeps its children."""
     from tests.support.registry import INDEX, descriptor, push_manifest
     from ullage.registry.pull.read import get_manifest
 
@@ -207,7 +207,7 @@ def test_orphan_signatures_go(registry: Registry) -> None:
 
 
 def test_a_signature_in_a_tag_lives_as_long_as_its_image(registry: Registry) -> None:
-    """acr-contract 5.3: purge by age deletes `sha256-….sig` before the image it signs."""
+    """azure.md section 5.3: purge by age deletes `sha256-….sig` before the image it signs."""
     digest = image(registry, "v1")
     mark = digest.replace(":", "-")
     image(registry, f"{mark}.sig")
@@ -220,7 +220,7 @@ def test_a_signature_in_a_tag_lives_as_long_as_its_image(registry: Registry) -> 
 
 
 def test_what_loses_its_last_tag_goes_as_well(registry: Registry) -> None:
-    """acr-contract 4.2 step 4: `--untagged` comes after the tags."""
+    """azure.md section 4.2 step 4: `--untagged` comes after the tags."""
     old, kept = image(registry, "old"), image(registry, "old-too")
     retag(registry, "kept", kept)
     child = image(registry)
@@ -232,7 +232,7 @@ def test_what_loses_its_last_tag_goes_as_well(registry: Registry) -> None:
 
 
 def test_the_newest_orphans_stay_and_are_counted_apart(registry: Registry) -> None:
-    """acr-contract 4.1: `--keep` counts tags, and again, separately, untagged manifests."""
+    """azure.md section 4.1: `--keep` counts tags, and again, separately, untagged manifests."""
     orphans = []
     for day in range(4):
         orphans.append(image(registry))
@@ -272,7 +272,7 @@ def test_a_dry_run_says_what_the_purge_does_and_does_nothing(registry: Registry)
 
 
 def test_bytes_come_back(registry: Registry, clock: FakeClock) -> None:
-    """peers.md B 13: six hours of purging, and the storage unchanged."""
+    """peers.md B13: six hours of purging, and the storage unchanged."""
     image(registry, "v1")
     for _ in range(5):
         image(registry)

@@ -1,4 +1,4 @@
-"""Retention rules run as jobs (issue 5, policies), on both engines."""
+"""Retention rules run as jobs (docs/design/policies.md), on both engines."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def pull(registry: Registry, reference: str, agent: str = NODE) -> None:
 def test_rules_take_tags_with_their_images_and_orphans_and_nothing_else(
     registry: Registry,
 ) -> None:
-    """Issue 5: age, tag pattern, untagged for N days, always-keep patterns; first match wins."""
+    """Age, tag pattern, untagged for N days, always-keep patterns; first match wins."""
     image(registry, "old-1")
     both = image(registry, "old-2")
     retag(registry, "release", both)
@@ -158,7 +158,7 @@ def test_what_is_not_pulled_goes_and_newborns_age_from_their_push(registry: Regi
 
 
 def test_a_pull_between_choosing_and_deleting_saves_it(registry: Registry) -> None:
-    """Issue 5: a scheduled delete is re-validated in its transaction."""
+    """A scheduled delete is re-validated in its transaction."""
     tagged, orphan, other = image(registry, "old-1"), image(registry), image(registry)
     image(registry, "new")
     image(registry, "newer")
@@ -258,7 +258,7 @@ def test_rules_do_not_take_too_much_unless_they_say_so(
 def test_a_run_that_would_go_beyond_a_cap_deletes_nothing(
     registry: Registry, cap: dict[str, Any]
 ) -> None:
-    """peers.md row 23: absolute caps for each run."""
+    """peers.md B23: absolute caps for each run."""
     for tag in ("old-1", "old-2", "a", "b", "c"):
         image(registry, tag)
     wait_days(registry, 40)
@@ -361,7 +361,7 @@ def test_a_run_goes_on_where_a_process_died(installation: Installation) -> None:
 def test_azs_policy_deletes_what_becomes_untagged_after_it_was_enabled(
     registry: Registry,
 ) -> None:
-    """acr-contract 3.5 and 5.5."""
+    """azure.md sections 3.5 and 5.5."""
     before, after = image(registry), image(registry, "v1")
     image(registry, "v2")
     wait_days(registry, 30)

@@ -1,4 +1,4 @@
-"""What a retention rule says, and what it decides (issue 5, policies): pure decisions."""
+"""What a retention rule says, and what it decides (docs/design/policies.md): pure decisions."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def test_the_newest_of_all_that_a_rule_is_about_stay() -> None:
 
 
 def test_azs_policy_spares_what_was_untagged_before() -> None:
-    """acr-contract 5.5: manifests that become untagged after enabling; existing ones unaffected."""
+    """azure.md section 5.5: what becomes untagged after enabling; existing ones are unaffected."""
     rule = Untagged(True, 7, since=ago(20)).rule()
     assert rule is not None
     decider = Decider([(rule, _matches(rule))], NOW)
@@ -197,7 +197,7 @@ def test_what_is_written_down_is_what_was_read() -> None:
 
 @pytest.mark.parametrize("days", [-1, 366, "7", True, None, 1.5])
 def test_days_are_refused_in_azs_words(days: object) -> None:
-    """acr-contract 3.3."""
+    """azure.md section 3.3."""
     with pytest.raises(ValueInvalid, match="Invalid value for days: should be from 0 to 365"):
         parse_days(days)
     assert [parse_days(0), parse_days(365)] == [0, 365]

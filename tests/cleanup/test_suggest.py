@@ -1,4 +1,4 @@
-"""`ullage suggest`: the fewest orphans, then old images, that free so much (peers.md C 6)."""
+"""`ullage suggest`: the fewest orphans, then old images, that free so much (peers.md C6)."""
 
 import pytest
 
@@ -136,7 +136,7 @@ def test_only_the_repositories_that_were_named(registry: Registry) -> None:
 
 
 def test_what_is_pulled_is_not_old(registry: Registry) -> None:
-    """Issue 5: old and rarely pulled images; an orphan that somebody pulls by digest is in use."""
+    """Old and rarely pulled images; an orphan that somebody pulls by digest is in use."""
     for name in ("pulled", "forgotten"):
         push_image(registry, "app", name, [layer(name, 1000)])
     used, unused = (push_image(registry, "app", None, [layer(each, 500)]) for each in "ab")

@@ -25,7 +25,7 @@ def test_flags_may_be_shortened_joined_and_in_any_case() -> None:
     ("value", "expected"), [([], "true"), (["true"], "true"), (["False"], "false")]
 )
 def test_a_lock_flag_has_three_states(value: list[str], expected: str) -> None:
-    """acr-contract section 3.3."""
+    """azure.md section 3.3."""
     line = ("repository", "update", "--image", "a", "--delete-enabled", *value)
     assert given(*line).delete_enabled == expected
     assert given("repository", "update", "--image", "a").delete_enabled is None
@@ -153,7 +153,7 @@ def test_the_deprecated_resource_group_is_taken_and_ignored() -> None:
 def test_wrong_usage_is_told_in_azs_words(
     ullage: Ullage, line: list[str], code: int, expected: str
 ) -> None:
-    """acr-contract sections 3.2 and 3.3; az 2.45 was asked the same."""
+    """azure.md sections 3.2 and 3.3; az 2.45 was asked the same."""
     done = ullage(*line)
     assert done.err.startswith(f"ERROR: {expected}"), done
     assert (done.code, done.out) == (code, "")

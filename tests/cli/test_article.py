@@ -1,4 +1,4 @@
-"""The article, with `ullage` in az's place: seed/container-registry-delete, section by section."""
+"""The article, with `ullage` in az's place, section by section (azure.md section 3.6)."""
 
 import os
 import subprocess
@@ -48,7 +48,7 @@ def bash(script: str, environment: dict[str, str]) -> subprocess.CompletedProces
 def test_the_script_deletes_the_orphans_and_nothing_else(
     shell: dict[str, str], client: httpx.Client, name: str
 ) -> None:
-    """SEED, "delete all untagged images": first as it comes, then with ENABLE_DELETE=true."""
+    """azure.md section 3.6, the script: first as it comes, then with ENABLE_DELETE=true."""
     orphans = [push_image(client, name, "latest", (b"base", b"%d" % n)) for n in range(3)]
     kept = push_image(client, name, "latest", (b"base", b"kept"))
     script = SCRIPT.replace("myrepository", name)

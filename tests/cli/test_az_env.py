@@ -1,4 +1,4 @@
-"""`ullage az-env`: contract section 1.9. Real az is in tests/clients."""
+"""`ullage az-env`: azure.md section 1.9. Real az is in tests/clients."""
 
 import os
 import subprocess
@@ -117,7 +117,7 @@ def test_what_would_fail_in_az_is_explained_here(
 
 
 def test_a_registry_that_asks_nobody_is_not_for_az(ullage: Ullage, tmp_path: Path) -> None:
-    """acr-contract section 0, rule 3: a 200 from /v2/ is an error to az."""
+    """azure.md section 0, rule 3: a 200 from /v2/ is an error to az."""
     with UllageServer(tmp_path / "data", "--tls", "self-signed", "--tls-names", HOST) as server:
         line = ("--url", server.host, "--data", str(server.data))
         done = ullage("az-env", "--name", "myregistry", *line)

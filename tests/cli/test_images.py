@@ -1,4 +1,4 @@
-"""acr-contract section 3.1: what --image names."""
+"""azure.md section 3.1: what --image names."""
 
 import pytest
 

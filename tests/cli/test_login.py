@@ -1,4 +1,4 @@
-"""`ullage login`, and being somebody on a registry that asks who (acr-contract section 1)."""
+"""`ullage login`, and being somebody on a registry that asks who (azure.md section 1)."""
 
 import io
 import json
@@ -113,7 +113,7 @@ def test_flags_come_before_what_is_saved_and_are_checked(
 def test_too_few_rights_are_an_error_and_no_new_question(
     ullage: Ullage, guarded: Guarded, authority: str
 ) -> None:
-    """acr-contract section 2.1: 401 also for what somebody known may not do."""
+    """azure.md section 2.1: 401 also for what somebody known may not do."""
     who = ("--name", guarded.host, "--ca-file", authority, "-u", "reader", "-p")
     done = ullage("repository", "untag", "--image", "team/app:v1", *who, guarded.reader)
     assert done.code == 1
@@ -121,7 +121,7 @@ def test_too_few_rights_are_an_error_and_no_new_question(
 
 
 def test_name_and_password_are_asked_for_at_a_terminal(guarded: Guarded, authority: str) -> None:
-    """acr-contract section 1.9; the password does not stand on the screen."""
+    """azure.md section 1.9; the password does not stand on the screen."""
     environment = {"ULLAGE_CA_FILE": authority}
     line = ["repository", "list", "--name", guarded.host, "-o", "json"]
     ended, screen = at_terminal(line, ["anna", guarded.password], environment)

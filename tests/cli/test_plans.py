@@ -86,7 +86,7 @@ def test_a_suggestion_is_a_plan(ullage: Ullage, client: httpx.Client, name: str)
 
 
 def test_show_usage_has_the_shape_of_azs(ullage: Ullage, client: httpx.Client, name: str) -> None:
-    """acr-contract 3.5."""
+    """azure.md section 3.5."""
     push_image(client, name, "v1", (b"x",))
     shown = answer(ullage("show-usage"))["value"]
     assert set(shown[0]) == {"name", "limit", "currentValue", "unit"}

@@ -1,4 +1,4 @@
-"""acr-contract section 3.4: questions, at a terminal."""
+"""azure.md section 3.4: questions, at a terminal."""
 
 import httpx
 import pytest
@@ -49,7 +49,7 @@ def test_deleting_by_tag_asks_until_the_answer_is_y_or_n(
     code: int,
     gone: bool,
 ) -> None:
-    """SEED: the prompt names the manifest and both its tags."""
+    """azure.md section 3.6: the prompt names the manifest and both its tags."""
     line = ["repository", "delete", "--image", f"{name}:v3"]
     ended, screen = at_terminal(line, answers, {"ULLAGE_REGISTRY": here.host})
     question = (

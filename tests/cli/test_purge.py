@@ -1,4 +1,4 @@
-"""`ullage purge` and `ullage job` on a real server (acr-contract section 4)."""
+"""`ullage purge` and `ullage job` on a real server (azure.md section 4)."""
 
 import json
 from typing import Any
@@ -23,7 +23,7 @@ def tags_of(client: httpx.Client, name: str) -> list[str]:
 
 
 def test_acr_lines(ullage: Ullage, client: httpx.Client, here: UllageServer, name: str) -> None:
-    """acr-contract 4.3: what scripts that read acr's output find."""
+    """azure.md section 4.3: what scripts that read acr's output find."""
     digest = push_image(client, name, "v1", (b"only in v1",))
     push_image(client, name, "v2", (b"v2",))
     line = ("purge", "--filter", f"{name}:^v1$", "--ago", "0d", "--untagged")
@@ -59,7 +59,7 @@ def test_acr_lines(ullage: Ullage, client: httpx.Client, here: UllageServer, nam
 
 
 def test_every_flag_of_acr_purge_is_understood(ullage: Ullage, name: str) -> None:
-    """acr-contract 4.1."""
+    """azure.md section 4.1."""
     done = ullage(
         *("purge", "-f", f"{name}:a", "--filter", f"{name}:b", "--ago", "2d3h6m", "--keep", "1"),
         *("--untagged", "--dry-run", "--include-locked", "--verbose", "--concurrency", "40"),

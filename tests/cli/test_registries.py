@@ -61,5 +61,5 @@ def test_what_is_no_registry_is_refused(name: str) -> None:
     ],
 )
 def test_a_specifier_starts_with_its_registry(text: str, expected: tuple[str, str] | None) -> None:
-    """acr-contract section 1.9: the positional form of `manifest` commands."""
+    """azure.md section 1.9: the positional form of `manifest` commands."""
     assert split_specifier(text, SAVED) == expected

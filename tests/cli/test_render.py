@@ -1,4 +1,4 @@
-"""acr-contract section 3.5: what results look like, byte for byte as az prints them."""
+"""azure.md section 3.5: what results look like, byte for byte as az prints them."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Any

@@ -1,4 +1,4 @@
-"""`ullage repository …` and `ullage manifest …` on a real server (acr-contract sections 2, 3)."""
+"""`ullage repository …` and `ullage manifest …` on a real server (azure.md sections 2, 3)."""
 
 import hashlib
 import json
@@ -51,7 +51,7 @@ def test_list_is_a_list_of_names(ullage: Ullage, client: httpx.Client, name: str
 def test_show_manifests_is_as_in_the_article(
     ullage: Ullage, name: str, digests: dict[str, str]
 ) -> None:
-    """SEED: digest, tags and timestamp; null for the orphan."""
+    """azure.md section 3.6: digest, tags and timestamp; null for the orphan."""
     done = ullage("repository", "show-manifests", "--repository", name)
     assert (done.code, done.err) == (0, DEPRECATED)
     shown = json.loads(done.out)
@@ -82,7 +82,7 @@ def test_orderby_and_top_choose_the_newest(
 
 
 def test_a_list_of_many_pages_is_whole(ullage: Ullage, client: httpx.Client, name: str) -> None:
-    """acr-contract section 2.2: 100 a page, `Link` to the next."""
+    """azure.md section 2.2: 100 a page, `Link` to the next."""
     push_image(client, name, "v000")
     manifest = client.get(f"/v2/{name}/manifests/v000").json()
     tags = [f"v{number:03}" for number in range(205)]
@@ -121,7 +121,7 @@ def test_show_tells_of_a_repository_a_tag_and_a_manifest(
 
 
 def test_show_says_3_for_what_does_not_exist_and_others_say_1(ullage: Ullage, name: str) -> None:
-    """acr-contract section 3.2, exit codes."""
+    """azure.md section 3.2, exit codes."""
     for line, code in (
         (("repository", "show", "--repository", name), 3),
         (("repository", "show", "--image", f"{name}:v1"), 3),
@@ -158,7 +158,7 @@ def test_manifest_list_has_them_all_in_order(
 
 
 def test_referrers_are_found_to_the_end(ullage: Ullage, client: httpx.Client, name: str) -> None:
-    """acr-contract section 3.1: --recursive is fully transitive."""
+    """azure.md section 3.1: --recursive is fully transitive."""
     image = push_image(client, name, "v1")
     chain = [image]
     for kind in ("signature", "note"):
@@ -184,7 +184,7 @@ def test_referrers_are_found_to_the_end(ullage: Ullage, client: httpx.Client, na
 def test_a_lock_holds_until_it_is_taken_off(
     ullage: Ullage, name: str, digests: dict[str, str]
 ) -> None:
-    """acr-contract section 5.4: 405 with its own words, exit code 1."""
+    """azure.md section 5.4: 405 with its own words, exit code 1."""
     lock = ("manifest", "update-metadata", "--name", f"{name}@{digests['v2']}")
     locked = answer(ullage, *lock, "--write-enabled", "false")
     assert locked["changeableAttributes"]["writeEnabled"] is False
@@ -213,7 +213,7 @@ def test_untag_takes_the_tag_and_leaves_the_image(
 def test_delete_by_tag_names_the_manifest_and_all_its_tags(
     ullage: Ullage, client: httpx.Client, name: str, digests: dict[str, str]
 ) -> None:
-    """acr-contract section 3.4, with --yes: a warning on stderr without a full stop."""
+    """azure.md section 3.4, with --yes: a warning on stderr without a full stop."""
     done = ullage("repository", "delete", "--image", f"{name}:v3", "--yes")
     assert (done.code, done.out) == (0, "")
     assert done.err == (
@@ -241,7 +241,7 @@ def test_without_a_terminal_nothing_is_deleted_unasked(
     name: str,
     digests: dict[str, str],
 ) -> None:
-    """acr-contract section 3.4."""
+    """azure.md section 3.4."""
     for line in (
         ("repository", "delete", "--image", f"{name}:v2"),
         ("repository", "delete", "--repository", name),

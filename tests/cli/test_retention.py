@@ -104,7 +104,7 @@ def test_rules_that_are_not_understood_change_nothing(
 
 
 def test_config_retention_is_as_az_has_it(ullage: Ullage) -> None:
-    """acr-contract 3.3 and 3.5."""
+    """azure.md sections 3.3 and 3.5."""
     line = ("config", "retention")
     shown = answer(ullage(*line, "show"))
     assert sorted(shown) == ["days", "lastUpdatedTime", "status"]

@@ -17,7 +17,7 @@ OK: Step = (200, {}, {"tags": []})
 
 
 def test_a_password_goes_to_the_registry_and_to_nobody_else() -> None:
-    """acr-contract section 1.2, the password grant; the realm's host is not believed."""
+    """azure.md section 1.2, the password grant; the realm's host is not believed."""
     script = Script((401, BEARER, None), TOKEN, OK)
     with script.serving(Login("anna", "p&ss")) as registry:
         registry.get("/x")
@@ -82,7 +82,7 @@ def test_what_does_not_pass_is_an_error_after_four_tries() -> None:
 def test_a_deletion_whose_answer_was_lost_is_done_when_the_second_try_finds_nothing(
     lost: Step,
 ) -> None:
-    """acr-contract section 5.1: clients retry after a time-out; then it is 404."""
+    """azure.md section 5.1: clients retry after a time-out; then it is 404."""
     script = Script(OK, lost, (404, {}, None))
     with script.serving() as registry:
         registry.get("/x")
@@ -108,7 +108,7 @@ def test_a_deletion_whose_answer_was_lost_is_done_when_the_second_try_finds_noth
     ],
 )
 def test_errors_are_told_in_azs_words(status: int, content: Any, expected: str) -> None:
-    """acr-contract section 3.2."""
+    """azure.md section 3.2."""
     script = Script((status, {}, content))
     with script.serving() as registry, pytest.raises(Refused) as caught:
         registry.get("/x")
@@ -130,13 +130,13 @@ def test_a_list_that_is_none_or_never_ends_is_an_error(steps: list[Step], expect
 
 @pytest.mark.parametrize("content", [None, []])
 def test_an_empty_page_is_null_or_empty(content: Any) -> None:
-    """acr-contract section 0, rule 5."""
+    """azure.md section 0, rule 5."""
     with Script((200, {}, {"tags": content})).serving() as registry:
         assert list(registry.pages("/x", "tags")) == []
 
 
 def test_pages_are_followed_with_the_query_that_link_has() -> None:
-    """acr-contract section 2.2: percent-decoded, `+` as it is, our own path."""
+    """azure.md section 2.2: percent-decoded, `+` as it is, our own path."""
     link = {"Link": '</elsewhere?last=a%2Bb+c&n=100&orderby=>; rel="next"'}
     script = Script((200, link, {"tags": ["a"]}), (200, {}, {"tags": ["b"]}))
     with script.serving() as registry:

@@ -18,7 +18,7 @@ def answer(done: Done) -> Any:
 
 
 def test_a_plan_is_shown_and_carried_out(ullage: Ullage, client: httpx.Client, name: str) -> None:
-    """Issue 5: predicted, then freed, to the byte."""
+    """Predicted, then freed, to the byte."""
     digest = push_image(client, name, "v1", (b"base", b"only in v1"))
     push_image(client, name, "v2", (b"base", b"v2"))
     done = ullage("plan", "--image", f"{name}:v1")

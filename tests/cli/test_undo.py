@@ -79,7 +79,7 @@ def test_a_tag_that_is_taken_is_overwritten_with_force_only(
 
 
 def test_az_s_commands(ullage: Ullage, client: httpx.Client, name: str) -> None:
-    """acr-contract 3.1 and 3.3."""
+    """azure.md sections 3.1 and 3.3."""
     digest = push_image(client, name, "v1", (b"layer",))
     push_image(client, name, "v2", (b"layer",))
     ullage("repository", "delete", "--image", f"{name}:v1", "--yes")
@@ -100,7 +100,7 @@ def test_az_s_commands(ullage: Ullage, client: httpx.Client, name: str) -> None:
 
 
 def test_restoring_one_of_several_asks(ullage: Ullage, client: httpx.Client, name: str) -> None:
-    """acr-contract 3.4: the last in the list is the most recently deleted."""
+    """azure.md section 3.4: the last in the list is the most recently deleted."""
     digests = []
     for content in (b"old", b"new"):
         digests.append(push_image(client, name, "v1", (content,)))
@@ -169,7 +169,7 @@ def test_what_was_deleted_is_not_mixed_with_what_was_not(
 
 
 def test_the_policy(ullage: Ullage, client: httpx.Client) -> None:
-    """acr-contract 3.3 and 3.5."""
+    """azure.md sections 3.3 and 3.5."""
     shown = answer(ullage("config", "soft-delete", "show"))
     assert (shown["status"], shown["retentionDays"]) == ("enabled", 7)
     update = ("config", "soft-delete", "update")

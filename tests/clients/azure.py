@@ -1,6 +1,6 @@
 """Azure's own command line, as it is, at a registry on this machine; and ours in its place.
 
-acr-contract sections 1.9 and 8. Nobody is logged in to Azure, and nothing of the machine changes.
+azure.md section 1.9. Nobody is logged in to Azure, and nothing of the machine changes.
 """
 
 import json

@@ -37,7 +37,7 @@ class BuilderContract:
     def test_a_replaced_image_is_deleted_by_digest_and_gives_back_its_own_layer(
         self, built: Builder, elsewhere: Builder, registry: UllageServer, view: View
     ) -> None:
-        """docs/design/deletion.md, sections 1 and 2."""
+        """docs/design/deletion.md sections 1 and 2."""
         host = registry.host
         v1 = built.push("v1", f"{host}/app:latest")
         v2 = built.push("v2", f"{host}/app:latest")
@@ -78,7 +78,7 @@ class BuilderContract:
     def test_a_manifest_list_takes_its_images_along(
         self, built: Builder, elsewhere: Builder, registry: UllageServer, view: View
     ) -> None:
-        """docs/design/deletion.md, section 2: children go that nothing else holds."""
+        """docs/design/deletion.md section 2: children go that nothing else holds."""
         host = registry.host
         built.make_list("all", "v1", "v2")
         tagged = built.push("v1", f"{host}/app:v1")

@@ -1,6 +1,6 @@
 """Azure's own command line, as Debian has it, not logged in to Azure: every command it can do.
 
-acr-contract, section 3. What reads is compared with `ullage`, which has the same manners.
+azure.md section 3. What reads is compared with `ullage`, which has the same manners.
 """
 
 import hashlib
@@ -132,7 +132,7 @@ READING = (
 
 @pytest.mark.parametrize("line", READING)
 def test_what_az_shows_ullage_shows(shelf: Shelf, line: str) -> None:
-    """acr-contract 3.1 and 3.5: to the byte, on standard output and in warnings."""
+    """azure.md sections 3.1 and 3.5: to the byte, on standard output and in warnings."""
     az, ours = shelf.both(line)
     assert az.code == 0, az
     assert az.out.strip() not in ("", "[]", "{}", "null")
@@ -140,7 +140,7 @@ def test_what_az_shows_ullage_shows(shelf: Shelf, line: str) -> None:
 
 
 def test_what_az_shows_is_what_was_pushed(shelf: Shelf) -> None:
-    """acr-contract 3.5: all pages, explicit nulls, the bytes of a manifest as they were pushed."""
+    """azure.md section 3.5: all pages, explicit nulls, a manifest's bytes as they were pushed."""
     az = shelf.az
     shown = az("az acr repository show-tags -n myregistry --repository many").json
     assert shown == [f"t{number:03}" for number in range(120)]
@@ -178,7 +178,7 @@ def test_what_az_shows_is_what_was_pushed(shelf: Shelf) -> None:
     ],
 )
 def test_az_makes_tables_of_it(shelf: Shelf, line: str, columns: str) -> None:
-    """acr-contract 3.5."""
+    """azure.md section 3.5."""
     said = shelf.az(f"az acr {line} -o table")
     heading, rule, *rows = said.out.splitlines()
     assert heading.lower().split() == columns.lower().split()
@@ -211,7 +211,7 @@ FAILING = (
 def test_what_az_cannot_do_it_says_once_and_ullage_says_the_same(
     shelf: Shelf, line: str, code: int, words: str
 ) -> None:
-    """acr-contract 3.2: the registry's message and request, and no second try."""
+    """azure.md section 3.2: the registry's message and request, and no second try."""
     before = shelf.registry.view.contents()
     az, ours = shelf.both(line)
     assert az.code == code, az
@@ -225,7 +225,7 @@ def test_what_az_cannot_do_it_says_once_and_ullage_says_the_same(
 
 @pytest.mark.parametrize("tool", ["az", "ours"])
 def test_a_wrong_password_is_a_wrong_password(shelf: Shelf, tool: str) -> None:
-    """acr-contract 1.9."""
+    """azure.md section 1.9."""
     shell = shelf.az if tool == "az" else shelf.ours
     said = shell("az acr repository list -n myregistry", login=Login("admin", "a wrong one"))
     assert (said.code, said.out) == (1, "")
@@ -234,7 +234,7 @@ def test_a_wrong_password_is_a_wrong_password(shelf: Shelf, tool: str) -> None:
 
 
 def test_without_the_right_az_is_told_so(shelf: Shelf) -> None:
-    """acr-contract 1.8 and 2.1: a repository-scoped token, beyond what its scope map has."""
+    """azure.md sections 1.8 and 2.1: a repository-scoped token, beyond what its scope map has."""
     made = run_ullage(
         "token", "create", "--name", "reader", "--data", shelf.registry.server.data,
         "--repository", "team/*", "content/read", "metadata/read",
@@ -260,7 +260,7 @@ def test_without_the_right_az_is_told_so(shelf: Shelf) -> None:
 
 
 def test_az_locks_and_unlocks_and_a_lock_is_told_once(shelf: Shelf) -> None:
-    """acr-contract 5.4 and 3.2: 405 is told at once, and not tried again three times."""
+    """azure.md sections 5.4 and 3.2: 405 is told at once, and not tried again three times."""
     az, registry = shelf.az, shelf.registry
     digest = push_image(registry.http, "locks", "v1", (payload("locks"),))
     update = "az acr repository update -n myregistry --image"
@@ -291,7 +291,7 @@ def test_az_locks_and_unlocks_and_a_lock_is_told_once(shelf: Shelf) -> None:
 
 
 def test_az_deletes_with_yes_and_warns(shelf: Shelf) -> None:
-    """acr-contract 3.4: a warning instead of the question; nothing on standard output."""
+    """azure.md section 3.4: a warning instead of the question; nothing on standard output."""
     http, view = shelf.registry.http, shelf.registry.view
     digest = push_image(http, "yes", "one", (payload("yes"),))
     push_image(http, "yes", "two", (payload("yes"),))
@@ -309,7 +309,7 @@ def test_az_deletes_with_yes_and_warns(shelf: Shelf) -> None:
 
 @pytest.mark.parametrize("tool", ["az", "ours"])
 def test_a_question_is_asked_until_it_is_answered(shelf: Shelf, tool: str) -> None:
-    """acr-contract 3.4: yes, no, nonsense. Without a terminal: in FAILING."""
+    """azure.md section 3.4: yes, no, nonsense. Without a terminal: in FAILING."""
     shell = shelf.az if tool == "az" else shelf.ours
     http, view = shelf.registry.http, shelf.registry.view
     name = f"ask-{tool}"
@@ -335,7 +335,7 @@ def test_a_question_is_asked_until_it_is_answered(shelf: Shelf, tool: str) -> No
 
 
 def test_az_untags_latest_if_not_told_which(shelf: Shelf) -> None:
-    """acr-contract 3.1; and the image stays."""
+    """azure.md section 3.1; and the image stays."""
     digest = push_image(shelf.registry.http, "untag", "latest", (b"untag",))
     said = shelf.az("az acr repository untag -n myregistry --image untag")
     assert (said.code, said.out, said.err) == (0, "", "")

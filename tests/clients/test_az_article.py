@@ -1,7 +1,7 @@
 """The article, section by section, by Azure's own command line and by ours in its place.
 
-SEED, container-registry-delete; acr-contract section 3. Both follow the same steps at a registry of
-their own, and what they print is compared.
+azure.md section 3.6. Both follow the same steps at a registry of their own, and what they print is
+compared.
 """
 
 import json

@@ -1,6 +1,6 @@
 """The article's script where more than plain images live: what is tagged stays, whole.
 
-docs/design/deletion.md, section 2: "tags" is null for orphans alone, so the script finds no other.
+docs/design/deletion.md section 2: "tags" is null for orphans alone, so the script finds no other.
 """
 
 from collections.abc import Callable, Iterator
@@ -74,7 +74,7 @@ def test_the_script_deletes_orphans_and_nothing_that_anything_needs(
 
 
 def test_a_locked_orphan_is_refused_and_the_others_go(registry: Registry) -> None:
-    """acr-contract 3.2 and 5.4: az says so once, and does not try again for a minute."""
+    """azure.md sections 3.2 and 5.4: az says so once, and does not try again for a minute."""
     az, view = Azure(registry), registry.view
     locked, other = untagged(registry, "locked"), untagged(registry, "other")
     az(f"az acr repository update -n myregistry --image {NAME}@{locked} --delete-enabled false")

@@ -1,4 +1,4 @@
-"""Azure's own command line with what was deleted softly, not logged in to Azure (contract 2.9, 3).
+"""Azure's own command line with what was deleted softly (azure.md sections 2.9 and 3).
 
 `az acr manifest list-deleted` and `list-deleted-tags` ask the registry, and then Azure for the
 days: without Azure they end there. `config soft-delete` asks Azure only. `ullage` has all of them.
@@ -61,7 +61,7 @@ def test_az_lists_deleted_repositories_and_restores_a_tag(bin_: Bin) -> None:
 
 
 def test_az_restores_by_digest_and_asks_about_several(bin_: Bin) -> None:
-    """acr-contract 3.4: of several it takes the last in the list, the last deleted."""
+    """azure.md section 3.4: of several it takes the last in the list, the last deleted."""
     digests = []
     for content in (b"old", b"new"):
         digests.append(push_image(bin_.registry.http, "team/many", "v1", (content,)))
@@ -89,7 +89,7 @@ def test_az_says_when_there_is_nothing_to_restore(bin_: Bin) -> None:
 
 
 def test_what_az_asks_azure_for_ullage_answers(bin_: Bin) -> None:
-    """Contract 1.9: these need the days of soft delete from Azure, after they got their list."""
+    """azure.md section 1.9: these get their list, and then need the days from Azure."""
     digest = push_image(bin_.registry.http, "team/lists", "v1", (b"lists",))
     bin_.ours("az acr repository delete -n myregistry --image team/lists:v1 --yes")
     for command in ("list-deleted", "list-deleted-tags"):

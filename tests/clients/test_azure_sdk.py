@@ -29,7 +29,7 @@ AUDIENCE = "https://containerregistry.azure.net"
 
 
 class Credential:
-    """What takes the place of an Entra token: `name:password` (acr-contract 1.4)."""
+    """What takes the place of an Entra token: `name:password` (azure.md section 1.4)."""
 
     def __init__(self, secret: str) -> None:
         self._secret = secret
@@ -180,7 +180,7 @@ def test_content_goes_up_and_comes_down(sdk: Any) -> None:
 
 
 def test_anybody_may_pull_what_is_public(registry: Secured, sdk: Any) -> None:
-    """acr-contract 1.7: a client without a credential reads, and may change nothing."""
+    """azure.md section 1.7: a client without a credential reads, and may change nothing."""
     digest = push(sdk, "public/app", "v1", b"layer")
     push(sdk, "private/app", "v1", b"layer")
     with client_of(registry, None) as anybody:

@@ -53,7 +53,7 @@ def test_an_image_pushed_again_unchanged_gives_back_its_bytes_when_the_lease_end
 ) -> None:
     """It finds every blob there, then the manifest: no manifest redeems what it was promised.
 
-    docs/design/deletion.md, "Leases": too long is harmless.
+    docs/design/deletion.md section 3.2: too long is harmless.
     """
     containerd, digests = pushed
     containerd.push(f"{registry.host}/app:v1")

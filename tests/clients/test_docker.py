@@ -35,7 +35,7 @@ def built(images: Path, docker: Docker) -> Docker:
 def test_a_replaced_image_is_deleted_by_digest_and_gives_back_its_own_layers(
     built: Docker, registry: UllageServer, view: View
 ) -> None:
-    """Build, push, re-push, pull and run, delete the old: docs/design/deletion.md, section 1."""
+    """Build, push, re-push, pull and run, delete the old: docs/design/deletion.md section 1."""
     host = registry.host
     v1 = built.push("v1", f"{host}/app:latest")
     other = built.push("other", f"{host}/team/other:latest")
@@ -87,7 +87,7 @@ def test_a_layer_mounted_from_another_repository_outlives_it(
 def test_an_image_pushed_twice_gives_back_its_bytes_at_once(
     built: Docker, registry: UllageServer, view: View
 ) -> None:
-    """docs/design/deletion.md, section 3: whatever the daemon asks, its manifest redeems."""
+    """docs/design/deletion.md section 3: whatever the daemon asks, its manifest redeems."""
     host = registry.host
     for name in ("v1", "v2", "other"):
         built.docker("tag", name, f"{host}/app:{name}")
@@ -115,7 +115,7 @@ def test_what_was_deleted_everywhere_is_uploaded_again(
 def test_a_manifest_list_takes_its_images_along(
     built: Docker, registry: UllageServer, view: View
 ) -> None:
-    """`docker manifest push` mounts from another repository; deletion.md, section 2."""
+    """`docker manifest push` mounts from another repository; deletion.md section 2."""
     host = registry.host
     tagged = built.push("v1", f"{host}/app:v1")
     elsewhere = built.push("v2", f"{host}/team/other:v2")

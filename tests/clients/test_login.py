@@ -116,7 +116,7 @@ def assert_sensible(refused: subprocess.CompletedProcess[str]) -> None:
 def test_docker_logs_in_pushes_pulls_and_logs_out(
     docker: Docker, docker_user: tuple[DockerUser, str], registry: Secured, tmp_path: Path
 ) -> None:
-    """acr-contract, section 1.3: it keeps an identity token, and the password nowhere."""
+    """azure.md section 1.3: it keeps an identity token, and the password nowhere."""
     user, image = docker_user
     name = f"{registry.host}/docker/app:1"
     assert "Login Succeeded" in user.login(registry.admin).stdout
@@ -139,7 +139,7 @@ def test_docker_logs_in_pushes_pulls_and_logs_out(
 def test_docker_takes_a_refresh_token_for_the_password_of_the_null_user(
     docker: Docker, docker_user: tuple[DockerUser, str], registry: Secured
 ) -> None:
-    """acr-contract, section 1.6: what `az acr login --expose-token` tells people to type."""
+    """azure.md section 1.6: what `az acr login --expose-token` tells people to type."""
     user, image = docker_user
     login = Login(NULL_USER, _refresh_token(registry, registry.admin))
     assert "Login Succeeded" in user.login(login).stdout
@@ -171,7 +171,7 @@ def test_docker_does_not_trust_the_registry_without_its_authority(
 def test_docker_says_what_a_reader_may_not_do(
     docker: Docker, docker_user: tuple[DockerUser, str], registry: Secured
 ) -> None:
-    """A reader pulls; its push and another tenant's pull are refused (contract, section 1.8)."""
+    """A reader pulls; its push and another tenant's pull are refused (azure.md section 1.8)."""
     user, image = docker_user
     name, other = f"{registry.host}/dockerteam/app:1", f"{registry.host}/dockerother/app:1"
     user.login(registry.admin)
@@ -271,7 +271,7 @@ def test_builders_are_told_why_they_are_refused(
 def test_skopeo_does_what_each_of_its_credentials_allows(
     skopeo: Skopeo, registry: Secured, tmp_path: Path
 ) -> None:
-    """Reader, writer and deleter of one prefix, and another tenant (contract, section 1.8)."""
+    """Reader, writer and deleter of one prefix, and another tenant (azure.md section 1.8)."""
     layout = tmp_path / "image"
     write_image(layout, Image(("base", "skopeo")))
     image, certs = f"docker://{registry.host}/skopeo/app:1", ("--cert-dir", str(registry.cert_dir))
@@ -333,7 +333,7 @@ def test_skopeo_is_told_why_it_is_refused(
 
 
 def test_curl_shows_its_password_on_every_data_route(registry: Secured, tmp_path: Path) -> None:
-    """acr-contract, section 1.6: Basic without any token call, as acr-cli does it."""
+    """azure.md section 1.6: Basic without any token call, as acr-cli does it."""
     rights = ("content/read", "content/write", "content/delete")
     login = registry.token("curl", "curl/*", *rights)
     config = b"{}"
@@ -379,7 +379,7 @@ def test_curl_shows_its_password_on_every_data_route(registry: Secured, tmp_path
 def test_anybody_pulls_what_is_public_and_nothing_else(
     skopeo: Skopeo, docker_user: tuple[DockerUser, str], registry: Secured, tmp_path: Path
 ) -> None:
-    """acr-contract, section 1.7, with `--anonymous-pull public/*`: no login anywhere."""
+    """azure.md section 1.7, with `--anonymous-pull public/*`: no login anywhere."""
     user, image = docker_user
     certs = ("--cert-dir", str(registry.cert_dir))
     for name in ("public/app:1", "private/app:1", "publicx/app:1"):

@@ -22,7 +22,7 @@ def skopeo() -> Iterator[Skopeo]:
 def test_delete_gives_back_what_only_that_image_had(
     skopeo: Skopeo, registry: UllageServer, view: View, tmp_path: Path
 ) -> None:
-    """`skopeo delete` resolves the tag, then deletes the manifest (deletion.md, section 2)."""
+    """`skopeo delete` resolves the tag, then deletes the manifest (deletion.md section 2)."""
     host = registry.host
     for name in ("v1", "v2", "other"):
         write_image(tmp_path / name, Image(("base", name)))

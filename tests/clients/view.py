@@ -16,7 +16,7 @@ OCI_INDEX = "application/vnd.oci.image.index.v1+json"
 OCI_MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 _ACCEPT = ", ".join((OCI_INDEX, OCI_MANIFEST, DOCKER_LIST, DOCKER_MANIFEST))
 
-# A delete gives back its bytes within seconds (docs/design/deletion.md, promise 2); a busy machine
+# A delete gives back its bytes within seconds (deletion.md section 1, promise 2); a busy machine
 # may take some more. Whatever waits for a lease takes an hour, and so is caught.
 SETTLE_SECONDS = 15.0
 

@@ -2,7 +2,8 @@
 
 A client's journal says what each of its names must show. An operation whose answer was lost may
 have happened or not, but only as a whole: afterwards the registry must be in the state before it or
-in the state after it (reliability: "acknowledged" means that the client has read the status line).
+in the state after it. Acknowledged means that the client has read the status line (reliability.md
+section 1.1).
 """
 
 import hashlib
@@ -757,7 +758,7 @@ def wait_until(true: Callable[[], bool], what: Callable[[], str]) -> None:
 def assert_no_leak(server: CrashServer) -> None:
     """Once nothing is due any more, the disk holds what manifests need and sessions hold: no more.
 
-    Invariants I8, I10 and I15 of the design, added up independently of `ullage check`.
+    Invariants I8, I10 and I15, added up independently of `ullage check`.
     """
     with User(server.host) as user:
         nudge(user)

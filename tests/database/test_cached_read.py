@@ -1,4 +1,4 @@
-"""Issue 6: what was read since the last commit need not be read again; nothing older is said."""
+"""What was read since the last commit need not be read again; nothing older is said."""
 
 from __future__ import annotations
 

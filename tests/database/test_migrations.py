@@ -254,7 +254,7 @@ _BEFORE = (
 
 
 def test_attributes_come_to_what_was_there_before(database_url: str) -> None:
-    """Issue 4: nothing is locked or hidden, times of update and sizes are what they would be."""
+    """Nothing is locked or hidden, times of update and sizes are what they would be."""
     _at_revision(database_url, "0002")
     image = _image(b"{}", [100, 20])
     with connected(database_url) as connection, connection.begin():

@@ -60,7 +60,7 @@ def db(path: Path) -> Iterator[SqliteDatabase]:
 
 
 def test_commits_are_on_the_disk_when_they_are_acknowledged(db: SqliteDatabase) -> None:
-    """architecture.md section 5: with synchronous=NORMAL a power cut took back 30 of 30 commits."""
+    """reliability.md F7: with synchronous=NORMAL a power cut took back 30 of 30 commits."""
 
     def settings(tx: Transaction) -> tuple[object, ...]:
         names = ("journal_mode", "synchronous", "foreign_keys")

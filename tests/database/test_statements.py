@@ -256,7 +256,7 @@ def test_all_statements_are_looked_at() -> None:
 
 @pytest.mark.parametrize("name", sorted(STATEMENTS.keys() - POSTGRESQL_ONLY))
 def test_no_statement_reads_a_whole_table(plain_sqlite: Database, name: str) -> None:
-    """Issue 6: no statement on a hot path scans; what may is listed with its reason."""
+    """No statement on a hot path scans; what may is listed with its reason."""
     found = scans(plain_sqlite, STATEMENTS[name])
     assert bool(found) == (name in SCANS), found
 

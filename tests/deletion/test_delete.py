@@ -472,8 +472,8 @@ def test_several_deleted_repositories_of_one_name_are_erased(
 
 
 def test_what_a_deletion_reports_is_what_leaves_the_store(site: Site, registry: Registry) -> None:
-    """Promise 3, to the byte: shared layers within the repository and beyond, layers named twice,
-    an empty one, one blob under two digests."""
+    """deletion.md section 1, promise 3, to the byte: shared layers within the repository and
+    beyond, layers named twice, an empty one, one blob under two digests."""
     base, twice, own = b"base" * 100, b"twice" * 10, b"own" * 1000
     plant_image(registry, "other", "v1", [b"elsewhere" * 50])
     image(registry, "kept", base)
@@ -502,7 +502,7 @@ def test_one_blob_under_two_digests_is_two_blobs(site: Site, registry: Registry)
 
 
 def test_the_bill_adds_up_all_the_way(site: Site, registry: Registry) -> None:
-    """Promise 4: stored = live + pending; reclaimed is what was erased (I15, I16)."""
+    """deletion.md section 1, promise 4: stored = live + pending, reclaimed = erased (I15, I16)."""
     digest = image(registry, "v1", b"layer")
     image(registry, "v2", b"other layer")
 
@@ -530,7 +530,7 @@ def test_a_deletion_waits_for_those_who_were_told_to_read(site: Site, registry: 
 
 
 def test_the_cost_follows_the_deletion_and_not_the_registry(site: Site, registry: Registry) -> None:
-    """Promise 5: one image costs as many statements with 30 others around it as with 3."""
+    """deletion.md section 1, promise 5: as many statements among 30 other images as among 3."""
 
     def cost(others: int) -> int:
         for number in range(others):

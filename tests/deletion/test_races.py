@@ -5,9 +5,7 @@ as it can; then they change places. On SQLite, where there is one writer, they a
 other, in both orders. Whatever the schedule: nobody is told more than what then holds, and nobody
 meets an error that has no name.
 
-Races that need no second actor are tested where they belong: R2 and R3 in test_leases.py, R4 in
-tests/registry/queries/test_condemn_statements.py, R5 to R8 and R24 in test_reclaim.py, R18 in
-tests/registry/test_push.py.
+Races that need no second actor are tested where they belong: deletion.md section 6 says where.
 ULLAGE_SCHEDULES=all tries every step. The rule is every eighth one, and all of a short race.
 """
 

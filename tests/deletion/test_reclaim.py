@@ -351,7 +351,7 @@ OLD = UNKNOWN_KEY_GRACE + timedelta(seconds=1)
 def test_unknown_bytes_are_erased_when_they_are_old(
     registry: Registry, faulty: FaultyStore, clock: FakeClock
 ) -> None:
-    """deletion.md RECOVER: a slow walk; an unknown key older than the grace gets a tombstone."""
+    """deletion.md section 3.3, RECOVER: a slow walk; an old unknown key gets a tombstone."""
     faulty.create("a" * 32)
     store_bytes(faulty, "b" * 32, b"unknown")
     assert reconcile(registry, listing(registry, clock, age=UNKNOWN_KEY_GRACE)) == 0

@@ -1,4 +1,4 @@
-"""RFC 8259, and what Python's parser takes beyond it (docs/design/reliability.md, section 5)."""
+"""RFC 8259, and what Python's parser takes beyond it (docs/design/reliability.md section 5)."""
 
 import json
 import time

@@ -1,4 +1,4 @@
-"""Threads of peers.md part B about policies and pulls: what happened there must not happen here."""
+"""Threads of peers.md about policies and pulls: what happened there must not happen here."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def last_pull(registry: Registry, digest: Digest) -> dict[str, Any]:
     return found
 
 
-# --- row 4 ----------------------------------------------------------------------------------------
+# --- peers.md B4 ----------------------------------------------------------------------------------
 
 
 def test_acr_520_a_tag_that_came_back_saves_what_retention_had_queued(registry: Registry) -> None:
@@ -81,7 +81,7 @@ def test_acr_520_a_tag_that_came_back_saves_what_retention_had_queued(registry: 
     assert get_manifest(registry, APP, parse_tag("v1")).digest == digest
 
 
-# --- row 19 ---------------------------------------------------------------------------------------
+# --- peers.md B19 ---------------------------------------------------------------------------------
 
 
 def test_acr_654_the_last_pull_is_known_by_class_of_puller(registry: Registry) -> None:
@@ -124,7 +124,7 @@ def test_harbor_18479_what_was_never_pulled_ages_from_its_push(registry: Registr
     assert tags(registry) == ["newborn", "old-a", "old-b"]
 
 
-# --- row 20 ---------------------------------------------------------------------------------------
+# --- peers.md B20 ---------------------------------------------------------------------------------
 
 
 def test_containers_roadmap_1036_1078_what_a_node_pulled_by_digest_is_held(
@@ -178,7 +178,7 @@ def test_harbor_18794_only_an_explicit_override_crosses_the_hold_and_it_is_logge
     assert found[0].detail["rules"][0]["allow"] == ["pulled-recently"]
 
 
-# --- row 21 ---------------------------------------------------------------------------------------
+# --- peers.md B21 ---------------------------------------------------------------------------------
 
 
 def test_containers_roadmap_921_2728_rules_about_pulls_delete(registry: Registry) -> None:
@@ -194,7 +194,7 @@ def test_containers_roadmap_921_2728_rules_about_pulls_delete(registry: Registry
     assert idle not in manifests(registry)
 
 
-# --- row 23 ---------------------------------------------------------------------------------------
+# --- peers.md B23 ---------------------------------------------------------------------------------
 
 
 def test_gitlab_325429_a_policy_does_not_wipe_repositories(registry: Registry) -> None:

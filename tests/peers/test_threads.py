@@ -1,4 +1,4 @@
-"""What happened to users of other registries: one test for each thread (peers.md, part B).
+"""What happened to users of other registries: one test for each thread (peers.md B1 to B25).
 
 Each pushes what they had, does what they did, and looks whether it is right here. A real server on
 real files; `--read-grace 0s`, so that bytes leave the disk at once.
@@ -134,7 +134,7 @@ def settled(client: httpx.Client, server: UllageServer) -> int:
 def test_distribution_4461_collecting_untagged_leaves_every_platform_of_a_tagged_index(
     client: httpx.Client, name: str
 ) -> None:
-    """B 2: `garbage-collect -m` turned 445 GB into 4 GB, and indexes pointed at nothing."""
+    """peers.md B2: `garbage-collect -m` turned 445 GB into 4 GB, and indexes pointed at nothing."""
     platforms = [push_orphan(client, name, b"platform %d" % n) for n in range(3)]
     nested = index_of(client, name, platforms[:2])
     nested_digest = digest_of(encoded(nested))
@@ -150,7 +150,7 @@ def test_distribution_4461_collecting_untagged_leaves_every_platform_of_a_tagged
 def test_acr_cli_131_purging_untagged_spares_platforms_and_signatures_of_live_images(
     client: httpx.Client, name: str
 ) -> None:
-    """B 3: "This broke ALL our images". Azure's own script, `[?tags==null]`, is as harmless."""
+    """peers.md B3: "This broke ALL our images". Azure's script, `[?tags==null]`, is harmless."""
     platforms = [push_orphan(client, name, b"platform %d" % n) for n in range(2)]
     index = push_index(client, name, "v1", *platforms)
     by_subject = sign(client, name, index)
@@ -167,7 +167,7 @@ def test_acr_cli_131_purging_untagged_spares_platforms_and_signatures_of_live_im
 def test_harbor_18014_signatures_go_with_their_image_and_not_before(
     client: httpx.Client, name: str
 ) -> None:
-    """B 24: signed and untagged was never collected; or signatures of live images were."""
+    """peers.md B24: signed and untagged was never collected; or signatures of live images were."""
     push_image(client, name, "latest", (b"kept",))
     dead = push_image(client, name, "old", (b"old",))
     by_subject = sign(client, name, dead)
@@ -193,7 +193,7 @@ def test_harbor_18014_signatures_go_with_their_image_and_not_before(
 def test_harbor_12948_deleting_an_image_asks_nothing_about_the_other_tags(
     client: httpx.Client, name: str
 ) -> None:
-    """B 8: 39 s for a manifest, and 20 minutes among 20,000 tags.
+    """peers.md B8: 39 s for a manifest, and 20 minutes among 20,000 tags.
 
     That the cost is the same among a million is measured (docs/benchmarks.md); here, that a
     deletion among 300 tags is answered as one among none.
@@ -218,7 +218,7 @@ def test_harbor_12948_deleting_an_image_asks_nothing_about_the_other_tags(
 
 
 def test_harbor_19991_a_killed_cleanup_goes_on_where_it_was(tmp_path: Path) -> None:
-    """B 9: 263,290 deletions, all or nothing, and a restart from zero."""
+    """peers.md B9: 263,290 deletions, all or nothing, and a restart from zero."""
     with UllageServer(
         tmp_path / "data",
         "--read-grace",
@@ -251,7 +251,7 @@ def test_harbor_19991_a_killed_cleanup_goes_on_where_it_was(tmp_path: Path) -> N
 def test_acr_cli_457_one_call_deletes_them_all_and_says_how_many_bytes_came_back(
     client: httpx.Client, server: UllageServer, name: str
 ) -> None:
-    """B 13: 140,000 manifests, killed after six hours, and the storage as before."""
+    """peers.md B13: 140,000 manifests, killed after six hours, and the storage as before."""
     push_image(client, name, "latest", (b"base", b"kept"))
     for n in range(40):
         push_orphan(client, name, b"base", b"orphan %d of 13" % n)
@@ -271,7 +271,7 @@ def test_acr_cli_457_one_call_deletes_them_all_and_says_how_many_bytes_came_back
 def test_distribution_2212_the_bill_says_what_is_tagged_untagged_and_being_uploaded(
     client: httpx.Client, server: UllageServer, name: str
 ) -> None:
-    """B 14: the catalog accounted for 103 of 686 GB."""
+    """peers.md B14: the catalog accounted for 103 of 686 GB."""
     push_image(client, name, "latest", (b"tagged" * 50,))
     push_orphan(client, name, b"untagged" * 50)
     location = client.post(f"/v2/{name}/blobs/uploads/").headers["Location"]
@@ -290,7 +290,7 @@ def test_distribution_2212_the_bill_says_what_is_tagged_untagged_and_being_uploa
 def test_harbor_19712_the_parts_sum_to_the_whole_and_the_whole_to_the_disk(
     client: httpx.Client, server: UllageServer, name: str
 ) -> None:
-    """B 15: the page said 19 TB, the disk 38 TB; the projects summed to 193 GB of 1.69 TB."""
+    """peers.md B15: the page said 19 TB, the disk 38 TB; the projects' sum 193 GB of 1.69 TB."""
     for n in range(3):
         push_image(client, f"{name}/{n}", "v1", (b"shared by three", b"own %d" % n))
     disk = settled(client, server)
@@ -307,7 +307,7 @@ def test_harbor_19712_the_parts_sum_to_the_whole_and_the_whole_to_the_disk(
 def test_acr_446_which_repositories_tags_and_images_take_the_space(
     client: httpx.Client, name: str
 ) -> None:
-    """B 16: asked for since 2020."""
+    """peers.md B16: asked for since 2020."""
     push_image(client, f"{name}/large", "v1", (b"x" * 5000, b"of both"))
     push_image(client, f"{name}/large", "v2", (b"x" * 5000, b"v2"))
     push_image(client, f"{name}/small", "v1", (b"of both",))
@@ -323,7 +323,7 @@ def test_acr_446_which_repositories_tags_and_images_take_the_space(
 
 
 def test_acr_660_an_empty_registry_is_empty_on_the_disk_too(tmp_path: Path) -> None:
-    """B 17: an empty registry showed 185 GB; purge, and usage unchanged."""
+    """peers.md B17: an empty registry showed 185 GB; purge, and usage unchanged."""
     with (
         UllageServer(tmp_path / "data", "--read-grace", "0s") as server,
         httpx.Client(base_url=server.url, timeout=60) as client,

@@ -1,4 +1,4 @@
-"""What people asked other registries for, and could not have: undoing a deletion (peers.md, 22)."""
+"""What people asked other registries for, and could not have: undoing a deletion (peers.md B22)."""
 
 from __future__ import annotations
 

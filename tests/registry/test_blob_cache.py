@@ -1,4 +1,4 @@
-"""Issue 6: the bytes of small blobs are kept in memory, those that were asked for last."""
+"""The bytes of small blobs are kept in memory, those that were asked for last."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Locks with a reason (peers.md C 13): what they cover, and that nothing gets round them."""
+"""Locks with a reason (peers.md C13): what they cover, and that nothing gets round them."""
 
 import json
 from datetime import timedelta

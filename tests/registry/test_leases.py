@@ -1,6 +1,6 @@
 """Leases: what was promised to a pusher stays until its manifest comes, or the promise ends.
 
-deletion.md section 3, "A lease, not a global delay", "Leases are counted", "Leases are cheap".
+deletion.md section 3.2.
 """
 
 from __future__ import annotations
@@ -267,7 +267,7 @@ def test_ended_promises_are_swept_up(registry: Registry, clock: FakeClock) -> No
 def test_bytes_that_another_repository_keeps_are_not_said_to_come_back(
     registry: Registry,
 ) -> None:
-    """Promise 3: what a deletion predicts is what happens."""
+    """deletion.md section 1, promise 3: what a deletion predicts is what happens."""
     digest = push_image(registry, "app", "v1", [LAYER])
     plant_image(registry, "other", "v1", [LAYER])
     head(registry, BOB)
@@ -574,7 +574,7 @@ def test_a_clock_that_is_set_refuses_nobody(
 
 
 def test_a_clock_set_back_delays_no_erasing(on_sqlite: Installation, clock: FakeClock) -> None:
-    """Promise 2: bytes come back in seconds, also those that were about to."""
+    """deletion.md section 1, promise 2: in seconds, also bytes that were about to come back."""
     registry = on_sqlite.registry
     delete(registry, push_image(registry, "app", "v1", [LAYER]))
     clock.advance(-25 * 3600)

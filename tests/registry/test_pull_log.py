@@ -1,4 +1,4 @@
-"""Who pulled what, and when last (peers.md part B row 19, part C 9), on both engines."""
+"""Who pulled what, and when last (peers.md B19 and C9), on both engines."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def test_a_pull_by_digest_counts_for_the_manifest_and_all_its_tags(registry: Reg
 
 
 def test_a_pull_of_a_child_counts_for_every_index_above_it(registry: Registry) -> None:
-    """Issue 5, policies: a node pulls a platform by digest, long after it resolved the tag."""
+    """A node pulls a platform by digest, long after it resolved the tag."""
     child = push_image(registry, "app", None, [b"x"])
     other = push_image(registry, "app", None, [b"y"])
     inner = push_index(registry, "app", None, [child])
@@ -329,7 +329,7 @@ def plan_of(registry: Registry, *, computed: bool) -> Plan:
 def test_a_plan_names_what_was_pulled_in_the_last_seven_days(
     registry: Registry, computed: bool
 ) -> None:
-    """peers.md part C 9, M15: ACR only warns of systems that pull by digest."""
+    """peers.md C9: ACR only warns of systems that pull by digest."""
     digest = push_image(registry, "app", "v1", [b"x"])
     push_image(registry, "app", "v2", [b"y"])
     push_image(registry, "app", "v3", [b"z"])
@@ -349,7 +349,7 @@ def test_a_plan_names_what_was_pulled_in_the_last_seven_days(
 
 
 def test_a_purge_that_nobody_named_stops_at_what_was_pulled(registry: Registry) -> None:
-    """peers.md part B row 3: untagged includes "no recent digest pull"."""
+    """peers.md B3: untagged includes "no recent digest pull"."""
     digests = [push_image(registry, "app", None, [b"%d" % n]) for n in range(2)]
     push_image(registry, "app", "v1", [b"z"])
     pull(registry, digests[0])

@@ -455,7 +455,7 @@ def test_bytes_that_are_safe_while_their_row_is_not_are_finished_later(
 def test_a_crash_ends_sessions_without_acknowledged_bytes_and_no_others(
     installation: Installation,
 ) -> None:
-    """deletion.md RECOVER: what they wrote is known by a reserved key, and given back."""
+    """deletion.md section 3.3, RECOVER: known by a reserved key, and given back."""
     registry = installation.registry
     without, resumable = begin(registry), begin(registry)
     append_upload(registry, APP, without.id, ALICE, 0).write(DATA)

@@ -1,4 +1,4 @@
-"""Pulls, rules, soft delete and locks with a reason, all at once (issue 5), on both engines."""
+"""Pulls, rules, soft delete and locks with a reason, all at once, on both engines."""
 
 from __future__ import annotations
 

@@ -99,7 +99,7 @@ def delete(registry: Registry, digest: Digest) -> str:
 def test_a_deleted_image_comes_back_with_tags_index_children_and_referrers(
     registry: Registry,
 ) -> None:
-    """peers.md part C, 4; Azure's restores one manifest and one tag."""
+    """peers.md C4; Azure's restores one manifest and one tag."""
     index, *_ = family(registry)
     image(registry, "other", b"other")
     before, disk = stands(registry), stored(registry)
@@ -419,7 +419,7 @@ def test_a_lock_keeps_a_tag_from_being_overwritten_and_a_repository_from_being_w
     update_repository(registry, APP, AttributeChanges(write_enabled=True), ALICE)
 
 
-# --- one manifest (contract 2.9) ------------------------------------------------------------------
+# --- one manifest (azure.md section 2.9) ----------------------------------------------------------
 
 
 def test_one_manifest_comes_back_with_its_children_and_the_tag_that_was_named(
@@ -485,7 +485,7 @@ def test_what_there_is_not_cannot_be_restored(registry: Registry) -> None:
 def test_bytes_are_freed_when_the_days_are_over_by_the_policy_of_that_moment(
     registry: Registry,
 ) -> None:
-    """Contract 5.5: the purge uses the current retention value, also when disabled."""
+    """azure.md section 5.5: the purge uses the current retention value, also when disabled."""
     image(registry, "keep", b"keep")
     gone, disk = image(registry, "v1", b"gone" * 100), stored(registry)
     delete(registry, gone)

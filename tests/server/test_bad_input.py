@@ -1,7 +1,7 @@
 """What nobody should send: each is refused with the right 4xx and OCI error, and nothing is stored.
 
-Design: reliability, sections 1.3 (F33-F35) and 5, checks S24-S32 and S45. The module's server fails
-the run for any 500.
+reliability.md sections 1.3 (F33-F35), 3.2 (S24-S32, S45) and 5. The module's server fails the run
+for any 500.
 """
 
 import json
@@ -279,7 +279,7 @@ BAD_NUMBERS = [
 def test_a_page_size_that_is_no_number_is_400(
     server: UllageServer, client: httpx.Client, name: str, path: str
 ) -> None:
-    """CVE-2023-2253, section 5: 1 to 19 digits 0-9; anything larger than a page is a page."""
+    """CVE-2023-2253, reliability.md section 5: 1 to 19 digits; more than a page is a page."""
     push_image(client, name, "v1")
     path = path.format(name=name, d=DIGEST)
     for number in BAD_NUMBERS:
@@ -521,7 +521,7 @@ BAD_MANIFESTS: dict[str, bytes] = {
 @refuses
 @pytest.mark.parametrize("raw", BAD_MANIFESTS.values(), ids=BAD_MANIFESTS)
 def test_a_manifest_that_is_none_is_400(client: httpx.Client, name: str, raw: bytes) -> None:
-    """Section 5, S31, CVE-2021-41190: what two readers could read in two ways is refused."""
+    """reliability.md section 5, S31, CVE-2021-41190: what can be read in two ways is refused."""
     for reference in ("v1", digest_of(raw), digest_of(raw, "sha512")):
         answer = client.put(
             f"/v2/{name}/manifests/{reference}", content=raw, headers={"Content-Type": MANIFEST}
@@ -637,7 +637,7 @@ def test_limits_are_those_of_the_settings(tmp_path: Path) -> None:
 
 @pytest.mark.postgresql
 def test_postgresql_is_never_asked_for_what_it_cannot_hold(ullage_server_pg: UllageServer) -> None:
-    """Section 5: NUL, numbers beyond 64 bits, and text that would be a pattern."""
+    """reliability.md section 5: NUL, numbers beyond 64 bits, and text that would be a pattern."""
     with httpx.Client(base_url=ullage_server_pg.url, timeout=30) as client:
         push_image(client, "app", "v1")
         for path, status in {

@@ -52,7 +52,7 @@ def test_a_run_is_a_job(client: httpx.Client) -> None:
 
 
 def test_a_pull_is_a_get_of_a_manifest(client: httpx.Client, name: str) -> None:
-    """Issue 5: pulling by digest counts; looking with HEAD does not."""
+    """Pulling by digest counts; looking with HEAD does not."""
     digest = push_image(client, name, "v1", (b"pulled",))
     node = {"User-Agent": "containerd/2.0.0"}
 

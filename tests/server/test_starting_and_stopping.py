@@ -167,7 +167,7 @@ def test_it_waits_no_longer_than_it_was_told_and_ends_with_1(tmp_path: Path) -> 
 
 
 def test_a_clean_stop_forgets_no_pull(tmp_path: Path) -> None:
-    """Issue 5: last pulls are written down off the request path, and at a clean stop."""
+    """Last pulls are written down off the request path, and at a clean stop."""
     with UllageServer(tmp_path / "data") as server:
         with httpx.Client(base_url=server.url) as client:
             digest = push_image(client, "app", "v1", (b"pulled",))

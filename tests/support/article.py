@@ -1,4 +1,4 @@
-"""What the article that this registry is made for says: SEED, container-registry-delete."""
+"""What Azure's article on deleting images says (azure.md section 3.6)."""
 
 # "Delete all untagged images", verbatim.
 SCRIPT = """\

@@ -16,7 +16,7 @@ _EVERY_NAME: After[str] = After(None, 1_000_000)
 
 
 def assert_sound(registry: Registry) -> None:
-    """The invariants of the reliability design that hold at any time; those it numbers are named.
+    """The invariants of reliability.md that hold at any time, by number.
 
     What the registry keeps beside the facts (counters, numbers of references) equals a recount, and
     the database's view of the store equals the store, to the byte.

@@ -139,7 +139,7 @@ def test_who_may_not_read_a_repository_does_not_see_its_bill(registry: Registry)
 def test_a_repositorys_bill_and_plan_never_scan_the_registry(
     sqlite_db: Database, store: MemoryBlobStore, clock: FakeClock
 ) -> None:
-    """Issue 5: exact at read time, at any size. Every step is a search by an index.
+    """Exact at read time, at any size. Every step is a search by an index.
 
     Asked of SQLite: PostgreSQL plans by statistics, of which an empty database has none.
     """
@@ -172,7 +172,7 @@ def test_a_repositorys_bill_and_plan_never_scan_the_registry(
 
 
 def test_why_names_everything_that_holds_a_layer(registry: Registry) -> None:
-    """peers.md part C 6: "why is this not freed?"."""
+    """peers.md C6: "why is this not freed?"."""
     mine = push_image(registry, "app", "v1", [b"layer"])
     other = push_image(registry, "other", None, [b"layer"], config=b"[]")
     answer = explain(registry, digest_of(b"layer"), WITHOUT_ACCOUNTS)

@@ -26,7 +26,7 @@ ALGORITHM = "ES256"
 ISSUER = "ullage"
 ACCESS_LIFETIME = timedelta(minutes=60)
 ANONYMOUS_LIFETIME = timedelta(minutes=20)
-# As real ACR's (acr-contract 1.5).
+# As real ACR's (azure.md section 1.5).
 REFRESH_LIFETIME = timedelta(hours=3)
 # What docker keeps instead of a password, and has no other way to renew.
 IDENTITY_LIFETIME = timedelta(days=90)

@@ -1,4 +1,4 @@
-"""Choosing what a cleanup takes of a repository (acr-contract 4.2, deletion.md section 2).
+"""Choosing what a cleanup takes of a repository (azure.md section 4.2, deletion.md section 2).
 
 Nothing here changes anything. What is chosen is looked at again when it is deleted (cleaning.py).
 

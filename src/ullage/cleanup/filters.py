@@ -10,7 +10,7 @@ from decimal import Decimal
 
 from ullage.oci.errors import ValueInvalid, shown
 
-# acr-contract 4.1: what is longer is cut to this, which is longer than there are registries.
+# azure.md section 4.1: what is longer is cut to this, which is longer than there are registries.
 MAX_AGO = timedelta(days=150 * 365)
 _AGO = re.compile(r"(?:([0-9]{1,20})d)?((?:[0-9]{1,20}(?:\.[0-9]{0,9})?(?:h|ms|m|s|us|µs|ns))*|0)")
 _AGO_PART = re.compile(r"([0-9]+(?:\.[0-9]*)?)(h|ms|m|s|us|µs|ns)")
@@ -38,7 +38,7 @@ class Filter:
 def parse_ago(text: str) -> tuple[timedelta, bool]:
     """`7d`, `2d3h6m`, `1.5h`: days, then a duration as Go writes them; and whether it was cut.
 
-    acr-contract 4.1. Raises ValueInvalid; more than 150 years are cut to 150 years, where real
+    azure.md section 4.1. Raises ValueInvalid; more than 150 years are cut to 150 years, where real
     acr once wrapped round and deleted everything (Azure/acr-cli#83).
     """
     match = _AGO.fullmatch(text)
@@ -56,7 +56,7 @@ def parse_ago(text: str) -> tuple[timedelta, bool]:
 
 
 def parse_filter(text: str) -> Filter:
-    """`REPOSITORY:TAG`, two regular expressions (acr-contract 4.1). Raises ValueInvalid.
+    """`REPOSITORY:TAG`, two regular expressions (azure.md section 4.1). Raises ValueInvalid.
 
     A colon in brackets or parentheses is part of an expression.
     """
@@ -103,7 +103,7 @@ def _after_first(text: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Purge:
-    """What to clean out of which repositories (acr-contract 4.1, 4.2)."""
+    """What to clean out of which repositories (azure.md sections 4.1, 4.2)."""
 
     filters: tuple[Filter, ...] = ()
     # Only what was updated longer ago than this.

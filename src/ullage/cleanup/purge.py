@@ -1,4 +1,4 @@
-"""Purging by name, age and count, as `acr purge` does, on the server (acr-contract section 4).
+"""Purging by name, age and count, as `acr purge` does, on the server (azure.md section 4).
 
 Whoever asks gets a job. Its repositories are found while it is asked for, so that it never reaches
 further than the rights of whoever asks do.

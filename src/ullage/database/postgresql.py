@@ -1,7 +1,7 @@
 """PostgreSQL: a pool; every piece of work is a transaction of its own.
 
 It is tried again when the server asks for that. Row locks keep concurrent work apart: see
-docs/design/deletion.md.
+docs/design/deletion.md section 5.
 """
 
 from __future__ import annotations

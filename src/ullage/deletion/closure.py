@@ -1,4 +1,4 @@
-"""What a deletion takes along, and what keeps the rest (docs/design/deletion.md, "Rules").
+"""What a deletion takes along, and what keeps the rest (deletion.md section 2).
 
 One function decides, for the deletion itself, for plans, and for the bill. It asks a `Graph`, which
 is the database, or one repository's manifests in memory where every image is asked about.

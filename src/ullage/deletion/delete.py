@@ -1,4 +1,4 @@
-"""Deleting: what goes along, what stays, and which bytes come back (docs/design/deletion.md).
+"""Deleting: what goes along, what stays, and which bytes come back (deletion.md section 2).
 
 While soft delete is on, what goes is kept under an operation, by whose id it can be restored; then
 no byte comes back at once.

@@ -1,7 +1,7 @@
 """Which bytes a deletion frees, at once or later, and which it does not, and why not.
 
 A blob goes with its last link, and a link with its repository's last reference to the blob, unless
-it is leased (docs/design/deletion.md). So two numbers kept beside each blob, how many manifests
+it is leased (deletion.md section 3.1). So two numbers kept beside each blob, how many manifests
 refer to it and how many repositories link it, say what a deletion would leave; only blobs that it
 would leave without a reference are looked at any closer.
 """

@@ -1,4 +1,4 @@
-"""Soft delete: whether deletions can be taken back, and for how long (docs/design/deletion.md)."""
+"""Soft delete: whether deletions can be taken back, and for how long (deletion.md section 7)."""
 
 from __future__ import annotations
 

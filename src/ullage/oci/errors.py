@@ -161,7 +161,7 @@ class OperationDisallowed(RegistryError):
 class Locked(OperationDisallowed):
     """An attribute forbids it; `detail` is a text that says which one, of what.
 
-    The message is real ACR's (acr-contract 2.1): people search the web for it.
+    The message is real ACR's (azure.md section 2.1): people search the web for it.
     """
 
     message = (

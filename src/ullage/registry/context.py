@@ -38,7 +38,7 @@ class Limits:
     # Uploads are refused while the store has less room than this: deletions need some.
     min_free_bytes: int = 8 * 1024 * 1024
     upload_idle: timedelta = timedelta(hours=24)
-    # How long a promise to a pusher holds (docs/design/deletion.md, leases).
+    # How long a promise to a pusher holds (deletion.md section 3.2).
     lease: timedelta = timedelta(hours=1)
     # From a deletion to the erasing of bytes: time for a reader that was just told to send them.
     read_grace: timedelta = timedelta(seconds=2)

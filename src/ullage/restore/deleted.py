@@ -169,7 +169,7 @@ def lacking(
     return [name for name in names if not principal.may_all(actions, name)]
 
 
-# --- Azure's lists (acr-contract 2.9) -------------------------------------------------------------
+# --- Azure's lists (azure.md section 2.9) ---------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""Taking back the deletion of one manifest, as Azure's API has it (acr-contract 2.9).
+"""Taking back the deletion of one manifest, as Azure's API has it (azure.md section 2.9).
 
 There it brings back one manifest and one tag. Here its children and referrers come along, so that
 what was restored can be pulled.
@@ -43,7 +43,7 @@ def restore_manifest(
     *,
     force: bool = False,
 ) -> Restored:
-    """Undo the deletion of one manifest, with its children and what refers to it (contract 2.9).
+    """Undo the deletion of one manifest, with its children and referrers (azure.md section 2.9).
 
     With `tag` it gets this one of the tags that it had, which may be all that was deleted; without,
     all of them. What else its operation keeps stays there. Raises NameUnknown, ManifestUnknown,

@@ -1,7 +1,7 @@
 """Whatever was pushed, tagged, untagged and deleted: everybody who is asked says the same.
 
 Azure's listings, OCI's answers, `ullage check`'s findings and the files on the disk agree with a
-model made of plain sets (issue 4, "A property test"). ULLAGE_EXAMPLES=500 tries so many histories.
+model made of plain sets. ULLAGE_EXAMPLES=500 tries so many histories.
 """
 
 from __future__ import annotations
@@ -264,7 +264,7 @@ NOWHERE = digest_of(b"a subject that is never pushed")
 def test_listings_answers_check_and_disk_agree(
     db: Database, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    """Issue 4, on SQLite and PostgreSQL."""
+    """On SQLite and PostgreSQL."""
     examples = int(os.environ.get("ULLAGE_EXAMPLES", "0"))
     run_state_machine_as_test(
         lambda: AgreementMachine(db, lambda: tmp_path_factory.mktemp("store")),  # type: ignore[arg-type]

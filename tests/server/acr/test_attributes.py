@@ -1,4 +1,4 @@
-"""acr-contract 2.3-2.6 over HTTP: what is shown of repositories, tags and manifests, and how."""
+"""azure.md sections 2.3 to 2.6 over HTTP: what is shown of repositories, tags and manifests."""
 
 import json
 import re
@@ -58,7 +58,7 @@ def push_index(
 def test_a_repository_shows_its_counts_times_and_attributes(
     client: httpx.Client, server: UllageServer, name: str
 ) -> None:
-    """Contract 2.4."""
+    """azure.md section 2.4."""
     push_image(client, name, "v1")
     push_image(client, name, "v2", [b"another"])
     found = shown(client, name)
@@ -76,7 +76,7 @@ def test_a_repository_shows_its_counts_times_and_attributes(
 
 
 def test_a_tag_shows_its_digest_times_and_attributes(client: httpx.Client, name: str) -> None:
-    """Contract 2.5: the same object alone as in the list."""
+    """azure.md section 2.5: the same object alone as in the list."""
     digest = push_image(client, name, "v1")
     tag = shown(client, f"{name}/_tags/v1")["tag"]
     assert shown(client, f"{name}/_tags")["tags"] == [tag]
@@ -91,7 +91,7 @@ def test_a_tag_shows_its_digest_times_and_attributes(client: httpx.Client, name:
 
 
 def test_an_image_shows_what_its_config_says(client: httpx.Client, name: str) -> None:
-    """Contract 2.6: the same object alone as in the list; no `references`, it is no index."""
+    """azure.md section 2.6: the same object alone as in the list; no `references`: no index."""
     digest = push_image(client, name, "v1", [b"12345", b"6789"])
     answer = shown(client, f"{name}/_manifests/{digest}")
     manifest = answer["manifest"]
@@ -112,7 +112,7 @@ def test_an_image_shows_what_its_config_says(client: httpx.Client, name: str) ->
 
 
 def test_an_index_shows_what_it_lists(client: httpx.Client, name: str) -> None:
-    """Contract 2.6: `references`, and no architecture; its size is that of what it lists."""
+    """azure.md section 2.6: `references`, no architecture; its size is that of what it lists."""
     children = [push_image(client, name, tag, [tag.encode()]) for tag in ("a", "b")]
     body = index_of(client, name, children)
     body["manifests"][0]["platform"] = {"architecture": "arm64", "os": "linux", "variant": "v8"}
@@ -147,7 +147,7 @@ def test_an_index_shows_what_it_lists(client: httpx.Client, name: str) -> None:
 def test_a_config_that_says_nothing_is_no_reason_to_refuse_an_image(
     client: httpx.Client, name: str, config: bytes
 ) -> None:
-    """Issue 4: the config is read with limits, errors ignored."""
+    """azure.md section 2.6: the config is read with limits, errors ignored."""
     push_blob(client, name, config)
     body = {
         "schemaVersion": 2,
@@ -163,7 +163,7 @@ def test_a_config_that_says_nothing_is_no_reason_to_refuse_an_image(
 
 @pytest.mark.parametrize("what", ["repositories", "tags", "manifests"])
 def test_what_is_empty_is_null(tmp_path: Path, what: str) -> None:
-    """Rule 5: acr-cli takes the last element of anything that is not null."""
+    """azure.md section 0, rule 5: acr-cli takes the last element of anything that is not null."""
     with UllageServer(tmp_path) as server, httpx.Client(base_url=server.url) as client:
         if what == "repositories":
             assert client.get("/acr/v1/_catalog").json() == {"repositories": None}
@@ -181,7 +181,7 @@ def test_what_is_empty_is_null(tmp_path: Path, what: str) -> None:
 
 
 def test_paths_may_be_percent_encoded(client: httpx.Client, name: str) -> None:
-    """Rule 8: the SDK and acr-cli escape slashes and colons, az does not."""
+    """azure.md section 0, rule 8: the SDK and acr-cli escape slashes and colons, az does not."""
     digest = push_image(client, name, "v1")
     escaped, colon = name.replace("/", "%2F"), digest.replace(":", "%3A")
     for path in ("", "/_tags", "/_tags/v1", "/_manifests"):
@@ -192,7 +192,7 @@ def test_paths_may_be_percent_encoded(client: httpx.Client, name: str) -> None:
 
 
 def test_names_made_of_the_words_of_the_api_are_names(client: httpx.Client, name: str) -> None:
-    """Rule 8: read from the right."""
+    """azure.md section 0, rule 8: read from the right."""
     for tail in ("tags", "manifests", "v1", "acr/v1"):
         push_image(client, f"{name}/{tail}", "v1")
         assert shown(client, f"{name}/{tail}")["imageName"] == f"{name}/{tail}"
@@ -236,7 +236,7 @@ NOWHERE = "sha256:" + "0" * 64
 def test_what_is_not_there_is_404_in_azures_words(
     client: httpx.Client, method: str, path: str, code: str, message: str, detail: str
 ) -> None:
-    """Contract 2.1."""
+    """azure.md section 2.1."""
     push_image(client, "errors/app", "v1")
     body = "{}" if method == "PATCH" else None
     answer = client.request(method, f"/acr/v1/{path}", content=body)
@@ -255,7 +255,7 @@ def test_what_is_not_there_is_404_in_azures_words(
 
 @pytest.mark.parametrize("path", ["Upper/case", "a//b", "_deleted/_x", "-x/_tags", "a/_x"])
 def test_a_name_that_cannot_be_is_answered_as_text(client: httpx.Client, path: str) -> None:
-    """Contract 2.1, "malformed repo"."""
+    """azure.md section 2.1, "malformed repo"."""
     answer = client.get(f"/acr/v1/{path}")
     assert answer.status_code == 404
     assert answer.headers["Content-Type"].startswith("text/plain")
@@ -263,7 +263,7 @@ def test_a_name_that_cannot_be_is_answered_as_text(client: httpx.Client, path: s
 
 
 def test_a_get_with_a_body_is_answered(client: httpx.Client, name: str) -> None:
-    """Contract 7, "GET with a JSON body": az sends one."""
+    """azure.md section 2.0, "GET with a JSON body": az sends one."""
     push_image(client, name, "v1")
     for path in ("_catalog", name, f"{name}/_tags", f"{name}/_manifests", f"{name}/_tags/v1"):
         for method in ("GET", "HEAD"):
@@ -305,7 +305,7 @@ def test_attributes_that_are_too_long_are_refused(client: httpx.Client, name: st
 def test_each_attribute_of_each_object_is_its_own(
     client: httpx.Client, name: str, kind: str, attribute: str
 ) -> None:
-    """Contract 2.4-2.6 and 5.6: three objects of four switches; null is no change."""
+    """azure.md sections 2.4-2.6 and 5.6: three objects of four switches; null is no change."""
     digest = push_image(client, name, "v1")
     paths = {
         "repository": name,
@@ -345,7 +345,7 @@ def test_attributes_of_a_deleted_repository_are_not_inherited(
 
 
 def test_times_of_update_move_with_what_changes(client: httpx.Client, name: str) -> None:
-    """Contract 2.5, 5.6: tags with a push or attributes; manifests with their tags too."""
+    """azure.md sections 2.5, 5.6: tags with a push or attributes; manifests with their tags too."""
     body = image(client, name)
     put_manifest(client, name, "v1", body)
     digest = digest_of(encoded(body))
@@ -394,7 +394,7 @@ def test_times_of_update_move_with_what_changes(client: httpx.Client, name: str)
 
 
 def test_deleting_a_repository_says_what_went(client: httpx.Client, name: str) -> None:
-    """Contract 2.4: 202, both lists, sorted."""
+    """azure.md section 2.4: 202, both lists, sorted."""
     digests = [push_image(client, name, tag, [tag.encode()]) for tag in ("v2", "v1", "latest")]
     client.patch(f"/acr/v1/{name}/_tags/v1", json={"listEnabled": False})
     answer = client.delete(f"/acr/v1/{name}")
@@ -408,7 +408,7 @@ def test_deleting_a_repository_says_what_went(client: httpx.Client, name: str) -
 
 
 def test_untagging_takes_the_tag_only(client: httpx.Client, name: str) -> None:
-    """Contract 2.5: 202, empty, the digest in a header; the manifest stays."""
+    """azure.md section 2.5: 202, empty, the digest in a header; the manifest stays."""
     digest = push_image(client, name, "v1")
     answer = client.delete(f"/acr/v1/{name}/_tags/v1")
     assert (answer.status_code, answer.content) == (202, b"")
@@ -421,7 +421,7 @@ def test_untagging_takes_the_tag_only(client: httpx.Client, name: str) -> None:
 
 
 def test_only_orphans_have_null_for_tags(client: httpx.Client, name: str) -> None:
-    """deletion.md, section 2: `[?tags==null]` selects the roots of what is garbage."""
+    """deletion.md section 2: `[?tags==null]` selects the roots of what is garbage."""
     tagged = push_image(client, name, "v1", [b"tagged"])
     orphan = push_image(client, name, "v2", [b"orphan"])
     push_image(client, name, "v2", [b"newer"])
@@ -464,7 +464,7 @@ def _subject(digest: Digest) -> dict[str, Any]:
 
 
 def test_what_is_hidden_is_in_no_list_and_still_there(client: httpx.Client, name: str) -> None:
-    """Contract 5.4: hidden from list results, still addressable; /v2 as well."""
+    """azure.md section 5.4: hidden from list results, still addressable; /v2 as well."""
     subject = push_image(client, name, "v1")
     signature = image(client, name, [b"signature"], subject=_subject(subject))
     signed = digest_of(encoded(signature))

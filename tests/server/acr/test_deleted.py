@@ -1,4 +1,4 @@
-"""Soft-deleted artifacts over HTTP: acr-contract 2.9, and what only this registry can do."""
+"""Soft-deleted artifacts over HTTP: azure.md section 2.9, and what only this registry can do."""
 
 from __future__ import annotations
 
@@ -135,7 +135,7 @@ def test_restoring_over_a_tag_that_is_there_takes_force(soft: httpx.Client, name
     )
     assert soft.post(f"{path}?force=True", json={"tag": "v1"}).status_code == 200
     assert soft.get(f"/v2/{name}/manifests/v1").headers["Docker-Content-Digest"] == old
-    # Contract 5.5: the one that was overwritten is listed as deleted.
+    # azure.md section 5.5: the one that was overwritten is listed as deleted.
     (tag,) = listed(soft, f"/acr/v1/_deleted/{name}/_tags", "tags")
     assert tag["tag"] == "v1"
 
@@ -257,7 +257,7 @@ def test_a_policy_that_is_not_understood_changes_nothing(
 
 
 def test_the_policy_in_az_s_shape(soft: httpx.Client) -> None:
-    """Contract 3.5."""
+    """azure.md section 3.5."""
     changed = soft.patch(POLICY, json={"retentionDays": 30}).json()
     assert (changed["status"], changed["retentionDays"]) == ("enabled", 30)
     assert changed.keys() == {"status", "retentionDays", "lastUpdatedTime"}

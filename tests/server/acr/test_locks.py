@@ -1,6 +1,6 @@
-"""The lock matrix of acr-contract 5.4 and deletion.md section 2: object x attribute x operation.
+"""The lock matrix of azure.md section 5.4 and deletion.md section 2: object, attribute, operation.
 
-What is expected is written down here, in words of the contract, and nowhere taken from the code.
+What is expected is written down here, in words of azure.md, and nowhere taken from the code.
 """
 
 import itertools
@@ -145,7 +145,7 @@ _EVERY_CHANGE = {
     "mount a blob",
 }
 _DELETING = {"delete the image by digest", "delete the repository"}
-# Contract 5.4: what each switch that is off refuses; nothing else is refused.
+# azure.md section 5.4: what each switch that is off refuses; nothing else is refused.
 REFUSED: dict[tuple[str, str], set[str]] = {
     ("repository", "deleteEnabled"): {"delete the repository"},
     ("repository", "writeEnabled"): _EVERY_CHANGE,
@@ -202,7 +202,7 @@ def locks_url(request: pytest.FixtureRequest) -> Iterator[str]:
 def test_each_switch_refuses_what_it_says_and_nothing_else(
     each: httpx.Client, kind: str, attribute: str
 ) -> None:
-    """Contract 5.4."""
+    """azure.md section 5.4."""
     refusing = REFUSED.get((kind, attribute), set())
     s: Scene | None = None
     for operation, do in OPERATIONS.items():
@@ -225,7 +225,7 @@ def test_each_switch_refuses_what_it_says_and_nothing_else(
 
 
 def test_what_is_unlocked_again_can_be_changed_as_before(client: httpx.Client) -> None:
-    """Contract 5.4: a lock never keeps anybody from taking it away."""
+    """azure.md section 5.4: a lock never keeps anybody from taking it away."""
     _stock(client)
     for kind, attribute in REFUSED:
         s = scene(client)
@@ -317,7 +317,7 @@ def test_nothing_is_mounted_from_where_nothing_may_be_pulled(
 
 
 def test_a_moved_tag_keeps_its_attributes(client: httpx.Client, name: str) -> None:
-    """Contract 5.6: they are the tag's, not those of what it points to."""
+    """azure.md section 5.6: they are the tag's, not those of what it points to."""
     push_image(client, name, "v1")
     client.patch(f"/acr/v1/{name}/_tags/v1", json={"deleteEnabled": False})
     moved = push_image(client, name, "v1", [b"newer"])

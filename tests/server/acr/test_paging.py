@@ -1,4 +1,4 @@
-"""acr-contract 2.2: paging through 20,000 entries, while others are deleted, at the same price."""
+"""azure.md section 2.2: paging through 20,000 entries while others go, at the same price."""
 
 import json
 import sqlite3
@@ -119,10 +119,10 @@ def pages(read: Callable[[str | None], ListingPage[Any]]) -> Iterator[list[str]]
 def test_paging_under_change_loses_nothing_and_repeats_nothing(
     registry: Registry, what: str
 ) -> None:
-    """Issue 4, "Paging under change": no loop, no survivor skipped, nobody twice; in each order.
+    """azure.md section 0, rule 10: no loop, no survivor skipped, nobody twice; in each order.
 
-    Between any two pages the last entry shown goes, as `acr purge` does it (rule 10), and one that
-    was shown before, and one that is still to come.
+    Between any two pages the last entry shown goes, as `acr purge` does it, and one that was
+    shown before, and one that is still to come.
     """
     plant(registry, MANY)
     for order in ORDERS:
@@ -191,7 +191,7 @@ def _queries(repository_id: int, depth: int) -> dict[str, sa.Select[Any]]:
 def test_a_page_costs_the_same_however_deep_it_lies_on_sqlite(
     sqlite_db: SqliteDatabase, request: pytest.FixtureRequest
 ) -> None:
-    """Issue 4: an index finds the page, nothing is sorted, and the engine takes as many steps."""
+    """An index finds the page, nothing is sorted, and the engine takes as many steps."""
     registry: Registry = request.getfixturevalue("sqlite_registry")
     repository_id = plant(registry, MANY)
     connection = sqlite3.connect(sqlite_db.path)
@@ -279,7 +279,7 @@ def followed(client: httpx.Client, path: str) -> Iterator[httpx.Response]:
 
 
 def test_pages_are_linked_as_azures_clients_read_them(client: httpx.Client, name: str) -> None:
-    """Contract 2.2: relative, escaped, each part with a `=`, `orderby` even if empty."""
+    """azure.md section 2.2: relative, escaped, each part with a `=`, `orderby` even if empty."""
     digests = [push_image(client, name, f"v{n}", [b"%d" % n]) for n in range(5)]
     escaped = name.replace("/", "%2F")
     first = client.get(f"/acr/v1/{name}/_manifests?n=2")
@@ -308,7 +308,7 @@ def test_pages_are_linked_as_azures_clients_read_them(client: httpx.Client, name
 def test_the_next_page_comes_when_this_one_was_deleted(
     client: httpx.Client, name: str, orderby: str
 ) -> None:
-    """Rule 10: `acr purge` deletes a page before it asks for the next."""
+    """azure.md section 0, rule 10: `acr purge` deletes a page before it asks for the next."""
     for n in range(5):
         push_image(client, name, f"v{n}", [b"%d" % n])
     seen = []
@@ -322,7 +322,7 @@ def test_the_next_page_comes_when_this_one_was_deleted(
 
 @pytest.mark.parametrize("orderby", ["", "timeasc", "timedesc"])
 def test_plain_names_are_cursors_too(client: httpx.Client, name: str, orderby: str) -> None:
-    """Contract 2.2: acr-cli sends the last digest of a page, and ignores Link."""
+    """azure.md section 2.2: acr-cli sends the last digest of a page, and ignores Link."""
     for n in range(3):
         push_image(client, name, f"v{n}", [b"%d" % n])
     for what, key in (("tags", "name"), ("manifests", "digest")):
@@ -334,7 +334,7 @@ def test_plain_names_are_cursors_too(client: httpx.Client, name: str, orderby: s
 
 
 def test_the_tags_of_one_manifest(client: httpx.Client, name: str) -> None:
-    """Contract 2.2, `digest`, kept in the link."""
+    """azure.md section 2.2, `digest`, kept in the link."""
     (digest,) = {push_image(client, name, tag) for tag in ("a", "b", "c")}
     push_image(client, name, "other", [b"other"])
     found = [
@@ -366,6 +366,6 @@ def test_parameters_that_make_no_sense_are_refused(
 
 @pytest.mark.parametrize("n", ["1001", "100000000000000000"])
 def test_more_than_a_thousand_is_a_thousand(client: httpx.Client, name: str, n: str) -> None:
-    """ACRDOC issue 749: clamped, not refused."""
+    """azure.md section 2.2: clamped, not refused."""
     push_image(client, name, "v1")
     assert client.get(f"/acr/v1/{name}/_tags?n={n}").status_code == 200

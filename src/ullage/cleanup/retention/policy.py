@@ -102,7 +102,7 @@ def set_retention(
 
 
 def get_untagged(registry: Registry) -> dict[str, Any]:
-    """`az acr config retention show` (acr-contract 3.5)."""
+    """`az acr config retention show` (azure.md section 3.5)."""
     untagged = registry.read(find_retention).untagged
     return {
         "days": untagged.days,
@@ -114,7 +114,7 @@ def get_untagged(registry: Registry) -> dict[str, Any]:
 def set_untagged(
     registry: Registry, status: str | None, days: object, caller: Caller
 ) -> dict[str, Any]:
-    """`az acr config retention update` (acr-contract 3.3). Raises ValueInvalid."""
+    """`az acr config retention update` (azure.md section 3.3). Raises ValueInvalid."""
     if status not in (None, "enabled", "disabled"):
         raise ValueInvalid(message="status: expected enabled or disabled")
     checked = None if days is None else parse_days(days)

@@ -25,7 +25,7 @@ MAX_RULES = 100
 MAX_NAME = 100
 SHORTEST_EVERY = timedelta(minutes=10)
 USUAL_EVERY = timedelta(days=1)
-# acr-contract 3.3.
+# azure.md section 3.3.
 MAX_DAYS = 365
 USUAL_DAYS = 7
 UNTAGGED = "config retention"
@@ -60,7 +60,7 @@ class Rule:
 
 @dataclass(frozen=True, slots=True)
 class Untagged:
-    """`az acr config retention` (acr-contract 3.3, 5.5)."""
+    """`az acr config retention` (azure.md sections 3.3, 5.5)."""
 
     enabled: bool = False
     days: int = USUAL_DAYS
@@ -206,7 +206,7 @@ def _allow(value: object, whose: str) -> tuple[str, ...]:
 
 
 def parse_days(days: object) -> int:
-    """Whole days from 0 to 365. Raises ValueInvalid in az's words (acr-contract 3.3)."""
+    """Whole days from 0 to 365. Raises ValueInvalid in az's words (azure.md section 3.3)."""
     if not isinstance(days, int) or isinstance(days, bool) or not 0 <= days <= MAX_DAYS:
         raise ValueInvalid(
             {"days": shown(str(days)[:40])}, "Invalid value for days: should be from 0 to 365"

@@ -1,4 +1,4 @@
-"""What `--image` and a specifier name (acr-contract section 3.1)."""
+"""What `--image` and a specifier name (azure.md section 3.1)."""
 
 from __future__ import annotations
 

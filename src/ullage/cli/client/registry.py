@@ -1,6 +1,6 @@
 """A registry to ask things: who we are there, what its answers mean, page after page.
 
-acr-contract sections 1.2, 2.2 and 3.2. Credentials are only shown after a challenge, and to
+azure.md sections 1.2, 2.2 and 3.2. Credentials are only shown after a challenge, and to
 nobody but the registry itself.
 """
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from ullage.cli.client.connection import Connections, HttpAnswer
 
 PAGE = 100
-# acr-contract section 3.1: with `*/*`, because some registries refuse an index to whom only asks
+# azure.md section 3.1: with `*/*`, because some registries refuse an index to whom only asks
 # for images.
 MANIFEST_TYPES = ", ".join(
     (
@@ -126,7 +126,7 @@ class RemoteRegistry:
     def pages(
         self, path: str, key: str, top: int | None = None, orderby: str | None = None
     ) -> Iterator[Any]:
-        """The members of a list, all or the first `top`, page by page (acr-contract 2.2)."""
+        """The members of a list, all or the first `top`, page by page (azure.md section 2.2)."""
         query: dict[str, str | None] = {"n": str(PAGE), "orderby": orderby}
         left = top
         while True:
@@ -229,7 +229,7 @@ class RemoteRegistry:
             return self._authorization != shown
 
     def _token(self, parameters: Mapping[str, str]) -> str:
-        """acr-contract 1.2: the password grant; without credentials, one for nobody."""
+        """azure.md section 1.2: the password grant; without credentials, one for nobody."""
         # Asked of the registry itself, whatever host the realm names: a password goes nowhere else.
         path = urlsplit(parameters.get("realm", "")).path or "/oauth2/token"
         while True:
@@ -263,7 +263,7 @@ class RemoteRegistry:
 
 
 def repository_path(repository: str) -> str:
-    """acr-contract 3.1: slashes as they are, everything that would change the path encoded."""
+    """azure.md section 3.1: slashes as they are, everything that would change the path encoded."""
     return f"/acr/v1/{quote(repository, safe='/')}"
 
 
@@ -278,7 +278,7 @@ def manifests_path(repository: str, digest: str = "") -> str:
 
 
 def deleted_path(repository: str, what: str, digest: str = "") -> str:
-    """acr-contract 2.9; `what` is `_manifests` or `_tags`."""
+    """azure.md section 2.9; `what` is `_manifests` or `_tags`."""
     path = f"/acr/v1/_deleted/{quote(repository, safe='/')}/{what}"
     return f"{path}/{quote(digest, safe=':')}" if digest else path
 
@@ -292,7 +292,7 @@ def referrers_path(repository: str, digest: str) -> str:
 
 
 def error_text(answer: HttpAnswer, method: str) -> str:
-    """acr-contract 3.2: what the registry says, with the id by which its log has the request."""
+    """azure.md section 3.2: what the registry says, with the id by which its log has the request."""
     text = _NO_DETAILS.get(answer.status, f"Could not {method.lower()} the requested data.")
     data = _json(answer)
     errors = data.get("errors") if isinstance(data, dict) else None

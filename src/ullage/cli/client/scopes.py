@@ -1,4 +1,4 @@
-"""The rights that a command asks for, as token scopes spell them (acr-contract section 3.1)."""
+"""The rights that a command asks for, as token scopes spell them (azure.md section 3.1)."""
 
 from __future__ import annotations
 

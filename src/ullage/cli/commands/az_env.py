@@ -1,6 +1,6 @@
 """`ullage az-env`: what makes Azure's own command line reach a registry on this machine.
 
-acr-contract section 1.9. Prints shell code and changes nothing itself: `eval "$(ullage az-env …)"`.
+azure.md section 1.9. Prints shell code and changes nothing itself: `eval "$(ullage az-env …)"`.
 """
 
 from __future__ import annotations

@@ -44,7 +44,7 @@ def freed(registry: RemoteRegistry, request: Mapping[str, Any]) -> str:
 
 
 def announcement(repository: str, digest: str, tags: Sequence[str]) -> str:
-    """acr-contract section 3.4, without the full stop."""
+    """azure.md section 3.4, without the full stop."""
     text = f"This operation will delete the manifest '{digest}'"
     if tags:
         images = ", ".join(f"'{repository}:{tag}'" for tag in tags)

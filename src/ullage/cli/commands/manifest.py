@@ -1,4 +1,4 @@
-"""`ullage manifest …`: az acr's commands of that name (acr-contract section 3)."""
+"""`ullage manifest …`: az acr's commands of that name (azure.md section 3)."""
 
 from __future__ import annotations
 
@@ -133,7 +133,7 @@ def restore(invocation: Invocation) -> Result:
 def _newest_deleted(
     registry: RemoteRegistry, repository: str, tag: str | None, *, yes: bool
 ) -> str:
-    """acr-contract 3.4, with the space that az's question lacks."""
+    """azure.md section 3.4, with the space that az's question lacks."""
     found = registry.pages(deleted_path(repository, "_tags"), "tags")
     digests = [str(item["digest"]) for item in found if item["tag"] == tag]
     if not digests:

@@ -1,4 +1,4 @@
-"""`ullage purge`: what `acr purge` does, done by the registry (acr-contract section 4)."""
+"""`ullage purge`: what `acr purge` does, done by the registry (azure.md section 4)."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _DRY_RUN = (
     "DRY RUN: The following output shows what WOULD be deleted if the purge command was executed. "
     "Nothing is deleted."
 )
-# acr-contract 4.1.
+# azure.md section 4.1.
 _MOST_CONCURRENCY = 32
 _TOO_MANY = f"Specified concurrency value too large. Set to maximum value: {_MOST_CONCURRENCY} "
 
@@ -118,7 +118,7 @@ def _refused(job: Mapping[str, Any]) -> Failure:
 
 
 def _lines(registry: RemoteRegistry, job: Mapping[str, Any]) -> Iterator[str]:
-    """acr-contract 4.3."""
+    """azure.md section 4.3."""
     dry = job["request"]["dry_run"]
     if dry:
         yield _DRY_RUN

@@ -1,4 +1,4 @@
-"""`ullage repository …`: az acr's commands of that name (acr-contract section 3)."""
+"""`ullage repository …`: az acr's commands of that name (azure.md section 3)."""
 
 from __future__ import annotations
 

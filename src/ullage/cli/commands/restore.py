@@ -22,7 +22,7 @@ _RESTORE = scope_of("*", "deleted_read,deleted_restore")
 _FREE = scope_of("*", "deleted_read,deleted_restore,delete")
 # Giving a hundred thousand manifests back takes a while.
 _SECONDS = 600
-# az's words (acr-contract 3.4).
+# az's words (azure.md section 3.4).
 _FEWER_DAYS = (
     "Soft-delete purge scheduling is determined by a registry's current soft-delete retention days "
     "policy at the time of purge. By reducing the retention days policy, you are changing the "

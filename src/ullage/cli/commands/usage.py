@@ -83,7 +83,7 @@ def _named(entry: Mapping[str, Any]) -> str:
 
 
 def show_usage(invocation: Invocation) -> Result:
-    """acr-contract 3.5: the shape of `az acr show-usage`."""
+    """azure.md section 3.5: the shape of `az acr show-usage`."""
     data = invocation.registry(READ_ALL).get("/api/v1/usage", {"top": "0"}).data
     if "registry" not in data:
         raise Failure("show-usage is for those who may read all repositories.")

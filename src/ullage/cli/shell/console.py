@@ -49,7 +49,7 @@ class Console:
 
 
 def confirm(question: str, yes: bool) -> None:
-    """Go on only if somebody says y. acr-contract section 3.4. Raises Cancelled, Failure."""
+    """Go on only if somebody says y. azure.md section 3.4. Raises Cancelled, Failure."""
     if yes:
         return
     if not sys.stdin.isatty():

@@ -63,7 +63,7 @@ class Invocation:
         return resolve(chosen or DEFAULT, self.named, getattr(self.given, "suffix", None))
 
     def registry(self, *scope: str, name: str | None = None) -> RemoteRegistry:
-        """The registry, to be asked with these rights (acr-contract section 3.1)."""
+        """The registry, to be asked with these rights (azure.md section 3.1)."""
         from ullage.cli.client.registry import RemoteRegistry
 
         origin, login, ca_file = self._identity(self.origin(name))
@@ -122,7 +122,7 @@ class Invocation:
         return known, found.login, found.ca_file
 
     def _asked(self, origin: Origin) -> Login:
-        """Who somebody says they are. acr-contract section 1.9. Raises Unauthenticated."""
+        """Who somebody says they are. azure.md section 1.9. Raises Unauthenticated."""
         if not sys.stdin.isatty():
             raise Unauthenticated(
                 "Unable to authenticate using AAD or admin login credentials. Please specify both "

@@ -1,4 +1,4 @@
-"""What a result looks like on stdout, in az's formats (acr-contract section 3.5)."""
+"""What a result looks like on stdout, in az's formats (azure.md section 3.5)."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ INTERRUPTED = 130
 
 
 def run(command: Command, arguments: Sequence[str]) -> int:
-    """Carry a command out and print what comes of it. acr-contract section 3.2 has the codes."""
+    """Carry a command out and print what comes of it. azure.md section 3.2 has the codes."""
     console = Console(_level(arguments))
     try:
         return _run(command, arguments, console)

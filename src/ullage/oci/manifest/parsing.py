@@ -72,7 +72,7 @@ class Manifest:
     def image_size(self) -> int:
         """Bytes of config and layers; of an index, of the manifests that it lists themselves.
 
-        acr-contract 2.6, `imageSize`. What is named twice is fetched once, and counts once.
+        azure.md section 2.6, `imageSize`. What is named twice is fetched once, and counts once.
         """
         listed = (*_present(self.config), *self.layers, *self.blobs, *self.manifests)
         return min(sum(each.size for each in _distinct(listed)), _MAX_IMAGE_SIZE)

@@ -1,4 +1,4 @@
-"""Refusing what a lock forbids, in the transaction that would do it (acr-contract 5.4).
+"""Refusing what a lock forbids, in the transaction that would do it (azure.md section 5.4).
 
 The caller holds the repository's row, as whoever sets a lock does: a lock set before is seen, and
 one set later comes too late for everybody to see that it did.

@@ -1,4 +1,4 @@
-"""Locks with a reason: what they cover, setting and lifting them (docs/design/deletion.md).
+"""Locks with a reason: what they cover, setting and lifting them (deletion.md section 8).
 
 A hold of an image covers the manifest, what it lists and what refers to it, and theirs; a hold of a
 tag covers the tag and the image that it points to at that moment; a hold of a repository covers all

@@ -1,4 +1,4 @@
-"""Pushing what blobs are for: mounts and manifests. Bytes first (docs/design/deletion.md)."""
+"""Pushing what blobs are for: mounts and manifests. Bytes first (deletion.md section 3.3)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Bytes into upload sessions, and sessions into blobs. Bytes first (docs/design/deletion.md)."""
+"""Bytes into upload sessions, and sessions into blobs. Bytes first (deletion.md section 3.3)."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Attributes: which repositories, tags and manifests may be deleted, written, read and listed.
 
-Each of the three kinds has its own four switches (acr-contract 5.4). What is locked may not be
+Each of the three kinds has its own four switches (azure.md section 5.4). What is locked may not be
 deleted: `delete_enabled` or `write_enabled` is off on it, or on a tag of a manifest, or
 `write_enabled` on its repository. Whoever asks in order to write holds the repository's row, and so
 does whoever changes a switch: an answer stays true until the transaction ends.

@@ -1,4 +1,4 @@
-"""Holds: locks with a reason, an owner and an end (docs/design/deletion.md, "Holds").
+"""Holds: locks with a reason, an owner and an end (deletion.md section 8).
 
 There are few of them: whoever deletes asks once for those of the repository, and for nothing more
 if there are none.

@@ -30,7 +30,7 @@ _children = content.manifest_children
 
 
 class Order(Enum):
-    """acr-contract 2.2, `orderby`."""
+    """azure.md section 2.2, `orderby`."""
 
     NAME = "name"
     OLDEST_FIRST = "timeasc"
@@ -71,7 +71,7 @@ class ManifestDetails:
     """A manifest as listings show it. Sizes in bytes.
 
     `tags`: those on it that are not hidden, in byte order. None for an orphan: it has no tag at
-    all, no index lists it, and its subject, if it names one, is not there (deletion.md, rules).
+    all, no index lists it, and its subject, if it names one, is not there (deletion.md section 2).
     """
 
     id: int

@@ -1,4 +1,4 @@
-"""What was deleted softly, repository by repository: for Azure's listings (acr-contract 2.9)."""
+"""What was deleted softly, by repository: for Azure's listings (azure.md section 2.9)."""
 
 from __future__ import annotations
 

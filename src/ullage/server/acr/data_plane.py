@@ -1,8 +1,8 @@
 """Azure Container Registry's data plane, `/acr/v1/`: attributes, and listings with all of them.
 
-Section numbers are those of Azure's API as the design's acr-contract has written it down. What its
-clients cannot do without: lists are never empty but `null`, links are relative, and every
-`changeableAttributes` has all four members.
+Section numbers are those of docs/reference/azure.md. What Azure's clients cannot do without: lists
+are never empty but `null`, links are relative, and every `changeableAttributes` has all four
+members.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Azure Container Registry's soft delete, `/acr/v1/_deleted/` (acr-contract 2.9)."""
+"""Azure Container Registry's soft delete, `/acr/v1/_deleted/` (azure.md section 2.9)."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """`/oauth2/`: where clients turn a password or a refresh token into an access token.
 
 One endpoint, three callers: docker and friends GET with Basic, az and Azure's SDK POST a form, and
-anybody may ask as anonymous. acr-contract sections 1.2-1.4 have what each sends.
+anybody may ask as anonymous. azure.md sections 1.2-1.4 have what each sends.
 """
 
 from __future__ import annotations

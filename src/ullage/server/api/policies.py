@@ -47,12 +47,12 @@ async def put_retention(context: Context, request: Request) -> Response:
 
 
 async def get_untagged(context: Context, request: Request) -> Response:
-    """`az acr config retention show` (acr-contract 3.5)."""
+    """`az acr config retention show` (azure.md section 3.5)."""
     return json_response(await context.threads.submit(policy.get_untagged, context.registry))
 
 
 async def patch_untagged(context: Context, request: Request) -> Response:
-    """`az acr config retention update` (acr-contract 3.3)."""
+    """`az acr config retention update` (azure.md section 3.3)."""
     body = await read_body(context, request)
     only(body, {"status", "days"})
     status = body.get("status")

@@ -73,8 +73,8 @@ def lock_blobs(
     """Lock the sound ones among these blobs in digest order; their sizes.
 
     `to_drop` keeps out everybody, also those who would promise a blob; otherwise only those who
-    would drop or recount it. What a later statement sees of these blobs' links and references
-    cannot change until the transaction ends (deletion.md: why it must be a *later* statement).
+    would drop or recount it. What a *later* statement (deletion.md section 5) sees of these blobs'
+    links and references cannot change until the transaction ends.
     """
     if not digests:
         return {}

@@ -1,6 +1,6 @@
 """Moving manifests from one repository to another, with all that hangs on them.
 
-This is how a deletion is kept and how it is taken back (docs/design/deletion.md, "Soft delete"):
+This is how a deletion is kept and how it is taken back (deletion.md section 7):
 one of the two repositories is hidden. References, tags and places in indexes move along as rows, so
 the foreign keys hold at every step, and no blob is ever without a link.
 """

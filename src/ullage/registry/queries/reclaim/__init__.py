@@ -1,4 +1,4 @@
 """Giving space back: which links and blobs nothing needs, and the tombstones of their bytes.
 
-docs/design/deletion.md has the protocol.
+docs/design/deletion.md section 3.3 has the protocol.
 """
