@@ -292,7 +292,7 @@ def referrers_path(repository: str, digest: str) -> str:
 
 
 def error_text(answer: HttpAnswer, method: str) -> str:
-    """azure.md section 3.2: what the registry says, with the id by which its log has the request."""
+    """azure.md section 3.2: what the registry says, with the id that its log has."""
     text = _NO_DETAILS.get(answer.status, f"Could not {method.lower()} the requested data.")
     data = _json(answer)
     errors = data.get("errors") if isinstance(data, dict) else None
