@@ -77,7 +77,7 @@ def test_a_database_that_is_new_or_up_to_date_needs_no_alembic(
     if not new:
         open_database(database_url).close()
     program = (
-        "import sys; from ullage.database.transaction import open_database;"
+        "import sys; from ullage.database.opening import open_database;"
         "open_database(sys.argv[1]).close(); sys.exit('alembic' in sys.modules)"
     )
     subprocess.run(
@@ -168,7 +168,7 @@ def test_opening_again_changes_nothing(new_url: str) -> None:
 _DIES_MIGRATING = """
 import os, signal, sys
 import sqlalchemy as sa
-from ullage.database.transaction import open_database
+from ullage.database.opening import open_database
 
 left = int(sys.argv[2])
 
@@ -210,7 +210,7 @@ def test_a_kill_while_tables_are_made_or_migrated_leaves_nothing_or_everything(
 @pytest.mark.postgresql
 def test_several_processes_starting_at_once_make_the_tables_once(postgres_url: str) -> None:
     program = (
-        "import sys; from ullage.database.transaction import open_database as o; o(sys.argv[1])"
+        "import sys; from ullage.database.opening import open_database as o; o(sys.argv[1])"
     )
     command = [sys.executable, "-c", program, postgres_url]
     started = [

@@ -108,7 +108,7 @@ def test_deleted_rows_give_their_pages_back_to_the_disk(db: SqliteDatabase, path
 
 # --- one owner ------------------------------------------------------------------------------------
 
-_OPENS = "import sys; from ullage.database.transaction import open_database as o; o(sys.argv[1])"
+_OPENS = "import sys; from ullage.database.opening import open_database as o; o(sys.argv[1])"
 
 
 def _open_in_another_process(path: Path) -> subprocess.CompletedProcess[str]:
