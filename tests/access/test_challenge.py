@@ -44,7 +44,7 @@ def sdk_reads(challenge: str) -> tuple[str, str]:
 
 
 def test_the_base_challenges_whoever_shows_no_credentials(house: House) -> None:
-    """azure.md section 1.1; section 0, rule 1: no scope, and a comma without a space behind it."""
+    """azure.md section 1.1 and azure.md section 0, rule 1: no scope, no space behind the comma."""
     response = house.client.get("/v2/")
     host = house.server.host
     assert response.status_code == 401

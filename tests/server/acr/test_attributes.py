@@ -255,7 +255,7 @@ def test_what_is_not_there_is_404_in_azures_words(
 
 @pytest.mark.parametrize("path", ["Upper/case", "a//b", "_deleted/_x", "-x/_tags", "a/_x"])
 def test_a_name_that_cannot_be_is_answered_as_text(client: httpx.Client, path: str) -> None:
-    """azure.md section 2.1, "malformed repo"."""
+    """azure.md section 2.1: a name that cannot be."""
     answer = client.get(f"/acr/v1/{path}")
     assert answer.status_code == 404
     assert answer.headers["Content-Type"].startswith("text/plain")
@@ -263,7 +263,7 @@ def test_a_name_that_cannot_be_is_answered_as_text(client: httpx.Client, path: s
 
 
 def test_a_get_with_a_body_is_answered(client: httpx.Client, name: str) -> None:
-    """azure.md section 2.0, "GET with a JSON body": az sends one."""
+    """azure.md section 2.0: az sends one."""
     push_image(client, name, "v1")
     for path in ("_catalog", name, f"{name}/_tags", f"{name}/_manifests", f"{name}/_tags/v1"):
         for method in ("GET", "HEAD"):
