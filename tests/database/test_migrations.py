@@ -209,9 +209,7 @@ def test_a_kill_while_tables_are_made_or_migrated_leaves_nothing_or_everything(
 
 @pytest.mark.postgresql
 def test_several_processes_starting_at_once_make_the_tables_once(postgres_url: str) -> None:
-    program = (
-        "import sys; from ullage.database.opening import open_database as o; o(sys.argv[1])"
-    )
+    program = "import sys; from ullage.database.opening import open_database as o; o(sys.argv[1])"
     command = [sys.executable, "-c", program, postgres_url]
     started = [
         subprocess.Popen(command, env=command_environment(), stderr=subprocess.PIPE)
