@@ -1,7 +1,7 @@
 """New databases and migrated ones have exactly the tables of the schema, on both engines."""
 
-import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -16,11 +16,11 @@ from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
-from tests.support.server import command_environment
-from ullage.database import migrations
-from ullage.database.migrations.upgrade import NEWEST, upgrade
+from tests.support.server import command_environment, run_ullage
+from ullage.database.errors import DatabaseUnusable
+from ullage.database.migrations.upgrade import BEFORE_THE_FIRST_RELEASE, NEWEST, SCRIPTS, upgrade
 from ullage.database.opening import open_database
-from ullage.database.schema import base, content
+from ullage.database.schema import base
 
 
 @contextmanager
@@ -37,9 +37,17 @@ def connected(url: str) -> Iterator[sa.Connection]:
 def _at_revision(url: str, revision: str) -> None:
     with connected(url) as connection, connection.begin():
         config = Config()
-        config.set_main_option("script_location", str(Path(migrations.__file__).parent))
+        config.set_main_option("script_location", str(SCRIPTS))
         config.attributes["connection"] = connection
         command.upgrade(config, revision)
+
+
+def _stamp(url: str, revision: str) -> None:
+    """Make it a database of another version."""
+    with connected(url) as connection, connection.begin():
+        connection.execute(
+            sa.text("UPDATE alembic_version SET version_num = :to"), {"to": revision}
+        )
 
 
 @pytest.fixture
@@ -65,7 +73,7 @@ def test_migrations_make_the_tables_of_the_schema(migrated_url: str) -> None:
 
 def test_the_newest_migration_is_the_one_that_a_start_looks_for() -> None:
     config = Config()
-    config.set_main_option("script_location", str(Path(migrations.__file__).parent))
+    config.set_main_option("script_location", str(SCRIPTS))
     assert ScriptDirectory.from_config(config).get_heads() == [NEWEST]
 
 
@@ -164,40 +172,141 @@ def test_opening_again_changes_nothing(new_url: str) -> None:
         assert _definitions(connection) == before
 
 
-# Dies before the CREATE statement number `sys.argv[2]`, as at a power cut.
-_DIES_MIGRATING = """
-import os, signal, sys
+# --- what there is no way from --------------------------------------------------------------------
+
+
+def _everything(url: str) -> object:
+    """All that is in a database: its definitions, its version, and on SQLite its file's bytes."""
+    if url.startswith("sqlite"):
+        return Path(url.removeprefix("sqlite:///")).read_bytes()
+    with connected(url) as connection:
+        version = connection.execute(sa.text("SELECT version_num FROM alembic_version")).all()
+        return _definitions(connection), version
+
+
+@pytest.mark.parametrize(
+    ("version", "expected"),
+    [
+        (
+            "0008",
+            """database: it is of a version before the first release (0008), and there is no way
+            from there - start with an empty data folder or database; images can be copied over
+            with skopeo sync or crane while the old version still serves""",
+        ),
+        (
+            "b0002",
+            """database: it is of a newer version (b0002), this is b0001 - start the version of
+            Ullage that used it last, or a later one""",
+        ),
+    ],
+)
+def test_a_database_that_no_migration_leads_from_is_refused_in_one_line_and_left_alone(
+    new_url: str, version: str, expected: str, tmp_path: Path
+) -> None:
+    _stamp(new_url, version)
+    before = _everything(new_url)
+    with pytest.raises(DatabaseUnusable) as caught:
+        open_database(new_url)
+    line = " ".join(expected.split())
+    assert str(caught.value) == line
+    done = run_ullage("serve", "--data", tmp_path / "data", "--database", new_url)
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", f"ERROR: {line}\n")
+    assert _everything(new_url) == before
+
+
+def test_every_version_before_the_first_release_is_told_apart(new_url: str) -> None:
+    """Their numbers and the baseline's never meet, so that none is taken for a newer one."""
+    assert {"0001", "0010"} <= BEFORE_THE_FIRST_RELEASE
+    assert NEWEST not in BEFORE_THE_FIRST_RELEASE
+    for version in BEFORE_THE_FIRST_RELEASE:
+        _stamp(new_url, version)
+        with pytest.raises(DatabaseUnusable, match=rf"before the first release \({version}\)"):
+            open_database(new_url)
+
+
+def test_tables_of_another_program_are_left_alone(database_url: str) -> None:
+    with connected(database_url) as connection, connection.begin():
+        connection.execute(sa.text("CREATE TABLE users (id INTEGER)"))
+        connection.execute(sa.text("CREATE TABLE theirs (id INTEGER)"))
+        before = _definitions(connection)
+    with pytest.raises(DatabaseUnusable, match=r"tables of another program \(users\)"):
+        open_database(database_url)
+    with connected(database_url) as connection, connection.begin():
+        assert _definitions(connection) == before
+        connection.execute(sa.text("DROP TABLE users"))
+    # One whose names are none of ours is a neighbour.
+    open_database(database_url).close()
+
+
+# --- the way from the baseline --------------------------------------------------------------------
+
+# As a later version may have it: a table, a column with what it comes to, an index.
+_PLANTED = """
 import sqlalchemy as sa
+from alembic import op
+
+revision = "b0002"
+down_revision = "b0001"
+
+def upgrade():
+    op.create_table("planted", sa.Column("id", sa.Integer(), primary_key=True))
+    op.add_column("repositories", sa.Column("length", sa.Integer()))
+    op.execute("UPDATE repositories SET length = length(name)")
+    op.create_index("ix_planted_length", "repositories", ["length"])
+"""
+
+# Opens a database as the version with `sys.argv[3]` as its newest migration and `sys.argv[4]` as
+# its scripts; dies before the changing statement number `sys.argv[2]`, as at a power cut.
+_OPEN = """
+import os, signal, sys
+from pathlib import Path
+import sqlalchemy as sa
+from ullage.database.migrations import upgrade
 from ullage.database.opening import open_database
 
-left = int(sys.argv[2])
+url, left, upgrade.NEWEST = sys.argv[1], int(sys.argv[2]), sys.argv[3]
+upgrade.SCRIPTS = Path(sys.argv[4])
 
 @sa.event.listens_for(sa.Engine, "before_cursor_execute")
 def die(connection, cursor, statement, *_):
     global left
-    left -= "CREATE " in statement
+    left -= statement.lstrip().startswith(("CREATE ", "ALTER ", "UPDATE ", "INSERT "))
     if not left:
         os.kill(os.getpid(), signal.SIGKILL)
 
-open_database(sys.argv[1])
+open_database(url).close()
 """
 
 
-@pytest.mark.parametrize("revision", [None, "0001"])
-@pytest.mark.parametrize("statement", [2, 9])
-def test_a_kill_while_tables_are_made_or_migrated_leaves_nothing_or_everything(
-    database_url: str, revision: str | None, statement: int
-) -> None:
-    """reliability.md F6: never half a schema."""
-    if revision is not None:
-        _at_revision(database_url, revision)
-    done = subprocess.run(
-        [sys.executable, "-c", _DIES_MIGRATING, database_url, str(statement)],
+@pytest.fixture
+def planted(tmp_path: Path) -> Path:
+    """The scripts of a version with one migration more."""
+    scripts = tmp_path / "scripts"
+    shutil.copytree(SCRIPTS, scripts)
+    (scripts / "versions" / "b0002_planted.py").write_text(_PLANTED)
+    return scripts
+
+
+def _open(
+    url: str, *, dies_at: int = -1, newest: str = NEWEST, scripts: Path = SCRIPTS
+) -> subprocess.CompletedProcess[bytes]:
+    return subprocess.run(
+        [sys.executable, "-c", _OPEN, url, str(dies_at), newest, str(scripts)],
         env=command_environment(),
         capture_output=True,
         check=False,
     )
+
+
+@pytest.mark.parametrize("statement", [2, 9])
+def test_a_kill_while_tables_are_made_leaves_nothing_or_everything(
+    database_url: str, statement: int
+) -> None:
+    """reliability.md F6: never half a schema."""
+    done = _open(database_url, dies_at=statement)
     assert done.returncode == -9, done.stderr.decode()
+    with connected(database_url) as connection:
+        assert sa.inspect(connection).get_table_names() == []
     db = open_database(database_url)
     try:
         assert db.integrity_problems() == []
@@ -205,6 +314,42 @@ def test_a_kill_while_tables_are_made_or_migrated_leaves_nothing_or_everything(
         db.close()
     with connected(database_url) as connection:
         assert compare_metadata(MigrationContext.configure(connection), base.metadata) == []
+
+
+def _planted_parts(connection: sa.Connection) -> tuple[str, bool, bool, bool]:
+    """The version, and which parts of the planted migration there are."""
+    inspected = sa.inspect(connection)
+    columns = {column["name"] for column in inspected.get_columns("repositories")}
+    indexes = {index["name"] for index in inspected.get_indexes("repositories")}
+    version = connection.execute(sa.text("SELECT version_num FROM alembic_version")).scalar_one()
+    there = inspected.has_table("planted")
+    return version, there, "length" in columns, "ix_planted_length" in indexes
+
+
+# In the middle, and before Alembic's note of the version.
+@pytest.mark.parametrize("statement", [2, 5])
+def test_a_migration_from_the_baseline_that_is_killed_is_done_by_the_next_start(
+    migrated_url: str, planted: Path, statement: int
+) -> None:
+    """reliability.md F6: what the killed one did is taken back; the next start does all of it."""
+    with connected(migrated_url) as connection, connection.begin():
+        connection.execute(
+            sa.text("INSERT INTO repositories (id, name, created_at) VALUES (7, 'team/app', 1)")
+        )
+    killed = _open(migrated_url, dies_at=statement, newest="b0002", scripts=planted)
+    assert killed.returncode == -9, killed.stderr.decode()
+    with connected(migrated_url) as connection:
+        assert _planted_parts(connection) == ("b0001", False, False, False)
+    # The version before still opens it, and the newer one finishes.
+    for newest, scripts in ((NEWEST, SCRIPTS), ("b0002", planted), ("b0002", planted)):
+        done = _open(migrated_url, newest=newest, scripts=scripts)
+        assert done.returncode == 0, done.stderr.decode()
+    with connected(migrated_url) as connection:
+        assert _planted_parts(connection) == ("b0002", True, True, True)
+        lengths = connection.execute(sa.text("SELECT id, length FROM repositories")).all()
+        assert [tuple(row) for row in lengths] == [(7, 8)]
+    with pytest.raises(DatabaseUnusable, match=r"newer version \(b0002\)"):
+        open_database(migrated_url)
 
 
 @pytest.mark.postgresql
@@ -218,66 +363,3 @@ def test_several_processes_starting_at_once_make_the_tables_once(postgres_url: s
     for process in started:
         _, complaints = process.communicate(timeout=60)
         assert process.returncode == 0, complaints.decode()
-
-
-_CONFIG = "application/vnd.oci.image.config.v1+json"
-_OCI = "application/vnd.oci.image.manifest.v1+json"
-
-
-def _image(config: bytes, layers: list[int]) -> bytes:
-    digest = "sha256:" + "0123456789abcdef" * 4
-    digests = [digest[:-2] + f"{n:02}" for n in range(len(layers) + 1)]
-    return json.dumps(
-        {
-            "schemaVersion": 2,
-            "mediaType": _OCI,
-            "config": {"mediaType": _CONFIG, "digest": digests[-1], "size": len(config)},
-            "layers": [
-                {"mediaType": "application/x", "digest": digest, "size": size}
-                for digest, size in zip(digests, layers, strict=False)
-            ],
-        }
-    ).encode()
-
-
-# At revision 0002: repositories, manifests and tags with the times 5 to 40.
-_MANIFESTS = "INSERT INTO manifests (id, repository_id, digest, media_type, size, pushed_at, raw) "
-_TAGS = "INSERT INTO tags (repository_id, name, manifest_id, created_at, updated_at) "
-_BEFORE = (
-    "INSERT INTO repositories (id, name, created_at) VALUES (1, 'app', 10), (2, 'empty', 11)",
-    _MANIFESTS + "VALUES (1, 1, 'd1', :type, 9, 20, :raw), (2, 1, 'd2', :type, 9, 30, :raw)",
-    _MANIFESTS + "VALUES (3, 1, 'd3', :type, 9, 5, :no)",
-    _TAGS + "VALUES (1, 'v1', 1, 20, 40), (1, 'v2', 1, 20, 25)",
-)
-
-
-def test_attributes_come_to_what_was_there_before(database_url: str) -> None:
-    """Nothing is locked or hidden, times of update and sizes are what they would be."""
-    _at_revision(database_url, "0002")
-    image = _image(b"{}", [100, 20])
-    with connected(database_url) as connection, connection.begin():
-        for statement in _BEFORE:
-            connection.execute(sa.text(statement), {"type": _OCI, "raw": image, "no": b"manifest"})
-    open_database(database_url).close()
-    with connected(database_url) as connection:
-        manifests = connection.execute(
-            sa.text(
-                "SELECT id, updated_at, image_size, config_media_type, architecture,"
-                " delete_enabled, write_enabled, read_enabled, list_enabled FROM manifests"
-                " ORDER BY id"
-            )
-        ).all()
-        repositories = connection.execute(
-            sa.text("SELECT name, updated_at, list_enabled FROM repositories ORDER BY id")
-        ).all()
-        hidden = connection.execute(
-            sa.select(content.tags.c.name).where(~content.tags.c.list_enabled)
-        ).all()
-    on = (True, True, True, True)
-    assert [tuple(row) for row in manifests] == [
-        (1, 40, 122, _CONFIG, None, *on),
-        (2, 30, 122, _CONFIG, None, *on),
-        (3, 5, 0, None, None, *on),
-    ]
-    assert [tuple(row) for row in repositories] == [("app", 40, True), ("empty", 11, True)]
-    assert hidden == []

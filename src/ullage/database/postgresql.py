@@ -95,7 +95,10 @@ class PostgresDatabase:
                 connection.execute(sa.text("SET LOCAL lock_timeout = '60s'"))
                 connection.execute(sa.text("SELECT pg_advisory_xact_lock(7813298311)"))
                 upgrade(connection)
-        except sa.exc.OperationalError as error:
+        except BaseException as error:
+            self._engine.dispose()
+            if not isinstance(error, sa.exc.OperationalError):
+                raise
             raise DatabaseUnusable(
                 f"database: cannot use {url.render_as_string()}: {_first_line(error)}"
             ) from error

@@ -38,8 +38,10 @@ def sqlite_engine(path: Path, *, query_only: bool) -> sa.Engine:
     @sa.event.listens_for(engine, "connect")
     def configure(connection: sqlite3.Connection, _record: object) -> None:
         if not query_only:
-            # Only has an effect on a database without tables, so it comes first.
-            connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
+            # Only has an effect on a database without tables, so it comes first. It writes to the
+            # file also where it is so already.
+            if connection.execute("PRAGMA auto_vacuum").fetchone() != (2,):
+                connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
             connection.execute("PRAGMA journal_mode = WAL")
             connection.execute("PRAGMA journal_size_limit = 16777216")
         # FULL: with NORMAL a power cut may take back commits that were acknowledged.

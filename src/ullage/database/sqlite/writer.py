@@ -103,12 +103,7 @@ class Writer:
 
     def _run(self, opened: Future[None]) -> None:
         try:
-            with sqlite_errors():
-                connection = self._engine.connect()
-                # All or nothing. SQLite can undo changes of tables; Alembic does not count on it.
-                connection.exec_driver_sql("BEGIN IMMEDIATE")
-                upgrade(connection)
-                connection.exec_driver_sql("COMMIT")
+            connection = self._open()
         except BaseException as error:  # noqa: BLE001 - handed to whoever waits
             opened.set_exception(error)
             return
@@ -120,6 +115,20 @@ class Writer:
                     self._call(item)
                 elif not self._commit_group(item):
                     return
+
+    def _open(self) -> sa.Connection:
+        with sqlite_errors():
+            connection = self._engine.connect()
+            try:
+                # All or nothing. SQLite can undo changes of tables; Alembic does not count on it.
+                connection.exec_driver_sql("BEGIN IMMEDIATE")
+                upgrade(connection)
+                connection.exec_driver_sql("COMMIT")
+            except BaseException:
+                # Closing takes back what was not committed.
+                connection.close()
+                raise
+        return connection
 
     def _commit_group(self, first: Sequence[Job]) -> bool:
         """Run `first` and whatever waits behind it in one commit; False when asked to stop."""

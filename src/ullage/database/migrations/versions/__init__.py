@@ -1,1 +1,1 @@
-"""One file per change of the tables, in order."""
+"""One file per change of the tables, from `b0001_baseline.py` on; each names the one before it."""
