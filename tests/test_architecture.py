@@ -381,7 +381,7 @@ def test_a_planted_import_of_a_closed_room_is_caught(room: str, target: str) -> 
         ("ullage.registry.push.uploads", "from ullage.blobs.files.store import FileBlobStore"),
         ("ullage.registry.push.uploads", "from ullage.blobs import memory"),
         ("ullage.check.store", "from ullage.blobs.files import listing"),
-        # Faces and the hall.
+        # Server, command line and the hall.
         ("ullage.server.app", "import sqlite3"),
         ("ullage.server.app", "import sqlalchemy"),
         ("ullage.server.app", "import typer"),
@@ -547,7 +547,7 @@ assert threading.active_count() == 1, threading.enumerate()
 def import_and_watch(
     ours: list[str], others: list[str], search_path: Path, folder: Path
 ) -> subprocess.CompletedProcess[str]:
-    """Import `others`, then `ours` under watch, in a fresh interpreter with `folder` as its own."""
+    """Import `others`, then `ours` under watch, in a new interpreter with `folder` as its own."""
     return subprocess.run(
         [sys.executable, "-B", "-c", f"OURS = {ours}\nOTHERS = {others}\n{IMPORT_AND_WATCH}"],
         cwd=folder,

@@ -47,7 +47,7 @@ def server(path: Path) -> Iterator[ControlServer]:
 
 def ask(path: Path, **request: Any) -> list[dict[str, Any]]:
     answers = ask_control(path, request)
-    assert answers is not None, "nobody listens"
+    assert answers is not None, "no server listens"
     return list(answers)
 
 
@@ -85,7 +85,7 @@ def test_only_the_owner_may_connect_whatever_the_umask(path: Path) -> None:
         os.umask(before)
 
 
-def test_nobody_listening_is_no_error(path: Path, tmp_path: Path) -> None:
+def test_no_server_listening_is_no_error(path: Path, tmp_path: Path) -> None:
     assert ask_control(path, {}) is None
     assert ask_control(tmp_path / "no" / "such" / "folder", {}) is None
     path.touch()

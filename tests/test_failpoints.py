@@ -170,7 +170,7 @@ worker.join()
     assert result.stdout == "0\n1\n2\n"
 
 
-def test_stop_holds_the_process_right_there_until_it_is_continued() -> None:
+def test_stop_halts_the_process_right_there_until_it_is_continued() -> None:
     """Also when the failpoint is passed in a worker thread."""
     program = """
 import threading

@@ -162,7 +162,7 @@ def test_it_gives_the_database_s_room_back_once_it_is_quiet(running: Running) ->
     wait_for(lambda: running.keys() == 0 and free_pages() == 0)
 
 
-def test_it_ends_promises_and_uploads_that_nobody_went_on_with(running: Running) -> None:
+def test_it_ends_abandoned_promises_and_uploads(running: Running) -> None:
     push_blob(running.registry, "app", LAYER)
     upload = start_upload(running.registry, APP, ALICE)
     running.pass_time(HOUR - GRACE)
@@ -296,9 +296,7 @@ def test_a_steady_clock_follows_the_wall_clock_only_when_told() -> None:
 # --- bytes that nobody knows ----------------------------------------------------------------------
 
 
-def test_it_finds_bytes_that_nobody_knows(
-    running: Running, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_it_finds_unknown_bytes(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     """What a bug or a restored backup left behind goes too, a day later; nothing else does."""
     push_image(running.registry, "app", "v1", [LAYER])
     running.store.create("f" * 32)

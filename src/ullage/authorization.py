@@ -1,8 +1,8 @@
-"""Who may do what: the one place that decides.
+"""What each caller may do: the one place that decides.
 
 Rights are actions on repositories. A scope map lists them with az acr's words
 (`repositories/team/app/content/read`), a token has docker's (`repository:team/app:pull`). Both
-become grants, and `Principal.may` is the only question anybody asks.
+become grants, and every check of a right asks `Principal.may`.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ MAX_SCOPES = 100
 
 
 class ScopeInvalid(RegistryError):
-    """A right that cannot be granted to anybody because nobody can say what it is."""
+    """A right that cannot be granted because its text names no known right."""
 
     code = "SCOPE_INVALID"
     message = "the scope is malformed"
@@ -72,7 +72,7 @@ class Grant:
 
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """Somebody, as far as this request has shown. `subject` is "" for anonymous."""
+    """A caller, as far as this request has shown. `subject` is "" for anonymous."""
 
     subject: str
     grants: tuple[Grant, ...] = ()
@@ -112,7 +112,7 @@ class Principal:
 
 
 def everything(subject: str, *, admin: bool) -> Principal:
-    """Somebody who may do all there is to do with repositories."""
+    """A caller that may do everything with repositories."""
     return Principal(subject, (Grant("*", ALL_ACTIONS),), admin=admin)
 
 
@@ -207,10 +207,10 @@ def _granted_repository(principal: Principal, request: ScopeRequest) -> list[dic
     asked = ALL_ACTIONS if request.actions is None else request.actions
     if request.name == "*":
         # Not one by one: what it covers is decided when it is used, from what is allowed then.
-        held = frozenset[Action]().union(*(grant.actions for grant in principal.grants))
-        found = [("*", held & asked)]
+        allowed = frozenset[Action]().union(*(grant.actions for grant in principal.grants))
+        found = [("*", allowed & asked)]
     elif _PATTERN.fullmatch(request.name) and len(request.name) <= MAX_PATTERN:
-        # A prefix is granted only to somebody who holds it, or a wider one, whole.
+        # A prefix is granted only to an account that has it, or a wider one, whole.
         actions = frozenset(a for a in asked if principal.may(a, request.name))
         found = [(request.name, actions)]
     else:
@@ -222,11 +222,11 @@ def _granted_repository(principal: Principal, request: ScopeRequest) -> list[dic
     ]
 
 
-def narrowed(held: Sequence[Grant], asked: Sequence[Grant]) -> tuple[Grant, ...]:
+def narrowed(granted: Sequence[Grant], asked: Sequence[Grant]) -> tuple[Grant, ...]:
     """What both allow."""
     both = []
     for limit in asked:
-        for grant in held:
+        for grant in granted:
             actions = limit.actions & grant.actions
             # A pattern covers another one as it covers a name.
             if actions and limit.covers(grant.pattern):

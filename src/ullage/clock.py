@@ -1,7 +1,7 @@
-"""A wall clock that nobody can make jump under work in progress.
+"""A wall clock that does not jump under work in progress.
 
-Leases, sessions and grace periods are judged by this clock. It follows the machine's boot clock,
-which only runs forward, from a wall time taken at the start. When the wall clock is set, the worker
+Leases, sessions and grace periods end by this clock. It follows the machine's boot clock, which
+only runs forward, from a wall time taken at the start. When the wall clock is set, the worker
 notices, and moves this clock and the deadlines along.
 """
 

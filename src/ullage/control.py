@@ -2,7 +2,7 @@
 
 On SQLite one process owns the database, and promises to pushers live in its memory. So a command
 such as `ullage check` is carried out by the server, if one runs: over a Unix socket in the data
-folder that only the folder's owner may use. A request is one line of JSON, `{"do": name, …}`. The
+folder that only that folder's owner may use. A request is one line of JSON, `{"do": name, …}`. The
 answer is any number of lines of JSON objects, then `{"done": true}`, or
 `{"done": false, "error": text}` if it could not be finished.
 """
@@ -27,7 +27,7 @@ Handler = Callable[[dict[str, Any]], Iterable[dict[str, Any]]]
 
 # A scope map of 500 repositories with the longest of names is some 150 KB.
 MAX_REQUEST_BYTES = 256 * 1024
-# Whoever connects has a request in hand.
+# A client connects with its request in hand.
 _REQUEST_SECONDS = 10
 # A client that reads nothing for this long is gone, or as good as.
 _SEND_SECONDS = 60
@@ -53,9 +53,9 @@ def serve_control(path: Path, handlers: Mapping[str, Handler]) -> ControlServer:
 def ask_control(
     path: Path, request: Mapping[str, Any]
 ) -> Generator[dict[str, Any], None, None] | None:
-    """Send a request to the server at `path` and give its answers; None if nobody listens there.
+    """Send a request to the server at `path` and give its answers; None if no server listens there.
 
-    Closing the answers early ends the server's work for them, too.
+    Closing the answers early ends the server's work on them, too.
     Raises ControlError, also while the answers are read.
     """
     connection = _connect(path)
@@ -108,7 +108,7 @@ class ControlServer:
             self._pool.submit(self._serve, connection)
 
     def _serve(self, connection: socket.socket) -> None:
-        # OSError: the client went away, or this server is closing; nobody is left to be told.
+        # OSError: the client went away, or this server is closing; no one is left to answer.
         with connection, suppress(OSError):
             try:
                 self._answer(connection)
@@ -147,7 +147,7 @@ def _contained(handler: Handler, request: dict[str, Any]) -> Generator[bytes, No
         for answer in handler(request):
             yield _line(answer)
     except Exception as error:
-        # The edge of a face: the operator finds it in the log, and the client is told.
+        # The outermost place: the operator finds it in the log, and the client is told.
         log.exception("a control request failed")
         yield _line({"done": False, "error": f"{type(error).__name__}: {error}"})
     else:
@@ -218,20 +218,20 @@ def _listen(path: Path) -> tuple[socket.socket, tuple[int, int]]:
     """A listening socket at `path`, there from one moment to the next, and which file it is."""
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     _refuse_other_file(path)
-    fresh = path.with_name(f".{path.name}.{os.getpid()}")
-    fresh.unlink(missing_ok=True)
+    new = path.with_name(f".{path.name}.{os.getpid()}")
+    new.unlink(missing_ok=True)
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        with _address(fresh) as address:
+        with _address(new) as address:
             listener.bind(address)
-        # Before it listens, so that nobody else ever gets in.
-        fresh.chmod(0o600)
+        # Before it listens, so that no other user ever gets in.
+        new.chmod(0o600)
         listener.listen()
-        identity = _identity(fresh)
-        fresh.rename(path)
+        identity = _identity(new)
+        new.rename(path)
     except BaseException:
         listener.close()
-        fresh.unlink(missing_ok=True)
+        new.unlink(missing_ok=True)
         raise
     return listener, identity
 
@@ -249,7 +249,7 @@ def _identity(path: Path) -> tuple[int, int]:
 
 @contextmanager
 def _address(path: Path) -> Iterator[str]:
-    """`path` as an address of a Unix socket, however long the way to it is."""
+    """`path` as an address of a Unix socket, also if it is too long for one."""
     if len(os.fsencode(path)) <= _MAX_ADDRESS_BYTES:
         yield str(path)
         return

@@ -1,14 +1,14 @@
-"""Named places where a test may make the program die, stop, stumble or wait.
+"""Named places where a test may make the program die, stop, fail or wait.
 
 The variable ULLAGE_FAILPOINTS arms them: `name=action`, separated by commas, where action is
 
     kill          SIGKILL to this process: what a crash leaves behind
-    stop          SIGSTOP: the process stands still until somebody sends SIGCONT
+    stop          SIGSTOP: the process stands still until it gets a SIGCONT
     raise:EIO     OSError with that errno
     sleep:200     wait so many milliseconds
 
 and `name=kill@3` acts on the third pass only. When the variable is not set, which is the rule, a
-failpoint costs next to nothing. There is one for each arrow of the deletion protocol
+failpoint costs almost nothing. There is one for each arrow of the deletion protocol
 (docs/design/deletion.md section 3).
 """
 
@@ -80,7 +80,7 @@ _ERRNOS = {name: number for number, name in errno.errorcode.items()}
 
 
 class FailpointInvalid(ValueError):
-    """A failpoint nobody knows, or an action that cannot be. The text says what was expected."""
+    """An unknown failpoint or an impossible action. The text says what was expected."""
 
 
 @dataclass(slots=True)
@@ -99,7 +99,7 @@ class _Armed:
             self.act()
 
 
-# None: nobody has looked yet.
+# None: the environment was not read yet.
 _armed: dict[str, list[_Armed]] | None = None
 
 

@@ -1,4 +1,4 @@
-"""Regular expressions of strangers, on an engine whose time is linear in what it reads.
+"""Regular expressions that users send, on an engine whose time is linear in what it reads.
 
 The syntax is RE2's, as with acr (azure.md section 4.1): no look-around, no back-references, and so
 no expression that never ends.

@@ -1,4 +1,4 @@
-"""A certificate for a registry on somebody's own machine, and an authority that vouches for it.
+"""A certificate for a registry on its user's own machine, and an authority that signs it.
 
 Made once in the data folder; the certificate is made again when it is about to expire or when it
 is asked for other names. The authority stays, so that it has to be trusted only once.
@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 # OpenSSL, and with it curl and az, takes no wildcard directly below a top-level name as Go does, so
-# the names that a registry on this machine is likely to be called by are here, too.
+# the names that a registry on this machine is likely to have are here, too.
 LOCAL_NAMES = (
     "localhost",
     "*.localhost",
@@ -38,7 +38,7 @@ RENEW_BEFORE = timedelta(days=30)
 
 @dataclass(frozen=True, slots=True)
 class Certificates:
-    """Where everything is: what to serve with, and what clients have to trust."""
+    """The files: what to serve with, and what clients have to trust."""
 
     authority: Path
     certificate: Path
@@ -48,8 +48,8 @@ class Certificates:
 def self_signed(folder: Path, names: Sequence[str], now: datetime) -> Certificates:
     """A certificate for this machine's local names and `names`, made or still good.
 
-    Anybody on this machine may read the authority, once somebody lets them into the folder above
-    `folder`; nobody else reads a key.
+    Every user of this machine may read the authority, once the folder above `folder` lets them in;
+    only the owner reads a key.
     """
     folder.mkdir(parents=True, exist_ok=True)
     made = Certificates(folder / "ca.pem", folder / "server.pem", folder / "server.key")
@@ -63,7 +63,7 @@ def self_signed(folder: Path, names: Sequence[str], now: datetime) -> Certificat
 
 
 def name_in(certificate: Path) -> str | None:
-    """A name that clients can check a certificate by: the first in it that is no pattern."""
+    """A name to connect to: the first in the certificate that is no pattern."""
     found = x509.load_pem_x509_certificates(certificate.read_bytes())[0]
     try:
         names = found.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
@@ -122,7 +122,7 @@ def _make_authority(path: Path, key_path: Path, now: datetime) -> None:
     )
     _write(key_path, _pem(key), 0o600)
     _write(path, certificate.public_bytes(serialization.Encoding.PEM), 0o644)
-    # Whoever is to trust it has to get there, whatever the umask says.
+    # Users that are to trust it have to get there, whatever the umask says.
     path.parent.chmod(0o755)
 
 
@@ -193,7 +193,7 @@ def _write(path: Path, content: bytes, mode: int) -> None:
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     with os.fdopen(os.open(temporary, flags, 0o600), "wb") as file:
         file.write(content)
-        # The umask must not take away what others need.
+        # The umask must not take away what other users need.
         os.fchmod(file.fileno(), mode)
         file.flush()
         os.fsync(file.fileno())

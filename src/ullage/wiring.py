@@ -107,7 +107,7 @@ def _assemble(settings: Settings, db: Database) -> tuple[Registry, Worker]:
 
 @dataclass(frozen=True, slots=True)
 class Started:
-    """What somebody who starts a registry wants to know."""
+    """What an operator who starts a registry wants to know."""
 
     url: str
     # Of the account that was just made; shown this once.
@@ -116,14 +116,14 @@ class Started:
     account: str | None
     # What clients have to trust, if the certificate is self-signed.
     authority: Path | None
-    # What a certificate of the operator's own calls this registry.
+    # This registry's name in a certificate of the operator's own.
     certified: str | None
 
 
 def _recover(registry: Registry) -> int:
     """What a start has to do after a crash; how many uploads it ended."""
     if registry.db.dialect == "sqlite":
-        # Whoever worked on jobs is gone; nobody has to wait until their claims end.
+        # The process that worked on jobs is gone; no job has to wait until its claim ends.
         release_jobs(registry)
     return recover(registry)
 
@@ -166,7 +166,7 @@ def run_server(settings: Settings, announce: Callable[[Started], None]) -> bool:
         started = Started(
             url=f"{scheme}://{_host_in_url(host)}:{port}",
             admin_password=password,
-            account=authenticator.somebody() if authenticator else None,
+            account=authenticator.unrestricted_account() if authenticator else None,
             authority=authority,
             certified=name_in(tls.certificate) if tls and not authority else None,
         )
@@ -185,16 +185,16 @@ def run_server(settings: Settings, announce: Callable[[Started], None]) -> bool:
             worker.stop()
 
 
-# The person at this machine: whoever may use the data folder.
+# The person at this machine: the user that may use the data folder.
 OPERATOR = Caller(subject="operator", address="local", agent="ullage")
 
 
 def _tls(settings: Settings) -> tuple[Tls | None, Path | None]:
-    """What to serve HTTPS with, and whom clients have to trust for it. Raises CannotStart."""
+    """What to serve HTTPS with, and what clients have to trust for it. Raises CannotStart."""
     authority = None
     if settings.tls:
         try:
-            # Others may pass through to what they are to trust, and see nothing else.
+            # Other users may pass through to what they are to trust, and see nothing else.
             settings.data.mkdir(mode=0o711, parents=True, exist_ok=True)
         except OSError as error:
             raise CannotStart(f"data: {error}") from error
@@ -220,7 +220,7 @@ def _tls(settings: Settings) -> tuple[Tls | None, Path | None]:
 
 
 def _authenticator(settings: Settings, registry: Registry) -> Authenticator | None:
-    """Whoever asks callers who they are; None where nobody does."""
+    """What checks the accounts of callers; None where there are no accounts."""
     found_in: Accounts
     if settings.auth:
         found_in = StoredAccounts(registry)

@@ -1,7 +1,7 @@
-"""The clock as a face: a thread that reclaims space and cleans up, while the registry serves.
+"""What the clock starts: a thread that reclaims space and cleans up while the registry serves.
 
-It sleeps until something is due or somebody deletes something, works until nothing is left, and
-backs off when something fails. It decides nothing: every step is a service.
+It sleeps until something is due or a deletion wakes it, works until nothing is left, and
+backs off when something fails. It decides nothing: every step is a function of the rooms below.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ from ullage.restore import deleted
 
 log = logging.getLogger(__name__)
 
-# Look around at least this often, whatever is known to be due.
+# Look for work at least this often, whatever is known to be due.
 IDLE_SECONDS = 30.0
-# Deletions come in flocks: what comes within this is reclaimed together, one fsync for many.
+# Deletions come many at once: what comes within this is reclaimed together, one fsync for many.
 GATHER_SECONDS = 0.05
 # Tidying the database waits for a quiet moment, so that it does not slow down what it tidies after.
 QUIET_SECONDS = 1.0
@@ -45,7 +45,7 @@ CLOCK_JUMP = timedelta(minutes=1)
 # Something that fails is tried again after at most this long.
 MAX_BACKOFF_SECONDS = 60.0
 # A job's transactions are so large that each keeps others from writing for about this long, and
-# after each of them the database is everybody else's for as long again.
+# after each of them the database is left to others for as long again.
 BATCH_SECONDS = 0.02
 SMALLEST_BATCH, LARGEST_BATCH = 50, 1000
 # Pulls are written down this often, and old ones forgotten.
@@ -72,7 +72,7 @@ class Worker:
         self._wake = threading.Event()
         self._stop = threading.Event()
         self._failures = 0
-        # By what others know who works on a job.
+        # By this, other processes know which one works on a job.
         self._token = uuid.uuid4().hex
         self._wake_jobs = threading.Event()
         self._jobs = threading.Thread(target=self._run_jobs, name="ullage-jobs", daemon=True)
@@ -125,7 +125,7 @@ class Worker:
             log.exception("reclaiming failed, trying again soon")
 
     def _follow_clock(self) -> None:
-        """Take over the wall clock's time. If somebody set it, deadlines move along."""
+        """Take over the wall clock's time. If it was set, deadlines move along."""
         moved = self._clock.moved()
         if moved > CLOCK_JUMP:
             log.warning("the clock was put forward by %s: deadlines move along", moved)
@@ -215,7 +215,7 @@ class Worker:
             log.error("that could not be noted: %s", another)
 
     def _run_pulls(self) -> None:
-        """Write down who pulled what, now and then and once more at the end."""
+        """Write down what was pulled by which clients, at intervals and once more at the end."""
         forget_at = time.monotonic()
         while not self._stop.wait(PULLS_SECONDS):
             self._about_pulls(pull_log.write_pulls)
@@ -228,11 +228,11 @@ class Worker:
         try:
             step(self._registry)
         except Exception:
-            # Nobody waits for it, and the next ones may go better.
+            # No request waits for it, and the next ones may go better.
             log.exception("something was not noted about pulls")
 
     def _reconcile(self) -> None:
-        """Now and then, slowly, look for bytes in the store that no row names."""
+        """At long intervals, slowly, look for bytes in the store that no row names."""
         wait = FIRST_RECONCILE_SECONDS
         while not self._stop.wait(wait):
             wait = RECONCILE_SECONDS

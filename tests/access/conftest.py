@@ -14,7 +14,7 @@ from tests.support.clock import FakeClock
 def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
     """Two tenants: `team/*` with an account for each right, and `rival/*` with all of them.
 
-    Anybody may pull `open/*`. There is an image tagged v1 in team/app, rival/app and open/app.
+    All may pull `open/*`. There is an image tagged v1 in team/app, rival/app and open/app.
     """
     data = tmp_path_factory.mktemp("house") / "data"
     with House(data, "--anonymous-pull", "open/*") as house:

@@ -149,7 +149,7 @@ class House:
         return digest_of(raw)
 
     def push_index(self, repository: str, who: str = "admin") -> str:
-        """An empty index that nobody has yet, untagged; its digest."""
+        """An empty index that is not there yet, untagged; its digest."""
         raw = empty_index()
         self.put_manifest(repository, digest_of(raw), raw, INDEX, who)
         return digest_of(raw)
@@ -165,7 +165,7 @@ class House:
         assert response.status_code == 201, response.text
 
     def open_upload(self, repository: str, headers: dict[str, str]) -> str:
-        """The path of a fresh upload session."""
+        """The path of a new upload session."""
         response = self._fast("POST", f"/v2/{repository}/blobs/uploads/", headers)
         location = response.getheader("location")
         assert response.status == 202
@@ -185,7 +185,7 @@ def image(layer: bytes, **more: Any) -> bytes:
 
 
 def empty_index() -> bytes:
-    """An index without members that nobody has yet."""
+    """An index without members that is not there yet."""
     annotations = {"number": str(next(_numbers))}
     index = {"schemaVersion": 2, "mediaType": INDEX, "manifests": [], "annotations": annotations}
     return json.dumps(index).encode()

@@ -18,7 +18,7 @@ HERE = "192.0.2.7"
 
 
 class Keep:
-    """`advance` moves both clocks; `door` is the doorkeeper under test."""
+    """`advance` moves both clocks; `door` is the authenticator under test."""
 
     def __init__(self, database_url: str, clock: FakeClock) -> None:
         self.clock = clock
@@ -50,7 +50,7 @@ class Keep:
         )
         return [password["value"] for password in made["credentials"]["passwords"]]
 
-    # -- what somebody tries
+    # -- what a client tries
 
     def lets_in(self, name: str, password: str, door: Authenticator | None = None) -> bool:
         """With Basic."""

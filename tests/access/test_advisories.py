@@ -137,7 +137,7 @@ def test_cve_2025_24976_a_key_in_the_tokens_own_header_proves_nothing(keep: Keep
 def test_cve_2026_35172_what_is_deleted_in_one_repository_stays_deleted_there(
     house: House,
 ) -> None:
-    """A membership cache brought it back when somebody read the same blob elsewhere."""
+    """A membership cache brought it back when a client read the same blob elsewhere."""
     layer = uuid.uuid4().bytes
     admin = house.basic("admin")
     for name in ("team/first", "rival/second"):
@@ -195,7 +195,7 @@ def test_cve_2026_41888_no_way_of_deleting_forgets_the_right_to(
 
 
 def test_cve_2024_39897_a_digest_is_no_key_to_another_tenants_blob(house: House) -> None:
-    """zot's deduplication cache answered HEAD, and mounts, from repositories nobody may read."""
+    """zot's deduplication cache answered HEAD, and mounts, from other tenants' repositories."""
     digest = digest_of(b"the layer of rival/app")
     writer = house.basic("writer")
     for name in ("team/app", "team/absent"):
@@ -207,8 +207,8 @@ def test_cve_2024_39897_a_digest_is_no_key_to_another_tenants_blob(house: House)
         assert response.status_code == 202
 
 
-def test_cve_2026_31801_no_tag_is_special_to_who_may_not_write(house: House) -> None:
-    """zot: somebody who could only create could overwrite `latest`."""
+def test_cve_2026_31801_no_tag_is_special_to_a_caller_that_may_not_write(house: House) -> None:
+    """zot: an account that could only create could overwrite `latest`."""
     house.push_image("team/special", "latest", b"the one")
     before = house.client.get("/v2/team/special/manifests/latest", headers=house.basic("admin"))
     for who in ("reader", "deleter", "metadata-writer", "other-tenant"):
@@ -239,7 +239,7 @@ def test_cve_2025_48374_credentials_do_not_reach_the_log(house: House) -> None:
 
 
 def test_cve_2019_16097_no_request_makes_its_sender_an_administrator(house: House) -> None:
-    """Harbor took `has_admin_role` from whoever registered."""
+    """Harbor took `has_admin_role` from the form of a new user."""
     form = {
         "grant_type": "password",
         "username": "reader",
@@ -318,7 +318,7 @@ def test_cve_2020_29662_no_other_spelling_of_a_path_is_open(house: House, path: 
 
 @pytest.mark.parametrize("name", ["reader", "admin", "other-tenant", "nobody-here"])
 def test_cve_2019_19030_cve_2020_13794_names_cannot_be_told_apart(house: House, name: str) -> None:
-    """A wrong password for somebody, and any for nobody: the same answer everywhere."""
+    """A wrong password of an account, and any of none: the same answer everywhere."""
     seen = set()
     for who in (name, "certainly-nobody"):
         wrong = basic(who, "wrong-" + uuid.uuid4().hex)
@@ -430,7 +430,7 @@ def test_cve_2025_68944_a_bearer_of_an_administrator_is_as_narrow_as_it_was_aske
 
 
 def test_cve_2026_28740_an_object_that_exists_elsewhere_is_not_handed_over(house: House) -> None:
-    """Gitea LFS: announcing a known digest linked somebody else's private object."""
+    """Gitea LFS: announcing a known digest linked another user's private object."""
     secret = digest_of(b"the layer of rival/app")
     writer = house.basic("writer")
     for query in ({"mount": secret}, {"digest": secret}, {"mount": secret, "digest": secret}):
@@ -530,7 +530,7 @@ def test_cve_2022_29217_cve_2017_11424_cve_2024_37568_cve_2016_7036_one_algorith
 
 
 def test_cve_2024_27454_nested_json_is_refused_before_it_is_parsed(house: House) -> None:
-    """orjson recursed without a limit; so does whoever trusts a parser with depth."""
+    """orjson recursed without a limit; so does a program that trusts a parser with depth."""
     for raw in (
         b"[" * 100_000,
         b'{"a":' * 50_000 + b"1" + b"}" * 50_000,

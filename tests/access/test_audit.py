@@ -1,4 +1,4 @@
-"""Who changed what, once and in order; and no secret anywhere. reliability.md I22, S57, S60."""
+"""Each change once, in order, with its account; no secret in it. reliability.md I22, S57, S60."""
 
 import sqlite3
 import threading
@@ -75,7 +75,7 @@ def test_each_command_leaves_one_entry(books: Keep) -> None:
     ]
 
 
-def test_an_entry_says_when_who_from_where_and_what(books: Keep) -> None:
+def test_an_entry_says_when_which_account_from_where_and_what(books: Keep) -> None:
     books.user("ada", PASSWORD, admin=True)
     [entry] = list_audit(books.registry)
     assert entry.pop("id") >= 1
@@ -133,7 +133,7 @@ def test_an_entry_is_there_exactly_if_its_change_is(books: Keep) -> None:
 
 
 def test_entries_are_numbered_in_the_order_of_their_commits(books: Keep) -> None:
-    """I22: also when many write at once, whoever reads up to a number has seen all before it."""
+    """I22: also when many write at once, a reader of all up to a number has seen all before it."""
     seen: list[list[int]] = []
     stop = threading.Event()
 

@@ -1,4 +1,4 @@
-"""The 401 that tells a client whom to ask, to the byte: azure.md section 1.1."""
+"""The 401 that tells a client where to ask, to the byte: azure.md section 1.1."""
 
 import re
 from collections.abc import Iterator
@@ -43,7 +43,7 @@ def sdk_reads(challenge: str) -> tuple[str, str]:
     return pairs["service"], pairs["scope"]
 
 
-def test_the_base_challenges_whoever_shows_no_credentials(house: House) -> None:
+def test_the_base_challenges_a_client_without_credentials(house: House) -> None:
     """azure.md section 1.1 and azure.md section 0, rule 1: no scope, no space behind the comma."""
     response = house.client.get("/v2/")
     host = house.server.host
@@ -56,7 +56,7 @@ def test_the_base_challenges_whoever_shows_no_credentials(house: House) -> None:
     assert az_reads(response.headers["www-authenticate"])["service"] == host
 
 
-def test_the_base_challenges_even_where_anybody_may_pull(house: House) -> None:
+def test_the_base_challenges_even_where_anonymous_clients_may_pull(house: House) -> None:
     """azure.md section 0, rule 3: a 200 there is an error to az and to the SDK."""
     assert house.client.get("/v2/open/app/manifests/v1").status_code == 200
     assert house.client.get("/v2/").status_code == 401

@@ -10,7 +10,7 @@ import pytest
 from tests.access.house import EVERY_ACTION, House, digest_of, image, without_what_differs
 
 SECRET = b"the layer of rival/app"
-ABSENT = b"a layer that nobody ever pushed"
+ABSENT = b"a layer that was never pushed"
 
 
 # --- what may not be read looks like what is not there --------------------------------------------
@@ -115,11 +115,11 @@ def test_mounting_takes_the_right_to_read_that_the_token_carries(house: House) -
     assert mount(house, wide, digest, "team/app").status_code == 201
 
 
-def test_a_manifest_refers_only_to_what_its_own_repository_holds(house: House) -> None:
+def test_a_manifest_refers_only_to_what_its_own_repository_has(house: House) -> None:
     """S14: else a push would import what the pusher may not read."""
-    house.push_blob("team/fresh", b"{}", "writer")
+    house.push_blob("team/new", b"{}", "writer")
     response = house.client.put(
-        "/v2/team/fresh/manifests/stolen",
+        "/v2/team/new/manifests/stolen",
         content=image(SECRET),
         headers=house.basic("writer")
         | {"Content-Type": "application/vnd.oci.image.manifest.v1+json"},
@@ -148,7 +148,7 @@ def test_uploading_what_exists_elsewhere_takes_the_same_steps(house: House) -> N
 
 @pytest.fixture(scope="module")
 def second_writer(house: House) -> str:
-    """Somebody with the same rights as `writer`."""
+    """An account with the same rights as `writer`."""
     house.token("second-writer", ["team/*", "content/read", "content/write"])
     return "second-writer"
 

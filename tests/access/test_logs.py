@@ -168,7 +168,7 @@ def test_on_a_terminal_lines_are_for_people(at_a_terminal: tuple[str, int]) -> N
     assert "{" not in shown
 
 
-def test_a_wrong_password_is_logged_as_a_401_of_nobody(house: House) -> None:
+def test_a_wrong_password_is_logged_as_a_401_without_an_account(house: House) -> None:
     """The name that was tried might be a password typed into the wrong field."""
     response = house.client.get("/v2/", headers=basic("my-secret-typed-too-early", "x"))
     line = line_of(house, response)

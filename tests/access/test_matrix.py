@@ -17,7 +17,7 @@ from ullage.server.app import ROUTES
 from ullage.server.http.permissions import Audience
 from ullage.server.http.routes import Route
 
-# Whom a route is for: "anybody", "known" (any account or token), who may see a "catalog", or the
+# The callers a route is for: "all", "known" (any account or token), those of a "catalog", or the
 # rights that are needed on the repository in the path.
 Permission = str | frozenset[str]
 PULL: Permission = frozenset({"pull"})
@@ -41,7 +41,7 @@ class Everywhere:
 
 @dataclass(frozen=True)
 class Row:
-    """A route, whom it is for, and what it answers those it lets in."""
+    """A route, the callers it is for, and what it answers those it lets in."""
 
     method: str
     path: str
@@ -49,10 +49,10 @@ class Row:
     existing: int
     absent: int
     # Rights on the repository that the request is about without naming it in its path, and what
-    # those are told who lack them: 401 for a name that they said, 404 for what they only guess.
+    # callers without them are told: 401 for a name that they gave, 404 for what they only guess.
     rights: frozenset[str] = frozenset()
     lacking: int = 401
-    # Rights without which those who may know of it are told 401.
+    # Rights without which callers that may know of it are told 401.
     more: frozenset[str] = frozenset()
 
 
@@ -92,9 +92,9 @@ TABLE = (
     Row("GET", "/acr/v1/_deleted/{name}/_manifests", DELETED_READ, 200, 404),
     Row("GET", "/acr/v1/_deleted/{name}/_tags", DELETED_READ, 200, 404),
     Row("POST", "/acr/v1/_deleted/{name}/_manifests/{digest}", RESTORE, 200, 404),
-    Row("GET", "/oauth2/token", "anybody", 200, 200),
-    Row("POST", "/oauth2/token", "anybody", 200, 200),
-    Row("POST", "/oauth2/exchange", "anybody", 401, 401),
+    Row("GET", "/oauth2/token", "all", 200, 200),
+    Row("POST", "/oauth2/token", "all", 200, 200),
+    Row("POST", "/oauth2/exchange", "all", 401, 401),
     Row("POST", "/api/v1/plans", "known", 201, 404, METADATA),
     Row("POST", "/api/v1/suggest", "known", 201, 404, METADATA | DELETION),
     Row("GET", "/api/v1/plans/{plan}", "known", 200, 404, METADATA, 404),
@@ -169,7 +169,7 @@ def expected(role: str, kind: str, row: Row, repository: str) -> int:
     """The status that the tables above call for."""
     exists = repository.endswith("/app")
     allowed = row.existing if exists else row.absent
-    if row.need == "anybody":
+    if row.need == "all":
         # The token endpoint takes no tokens.
         return 401 if row.method in ("GET", "HEAD") and kind in ("bearer", "empty") else allowed
     if row.need == "known":
@@ -178,7 +178,7 @@ def expected(role: str, kind: str, row: Row, repository: str) -> int:
         granted = RIGHTS[role].get(repository.partition("/")[0], frozenset())
         if not row.rights <= (granted if kind != "empty" else frozenset()):
             return row.lacking
-        # What does not exist, nobody lacks a right on.
+        # On what does not exist no caller lacks a right.
         return allowed if row.more <= granted or not exists else 401
     if isinstance(row.need, Everywhere):
         # A token for one repository says nothing about the others, whosever it is.
@@ -230,24 +230,24 @@ class Attempt:
         catalogs = ("registry:catalog:*", "registry:deleted_catalog:*")
         return self.house.bearer(account, f"repository:{repository}:*", *catalogs)
 
-    def status(self, row: Row, repository: str, *, fresh: bool) -> int:
-        """What the server answers. Content to be used up is `fresh` where that may succeed."""
+    def status(self, row: Row, repository: str, *, unused: bool) -> int:
+        """What the server answers. Content to be used up is `unused` where that may succeed."""
         if row.path.startswith("/acr/"):
-            return self._acr_status(row, repository, fresh=fresh)
+            return self._acr_status(row, repository, unused=unused)
         headers, path, content = self.headers(repository), row.path, None
         there = repository.endswith("/app")
         fill = {"name": repository, "digest": _layer(repository), "reference": "v1"}
         match row.method, path.rpartition("/")[2]:
-            case "DELETE", "{digest}" if there and fresh:
+            case "DELETE", "{digest}" if there and unused:
                 fill["digest"] = self.house.push_blob(repository, uuid.uuid4().bytes)
-            case "DELETE", "{reference}" if there and fresh:
+            case "DELETE", "{reference}" if there and unused:
                 fill["reference"] = self.house.push_index(repository)
             case "PUT", "{reference}":
                 content = empty_index() if there else INDEX_OF_NOTHING
                 fill["reference"] = digest_of(content)
                 headers = headers | {"Content-Type": INDEX}
             case method, "{session}":
-                fill["session"] = self._session(repository, mine=fresh) if there else BAIT
+                fill["session"] = self._session(repository, mine=unused) if there else BAIT
                 content = b"some bytes" if method in ("PATCH", "PUT") else None
                 path += f"?digest={digest_of(b'some bytes')}"
             case "POST", "plans":
@@ -277,7 +277,7 @@ class Attempt:
             case _, "{operation}" | "restore":
                 fill["operation"] = self._operation(repository)[0] if there else BAIT
             case "POST" | "DELETE", "locks":
-                return self._lock_status(row.method, repository, placed=there and fresh)
+                return self._lock_status(row.method, repository, placed=there and unused)
             case _, "locks":
                 path += f"?repository={repository}"
             case _, "usage":
@@ -330,10 +330,10 @@ class Attempt:
             self.house.status(*place[:2], admin, place[2])
         return self.house.status(*lift[:2], own, lift[2])
 
-    def _acr_status(self, row: Row, repository: str, *, fresh: bool) -> int:
+    def _acr_status(self, row: Row, repository: str, *, unused: bool) -> int:
         """As status; what was deleted is pushed again."""
         there, layer = repository.endswith("/app"), f"the layer of {repository}".encode()
-        used_up = row.method == "DELETE" and there and fresh
+        used_up = row.method == "DELETE" and there and unused
         fill = {"name": repository, "tag": "v1", "digest": digest_of(image(layer))}
         content = b'{"listEnabled": true}' if row.method == "PATCH" else None
         if row.method == "POST" and there:
@@ -361,7 +361,7 @@ def _layer(repository: str) -> str:
 
 # The id of an upload session that there is not.
 BAIT = uuid.uuid4().hex
-# An index that lists what is not there is refused by those who get that far.
+# An index that lists what is not there is refused to callers that get that far.
 INDEX_OF_NOTHING = json.dumps(
     {
         "schemaVersion": 2,
@@ -379,13 +379,13 @@ FORMS = {
 def test_each_cell_of_the_matrix_has_the_status_that_the_tables_call_for(
     house: House, role: str, kind: str
 ) -> None:
-    """S11: {who} x every route x {existing, absent, of somebody else} x {kind of credential}."""
+    """S11: {caller} x every route x {existing, absent, another's} x {kind of credential}."""
     attempt = Attempt(house, role, kind)
     wrong = {}
     for row in (*TABLE, *HEADS):
         for repository in REPOSITORIES:
             wanted = expected(role, kind, row, repository)
-            status = attempt.status(row, repository, fresh=wanted < 400)
+            status = attempt.status(row, repository, unused=wanted < 400)
             if status != wanted:
                 wrong[f"{row.method} {row.path} in {repository}"] = (status, "not", wanted)
     assert not wrong
@@ -397,7 +397,7 @@ def test_the_matrix_is_as_large_as_it_says() -> None:
 
 
 def test_every_route_of_the_application_is_in_the_table_and_no_other() -> None:
-    """ECR Public 2022, S66: no route that nobody knows of."""
+    """ECR Public 2022, S66: no undocumented route."""
     routed = sorted((route.method, route.path) for route in ROUTES)
     assert routed == sorted((row.method, row.path) for row in TABLE)
 
@@ -417,7 +417,7 @@ def test_every_route_declares_the_need_that_the_table_names() -> None:
 
 
 def test_a_route_without_a_need_cannot_be_made() -> None:
-    """One place decides: a route that forgets to say whom it is for is an error, not open."""
+    """One place decides: a route that does not say whose it is is an error, not open."""
     assert inspect.signature(Route).parameters["need"].default is inspect.Parameter.empty
 
     async def handler() -> httpx.Response:

@@ -61,7 +61,7 @@ def test_tokens_end_within_the_recheck_time_of_a_change_to_their_user(
 def test_rights_that_are_taken_from_an_account_are_taken_from_its_tokens(
     keep: Keep, how: str
 ) -> None:
-    """S6, CVE-2025-23208: within the recheck time; nobody has to log in again for it."""
+    """S6, CVE-2025-23208: within the recheck time; no client has to log in again for it."""
     rights = ["team/*", "content/read", "content/delete"]
     scope_maps.create_scope_map(keep.registry, OPERATOR, "map", [rights])
     scope_maps.create_scope_map(keep.registry, OPERATOR, "reader", [["team/*", "content/read"]])
@@ -127,23 +127,23 @@ def test_a_disabled_token_is_refused_like_a_disabled_user(keep: Keep) -> None:
 
 
 def test_the_two_passwords_of_a_token_are_replaced_one_at_a_time(keep: Keep) -> None:
-    """S9: a rotation without a moment in which nobody gets in."""
+    """S9: a rotation without a moment in which no password works."""
     first, second = keep.token("ci", "content/read")
     assert keep.lets_in("ci", first)
     assert keep.lets_in("ci", second)
     made = scoped_tokens.generate_credentials(keep.registry, OPERATOR, "ci", slots=["password1"])
-    fresh = made["credentials"]["passwords"][0]["value"]
+    new = made["credentials"]["passwords"][0]["value"]
     assert not keep.lets_in("ci", first)
     assert keep.lets_in("ci", second)
-    assert keep.lets_in("ci", fresh)
+    assert keep.lets_in("ci", new)
     scoped_tokens.delete_credentials(keep.registry, OPERATOR, "ci", ["password2"])
     assert not keep.lets_in("ci", second)
-    assert keep.lets_in("ci", fresh)
+    assert keep.lets_in("ci", new)
 
 
 @pytest.mark.parametrize("how", ["generated", "deleted"])
 def test_what_a_password_bought_ends_with_it_and_with_no_other(keep: Keep, how: str) -> None:
-    """Else whoever had a password that leaked would keep what it bought for months."""
+    """Else the tokens of a leaked password would be good for months."""
     first, second = keep.token("ci", "content/read")
     bought = {
         password: (
@@ -166,7 +166,7 @@ def test_what_a_password_bought_ends_with_it_and_with_no_other(keep: Keep, how: 
     assert all(keep.renews(token) for token in renewing)
 
 
-def test_a_token_bought_with_a_refresh_token_ends_with_its_password_too(keep: Keep) -> None:
+def test_a_token_got_with_a_refresh_token_ends_with_its_password_too(keep: Keep) -> None:
     """However often it was renewed."""
     [first, _] = keep.token("ci", "content/read")
     account = keep.door.account_of_refresh_token(keep.identity_token("ci", first))
@@ -235,7 +235,7 @@ def test_a_token_carries_no_more_than_was_granted_when_it_was_made(keep: Keep) -
 
 
 def test_after_a_key_rotation_old_tokens_go_on_until_they_expire(keep: Keep) -> None:
-    """Rotation with overlap: nobody is logged out by it."""
+    """Rotation with overlap: no client is logged out by it."""
     keep.user("ada", PASSWORD)
     before, identity = keep.access_token("ada", PASSWORD), keep.identity_token("ada", PASSWORD)
     signing_keys.rotate_key(keep.registry, OPERATOR)
@@ -249,7 +249,7 @@ def test_after_a_key_rotation_old_tokens_go_on_until_they_expire(keep: Keep) -> 
 
 
 def test_after_a_key_was_revoked_no_token_of_before_is_good(keep: Keep) -> None:
-    """For a key that leaked: who has it could sign anything."""
+    """For a key that leaked: its thief could sign anything."""
     keep.user("ada", PASSWORD)
     token, identity = keep.access_token("ada", PASSWORD), keep.identity_token("ada", PASSWORD)
     other = keep.another_door()
@@ -333,7 +333,7 @@ def test_no_administrator_is_made_where_there_are_accounts(keep: Keep) -> None:
 
 @pytest.mark.parametrize("what", ["delete", "disable", "demote"])
 def test_the_last_administrator_stays(keep: Keep, what: str) -> None:
-    """Else nobody could manage anything any more; and a refused change leaves no trace."""
+    """Else no account could manage anything any more; and a refused change leaves no trace."""
     keep.user("root", PASSWORD, admin=True)
     keep.user("ada", PASSWORD)
 
@@ -365,7 +365,7 @@ def test_a_disabled_administrator_does_not_count_as_one(keep: Keep) -> None:
 
 
 def test_a_tokens_own_scope_map_never_replaces_one_that_others_use(keep: Keep) -> None:
-    """Else `token create --name ci` would hand its rights to whoever uses ci-scope-map."""
+    """Else `token create --name ci` would give its rights to every user of ci-scope-map."""
     scope_maps.create_scope_map(
         keep.registry, OPERATOR, "ci-scope-map", [["open/*", "content/read"]]
     )
@@ -415,7 +415,7 @@ def test_a_prefix_covers_what_lies_below_it_and_nothing_else(
 
 
 @pytest.mark.parametrize(
-    ("held", "asked", "both"),
+    ("granted", "asked", "both"),
     [
         ("*", "*", "*"),
         ("*", "team/*", "team/*"),
@@ -431,15 +431,15 @@ def test_a_prefix_covers_what_lies_below_it_and_nothing_else(
         ("team/app", "team/app/*", None),
     ],
 )
-def test_a_token_allows_what_is_covered_by_what_it_asked_for_and_by_what_is_held(
-    held: str, asked: str, both: str | None
+def test_a_token_allows_what_both_its_request_and_its_account_cover(
+    granted: str, asked: str, both: str | None
 ) -> None:
     """S4 and S22, when the token is used."""
     pull, delete = frozenset({Action.PULL}), frozenset({Action.PULL, Action.DELETE})
-    found = narrowed([Grant(held, delete)], [Grant(asked, pull)])
+    found = narrowed([Grant(granted, delete)], [Grant(asked, pull)])
     assert found == ((Grant(both, pull),) if both else ())
-    assert narrowed([Grant(held, pull)], [Grant(asked, delete)]) == found
-    assert narrowed([Grant(held, delete - pull)], [Grant(asked, pull)]) == ()
+    assert narrowed([Grant(granted, pull)], [Grant(asked, delete)]) == found
+    assert narrowed([Grant(granted, delete - pull)], [Grant(asked, pull)]) == ()
 
 
 @pytest.mark.parametrize("verb", ["content/reed", "read", "*", "content/*", "", "x" * 300])

@@ -1,4 +1,4 @@
-"""Guessing is slow for who guesses, and for nobody else: reliability.md S7 and S39."""
+"""Guessing is slow for the client that guesses, and for no other: reliability.md S7 and S39."""
 
 import asyncio
 import select
@@ -97,8 +97,8 @@ def test_trying_many_accounts_from_one_address_is_slowed_too() -> None:
     assert waiting.throttle.wait(GUESSER, "yet-another") > 0
 
 
-def test_a_guesser_behind_the_same_proxy_does_not_lock_out_who_logged_in_there() -> None:
-    """Behind a reverse proxy everybody has its address."""
+def test_a_guesser_behind_the_same_proxy_locks_out_no_account_that_logged_in_there() -> None:
+    """Behind a reverse proxy all clients have its address."""
     waiting = Waiting()
     waiting.throttle.succeeded(GUESSER, "bob")
     waiting.fail(FREE_PER_ADDRESS * 10)
@@ -121,7 +121,7 @@ def test_mistakes_are_forgotten_by_a_success_and_by_time() -> None:
 
 
 def test_what_is_remembered_is_bounded() -> None:
-    """Memory must not grow with the number of names somebody makes up."""
+    """Memory must not grow with the number of names a client makes up."""
     throttle = Throttle(lambda: 0.0)
     for number in range(CAPACITY * 2):
         throttle.failed(GUESSER, f"user-{number}")
@@ -143,8 +143,8 @@ def test_the_right_password_is_not_tried_while_the_wait_lasts(keep: Keep) -> Non
     keep.door.login("ada", PASSWORD, GUESSER)
 
 
-def test_no_memory_is_spent_on_names_that_nobody_has(keep: Keep) -> None:
-    """A form may hold a name of 64 KiB, and there may be 20,000 of them."""
+def test_no_memory_is_spent_on_unknown_names(keep: Keep) -> None:
+    """A form may have a name of 64 KiB, and there may be 20,000 of them."""
     before = len(keep.door._throttle._failures)
     assert not keep.lets_in("a" * 60_000, "x")
     assert len(keep.door._throttle._failures) == before
@@ -189,10 +189,10 @@ def test_a_password_is_hashed_once_and_then_remembered(
     assert checks > first
 
 
-def test_a_wrong_password_costs_the_same_whoever_it_is_for(
+def test_a_wrong_password_costs_the_same_for_every_account(
     keep: Keep, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """S7, CVE-2023-20902: nobody, a user, a token with two passwords, one that is disabled."""
+    """S7, CVE-2023-20902: an unknown name, a user, a token with two passwords, a disabled one."""
     keep.user("ada", PASSWORD)
     keep.user("gone", PASSWORD)
     keep.token("ci", "content/read")
@@ -235,7 +235,7 @@ def finished_in(*lines: Line) -> list[Line]:
 
 
 def test_parties_take_turns_and_within_a_party_its_names_do() -> None:
-    """Whoever comes last waits for one piece of work of each, not for all there is."""
+    """The last to come waits for one piece of work of each, not for all there is."""
     flood = [Line("flood", f"user-{number}") for number in range(50)]
     again = [Line("other", "ada")] * 20
     late, shy = Line("late", "bob"), Line("other", "carol")
@@ -245,14 +245,14 @@ def test_parties_take_turns_and_within_a_party_its_names_do() -> None:
     assert sorted(order, key=str) == sorted((*flood, *again, late, shy), key=str)
 
 
-def test_work_that_fails_or_that_nobody_waits_for_keeps_no_place() -> None:
+def test_work_that_fails_or_is_no_longer_waited_for_keeps_no_place() -> None:
     """A refused login and a client that hung up make room like any other."""
 
     async def main() -> None:
         threads, begin = FairThreads(1), threading.Event()
         line = Line("here", "ada")
         first = threads.submit(line, begin.wait)
-        gone = threads.submit(line, lambda: pytest.fail("nobody waits for this"))
+        gone = threads.submit(line, lambda: pytest.fail("nothing waits for this"))
         gone.cancel()
         failing = threads.submit(line, int, "no number")
         last = threads.submit(line, int, "7")
@@ -272,8 +272,8 @@ def test_a_right_password_does_not_wait_behind_a_flood_of_wrong_ones(
 ) -> None:
     """By order, not by time: most guesses that came first are answered after it.
 
-    From the guesser's own address that is so for whoever logged in from there before: behind a
-    reverse proxy everybody has its address.
+    From the guesser's own address that is so for accounts that logged in from there before: behind
+    a reverse proxy all clients have its address.
     """
     flood_from, login_from = ("127.0.0.3", "127.0.0.4") if elsewhere else ("127.0.0.5",) * 2
     name = f"late-{elsewhere}"

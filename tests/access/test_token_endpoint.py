@@ -50,7 +50,7 @@ def may_pull(house: House, token: str) -> bool:
     return response.status_code == 200
 
 
-# --- who calls ------------------------------------------------------------------------------------
+# --- the caller ----------------------------------------------------------------------------------
 
 
 def test_az_logs_in_with_the_password_grant(house: House) -> None:
@@ -112,7 +112,7 @@ def test_docker_goes_on_with_the_identity_token_it_was_given(house: House) -> No
     assert may_pull(house, response.json()["access_token"])
 
 
-def test_without_credentials_anybody_gets_a_token_that_allows_what_anybody_may(
+def test_without_credentials_a_client_gets_a_token_that_allows_what_anonymous_callers_may(
     house: House,
 ) -> None:
     """azure.md section 1.3: without Authorization it is an anonymous token request."""
@@ -207,7 +207,7 @@ def test_acr_cli_asks_for_every_repository_at_once(house: House) -> None:
 def test_a_token_for_all_of_500_repositories_is_short_and_allows_all_of_them(
     house: House,
 ) -> None:
-    """azure.md section 6: 500 actions on 500 repositories are what a scope map may hold."""
+    """azure.md section 6: 500 actions on 500 repositories are what a scope map may have."""
     repositories = [f"many/of-these-{number}-" + "x" * 200 for number in range(500)]
     rights = [[name, "content/read"] for name in repositories]
     house.token("many", *rights)
@@ -225,7 +225,7 @@ def test_a_token_for_all_of_500_repositories_is_short_and_allows_all_of_them(
 
 
 def test_a_token_that_no_request_could_carry_is_not_made(house: House) -> None:
-    """Else the client would be refused later, and nobody would know why."""
+    """Else the client would be refused later, without a reason."""
     many = [f"repository:team/{'x' * 200}{number}:pull" for number in range(90)]
     last = many[29].split(":")[1]
     shown = house.bearer("reader", *many[:30])
@@ -241,7 +241,7 @@ def test_a_token_that_no_request_could_carry_is_not_made(house: House) -> None:
     assert "fewer" in response.json()["errors"][0]["message"]
 
 
-def test_a_wildcard_in_a_name_is_granted_only_to_who_holds_it_whole(house: House) -> None:
+def test_a_wildcard_in_a_name_is_granted_only_to_an_account_that_has_it_whole(house: House) -> None:
     """S22: asking for more than one has must not give it."""
     for scope in ("repository:te*:pull", "repository:rival/*:pull", "repository:t*:*"):
         asked = house.client.get(
@@ -328,7 +328,7 @@ def test_a_refresh_tokens_payload_is_readable_in_the_standard_alphabet(house: Ho
     assert "aad_identity" not in found
 
 
-def test_nobody_keeps_a_copy_of_a_token(house: House) -> None:
+def test_no_cache_keeps_a_copy_of_a_token(house: House) -> None:
     """RFC 6749, section 5.1."""
     response = house.client.get("/oauth2/token", headers=house.basic("reader"))
     assert response.headers["cache-control"] == "no-store"
@@ -354,10 +354,10 @@ def test_an_access_token_buys_no_other(house: House) -> None:
     assert house.client.get("/oauth2/token", headers=bearer(token)).status_code == 401
 
 
-def test_a_refresh_token_bought_with_another_ends_when_that_one_would_have(
+def test_a_refresh_token_got_with_another_ends_when_that_one_would_have(
     house: House,
 ) -> None:
-    """Else whoever once had a password would have it for ever."""
+    """Else a client that once had a password would get in for ever."""
     first = refresh_token(house)
     ends = claims(first)["exp"]
     exchanged = post(house, "/oauth2/exchange", grant_type="refresh_token", refresh_token=first)

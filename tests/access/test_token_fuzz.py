@@ -1,4 +1,4 @@
-"""Tokens that nobody here made, or that were made for something else: each is refused, none fails.
+"""Tokens not made here, or made for something else: each is refused, none fails.
 
 reliability.md S1 to S3 and S5, and section 3.1 (JWT libraries): 50,000 of them.
 """

@@ -166,7 +166,7 @@ class BlobStoreContract:
         buffer = bytearray(b"first")
         with store.append(key, 0) as append:
             append.write(buffer)
-            buffer[:] = b"second one"  # a BufferError if the store still held a view of it
+            buffer[:] = b"second one"  # a BufferError if the store still had a view of it
             append.write(buffer)
         assert content(store, key) == b"firstsecond one"
 
@@ -221,7 +221,7 @@ class BlobStoreContract:
             second.write(b" too")
         assert content(store, key) == b"bytes kept too"
 
-    def test_an_open_append_holds_up_the_commit(self, store: BlobStore) -> None:
+    def test_a_commit_is_refused_while_an_append_is_open(self, store: BlobStore) -> None:
         key = upload(store)
         with store.append(key, 5) as append:
             with pytest.raises(OSError, match="still open") as refused:
@@ -528,7 +528,7 @@ class BlobStoreContract:
             assert sorted(in_threads(*[create] * 8)) == [False] * 7 + [True]
 
     def test_commit_and_delete_of_one_key_end_one_way_or_the_other(self, store: BlobStore) -> None:
-        """deletion.md R17. Whoever was first: after the delete nothing of the object is left."""
+        """deletion.md R17. Whichever was first: after the delete nothing of the object is left."""
         for _ in range(50):
             key = upload(store)
 
@@ -559,16 +559,16 @@ class BlobStoreContract:
             with pytest.raises(StoreFull) as full:
                 fill(append, piece)
             assert full.value.errno == errno.ENOSPC
-            piece.clear()  # the failed write does not hold on to the buffer either
-            held = append.offset
-        assert small_store.size(key) == held
+            piece.clear()  # the failed write does not keep the buffer either
+            stored = append.offset
+        assert small_store.size(key) == stored
         free = small_store.free_bytes()
         assert free is not None
         assert free < MiB
         assert content(small_store, kept) == b"kept"
 
-        small_store.append(key, held // 2).close()
-        assert small_store.commit(key) == held // 2
+        small_store.append(key, stored // 2).close()
+        assert small_store.commit(key) == stored // 2
         small_store.delete([key])
         free = small_store.free_bytes()
         assert free is not None

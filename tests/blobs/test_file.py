@@ -79,7 +79,7 @@ def test_objects_lie_where_the_documentation_says(store: BlobStore, root: Path) 
     assert {f"blobs/{path.name}" for path in (root / "blobs").iterdir()} == SHARDS
 
 
-def test_nobody_else_may_read_whatever_the_umask_says(tmp_path: Path) -> None:
+def test_no_other_user_may_read_whatever_the_umask_says(tmp_path: Path) -> None:
     """reliability.md S59, I30."""
     before = os.umask(0)
     try:
@@ -836,7 +836,7 @@ from pathlib import Path
 from ullage.blobs.files.store import FileBlobStore
 append = FileBlobStore(Path(sys.argv[1])).append(sys.argv[2], 5)
 append.write(b", and a tail")
-print("holding", flush=True)
+print("appending", flush=True)
 sys.stdin.read()
 """
 
@@ -852,7 +852,7 @@ def test_an_append_of_another_process_counts_until_that_process_is_dead(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
     ) as other:
         assert other.stdout is not None
-        assert other.stdout.readline() == "holding\n"
+        assert other.stdout.readline() == "appending\n"
         for operation in (lambda: store.append(key, 5), lambda: store.commit(key)):
             with pytest.raises(OSError, match="still open"):
                 operation()

@@ -85,7 +85,7 @@ class Site:
     images: Images
 
     def sql(self, statement: str, **values: object) -> None:
-        """Change the database behind the registry's back, where no foreign key holds."""
+        """Change the database behind the registry's back, where no foreign key is checked."""
         url = sa.make_url(self.database_url)
         postgresql = url.get_backend_name() == "postgresql"
         engine = sa.create_engine(
@@ -123,7 +123,7 @@ class Site:
         return self.root / "uploads" / self.upload_key()
 
     def add_file(self, place: str, *, data: bytes = b"?" * 7, age_days: float = 2) -> Path:
-        """Put a file into the store that nobody pushed."""
+        """Put a file into the store that was not pushed."""
         assert self.root is not None
         path = self.root / place
         for folder in reversed(path.relative_to(self.root).parents):
@@ -345,7 +345,7 @@ def keep(id_: str | None, where: str) -> Callable[[Site], None]:
         site.sql(
             "INSERT INTO kept_repositories (repository_id, operation_id, name)"
             f" SELECT id, :id, name FROM repositories WHERE {where}",
-            id=id_ or "nobody",
+            id=id_ or "unknown",
         )
 
     return do
@@ -374,7 +374,7 @@ def forget_the_link(site: Site) -> None:
     site.sql(f"UPDATE blobs SET repository_count = repository_count - 1 WHERE {of(LOOSE)}")
 
 
-def hold_a_child_of_another_repository(site: Site) -> None:
+def list_a_child_of_another_repository(site: Site) -> None:
     """The very same image, so that only its place is wrong."""
     push_image(site.registry, "other", "copy", [SHARED, ONE])
     site.sql(
@@ -474,7 +474,7 @@ ROWS = [
         "a repository has no name", sql("UPDATE repositories SET name = NULL"), "I5", also="I19"
     ),
     corruption("a child is deleted", sql("DELETE FROM manifest_children"), "I6"),
-    corruption("a child is of another repository", hold_a_child_of_another_repository, "I6"),
+    corruption("a child is of another repository", list_a_child_of_another_repository, "I6"),
     corruption(
         "a child does not exist",
         sql("UPDATE manifest_children SET child_id = -1"),
@@ -567,7 +567,9 @@ ROWS = [
         mended=False,
     ),
     corruption("a repository is live and kept", keep("x", "name IS NOT NULL"), "I32"),
-    corruption("a repository is kept by nobody", keep(None, "name IS NOT NULL"), "I32", also="I29"),
+    corruption(
+        "a repository is kept by no operation", keep(None, "name IS NOT NULL"), "I32", also="I29"
+    ),
     harmless("an operation keeps nothing", lambda site: operation(site, "x"), "I32", "hygiene"),
     harmless(
         "an operation is overdue",
@@ -769,7 +771,7 @@ FILES = [
         mended=False,
     ),
     harmless(
-        "somebody's notes",
+        "an operator's notes",
         lambda site: site.add_file("blobs/ab/notes.txt"),
         "I30",
         "hygiene",
@@ -785,7 +787,7 @@ FILES = [
         mended=False,
     ),
     harmless(
-        "a file anybody can read",
+        "a file that every user can read",
         lambda site: site.file(ONE).chmod(0o644),
         "I30",
         "hygiene",
@@ -793,7 +795,7 @@ FILES = [
         mended=False,
     ),
     harmless(
-        "a directory anybody can change",
+        "a directory that every user can change",
         lambda site: site.file(ONE).parent.chmod(0o777),
         "I30",
         "hygiene",
@@ -924,7 +926,7 @@ def test_a_repository_that_is_being_erased_is_no_finding(site: Site) -> None:
         assert site.check(mode).findings == ()
     site.clock.advance(3 * 3600)
     for mode in Mode:
-        assert site.check(mode).findings == (), "nobody waits for its reviews"
+        assert site.check(mode).findings == (), "nothing waits for its reviews"
     assert review_due(site.registry) == 1
     for mode in Mode:
         assert site.check(mode).findings == (), "nor misses them"
@@ -1022,7 +1024,7 @@ def test_putting_a_file_back_ends_its_quarantine(site: Site, mode: Mode) -> None
     saved.rename(path)
     (finding,) = site.check(mode).findings
     assert (finding.invariant, finding.severity) == ("I2", "warning")
-    assert found(site.check(Mode.FAST), "I2")[0].severity == "corruption", "nobody looked"
+    assert found(site.check(Mode.FAST), "I2")[0].severity == "corruption", "the bytes were not read"
     (finding,) = site.check(mode, repair=True).findings
     assert finding.repaired
     assert site.check(Mode.DEEP).findings == ()

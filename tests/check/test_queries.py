@@ -74,7 +74,7 @@ def pages(registry: Registry, fetch: Fetch, limit: int) -> Iterator[list[Any]]:
         after = page[-1].key
 
 
-def test_pages_of_any_size_hold_every_row_once_and_in_order(filled: Registry) -> None:
+def test_pages_of_any_size_have_every_row_once_and_in_order(filled: Registry) -> None:
     """Rows of a repository that is being erased are left out."""
     for kind, (fetch, count) in KINDS.items():
         everything = read(filled, fetch, After(None, 1000))
@@ -98,7 +98,7 @@ def test_a_row_fetched_again_is_the_same_row(filled: Registry) -> None:
 def test_a_page_of_large_manifests_ends_early(
     filled: Registry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A page is judged in memory, and a manifest may have megabytes."""
+    """A page is checked in memory, and a manifest may have megabytes."""
     everything = read(filled, manifest_rows.manifests, After(None, 1000))
     monkeypatch.setattr(manifest_rows, "_MANIFEST_PAGE_BYTES", len(everything[0].raw) * 2)
     found = list(pages(filled, manifest_rows.manifests, 1000))
@@ -128,7 +128,7 @@ def test_a_blob_is_only_given_up_when_nothing_links_it(filled: Registry, clock: 
     assert read(filled, rows.blobs, Only([linked.key])) == [linked]
 
 
-def test_a_blob_is_only_changed_while_it_has_the_bytes_that_were_judged(
+def test_a_blob_is_only_changed_while_it_has_the_bytes_that_were_checked(
     filled: Registry, clock: FakeClock
 ) -> None:
     blob = read(filled, rows.blobs, After(None, 1))[0]
@@ -144,7 +144,7 @@ def test_a_blob_is_only_changed_while_it_has_the_bytes_that_were_judged(
 
 
 class Recounting:
-    """An image to be put and deleted while somebody sets all counters it touches."""
+    """An image to be put and deleted while another client sets all counters it touches."""
 
     def __init__(self, registry: Registry) -> None:
         self.registry = registry

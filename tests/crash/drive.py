@@ -1,4 +1,4 @@
-"""Services that no request reaches yet, each in a process of its own that a failpoint can kill.
+"""Use cases that no request reaches, each in a process of its own that a failpoint can kill.
 
 `drive <what> --data <folder> [--database <url>] [<repository>]`, run by tests/crash/forkserver.py.
 """

@@ -75,7 +75,7 @@ def _fork(request: dict[str, Any]) -> tuple[int, Callable[[], None] | None]:
     pid = os.fork()
     if pid:
         os.close(tell)
-        # Until the child leads a process group of its own, nobody can signal that group.
+        # Until the child leads a process group of its own, no one can signal that group.
         os.read(ready, 1)
         os.close(ready)
         return pid, None
@@ -107,9 +107,9 @@ def _command(name: str) -> Callable[[], None]:
 
 def _requests() -> Iterator[dict[str, Any]]:
     """Lines from the bare descriptor: a buffer would be forked with what is in it."""
-    held = b""
+    rest = b""
     while piece := os.read(0, 65536):
-        *lines, held = (held + piece).split(b"\n")
+        *lines, rest = (rest + piece).split(b"\n")
         for line in lines:
             yield json.loads(line)
 

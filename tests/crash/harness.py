@@ -153,11 +153,11 @@ class CrashServer(UllageServer):
 
     @property
     def store(self) -> Path:
-        """The folder that holds blobs/ and uploads/."""
+        """The folder with blobs/ and uploads/."""
         return self._given_storage or self.data
 
     def __enter__(self) -> Self:
-        """Unlike its parent, it is started by whoever arms it; the block only ends what runs."""
+        """Unlike its parent, a test that arms it starts it; the block only ends what runs."""
         return self
 
     def start(self) -> None:
@@ -455,10 +455,10 @@ class User:
             del self.journal.sessions[location]
             return
         assert answer.status == 204, answer
-        held = held_bytes(answer)
-        assert session.sent <= held <= len(session.data)
+        kept = session_bytes(answer)
+        assert session.sent <= kept <= len(session.data)
         try:
-            self.append_rest(location, held)
+            self.append_rest(location, kept)
             self.finish(location)
         except Refused as refused:
             # Its bytes had become final before the crash; then it ends, and gives them back.
@@ -467,11 +467,11 @@ class User:
             self.cancel(location)
             self.upload(session.repository, session.data)
 
-    def append_rest(self, location: str, held: int) -> None:
+    def append_rest(self, location: str, kept: int) -> None:
         session = self.journal.sessions[location]
-        session.sent = held
-        if held < len(session.data):
-            self.append(location, session.data[held:])
+        session.sent = kept
+        if kept < len(session.data):
+            self.append(location, session.data[kept:])
 
     def mount(self, repository: str, source: str, data: bytes) -> None:
         query = f"mount={digest_of(data)}&from={source}"
@@ -588,8 +588,8 @@ class User:
         return answer.headers["docker-content-digest"] if answer.status == 200 else None
 
 
-def held_bytes(answer: Answer) -> int:
-    """How much an upload session holds, from its Range header; "0-0" is none."""
+def session_bytes(answer: Answer) -> int:
+    """How many bytes an upload session has, from its Range header; "0-0" is none."""
     first, _, last = answer.headers["range"].partition("-")
     assert first == "0"
     return int(last) + 1 if last != "0" else 0
@@ -740,7 +740,7 @@ def _files_below(folder: Path) -> dict[str, int]:
 
 
 def nudge(user: User) -> None:
-    """Wake the worker: it looks at everything when somebody gives bytes back."""
+    """Wake the worker: it looks at everything when bytes are given back."""
     # More than one byte: a session of one says the same of itself as a session of none ("0-0").
     location = user.open_session("nudge", b"nudge")
     user.append(location, b"nudge")
@@ -756,7 +756,7 @@ def wait_until(true: Callable[[], bool], what: Callable[[], str]) -> None:
 
 
 def assert_no_leak(server: CrashServer) -> None:
-    """Once nothing is due any more, the disk holds what manifests need and sessions hold: no more.
+    """Once nothing is due any more, the disk has what manifests need and sessions have: no more.
 
     Invariants I8, I10 and I15, added up independently of `ullage check`.
     """
@@ -768,7 +768,7 @@ def assert_no_leak(server: CrashServer) -> None:
     )
     assert_accounted(server)
     ledger = read_ledger(server.database)
-    assert ledger.digests == ledger.needed, "blobs that nothing needs, and nobody will look at"
+    assert ledger.digests == ledger.needed, "blobs that nothing needs, and no review is planned for"
 
 
 def assert_accounted(server: CrashServer) -> None:
@@ -788,7 +788,7 @@ def assert_committed(server: CrashServer) -> None:
     """
     blobs = read_ledger(server.database).blobs
     elsewhere = blobs.keys() - _files_below(server.store / "blobs").keys()
-    # What a lease still held may have been reclaimed while we looked.
+    # What a lease still kept may have been reclaimed while we looked.
     assert not elsewhere & read_ledger(server.database).blobs.keys()
 
 

@@ -79,7 +79,7 @@ class Disk:
             os.close(descriptor)
 
     def power_up(self) -> None:
-        """Mount what was on it, once nobody holds a file of it; the kernel replays its journal.
+        """Mount what was on it, once all its files are closed; the kernel replays its journal.
 
         From a copy: a container that was started meanwhile has a mount of the dead disk in its
         namespace, and the kernel would mount that one again.

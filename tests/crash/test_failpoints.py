@@ -65,7 +65,7 @@ def push_in_three_ways(user: User) -> None:
 
 
 def push_what_is_there(user: User) -> None:
-    """Upload a blob that another repository holds: one of the two copies has to go."""
+    """Upload a blob that another repository has: one of the two copies has to go."""
     image = make_image(contents.SHARED, config=b"{}")
     user.upload("new/app", contents.SHARED, "put")
     user.upload("new/app", b"{}")
@@ -121,7 +121,7 @@ def cancel(user: User) -> None:
 
 
 def upload_for_nothing(user: User) -> None:
-    """No manifest follows: the lease ends, and somebody has to notice."""
+    """No manifest follows: the lease ends, and the worker has to notice."""
     user.upload("base/app", UNUSED)
 
 
@@ -134,7 +134,7 @@ def erase_repository(user: User) -> None:
 
 @dataclass(frozen=True)
 class Case:
-    """The failpoint, the pass that kills, and who walks into it."""
+    """The failpoint, the pass that kills, and what runs into it."""
 
     name: str
     hit: int
@@ -273,7 +273,7 @@ def _crash(server: CrashServer, user: User, case: Case) -> None:
     user.connect(server.host)
     with suppress(Lost):
         case.scenario(user)
-        # Somebody who gives something back is what makes the worker look around.
+        # The worker looks around when something is given back.
         nudge(user)
     server.expect_kill()
     _assert_recovered(server, user)
@@ -455,7 +455,7 @@ def test_freeing_what_was_deleted_goes_on_after_a_kill(
 def test_unknown_bytes_survive_a_kill_before_they_are_buried_and_go_the_next_time(
     forkserver: ForkServer, stock: Stock, tmp_path: Path
 ) -> None:
-    """Nothing of ours leaves unknown bytes; whoever restores a backup may."""
+    """Nothing of ours leaves unknown bytes; a restored backup may."""
     journal = stock.copy(tmp_path / "data")
     with CrashServer(forkserver, tmp_path / "data") as server, User("", journal) as user:
         unknown = tmp_path / "data" / "uploads" / ("0" * 32)

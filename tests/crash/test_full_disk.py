@@ -20,10 +20,10 @@ from tests.crash.harness import (
     User,
     assert_accounted,
     assert_no_leak,
-    held_bytes,
     let_pass,
     make_image,
     nudge,
+    session_bytes,
     some_bytes,
     stored_files,
     wait_until,
@@ -139,7 +139,7 @@ def test_deletes_get_through_when_not_a_byte_is_left_for_the_database(
 def test_a_disk_that_is_full_beyond_the_ballast_is_said_so_and_recovers(
     disk: Path, server: CrashServer, user: User
 ) -> None:
-    """Somebody else has taken even that room: nothing can be written, nothing breaks."""
+    """Another program has taken even that room: nothing can be written, nothing breaks."""
     images = [make_image(some_bytes(n, LAYER), config=b"{}") for n in range(2)]
     for image in images:
         user.push(REPOSITORY, image)
@@ -200,7 +200,7 @@ def test_a_disk_without_free_inodes_is_a_full_disk(forkserver: ForkServer, tmp_p
 def test_uploads_that_race_into_a_full_disk_end_cleanly_and_leave_their_room(
     forkserver: ForkServer, disk: Path, tmp_path: Path
 ) -> None:
-    """F15, with nothing held back: some fit, the others are refused in the middle of a body."""
+    """F15, with nothing kept free: some fit, the others are refused in the middle of a body."""
     arguments = ("--read-grace", "0s", "--min-free", "0B")
     log = tmp_path / "server.log"
     with CrashServer(forkserver, disk / "data", *arguments, log=log) as server:
@@ -235,8 +235,8 @@ def _upload_12_mib(number: int, user: User) -> Answer | None:
 
 
 def _give_up_sessions(user: User) -> None:
-    """A session that survived says what it holds, and can be cancelled."""
+    """A session that survived says what it has, and can be cancelled."""
     for location, session in list(user.journal.sessions.items()):
         answer = user.client.expect(204, "GET", location)
-        assert held_bytes(answer) == session.sent
+        assert session_bytes(answer) == session.sent
         user.cancel(location)

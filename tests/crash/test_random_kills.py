@@ -1,7 +1,7 @@
 """Killed at any moment under load, the registry loses nothing, leaks nothing, undoes no deletion.
 
 Eight clients push, re-tag, delete and pull while the server is killed again and again. Each client
-has tags and manifests of its own; the repositories and most layers are everybody's, so that their
+has tags and manifests of its own; the repositories and most layers are shared by all, so that their
 deletions meet. A lost answer is settled by looking, once the server is back: all as before, or all
 as after (invariants I23-I25). ULLAGE_KILLS sets how often.
 """
@@ -48,7 +48,7 @@ SETTLE_SECONDS = 60
 
 @dataclass
 class Crowd:
-    """What the clients and the one who kills know in common."""
+    """What the clients and the killer know in common."""
 
     host: str
     stop: threading.Event = field(default_factory=threading.Event)
@@ -130,7 +130,7 @@ class Worker:
             self._upload(repository, image, how)
             self.user.put(repository, image, self._tag())
         except Refused as refused:
-            # What was promised holds for a lease, also across a crash (invariant I25).
+            # What was promised lasts for a lease, also across a crash (invariant I25).
             late = monotonic() - began > LEASE_SECONDS / 2
             if not (late and refused.answer.error_code == "MANIFEST_BLOB_UNKNOWN"):
                 raise
@@ -156,7 +156,7 @@ class Worker:
         return True
 
     def _mounted(self, repository: str, source: str, data: bytes) -> bool:
-        """202 is the other right answer: a session, which nobody here goes on with."""
+        """202 is the other right answer: a session, which no client here goes on with."""
         query = f"mount={digest_of(data)}&from={source}"
         answer = self.user.client.ask("POST", f"/v2/{repository}/blobs/uploads/?{query}")
         assert answer.status in (201, 202), answer
@@ -248,7 +248,7 @@ def test_the_same_when_postgresql_lives_on(
     tmp_path: Path,
     record_property: Callable[[str, object], None],
 ) -> None:
-    """Claims, leases and locks of the dead process are somebody else's to end."""
+    """Claims, leases and locks of the dead process are for others to end."""
     with CrashServer(forkserver, tmp_path / "data", *ARGUMENTS, database=postgres_url) as server:
         _kill_at_random(server, KILLS // 5, record_property)
 

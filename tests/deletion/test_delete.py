@@ -76,7 +76,7 @@ class Site:
         return delete_manifest(self.registry, APP, digest, ALICE)
 
     def erased_bytes(self) -> int:
-        """What leaves the store, once nobody can be reading it any more."""
+        """What leaves the store, once no client can be reading it any more."""
         before = self.store.erased_bytes
         settle(self.registry)
         self.clock.advance(self.registry.limits.read_grace.total_seconds())
@@ -198,7 +198,7 @@ def test_deleting_a_manifest_takes_its_referrers_along_recursively(
     assert list_referrers(registry, APP, subject, None, 10, None).descriptors == ()
 
 
-def test_deleting_an_index_takes_children_that_nothing_else_holds(
+def test_deleting_an_index_takes_children_that_nothing_else_keeps(
     site: Site, registry: Registry
 ) -> None:
     """Recursively: an index of indexes, three levels deep (R14)."""
@@ -229,7 +229,7 @@ def test_a_child_with_a_tag_of_its_own_stays(site: Site, registry: Registry) -> 
     assert get_manifest(registry, APP, parse_tag("amd64")).digest == child
 
 
-def test_what_a_kept_child_holds_is_kept_too(site: Site, registry: Registry) -> None:
+def test_what_a_kept_child_needs_is_kept_too(site: Site, registry: Registry) -> None:
     leaf = image(registry, None, b"leaf")
     signature = image(registry, None, b"signature", subject=leaf)
     inner = push_index(registry, "app", "inner", [leaf])
@@ -247,10 +247,10 @@ def test_a_child_that_refers_to_a_living_subject_stays(site: Site, registry: Reg
     assert site.has(signature) == {signature}
 
 
-def test_a_child_goes_when_its_last_holder_goes_in_a_later_round(
+def test_a_child_goes_when_its_last_parent_goes_in_a_later_round(
     site: Site, registry: Registry
 ) -> None:
-    """Held at first by another child, which then turns out to go as well."""
+    """Kept at first by another child, which then turns out to go as well."""
     leaf = image(registry, None, b"leaf")
     inner = push_index(registry, "app", None, [leaf])
     outer = push_index(registry, "app", "v1", [leaf, inner])
@@ -369,7 +369,7 @@ def test_the_last_manifest_s_deletion_removes_the_repository(
 
 
 def test_a_repository_with_an_upload_session_stays_for_it(site: Site, registry: Registry) -> None:
-    """A first push that races with the last delete succeeds; nobody sees the repository before."""
+    """A first push that races with the last delete succeeds; until then none is listed."""
     digest = image(registry, "v1", b"layer")
     upload = start_upload(registry, APP, ALICE)
     site.delete(digest)
@@ -481,7 +481,7 @@ def test_what_a_deletion_reports_is_what_leaves_the_store(site: Site, registry: 
     before = site.stored_bytes()
     deleted = site.delete(digest)
     assert deleted.freed_bytes == len(twice) + len(own)
-    assert site.stored_bytes() == before, "nothing is erased while somebody may be reading it"
+    assert site.stored_bytes() == before, "nothing is erased while a client may be reading it"
     assert site.erased_bytes() == deleted.freed_bytes
     assert site.stored_bytes() == before - deleted.freed_bytes
 
@@ -519,7 +519,9 @@ def test_the_bill_adds_up_all_the_way(site: Site, registry: Registry) -> None:
     assert site.stored_bytes() == 13
 
 
-def test_a_deletion_waits_for_those_who_were_told_to_read(site: Site, registry: Registry) -> None:
+def test_a_deletion_waits_for_requests_that_are_about_to_read(
+    site: Site, registry: Registry
+) -> None:
     """deletion.md section 3, read grace."""
     site.delete(image(registry, "v1", b"layer"))
     settle(registry)

@@ -1,8 +1,8 @@
 """The whole of pushing, deleting and reclaiming against a model made of plain sets.
 
-The model knows what must be readable at any time, what was promised to whom, what a deletion takes
-along, and, once every promise has ended and everything due is done, exactly which bytes the store
-must hold: those that a manifest needs, and not one more.
+The model knows what must be readable at any time, what was promised to which client, what a
+deletion takes along, and, once every promise has ended and everything due is done, exactly which
+bytes the store must have: those that a manifest needs, and not one more.
 
 ULLAGE_EXAMPLES=2000 tries so many histories, other ones each time. The rule is a few, the same.
 """
@@ -69,7 +69,7 @@ callers = st.sampled_from(
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a manifest holds on to."""
+    """What a manifest needs."""
 
     raw: bytes
     media_type: str
@@ -80,7 +80,7 @@ class Manifest:
 
 @dataclass
 class Repository:
-    """What a repository holds."""
+    """What is in a repository."""
 
     manifests: dict[Digest, Manifest] = field(default_factory=dict)
     tags: dict[str, Digest] = field(default_factory=dict)
@@ -92,7 +92,7 @@ class Repository:
         return {each for each, manifest in self.manifests.items() if digest in manifest.children}
 
     def going_with(self, root: Digest) -> set[Digest]:
-        """deletion.md section 2: the manifest, its referrers, and children nothing else holds."""
+        """deletion.md section 2: the manifest, its referrers, and children nothing else keeps."""
         going: set[Digest] = set()
         growing = {root}
         while growing:
@@ -106,8 +106,8 @@ class Repository:
         subject = self.manifests[digest].subject
         if subject in going:
             return True
-        held = digest in self.tags.values() or subject in self.manifests
-        return bool(self.parents(digest)) and not held
+        kept = digest in self.tags.values() or subject in self.manifests
+        return bool(self.parents(digest)) and not kept
 
     def remove(self, going: set[Digest]) -> None:
         for digest in going:
@@ -126,7 +126,7 @@ class RegistryMachine(RuleBasedStateMachine):
         self.store = MemoryBlobStore()
         self.registry = registry_on(db, self.store, self.clock)
         self.repositories: dict[RepositoryName, Repository] = {}
-        # What was promised to whom, and until when at least.
+        # What was promised to which client, and until when at least.
         self.promises: dict[tuple[RepositoryName, str], dict[Digest, datetime]] = {}
         # Nothing is promised, and nothing waits to be erased: what a deletion frees is exact.
         self.quiet = True
@@ -317,7 +317,7 @@ class RegistryMachine(RuleBasedStateMachine):
 
     @rule(clean=st.booleans())
     def restart(self, clean: bool) -> None:
-        """Every promise still holds."""
+        """Every promise is still kept."""
         if clean:
             self.registry.leases.close(self.registry.db, self.clock())
         else:
@@ -329,7 +329,7 @@ class RegistryMachine(RuleBasedStateMachine):
 
     @rule()
     def let_everything_end(self) -> None:
-        """No promise, no session, nothing due: the store holds what is needed, to the byte."""
+        """No promise, no session, nothing due: the store has what is needed, to the byte."""
         self.clock.advance(self.registry.limits.upload_idle.total_seconds())
         settle(self.registry)
         self.clock.advance(self.registry.limits.read_grace.total_seconds())
@@ -342,7 +342,7 @@ class RegistryMachine(RuleBasedStateMachine):
     def teardown(self) -> None:
         self.let_everything_end()
 
-    # -- what must hold
+    # -- what must be true
 
     def _check_what_can_be_read(self) -> None:
         registry = self.registry
@@ -395,7 +395,7 @@ class RegistryMachine(RuleBasedStateMachine):
         self.quiet = False
 
     def _asked(self, name: RepositoryName, digest: Digest, caller: Caller) -> bool:
-        """HEAD. What a manifest holds or a promise keeps must be there."""
+        """HEAD. What a manifest needs or a promise keeps must be there."""
         try:
             stat_blob_for_push(self.registry, name, digest, caller)
         except BlobUnknown:

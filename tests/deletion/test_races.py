@@ -63,7 +63,7 @@ Failure = BaseException | None
 
 
 class Meeting(NamedTuple):
-    """What two actors want to do, and what must hold when both have come to their end.
+    """What two actors want to do, and what must be true when both have ended.
 
     `check` gets what each of them raised, or None.
     """
@@ -133,7 +133,7 @@ def _attempt(act: Callable[[], object]) -> Failure:
 
 @pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.postgresql)])
 def arena(request: pytest.FixtureRequest, clock: FakeClock) -> Iterator[Arena]:
-    # Bytes are erased as soon as they may be: a promise that does not hold is found out.
+    # Bytes are erased as soon as they may be: a promise that is not kept is found out.
     limits = Limits(read_grace=Limits().read_grace * 0)
     if request.param == "sqlite":
         db: Database = request.getfixturevalue("sqlite_db")
@@ -188,7 +188,7 @@ def put(registry: Registry, name: str, number: int, **more: Any) -> Digest:
 
 
 @pytest.mark.parametrize("where", ["same", "other"])
-def test_r01_r09_upload_against_the_deletion_of_the_last_holder(arena: Arena, where: str) -> None:
+def test_r01_r09_upload_against_the_deletion_of_the_last_manifest(arena: Arena, where: str) -> None:
     """An upload never finds "it is there already" and then nothing; also R8, R19's loser."""
     registry = arena.registry
 
@@ -215,7 +215,7 @@ def test_r01_r09_upload_against_the_deletion_of_the_last_holder(arena: Arena, wh
 
 
 def test_r03_head_against_deletion(arena: Arena) -> None:
-    """Whoever is told 200 need not upload: the manifest that follows is accepted."""
+    """A client that is told 200 need not upload: the manifest that follows is accepted."""
     registry = arena.registry
 
     def prepare(number: int) -> Meeting:
@@ -420,7 +420,7 @@ def test_r14_index_against_the_deletion_of_its_child(arena: Arena) -> None:
 
 
 def test_r14_child_shared_by_two_indexes_that_are_deleted_at_once(arena: Arena) -> None:
-    """Whoever is second takes the child along; neither leaves it behind."""
+    """The second takes the child along; neither leaves it behind."""
     registry = arena.registry
 
     def prepare(number: int) -> Meeting:
@@ -570,7 +570,7 @@ def test_r17_the_last_put_against_the_cancellation(arena: Arena) -> None:
 
 
 def test_r17_a_late_chunk_against_the_expiry_of_its_session(arena: Arena) -> None:
-    """A chunk that was acknowledged is not thrown away by who thought the session idle."""
+    """A chunk that was acknowledged is not thrown away because the session looked idle."""
     registry = arena.registry
 
     def prepare(number: int) -> Meeting:

@@ -150,7 +150,7 @@ def test_one_key_that_cannot_be_erased_does_not_keep_the_others(
 
 
 def test_a_worker_that_dies_is_relieved(registry: Registry, clock: FakeClock) -> None:
-    """F4, R24: nobody holds a tombstone for longer than its claim."""
+    """F4, R24: no worker keeps a tombstone for longer than its claim."""
     size = bury_image(registry, b"layer")
     until = clock() + RECLAIM_CLAIM
     claimed = registry.write(lambda tx: claim_tombstones(tx, clock(), until, 500))
@@ -305,7 +305,7 @@ def test_reviews_of_a_deleted_repository_are_dropped(registry: Registry) -> None
 def test_a_session_that_ends_while_its_repository_is_erased_is_counted_once(
     postgres_db: Database, emptied_postgres_url: str, faulty: FaultyStore, clock: FakeClock
 ) -> None:
-    """Two who may end a session: only the one who did answers for its bytes."""
+    """Two processes may end a session: only the one that did answers for its bytes."""
     registry = registry_on(postgres_db, faulty, clock, Limits(upload_idle=timedelta(0)))
     with observing(emptied_postgres_url) as observer:
         # The look at the sessions comes late: the steps before it are like any other race's.
@@ -375,7 +375,7 @@ def test_known_bytes_are_left_alone_however_old(registry: Registry, clock: FakeC
 
 
 def test_what_is_odd_is_not_unknown(registry: Registry, clock: FakeClock) -> None:
-    """A file nobody can reach by a key is for a person to look at."""
+    """A file that no key reaches is for a person to look at."""
     odd = StoredObject("blobs/ab/notes.txt", 5, 0.0, True, problem="not a storage key")
     assert reconcile(registry, [odd]) == 0
 

@@ -1,4 +1,4 @@
-"""What a manifest is taken for, and what it holds: OCI image-spec 1.1, Docker schema 2."""
+"""What a manifest is taken for, and what it refers to: OCI image-spec 1.1, Docker schema 2."""
 
 import json
 from collections.abc import Iterable
@@ -102,7 +102,7 @@ def names(descriptors: Iterable[Descriptor]) -> list[Digest]:
     return [one.digest for one in descriptors]
 
 
-# --- what each type holds -------------------------------------------------------------------------
+# --- what each type names -------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("media_type", IMAGES)
@@ -163,13 +163,13 @@ def test_the_docker_types_have_no_subject(media_type: str) -> None:
 def test_a_subject_is_not_required() -> None:
     """manifest.md, subject: "MAY be a manifest that does not exist"; a soft reference (R15)."""
     manifest = parse(image(subject=descriptor("subject", OCI_IMAGE)))
-    held = (
+    needed = (
         *manifest.required_blobs,
         *manifest.optional_blobs,
         *manifest.required_children,
         *manifest.optional_children,
     )
-    assert digest("subject") not in names(held)
+    assert digest("subject") not in names(needed)
 
 
 @pytest.mark.parametrize("media_type", [*FOREIGN_LAYERS, FOREIGN_LAYERS[0].upper()])
@@ -219,7 +219,7 @@ def test_an_image_without_layers_and_an_index_without_manifests_are_fine() -> No
     assert parse(index(manifests=[])).required_children == ()
 
 
-def test_an_index_of_layers_holds_them_as_blobs() -> None:
+def test_an_index_of_layers_refers_to_them_as_blobs() -> None:
     """BuildKit's registry cache is an index of layers and of a configuration of its own."""
     cached = [
         descriptor("layer", LAYER_TYPE),
@@ -493,7 +493,7 @@ def test_everything_in_an_unknown_type_that_is_a_descriptor_is_optional() -> Non
     assert not children.required_children
 
 
-def test_what_is_ill_formed_in_an_unknown_type_is_not_ours_to_judge() -> None:
+def test_what_is_ill_formed_in_an_unknown_type_is_not_refused() -> None:
     body = unknown(
         schemaVersion=1,
         config="x",

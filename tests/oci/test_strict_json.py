@@ -111,7 +111,7 @@ def test_what_others_may_read_differently_is_refused(raw: bytes, reason: str) ->
         (b'{"a":{"a":1},"b":{"a":1}}', {"a": {"a": 1}, "b": {"a": 1}}),
     ],
 )
-def test_what_everybody_reads_alike_is_read(raw: bytes, value: object) -> None:
+def test_what_all_readers_read_alike_is_read(raw: bytes, value: object) -> None:
     assert loads(raw) == value
 
 
@@ -162,7 +162,7 @@ def test_many_containers_side_by_side_are_not_deep() -> None:
         b" " * 1_000_000,
     ],
 )
-def test_a_megabyte_of_anything_is_judged_in_one_pass(raw: bytes) -> None:
+def test_a_megabyte_of_anything_is_read_in_one_pass(raw: bytes) -> None:
     """Quadratic work on any of these would take minutes."""
     started = time.perf_counter()
     with pytest.raises(JSONInvalid):

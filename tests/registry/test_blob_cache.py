@@ -1,4 +1,4 @@
-"""The bytes of small blobs are kept in memory, those that were asked for last."""
+"""The bytes of short blobs are kept in memory, those that were asked for last."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def test_what_was_asked_for_last_is_kept(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 @pytest.mark.parametrize("data", [b"", bytes(blob_cache.LARGEST_BYTES + 1)])
-def test_only_small_ones_are(data: bytes) -> None:
+def test_only_short_ones_are(data: bytes) -> None:
     blobs = BlobCache()
     blobs.keep("a", data)
     assert blobs.get("a") is None

@@ -145,7 +145,7 @@ def test_a_database_that_is_busy_is_a_503(
 @pytest.mark.postgresql
 @pytest.mark.parametrize("act", PROMISING.values(), ids=PROMISING.keys())
 def test_a_row_that_is_busy_is_a_503(impatient: Site, emptied_postgres_url: str, act: Act) -> None:
-    """A large deletion holds the blobs it drops; what only looks does not wait for it."""
+    """A large deletion locks the blobs it drops; what only looks does not wait for it."""
     push_blob(impatient.registry, APP, b"promised")
     with psycopg.connect(emptied_postgres_url) as other:
         other.execute("SELECT FROM blobs FOR UPDATE")

@@ -60,7 +60,7 @@ def delete(registry: Registry, digest: Digest, caller: Caller = ALICE) -> Delete
 
 
 def head(registry: Registry, caller: Caller, digest: Digest = DIGEST, name: str = "app") -> None:
-    """A HEAD of somebody who may push: answered 200, it is a promise."""
+    """A HEAD of a caller that may push: answered 200, it is a promise."""
     stat_blob_for_push(registry, parse_repository_name(name), digest, caller)
 
 
@@ -106,7 +106,7 @@ def stored_bytes(registry: Registry) -> int:
 def test_an_image_that_was_pushed_a_second_ago_frees_its_bytes_at_once(
     registry: Registry,
 ) -> None:
-    """Its manifest redeemed what its uploads were promised; nobody else waits for them."""
+    """Its manifest redeemed what its uploads were promised; nothing else waits for them."""
     deleted = delete(registry, push_image(registry, "app", "v1", [LAYER]))
     assert (deleted.freed_bytes, deleted.leased_bytes) == (ALL_BYTES, 0)
 
@@ -129,7 +129,7 @@ def test_a_second_pusher_s_head_keeps_the_blob_until_the_promise_ends(
     assert stored_bytes(registry) == 0
 
 
-def test_whoever_was_told_not_to_upload_can_put_the_manifest(
+def test_a_client_told_not_to_upload_can_put_the_manifest(
     registry: Registry, clock: FakeClock
 ) -> None:
     """R2, R3: HEAD 200, the image is deleted, everything due is erased, then the manifest comes."""
@@ -145,7 +145,7 @@ def test_whoever_was_told_not_to_upload_can_put_the_manifest(
     assert delete(registry, mine).freed_bytes == ALL_BYTES
 
 
-def test_whoever_uploaded_can_put_the_manifest(registry: Registry, clock: FakeClock) -> None:
+def test_a_client_that_uploaded_can_put_the_manifest(registry: Registry, clock: FakeClock) -> None:
     """R2: the last blob's 201, then everything due is erased, then the manifest."""
     for data in (LAYER, b"{}"):
         push_blob(registry, "app", data)
@@ -225,7 +225,7 @@ def test_a_refused_manifest_redeems_nothing(registry: Registry) -> None:
 
 
 def test_a_promise_that_ended_does_not_count_any_more(registry: Registry, clock: FakeClock) -> None:
-    """Also when nobody has swept it up yet: the next one starts again from one."""
+    """Also when it was not swept up yet: the next one starts again from one."""
     plant_blobs(registry, "app", [LAYER, b"{}"])
     plant_image(registry, "app", "kept", [LAYER, b"kept"])
     for _ in range(3):
@@ -275,7 +275,7 @@ def test_bytes_that_another_repository_keeps_are_not_said_to_come_back(
 
 
 def test_promises_in_a_deleted_repository_are_void(registry: Registry, clock: FakeClock) -> None:
-    """Somebody wished it gone with everything in it; the new one starts from nothing."""
+    """It was asked to go with everything in it; the new one starts from nothing."""
     push_image(registry, "app", "v1", [LAYER])
     head(registry, BOB)
     delete_repository(registry, APP, ALICE)
@@ -435,7 +435,7 @@ def test_a_clean_stop_forgets_no_promise(installation: Installation, clock: Fake
     installation.restart()
     registry = installation.registry
     deleted = delete(registry, digest)
-    # And it adds none: the config's bytes are nobody's any more.
+    # And it adds none: nothing needs the config's bytes any more.
     assert (deleted.freed_bytes, deleted.leased_bytes) == (len(b"{}"), len(LAYER))
     # It still ends when it would have ended.
     clock.advance(registry.limits.lease.total_seconds() - 61)
@@ -486,7 +486,7 @@ def test_after_a_crash_what_is_new_goes_at_once(
     installation.crash()
     installation.start()
     registry = installation.registry
-    # Whoever shares the database notices when it first looks; for SQLite that is the start.
+    # Others that share the database notice when they first look; for SQLite that is the start.
     registry.db.write(lambda tx: registry.leases.running(tx, [], clock()))
     clock.advance(1)
     digest = push_image(registry, "app", "v1", [LAYER], config=b"{ }")
@@ -546,7 +546,7 @@ def on_sqlite(tmp_path: Path, store: MemoryBlobStore, clock: FakeClock) -> Itera
 
 
 @pytest.mark.parametrize("hours", [25, -25, 24 * 366])
-def test_a_clock_that_is_set_refuses_nobody(
+def test_a_clock_that_is_set_refuses_no_client(
     on_sqlite: Installation, clock: FakeClock, hours: int
 ) -> None:
     """reliability.md F26: deadlines move along."""
@@ -633,7 +633,7 @@ def offered(registry: Registry) -> bool:
     return True
 
 
-def test_a_promise_before_the_deletion_looks_holds(linked: Registry) -> None:
+def test_a_promise_before_the_deletion_looks_is_kept(linked: Registry) -> None:
     assert offered(linked)
     assert linked.write(lambda tx: release(linked, tx)).freed_bytes == 0
     assert stat_blob(linked, APP, DIGEST).size == len(LAYER)
@@ -667,7 +667,7 @@ def test_a_deletion_that_is_undone_leaves_promises_possible(linked: Registry) ->
 
 
 def test_of_two_deletions_the_first_to_end_does_not_lift_the_mark(linked: Registry) -> None:
-    """Two looks in one transaction, of which a shared commit may hold many."""
+    """Two looks in one transaction, of which a shared commit may have many."""
 
     def twice(tx: Transaction) -> None:
         repository_id = lock_repository(tx, APP)

@@ -1,4 +1,4 @@
-"""Manifests: what must be there, what is held, what is served (distribution-spec)."""
+"""Manifests: what must be there, what is kept, what is served (distribution-spec)."""
 
 from __future__ import annotations
 
@@ -164,7 +164,7 @@ def test_a_foreign_layer_need_not_be_there(registry: Registry) -> None:
     assert put(registry, foreign_manifest()).digest
 
 
-def test_a_foreign_layer_that_is_there_is_held(registry: Registry, clock: FakeClock) -> None:
+def test_a_foreign_layer_that_is_there_is_kept(registry: Registry, clock: FakeClock) -> None:
     push_blob(registry, "app", b"{}")
     push_blob(registry, "app", LAYER_BYTES)
     put(registry, foreign_manifest())
@@ -173,7 +173,7 @@ def test_a_foreign_layer_that_is_there_is_held(registry: Registry, clock: FakeCl
     stat_blob(registry, APP, digest_of(LAYER_BYTES))
 
 
-def test_a_foreign_layer_that_comes_later_is_held_by_the_next_push(
+def test_a_foreign_layer_that_comes_later_is_kept_by_the_next_push(
     registry: Registry, clock: FakeClock
 ) -> None:
     """`docker push --allow-nondistributable-artifacts` of an image that was pushed without them:
@@ -188,8 +188,8 @@ def test_a_foreign_layer_that_comes_later_is_held_by_the_next_push(
     assert delete_manifest(registry, APP, digest, ALICE).freed_bytes == len(b"{}" + LAYER_BYTES)
 
 
-def test_a_child_of_an_unknown_type_of_index_is_held_once_it_is_there(registry: Registry) -> None:
-    """A kind of manifest nobody knows yet: what looks like a descriptor is held if it is there."""
+def test_a_child_of_an_unknown_type_of_index_is_kept_once_it_is_there(registry: Registry) -> None:
+    """An unknown kind of manifest: what looks like a descriptor is kept if it is there."""
     child = json.dumps(image_manifest([])).encode()
     unknown = "application/vnd.example.list.v9+json"
     body = {"mediaType": unknown, "manifests": [descriptor(MANIFEST, child)]}

@@ -1,4 +1,4 @@
-"""Who pulled what, and when last (peers.md B19 and C9), on both engines."""
+"""What was pulled by which clients, and when last (peers.md B19 and C9), on both engines."""
 
 from __future__ import annotations
 
@@ -275,7 +275,7 @@ def test_a_clean_stop_and_a_start_keep_pulls(installation: Installation) -> None
         ("", Puller.OTHER),
     ],
 )
-def test_user_agents_tell_who_pulls(agent: str, puller: Puller) -> None:
+def test_user_agents_tell_what_pulls(agent: str, puller: Puller) -> None:
     assert classifier(Pullers())(agent) is puller
 
 
@@ -348,7 +348,7 @@ def test_a_plan_names_what_was_pulled_in_the_last_seven_days(
     assert "pulled" not in plan_of(registry, computed=computed).items[0]
 
 
-def test_a_purge_that_nobody_named_stops_at_what_was_pulled(registry: Registry) -> None:
+def test_a_purge_by_filter_stops_at_what_was_pulled(registry: Registry) -> None:
     """peers.md B3: untagged includes "no recent digest pull"."""
     digests = [push_image(registry, "app", None, [b"%d" % n]) for n in range(2)]
     push_image(registry, "app", "v1", [b"z"])

@@ -203,7 +203,7 @@ def test_a_cancelled_session_is_gone_with_its_bytes(registry: Registry) -> None:
 
 
 def test_a_session_is_its_owner_s_and_its_repository_s(registry: Registry) -> None:
-    """reliability.md I17: whoever else asks is told that there is none."""
+    """reliability.md I17: another caller that asks is told that there is none."""
     upload = begin(registry)
     append(registry, upload, DATA)
     for name, caller in ((APP, BOB), (OTHER, ALICE)):

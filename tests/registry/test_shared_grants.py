@@ -1,4 +1,4 @@
-"""Callers who want the same at once share one piece of work (registry/leases/shared_grants.py)."""
+"""Callers that want the same at once share one piece of work (registry/leases/shared_grants.py)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ SECONDS = 30
 
 
 class Slow:
-    """Work that notes for whom it was done, and ends when it is told to."""
+    """Work that notes for which caller it was done, and ends when it is told to."""
 
     def __init__(self) -> None:
         self.done_for: list[list[str]] = []
@@ -37,7 +37,7 @@ Pieces = SharedGrants[str, str, int]
 def start(
     together: Pieces, pool: ThreadPoolExecutor, key: str, value: str, work: Slow
 ) -> Future[int]:
-    """Let somebody come; when this returns it works or waits."""
+    """Let a caller come; when this returns it works or waits."""
     waiting = together.waiting(key)
     future = pool.submit(together.join, key, value, work)
     while not work.began.is_set() and together.waiting(key) == waiting:
@@ -90,7 +90,7 @@ def test_another_key_does_not_wait(together: Pieces) -> None:
         assert waiting.result(SECONDS) == 1
 
 
-def test_a_failure_is_everybody_s_who_shared_it_and_nobody_else_s(together: Pieces) -> None:
+def test_a_failure_reaches_all_that_shared_it_and_no_other(together: Pieces) -> None:
     first, failing, after = Slow(), Slow(), Slow()
     failing.failure = ConnectionError("the database is away")
     for work in (failing, after):

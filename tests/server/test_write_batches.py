@@ -101,13 +101,15 @@ def test_facts_that_fail_undo_only_themselves(registry: Registry, threads: Threa
         )
 
     outcomes = asyncio.run(run())
-    # In the words of the protocol.
+    # As an error of the protocol.
     assert isinstance(outcomes.pop(2), Unavailable)
     assert undone == [True]
     assert [outcome.size for outcome in outcomes if isinstance(outcome, StoredBlob)] == [1, 1, 1]
 
 
-def test_whoever_leaves_does_not_stop_what_was_begun(registry: Registry, threads: Threads) -> None:
+def test_a_client_that_leaves_does_not_stop_what_was_begun(
+    registry: Registry, threads: Threads
+) -> None:
     begin = pushing(registry, b"kept")
     begun = threading.Event()
 
@@ -128,7 +130,9 @@ def test_whoever_leaves_does_not_stop_what_was_begun(registry: Registry, threads
     assert stat_blob(registry, APP, digest_of(b"kept")).size == 4
 
 
-def test_a_closed_database_is_said_so(registry: Registry, threads: Threads) -> None:
+def test_a_closed_database_is_answered_with_unavailable(
+    registry: Registry, threads: Threads
+) -> None:
     begin = pushing(registry, b"late")
     registry.db.close()
 

@@ -21,12 +21,12 @@ from tests.support.statements import watching_psycopg
 
 T = TypeVar("T")
 
-# Far longer than anything here takes; only a bug makes anybody wait this long.
+# Far longer than anything here takes; only a bug makes an actor wait this long.
 PATIENCE_SECONDS = 30
 
 
 def wait_until(condition: Callable[[], object], what: str) -> None:
-    """Poll until `condition` holds. AssertionError naming `what` if it never does."""
+    """Poll until `condition` is true. AssertionError naming `what` if it never does."""
     deadline = time.monotonic() + PATIENCE_SECONDS
     while not condition():
         assert time.monotonic() < deadline, f"waited in vain for {what}"
@@ -34,7 +34,7 @@ def wait_until(condition: Callable[[], object], what: str) -> None:
 
 
 class Observer:
-    """A third party who sees which sessions of a database wait for a lock."""
+    """A third connection that sees which sessions of a database wait for a lock."""
 
     def __init__(self, url: str) -> None:
         self._connection = psycopg.connect(url, autocommit=True)
@@ -43,7 +43,7 @@ class Observer:
         self._connection.close()
 
     def blocked(self) -> int:
-        """How many sessions of this database wait for a lock that another one holds."""
+        """How many sessions of this database wait for a lock that another one has."""
         row = self._connection.execute(
             "SELECT count(*) FROM pg_stat_activity"
             " WHERE datname = current_database() AND cardinality(pg_blocking_pids(pid)) > 0"
@@ -116,14 +116,14 @@ class Actor(Generic[T]):
         """Called on its own thread before each statement."""
         if self._steps == self._stop_at:
             self._arrived.set()
-            assert self._go_on.wait(PATIENCE_SECONDS), "nobody told the actor to go on"
+            assert self._go_on.wait(PATIENCE_SECONDS), "the actor was not told to go on"
         self._steps += 1
 
     def _run(self) -> None:
         _actors[threading.get_ident()] = self
         try:
             self._outcome.set_result(self._act())
-        except BaseException as error:  # noqa: BLE001 - handed to whoever asks for the result
+        except BaseException as error:  # noqa: BLE001 - raised where the result is asked for
             self._outcome.set_exception(error)
         finally:
             del _actors[threading.get_ident()]
@@ -135,7 +135,7 @@ _actors: dict[int, Actor[Any]] = {}
 
 @cache
 def _watch() -> AbstractContextManager[None]:
-    """From the first actor on, for as long as the tests run, as the cache holds on to it."""
+    """From the first actor on, for as long as the tests run, as the cache keeps it."""
     watching = watching_psycopg(_step)
     watching.__enter__()
     return watching
@@ -152,7 +152,7 @@ def interleave(
 ) -> tuple[BaseException | None, BaseException | None] | None:
     """Run `first` up to its statement `at`, then `second` as far as it gets, then both to the end.
 
-    `second` gets to its end, or to a lock that `first` holds. Returns what each raised, or None if
+    `second` gets to its end, or to a lock that `first` has. Returns what each raised, or None if
     `first` ended before it came to that statement; `second` does not act at all then.
     """
     one = Actor(first, stop_at=at)

@@ -1,4 +1,4 @@
-"""Jobs carried out here and now, and what a registry holds: for tests of cleaning."""
+"""Jobs carried out here and now, and what is in a registry: for tests of cleanup."""
 
 from __future__ import annotations
 

@@ -54,7 +54,7 @@ def postgres_db(shared_postgres: Database) -> Database:
 
 @pytest.fixture
 def emptied_postgres_url(postgres_db: Database, shared_postgres_url: str) -> str:
-    """The URL of the same database, for those who open it themselves."""
+    """The URL of the same database, for tests that open it themselves."""
     return shared_postgres_url
 
 
@@ -83,7 +83,7 @@ def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.postgresql)])
 def ready_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """The URL of such a database, for those who open it themselves, on each engine in turn."""
+    """The URL of such a database, for tests that open it themselves, on each engine in turn."""
     if request.param == "sqlite":
         template: Path = request.getfixturevalue("sqlite_template")
         shutil.copy(template, tmp_path / "ullage.db")

@@ -87,7 +87,7 @@ class Installation:
         self.end_process()
 
     def crash(self) -> None:
-        """Whoever holds the leases forgets them: the process, or PostgreSQL's server."""
+        """The owner of the leases forgets them: the process, or PostgreSQL's server."""
         if self.registry.db.dialect == "postgresql":
             self.registry.write(_empty_unlogged_tables)
         self.end_process()

@@ -1,4 +1,4 @@
-"""A real PostgreSQL server for one test session, with a fresh database for each test."""
+"""A real PostgreSQL server for one test session, with a new database for each test."""
 
 import os
 import pwd
@@ -43,7 +43,7 @@ class PostgresServer:
     """A server on a free port with a temporary data folder, run by its own unprivileged user.
 
     PostgreSQL refuses to run as root; then the user `postgres`, which its packages create, owns it.
-    Authentication is "trust": it listens on the loopback address only and holds nothing.
+    Authentication is "trust": it listens on the loopback address only and has no data.
     """
 
     def __init__(self) -> None:
@@ -88,7 +88,7 @@ class PostgresServer:
 
     @contextmanager
     def fresh_database(self, template: str = "template1") -> Iterator[str]:
-        """The URL of a new database, dropped afterwards with whoever is still on it."""
+        """The URL of a new database, dropped afterwards, with the connections still on it."""
         name = f"ullage_{secrets.token_hex(8)}"
         self._administer("CREATE DATABASE {} TEMPLATE {}", name, template)
         try:
@@ -120,7 +120,7 @@ class PostgresServer:
         raise AssertionError("initdb failed:\n" + "\n".join(complaints))
 
     def _start_on_a_free_port(self) -> None:
-        # Between finding a free port and taking it, somebody else may: try another one then.
+        # Between finding a free port and taking it, another program may: try another one then.
         for _ in range(5):
             self.port = _free_port()
             if self._start():

@@ -1,4 +1,4 @@
-"""A registry without a server: services on a real database and store, filled by pushes."""
+"""A registry without a server: use cases on a real database and store, filled by pushes."""
 
 import json
 import secrets

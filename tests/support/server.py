@@ -26,7 +26,7 @@ _FAILURE = re.compile(r"(?<! [1-5][0-9][0-9]) 500 |^Traceback ", re.MULTILINE)
 
 
 def command_environment(changes: Mapping[str, str] | None = None) -> dict[str, str]:
-    """The environment for our command: this checkout's code, and no setting of whoever runs us."""
+    """The environment for our command: this checkout's code, and no setting of the user's own."""
     environment = {k: v for k, v in os.environ.items() if not k.startswith("ULLAGE_")}
     search_path = [str(SOURCE), os.environ.get("PYTHONPATH", "")]
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, search_path))
@@ -164,7 +164,7 @@ class UllageServer:
         return self.log_path.read_text(errors="replace") if self.log_path.exists() else ""
 
     def assert_no_500(self) -> None:
-        """No request was answered 500, and nothing was raised that nobody expected."""
+        """No request was answered 500, and nothing unexpected was raised."""
         assert not _FAILURE.search(self.log), self.log
 
     def disk_bytes(self) -> int:
@@ -233,10 +233,10 @@ class UllageServer:
 
 
 def _group_lives(group: int) -> bool:
-    """Whether a process of the group still runs; a zombie holds nothing."""
+    """Whether a process of the group still runs; a zombie has nothing open."""
     for status in Path("/proc").glob("[0-9]*/stat"):
         try:
-            # "pid (name) state parent group …"; the name may hold spaces and parentheses.
+            # "pid (name) state parent group …"; the name may have spaces and parentheses.
             state, _, its_group, *_ = status.read_text().rpartition(")")[2].split()
         except OSError:
             continue  # Ended meanwhile.

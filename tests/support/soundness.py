@@ -1,4 +1,4 @@
-"""What must hold of a registry at any moment when nobody is in the middle of something."""
+"""What must be true of a registry at any moment between requests and pieces of work."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _EVERY_NAME: After[str] = After(None, 1_000_000)
 
 
 def assert_sound(registry: Registry) -> None:
-    """The invariants of reliability.md that hold at any time, by number.
+    """The invariants of reliability.md that are true at any time, by number.
 
     What the registry keeps beside the facts (counters, numbers of references) equals a recount, and
     the database's view of the store equals the store, to the byte.

@@ -100,7 +100,7 @@ def test_every_name_below_localhost_is_in_the_certificate(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("umask", [0, 0o022, 0o077])
-def test_everybody_can_read_the_authority_and_only_the_owner_a_key(
+def test_all_users_can_read_the_authority_and_only_the_owner_a_key(
     tmp_path: Path, umask: int
 ) -> None:
     """reliability.md S59; docker's daemon and other users' clients have to trust it."""
@@ -202,7 +202,7 @@ def test_clients_that_trust_the_authority_go_on_after_a_restart(tmp_path: Path) 
 
 
 def test_others_on_this_machine_can_read_the_certificates_and_nothing_else(tmp_path: Path) -> None:
-    """S59: a client that trusts the authority is often somebody else's: docker's daemon, a job."""
+    """S59: a client that trusts the authority is often another user's: docker's daemon, a job."""
     with UllageServer(tmp_path / "data", "--auth", "--tls", "self-signed") as server:
         inside = [path for path in server.data.rglob("*") if not path.is_socket()]
         assert len(inside) > 8
@@ -275,7 +275,7 @@ def test_tls_from_1_2_on_is_spoken(server: UllageServer, version: ssl.TLSVersion
         b"",
     ],
 )
-def test_whatever_is_no_tls_gets_no_answer_and_disturbs_nobody(
+def test_what_is_no_tls_gets_no_answer_and_disturbs_no_other_client(
     server: UllageServer, said: bytes
 ) -> None:
     """Plain HTTP and noise on the TLS port."""
@@ -376,7 +376,7 @@ def test_a_connection_from_before_the_change_is_served_after_it(
             connection = stack.enter_context(_UNVERIFIED.wrap_socket(connection))
         answer = _ask(connection)
         assert b"200 OK" in answer
-        # It says that this was the last one, so that nobody asks a connection that is about to end.
+        # It says that this was the last one, so that no request goes to a connection about to end.
         assert b"connection: close" in answer.lower()
         assert connection.recv(1) == b""
 

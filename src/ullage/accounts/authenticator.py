@@ -1,9 +1,9 @@
-"""Who is asking: passwords and tokens into principals.
+"""Authentication: passwords and tokens into principals.
 
 An account is a user or a repository-scoped token. What it may do is read from the database when it
 shows a password. A token says what it was asked for; its account is looked up every few seconds and
-says what is allowed, so that whatever is taken from an account is taken from its tokens long before
-they expire, and a token is small however many rights there are.
+says what is allowed. So a right taken from an account is taken from its tokens long before they
+expire, and a token is short however many rights there are.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ from ullage.registry.context import Registry
 
 # az and docker send this user name together with a refresh token as the password.
 NULL_USER = "00000000-0000-0000-0000-000000000000"
-# How long a token goes on without its account being looked up again.
+# How long a token is good before its account is looked up again.
 RECHECK_SECONDS = 10.0
 MAX_REMEMBERED_TOKENS = 4096
 MAX_NAME = 255
@@ -54,7 +54,7 @@ MOST_PASSWORDS = 2
 
 
 class LoginFailed(Exception):
-    """Wrong name or password, a disabled or expired account: nobody is told which."""
+    """Wrong name or password, a disabled or expired account: the client is not told which."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +73,7 @@ class Authenticator:
         anonymous_pull: Sequence[str] = (),
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`anonymous_pull` are the patterns of repositories that anybody may pull."""
+        """`anonymous_pull` are the patterns of repositories that all may pull."""
         self._registry = registry
         self._accounts = found_in
         self._monotonic = monotonic
@@ -94,7 +94,7 @@ class Authenticator:
     # --- passwords --------------------------------------------------------------------------------
 
     def quick_login(self, name: str, password: str, address: str) -> Account | None:
-        """Whose password this is, if that can be said without computing for long. May block.
+        """Whose password this is, if that can be said without long computing. May block.
 
         That is when it was right a moment ago. The null user's password is a refresh token, which
         never takes long. Raises LoginFailed, TooManyRequests.
@@ -102,7 +102,7 @@ class Authenticator:
         if name == NULL_USER:
             return self.account_of_refresh_token(password)
         if len(name) > MAX_NAME:
-            # Nobody is called that, and nobody has to remember it.
+            # No account has that name, and none has to be remembered.
             raise LoginFailed
         self._require_patience(address, name)
         account = self._accounts.find(name, self._registry.now())
@@ -113,7 +113,7 @@ class Authenticator:
         return replace(account, credential=credential_of(known))
 
     def party(self, address: str, name: str) -> str:
-        """With whom a login waits in line: everybody at its address, or nobody if it is trusted."""
+        """The queue of a login: that of its address, or one of its own if it is trusted."""
         network = network_of(address)
         return f"{network} {name}" if self._throttle.trusts(address, name) else network
 
@@ -162,7 +162,7 @@ class Authenticator:
     # --- tokens -----------------------------------------------------------------------------------
 
     def access_token(self, account: Account | None, scopes: Sequence[ScopeRequest]) -> IssuedToken:
-        """A token with what is both asked for and allowed; None asks as anonymous.
+        """A token with what is both asked for and allowed; None stands for anonymous.
 
         Raises ScopeInvalid if that is more than fits into a header.
         """
@@ -192,7 +192,7 @@ class Authenticator:
         return self.refresh_token(account, IDENTITY_LIFETIME)
 
     def account_of_refresh_token(self, token: str) -> Account:
-        """Who was given this refresh token, if that account still stands. Raises LoginFailed."""
+        """The account of this refresh token, if it still stands. Raises LoginFailed."""
         now = self._registry.now()
         try:
             claims = self.keys.verified(token, "refresh", now)
@@ -204,7 +204,7 @@ class Authenticator:
         return replace(account, refresh_until=int(claims["exp"]))
 
     def _standing(self, claims: dict[str, Any], now: datetime) -> Account | None:
-        """The account a token was made for, if what it was bought with would still buy it."""
+        """The account a token was made for, if its password would still get one."""
         subject = claims["sub"]
         account = self._accounts.find(subject, now) if isinstance(subject, str) else None
         if account is None or account.generation != claims["gen"]:
@@ -215,7 +215,7 @@ class Authenticator:
         return None
 
     def remembered(self, token: str) -> Principal | None:
-        """Whose access token this is, if it was looked at a moment ago. Never blocks."""
+        """Whose access token this is, if that was asked a moment ago. Never blocks."""
         with self._lock:
             known = self._known.get(_fingerprint(token))
         if known is None or self._monotonic() >= known[1]:
@@ -255,18 +255,18 @@ class Authenticator:
             narrowed(may.grants, asked),
             admin=may.admin,
             listing=listing,
-            # A catalog token says that it may list, the account says what: names it may read.
+            # A catalog token says that it may list; the account says which names it may read.
             listed=may.readable() if listing else (),
             listing_deleted=listing_deleted,
             listed_deleted=may.readable_deleted() if listing_deleted else (),
         )
 
-    def somebody(self) -> str | None:
+    def unrestricted_account(self) -> str | None:
         """The name of an account that may do everything with repositories, if there is one."""
-        return self._accounts.somebody()
+        return self._accounts.unrestricted_account()
 
     def look_again(self) -> None:
-        """Accounts or keys were changed: believe nothing that was looked up before."""
+        """Accounts or keys were changed: forget all that was looked up before."""
         with self._lock:
             self._known.clear()
         self.keys.reload()

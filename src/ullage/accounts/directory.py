@@ -1,4 +1,4 @@
-"""Who can log in: users and repository-scoped tokens, as the database has them at this moment."""
+"""The accounts that can log in: users and repository-scoped tokens, as they are now."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from ullage.registry.context import Registry
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """Somebody who can log in, and what they may do now."""
+    """An account that can log in, and what it may do now."""
 
     principal: Principal
     # A password must match one of these (argon2id or, from an htpasswd file, bcrypt).
     hashes: tuple[str, ...]
     generation: int
-    # Which password was shown, once one was.
+    # Which of its passwords was shown, once one was.
     credential: str = ""
-    # For somebody who showed a refresh token: when that one ends, in seconds since 1970.
+    # Where a refresh token was shown: when that one ends, in seconds since 1970.
     refresh_until: int | None = None
 
     @property
@@ -42,7 +42,7 @@ class Accounts(Protocol):
 
     def verify(self, hashed: str, password: str) -> bool: ...
 
-    def somebody(self) -> str | None:
+    def unrestricted_account(self) -> str | None:
         """The name of an account that may do everything with repositories, if there is one."""
 
 
@@ -58,7 +58,7 @@ class StoredAccounts:
     def verify(self, hashed: str, password: str) -> bool:
         return verify_password(hashed, password)
 
-    def somebody(self) -> str | None:
+    def unrestricted_account(self) -> str | None:
         users = [user for user in self._registry.read(queries.list_users) if user.enabled]
         return next((user.name for user in users if user.admin), None)
 
@@ -101,5 +101,5 @@ def _over(expires_at: datetime | None, now: datetime) -> bool:
 
 
 def credential_of(hashed: str) -> str:
-    """What tokens call a password by: it says nothing about it, and another one is called else."""
+    """A password's name in tokens: it says nothing about it, and no other has the same."""
     return hashlib.sha256(hashed.encode()).hexdigest()[:16]

@@ -1,6 +1,6 @@
 """Accounts in an htpasswd file with bcrypt passwords (`htpasswd -B`), as other registries use.
 
-Everybody in the file may do everything with repositories; finer rights need accounts in the
+Every account in the file may do everything with repositories; finer rights need accounts in the
 database. The file is read again when it changes.
 """
 
@@ -55,12 +55,12 @@ class HtpasswdAccounts:
         if len(secret) > _MAX_BCRYPT_BYTES or b"\0" in secret:
             return False
         if not hashed.startswith("$2"):
-            # The doorkeeper's dummy is argon2id; somebody unknown takes as long as anybody.
+            # The authenticator's dummy is argon2id; an unknown name takes as long as a known one.
             hashed = self._dummy
-        # Apache writes $2y$; the algorithm is what others call $2b$.
+        # Apache writes $2y$; other programs write $2b$ for the same algorithm.
         return bcrypt.checkpw(secret, hashed.replace("$2y$", "$2b$", 1).encode())
 
-    def somebody(self) -> str | None:
+    def unrestricted_account(self) -> str | None:
         return next(iter(self._current()), None)
 
     def _current(self) -> dict[str, str]:

@@ -1,8 +1,8 @@
 """Signed tokens: what a client shows instead of its password.
 
 An access token says what it was asked for and lasts an hour at most; it allows no more than its
-account may do at the time. A refresh token says only who somebody is; it buys access tokens, and is
-no key to anything itself. Both name the password they were bought with, and end with it.
+account may do at the time. A refresh token says only whose it is; it gets access tokens, and opens
+nothing itself. Both name the password that they were given for, and end with it.
 
 They are JWTs (RFC 7519) signed with ES256 by a key of this registry; `kid` is looked up exactly,
 and nothing else in a token's header is believed (`jwk`, `jku`, `x5u`, `x5c`: CVE-2025-24976).
@@ -35,7 +35,7 @@ LEEWAY = timedelta(seconds=60)
 # Retired keys verify for as long as any token they signed can live.
 KEY_OVERLAP = IDENTITY_LIFETIME + LEEWAY
 MAX_TOKEN_BYTES = 16 * 1024
-# The end of the year 9999, in seconds; what is later, infinite or no number at all is no moment.
+# The end of the year 9999, in seconds; what is later, infinite or no number at all is no time.
 _LAST_MOMENT = 253_402_300_799
 
 
@@ -49,7 +49,7 @@ class KeyUnknown(TokenInvalid):
 
 @dataclass(frozen=True, slots=True)
 class Bearer:
-    """Whom a token is made for: an account's name as it is now, and how it logged in."""
+    """The account that a token is made for: its name as it is now, and how it logged in."""
 
     # "" for anonymous.
     subject: str
@@ -118,14 +118,14 @@ class TokenAuthority:
         try:
             key = self._verifying.get(_kid(token))
             if key is None:
-                raise KeyUnknown("signed by nobody known")
+                raise KeyUnknown("signed with an unknown key")
             claims = jwt.decode(
                 token,
                 key,
                 algorithms=[ALGORITHM],
                 audience=self._audience,
                 issuer=ISSUER,
-                # Times are judged below, by the registry's clock.
+                # Times are checked below, by the registry's clock.
                 options={
                     "require": ["exp", "nbf", "iat", "sub", "aud", "iss", "jti"],
                     "verify_exp": False,
@@ -165,7 +165,7 @@ def _kid(token: str) -> str:
     """The key that a token names, before anything else of it is looked at; "" if none.
 
     Raises ValueError or RecursionError for what is no token. PyJWT's own function reads all of it,
-    byte by byte, and whoever sends nonsense should not cost that.
+    byte by byte, and nonsense should not cost that.
     """
     head = token.partition(".")[0]
     header = json.loads(base64.urlsafe_b64decode(head + "=" * (-len(head) % 4)))

@@ -1,4 +1,4 @@
-"""What holds for every account, user or token: its name, its status, and how it is refused."""
+"""What is true of every account, user or token: its name, its status, and how it is refused."""
 
 from __future__ import annotations
 

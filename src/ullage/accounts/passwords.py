@@ -16,7 +16,7 @@ from collections import OrderedDict
 from argon2 import PasswordHasher
 from argon2.exceptions import InvalidHashError, VerificationError
 
-# Two at once keep two cores busy; more would only let a flood of guesses starve everybody else.
+# Two at once keep two cores busy; more would only let a flood of guesses starve all other requests.
 _SLOTS = threading.BoundedSemaphore(2)
 _HASHER = PasswordHasher(time_cost=2, memory_cost=19 * 1024, parallelism=1)
 MAX_PASSWORD_BYTES = 1024
@@ -26,7 +26,7 @@ _LENGTH = 27
 
 
 def new_password() -> str:
-    """160 bits that nobody chose.
+    """160 random bits.
 
     Letters and digits only: a password that starts with a dash is a flag to every command line it
     is pasted into.
@@ -35,7 +35,7 @@ def new_password() -> str:
 
 
 def hash_password(password: str) -> str:
-    """argon2id, in its own notation, with a fresh salt."""
+    """argon2id, in its own notation, with a new salt."""
     with _SLOTS:
         return _HASHER.hash(password)
 

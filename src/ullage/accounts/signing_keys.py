@@ -18,7 +18,7 @@ KEYS_PAUSE_SECONDS = 1.0
 
 
 class TokenKeys:
-    """Looked up now and then, because another process may have made one since."""
+    """Looked up again from time to time: another process may have made one since."""
 
     def __init__(self, registry: Registry, monotonic: Callable[[], float] = time.monotonic) -> None:
         self._registry = registry
@@ -38,7 +38,7 @@ class TokenKeys:
         try:
             return self.authority().verify(token, use, now)
         except KeyUnknown:
-            # Another process may have made it since; but nobody can make us look all the time.
+            # Another process may have made it since; but no client can make us look all the time.
             if self._monotonic() - self._read_at < KEYS_PAUSE_SECONDS:
                 raise
             self.reload()

@@ -1,4 +1,4 @@
-"""Failed logins slow down whoever makes them, and nobody else."""
+"""Failed logins slow down the client that makes them, and no other."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ FREE_PER_ADDRESS = 50
 LONGEST_WAIT = 60.0
 # After this long without a mistake all is forgotten.
 FORGET_SECONDS = 900.0
-# Whoever logged in at an address is not slowed by what others there get wrong, for a day.
+# An account that logged in at an address is not slowed by others' mistakes there, for a day.
 TRUST_SECONDS = 86_400.0
 CAPACITY = 20_000
 
@@ -40,16 +40,16 @@ def network_of(address: str) -> str:
 
 
 class Throttle:
-    """Counts by (address, account) and by address: a guesser elsewhere locks nobody out here.
+    """Counts by (address, account) and by address: a guesser elsewhere locks no account out here.
 
-    Addresses of one IPv6 network are one: whoever has any of them has all of them.
+    Addresses of one IPv6 network are one: a client that has one of them has all of them.
     """
 
     def __init__(self, monotonic: Callable[[], float]) -> None:
         self._monotonic = monotonic
         self._lock = threading.Lock()
         self._failures: OrderedDict[tuple[str, str | None], _Failures] = OrderedDict()
-        # Who logged in from where, and when: a guesser behind the same proxy does not concern them.
+        # Which account logged in from where, and when: a guesser behind its proxy does not slow it.
         self._trusted: OrderedDict[tuple[str, str], float] = OrderedDict()
 
     def wait(self, address: str, name: str) -> float:

@@ -45,7 +45,7 @@ class MemoryBlobStore:
             stored = self._find(key)
             if stored.committed:
                 raise KeyUnknown(key)
-            _refuse_if_held(stored, key)
+            _refuse_if_open(stored, key)
             if not 0 <= offset <= len(stored.data):
                 raise OSError(errno.EINVAL, f"the object has no byte {offset}", key)
             del stored.data[offset:]
@@ -55,7 +55,7 @@ class MemoryBlobStore:
     def commit(self, key: str) -> int:
         with self._lock:
             stored = self._find(key)
-            _refuse_if_held(stored, key)
+            _refuse_if_open(stored, key)
             stored.committed = True
             return len(stored.data)
 
@@ -117,7 +117,7 @@ class MemoryBlobStore:
                 stored.writer = None
 
 
-def _refuse_if_held(stored: _Object, key: str) -> None:
+def _refuse_if_open(stored: _Object, key: str) -> None:
     if stored.writer is not None:
         raise OSError(errno.EBUSY, "an append to this object is still open", key)
 

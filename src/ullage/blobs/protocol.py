@@ -66,12 +66,24 @@ class StoredObject:
     problem: str | None = None
 
 
-class Append(Protocol):
-    """A hold on one appendable object: bytes go to its end. One thread at a time."""
+class Closing(Protocol):
+    """Closed at the end of the `with` block that it opens."""
+
+    def close(self) -> None: ...
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+
+class Append(Closing, Protocol):
+    """An open appendable object: bytes go to its end. One thread at a time."""
 
     @property
     def offset(self) -> int:
-        """Bytes the object holds, and so where the next write goes; exact after an error too."""
+        """Bytes in the object, and so where the next write goes; exact after an error too."""
 
     def write(self, data: Buffer) -> None:
         """Append all of `data`. After StoreFull or an OSError a part of it may have arrived.
@@ -110,7 +122,7 @@ class Reader(Protocol):
 
     @property
     def size(self) -> int:
-        """Bytes the object held when it was opened."""
+        """Bytes in the object when it was opened."""
 
     def read_at(self, offset: int, n: int) -> bytes:
         """The `n` bytes from `offset` on; fewer only where the object ends."""
@@ -157,7 +169,7 @@ class BlobStore(Protocol):
         """Continue an appendable object at `offset`; whatever lies beyond is dropped.
 
         Only one Append of an object can be open, in any process: a worker that was thought dead
-        must not be able to write into bytes that somebody else has hashed since.
+        must not be able to write into bytes that another one has hashed since.
         Raises KeyUnknown (also for a committed object), OSError(EINVAL) when the object is shorter
         than `offset`, and OSError(EBUSY) while another Append is open.
         """

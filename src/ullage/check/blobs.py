@@ -1,4 +1,4 @@
-"""Whether the store holds what the rows of blobs say: their sizes, and on request their bytes."""
+"""Whether the store has what the rows of blobs say: their sizes, and on request their bytes."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def blobs(run: Run) -> Iterator[Progress]:
     return run.walk(
         "blobs",
         rows.blobs,
-        checking.judge,
+        checking.issues,
         names=lambda row: (row.storage_key, row.damaged),
         look=checking.look_at,
     )
@@ -31,12 +31,12 @@ def blobs(run: Run) -> Iterator[Progress]:
 
 @dataclass(frozen=True, slots=True)
 class _Seen:
-    """What the store showed of a blob: None where there is nothing, or where nobody looked."""
+    """What the store showed of a blob: None where there is nothing, or where it was not asked."""
 
     size: int | None = None
     digest: Digest | None = None
     problem: str | None = None
-    # There is no getting at the bytes, as opposed to a permission or a disk that is not there now.
+    # The bytes are lost, as opposed to a permission or a disk that is not there now.
     lost: bool = False
 
 
@@ -45,7 +45,7 @@ class _BlobCheck:
 
     def __init__(self, run: Run) -> None:
         self._run = run
-        # Of the blob that is being judged; None if only the database counts.
+        # Of the blob that is being checked; None if only the database counts.
         self._seen: _Seen | None = None
 
     def look_at(self, blob: rows.BlobFacts) -> Iterator[Progress]:
@@ -80,7 +80,7 @@ class _BlobCheck:
                 yield self._run.progress("blobs")
         return hasher.digest()
 
-    def judge(self, blob: rows.BlobFacts) -> Iterator[Issue]:
+    def issues(self, blob: rows.BlobFacts) -> Iterator[Issue]:
         wrong = [
             f"{name} is {stored}, counted {counted}"
             for name, stored, counted in (
@@ -97,7 +97,7 @@ class _BlobCheck:
             )
         if not blob.linked:
             yield self._unlinked(blob)
-        yield from self._judge_bytes(blob)
+        yield from self._byte_issues(blob)
 
     def _unlinked(self, blob: rows.BlobFacts) -> Issue:
         due_at = self._run.registry.now() + self._run.registry.limits.read_grace
@@ -108,8 +108,8 @@ class _BlobCheck:
             trusts_references=True,
         )
 
-    def _judge_bytes(self, blob: rows.BlobFacts) -> Iterator[Issue]:
-        """I2: the store holds what the blob's row says."""
+    def _byte_issues(self, blob: rows.BlobFacts) -> Iterator[Issue]:
+        """I2: the store has what the blob's row says."""
         seen = self._seen
         if seen is None:
             if blob.damaged:
@@ -123,9 +123,9 @@ class _BlobCheck:
             sizes = "" if seen.size == blob.size else f"{seen.size} instead of {blob.size}, "
             yield self._bad_bytes(blob, f"its bytes are others: {sizes}{seen.digest}")
         elif seen.digest is not None:
-            yield from self._judge_right_bytes(blob, seen.size)
+            yield from self._row_issues(blob, seen.size)
 
-    def _judge_right_bytes(self, blob: rows.BlobFacts, size: int) -> Iterator[Issue]:
+    def _row_issues(self, blob: rows.BlobFacts, size: int) -> Iterator[Issue]:
         """The bytes have the digest, so whatever disagrees with them is wrong."""
         if size != blob.size:
             message = f"recorded with {blob.size} bytes; it has {size}, which are right"
@@ -153,7 +153,7 @@ class _BlobCheck:
 
 
 def _damaged_blob(blob: rows.BlobFacts, message: str) -> Issue:
-    # The key is what a backup of the store calls these bytes.
+    # By this key a backup of the store has these bytes.
     return Issue(
         Finding("I2", "corruption", blob.key, f"{message}; storage key {blob.storage_key}"),
         images=lambda tx: images.images_with_blob(tx, blob.key, NAMED_IMAGES),

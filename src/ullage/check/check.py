@@ -1,15 +1,15 @@
-"""Is everything as it should be? The invariants of docs/reference/check.md, verified and mended.
+"""Is everything as it should be? The invariants of docs/reference/check.md, verified and repaired.
 
 The check runs beside pushes and deletions and never stops them. It looks at rows page by page, each
 page in one snapshot, and asks the store about their bytes outside of any transaction. So what it
-sees may be outdated when it judges it; therefore every suspect is looked at again before it counts:
+sees may be outdated when it is compared; so every suspect is looked at again before it counts:
 
-- A fact of the database alone is judged again in a later snapshot.
+- A fact of the database alone is checked again in a later snapshot.
 - Bytes that are missing or wrong count if the row that names them is still there *afterwards*: rows
   are written after their bytes and removed before them, and no storage key is used twice.
-- Bytes that nobody knows count if no row names them *after* they were seen to be there.
+- Unknown bytes count if no row names them *after* they were seen to be there.
 
-Mending is limited to steps that cannot lose anything, each in a transaction that looks once more.
+Repairs are limited to steps that cannot lose anything, each in a transaction that looks once more.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from ullage.registry.context import Registry
 
 
 class CheckImpossible(Exception):
-    """The database or the store did not answer, so there is no telling. The text says which."""
+    """The database or the store did not answer, so nothing is known. The text says which."""
 
 
 def check(
@@ -39,9 +39,9 @@ def check(
     repair: bool = False,
     progress: Callable[[Progress], None] | None = None,
 ) -> Report:
-    """Verify the registry while it works, and mend what can be mended safely if `repair`.
+    """Verify the registry while it works; with `repair`, repair what can be repaired safely.
 
-    Exit codes: 0 nothing found; 1 something that does no harm, or that was mended; 2 damage.
+    Exit codes: 0 nothing found; 1 something that does no harm, or that was repaired; 2 damage.
     Raises CheckImpossible.
     """
     running = Run(registry, mode, repair)
@@ -54,7 +54,7 @@ def check(
 def run_check(registry: Registry, request: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """The check as an answer to `{"mode": "fast" | "default" | "deep", "repair": bool}`.
 
-    Yields {"progress": …} now and then, and at the end the report, or {"error": text} if the check
+    Yields {"progress": …} at intervals, and at the end the report, or {"error": text} if the check
     is impossible. Raises ValueError for another request.
     """
     mode, repair = Mode(request.get("mode", "default")), request.get("repair", False)
@@ -73,8 +73,8 @@ def run_check(registry: Registry, request: dict[str, Any]) -> Iterator[dict[str,
         yield running.report().to_json()
 
 
-# What references say comes first, because it decides what may be mended later; counters come last,
-# because mending changes what they count.
+# What references say comes first, because it decides what may be repaired later; counters come
+# last, because repairs change what they count.
 _STAGES: tuple[Callable[[Run], Iterator[Progress]], ...] = (
     rows.integrity,
     rows.survey,
@@ -93,7 +93,7 @@ _STAGES: tuple[Callable[[Run], Iterator[Progress]], ...] = (
 
 
 def _steps(run: Run) -> Iterator[Progress]:
-    """Do all of it, telling now and then how far it is. Raises CheckImpossible."""
+    """Do all of it, saying from time to time how far it is. Raises CheckImpossible."""
     with _check_errors():
         for stage in _STAGES:
             if run.mode is Mode.FAST and stage is store.objects:

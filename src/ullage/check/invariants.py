@@ -28,15 +28,15 @@ from ullage.oci.reference import parse_repository_name, parse_tag
 
 # How many problems of one kind a finding names.
 _NAMED_PROBLEMS = 3
-# Stored manifests were accepted under the limits of their day.
+# Stored manifests were accepted under the limits of their time.
 _NO_LIMITS = ManifestLimits(2**53, 1000, 2**53, 2**53)
 
 
-def judge_repository(repository: RepositoryFacts) -> Iterator[Issue]:
+def repository_issues(repository: RepositoryFacts) -> Iterator[Issue]:
     name = repository.name
     subject = f"repository {name if name is not None else repository.key}"
     try:
-        # One without a name is erased, or kept by an operation and then has the one it had.
+        # One without a name is erased, or kept by an operation, which has its name.
         parse_repository_name(name or "", max_length=len(name or ""))
     except NameInvalid as error:
         yield issue_of("I5", "corruption", subject, error.message)
@@ -54,7 +54,7 @@ def judge_repository(repository: RepositoryFacts) -> Iterator[Issue]:
         )
 
 
-def judge_tag(tag: TagFacts) -> Iterator[Issue]:
+def tag_issues(tag: TagFacts) -> Iterator[Issue]:
     repository_id, name = tag.key
     subject = f"tag {tag.repository or repository_id}:{name}"
     if tag.repository is None:
@@ -69,7 +69,7 @@ def judge_tag(tag: TagFacts) -> Iterator[Issue]:
         yield issue_of("I5", "corruption", subject, error.message)
 
 
-def judge_link(link: LinkFacts) -> Iterator[Issue]:
+def link_issues(link: LinkFacts) -> Iterator[Issue]:
     repository_id, digest = link.key
     subject = f"{link.repository or repository_id} blob {digest}"
     if link.repository is None:
@@ -78,23 +78,23 @@ def judge_link(link: LinkFacts) -> Iterator[Issue]:
         yield issue_of("I11", "corruption", subject, "is linked, but there is no such blob")
 
 
-def judge_ownerless(row: Ownerless) -> Iterator[Issue]:
-    owner, held = row.key
-    message = f"holds {held}, but does not exist"
+def ownerless_issues(row: Ownerless) -> Iterator[Issue]:
+    owner, owned = row.key
+    message = f"has {owned}, but does not exist"
     yield issue_of("I19", "corruption", f"manifest row {owner}", message)
 
 
-def judge_jobless(row: JoblessItem) -> Iterator[Issue]:
+def jobless_issues(row: JoblessItem) -> Iterator[Issue]:
     job_id, position = row.key
     yield issue_of("I19", "corruption", f"job item {job_id} {position}", "belongs to no job")
 
 
-def judge_stalled(job: JobFacts) -> Iterator[Issue]:
-    message = f"nobody has worked on it for more than an hour{WORKER}"
+def stalled_issues(job: JobFacts) -> Iterator[Issue]:
+    message = f"not worked on for more than an hour{WORKER}"
     yield issue_of("I31", "leak", f"{job.kind} job {job.key}", message)
 
 
-def judge_kept(kept: KeptFacts) -> Iterator[Issue]:
+def kept_issues(kept: KeptFacts) -> Iterator[Issue]:
     subject = f"soft-deleted repository {kept.name}"
     if kept.erased:
         yield issue_of("I32", "corruption", subject, "is kept for a restore, but is gone or going")
@@ -102,17 +102,17 @@ def judge_kept(kept: KeptFacts) -> Iterator[Issue]:
         message = f"is kept for a restore, but is live, as {kept.live_name}"
         yield issue_of("I32", "corruption", subject, message)
     if kept.operation is None:
-        yield issue_of("I32", "corruption", subject, "is kept by no operation: nobody finds it")
+        yield issue_of("I32", "corruption", subject, "is kept by no operation")
 
 
-def judge_empty(operation: OperationFacts) -> Iterator[Issue]:
+def empty_issues(operation: OperationFacts) -> Iterator[Issue]:
     yield Issue(
         Finding("I32", "hygiene", _operation(operation), "keeps nothing"),
         lambda tx: end_if_empty(tx, operation.key),
     )
 
 
-def judge_late_operation(operation: OperationFacts) -> Iterator[Issue]:
+def late_operation_issues(operation: OperationFacts) -> Iterator[Issue]:
     message = f"should have been freed more than an hour ago{WORKER}"
     yield issue_of("I33", "leak", _operation(operation), message)
 
@@ -121,14 +121,14 @@ def _operation(operation: OperationFacts) -> str:
     return f"operation {operation.key} ({operation.kind})"
 
 
-def judge_overdue(link: LinkFacts) -> Iterator[Issue]:
+def overdue_issues(link: LinkFacts) -> Iterator[Issue]:
     repository_id, digest = link.key
     subject = f"{link.repository or repository_id} blob {digest}"
     message = f"should have been reviewed more than an hour ago{WORKER}"
     yield issue_of("I10", "leak", subject, message)
 
 
-# --- judging manifests ----------------------------------------------------------------------------
+# --- manifests ------------------------------------------------------------------------------------
 
 
 @dataclass(slots=True)
@@ -141,11 +141,11 @@ class _Problems:
         self.found.setdefault((invariant, severity), []).append(message)
 
 
-def judge_manifest(facts: ManifestFacts) -> Iterator[Issue]:
+def manifest_issues(facts: ManifestFacts) -> Iterator[Issue]:
     problems = _Problems()
     if facts.repository is None:
         problems.add("I19", "belongs to no repository")
-    _judge_references(facts, problems)
+    _check_references(facts, problems)
     if _digest_is_right(facts, problems):
         manifest = _parsed(facts, problems)
         if manifest is not None:
@@ -162,18 +162,18 @@ def judge_manifest(facts: ManifestFacts) -> Iterator[Issue]:
         )
 
 
-def _judge_references(facts: ManifestFacts, problems: _Problems) -> None:
+def _check_references(facts: ManifestFacts, problems: _Problems) -> None:
     for reference in facts.references:
         if reference.size is None:
             problems.add("I1", f"needs blob {reference.digest}, which does not exist")
         if not reference.linked or reference.repository_id != facts.repository_id:
-            message = f"needs blob {reference.digest}, which its repository does not hold"
+            message = f"needs blob {reference.digest}, which its repository does not have"
             problems.add("I3", message, "security")
     for child in facts.children:
         if child.digest is None:
-            problems.add("I6", f"holds manifest row {child.id}, which does not exist")
+            problems.add("I6", f"lists manifest row {child.id}, which does not exist")
         elif child.repository_id != facts.repository_id:
-            problems.add("I6", f"holds {child.digest} of another repository")
+            problems.add("I6", f"lists {child.digest} of another repository")
 
 
 def _digest_is_right(facts: ManifestFacts, problems: _Problems) -> bool:

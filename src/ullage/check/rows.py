@@ -10,17 +10,17 @@ from typing import Any
 
 from ullage.check.findings import Finding, Issue, Mode, done
 from ullage.check.invariants import (
-    judge_empty,
-    judge_jobless,
-    judge_kept,
-    judge_late_operation,
-    judge_link,
-    judge_manifest,
-    judge_overdue,
-    judge_ownerless,
-    judge_repository,
-    judge_stalled,
-    judge_tag,
+    empty_issues,
+    jobless_issues,
+    kept_issues,
+    late_operation_issues,
+    link_issues,
+    manifest_issues,
+    overdue_issues,
+    ownerless_issues,
+    repository_issues,
+    stalled_issues,
+    tag_issues,
 )
 from ullage.check.queries import manifest_rows, other_rows, repairs, rows, totals
 from ullage.check.queries.paging import Only, Which
@@ -56,34 +56,34 @@ def survey(run: Run) -> Iterator[Progress]:
 
 
 def manifests(run: Run) -> Iterator[Progress]:
-    return run.walk("manifests", manifest_rows.manifests, judge_manifest)
+    return run.walk("manifests", manifest_rows.manifests, manifest_issues)
 
 
 def tags(run: Run) -> Iterator[Progress]:
-    return run.walk("tags", rows.tags, judge_tag)
+    return run.walk("tags", rows.tags, tag_issues)
 
 
 def links(run: Run) -> Iterator[Progress]:
     """Rows that refer to rows that are not there. The database's foreign keys forbid them."""
-    yield from run.walk("broken links", other_rows.broken_links, judge_link)
+    yield from run.walk("broken links", other_rows.broken_links, link_issues)
     for fetch in (other_rows.ownerless_references, other_rows.ownerless_children):
-        yield from run.walk("broken links", fetch, judge_ownerless)
+        yield from run.walk("broken links", fetch, ownerless_issues)
     run.checked["links"] = run.registry.read(totals.count_links)
 
 
 def forgotten(run: Run) -> Iterator[Progress]:
-    """Links that nobody needs are reviewed when their lease ends, and the worker is in time."""
+    """Unused links are reviewed when their lease ends, and the worker is in time."""
 
     def overdue(tx: Transaction, which: Which[Any]) -> Sequence[other_rows.LinkFacts]:
         return other_rows.overdue_reviews(tx, which, run.registry.now() - OVERDUE)
 
     yield from run.walk(
-        "forgotten links", other_rows.forgotten_links, partial(_judge_forgotten, run)
+        "forgotten links", other_rows.forgotten_links, partial(_forgotten_issues, run)
     )
-    yield from run.walk("overdue reviews", overdue, judge_overdue)
+    yield from run.walk("overdue reviews", overdue, overdue_issues)
 
 
-def _judge_forgotten(run: Run, link: other_rows.LinkFacts) -> Iterator[Issue]:
+def _forgotten_issues(run: Run, link: other_rows.LinkFacts) -> Iterator[Issue]:
     if link.repository is None or link.size is None:
         return
     repository_id, digest = link.key
@@ -104,8 +104,8 @@ def jobs(run: Run) -> Iterator[Progress]:
     def stalled(tx: Transaction, which: Which[Any]) -> Sequence[other_rows.JobFacts]:
         return other_rows.stalled_jobs(tx, which, run.registry.now() - OVERDUE)
 
-    yield from run.walk("jobs", other_rows.jobless_items, judge_jobless)
-    yield from run.walk("jobs", stalled, judge_stalled)
+    yield from run.walk("jobs", other_rows.jobless_items, jobless_issues)
+    yield from run.walk("jobs", stalled, stalled_issues)
 
 
 def operations(run: Run) -> Iterator[Progress]:
@@ -116,13 +116,13 @@ def operations(run: Run) -> Iterator[Progress]:
         days = timedelta(days=policy.days)
         return other_rows.overdue_operations(tx, which, run.registry.now() - days - OVERDUE)
 
-    yield from run.walk("operations", other_rows.odd_kept, judge_kept)
-    yield from run.walk("operations", other_rows.empty_operations, judge_empty)
-    yield from run.walk("operations", overdue, judge_late_operation)
+    yield from run.walk("operations", other_rows.odd_kept, kept_issues)
+    yield from run.walk("operations", other_rows.empty_operations, empty_issues)
+    yield from run.walk("operations", overdue, late_operation_issues)
 
 
 def counters(run: Run) -> Iterator[Progress]:
-    yield from run.walk("repositories", rows.repositories, judge_repository)
+    yield from run.walk("repositories", rows.repositories, repository_issues)
     # Twice, like everything else. While others push, only the difference stays the same.
     first = _drift(run)
     drift = _drift(run) if any(first.values()) else {}

@@ -1,4 +1,4 @@
-"""One run of a check: rows page by page, suspects once more, what is found counted and mended."""
+"""One run of a check: rows page by page, suspects once more, what is found counted and repaired."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from ullage.registry.context import Registry
 BATCH = 1000
 # The worker is late when something has been due for this long.
 OVERDUE = timedelta(hours=1)
-# What is mended in one transaction; pushes on SQLite wait for it.
+# What is repaired in one transaction; pushes on SQLite wait for it.
 _MENDED_TOGETHER = 100
 _NOT_WHILE_DAMAGED = "; kept while references are damaged"
 
@@ -53,7 +53,7 @@ R = TypeVar("R", bound=_Row)
 
 
 def _ready(row: object) -> Iterator[Progress]:
-    """Nothing to look at before this row is judged."""
+    """Nothing to look at before this row is checked."""
     return iter(())
 
 
@@ -100,13 +100,13 @@ class Run:
         self,
         kind: str,
         fetch: Callable[[Transaction, Which[Any]], Sequence[R]],
-        judge: Callable[[R], Iterator[Issue]],
+        find_issues: Callable[[R], Iterator[Issue]],
         names: Callable[[R], object] = lambda row: None,
         look: Callable[[R], Iterator[Progress]] = _ready,
     ) -> Iterator[Progress]:
-        """Judge every row, having had a `look` at its bytes.
+        """Check every row, after a `look` at its bytes.
 
-        `names` is what must still be the same afterwards for the judgement to stand.
+        `names` is what must still be the same afterwards for the result to count.
         """
         after = None
         while rows := self._fetch(fetch, After(after, BATCH)):
@@ -114,30 +114,30 @@ class Run:
             suspects = []
             for row in rows:
                 yield from look(row)
-                if any(True for _ in judge(row)):
+                if any(True for _ in find_issues(row)):
                     suspects.append(row.key)
                 self.checked[kind] += 1
             if suspects:
-                yield from self._confirm(suspects, fetch, judge, names, look)
+                yield from self._confirm(suspects, fetch, find_issues, names, look)
             yield self.progress(kind)
 
     def _confirm(
         self,
         keys: Sequence[Any],
         fetch: Callable[[Transaction, Which[Any]], Sequence[R]],
-        judge: Callable[[R], Iterator[Issue]],
+        find_issues: Callable[[R], Iterator[Issue]],
         names: Callable[[R], object],
         look: Callable[[R], Iterator[Progress]],
     ) -> Iterator[Progress]:
-        judged = []
+        found = []
         for row in self._fetch(fetch, Only(keys)):
             yield from look(row)
-            judged.append((row, list(judge(row))))
+            found.append((row, list(find_issues(row))))
         there = {row.key: names(row) for row in self._fetch(fetch, Only(keys))}
         self.record(
             [
                 issue
-                for row, issues in judged
+                for row, issues in found
                 if row.key in there and there[row.key] == names(row)
                 for issue in issues
             ]
@@ -151,7 +151,7 @@ class Run:
     def progress(self, stage: str) -> Progress:
         return Progress(stage, self.checked[stage], self.expected.get(stage), self.bytes["hashed"])
 
-    # --- recording and mending ---
+    # --- recording and repairing ---
 
     def found(self, invariant: str, severity: Severity, subject: str, message: str) -> None:
         self.record([issue_of(invariant, severity, subject, message)])
@@ -166,15 +166,15 @@ class Run:
                 self._keep(issue, mended)
 
     def _mend(self, issues: Sequence[Issue]) -> list[bool]:
-        """Mend what can be, in one transaction; what was mended."""
-        wanted = [None if self._is_withheld(issue) else issue.mend for issue in issues]
+        """Repair what can be, in one transaction; returns what was repaired."""
+        wanted = [None if self._is_suspended(issue) else issue.mend for issue in issues]
         if not any(wanted):
             return [False] * len(wanted)
         return self.registry.write(
             lambda tx: [mend is not None and mend(tx) for mend in wanted], freeing=True
         )
 
-    def _is_withheld(self, issue: Issue) -> bool:
+    def _is_suspended(self, issue: Issue) -> bool:
         return issue.trusts_references and self._references_damaged
 
     def _keep(self, issue: Issue, mended: bool) -> None:
@@ -183,11 +183,11 @@ class Run:
             finding = replace(finding, message=f"{finding.message}; {issue.aftermath}")
         elif mended:
             finding = replace(finding, repaired=True)
-        elif self._repair and self._is_withheld(issue):
+        elif self._repair and self._is_suspended(issue):
             finding = replace(finding, message=f"{finding.message}{_NOT_WHILE_DAMAGED}")
         self._counts[finding.severity] += 1
         self.repaired += finding.repaired
-        self._mendable += issue.mend is not None and not mended and not self._is_withheld(issue)
+        self._mendable += issue.mend is not None and not mended and not self._is_suspended(issue)
         self._damaged |= finding.severity in DAMAGE and not finding.repaired
         self._kept[finding.invariant] += 1
         if self._kept[finding.invariant] <= KEPT_FINDINGS:

@@ -20,11 +20,11 @@ from ullage.registry.queries.reclaim.tombstones import known_keys
 
 def uploads(run: Run) -> Iterator[Progress]:
     return run.walk(
-        "uploads", rows.uploads, partial(_judge_upload, run), lambda row: row.storage_key
+        "uploads", rows.uploads, partial(_upload_issues, run), lambda row: row.storage_key
     )
 
 
-def _judge_upload(run: Run, upload: rows.UploadFacts) -> Iterator[Issue]:
+def _upload_issues(run: Run, upload: rows.UploadFacts) -> Iterator[Issue]:
     subject = f"upload {upload.key}"
     if upload.repository is None:
         yield issue_of("I19", "corruption", subject, "belongs to no repository")
@@ -35,10 +35,10 @@ def _judge_upload(run: Run, upload: rows.UploadFacts) -> Iterator[Issue]:
         message = f"should have been ended more than an hour ago{WORKER}"
         yield issue_of("I18", "leak", subject, message)
     if run.mode is not Mode.FAST:
-        yield from _judge_uploaded(run, upload, subject)
+        yield from _uploaded_issues(run, upload, subject)
 
 
-def _judge_uploaded(run: Run, upload: rows.UploadFacts, subject: str) -> Iterator[Issue]:
+def _uploaded_issues(run: Run, upload: rows.UploadFacts, subject: str) -> Iterator[Issue]:
     try:
         size = run.registry.blobs.size(upload.storage_key) or 0
     except ValueError as error:
@@ -52,10 +52,10 @@ def _judge_uploaded(run: Run, upload: rows.UploadFacts, subject: str) -> Iterato
 
 
 def tombstones(run: Run) -> Iterator[Progress]:
-    return run.walk("tombstones", rows.tombstones, partial(_judge_tombstone, run))
+    return run.walk("tombstones", rows.tombstones, partial(_tombstone_issues, run))
 
 
-def _judge_tombstone(run: Run, tombstone: rows.TombstoneFacts) -> Iterator[Issue]:
+def _tombstone_issues(run: Run, tombstone: rows.TombstoneFacts) -> Iterator[Issue]:
     subject = f"tombstone {tombstone.key}"
     user = tombstone.same_key_blob or tombstone.same_key_upload
     if user is not None:
@@ -69,14 +69,14 @@ def _judge_tombstone(run: Run, tombstone: rows.TombstoneFacts) -> Iterator[Issue
         yield issue_of("I13", "leak", subject, message)
     # An upload that was cancelled may still be written to, so only a blob's bytes are compared.
     if run.mode is not Mode.FAST and is_key(tombstone.key) and tombstone.digest is not None:
-        yield from _judge_buried(run, tombstone, subject)
+        yield from _buried_issues(run, tombstone, subject)
 
 
-def _judge_buried(run: Run, tombstone: rows.TombstoneFacts, subject: str) -> Iterator[Issue]:
+def _buried_issues(run: Run, tombstone: rows.TombstoneFacts, subject: str) -> Iterator[Issue]:
     try:
         size = run.registry.blobs.size(tombstone.key)
     except OSError:
-        # Whatever it is, it only waits to be erased; if that fails, I13 tells.
+        # Whatever it is, it only waits to be erased; if that fails, I13 says so.
         return
     # None: they are erased already, and the row is about to go.
     if size is not None and size != tombstone.size:
@@ -97,9 +97,9 @@ def objects(run: Run) -> Iterator[Progress]:
         for found in some:
             if found.problem is not None and len(odd) < KEPT_FINDINGS:
                 odd[found.key, found.problem] = found
-        _judge_unknown(run, _unknown(run, [each for each in some if each.problem is None]))
+        _record_unknown(run, _unknown(run, [each for each in some if each.problem is None]))
         yield run.progress("objects")
-    _judge_odd(run, odd)
+    _record_odd(run, odd)
 
 
 def _unknown(run: Run, listed: Sequence[StoredObject]) -> list[StoredObject]:
@@ -109,7 +109,7 @@ def _unknown(run: Run, listed: Sequence[StoredObject]) -> list[StoredObject]:
     return [found for found in listed if found.key not in known]
 
 
-def _judge_unknown(run: Run, suspects: Sequence[StoredObject]) -> None:
+def _record_unknown(run: Run, suspects: Sequence[StoredObject]) -> None:
     size = run.registry.blobs.size
     # Their rows would have gone after them, so those that are still there never had one.
     unknown = [found for found in suspects if size(found.key) is not None]
@@ -135,7 +135,7 @@ def _unknown_object(run: Run, found: StoredObject) -> Issue:
     return Issue(finding, bury, trusts_references=True)
 
 
-def _judge_odd(run: Run, odd: dict[tuple[str, str], StoredObject]) -> None:
+def _record_odd(run: Run, odd: dict[tuple[str, str], StoredObject]) -> None:
     if not odd:
         return
     again = {(found.key, found.problem) for found in run.registry.blobs.list()}

@@ -38,7 +38,7 @@ class KeepReason(StrEnum):
     TAG = "tag"
     SUBJECT = "subject"
     LOCK = "lock"
-    # A lock with a reason (holds.py).
+    # A lock with a reason (image_locks.py).
     HOLD = "hold"
 
 
@@ -114,28 +114,28 @@ class StoredGraph:
 
 
 def what_goes(graph: Graph, roots: Iterable[ManifestRow]) -> Closure:
-    """`roots`, their referrers and the children that nothing else holds, and theirs, and so on.
+    """`roots`, their referrers and the children that nothing else keeps, and theirs, and so on.
 
     What was asked for stays only if a live index lists it. A referrer goes with its subject, tagged
     or not, unless a live index lists it. A child stays if it has a tag of its own, another live
-    parent, or a live subject. Each round looks again at what an earlier one kept: its last holder
-    may have joined those that go.
+    parent, or a live subject. Each round looks again at what an earlier one kept: what
+    kept it last may have joined those that go.
     """
     going: dict[int, Member] = {}
     reached = {row.id: Member(row, Why.ASKED) for row in roots}
     while True:
         undecided = {id_: member for id_, member in reached.items() if id_ not in going}
-        holds = _holds(graph, undecided, going)
-        fresh = [member for id_, member in undecided.items() if id_ not in holds]
-        if not fresh:
-            return Closure(going, {id_: (undecided[id_], tuple(holds[id_])) for id_ in undecided})
-        going.update((member.row.id, member) for member in fresh)
-        _reach(graph, fresh, reached)
+        kept = _kept(graph, undecided, going)
+        joining = [member for id_, member in undecided.items() if id_ not in kept]
+        if not joining:
+            return Closure(going, {id_: (undecided[id_], tuple(kept[id_])) for id_ in undecided})
+        going.update((member.row.id, member) for member in joining)
+        _reach(graph, joining, reached)
 
 
-def _reach(graph: Graph, fresh: Sequence[Member], reached: dict[int, Member]) -> None:
-    """Add what hangs on `fresh`. The stronger reason stands: asked for, referrer, child."""
-    digests = {member.row.id: member.row.digest for member in fresh}
+def _reach(graph: Graph, members: Sequence[Member], reached: dict[int, Member]) -> None:
+    """Add what hangs on `members`. The stronger reason stands: asked for, referrer, child."""
+    digests = {member.row.id: member.row.digest for member in members}
     for parent, row in graph.children(digests.keys()):
         reached.setdefault(row.id, Member(row, Why.CHILD, digests[parent]))
     for row in graph.referrers(set(digests.values())):
@@ -144,21 +144,21 @@ def _reach(graph: Graph, fresh: Sequence[Member], reached: dict[int, Member]) ->
             reached[row.id] = Member(row, Why.REFERRER, row.subject)
 
 
-def _holds(
+def _kept(
     graph: Graph, members: Mapping[int, Member], going: Mapping[int, Member]
 ) -> dict[int, list[KeptBy]]:
     """What keeps those of `members` that something keeps that does not go itself."""
-    holds: dict[int, list[KeptBy]] = {}
+    kept: dict[int, list[KeptBy]] = {}
     for child, parents in graph.parents(members.keys()).items():
         for parent, digest in sorted(parents.items()):
             if parent not in going:
-                holds.setdefault(child, []).append(KeptBy(KeepReason.INDEX, digest))
+                kept.setdefault(child, []).append(KeptBy(KeepReason.INDEX, digest))
     children = {id_: member.row for id_, member in members.items() if member.why is Why.CHILD}
     for child, tags in graph.tags(children.keys()).items():
-        holds.setdefault(child, []).extend(KeptBy(KeepReason.TAG, tag) for tag in tags)
+        kept.setdefault(child, []).extend(KeptBy(KeepReason.TAG, tag) for tag in tags)
     living = graph.find({row.subject for row in children.values() if row.subject is not None})
     for child, row in children.items():
         subject = living.get(row.subject) if row.subject is not None else None
         if subject is not None and subject.id not in going:
-            holds.setdefault(child, []).append(KeptBy(KeepReason.SUBJECT, subject.digest))
-    return holds
+            kept.setdefault(child, []).append(KeptBy(KeepReason.SUBJECT, subject.digest))
+    return kept

@@ -99,7 +99,7 @@ def delete_tag(registry: Registry, name: RepositoryName, tag: Tag, caller: Calle
 def delete_manifest(
     registry: Registry, name: RepositoryName, digest: Digest, caller: Caller
 ) -> Deleted:
-    """Remove an image: the manifest, its tags, its referrers, and children that only it holds.
+    """Remove an image: the manifest, its tags, its referrers, and children that only it keeps.
 
     Raises NameUnknown, ManifestUnknown, OperationDisallowed if a live index lists it, Locked if it
     or something that would go along is locked, or if it is the last in a repository that is.
@@ -154,8 +154,8 @@ def take_away(
 ) -> Released:
     """Remove manifests with all that hangs on them, and give back what nothing needs any more.
 
-    With `keeping` they can be restored, and nothing is given back. The caller holds the
-    repository's row and has decided; `references` is content.blobs_of() them.
+    With `keeping` they can be restored, and nothing is given back. The caller has
+    locked the repository's row and has decided; `references` is content.blobs_of() them.
     """
     if keeping is not None:
         released = soft_delete.keep_manifests(
@@ -207,7 +207,7 @@ def delete_blob(
             [digest],
             now=now,
             due_at=now + registry.limits.read_grace,
-            # Somebody asks for exactly this blob to go; a push that counts on it uploads it again.
+            # Exactly this blob is asked to go; a push that counts on it uploads it again.
             despite_leases=True,
         )
         failpoint("delete.in_transaction")
@@ -225,7 +225,7 @@ def delete_blob(
 def delete_repository(registry: Registry, name: RepositoryName, caller: Caller) -> Deleted:
     """Remove a repository with everything in it; which manifests and tags that were, sorted.
 
-    It is gone for everybody at once; the worker takes its contents apart in batches, so that even a
+    It is gone at once; the worker takes its contents apart in batches, so that even a
     huge one does not keep pushes waiting. How many bytes that frees is not known yet. With soft
     delete it stays whole, and hidden.
     Raises NameUnknown, Locked if it or anything in it is locked.
@@ -261,7 +261,7 @@ def take_repository_away(
     now: datetime,
     keeping: Keeping | None,
 ) -> None:
-    """Make a repository vanish with everything in it; the caller holds its row and has decided."""
+    """Make a repository vanish with all in it; the caller has locked its row and has decided."""
     if keeping is not None:
         hide_repository(tx, keeping.operation_id, repository_id, name)
     else:

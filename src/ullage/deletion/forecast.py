@@ -39,7 +39,7 @@ class Outcome(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Fate:
-    """What becomes of one blob; `until` is when a later one may go, if nobody asks for it again."""
+    """What becomes of one blob; `until` is when a later one may go, if not asked for again."""
 
     digest: Digest
     size: int
@@ -75,7 +75,7 @@ def forecast(
 ) -> list[Fate]:
     """The fate of every blob that loses references in a repository, in the order of their digests.
 
-    True until somebody pushes, deletes or asks for one of these blobs; a caller that holds their
+    True until one of these blobs is pushed, deleted or asked for; a caller that has locked their
     rows (lock_blobs, to_drop) rules that out, except that they may still be leased.
     """
     loss = Loss(frozenset({repository_id}), references, dict.fromkeys(references, 1))
@@ -84,7 +84,7 @@ def forecast(
 
 @dataclass(frozen=True, slots=True)
 class Forecast:
-    """What becomes of blobs. Of those that nothing else holds, and that go, only the sum is known:
+    """What becomes of blobs. Of those that nothing else needs, and that go, only the sum is known:
     there may be hundreds of thousands."""
 
     alone_bytes: int

@@ -51,23 +51,23 @@ REVIEW_BATCH = 200
 # Each batch syncs up to 256 directories: the more it erases, the fewer times.
 RECLAIM_BATCH = 2000
 ERASE_BATCH = 200
-# A worker that dies with tombstones in hand keeps others from them for this long.
+# A worker that dies with claimed tombstones keeps others from them for this long.
 RECLAIM_CLAIM = timedelta(seconds=60)
 MAX_BACKOFF = timedelta(hours=1)
 # An unknown key in the store is left alone for this long. Its row may simply be younger than the
-# look at the database; and nobody needs its room in a hurry.
+# look at the database; and its room is not needed in a hurry.
 UNKNOWN_KEY_GRACE = timedelta(hours=24)
 
 
 def recover(registry: Registry) -> int:
-    """What a start has to do after a crash: end the uploads that nobody can resume; how many.
+    """What a start has to do after a crash: end the uploads that no client can resume; how many.
 
     Only where this process alone owns the database. Everything else (tombstones, reviews,
     repositories half erased) simply goes on; no walk over the store is needed.
     """
     if registry.db.dialect != "sqlite":
         return 0
-    # Whoever held tombstones is gone, and must not keep their bytes on the disk any longer.
+    # The process that claimed tombstones is gone, and must not keep their bytes on the disk longer.
     registry.write(release_tombstones, freeing=True)
     return end_forgotten_sessions(registry)
 
@@ -132,14 +132,14 @@ def _erase(registry: Registry, tombstones: Sequence[Tombstone]) -> list[Tombston
         if len(tombstones) == 1:
             log.warning("erasing %s failed: %s", tombstones[0].storage_key, error)
             return list(tombstones)
-        # Somewhere in there is one that fails; it must not hold up the others' accounts.
+        # Somewhere in there is one that fails; it must not delay the others' rows.
         middle = len(tombstones) // 2
         return _erase(registry, tombstones[:middle]) + _erase(registry, tombstones[middle:])
     return []
 
 
 def expire_uploads(registry: Registry) -> int:
-    """End upload sessions that nobody touched for too long."""
+    """End upload sessions that got no bytes for too long."""
     now = registry.now()
     expired = registry.read(lambda tx: uploads.expired_uploads(tx, now, 100))
     if registry.memory_sessions is not None:
@@ -178,7 +178,7 @@ def erase_deleted(registry: Registry) -> int:
         )
         sessions = uploads.uploads_of(tx, repository_id, ERASE_BATCH)
         for upload in sessions:
-            # Otherwise somebody else has ended it meanwhile, and answers for its bytes.
+            # Otherwise another process has ended it meanwhile, and answers for its bytes.
             if uploads.delete_upload(tx, upload.id):
                 size = sizes.get(upload.key, upload.offset)
                 tombstones_queries.bury(tx, repository_id, upload.key, size, now)
@@ -191,7 +191,7 @@ def erase_deleted(registry: Registry) -> int:
 
 
 def _upload_sizes(registry: Registry) -> dict[str, int]:
-    """How much the sessions of deleted repositories really hold, asked outside any transaction."""
+    """How many bytes the sessions of deleted repositories have, asked outside any transaction."""
     keys = registry.read(uploads.keys_in_deleted_repositories)
     return {key: registry.blobs.size(key) or 0 for key in keys}
 
@@ -222,7 +222,7 @@ def shift_deadlines(registry: Registry, by: timedelta) -> None:
 
 
 def reconcile(registry: Registry, objects: Iterable[StoredObject], *, batch: int = 500) -> int:
-    """Bury what the store holds and no row names, if it is old enough; returns how many.
+    """Bury what the store has and no row names, if it is old enough; returns how many.
 
     `objects` is a listing of the store, taken as slowly as the caller likes. A key is unknown only
     if no blob, session or tombstone names it in one transaction *after* it was listed.

@@ -41,7 +41,7 @@ class SoftDelete:
 
     enabled: bool = False
     days: int = DEFAULT_DAYS
-    # None: nobody has ever set it.
+    # None: it was never set.
     updated_at: datetime | None = None
 
     def until(self, counts_from: datetime) -> datetime:
@@ -69,7 +69,7 @@ def find_policy(tx: Transaction) -> SoftDelete:
 
 
 def of_document(document: str | None) -> SoftDelete:
-    """The policy from its stored form; None if nobody has ever set it."""
+    """The policy from its stored form; None if it was never set."""
     if document is None:
         return SoftDelete()
     values = json.loads(document)
@@ -169,7 +169,7 @@ def keep_manifests(
 ) -> Released:
     """As delete.take_away, but nothing is lost: it goes to a hidden repository of the operation.
 
-    Children that stay, because something else holds them, are copied: what is kept is complete.
+    Children that stay, because something else keeps them, are copied: what is kept is complete.
     """
     hidden_id, there_before = hidden_repository(tx, keeping.operation_id, repository_id)
     copies = _staying_children(tx, rows)
@@ -198,11 +198,11 @@ def _staying_children(tx: Transaction, rows: Sequence[ManifestRow]) -> list[Mani
     """What these manifests list, and what that lists, that is not among them."""
     known = {row.id for row in rows}
     found: dict[int, ManifestRow] = {}
-    fresh = known
-    while fresh:
-        children = {child.id: child for _, child in manifests.children(tx, fresh)}
-        fresh = children.keys() - known - found.keys()
-        found |= {id_: children[id_] for id_ in fresh}
+    parents = known
+    while parents:
+        children = {child.id: child for _, child in manifests.children(tx, parents)}
+        parents = children.keys() - known - found.keys()
+        found |= {id_: children[id_] for id_ in parents}
     return list(found.values())
 
 

@@ -36,10 +36,10 @@ def unlocked(
     """What goes with those of `roots` that no lock forbids to delete: on them or what goes along.
 
     A deletion takes all of an image or nothing, so a locked part keeps the whole of it. Locks on
-    the manifests `despite` which somebody deletes do not count; those with a reason always do.
+    the manifests `despite` which the caller deletes do not count; those with a reason always do.
     """
     covered = image_locks.covered(tx, repository_id, now)
-    held: dict[int, tuple[Member, tuple[KeptBy, ...]]] = {}
+    locked: dict[int, tuple[Member, tuple[KeptBy, ...]]] = {}
     while True:
         closure = what_goes(graph, roots)
         found = attributes.locks_on(tx, closure.going.keys() - set(despite))
@@ -53,13 +53,13 @@ def unlocked(
             own = attribute_locks.lock_of_repository(tx, repository_id, name)
             blamed = {row.id: attribute_locks.described(name, own) for row in roots} if own else {}
         if not blamed and not kept:
-            return Closure(closure.going, {**closure.kept, **held})
+            return Closure(closure.going, {**closure.kept, **locked})
         for row in roots:
             keeping = [KeptBy(KeepReason.HOLD, kept[row.id])] if row.id in kept else []
             keeping += [KeptBy(KeepReason.LOCK, blamed[row.id])] if row.id in blamed else []
             if keeping:
-                held[row.id] = (Member(row, Why.ASKED), tuple(keeping))
-        roots = [row for row in roots if row.id not in held]
+                locked[row.id] = (Member(row, Why.ASKED), tuple(keeping))
+        roots = [row for row in roots if row.id not in locked]
 
 
 def roots_of(closure: Closure) -> dict[int, int]:

@@ -41,7 +41,7 @@ class Digest(str):
 
 
 def parse_digest(text: str) -> Digest:
-    """Read a digest somebody else wrote. Raises DigestInvalid, saying what is wrong with it."""
+    """Read a digest that a client wrote. Raises DigestInvalid, saying what is wrong with it."""
     if _DIGEST.fullmatch(text):
         return Digest(text)
     algorithm, colon, _ = text.partition(":")
@@ -61,7 +61,7 @@ def digest_of(data: Buffer, algorithm: str = "sha256") -> Digest:
 
 
 class Hasher:
-    """A digest in the making. Raises DigestInvalid for an algorithm nobody knows.
+    """A digest in the making. Raises DigestInvalid for an unknown algorithm.
 
     The interpreter lock is released while a large piece is hashed.
     """

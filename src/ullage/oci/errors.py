@@ -1,6 +1,6 @@
 """One exception per error code of the registry's API.
 
-The codes are those of distribution-spec, "Error Codes". Those it has no word for are CNCF
+The codes are those of distribution-spec, "Error Codes". Where it has none, they are CNCF
 distribution's (TAG_INVALID, RANGE_INVALID, PAGINATION_NUMBER_INVALID, UNAVAILABLE), Azure Container
 Registry's (TAG_UNKNOWN, REGISTRY_DISALLOWED_OPERATION), or our own (PLAN_*, VALUE_INVALID,
 STORAGE_FULL).
@@ -130,7 +130,7 @@ class TagInvalid(RegistryError):
 
 
 class RangeInvalid(RegistryError):
-    """The bytes sent do not start where the upload session ends. `offset`: bytes that it holds."""
+    """The bytes sent do not start where the upload session ends. `offset`: bytes that are in it."""
 
     code = "RANGE_INVALID"
     message = "the bytes do not continue the upload where it ends"
@@ -217,11 +217,11 @@ class RestoreConflict(RegistryError):
 
 class LockUnknown(RegistryError):
     code = "LOCK_UNKNOWN"
-    message = "nothing holds exactly this"
+    message = "there is no such lock"
 
 
 class ValueInvalid(RegistryError):
-    """A duration, size or number that nobody can be sure to understand."""
+    """A duration, size or number with more than one meaning, or with none."""
 
     code = "VALUE_INVALID"
     message = "the value is malformed"
@@ -233,7 +233,7 @@ class StorageFull(RegistryError):
 
 
 class Unavailable(RegistryError):
-    """Not now: busy, or damaged until somebody mends it."""
+    """Not now: busy, or damaged until it is mended."""
 
     code = "UNAVAILABLE"
     message = "the service is not available at the moment; try again later"

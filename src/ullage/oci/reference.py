@@ -1,6 +1,6 @@
 """Repository names and tags, in the grammars of distribution-spec, "Pulling manifests".
 
-Each class is a `str` known to be well formed, so that nothing below the HTTP face has to ask.
+Each class is a `str` known to be well formed, so that nothing behind the routes has to check.
 """
 
 from __future__ import annotations

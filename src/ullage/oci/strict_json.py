@@ -1,4 +1,4 @@
-r"""JSON that everybody reads alike.
+r"""JSON that all readers read alike.
 
 RFC 8259 leaves room for two readers to see two things in one document, and Python's `json` accepts
 more than the RFC does. A registry stores bytes for other programs to read, so what could be read in
@@ -31,7 +31,7 @@ _UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 
 
 class JSONInvalid(ValueError):
-    """The bytes are not a JSON text that everybody reads alike. The text says what was met."""
+    """The bytes are not a JSON text that all readers read alike. The text says what was met."""
 
 
 def loads(raw: bytes, max_depth: int = 32) -> JSONValue:

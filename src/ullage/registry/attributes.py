@@ -1,6 +1,6 @@
 """Changing attributes: locking and hiding repositories, tags and manifests, and undoing that.
 
-A lock never keeps anybody from changing it; otherwise nothing could be unlocked.
+A lock can always be changed; otherwise nothing could be unlocked.
 """
 
 from __future__ import annotations

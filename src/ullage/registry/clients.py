@@ -18,17 +18,17 @@ _ASKING_SOURCE = ("containers/", "skopeo/", "Buildah/", "buildah/", "libpod/", "
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who asks. `subject` is the account, "" for anonymous."""
+    """The client that asks. `subject` is its account, "" for anonymous."""
 
     subject: str
     address: str
     agent: str
-    # What both sides' logs and the audit log call this request.
+    # This request's name in both sides' logs and in the audit log.
     request_id: str = ""
 
     @property
     def pusher(self) -> Pusher:
-        """Whom a lease is granted to: this account, at this address, with this client."""
+        """What a lease is granted to: this account, at this address, with this client."""
         return _pusher(self.subject, self.address, self.agent)
 
 

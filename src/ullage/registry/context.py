@@ -38,9 +38,9 @@ class Limits:
     # Uploads are refused while the store has less room than this: deletions need some.
     min_free_bytes: int = 8 * 1024 * 1024
     upload_idle: timedelta = timedelta(hours=24)
-    # How long a promise to a pusher holds (deletion.md section 3.2).
+    # How long a promise to a pusher lasts (deletion.md section 3.2).
     lease: timedelta = timedelta(hours=1)
-    # From a deletion to the erasing of bytes: time for a reader that was just told to send them.
+    # From a deletion to the erasing of bytes: time for a request that is about to open them.
     read_grace: timedelta = timedelta(seconds=2)
     # A plan of more manifests is carried out in the background, some at a time.
     max_plan_at_once: int = 1000
@@ -50,14 +50,14 @@ class Limits:
 
 @dataclass(frozen=True)
 class Registry:
-    """What every service takes first: where facts and bytes are, the clock, and the limits."""
+    """What every use case takes first: where facts and bytes are, the clock, and the limits."""
 
     db: Database
     blobs: BlobStore
     leases: Leases
     claims: Claims
     now: Callable[[], datetime]
-    # A 32-digit hexadecimal name that nobody can guess and that is never given out again.
+    # A 32-digit hexadecimal name that cannot be guessed and is never given out again.
     fresh_key: Callable[[], str]
     limits: Limits = field(default_factory=Limits)
     # Tells the worker that there is something to reclaim.

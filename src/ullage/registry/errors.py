@@ -1,4 +1,4 @@
-"""What a database's and a blob store's troubles are called in the protocol."""
+"""A database's and a blob store's failures, translated into errors of the protocol."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class ErrorTranslation:
 
 
 def _of_the_database(error: BaseException) -> Exception | None:
-    """A database's troubles in the words of the protocol."""
+    """The error of the protocol for a failure of the database."""
     if isinstance(error, DatabaseFull):
         return StorageFull(message="no space left for the registry's database")
     if isinstance(error, DatabaseBusy):
@@ -52,7 +52,7 @@ def _of_the_database(error: BaseException) -> Exception | None:
 
 
 def translated(outcome: Any) -> Any:
-    """The outcome; a database's troubles in the words of the protocol."""
+    """The outcome; a failure of the database as the error of the protocol."""
     translation = _of_the_database(outcome) if isinstance(outcome, BaseException) else None
     if translation is None:
         return outcome
@@ -61,13 +61,13 @@ def translated(outcome: Any) -> Any:
 
 
 def _of_the_store(error: BaseException) -> Exception | None:
-    """A blob store's troubles in the words of the protocol."""
+    """The error of the protocol for a failure of the blob store."""
     if isinstance(error, StoreFull):
         return StorageFull(message="no space left for blobs")
     if not isinstance(error, OSError):
         return None
     if error.errno == errno.EBUSY:
-        # The request that claimed it before is not quite gone.
+        # The request that claimed it before has not ended yet.
         return Unavailable(message="another request is writing this upload; try again")
     log.error("the blob store failed: %s", error)
     return Unavailable(message="the registry's storage failed; try again")
@@ -77,10 +77,10 @@ _DATABASE, _STORE = ErrorTranslation(_of_the_database), ErrorTranslation(_of_the
 
 
 def database_errors() -> AbstractContextManager[None]:
-    """Raise a database's troubles as StorageFull and Unavailable."""
+    """Raise a database's failures as StorageFull and Unavailable."""
     return _DATABASE
 
 
 def store_errors() -> AbstractContextManager[None]:
-    """Raise a blob store's troubles as StorageFull and Unavailable."""
+    """Raise a blob store's failures as StorageFull and Unavailable."""
     return _STORE

@@ -1,4 +1,4 @@
-"""Showing what is there: repositories, tags and manifests with their attributes, page by page."""
+"""Listing what is there: repositories, tags and manifests with their attributes, page by page."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ def references_in(raw: bytes) -> tuple[Reference, ...] | None:
 
 
 def require_repository(tx: Transaction, name: RepositoryName) -> int:
-    """The id of a repository that holds a manifest. Raises NameUnknown."""
+    """The id of a repository that has a manifest. Raises NameUnknown."""
     repository_id = find_repository(tx, name)
     if repository_id is None or not repository_exists(tx, name):
         raise NameUnknown({"name": name})

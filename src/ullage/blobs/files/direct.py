@@ -1,10 +1,10 @@
 """Large objects on their way to the disk past the page cache, while more of them arrives.
 
-A layer of 256 MiB that goes through the page cache is copied into as many pages, pushes what others
-are pulling out of memory, and is waited for at the end. Here 4 MiB at a time go from a buffer to
+A layer of 256 MiB that goes through the page cache is copied into as many pages, drives what other
+clients pull out of memory, and is waited for at the end. Here 4 MiB at a time go from a buffer to
 the disk (O_DIRECT) by a thread of their own, while the next 4 MiB are hashed and gathered.
 
-Nothing is durable before an fsync; that is up to whoever owns the file.
+Nothing is durable before an fsync, which the owner of the file makes.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ __all__ = [
     "direct_from",
 ]
 
-# So much goes through the page cache before: small objects stay in memory for whoever pulls them
-# next, and buffers would cost more than they save.
+# So much goes through the page cache before: a short object stays in memory for its next pull, and
+# buffers would cost more than they save.
 AFTER_BYTES = 8 * 1024 * 1024
 # What disks take is whole blocks of this, and begins at one, on the disk as in memory.
 BLOCK_BYTES = 4096
@@ -51,7 +51,7 @@ class DirectWriters:
         self._free = AT_ONCE
 
     def begin(self, descriptor: int, offset: int) -> DirectWriter | None:
-        """Somebody to write a file from `offset` on, a multiple of BLOCK_BYTES; None if nobody can.
+        """A writer of a file from `offset` on, a multiple of BLOCK_BYTES; None if it cannot be.
 
         The caller keeps the descriptor, and leaves it alone until `flush` or an error.
         """
@@ -108,11 +108,11 @@ class DirectWriter:
             raise
 
     def flush(self) -> None:
-        """Give the file all that was taken. Raises OSError; `written` tells how far it came."""
+        """Write all that was taken to the file. Raises OSError; `written` says how far it came."""
         try:
             # The descriptor is the caller's again afterwards: no thread may be writing to it.
             self._settle()
-            # The end is no whole block, mostly.
+            # The end is seldom a whole block.
             _set_direct(self._descriptor, False)
             rest = self._filling[: self._filled]
             self.written += _write_all(self._descriptor, rest, self.written)

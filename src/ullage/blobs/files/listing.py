@@ -16,7 +16,7 @@ def list_directory(place: str, descriptor: int, levels: int, owner: int) -> Iter
     problem = _directory_problem(os.fstat(descriptor), owner)
     if problem is not None:
         yield StoredObject(
-            place, 0, os.fstat(descriptor).st_mtime, _holds_committed(place), problem
+            place, 0, os.fstat(descriptor).st_mtime, _is_of_committed(place), problem
         )
     with os.scandir(descriptor) as entries:
         for entry in entries:
@@ -38,12 +38,12 @@ def _describe(
         key=name if misplaced is None else f"{place}/{_printable(name)}",
         size=status.st_size if stat.S_ISREG(status.st_mode) else 0,
         modified=status.st_mtime,
-        committed=_holds_committed(place),
+        committed=_is_of_committed(place),
         problem=problem,
     )
 
 
-def _holds_committed(place: str) -> bool:
+def _is_of_committed(place: str) -> bool:
     return place.startswith("blobs")
 
 
@@ -52,7 +52,7 @@ def _place_problem(place: str, name: str, levels: int) -> str | None:
         return "not a shard directory"
     if not is_key(name):
         return "not a storage key"
-    if _holds_committed(place) and place != f"blobs/{name[:2]}":
+    if _is_of_committed(place) and place != f"blobs/{name[:2]}":
         return "in the wrong shard"
     return None
 
@@ -79,5 +79,5 @@ def _access_problem(status: os.stat_result, expected: int, owner: int) -> str | 
 
 
 def _printable(name: str) -> str:
-    """File names are bytes, and a foreign one need not be UTF-8."""
+    """File names are bytes, and one that the store did not make need not be UTF-8."""
     return os.fsencode(name).decode("utf-8", "backslashreplace")

@@ -1,6 +1,6 @@
 """Files and directories of a store, reached safely.
 
-Every path is walked from a held directory with O_NOFOLLOW at each step, so that a planted symbolic
+Every path is walked from an open directory with O_NOFOLLOW at each step, so that a planted symbolic
 link can make an operation fail but can never redirect it.
 """
 
@@ -34,9 +34,10 @@ def directory(name: str, parent: int) -> Iterator[int]:
         os.close(descriptor)
 
 
-def hold(held: list[int], place: str | Path, parent: int | None = None) -> int:
+def open_directory(opened: list[int], place: str | Path, parent: int | None = None) -> int:
+    """Open a directory to be kept open: its descriptor, which joins `opened`."""
     descriptor = os.open(place, _DIRECTORY, dir_fd=parent)
-    held.append(descriptor)
+    opened.append(descriptor)
     return descriptor
 
 

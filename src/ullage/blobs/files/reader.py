@@ -34,7 +34,7 @@ class FileReader:
             if error.errno in (errno.EAGAIN, errno.EOPNOTSUPP):
                 return None
             raise
-        # Some kernels say so of what they have not at hand, too; whoever waits learns the truth.
+        # Some kernels say so of what they have not at hand, too; a read that waits tells.
         if got == 0 and n and offset < self.size:
             return None
         return bytes(buffer[:got])
@@ -55,7 +55,7 @@ class FileReader:
         self.close()
 
 
-# What is read without waiting goes through one buffer a thread: a fresh one each time would cost
+# What is read without waiting goes through one buffer a thread: a new one each time would cost
 # more than what is read into it.
 _of_thread = threading.local()
 

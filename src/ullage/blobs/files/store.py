@@ -36,10 +36,10 @@ from ullage.blobs.files.paths import (
     SHARDS,
     close_all,
     directory,
-    hold,
     lock,
     make_directories,
     make_directory,
+    open_directory,
     open_regular,
     removed,
     stat_regular,
@@ -73,16 +73,16 @@ class FileBlobStore:
         self._root = Path(os.path.realpath(root))
         self._broken: set[str] = set()
         self._direct = DirectWriters()
-        held: list[int] = []
-        self._close = weakref.finalize(self, close_all, held)
+        opened: list[int] = []
+        self._close = weakref.finalize(self, close_all, opened)
         try:
             make_directories(self._root)
-            self._top = hold(held, self._root)
+            self._top = open_directory(opened, self._root)
             for name in ("uploads", "blobs"):
                 make_directory(name, self._top)
             os.fsync(self._top)
-            self._uploads = hold(held, "uploads", self._top)
-            self._blobs = hold(held, "blobs", self._top)
+            self._uploads = open_directory(opened, "uploads", self._top)
+            self._blobs = open_directory(opened, "blobs", self._top)
             for shard in SHARDS:
                 make_directory(shard, self._blobs)
             os.fsync(self._blobs)
@@ -163,7 +163,7 @@ class FileBlobStore:
             with _noting(failures), directory(shard, self._blobs) as descriptor:
                 for key in its_keys:
                     self._unlink(key, descriptor, failures)
-        # All of them first, all of these then: a file system that keeps a journal writes it once.
+        # All unlinks first, then all syncs: a file system that keeps a journal writes it once.
         # Also where nothing was: an earlier delete may have been killed before this.
         for shard in by_shard:
             with _noting(failures), directory(shard, self._blobs) as descriptor:
@@ -181,10 +181,11 @@ class FileBlobStore:
         if root.st_mode & stat.S_IWOTH and not root.st_mode & stat.S_ISVTX:
             yield StoredObject(".", 0, root.st_mtime, False, "any user can replace the store")
         # Uploads first, so that what is committed meanwhile is seen twice rather than never.
-        for place, held, levels in (("uploads", self._uploads, 0), ("blobs", self._blobs, 1)):
+        places = (("uploads", self._uploads, 0), ("blobs", self._blobs, 1))
+        for place, top, levels in places:
             # Opened again, because two listings must not share one position.
-            with directory(".", held) as descriptor:
-                # A removed directory reads as an empty one, and nobody must act on that.
+            with directory(".", top) as descriptor:
+                # A removed directory reads as an empty one, and nothing must act on that.
                 if removed(descriptor):
                     raise FileNotFoundError(errno.ENOENT, "the store lost a directory", place)
                 yield from list_directory(place, descriptor, levels, owner)
@@ -202,8 +203,8 @@ class FileBlobStore:
 
     def _refuse_unfit(self, root: Path) -> None:
         """Find out now, rather than at the first push, that nothing can be stored here."""
-        for name, held in (("uploads", self._uploads), ("blobs", self._blobs)):
-            if not os.access(".", os.R_OK | os.W_OK | os.X_OK, dir_fd=held, effective_ids=True):
+        for name, top in (("uploads", self._uploads), ("blobs", self._blobs)):
+            if not os.access(".", os.R_OK | os.W_OK | os.X_OK, dir_fd=top, effective_ids=True):
                 raise StoreUnusable(f"blob store {root}: {name}/ is not writable")
         if os.fstat(self._uploads).st_dev != os.fstat(self._blobs).st_dev:
             raise StoreUnusable(
@@ -254,7 +255,7 @@ class FileBlobStore:
             raise OSError(errno.EIO, "an earlier fsync of this object failed: delete it", key)
 
     def _commit_open(self, key: str, file: FileIO) -> int:
-        """Commit an object whose one lock the caller holds; returns its size in bytes."""
+        """Commit an object whose one lock the caller has; returns its size in bytes."""
         self._sync(key, file.fileno())
         failpoint("blob.commit.after_fsync")
         with directory(key[:2], self._blobs) as shard:
@@ -268,7 +269,7 @@ class FileBlobStore:
         return os.fstat(file.fileno()).st_size
 
     def _commit_again(self, key: str) -> int:
-        """The file has been moved already, but perhaps by somebody who was killed right then."""
+        """The file has been moved already, but perhaps by a process that was killed right then."""
         self._refuse_broken(key)
         with directory(key[:2], self._blobs) as shard:
             status = stat_regular(key, shard)
@@ -333,7 +334,7 @@ class FileAppend:
             raise
 
     def _flush(self) -> None:
-        """Give the file what still waits in a buffer."""
+        """Write what still waits in a buffer to the file."""
         if self._direct is None:
             return
         try:
@@ -342,7 +343,7 @@ class FileAppend:
             self._end_direct(self._direct)
 
     def _end_direct(self, direct: DirectWriter) -> None:
-        """Go on where it came to."""
+        """Go on through the page cache from where the direct writer came to."""
         self._direct = None
         self._written_back = direct.written
         if self.offset != direct.written:

@@ -22,7 +22,7 @@ def mine_or_waiting(tx: Transaction, token: str, now: datetime) -> JobRow | None
     return None if job_id is None else jobs.find(tx, job_id)
 
 
-def hold(tx: Transaction, registry: Registry, job_id: str, token: str) -> JobRow:
+def renew_claim(tx: Transaction, registry: Registry, job_id: str, token: str) -> JobRow:
     """Lock the job's row and renew the claim. Raises ClaimLost."""
     now = registry.now()
     row = jobs.find(tx, job_id) if jobs.claim(tx, job_id, token, now, now + CLAIM) else None

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Mapping
 
 from ullage.cleanup.job.batch import clean_some
-from ullage.cleanup.job.claims import ClaimLost, hold, mine_or_waiting
+from ullage.cleanup.job.claims import ClaimLost, mine_or_waiting, renew_claim
 from ullage.cleanup.job.jobs import KEPT
 from ullage.cleanup.job.planning import WRITTEN_TOGETHER, Chooser, plan_job
 from ullage.cleanup.queries import jobs
@@ -56,7 +56,7 @@ def _begin(registry: Registry, choosers: Mapping[str, Chooser], job_id: str, tok
     """Plan the job, or end it where somebody has cancelled it."""
 
     def take(tx: Transaction) -> JobRow:
-        row = hold(tx, registry, job_id, token)
+        row = renew_claim(tx, registry, job_id, token)
         if row.cancelled:
             jobs.change(tx, job_id, state="cancelled", finished_at=registry.now())
         return row
@@ -71,7 +71,7 @@ def _delete_some(
 ) -> int:
     def batch(tx: Transaction) -> tuple[int, float]:
         began = time.monotonic()
-        row = hold(tx, registry, job_id, token)
+        row = renew_claim(tx, registry, job_id, token)
         if row.cancelled:
             return 0, 0.0
         dealt_with = _clean(tx, registry, row, n)

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from ullage.cleanup.guardrails import Caps, PurgeShare, Warning, purge_guardrails
-from ullage.cleanup.job.claims import ClaimLost, hold
+from ullage.cleanup.job.claims import ClaimLost, renew_claim
 from ullage.cleanup.queries import jobs
 from ullage.cleanup.queries.jobs import Item, JobRow
 from ullage.database.transaction import Transaction
@@ -89,7 +89,7 @@ class _Writer:
 
     def flush(self) -> None:
         def write(tx: Transaction) -> None:
-            row = hold(tx, self._registry, self._job_id, self._token)
+            row = renew_claim(tx, self._registry, self._job_id, self._token)
             if row.cancelled:
                 raise ClaimLost
             jobs.add_items(tx, self._job_id, self._written + 1, self._waiting)
@@ -151,7 +151,7 @@ def _planned(
     registry: Registry, row: JobRow, token: str, state: str, findings: dict[str, Any]
 ) -> None:
     def end(tx: Transaction) -> None:
-        hold(tx, registry, row.id, token)
+        renew_claim(tx, registry, row.id, token)
         ended = None if state == "running" else registry.now()
         restorable = {"restorable": soft_delete.find_policy(tx).enabled}
         jobs.change(tx, row.id, state=state, findings=findings | restorable, finished_at=ended)

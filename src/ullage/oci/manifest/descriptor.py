@@ -71,7 +71,7 @@ def _digest(value: JSONValue, where: str) -> Digest:
 
 
 def _size(value: JSONValue, where: str) -> int:
-    # `True` is an int for Python, but not for anybody else.
+    # `True` is an int for Python, but in no other language.
     if type(value) is not int or not 0 <= value <= _MAX_SIZE:
         raise expected(where, value, "an integer from 0 to 2^53")
     return value

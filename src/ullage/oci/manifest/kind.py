@@ -50,7 +50,7 @@ KINDS = {
 }
 
 
-def refuse_two_faces(body: Object) -> None:
+def refuse_ambiguous(body: Object) -> None:
     """CVE-2021-41190: one document that one client reads as an image and another as an index."""
     folded = {key.casefold() for key in body}
     if "manifests" in folded and not folded.isdisjoint(_IMAGE_FIELDS):
@@ -63,7 +63,7 @@ def refuse_two_faces(body: Object) -> None:
 # --- which type it is -----------------------------------------------------------------------------
 
 
-def judge_type(body: Object, sent_as: str | None) -> str:
+def agreed_type(body: Object, sent_as: str | None) -> str:
     """The type to store the document as: the one that its sender and its body agree on."""
     stated = _stated_type(body)
     if stated is None:
@@ -80,7 +80,7 @@ def judge_type(body: Object, sent_as: str | None) -> str:
 
 
 def _stated_type(body: Object) -> str | None:
-    """The body's own word for its type, as it spells it unless the type is one we know."""
+    """The type that the body names: in its own spelling, unless the type is a known one."""
     value = body.get("mediaType")
     if value is None:
         return None

@@ -1,4 +1,4 @@
-"""How much one manifest may hold, counted before any of it is read."""
+"""How much one manifest may contain, counted before any of it is read."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ullage.oci.strict_json import JSONValue
 
 @dataclass(frozen=True, slots=True)
 class ManifestLimits:
-    """How much one manifest may hold. Its bytes are limited where they are received."""
+    """How much one manifest may contain. Its bytes are limited where they are received."""
 
     max_descriptors: int = 1000
     max_depth: int = 32
@@ -52,9 +52,9 @@ def _descriptor_values(body: Object) -> Iterator[JSONValue]:
             yield from values
 
 
-def _annotation_values(holders: Iterable[JSONValue]) -> Iterator[Object]:
-    for holder in holders:
-        annotations = holder.get("annotations") if isinstance(holder, dict) else None
+def _annotation_values(members: Iterable[JSONValue]) -> Iterator[Object]:
+    for member in members:
+        annotations = member.get("annotations") if isinstance(member, dict) else None
         if isinstance(annotations, dict):
             yield annotations
 

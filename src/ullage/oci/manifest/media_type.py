@@ -20,7 +20,7 @@ DOCKER_SCHEMA_1 = frozenset(
     }
 )
 
-# Content types that say nothing about a manifest: what programs send when they were told nothing.
+# Content types that say nothing about a manifest: what programs send when they were given none.
 GENERIC = frozenset(
     {
         "application/json",

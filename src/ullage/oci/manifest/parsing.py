@@ -19,10 +19,10 @@ from ullage.oci.manifest.descriptor import (
 from ullage.oci.manifest.kind import (
     KINDS,
     Kind,
+    agreed_type,
     check_shape,
-    judge_type,
+    refuse_ambiguous,
     refuse_displayable,
-    refuse_two_faces,
 )
 from ullage.oci.manifest.limits import DEFAULT, ManifestLimits, check_limits
 from ullage.oci.manifest.media_type import BLOB_TYPES, NON_DISTRIBUTABLE, read_content_type
@@ -50,8 +50,8 @@ _FIELDS = folded(
 class Manifest:
     """A manifest that was understood.
 
-    `required_*` must be in the repository for the manifest to be stored; `optional_*` is held too
-    if it is there. Each digest is in at most one of the two, and there once, config first.
+    `required_*` must be in the repository for the manifest to be stored; `optional_*` is
+    kept too if it is there. Each digest is in at most one of the two, and there once, config first.
     `artifact_type` is what the referrers API shows: of an image that has none, its config's type.
     """
 
@@ -81,21 +81,21 @@ class Manifest:
 def parse_manifest(
     raw: bytes, media_type: str | None, limits: ManifestLimits = DEFAULT
 ) -> Manifest:
-    """Judge a manifest by its bytes and by the Content-Type it came with, if any.
+    """Read a manifest from its bytes and the Content-Type it came with, if any.
 
     A type that is not known is accepted when the body names it; whatever in it looks like a
     descriptor is then optional. A field that is null counts as missing.
     Raises ManifestInvalid, and nothing else, saying where in the document what was expected.
     """
     body = _document(raw, limits)
-    refuse_two_faces(body)
+    refuse_ambiguous(body)
     check_limits(body, limits)
-    judged = judge_type(body, read_content_type(media_type))
-    kind = KINDS.get(judged)
+    agreed = agreed_type(body, read_content_type(media_type))
+    kind = KINDS.get(agreed)
     if kind is not None:
-        return _read_known(body, judged, kind)
-    refuse_displayable(judged)
-    return _read_unknown(body, judged)
+        return _read_known(body, agreed, kind)
+    refuse_displayable(agreed)
+    return _read_unknown(body, agreed)
 
 
 def _document(raw: bytes, limits: ManifestLimits) -> Object:
@@ -152,8 +152,8 @@ def _by_need(
     for layer in layers:
         foreign = layer.media_type.lower() in NON_DISTRIBUTABLE
         (elsewhere if foreign else required).append(layer)
-    held = {blob.digest for blob in required}
-    return _distinct(required), _distinct(blob for blob in elsewhere if blob.digest not in held)
+    named = {blob.digest for blob in required}
+    return _distinct(required), _distinct(blob for blob in elsewhere if blob.digest not in named)
 
 
 def _distinct(descriptors: Iterable[Descriptor]) -> tuple[Descriptor, ...]:
@@ -203,7 +203,7 @@ _Read = TypeVar("_Read")
 
 
 def _or_none(read: Callable[[JSONValue, str], _Read], value: JSONValue) -> _Read | None:
-    """Read what may or may not be well formed. Of a type we do not know, nothing else is known."""
+    """Read what may or may not be well formed: all that is known of an unknown type."""
     try:
         return read(value, "")
     except ManifestInvalid:

@@ -1,7 +1,7 @@
 """Refusing what a lock forbids, in the transaction that would do it (azure.md section 5.4).
 
-The caller holds the repository's row, as whoever sets a lock does: a lock set before is seen, and
-one set later comes too late for everybody to see that it did.
+The caller has locked the repository's row, as a request that sets an attribute does: one set before
+is seen, and one set later comes after what it would have refused.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def locked(repository: RepositoryName, lock: Lock) -> Locked:
 
 
 def described(repository: RepositoryName, lock: Lock) -> str:
-    """What is locked, for people."""
+    """What is locked, in words."""
     where = "" if lock.kind == "repository" else f" of repository '{repository}'"
     return f"{WORDS[lock.attribute]} is false on {lock.kind} '{lock.name}'{where}"
 

@@ -1,6 +1,6 @@
-"""The bytes of small blobs that were asked for lately: image configs, mostly.
+"""The bytes of short blobs that were asked for lately: image configs, mostly.
 
-A storage key names the same bytes for ever, so they may be kept in memory. Whether somebody may
+A storage key names the same bytes for ever, so they may be kept in memory. Whether a caller may
 have them is asked of the database each time.
 """
 
@@ -18,23 +18,23 @@ class BlobCache:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         # By storage key, what was asked for last at the end.
-        self._held: OrderedDict[str, bytes] = OrderedDict()
+        self._cached: OrderedDict[str, bytes] = OrderedDict()
         self._room = TOGETHER_BYTES
 
     def get(self, key: str) -> bytes | None:
         with self._lock:
-            held = self._held.get(key)
-            if held is not None:
-                self._held.move_to_end(key)
-            return held
+            data = self._cached.get(key)
+            if data is not None:
+                self._cached.move_to_end(key)
+            return data
 
     def keep(self, key: str, data: bytes) -> None:
-        """Hold all of a blob's bytes, if they are few."""
+        """Keep all of a blob's bytes, if they are few."""
         if not 0 < len(data) <= LARGEST_BYTES:
             return
         with self._lock:
-            if key not in self._held:
-                self._held[key] = data
+            if key not in self._cached:
+                self._cached[key] = data
                 self._room -= len(data)
             while self._room < 0:
-                self._room += len(self._held.popitem(last=False)[1])
+                self._room += len(self._cached.popitem(last=False)[1])

@@ -1,7 +1,7 @@
 """Pulls that were answered and are not written down yet: all that a pull itself pays for.
 
 A pull costs one look into a dictionary here. What kind of client that was, and which index lists
-the manifest, is found out when it is written down (pulls.py), off everybody's way.
+the manifest, is found out when it is written down (pull_log.py), where no request waits.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ class PullRecorder:
         self._capacity = capacity
         self._lock = threading.Lock()
         self._waiting: Pulls = {}
-        # One at a time writes down: what is being written is not lost to whoever asks meanwhile.
+        # One at a time writes down: what is being written is not lost to one that asks meanwhile.
         self.writing = threading.Lock()
 
     def note(self, manifest_id: int, tag: Tag | None, agent: str, at: datetime) -> None:
-        """Somebody has pulled this."""
+        """A client has pulled this."""
         key = (manifest_id, tag, agent)
         with self._lock:
             seen = self._waiting.get(key)
@@ -51,7 +51,7 @@ class PullRecorder:
                 self._waiting[key] = Seen(1, at)
 
     def take(self) -> Pulls:
-        """All that waits; it waits no more."""
+        """All that waits; it is taken out."""
         with self._lock:
             taken, self._waiting = self._waiting, {}
         return taken

@@ -55,7 +55,7 @@ def get_manifest(
 ) -> StoredManifest:
     """The manifest that a tag or digest names, byte for byte as it was pushed.
 
-    Raises NameUnknown if the repository holds no manifest at all, else ManifestUnknown; Locked.
+    Raises NameUnknown if the repository has no manifest at all, else ManifestUnknown; Locked.
     """
 
     def find(tx: Transaction) -> StoredManifest:
@@ -94,7 +94,7 @@ def _find_blob(registry: Registry, name: RepositoryName, digest: Digest) -> Stor
 def stat_blob_for_push(
     registry: Registry, name: RepositoryName, digest: Digest, caller: Caller
 ) -> StoredBlob:
-    """As stat_blob, for somebody who may push: the answer is a promise that the blob stays.
+    """As stat_blob, for a caller that may push: the answer is a promise that the blob stays.
 
     Its push may leave the upload out, so the blob is leased until the manifest comes. That hands
     out no bytes, so it goes on where nothing may be pulled. Raises BlobUnknown.
@@ -132,7 +132,7 @@ class BlobReader:
         self._reader.close()
 
 
-def held_blob(registry: Registry, name: RepositoryName, digest: Digest) -> bytes | None:
+def cached_blob(registry: Registry, name: RepositoryName, digest: Digest) -> bytes | None:
     """A blob's bytes if they are in memory. Raises BlobUnknown, Locked."""
     return registry.blob_cache.get(stat_blob(registry, name, digest).key)
 
@@ -190,7 +190,7 @@ def list_tags(registry: Registry, name: RepositoryName, n: int, last: str | None
 
 
 def list_repositories(registry: Registry, n: int, last: str | None, principal: Principal) -> Page:
-    """Up to `n` repositories after `last` that hold a manifest and that the caller may read."""
+    """Up to `n` repositories after `last` that have a manifest and that the caller may read."""
     readable = set(principal.readable())
     patterns = None if "*" in readable else readable
     found = registry.read(lambda tx: repositories.list_repositories(tx, n + 1, last, patterns))

@@ -1,4 +1,4 @@
-"""Who pulls: a node that runs images, a build, a scanner, … told apart by their User-Agent.
+"""What pulls: a node that runs images, a build, a scanner, … told apart by their User-Agent.
 
 Pure: patterns in, classes out. What a class means for rules is decided by the policy: a scanner
 looks at everything every night, and so says nothing about what is needed (harbor#15810, #20084).
@@ -14,7 +14,7 @@ from typing import Any
 
 from ullage.oci.errors import ValueInvalid, shown
 
-# What was pulled within this time is not deleted by what nobody has read.
+# What was pulled within this time is not deleted because it was not read.
 RECENTLY = timedelta(days=7)
 MAX_PATTERNS = 100
 
@@ -39,7 +39,7 @@ class Puller(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Pattern:
-    """An expression that some part of a User-Agent matches, and what that says."""
+    """An expression for a part of a User-Agent, and the class of client that it names."""
 
     agent: str
     puller: Puller
@@ -47,14 +47,14 @@ class Pattern:
 
 @dataclass(frozen=True, slots=True)
 class Pullers:
-    """A policy: patterns of one's own, which come before the usual ones, and who does not count."""
+    """A policy: its patterns, which come before the usual ones, and classes that do not count."""
 
     patterns: tuple[Pattern, ...] = ()
     ignored: frozenset[Puller] = frozenset({Puller.SCANNER, Puller.REPLICATION, Puller.TOOL})
 
     @property
     def counted(self) -> tuple[Puller, ...]:
-        """Those whose pulls keep an image."""
+        """The classes whose pulls keep an image."""
         return tuple(puller for puller in Puller if puller not in self.ignored)
 
 
@@ -89,8 +89,8 @@ USUAL = (
 def parse_pullers(document: Mapping[str, Any]) -> Pullers:
     """`{"patterns": [{"agent": "^mirror/", "class": "replication"}], "ignored": ["scanner"]}`.
 
-    What is left out is as usual. Raises ValueInvalid; whether an expression is one is for whoever
-    compiles it.
+    What is left out is as usual. Raises ValueInvalid; whether an expression is valid is found out
+    where it is compiled.
     """
     unknown = sorted(document.keys() - {"patterns", "ignored"})
     if unknown:

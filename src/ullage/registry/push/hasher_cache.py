@@ -1,4 +1,4 @@
-"""Digests in the making: what was hashed of each open upload, so that nobody reads it again.
+"""Unfinished digests: what was hashed of each open upload, so that it is not read again.
 
 Only a shortcut. A process that does not find its upload here (after a restart, or because another
 process took the earlier chunks) hashes the stored bytes from the beginning.

@@ -1,4 +1,4 @@
-"""Giving a repository a blob: the link, the lease that protects it, the look at it afterwards."""
+"""Giving a repository a blob: the link, the lease that protects it, the review afterwards."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ def link_and_lease(
 ) -> None:
     """Link a blob in a repository and promise it to its pusher.
 
-    Until a manifest refers to it, somebody has to look at it again when the promise ends. A new
-    blob comes `counted` (reclaim.adopt_blob).
+    Until a manifest refers to it, it has to be reviewed when the promise ends. A new blob comes
+    `counted` (reclaim.adopt_blob).
     """
     new = link_blob(tx, repository_id, digest, size, now, counted=counted)
     until = registry.leases.grant(tx, repository_id, digest, caller.pusher, now)
@@ -62,7 +62,7 @@ def mount_blob(
     now = registry.now()
 
     def mount(tx: Transaction) -> None:
-        # The repository before the blob, as everybody does; undone if there is nothing to mount.
+        # The repository before the blob, as everywhere; undone if there is nothing to mount.
         repository = ensure_repository(tx, name, now)
         attribute_locks.require_row_writable(repository)
         repository_id = repository.id
@@ -89,4 +89,4 @@ def mount_blob(
 
 
 class _NothingToMount(Exception):
-    """Undoes the transaction that found so."""
+    """Undoes the transaction that found it."""

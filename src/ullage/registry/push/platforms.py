@@ -26,7 +26,7 @@ MAX_WORD = 64
 def platform_of(
     registry: Registry, name: RepositoryName, digest: Digest, manifest: Manifest
 ) -> Platform:
-    """What the config of a manifest that is about to be stored says; nothing if it says nothing.
+    """The platform in the config of a manifest that is about to be stored; empty if there is none.
 
     It is for listings only, so whatever is wrong with the config is no reason to refuse a push.
     Not to be called inside a transaction.

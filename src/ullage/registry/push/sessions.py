@@ -53,7 +53,7 @@ def start_upload(
 
     `algorithm` is what the client says it will name the blob by; another one costs a second look at
     the bytes.
-    Raises TooManyRequests, StorageFull, Locked, DigestInvalid for an algorithm nobody knows.
+    Raises TooManyRequests, StorageFull, Locked, DigestInvalid for an unknown algorithm.
     """
     if algorithm not in ALGORITHMS:
         raise DigestInvalid(
@@ -71,7 +71,7 @@ def starts_at_once(registry: Registry) -> bool:
 
 
 def _start_in_memory(
-    registry: Registry, fresh: MemorySessions, name: RepositoryName, caller: Caller, algorithm: str
+    registry: Registry, memory: MemorySessions, name: RepositoryName, caller: Caller, algorithm: str
 ) -> Upload:
     """A session in memory; the database knows only its key (sessions_in_memory.py)."""
 
@@ -80,19 +80,19 @@ def _start_in_memory(
 
     stored, writable = registry.cached_read(("uploading", name), look, lambda _: 0)
     attribute_locks.require(name, writable=writable)
-    _require_few(registry, stored + len(fresh))
-    key = fresh.take_key() or _reserve_keys(registry, fresh)
+    _require_few(registry, stored + len(memory))
+    key = memory.take_key() or _reserve_keys(registry, memory)
     upload = Upload(registry.fresh_key(), None, caller.subject, key, algorithm, 0)
-    fresh.add(MemorySession(upload, name, registry.now() + registry.limits.upload_idle))
+    memory.add(MemorySession(upload, name, registry.now() + registry.limits.upload_idle))
     return upload
 
 
-def _reserve_keys(registry: Registry, fresh: MemorySessions) -> str:
+def _reserve_keys(registry: Registry, memory: MemorySessions) -> str:
     """One storage key for now, and many for later, that a crash cannot hide."""
     first, *others = (registry.fresh_key() for _ in range(KEYS_AT_ONCE))
     registry.write(lambda tx: reserved_keys.reserve(tx, (first, *others)))
     failpoint("upload.reserve.after_row")
-    fresh.add_keys(others)
+    memory.add_keys(others)
     return first
 
 
@@ -196,19 +196,19 @@ def end_upload(registry: Registry, upload: Upload, *, only_if_expired: bool = Fa
 
 
 def _end_in_memory(registry: Registry, upload: Upload, *, only_if_expired: bool) -> bool:
-    fresh, now = memory_sessions_of(registry), registry.now()
-    session = fresh.remove(upload.id, expired_at=now if only_if_expired else None)
+    memory, now = memory_sessions_of(registry), registry.now()
+    session = memory.remove(upload.id, expired_at=now if only_if_expired else None)
     if session is None:
         return False
     registry.hashers.forget(upload.id)
     if not session.began:
         # Nothing was ever written under it.
-        fresh.add_keys([upload.key])
+        memory.add_keys([upload.key])
         return True
     try:
         _bury_reserved(registry, {upload.key: registry.blobs.size(upload.key)}, now)
     except BaseException:
-        fresh.add(session)
+        memory.add(session)
         raise
     failpoint("cancel.after_row")
     registry.wake()
@@ -218,8 +218,8 @@ def _end_in_memory(registry: Registry, upload: Upload, *, only_if_expired: bool)
 def _bury_reserved(registry: Registry, sizes: Mapping[str, int | None], now: datetime) -> int:
     """Cross reserved keys out, with tombstones for what is stored under them; how many those are.
 
-    Whoever calls this knows that nobody will write there any more: `sizes` (bytes, None where
-    nothing is) were asked for since.
+    The caller knows that nothing will be written there any more, and has asked for `sizes` (bytes,
+    None where nothing is) since.
     """
 
     def bury(tx: Transaction) -> int:

@@ -1,13 +1,13 @@
-"""Upload sessions that hold no byte yet, and the storage keys that wait for them.
+"""Upload sessions that have no byte yet, and the storage keys that wait for them.
 
 Most sessions live from a POST to the PUT that follows at once. Where one process owns the database
 they stay in its memory until bytes of theirs are acknowledged, so that a POST waits for no disk and
 a blob costs one transaction.
 
-A crash forgets such a session: the client is told so and starts it again. It leaves no bytes that
-nobody knows of, for the database names a key before the first byte exists under it
+A crash forgets such a session: the client is told so and starts it again. It leaves no unknown
+bytes, for the database names a key before the first byte exists under it
 (registry/queries/reserved_keys.py). An orderly stop keeps the sessions (`keep_memory_sessions` in
-registry/push/ending.py).
+registry/push/sessions.py).
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class MemorySessions:
 
     @property
     def has_key(self) -> bool:
-        """Whether `take_key` would find one, if nobody else takes it first."""
+        """Whether `take_key` would find one, if no other thread takes it first."""
         return bool(self._keys)
 
     def take_key(self) -> str | None:
@@ -87,7 +87,7 @@ class MemorySessions:
     def remove(self, upload_id: str, *, expired_at: datetime | None = None) -> MemorySession | None:
         """Take the session out, if it has not ended; with `expired_at`, if it is too old by then.
 
-        Whoever gets it answers for its key.
+        The caller that gets it answers for its key.
         """
         with self._lock:
             session = self._sessions.get(upload_id)

@@ -36,7 +36,7 @@ async def get_blob(context: Context, request: Request, name: str, reference: str
         await context.threads.read(read.stat_blob, context.registry, repository, digest)
         return empty_response(304, unchanged_headers(digest))
     if context.threads.inline_reads and "range" not in request.headers:
-        held = read.held_blob(context.registry, repository, digest)
+        held = read.cached_blob(context.registry, repository, digest)
         if held is not None:
             return FixedResponse.ready(200, blob_head(digest, len(held)), held)
     reader = await context.threads.submit(

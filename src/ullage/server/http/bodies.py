@@ -1,7 +1,7 @@
 """Request bodies: read whole up to a limit, or on their way into an upload session.
 
 Bytes arrive on the event loop and are hashed and written by a thread, a piece of about 1 MiB at a
-time, while the next pieces arrive. A client that sends slowly holds no thread in between. What fits
+time, while the next pieces arrive. A client that sends slowly keeps no thread in between. What fits
 in one piece is handed over with all there is to do with it: each change of threads costs more than
 writing a small blob.
 """
@@ -23,7 +23,7 @@ from ullage.server.http.threads import Threads
 PIECE_BYTES = 1024 * 1024
 # So many pieces of one body may arrive while the thread is busy with the ones before.
 PIECES_AHEAD = 4
-# Once all uploads together hold this much in memory, they hand over smaller pieces. It comes on top
+# Once all uploads together have this much in memory, they hand over smaller pieces. It comes on top
 # of what the server reads into, up to a mebibyte for each connection (listener.py).
 CROWDED_BYTES = 24 * 1024 * 1024
 CROWDED_PIECE_BYTES = 64 * 1024
@@ -43,8 +43,8 @@ class Bodies:
     def __init__(self, threads: Threads, idle_seconds: float) -> None:
         self.threads = threads
         self._idle_seconds = idle_seconds
-        self._held = 0
-        self._manifests_held = 0
+        self._reserved = 0
+        self._manifest_bytes = 0
 
     @asynccontextmanager
     async def whole(self, request: Request, limit: int) -> AsyncIterator[bytes]:
@@ -60,14 +60,14 @@ class Bodies:
         try:
             async for chunk in self._chunks(request):
                 body += chunk
-                self._manifests_held += len(chunk)
+                self._manifest_bytes += len(chunk)
                 if len(body) > limit:
                     raise _too_large(limit)
-                if self._manifests_held > MANIFESTS_BYTES:
+                if self._manifest_bytes > MANIFESTS_BYTES:
                     raise TooManyRequests(message="too many manifests at once; try again")
             yield bytes(body)
         finally:
-            self._manifests_held -= len(body)
+            self._manifest_bytes -= len(body)
 
     async def discard(self, request: Request) -> None:
         """Read a short body that nobody wants, so that its sender lives to see the answer.
@@ -87,14 +87,14 @@ class Bodies:
         except (BodyTimeout, ClientDisconnect):
             return
 
-    def hold(self, size: int) -> int:
-        """Count what arrived; how much of one body is to be held before it is handed over."""
-        self._held += size
-        return PIECE_BYTES if self._held < CROWDED_BYTES else CROWDED_PIECE_BYTES
+    def reserve_memory(self, size: int) -> int:
+        """Count what arrived; how much of one body is to be kept before it is handed over."""
+        self._reserved += size
+        return PIECE_BYTES if self._reserved < CROWDED_BYTES else CROWDED_PIECE_BYTES
 
     def release(self, size: int) -> None:
         """It is no longer in memory."""
-        self._held -= size
+        self._reserved -= size
 
     @asynccontextmanager
     async def arriving(self, request: Request) -> AsyncIterator[Body]:
@@ -133,15 +133,15 @@ class Body:
         self._bodies = bodies
         self._chunks = chunks
         self._declared = declared
-        # What holding `pieces` costs.
-        self._held = 0
+        # What `pieces` take in memory.
+        self._reserved = 0
         # What arrived and was not written to a session yet.
         self.pieces: list[bytes] = []
         # How many bytes have arrived.
         self.length = 0
 
     async def gather(self) -> bool:
-        """Hold what arrives; True if that is all of it, False if it is too much to be held.
+        """Keep what arrives; True if that is all of it, False if it is too much to be kept.
 
         Nothing is read of what is announced as too much.
         Raises ClientDisconnect or BodyTimeout when it stops short; `pieces` are there all the same.
@@ -149,8 +149,8 @@ class Body:
         if self._declared is not None and self._declared > PIECE_BYTES:
             return False
         async for chunk in self._chunks:
-            enough = self._hold(chunk)
-            if self._held >= enough:
+            enough = self._keep(chunk)
+            if self._reserved >= enough:
                 return False
         return True
 
@@ -163,8 +163,8 @@ class Body:
         writing = self._write(session)
         try:
             async for chunk in self._chunks:
-                piece = self._hold(chunk)
-                if self._held >= (piece if writing.done() else piece * PIECES_AHEAD):
+                piece = self._keep(chunk)
+                if self._reserved >= (piece if writing.done() else piece * PIECES_AHEAD):
                     await _end_of(writing)
                     writing = self._write(session)
         finally:
@@ -175,26 +175,26 @@ class Body:
 
     def drop(self) -> None:
         """Nobody wants `pieces` any more."""
-        self._bodies.release(self._held)
-        self.pieces, self._held = [], 0
+        self._bodies.release(self._reserved)
+        self.pieces, self._reserved = [], 0
 
-    def _hold(self, chunk: bytes) -> int:
+    def _keep(self, chunk: bytes) -> int:
         """Keep it with the others; how much of them is enough to be handed over."""
         self.pieces.append(chunk)
         self.length += len(chunk)
-        self._held += len(chunk) + CHUNK_BYTES
-        return self._bodies.hold(len(chunk) + CHUNK_BYTES)
+        self._reserved += len(chunk) + CHUNK_BYTES
+        return self._bodies.reserve_memory(len(chunk) + CHUNK_BYTES)
 
     def _write(self, session: AppendSession) -> asyncio.Future[None]:
-        pieces, held = self.pieces, self._held
-        self.pieces, self._held = [], 0
+        pieces, reserved = self.pieces, self._reserved
+        self.pieces, self._reserved = [], 0
 
         def write() -> None:
             for piece in pieces:
                 session.write(piece)
 
         future = self._bodies.threads.submit(write)
-        future.add_done_callback(lambda _: self._bodies.release(held))
+        future.add_done_callback(lambda _: self._bodies.release(reserved))
         return future
 
 
