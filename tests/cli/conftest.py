@@ -1,53 +1,32 @@
 """The command line against a real server, with settings of its own."""
 
-import itertools
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
-import httpx
 import pytest
 
 from tests.support.server import UllageServer
+from tests.support.shared_server import client, name, server
 from ullage.cli.main import run
 
 pytest.register_assert_rewrite("tests.cli.terminal")
 
-_numbers = itertools.count()
+__all__ = ["client", "name", "server"]
 
 
 @pytest.fixture(autouse=True)
 def at_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A home folder of this test's own, and nothing of whoever runs us."""
-    for name in list(os.environ):
-        if name.startswith(("ULLAGE_", "XDG_", "DBUS_")) or name.lower().endswith("_proxy"):
-            monkeypatch.delenv(name)
+    """A home folder of this test's own, and no setting of the user's own."""
+    for variable in list(os.environ):
+        if variable.startswith(("ULLAGE_", "XDG_", "DBUS_")) or variable.lower().endswith("_proxy"):
+            monkeypatch.delenv(variable)
     monkeypatch.delenv("REQUESTS_CA_BUNDLE", raising=False)
     home = tmp_path / "home"
     home.mkdir()
     monkeypatch.setenv("HOME", str(home))
     monkeypatch.setenv("XDG_CONFIG_HOME", str(home / "conf"))
     return home
-
-
-@pytest.fixture(scope="session")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[UllageServer]:
-    """A server without accounts that many tests share, each with repositories of its own."""
-    with UllageServer(tmp_path_factory.mktemp("cli") / "data") as server:
-        yield server
-        server.assert_no_500()
-
-
-@pytest.fixture(scope="session")
-def client(server: UllageServer) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=server.url, timeout=30) as client:
-        yield client
-
-
-@pytest.fixture
-def name() -> str:
-    """A repository that no other test uses."""
-    return f"team/app-{next(_numbers)}"
 
 
 @pytest.fixture

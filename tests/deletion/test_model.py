@@ -10,7 +10,6 @@ ULLAGE_EXAMPLES=2000 tries so many histories, other ones each time. The rule is 
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -18,13 +17,22 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
-from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, precondition, rule, run_state_machine_as_test
+from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
 
 from tests.support.clock import FakeClock
 from tests.support.fixtures import registry_on
-from tests.support.registry import CONFIG, INDEX, LAYER, MANIFEST, descriptor, push_blob, settle
+from tests.support.histories import run_histories
+from tests.support.registry import (
+    CONFIG,
+    INDEX,
+    LAYER,
+    MANIFEST,
+    descriptor,
+    push_blob,
+    put_manifest,
+    settle,
+)
 from tests.support.soundness import assert_sound
 from ullage.authorization import WITHOUT_ACCOUNTS
 from ullage.blobs.memory import MemoryBlobStore
@@ -464,20 +472,4 @@ def test_every_history_ends_with_exactly_what_is_needed(
 ) -> None:
     """deletion.md section 1, promises 1, 3, 4 and 6."""
     db: Database = request.getfixturevalue(engine)
-    many = os.environ.get("ULLAGE_EXAMPLES")
-
-    class Machine(RegistryMachine):
-        def __init__(self) -> None:
-            super().__init__(db)
-
-    run_state_machine_as_test(
-        Machine,
-        settings=settings(
-            max_examples=int(many or examples),
-            stateful_step_count=50 if many else 25,
-            deadline=None,
-            derandomize=not many,
-            database=None,
-            suppress_health_check=list(HealthCheck),
-        ),
-    )
+    run_histories(RegistryMachine, db, examples, steps=25)

@@ -8,22 +8,20 @@ predicted, to the byte, by the store's own word; and the bill always adds up to 
 from __future__ import annotations
 
 import json
-import os
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
     precondition,
     rule,
-    run_state_machine_as_test,
 )
 
 from tests.support.cleaning import retag
 from tests.support.clock import FakeClock
 from tests.support.fixtures import registry_on
+from tests.support.histories import run_histories
 from tests.support.planting import image_manifest, plant_image
 from tests.support.registry import ALICE, push_index, settle
 from tests.support.soundness import assert_sound
@@ -228,20 +226,4 @@ def test_whatever_was_deleted_comes_back_as_it_was_or_frees_what_it_said(
     request: pytest.FixtureRequest, engine: str, examples: int
 ) -> None:
     db: Database = request.getfixturevalue(engine)
-    many = os.environ.get("ULLAGE_EXAMPLES")
-
-    class Machine(UndoMachine):
-        def __init__(self) -> None:
-            super().__init__(db)
-
-    run_state_machine_as_test(
-        Machine,
-        settings=settings(
-            max_examples=int(many or examples),
-            stateful_step_count=50 if many else 20,
-            deadline=None,
-            derandomize=not many,
-            database=None,
-            suppress_health_check=list(HealthCheck),
-        ),
-    )
+    run_histories(UndoMachine, db, examples, steps=20)
