@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from itertools import islice
 
 from ullage.cleanup.filters import attached_to, tag_goes
-from ullage.cleanup.guardrails import PurgeShare
+from ullage.cleanup.guardrails import RepositoryShare
 from ullage.cleanup.queries import candidates
 from ullage.cleanup.queries.candidates import Candidate, TagCandidate
 from ullage.cleanup.queries.jobs import Item, ItemKind
@@ -32,7 +32,8 @@ from ullage.registry.locks.image_locks import NOTHING, Covered
 from ullage.registry.queries.content.manifests import find_manifests
 
 PAGE = 1000
-_FAR = datetime(9999, 1, 1, tzinfo=UTC)
+# Behind every moment that is written down.
+FAR_FUTURE = datetime(9999, 1, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +115,7 @@ def choose(
     *,
     named: bool,
     stays: Callable[[Kept], None] = _not_reported,
-) -> PurgeShare | None:
+) -> RepositoryShare | None:
     """Hand everything that goes to `add`, tags first; None if the repository is not there.
 
     What locks keep is handed to `stays`. Reads page by page, so that no transaction is long.
@@ -134,7 +135,9 @@ def choose(
                 taken.losing[tag.manifest_id] = taken.losing.get(tag.manifest_id, 0) + 1
         if scope.orphans is not None:
             _choose_orphans(registry, repository_id, name, scope, taken, add)
-    return PurgeShare(name, named, sums.tags, len(taken.tags), sums.manifests, taken.manifests)
+    return RepositoryShare(
+        name, sums.manifests, taken.manifests, sums.tags, len(taken.tags), named=named
+    )
 
 
 def take(
@@ -157,7 +160,7 @@ def take(
         taken.tags.add(tag.name)
         taken.losing[tag.manifest_id] = taken.losing.get(tag.manifest_id, 0) + 1
     bared = registry.read(
-        lambda tx: list(candidates.left_alone(tx, repository_id, _FAR, taken.losing))
+        lambda tx: list(candidates.left_alone(tx, repository_id, FAR_FUTURE, taken.losing))
     )
     compound = [each for each in (*orphans, *bared) if not each.locked and not each.alone]
     for each in (*orphans, *bared):

@@ -51,9 +51,11 @@ class RepositoryShare:
     manifests_going: int
     tags: int
     tags_going: int
-    # The tag that was set last, if its image goes.
-    newest_going: str | None
-    # Manifests that go and were pulled lately, and what is said about the last of them.
+    # Of a list that a person made: the tag that was set last, if its image goes.
+    newest_going: str | None = None
+    # Of a purge: its name was written out, not found by an expression.
+    named: bool = False
+    # Manifests that go and were pulled lately, and the last of them in words.
     pulled_going: int = 0
     pulled: str = ""
 
@@ -130,24 +132,8 @@ def _pulled(name: str, number: int, last: str, *, refuses: bool) -> list[Warning
 # --- purging --------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class PurgeShare:
-    """What a purge takes of one repository."""
-
-    repository: str
-    # Its name was written out, not found by an expression.
-    named: bool
-    tags: int
-    tags_going: int
-    manifests: int
-    manifests_going: int
-    # As of Part.
-    pulled_going: int = 0
-    pulled: str = ""
-
-
 def purge_guardrails(
-    shares: Sequence[PurgeShare], freed_bytes: int, caps: Caps, *, keep: int
+    shares: Sequence[RepositoryShare], freed_bytes: int, caps: Caps, *, keep: int
 ) -> tuple[Warning, ...]:
     """What a purge runs into. A repository that was named, or of which some are kept, may shrink.
 
@@ -159,7 +145,7 @@ def purge_guardrails(
     return (*found, *_over(caps, sum(share.manifests_going for share in shares), freed_bytes))
 
 
-def _of_purge_share(share: PurgeShare, caps: Caps, keep: int) -> list[Warning]:
+def _of_purge_share(share: RepositoryShare, caps: Caps, keep: int) -> list[Warning]:
     name, refuses = share.repository, not share.named
     found: list[Warning] = []
     if share.manifests and share.manifests_going == share.manifests:

@@ -14,7 +14,7 @@ from typing import Any
 from ullage.authorization import Action, Principal
 from ullage.cleanup.candidates import Kept, OrphanScope, Scope, TagScope, choose
 from ullage.cleanup.filters import Filter, Purge, check_purge, parse_ago, parse_filter
-from ullage.cleanup.guardrails import GUARDRAILS, Caps, PurgeShare
+from ullage.cleanup.guardrails import GUARDRAILS, Caps, RepositoryShare
 from ullage.cleanup.job.jobs import start_job
 from ullage.cleanup.job.planning import Chosen
 from ullage.cleanup.queries import candidates
@@ -151,12 +151,12 @@ def choose_as_asked(
     request: Mapping[str, Any],
     add: Callable[[Item], None],
     stays: Callable[[Kept], None],
-) -> list[PurgeShare]:
+) -> list[RepositoryShare]:
     """Hand all that request_of() asks for to `add`, and what locks keep to `stays`."""
     filters = [Filter(*expressions) for expressions in request["expressions"]]
     matchers = [(whole(each.repository), part(each.tag)) for each in filters]
     cutoff = datetime.fromisoformat(request["before"])
-    shares: list[PurgeShare] = []
+    shares: list[RepositoryShare] = []
     for found in request["repositories"]:
         name = RepositoryName(found["repository"])
         scope = _scope(request, cutoff, [tag for matches, tag in matchers if matches(name)])

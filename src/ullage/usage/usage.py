@@ -14,12 +14,11 @@ from typing import Any
 
 from ullage.authorization import Action, Principal
 from ullage.database.transaction import Transaction
-from ullage.oci.errors import NameUnknown
 from ullage.oci.reference import RepositoryName
 from ullage.registry.context import Registry
 from ullage.registry.errors import store_errors
 from ullage.registry.pull.pull_log import write_pulls
-from ullage.registry.queries.content.repositories import find_repository, repository_exists
+from ullage.registry.queries.content.repositories import require_repository
 from ullage.registry.queries.counters import totals
 from ullage.registry.queries.reclaim.tombstones import known_keys
 from ullage.usage.images import image_entries
@@ -178,9 +177,7 @@ def of_repository(registry: Registry, name: RepositoryName) -> dict[str, Any]:
     """
 
     def read(tx: Transaction) -> tuple[Entry, int, int]:
-        repository_id = find_repository(tx, name)
-        if repository_id is None or not repository_exists(tx, name):
-            raise NameUnknown({"name": name})
+        repository_id = require_repository(tx, name)
         rows = usage.repository_rows(tx, repository_id)
         (entry,) = _entries(rows, usage.shared_portions(tx, repository_id))
         tagged = usage.tagged_bytes(tx, repository_id)
@@ -288,9 +285,7 @@ def by_image(registry: Registry, name: RepositoryName, *, tags: bool) -> list[di
     """A line for each image of a repository, or for each of its `tags`. Raises NameUnknown."""
 
     def read(tx: Transaction) -> list[dict[str, Any]]:
-        repository_id = find_repository(tx, name)
-        if repository_id is None or not repository_exists(tx, name):
-            raise NameUnknown({"name": name})
+        repository_id = require_repository(tx, name)
         return image_entries(tx, repository_id, by_tag=tags)
 
     write_pulls(registry)

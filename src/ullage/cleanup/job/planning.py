@@ -10,8 +10,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from ullage.cleanup.guardrails import Caps, PurgeShare, Warning, purge_guardrails
-from ullage.cleanup.job.claims import ClaimLost, renew_claim
+from ullage.cleanup.guardrails import Caps, RepositoryShare, Warning, purge_guardrails
+from ullage.cleanup.job.claims import ClaimLost, hold
 from ullage.cleanup.queries import jobs
 from ullage.cleanup.queries.jobs import Item, JobRow
 from ullage.database.transaction import Transaction
@@ -37,7 +37,7 @@ NAMED = 1000
 class Chosen:
     """What planning a job has found, beside the items."""
 
-    shares: list[PurgeShare]
+    shares: list[RepositoryShare]
     notes: list[str]
     # What else there is to warn of.
     warnings: Sequence[Warning] = ()
@@ -160,7 +160,9 @@ def _planned(
     failpoint("job.after_batch")
 
 
-def _with_pulls(registry: Registry, job_id: str, shares: list[PurgeShare]) -> list[PurgeShare]:
+def _with_pulls(
+    registry: Registry, job_id: str, shares: list[RepositoryShare]
+) -> list[RepositoryShare]:
     """What goes of what somebody pulled lately."""
     since = registry.now() - RECENTLY
     found = registry.read(lambda tx: pulls.recent_of_job(tx, job_id, since, pullers(tx).counted))
@@ -190,7 +192,7 @@ def _findings(
     }
 
 
-def _share_document(share: PurgeShare) -> dict[str, Any]:
+def _share_document(share: RepositoryShare) -> dict[str, Any]:
     return {
         "repository": share.repository,
         "tags": share.tags_going,

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from ullage.cleanup.guardrails import PurgeShare
+from ullage.cleanup.guardrails import RepositoryShare
 from ullage.cleanup.job.planning import AsPlanned, Chosen, Refused
 from ullage.cleanup.plan.difference import StoredPlan, difference_of, in_words, look_again, named
 from ullage.cleanup.plan.from_filter import forecast_items, items_of, tags_going
@@ -43,7 +43,7 @@ def choose_plan(registry: Registry, job: JobRow, add: Callable[[Item], None]) ->
     parts = plan.document["repositories"]
     return Chosen(
         [
-            PurgeShare(
+            RepositoryShare(
                 part["repository"],
                 named=True,
                 tags=part["of_tags"],

@@ -14,7 +14,7 @@ from typing import Any
 from ullage.authorization import Principal
 from ullage.cleanup import purge
 from ullage.cleanup.candidates import Kept
-from ullage.cleanup.guardrails import Caps, PurgeShare, purge_guardrails
+from ullage.cleanup.guardrails import Caps, RepositoryShare, purge_guardrails
 from ullage.cleanup.plan.plan import Plan, keep_plan, kept_shown, later_shown
 from ullage.cleanup.queries.jobs import Item, ItemKind
 from ullage.database.timestamps import from_micros, to_micros
@@ -39,7 +39,7 @@ class ChosenItems:
     """What was chosen: items in the order in which they go, and how much of each repository."""
 
     items: Sequence[Item]
-    shares: Sequence[PurgeShare]
+    shares: Sequence[RepositoryShare]
     # What was asked for, as JSON.
     asked: Mapping[str, Any]
     kept: Sequence[dict[str, Any]] = ()
@@ -195,7 +195,7 @@ def _item(
     return Item(repository_id, name, kind, named, Digest(digest), manifest_id, seen_at)
 
 
-def _share_document(share: PurgeShare) -> dict[str, Any]:
+def _share_document(share: RepositoryShare) -> dict[str, Any]:
     return {
         "repository": share.repository,
         "manifests": share.manifests_going,

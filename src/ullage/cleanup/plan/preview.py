@@ -19,7 +19,7 @@ from ullage.deletion.forecast import Fate, Outcome, forecast, forecast_whole, to
 from ullage.deletion.soft_delete import SoftDelete
 from ullage.deletion.unlocked import unlocked
 from ullage.oci.digest import Digest
-from ullage.oci.errors import ManifestUnknown, NameUnknown
+from ullage.oci.errors import ManifestUnknown
 from ullage.oci.reference import RepositoryName, Tag
 from ullage.registry.context import Registry
 from ullage.registry.locks import attribute_locks, image_locks
@@ -29,10 +29,7 @@ from ullage.registry.queries import attributes, pulls, uploads
 from ullage.registry.queries.content.blobs import lock_blobs
 from ullage.registry.queries.content.manifests import ManifestRow, find_manifests
 from ullage.registry.queries.content.remove_manifests import blobs_of
-from ullage.registry.queries.content.repositories import (
-    find_repository,
-    repository_exists,
-)
+from ullage.registry.queries.content.repositories import find_repository, require_repository
 from ullage.registry.queries.references import repositories as repositories_queries
 from ullage.registry.queries.references.manifests import all_manifests, tagged, tags_on
 from ullage.usage.queries import usage
@@ -126,7 +123,7 @@ def preview_of(
     if wanted.repository is None:
         return _look_at_whole(tx, registry, wanted.repositories, now, upload_sizes, policy)
     name = wanted.repository
-    repository_id = _require_repository(tx, name)
+    repository_id = require_repository(tx, name)
     roots, absent = _roots(tx, repository_id, wanted)
     closure = unlocked(tx, name, repository_id, roots, StoredGraph(tx, repository_id), now)
     references = blobs_of(tx, closure.going.keys())
@@ -172,7 +169,7 @@ def _look_at_whole(
     locked: dict[RepositoryName, str] = {}
     pulled: dict[int, datetime] = {}
     for name in sorted(set(names)):
-        repository_id = _require_repository(tx, name)
+        repository_id = require_repository(tx, name)
         lock = attribute_locks.lock_of_repository(tx, repository_id, name)
         lock = lock or attributes.first_lock_in(tx, repository_id)
         hold = image_locks.covered(tx, repository_id, now).first()
@@ -212,13 +209,6 @@ def _look_at_whole(
         pulled,
         found.alone_bytes,
     )
-
-
-def _require_repository(tx: Transaction, name: RepositoryName) -> int:
-    repository_id = find_repository(tx, name)
-    if repository_id is None or not repository_exists(tx, name):
-        raise NameUnknown({"name": name})
-    return repository_id
 
 
 def _roots(

@@ -16,7 +16,7 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 
 from ullage.authorization import Principal
-from ullage.cleanup.guardrails import PurgeShare
+from ullage.cleanup.guardrails import RepositoryShare
 from ullage.cleanup.plan.from_filter import ChosenItems, forecast_items, plan_selection
 from ullage.cleanup.plan.plan import Plan
 from ullage.cleanup.purge import RIGHTS
@@ -263,13 +263,13 @@ def _within_rails(chosen: Sequence[_Image], stocks: Mapping[int, _Stock]) -> lis
 
 def _items(
     tx: Transaction, stocks: Mapping[int, _Stock], chosen: Sequence[_Image], now: datetime
-) -> tuple[list[Item], list[PurgeShare]]:
+) -> tuple[list[Item], list[RepositoryShare]]:
     """What goes with the chosen images, decided as for any deletion."""
     wanted: dict[int, list[Digest]] = {}
     for image in chosen:
         wanted.setdefault(image.repository_id, []).append(image.digest)
     items: list[Item] = []
-    shares: list[PurgeShare] = []
+    shares: list[RepositoryShare] = []
     for repository_id, digests in wanted.items():
         stock = stocks[repository_id]
         rows = find_manifests(tx, repository_id, digests)
@@ -287,9 +287,7 @@ def _items(
             items.append(Item(repository_id, stock.name, kind, None, digest, id_, seen_at))
         sums = stock.sums
         tag_count = sum(map(len, tags.values()))
-        shares.append(
-            PurgeShare(stock.name, False, sums.tags, tag_count, sums.manifests, len(going))
-        )
+        shares.append(RepositoryShare(stock.name, sums.manifests, len(going), sums.tags, tag_count))
     return items, shares
 
 

@@ -17,7 +17,7 @@ from functools import lru_cache
 from heapq import merge
 from typing import Any
 
-from ullage.cleanup.guardrails import PurgeShare
+from ullage.cleanup.guardrails import RepositoryShare
 from ullage.cleanup.queries import candidates
 from ullage.cleanup.retention.policy import Compiled, compiled, decider, find_retention
 from ullage.cleanup.retention.rules import Fact, Rule, parse_rules
@@ -272,7 +272,7 @@ class Replay:
     def _delete(self, now: datetime, tags: dict[str, Rule], orphans: dict[str, Rule]) -> None:
         manifests = self._bared(tags) | orphans
         there = len(self.tag_counts) + len(self.untagged)
-        share = PurgeShare(self.name, True, len(self.tags), len(tags), there, len(manifests))
+        share = RepositoryShare(self.name, there, len(manifests), len(self.tags), len(tags))
         refusal = spared(share, set(tags.values()), set(orphans.values()))
         if refusal is not None:
             self.note = refusal.message

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 from ullage.authorization import WITHOUT_ACCOUNTS
-from ullage.cleanup.candidates import PAGE, take, without_attached
-from ullage.cleanup.guardrails import Caps, Guardrail, PurgeShare, Warning, purge_guardrails
+from ullage.cleanup.candidates import FAR_FUTURE, PAGE, take, without_attached
+from ullage.cleanup.guardrails import Caps, Guardrail, RepositoryShare, Warning, purge_guardrails
 from ullage.cleanup.job.jobs import get_job, queue_job
 from ullage.cleanup.job.planning import Chosen
 from ullage.cleanup.queries import candidates, jobs
@@ -41,7 +41,7 @@ from ullage.cleanup.retention.rules import (
 )
 from ullage.database.transaction import Transaction
 from ullage.oci.digest import Digest
-from ullage.oci.errors import ManifestUnknown, NameUnknown
+from ullage.oci.errors import ManifestUnknown
 from ullage.oci.reference import RepositoryName, Tag
 from ullage.registry.clients import Caller
 from ullage.registry.context import Registry
@@ -50,11 +50,10 @@ from ullage.registry.pull.user_agents import RECENTLY
 from ullage.registry.queries import policies, pulls
 from ullage.registry.queries.content.manifests import get_manifest
 from ullage.registry.queries.content.remove_manifests import parents_of, tags_of
-from ullage.registry.queries.content.repositories import find_repository, repository_exists
+from ullage.registry.queries.content.repositories import require_repository
 
 # Whom the audit log names for what rules delete.
 WORKER = Caller(subject="retention", address="local", agent="ullage")
-_FAR = datetime(9999, 1, 1, tzinfo=UTC)
 
 
 # --- running --------------------------------------------------------------------------------------
@@ -145,7 +144,7 @@ def _rules_of(request: Mapping[str, Any]) -> list[Compiled]:
 def choose_retention(registry: Registry, job: JobRow, add: Callable[[Item], None]) -> Chosen:
     """Everything that the rules take, but of no repository that they must not take so much of."""
     rules, now = _rules_of(job.request), datetime.fromisoformat(job.request["at"])
-    shares: list[PurgeShare] = []
+    shares: list[RepositoryShare] = []
     warnings: list[Warning] = []
     for found in job.request["repositories"]:
         name = RepositoryName(found["repository"])
@@ -164,7 +163,7 @@ def choose_retention(registry: Registry, job: JobRow, add: Callable[[Item], None
 
 @dataclass(slots=True)
 class Selection:
-    share: PurgeShare
+    share: RepositoryShare
     items: list[Item]
     # Which rules it is by.
     of_tags: Collection[Rule]
@@ -193,7 +192,7 @@ def _take(
         [orphan for orphan, _ in orphans],
         items.append,
     )
-    share = PurgeShare(name, True, sums.tags, len(tags), sums.manifests, manifests)
+    share = RepositoryShare(name, sums.manifests, manifests, sums.tags, len(tags), named=True)
     of_tags, of_orphans = (
         {verdict.rule for _, verdict in some if verdict.rule} for some in (tags, orphans)
     )
@@ -201,7 +200,7 @@ def _take(
 
 
 def spared(
-    share: PurgeShare, of_tags: Collection[Rule], of_orphans: Collection[Rule]
+    share: RepositoryShare, of_tags: Collection[Rule], of_orphans: Collection[Rule]
 ) -> Warning | None:
     """Why a repository stays as it is, if rules about tags and others would take too much of it."""
     for warning in purge_guardrails([replace(share, named=False)], 0, Caps(), keep=0):
@@ -229,7 +228,7 @@ def judged_tags(
         def read(
             tx: Transaction, after: TagCandidate | None = after
         ) -> tuple[list[TagCandidate], dict[str, Fact]]:
-            page = candidates.tag_page(tx, repository_id, _FAR, after, PAGE)
+            page = candidates.tag_page(tx, repository_id, FAR_FUTURE, after, PAGE)
             return page, _facts_of_tags(tx, repository_id, page)
 
         page, facts = registry.read(read)
@@ -270,7 +269,7 @@ def judged_orphans(
         def read(
             tx: Transaction, after: Candidate | None = after
         ) -> tuple[list[Candidate], dict[int, datetime]]:
-            page = candidates.orphan_page(tx, repository_id, _FAR, after, PAGE)
+            page = candidates.orphan_page(tx, repository_id, FAR_FUTURE, after, PAGE)
             ids = [each.id for each in page]
             return page, pulls.of_manifests(tx, ids, pullers(tx).counted)
 
@@ -296,9 +295,7 @@ def explain_retention(
     write_pulls(registry)
 
     def read(tx: Transaction) -> tuple[int, int, list[Tag], bool, Retention]:
-        repository_id = find_repository(tx, name)
-        if repository_id is None or not repository_exists(tx, name):
-            raise NameUnknown({"name": name})
+        repository_id = require_repository(tx, name)
         found = get_manifest(tx, name, reference)
         if found is None:
             raise ManifestUnknown({"name": name, "reference": reference})

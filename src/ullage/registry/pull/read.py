@@ -20,7 +20,7 @@ from ullage.registry.queries.attributes import Lock
 from ullage.registry.queries.content import manifests, repositories, tags
 from ullage.registry.queries.content.blobs import StoredBlob, find_blob
 from ullage.registry.queries.content.manifests import ReferrerRow, StoredManifest
-from ullage.registry.queries.content.repositories import find_repository, repository_exists
+from ullage.registry.queries.content.repositories import repository_exists, require_repository
 
 log = logging.getLogger(__name__)
 
@@ -179,9 +179,7 @@ def list_tags(registry: Registry, name: RepositoryName, n: int, last: str | None
     """Up to `n` tags after `last`. Raises NameUnknown."""
 
     def find(tx: Transaction) -> Page:
-        repository_id = find_repository(tx, name)
-        if repository_id is None or not repository_exists(tx, name):
-            raise NameUnknown({"name": name})
+        repository_id = require_repository(tx, name)
         return _page(tags.list_tags(tx, repository_id, n + 1, last), n)
 
     return registry.cached_read(

@@ -13,6 +13,7 @@ from ullage.database.schema import cleaning, content, space
 from ullage.database.statements import Statement
 from ullage.database.timestamps import to_micros
 from ullage.database.transaction import Transaction
+from ullage.oci.errors import NameUnknown
 from ullage.oci.reference import RepositoryName
 from ullage.registry.queries import attributes
 
@@ -54,6 +55,14 @@ _EXISTS = Statement(_NAMED.where(_repositories.c.manifest_count > 0))
 def repository_exists(tx: Transaction, name: RepositoryName) -> bool:
     """Whether it holds a manifest: only then does a repository exist for anybody who asks."""
     return tx.row(_EXISTS, name=name) is not None
+
+
+def require_repository(tx: Transaction, name: RepositoryName) -> int:
+    """The id of a repository that holds a manifest. Raises NameUnknown."""
+    found = find_repository(tx, name)
+    if found is None or not repository_exists(tx, name):
+        raise NameUnknown({"name": name})
+    return found
 
 
 _LOCK = Statement(_NAMED.with_for_update(key_share=True))
