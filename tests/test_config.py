@@ -12,11 +12,9 @@ from ullage.config import (
     Listen,
     Settings,
     load_settings,
-    parse_duration,
     parse_listen,
     parse_number,
     parse_path,
-    parse_size,
 )
 
 
@@ -70,71 +68,6 @@ def test_every_setting_has_a_field_a_flag_and_a_variable() -> None:
 
 
 # --- what they may be -----------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("text", "size"),
-    [
-        ("0", 0),
-        ("65536", 65536),
-        ("1B", 1),
-        ("512KiB", 512 * 1024),
-        ("4MiB", 4 * 1024**2),
-        ("4 MiB", 4 * 1024**2),
-        ("1GiB", 1024**3),
-        ("2TiB", 2 * 1024**4),
-        ("1kB", 1000),
-        ("1KB", 1000),
-        ("10GB", 10**10),
-    ],
-)
-def test_a_size(text: str, size: int) -> None:
-    assert parse_size("max_manifest", text) == size
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "",
-        "-1",
-        "1.5GB",
-        "1e6",
-        "4mib",
-        "4 M",
-        "MiB",
-        "4MiB ",
-        "4  MiB",
-        "1_000",
-        "\u0664",
-        "9" * 16,
-    ],
-)
-def test_no_size(text: str) -> None:
-    with pytest.raises(ConfigError, match=r"^max_manifest: .* - expected a size such as 4MiB"):
-        parse_size("max_manifest", text)
-
-
-@pytest.mark.parametrize(
-    ("text", "duration"),
-    [
-        ("0s", timedelta(0)),
-        ("500ms", timedelta(seconds=0.5)),
-        ("30s", timedelta(seconds=30)),
-        ("15m", timedelta(minutes=15)),
-        ("24h", timedelta(days=1)),
-        ("36500d", timedelta(days=36500)),
-    ],
-)
-def test_a_duration(text: str, duration: timedelta) -> None:
-    assert parse_duration("lease", text) == duration
-
-
-@pytest.mark.parametrize(
-    "text", ["", "0", "30", "-1s", "1.5h", "1h30m", "1w", "1 h", "36501d", "999999999d", "\u0661s"]
-)
-def test_no_duration(text: str) -> None:
-    with pytest.raises(ConfigError, match=r"^lease: .* - expected a duration such as 500ms"):
-        parse_duration("lease", text)
 
 
 @pytest.mark.parametrize(

@@ -14,13 +14,11 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-_SIZE = re.compile(r"([0-9]{1,15})(?: ?(B|KiB|MiB|GiB|TiB|kB|KB|MB|GB|TB))?")
-_UNITS = {
-    None: 1, "B": 1, "kB": 10**3, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12,
-    "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40,
-}  # fmt: skip
-_DURATION = re.compile(r"([0-9]{1,9})(ms|s|m|h|d)")
-_SECONDS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400}
+from ullage import quantities
+from ullage.oci.errors import ValueInvalid
+
+# Sizes of which no store is, as a limit that is none.
+_LARGEST = 2**90
 _URL = re.compile(r"https?://[A-Za-z0-9.-]+(?::[0-9]{1,5})?")
 _NUMBER = re.compile(r"[0-9]{1,12}")
 _LISTEN = re.compile(r"(?:\[([0-9a-fA-F:.%]+)\]|([^:\s]*)):([0-9]{1,5})")
@@ -35,19 +33,19 @@ def _wrong(name: str, value: object, expected: str) -> ConfigError:
 
 
 def parse_size(name: str, text: str) -> int:
-    """`512KiB`, `4MiB`, `1GB` or plain bytes, as bytes."""
-    match = _SIZE.fullmatch(text)
-    if not match:
-        raise _wrong(name, text, "a size such as 4MiB, 10GB or 65536")
-    return int(match[1]) * _UNITS[match[2]]
+    """`512KiB`, `1.5GiB`, `1GB` or plain bytes, as bytes."""
+    try:
+        return quantities.parse_size(text, _LARGEST)
+    except ValueInvalid:
+        raise _wrong(name, text, "a size such as 4MiB, 10GB or 65536") from None
 
 
 def parse_duration(name: str, text: str) -> timedelta:
-    """`500ms`, `30s`, `15m`, `24h` or `7d`; up to 100 years, so that nothing wraps round."""
-    match = _DURATION.fullmatch(text)
-    if not match or int(match[1]) * _SECONDS[match[2]] > 100 * 365 * 86400:
-        raise _wrong(name, text, "a duration such as 500ms, 30s, 15m, 24h or 7d")
-    return timedelta(seconds=int(match[1]) * _SECONDS[match[2]])
+    """`500ms`, `30s`, `1h30m`, `24h` or `7d`; up to 100 years, so that nothing wraps round."""
+    try:
+        return quantities.parse_duration(text)
+    except ValueInvalid:
+        raise _wrong(name, text, "a duration such as 500ms, 30s, 15m, 24h or 7d") from None
 
 
 def parse_number(name: str, text: str) -> int:

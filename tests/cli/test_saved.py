@@ -86,7 +86,7 @@ def test_without_a_session_there_is_no_keyring(at_home: Path) -> None:
 
 IN_A_SESSION = """
 import json, subprocess, sys
-from ullage.cli.commands import saved
+from ullage.cli.client import saved
 from ullage.cli.client.saved import Login, SavedLogin
 subprocess.run(["gnome-keyring-daemon", "--unlock", "--components=secrets"], input=b"pin",
     stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=True)
@@ -95,7 +95,7 @@ where = saved.save_login("r.example.com", login)
 found = saved.login_of("r.example.com") == login
 file = saved.credentials_path().read_text()
 saved.forget_login("r.example.com")
-from ullage.cli.commands import keyring
+from ullage.cli.client import keyring
 print(json.dumps([where, found, "s3cret" in file, keyring.get("r.example.com", "ci")]))
 """
 

@@ -96,4 +96,6 @@ def test_why_says_who_holds_a_layer(ullage: Ullage, client: httpx.Client, name: 
         {"digest": digest, "repository": name, "tags": ["v1"]}
     ]
     assert done.err == "held by 1 manifest\n"
-    assert "tag v1" in ullage("why", digest, "-o", "table").out
+    shown = ullage("why", digest, "-o", "table").out
+    assert shown.split()[:2] == ["Repository", "HeldBy"]
+    assert "tag v1" in shown

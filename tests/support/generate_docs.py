@@ -26,9 +26,10 @@ variable, the file named by `--config` or `ULLAGE_CONFIG`, the default. `ullage 
     max_uploads = 200
     upload_idle = "2h"
 
-Sizes are bytes, or end in `KiB`, `MiB`, `GiB`, `TiB` (1024), `kB`, `MB`, `GB`, `TB` (1000).
-Durations end in `ms`, `s`, `m`, `h` or `d`. A name or value that makes no sense is an error at the
-start, with exit code 2, and never ignored.
+Sizes and durations are written as everywhere in Ullage. A size is bytes, or ends in `KiB`, `MiB`,
+`GiB`, `TiB`, `PiB` (1024) or `kB`, `MB`, `GB`, `TB`, `PB` (1000), such as `1.5GiB`; the B may be
+left out. A duration is whole numbers of `d`, `h`, `m`, `s` and `ms`, such as `30s` or `2d3h`. A
+name or value that makes no sense is an error at the start, with exit code 2, and never ignored.
 """
 
 _ERRORS = """\

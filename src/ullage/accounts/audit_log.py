@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import re
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from ullage.oci.errors import RegistryError
+from ullage.oci.errors import RegistryError, ValueInvalid
+from ullage.quantities import parse_duration
 from ullage.registry.context import Registry
 from ullage.registry.queries import audit
 from ullage.registry.queries.audit import AuditEntry
 
 MAX_ENTRIES = 10_000
-_AGO = re.compile(r"([0-9]{1,5})([smhd])")
-_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+LONGEST_AGO = timedelta(days=99_999)
 
 
 class TimeInvalid(RegistryError):
@@ -50,9 +50,8 @@ def list_audit(
 def _time(text: str | None, now: datetime) -> datetime | None:
     if text is None:
         return None
-    ago = _AGO.fullmatch(text)
-    if ago:
-        return now - timedelta(seconds=int(ago[1]) * _SECONDS[ago[2]])
+    with suppress(ValueInvalid):
+        return now - parse_duration(text, LONGEST_AGO)
     try:
         parsed = datetime.fromisoformat(text)
     except ValueError:

@@ -25,17 +25,17 @@ def why(invocation: Invocation) -> Result:
 
 def _why_rows(data: Mapping[str, Any]) -> list[dict[str, Any]]:
     rows = [
-        {"Repository": place["repository"], "KeepReason": f"{hold['kind']} {hold['by']}"}
+        {"Repository": place["repository"], "HeldBy": f"{hold['kind']} {hold['by']}"}
         for place in data.get("manifest", [])
         for hold in place["held_by"]
     ]
     rows += [
-        {"Repository": place["repository"], "KeepReason": _kept(place)}
+        {"Repository": place["repository"], "HeldBy": _kept(place)}
         for place in data.get("manifest", [])
         if "operation" in place
     ]
     rows += [
-        {"Repository": place["repository"], "KeepReason": _last_pull(place["last_pull"])}
+        {"Repository": place["repository"], "HeldBy": _last_pull(place["last_pull"])}
         for place in data.get("manifest", [])
         if place.get("last_pull")
     ]
@@ -45,14 +45,12 @@ def _why_rows(data: Mapping[str, Any]) -> list[dict[str, Any]]:
         held_by = f"{holder['digest']} {tags}"
         if "operation" in holder:
             held_by += f", {_kept(holder)}"
-        rows.append({"Repository": holder["repository"], "KeepReason": held_by})
+        rows.append({"Repository": holder["repository"], "HeldBy": held_by})
     for wait in blob.get("waits", []):
         kind = "lease" if wait["leased"] else "review"
-        rows.append(
-            {"Repository": wait["repository"], "KeepReason": f"{kind} until {wait['until']}"}
-        )
+        rows.append({"Repository": wait["repository"], "HeldBy": f"{kind} until {wait['until']}"})
     rows += [
-        {"Repository": None, "KeepReason": f"deleted, due {each['due']}"}
+        {"Repository": None, "HeldBy": f"deleted, due {each['due']}"}
         for each in data.get("deleted", [])
     ]
     return rows
