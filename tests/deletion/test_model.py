@@ -30,7 +30,6 @@ from tests.support.registry import (
     MANIFEST,
     descriptor,
     push_blob,
-    put_manifest,
     settle,
 )
 from tests.support.soundness import assert_sound

@@ -13,7 +13,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Protocol, Self, TypeAlias
 
 __all__ = [
@@ -106,16 +105,6 @@ class Append(Closing, Protocol):
     def close(self) -> None:
         """Let go of the object. Promises nothing about bytes that were not synced."""
 
-    def __enter__(self) -> Self: ...
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-        /,
-    ) -> None: ...
-
 
 class Reader(Protocol):
     """An open object. It stays readable after the object is deleted. Threads may share it."""
@@ -134,16 +123,6 @@ class Reader(Protocol):
         """
 
     def close(self) -> None: ...
-
-    def __enter__(self) -> Self: ...
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-        /,
-    ) -> None: ...
 
 
 class BlobStore(Protocol):

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from ullage.cleanup.guardrails import Caps, RepositoryShare, Warning, purge_guardrails
-from ullage.cleanup.job.claims import ClaimLost, hold
+from ullage.cleanup.job.claims import ClaimLost, renew_claim
 from ullage.cleanup.queries import jobs
 from ullage.cleanup.queries.jobs import Item, JobRow
 from ullage.database.transaction import Transaction
