@@ -13,6 +13,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from types import TracebackType
 from typing import Protocol, Self, TypeAlias
 
 __all__ = [
@@ -65,19 +66,7 @@ class StoredObject:
     problem: str | None = None
 
 
-class Closing(Protocol):
-    """Closed at the end of the `with` block that it opens."""
-
-    def close(self) -> None: ...
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.close()
-
-
-class Append(Closing, Protocol):
+class Append(Protocol):
     """An open appendable object: bytes go to its end. One thread at a time."""
 
     @property
@@ -105,6 +94,16 @@ class Append(Closing, Protocol):
     def close(self) -> None:
         """Let go of the object. Promises nothing about bytes that were not synced."""
 
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+        /,
+    ) -> None: ...
+
 
 class Reader(Protocol):
     """An open object. It stays readable after the object is deleted. Threads may share it."""
@@ -123,6 +122,16 @@ class Reader(Protocol):
         """
 
     def close(self) -> None: ...
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+        /,
+    ) -> None: ...
 
 
 class BlobStore(Protocol):
