@@ -48,7 +48,7 @@ class Loader:
 
     def load(self, pushes: Iterable[Made | Unfinished]) -> int:
         """How many manifests that were."""
-        self._db.write(lambda tx: tx.execute(sa.text(CACHE)).close())
+        self._db.write(lambda tx: tx.execute_directly(sa.text(CACHE)).close())
         some: Rows = {name: [] for name in _TABLES}
         for each in pushes:
             if isinstance(each, Made):
@@ -194,8 +194,10 @@ class Loader:
         for repository_id in self._repositories.values():
             repairs.recount_repository(tx, repository_id)
         repairs.recount_totals(tx)
-        tx.execute(space.lease_memory.delete())
-        tx.execute(space.lease_memory.insert().values(id=1, complete_from=to_micros(self._now)))
+        tx.execute_directly(space.lease_memory.delete())
+        tx.execute_directly(
+            space.lease_memory.insert().values(id=1, complete_from=to_micros(self._now))
+        )
 
 
 _COUNTED = Statement(

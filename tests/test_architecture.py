@@ -454,6 +454,47 @@ def test_a_relative_import_is_read_from_its_package() -> None:
     ]
 
 
+# --- one door for SQL -----------------------------------------------------------------------------
+
+# An engine asks about itself in words of its own: its settings, its soundness, its free pages.
+ENGINES = ("ullage.database.sqlite", "ullage.database.postgresql", "ullage.database.transaction")
+# Ways to run what is no Statement. Migrations are Alembic's.
+UNBUILT = words("execute execute_directly exec_driver_sql executemany scalars")
+
+
+def unbuilt_statements(module: str, source: str) -> list[str]:
+    """Calls in a module that hand a database something else than a Statement."""
+    if any(within(module, place) for place in (*ENGINES, "ullage.database.migrations")):
+        return []
+    return [
+        f"{module} (line {node.lineno}) calls {node.func.attr}"
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Attribute)
+        and node.func.attr in UNBUILT
+    ]
+
+
+@pytest.mark.parametrize(
+    "path", [path for path in MODULES if speaks_sql(module_name(path))], ids=module_name
+)
+def test_what_is_asked_of_a_database_is_a_statement(path: Path) -> None:
+    """architecture.md, What a request costs: built once, and its plan looked at by a test."""
+    assert unbuilt_statements(module_name(path), path.read_text("utf-8")) == []
+
+
+@pytest.mark.parametrize(
+    "planted",
+    [
+        "def find(tx):\n    return tx.execute_directly(sa.select(table)).all()",
+        "def find(tx):\n    return tx._connection.execute(sa.text('SELECT 1'))",
+        "def find(tx):\n    tx._connection.exec_driver_sql('SELECT 1')",
+    ],
+)
+def test_a_planted_query_that_is_no_statement_is_caught(planted: str) -> None:
+    assert unbuilt_statements("ullage.registry.queries.planted", planted)
+
+
 # --- circles --------------------------------------------------------------------------------------
 
 

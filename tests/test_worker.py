@@ -147,12 +147,12 @@ def test_it_gives_the_database_s_room_back_once_it_is_quiet(running: Running) ->
 
     def free_pages() -> int:
         query = sa.text("PRAGMA freelist_count")
-        return int(running.registry.db.read(lambda tx: tx.execute(query).scalar_one()))
+        return int(running.registry.db.read(lambda tx: tx.execute_directly(query).scalar_one()))
 
     def leave_room(tx: Transaction) -> None:
-        tx.execute(sa.text("CREATE TABLE large (data BLOB)"))
-        tx.execute(sa.text("INSERT INTO large VALUES (zeroblob(200000))"))
-        tx.execute(sa.text("DROP TABLE large"))
+        tx.execute_directly(sa.text("CREATE TABLE large (data BLOB)"))
+        tx.execute_directly(sa.text("INSERT INTO large VALUES (zeroblob(200000))"))
+        tx.execute_directly(sa.text("DROP TABLE large"))
 
     image = push_image(running.registry, "app", "v1", [LAYER])
     running.registry.write(leave_room)
@@ -332,7 +332,7 @@ def test_it_writes_down_pulls_now_and_then_and_at_the_end(
 
     def written() -> int:
         query = sa.text("SELECT coalesce(sum(pulls), 0) FROM pull_history")
-        return int(running.registry.db.read(lambda tx: tx.execute(query).scalar_one()))
+        return int(running.registry.db.read(lambda tx: tx.execute_directly(query).scalar_one()))
 
     worker = Worker(running.registry, running.clock)
     worker.start()

@@ -101,7 +101,7 @@ class Site:
         assert changed != 0, f"changes nothing: {statement}"
 
     def row(self, statement: str) -> tuple[object, ...]:
-        return tuple(self.registry.read(lambda tx: tx.execute(sa.text(statement)).one()))
+        return tuple(self.registry.read(lambda tx: tx.execute_directly(sa.text(statement)).one()))
 
     def key(self, data: bytes) -> str:
         """The storage key of a blob."""
@@ -140,7 +140,9 @@ class Site:
 
 def stat_blob_anywhere(registry: Registry, digest: Digest) -> str:
     query = sa.text("SELECT storage_key FROM blobs WHERE digest = :digest")
-    return str(registry.read(lambda tx: tx.execute(query, {"digest": digest}).scalar_one()))
+    return str(
+        registry.read(lambda tx: tx.execute_directly(query, {"digest": digest}).scalar_one())
+    )
 
 
 class Template(NamedTuple):
@@ -1270,7 +1272,9 @@ class Interference:
 
         def cue(key: str) -> None:
             query = "SELECT digest FROM blobs WHERE storage_key = :key"
-            row = self.registry.read(lambda tx: tx.execute(sa.text(query), {"key": key}).first())
+            row = self.registry.read(
+                lambda tx: tx.execute_directly(sa.text(query), {"key": key}).first()
+            )
             if row is not None and row[0] == digest_of(data):
                 for step in islice(left, 1):
                     self.cues += 1

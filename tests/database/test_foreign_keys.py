@@ -11,16 +11,16 @@ LINKED, HELD, LOOSE = ("sha256:" + digit * 64 for digit in "abc")
 
 def _fill(tx: Transaction) -> None:
     """One repository: an index over an image that holds a blob; another blob merely linked."""
-    tx.execute(content.repositories.insert().values(id=1, name="app", created_at=0))
-    tx.execute(content.repositories.insert().values(id=2, name="other", created_at=0))
+    tx.execute_directly(content.repositories.insert().values(id=1, name="app", created_at=0))
+    tx.execute_directly(content.repositories.insert().values(id=2, name="other", created_at=0))
     for digest in (LINKED, HELD, LOOSE):
         row = {"digest": digest, "size": 1, "storage_key": digest[-32:], "created_at": 0}
-        tx.execute(content.blobs.insert().values(row))
+        tx.execute_directly(content.blobs.insert().values(row))
     for digest in (LINKED, HELD):
         row = {"repository_id": 1, "digest": digest, "linked_at": 0}
-        tx.execute(content.repo_blobs.insert().values(row))
+        tx.execute_directly(content.repo_blobs.insert().values(row))
     for manifest_id in (1, 2):
-        tx.execute(
+        tx.execute_directly(
             content.manifests.insert().values(
                 id=manifest_id,
                 repository_id=1,
@@ -32,11 +32,11 @@ def _fill(tx: Transaction) -> None:
             )
         )
     reference = {"manifest_id": 2, "digest": HELD, "repository_id": 1}
-    tx.execute(content.manifest_blobs.insert().values(reference))
-    tx.execute(content.manifest_children.insert().values(parent_id=1, child_id=2))
+    tx.execute_directly(content.manifest_blobs.insert().values(reference))
+    tx.execute_directly(content.manifest_children.insert().values(parent_id=1, child_id=2))
     tag = {"repository_id": 1, "name": "v1", "manifest_id": 1, "created_at": 0, "updated_at": 0}
-    tx.execute(content.tags.insert().values(tag))
-    tx.execute(
+    tx.execute_directly(content.tags.insert().values(tag))
+    tx.execute_directly(
         space.uploads.insert().values(
             id="u",
             repository_id=2,
@@ -51,15 +51,15 @@ def _fill(tx: Transaction) -> None:
 
 
 def _refused(tx: Transaction, statement: sa.Executable) -> bool:
-    tx.execute(sa.text("SAVEPOINT attempt"))
+    tx.execute_directly(sa.text("SAVEPOINT attempt"))
     try:
-        tx.execute(statement)
+        tx.execute_directly(statement)
     except sa.exc.IntegrityError:
         return True
     else:
         return False
     finally:
-        tx.execute(sa.text("ROLLBACK TO SAVEPOINT attempt"))
+        tx.execute_directly(sa.text("ROLLBACK TO SAVEPOINT attempt"))
 
 
 REFUSED: dict[str, sa.Executable] = {

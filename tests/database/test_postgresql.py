@@ -50,7 +50,7 @@ class Raising:
             raising = (
                 f"DO $$ BEGIN RAISE EXCEPTION 'refused' USING ERRCODE = '{self._state}'; END $$"
             )
-            tx.execute(sa.text(raising))
+            tx.execute_directly(sa.text(raising))
 
 
 @pytest.mark.parametrize(
@@ -102,7 +102,7 @@ def test_the_server_s_troubles_are_told_in_our_words(
 
 def test_our_own_mistakes_are_not_hidden(postgres_db: Database) -> None:
     with pytest.raises(sa.exc.ProgrammingError):
-        postgres_db.write(lambda tx: tx.execute(sa.text("SELECT nonsense")))
+        postgres_db.write(lambda tx: tx.execute_directly(sa.text("SELECT nonsense")))
 
 
 def test_a_deadlock_ends_with_both_done(postgres_db: Database, emptied_postgres_url: str) -> None:
@@ -115,7 +115,7 @@ def test_a_deadlock_ends_with_both_done(postgres_db: Database, emptied_postgres_
             for key in (first, second):
                 row = space.tombstones.c.storage_key == key
                 added = space.tombstones.c.size + size
-                tx.execute(space.tombstones.update().where(row).values(size=added))
+                tx.execute_directly(space.tombstones.update().where(row).values(size=added))
 
         postgres_db.write(work)
 
@@ -128,7 +128,7 @@ def test_a_deadlock_ends_with_both_done(postgres_db: Database, emptied_postgres_
         one.result()
         other.result()
     sizes = postgres_db.read(
-        lambda tx: tx.execute(sa.select(space.tombstones.c.size)).scalars().all()
+        lambda tx: tx.execute_directly(sa.select(space.tombstones.c.size)).scalars().all()
     )
     assert list(sizes) == [111, 111]
 
@@ -142,7 +142,7 @@ def test_waiting_for_a_lock_is_bounded(
         db.write(insert("a"))
         other.execute("SELECT * FROM tombstones FOR UPDATE")
         with pytest.raises(DatabaseBusy, match="lock timeout"):
-            db.write(lambda tx: tx.execute(space.tombstones.delete()))
+            db.write(lambda tx: tx.execute_directly(space.tombstones.delete()))
         other.rollback()
         assert db.read(keys) == ["a"]
 
@@ -153,7 +153,7 @@ def _terminate(url: str, backend: int) -> None:
 
 
 def _backend(tx: Transaction) -> int:
-    return int(tx.execute(sa.text("SELECT pg_backend_pid()")).scalar_one())
+    return int(tx.execute_directly(sa.text("SELECT pg_backend_pid()")).scalar_one())
 
 
 def test_a_lost_connection_is_replaced(emptied_postgres_url: str) -> None:
@@ -169,7 +169,9 @@ def test_a_lost_connection_is_replaced(emptied_postgres_url: str) -> None:
 _BUILT = Statement(sa.select(space.tombstones.c.storage_key))
 _READS: dict[str, Work[object]] = {
     "built": lambda tx: tx.values(_BUILT),
-    "by SQLAlchemy": lambda tx: tx.execute(sa.select(space.tombstones.c.storage_key)).all(),
+    "by SQLAlchemy": lambda tx: tx.execute_directly(
+        sa.select(space.tombstones.c.storage_key)
+    ).all(),
 }
 
 
@@ -213,7 +215,7 @@ def test_a_connection_lost_in_the_middle_loses_the_whole_transaction(
 def test_commits_wait_for_the_disk(postgres_db: Database) -> None:
     def ask(tx: Transaction) -> list[object]:
         settings = ("fsync", "synchronous_commit", "full_page_writes")
-        return [tx.execute(sa.text(f"SHOW {name}")).scalar() for name in settings]
+        return [tx.execute_directly(sa.text(f"SHOW {name}")).scalar() for name in settings]
 
     assert postgres_db.write(ask) == ["on", "on", "on"]
 
@@ -221,6 +223,6 @@ def test_commits_wait_for_the_disk(postgres_db: Database) -> None:
 def test_all_processes_go_by_the_server_s_clock(postgres_db: Database) -> None:
     """Whatever time zone the server shows; in microseconds, as they are stored."""
     query = sa.text("SELECT CAST(extract(epoch FROM now()) * 1000000 AS bigint)")
-    before = postgres_db.read(lambda tx: tx.execute(query).scalar_one())
+    before = postgres_db.read(lambda tx: tx.execute_directly(query).scalar_one())
     told = to_micros(database_time(postgres_db))
-    assert before <= told <= postgres_db.read(lambda tx: tx.execute(query).scalar_one())
+    assert before <= told <= postgres_db.read(lambda tx: tx.execute_directly(query).scalar_one())

@@ -64,14 +64,14 @@ def test_commits_are_on_the_disk_when_they_are_acknowledged(db: SqliteDatabase) 
 
     def settings(tx: Transaction) -> tuple[object, ...]:
         names = ("journal_mode", "synchronous", "foreign_keys")
-        return tuple(tx.execute(sa.text(f"PRAGMA {name}")).scalar() for name in names)
+        return tuple(tx.execute_directly(sa.text(f"PRAGMA {name}")).scalar() for name in names)
 
     assert db.write(settings) == ("wal", 2, 1)
 
 
 def test_readers_only_read(db: SqliteDatabase) -> None:
     """Two connections that write or checkpoint could corrupt the log (SQLite up to 3.51.2)."""
-    assert db.read(lambda tx: tx.execute(sa.text("PRAGMA query_only")).scalar()) == 1
+    assert db.read(lambda tx: tx.execute_directly(sa.text("PRAGMA query_only")).scalar()) == 1
 
 
 def test_reading_does_not_wait_for_a_writer(db: SqliteDatabase) -> None:
@@ -91,15 +91,15 @@ def test_deleted_rows_give_their_pages_back_to_the_disk(db: SqliteDatabase, path
             insert(f"{number:2000}")(tx)
 
     def pages(tx: Transaction) -> int:
-        return int(tx.execute(sa.text("PRAGMA page_count")).scalar_one())
+        return int(tx.execute_directly(sa.text("PRAGMA page_count")).scalar_one())
 
     def free_pages(tx: Transaction) -> int:
-        return int(tx.execute(sa.text("PRAGMA freelist_count")).scalar_one())
+        return int(tx.execute_directly(sa.text("PRAGMA freelist_count")).scalar_one())
 
     empty = db.read(pages)
     db.write(fill)
     full = db.read(pages)
-    db.write(lambda tx: tx.execute(space.tombstones.delete()))
+    db.write(lambda tx: tx.execute_directly(space.tombstones.delete()))
     while db.read(free_pages):
         db.housekeep()
     assert full > empty + 50
@@ -366,7 +366,7 @@ BALLAST = 256 * 1024
 
 
 def _delete_some(tx: Transaction) -> None:
-    tx.execute(space.tombstones.delete().where(space.tombstones.c.storage_key < "0005"))
+    tx.execute_directly(space.tombstones.delete().where(space.tombstones.c.storage_key < "0005"))
 
 
 def _fill_database(db: SqliteDatabase) -> int:
@@ -446,5 +446,5 @@ def test_a_disk_without_inodes_is_a_full_disk(tmp_path: Path) -> None:
     ):
         _use_up_inodes(disk)
         db.write(insert("a"))
-        db.write(lambda tx: tx.execute(space.tombstones.delete()), freeing=True)
+        db.write(lambda tx: tx.execute_directly(space.tombstones.delete()), freeing=True)
         assert db.read(keys) == []

@@ -11,8 +11,9 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy import bindparam
 
-import ullage.database
+import ullage
 from tests.support.statements import listened
+from tests.test_architecture import speaks_sql
 from ullage.database.dialects import sql_dialect_of
 from ullage.database.errors import DatabaseBroken, DatabaseBusy
 from ullage.database.opening import open_database
@@ -187,35 +188,111 @@ def test_a_reader_cannot_write(sqlite_db: Database) -> None:
 
 def statements() -> Iterator[tuple[str, Statement]]:
     """Every statement the registry has, by module and name."""
-    for module in pkgutil.walk_packages(ullage.database.__path__, "ullage."):
-        if ".migrations" in module.name:
+    for module in pkgutil.walk_packages(ullage.__path__, "ullage."):
+        if not speaks_sql(module.name) or ".migrations" in module.name:
             continue
-        found = vars(importlib.import_module(module.name))
-        for name, value in found.items():
-            for number, statement in enumerate(_inside(value)):
-                yield f"{module.name.removeprefix('ullage.')}.{name}[{number}]", statement
+        for name, value in vars(importlib.import_module(module.name)).items():
+            yield from _inside(f"{module.name.removeprefix('ullage.')}.{name}", value)
 
 
-def _inside(value: object) -> Iterator[Statement]:
+def _inside(name: str, value: object) -> Iterator[tuple[str, Statement]]:
     if isinstance(value, Statement):
-        yield value
+        yield name, value
     elif isinstance(value, tuple | list):
-        for each in value:
-            yield from _inside(each)
+        fields = getattr(value, "_fields", None)
+        for number, each in enumerate(value):
+            part = f".{fields[number]}" if fields else f"[{number}]"
+            yield from _inside(f"{name}{part}", each)
     elif isinstance(value, dict):
-        yield from _inside([*value.values()])
+        for key, each in value.items():
+            yield from _inside(f"{name}[{key}]", each)
 
 
 STATEMENTS = dict(statements())
 # What is read whole, and why that is no harm.
+_FEW = "accounts are few, and administrators ask"
+_ONE_ROW = "one row"
+_FIRST_PAGE = "a check reads all there is, page by page in the order of the table"
+_COUNTED = "a check counts all there is"
+_CLOCK = "the clock was set: everything moves along"
+_TOTAL = "the bill of the whole registry, which says so"
+_UPLOADS = "open uploads, of which there are at most Limits.max_uploads"
+_FOUND = "not a table, but what the statement itself has found"
+_JOBS = "jobs, of which there are a few, and those of the last days"
 SCANS = {
-    "counters._TOTALS[0]": "a row for each total, on PostgreSQL sixteen",
-    "leases.sql._COMPLETE_FROM[0]": "one row",
-    "uploads._COUNT[0]": "open uploads, of which there are at most Limits.max_uploads",
-    "uploads._COUNT_FOR[0]": "the same",
+    "accounts.queries._USERS": _FEW,
+    "accounts.queries._TOKENS": _FEW,
+    "accounts.queries._SCOPE_MAPS": _FEW,
+    "accounts.queries._USING_SCOPE_MAP[0]": _FEW,
+    "accounts.queries._USING_SCOPE_MAP[1]": _FEW,
+    "accounts.queries._SIGNING_KEYS": "keys that sign or still verify",
+    "accounts.queries._RETIRE_KEYS": "the same",
+    "accounts.queries._DELETE_SCOPE_MAP": "accounts that have it, for the foreign key",
+    "check.queries.images._WITH_BLOB[0]": _FOUND,
+    "check.queries.images._WITH_BLOB[1]": _FOUND,
+    "check.queries.images._WITH_MANIFEST[0]": _FOUND,
+    "check.queries.images._WITH_MANIFEST[1]": _FOUND,
+    "check.queries.manifest_rows._LENGTHS.first": _FIRST_PAGE,
+    "check.queries.other_rows._BROKEN_LINKS.first": _FIRST_PAGE,
+    "check.queries.other_rows._FORGOTTEN_LINKS.first": _FIRST_PAGE,
+    "check.queries.other_rows._OVERDUE_REVIEWS.first": _FIRST_PAGE,
+    "check.queries.other_rows._OWNERLESS_REFERENCES.first": _FIRST_PAGE,
+    "check.queries.other_rows._OWNERLESS_CHILDREN.first": _FIRST_PAGE,
+    "check.queries.other_rows._JOBLESS_ITEMS.first": _FIRST_PAGE,
+    "check.queries.other_rows._ODD_KEPT.first": _FIRST_PAGE,
+    "check.queries.other_rows._EMPTY_OPERATIONS.first": _FIRST_PAGE,
+    "check.queries.other_rows._OVERDUE_OPERATIONS.first": _FIRST_PAGE,
+    "check.queries.rows._TAGS.first": _FIRST_PAGE,
+    "check.queries.rows._BLOBS.first": _FIRST_PAGE,
+    "check.queries.rows._UPLOADS.first": _FIRST_PAGE,
+    "check.queries.rows._TOMBSTONES.first": _FIRST_PAGE,
+    "check.queries.repairs._IS_NEEDED": "a repair of a blob without a link: no index leads on",
+    "check.queries.totals._BLOBS": _COUNTED,
+    "check.queries.totals._MANIFESTS": _COUNTED,
+    "check.queries.totals._TOMBSTONES": _COUNTED,
+    "check.queries.totals._LINKS": _COUNTED,
+    "cleanup.queries.jobs._NEWEST": _JOBS,
+    "cleanup.queries.jobs._RELEASE_MINE": _JOBS,
+    "cleanup.queries.jobs._RELEASE_ALL": _JOBS,
+    "cleanup.queries.plans._COUNT": "plans, of which there are at most plan.MAX_PLANS",
+    "deletion.queries.operations.records._SHIFT": _CLOCK,
+    "registry.leases.memory._SAVED": "a start reads what the last clean stop saved",
+    "registry.leases.memory._COMPLETE_FROM": _ONE_ROW,
+    "registry.leases.memory._ANY_REPOSITORY": "its first row",
+    "registry.leases.sql._ANY_REPOSITORY": "its first row",
+    "registry.leases.sql._COMPLETE_FROM": _ONE_ROW,
+    "registry.queries.counters._TOTALS": "a row for each total, on PostgreSQL sixteen",
+    "registry.queries.pulls._COUNT_HISTORY": "the worker, once a day, of at most MAX_HISTORY",
+    "registry.queries.reclaim.deadlines._SHIFT_REVIEWS": _CLOCK,
+    "registry.queries.reclaim.deadlines._SHIFT_TOMBSTONES": _CLOCK,
+    "registry.queries.reclaim.tombstones._RELEASE_ALL": "a start of the only process",
+    "registry.queries.references.blobs._COUNT_SOME": _FOUND,
+    "registry.queries.references.losses._LOSING_ALL_KNOWN": _FOUND,
+    "registry.queries.references.losses._LOSING_SOME_DOUBTED": _FOUND,
+    "registry.queries.reserved_keys._ALL": "keys of sessions without bytes: a few thousand at most",
+    "registry.queries.uploads._COUNT": _UPLOADS,
+    "registry.queries.uploads._COUNT_FOR": _UPLOADS,
+    "registry.queries.uploads._KEYS_IN_DELETED": _UPLOADS,
+    "registry.queries.uploads._UPLOADING": _UPLOADS,
+    "registry.queries.uploads._SHIFT": _CLOCK,
+    "usage.queries.usage._ALL_ROWS": _TOTAL,
+    "usage.queries.usage._ALL_PORTIONS": _TOTAL,
+    "usage.queries.usage._SPACES": _TOTAL,
+    "usage.queries.usage._TAGGED_ANYWHERE": _FOUND,
+    "usage.queries.usage._TAGGED_IN_ONE": _FOUND,
+    "usage.queries.usage._LEASED_ANYWHERE": "a review for each link that no manifest needs",
+    "usage.queries.usage._SOFT_DELETED": "a row for each repository that something is kept of",
+    "usage.queries.usage._UPLOAD_KEYS": _UPLOADS,
+    "usage.queries.why._HIDDEN": "a row for each repository that something is kept of",
+    "usage.queries.why._TOMBSTONES": "bytes that are deleted and not off the disk yet",
 }
-# SQLite has no such function.
-POSTGRESQL_ONLY = {"audit._IN_ORDER[0]", "leases.sql._SHARE_BLOB[0]"}
+# SQLite has no such function, or no such statement.
+POSTGRESQL_ONLY = {
+    "check.queries.repairs._LOCK_COUNTERS",
+    "database.transaction._SERVER_TIME",
+    "registry.leases.sql._SHARE_BLOB",
+    "registry.queries.audit._IN_ORDER",
+}
 
 
 class _Anything(dict[str, Any]):
@@ -245,13 +322,23 @@ def scans(db: Database, statement: Statement) -> list[str]:
 
 
 def test_all_statements_are_looked_at() -> None:
-    assert len(STATEMENTS) > 80
+    assert len(STATEMENTS) > 400
     for name in (
-        "content.manifests._BY_TAG[0]",
-        "reclaim.deadlines._FIRST_DUE[1]",
-        "attributes._LOCKS[2]",
+        "registry.queries.content.manifests._BY_TAG",
+        "registry.queries.reclaim.deadlines._FIRST_DUE[1]",
+        "registry.queries.attributes._LOCKS[2][1]",
+        "registry.leases.sql._ADD",
+        "accounts.queries._SET_USER[enabled]",
+        "check.queries.rows._TAGS.after",
     ):
         assert name in STATEMENTS
+    assert SCANS.keys() | POSTGRESQL_ONLY <= STATEMENTS.keys()
+
+
+@pytest.mark.parametrize("name", sorted(STATEMENTS))
+def test_every_statement_can_be_built_for_both_dialects(name: str) -> None:
+    built = [STATEMENTS[name].built(sql_dialect_of(each)) for each in ("sqlite", "postgresql")]
+    assert built[0].lists == built[1].lists
 
 
 @pytest.mark.parametrize("name", sorted(STATEMENTS.keys() - POSTGRESQL_ONLY))

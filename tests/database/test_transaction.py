@@ -22,7 +22,7 @@ def insert(key: str) -> Callable[[Transaction], None]:
     """Work that adds a row."""
 
     def work(tx: Transaction) -> None:
-        tx.execute(space.tombstones.insert().values(storage_key=key, size=1, due_at=0))
+        tx.execute_directly(space.tombstones.insert().values(storage_key=key, size=1, due_at=0))
 
     return work
 
@@ -30,7 +30,7 @@ def insert(key: str) -> Callable[[Transaction], None]:
 def keys(tx: Transaction) -> list[str]:
     """Work that says which rows there are."""
     query = sa.select(space.tombstones.c.storage_key).order_by(space.tombstones.c.storage_key)
-    return list(tx.execute(query).scalars())
+    return list(tx.execute_directly(query).scalars())
 
 
 def test_what_was_written_can_be_read(db: Database) -> None:

@@ -438,7 +438,7 @@ def test_a_deleted_repository_is_erased_in_batches(
     assert site.stored_bytes() == len(b"shared" + b"{}")
     assert get_manifest(registry, OTHER, V1).digest == kept
     query = sa.select(content.repositories.c.name)
-    assert registry.read(lambda tx: list(tx.execute(query).scalars())) == ["other"]
+    assert registry.read(lambda tx: list(tx.execute_directly(query).scalars())) == ["other"]
 
 
 def test_a_repository_being_erased_can_be_pushed_to(

@@ -128,7 +128,7 @@ class RegistryMachine(RuleBasedStateMachine):
     def __init__(self, db: Database) -> None:
         super().__init__()
         for table in reversed(base.metadata.sorted_tables):
-            db.write(lambda tx, table=table: tx.execute(table.delete()))  # type: ignore[misc]
+            db.write(lambda tx, table=table: tx.execute_directly(table.delete()))  # type: ignore[misc]
         self.clock = FakeClock()
         self.store = MemoryBlobStore()
         self.registry = registry_on(db, self.store, self.clock)
@@ -331,7 +331,7 @@ class RegistryMachine(RuleBasedStateMachine):
             self.quiet = False
             if self.registry.db.dialect == "postgresql":
                 for table in (space.leases, space.lease_memory):
-                    self.registry.write(lambda tx, table=table: tx.execute(table.delete()))  # type: ignore[misc]
+                    self.registry.write(lambda tx, table=table: tx.execute_directly(table.delete()))  # type: ignore[misc]
         self.registry = registry_on(self.registry.db, self.store, self.clock)
 
     @rule()
@@ -374,7 +374,7 @@ class RegistryMachine(RuleBasedStateMachine):
         bill = self.registry.read(totals)
         assert (bill["blob_bytes"], bill["pending_bytes"]) == (sum(stored), 0)
         query = sa.select(content.repositories.c.name)
-        rows = self.registry.read(lambda tx: tx.execute(query).scalars().all())
+        rows = self.registry.read(lambda tx: tx.execute_directly(query).scalars().all())
         assert sorted(rows) == sorted(self.repositories)
         for name in self.repositories:
             for digest in DATA.keys() - self._held(name):

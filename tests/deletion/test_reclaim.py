@@ -122,7 +122,9 @@ def test_bytes_that_cannot_be_erased_are_tried_again_ever_more_slowly(
 
 def _seconds_until_tried(registry: Registry, clock: FakeClock) -> float:
     """Advance the clock to the next attempt."""
-    until = registry.read(lambda tx: tx.execute(sa.select(space.tombstones.c.claimed_until)))
+    until = registry.read(
+        lambda tx: tx.execute_directly(sa.select(space.tombstones.c.claimed_until))
+    )
     [free_at] = set(until.scalars())
     seconds = (free_at - to_micros(clock())) / 1_000_000
     clock.advance(seconds - 0.001)
@@ -230,13 +232,13 @@ def test_a_tombstone_for_bytes_that_are_alive_is_never_carried_out(
         key = upload.key
     size = bury_image(registry, b"layer")
     planted = space.tombstones.insert().values(storage_key=key, size=5, due_at=0)
-    registry.write(lambda tx: tx.execute(planted))
+    registry.write(lambda tx: tx.execute_directly(planted))
     for _ in range(3):
         reclaim_due(registry)
         clock.advance(24 * 3600)
     assert key in keys_in_store(registry)
     assert registry.read(totals)["reclaimed_bytes"] == size
-    registry.write(lambda tx: tx.execute(space.tombstones.delete()))
+    registry.write(lambda tx: tx.execute_directly(space.tombstones.delete()))
 
 
 # --- reviews --------------------------------------------------------------------------------------
@@ -274,12 +276,12 @@ def test_a_review_leaves_what_is_needed_meanwhile(registry: Registry, clock: Fak
 
 def _schedule(tx: Transaction, name: str, digests: list[str], clock: FakeClock) -> None:
     named = sa.select(content.repositories.c.id).where(content.repositories.c.name == name)
-    repository_id = tx.execute(named).scalar_one()
-    tx.execute(space.reviews.delete())
+    repository_id = tx.execute_directly(named).scalar_one()
+    tx.execute_directly(space.reviews.delete())
     due = [
         {"repository_id": repository_id, "digest": d, "due_at": to_micros(clock())} for d in digests
     ]
-    tx.execute(space.reviews.insert(), due)
+    tx.execute_directly(space.reviews.insert(), due)
 
 
 def test_reviews_of_many_repositories_are_all_done(registry: Registry) -> None:
@@ -287,8 +289,10 @@ def test_reviews_of_many_repositories_are_all_done(registry: Registry) -> None:
         plant_blobs(registry, f"app{number}", [b"shared", b"%d" % number])
     settle(registry)
     query = sa.select(sa.func.count()).select_from(content.blobs)
-    assert registry.read(lambda tx: tx.execute(query).scalar()) == 0
-    assert registry.read(lambda tx: tx.execute(sa.select(content.repositories)).all()) == []
+    assert registry.read(lambda tx: tx.execute_directly(query).scalar()) == 0
+    assert (
+        registry.read(lambda tx: tx.execute_directly(sa.select(content.repositories)).all()) == []
+    )
 
 
 def test_reviews_of_a_deleted_repository_are_dropped(registry: Registry) -> None:

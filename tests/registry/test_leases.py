@@ -261,7 +261,9 @@ def test_ended_promises_are_swept_up(registry: Registry, clock: FakeClock) -> No
     expire_leases(registry)
     registry.leases.close(registry.db, clock())
     query = sa.select(space.leases.c.digest)
-    assert registry.read(lambda tx: tx.execute(query).scalars().all()) == [digest_of(b"another")]
+    assert registry.read(lambda tx: tx.execute_directly(query).scalars().all()) == [
+        digest_of(b"another")
+    ]
 
 
 def test_bytes_that_another_repository_keeps_are_not_said_to_come_back(
@@ -524,7 +526,7 @@ def test_a_server_crash_under_running_processes_is_noticed(
     head(registry, BOB)
     clock.advance(60)
     for table in (space.leases, space.lease_memory):
-        registry.write(lambda tx, table=table: tx.execute(table.delete()))  # type: ignore[misc]
+        registry.write(lambda tx, table=table: tx.execute_directly(table.delete()))  # type: ignore[misc]
     assert delete(registry, digest).freed_bytes == 0
     put(registry, BOB)
     assert_sound(registry)

@@ -66,7 +66,7 @@ def tag_pulls(registry: Registry, *tags: str) -> dict[str, datetime]:
         repository_id = find_repository(tx, APP)
         assert repository_id is not None
         names = sa.select(content.tags.c.name, content.tags.c.manifest_id)
-        ids = {parse_tag(row[0]): row[1] for row in tx.execute(names) if row[0] in tags}
+        ids = {parse_tag(row[0]): row[1] for row in tx.execute_directly(names) if row[0] in tags}
         found = pulled_tags(tx, repository_id, ids, pullers(tx).counted)
         return {str(tag): at for tag, at in found.items()}
 
@@ -143,9 +143,9 @@ def test_pulls_go_with_what_was_pulled(registry: Registry) -> None:
     pull(registry, "v1")
     delete_manifest(registry, APP, digest, ALICE)
     assert write_pulls(registry)
-    rows = registry.read(lambda tx: tx.execute(sa.select(cleaning.tag_pulls)).all())
+    rows = registry.read(lambda tx: tx.execute_directly(sa.select(cleaning.tag_pulls)).all())
     assert rows == []
-    left = registry.read(lambda tx: tx.execute(sa.select(cleaning.manifest_pulls)).all())
+    left = registry.read(lambda tx: tx.execute_directly(sa.select(cleaning.manifest_pulls)).all())
     assert len(left) == 1
 
 

@@ -214,7 +214,7 @@ class UndoMachine(RuleBasedStateMachine):
 def _empty(tx: Transaction) -> None:
     for table in reversed(base.metadata.sorted_tables):
         if table.name != "registry_facts":
-            tx.execute(table.delete())
+            tx.execute_directly(table.delete())
 
 
 @pytest.mark.slow

@@ -18,7 +18,7 @@ from ullage.database.transaction import Database, Transaction
 
 def _empty(tx: Transaction) -> None:
     for table in reversed(base.metadata.sorted_tables):
-        tx.execute(table.delete())
+        tx.execute_directly(table.delete())
 
 
 @pytest.fixture(scope="session")

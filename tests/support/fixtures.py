@@ -105,7 +105,7 @@ class Installation:
 def _empty_unlogged_tables(tx: Transaction) -> None:
     """PostgreSQL, CREATE TABLE: "an unlogged table is automatically truncated after a crash"."""
     for table in (space.leases, space.lease_memory):
-        tx.execute(table.delete())
+        tx.execute_directly(table.delete())
 
 
 @pytest.fixture

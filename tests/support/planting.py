@@ -55,7 +55,7 @@ def plant_blobs(registry: Registry, name: str, blobs: Iterable[bytes]) -> list[D
             {"repository_id": repository_id, "digest": digest_of(data), "due_at": to_micros(now)}
             for data in blobs
         ]
-        tx.execute(space.reviews.insert(), reviews)
+        tx.execute_directly(space.reviews.insert(), reviews)
 
     registry.write(plant)
     return [digest_of(data) for data in blobs]
@@ -136,13 +136,13 @@ def _link(
             }
             for digest, key in keys.items()
         ]
-        tx.execute(content.blobs.insert(), rows)
+        tx.execute_directly(content.blobs.insert(), rows)
     if links:
         rows = [
             {"repository_id": repository_id, "digest": digest, "linked_at": to_micros(now)}
             for digest in links
         ]
-        tx.execute(content.repo_blobs.insert(), rows)
+        tx.execute_directly(content.repo_blobs.insert(), rows)
         count_links(tx, links, +1)
     add_to_repository(tx, repository_id, blob_bytes=sum(sizes[digest] for digest in links))
     new_bytes = sum(sizes[digest] for digest in keys)

@@ -66,7 +66,7 @@ def _assert_store(registry: Registry) -> None:
 def _keys(tx: Transaction) -> tuple[dict[str, int], dict[str, int], dict[str, int]]:
     sizes = (content.blobs.c.size, space.uploads.c.offset, space.tombstones.c.size)
     blobs, uploads, tombstones = (
-        dict(map(tuple, tx.execute(sa.select(column.table.c.storage_key, column))))
+        dict(map(tuple, tx.execute_directly(sa.select(column.table.c.storage_key, column))))
         for column in sizes
     )
     return blobs, uploads, tombstones

@@ -7,19 +7,38 @@ import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
 
 import sqlalchemy as sa
+from sqlalchemy import bindparam
 
 from ullage.database.schema import accounts
+from ullage.database.setters import Setters
+from ullage.database.statements import Statement, given
 from ullage.database.timestamps import from_micros, to_micros
-from ullage.database.transaction import Transaction
+from ullage.database.transaction import Row, Transaction
 
 _users = accounts.users
 _tokens = accounts.tokens
 _passwords = accounts.token_passwords
 _scope_maps = accounts.scope_maps
 _keys = accounts.signing_keys
+_facts = accounts.registry_facts
+
+
+def _called(table: sa.Table) -> sa.ColumnElement[bool]:
+    return given(table, "name")
+
+
+def _all(table: sa.Table) -> Statement:
+    return Statement(sa.select(table).order_by(table.c.name))
+
+
+def _one(table: sa.Table) -> Statement:
+    return Statement(sa.select(table).where(_called(table)))
+
+
+def _delete(table: sa.Table) -> Statement:
+    return Statement(table.delete().where(_called(table)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,24 +97,30 @@ def _first_generation() -> int:
 # --- users ----------------------------------------------------------------------------------------
 
 
+_USERS, _USER, _DELETE_USER = _all(_users), _one(_users), _delete(_users)
+_INSERT_USER = Statement.insert(_users, _users.c.keys())
+_SET_USER = Setters(_users)
+
+
 def list_users(tx: Transaction) -> list[User]:
-    return [_user(row) for row in tx.execute(sa.select(_users).order_by(_users.c.name))]
+    return [_user(row) for row in tx.rows(_USERS)]
 
 
 def find_user(tx: Transaction, name: str) -> User | None:
-    row = tx.execute(sa.select(_users).where(_users.c.name == name)).first()
+    row = tx.row(_USER, name=name)
     return _user(row) if row else None
 
 
-def _user(row: sa.Row[Any]) -> User:
+def _user(row: Row) -> User:
+    name, password_hash, enabled, admin, scope_map, generation, created_at = row
     return User(
-        row.name,
-        row.password_hash,
-        row.enabled,
-        row.admin,
-        row.scope_map,
-        row.generation,
-        from_micros(row.created_at),
+        name,
+        password_hash,
+        bool(enabled),
+        bool(admin),
+        scope_map,
+        generation,
+        from_micros(created_at),
     )
 
 
@@ -108,87 +133,91 @@ def insert_user(
     scope_map: str | None,
     now: datetime,
 ) -> None:
-    tx.execute(
-        _users.insert().values(
-            name=name,
-            password_hash=password_hash,
-            enabled=True,
-            admin=admin,
-            scope_map=scope_map,
-            generation=_first_generation(),
-            created_at=to_micros(now),
-        )
+    tx.change(
+        _INSERT_USER,
+        name=name,
+        password_hash=password_hash,
+        enabled=True,
+        admin=admin,
+        scope_map=scope_map,
+        generation=_first_generation(),
+        created_at=to_micros(now),
     )
 
 
 def update_user(tx: Transaction, name: str, **changes: object) -> bool:
     """Change columns of a user."""
-    return tx.execute(_users.update().where(_users.c.name == name).values(**changes)).rowcount == 1
+    return _SET_USER.set(tx, name, changes)
 
 
 def delete_user(tx: Transaction, name: str) -> bool:
-    return tx.execute(_users.delete().where(_users.c.name == name)).rowcount == 1
+    return tx.change(_DELETE_USER, name=name) == 1
 
 
 # --- tokens ---------------------------------------------------------------------------------------
 
 
+_TOKENS, _TOKEN, _DELETE_TOKEN = _all(_tokens), _one(_tokens), _delete(_tokens)
+_INSERT_TOKEN = Statement.insert(_tokens, _tokens.c.keys())
+_SET_TOKEN = Setters(_tokens)
+
+
 def list_tokens(tx: Transaction) -> list[Token]:
-    return [_token(row) for row in tx.execute(sa.select(_tokens).order_by(_tokens.c.name))]
+    return [_token(row) for row in tx.rows(_TOKENS)]
 
 
 def find_token(tx: Transaction, name: str) -> Token | None:
-    row = tx.execute(sa.select(_tokens).where(_tokens.c.name == name)).first()
+    row = tx.row(_TOKEN, name=name)
     return _token(row) if row else None
 
 
-def _token(row: sa.Row[Any]) -> Token:
+def _token(row: Row) -> Token:
+    name, scope_map, enabled, expires_at, generation, created_at = row
     return Token(
-        row.name,
-        row.scope_map,
-        row.enabled,
-        _when(row.expires_at),
-        row.generation,
-        from_micros(row.created_at),
+        name, scope_map, bool(enabled), _when(expires_at), generation, from_micros(created_at)
     )
 
 
 def insert_token(
     tx: Transaction, name: str, scope_map: str, expires_at: datetime | None, now: datetime
 ) -> None:
-    tx.execute(
-        _tokens.insert().values(
-            name=name,
-            scope_map=scope_map,
-            enabled=True,
-            expires_at=_stored(expires_at),
-            generation=_first_generation(),
-            created_at=to_micros(now),
-        )
+    tx.change(
+        _INSERT_TOKEN,
+        name=name,
+        scope_map=scope_map,
+        enabled=True,
+        expires_at=_stored(expires_at),
+        generation=_first_generation(),
+        created_at=to_micros(now),
     )
 
 
 def update_token(tx: Transaction, name: str, **changes: object) -> bool:
     """Change columns of a token."""
-    return (
-        tx.execute(_tokens.update().where(_tokens.c.name == name).values(**changes)).rowcount == 1
-    )
+    return _SET_TOKEN.set(tx, name, changes)
 
 
 def delete_token(tx: Transaction, name: str) -> bool:
-    tx.execute(_passwords.delete().where(_passwords.c.token == name))
-    return tx.execute(_tokens.delete().where(_tokens.c.name == name)).rowcount == 1
+    tx.change(_DELETE_PASSWORDS, token=name)
+    return tx.change(_DELETE_TOKEN, name=name) == 1
+
+
+_OF_TOKEN = given(_passwords, "token")
+_IN_SLOT = sa.and_(_OF_TOKEN, given(_passwords, "slot"))
+_PASSWORDS = Statement(
+    sa.select(*_passwords.c["slot", "password_hash", "expires_at", "created_at"])
+    .where(_OF_TOKEN)
+    .order_by(_passwords.c.slot)
+)
+_INSERT_PASSWORD = Statement.insert(_passwords, _passwords.c.keys())
+_DELETE_PASSWORD = Statement(_passwords.delete().where(_IN_SLOT))
+_DELETE_PASSWORDS = Statement(_passwords.delete().where(_OF_TOKEN))
 
 
 def token_passwords(tx: Transaction, name: str) -> list[TokenPassword]:
-    rows = tx.execute(
-        sa.select(_passwords).where(_passwords.c.token == name).order_by(_passwords.c.slot)
-    )
     return [
-        TokenPassword(
-            row.slot, row.password_hash, _when(row.expires_at), from_micros(row.created_at)
-        )
-        for row in rows
+        TokenPassword(slot, password_hash, _when(expires_at), from_micros(created_at))
+        for slot, password_hash, expires_at, created_at in tx.rows(_PASSWORDS, token=name)
     ]
 
 
@@ -202,85 +231,110 @@ def set_token_password(
 ) -> None:
     """Replace one of a token's two passwords; the other goes on working."""
     delete_token_password(tx, name, slot)
-    tx.execute(
-        _passwords.insert().values(
-            token=name,
-            slot=slot,
-            password_hash=password_hash,
-            expires_at=_stored(expires_at),
-            created_at=to_micros(now),
-        )
+    tx.change(
+        _INSERT_PASSWORD,
+        token=name,
+        slot=slot,
+        password_hash=password_hash,
+        expires_at=_stored(expires_at),
+        created_at=to_micros(now),
     )
 
 
 def delete_token_password(tx: Transaction, name: str, slot: str) -> bool:
-    where = (_passwords.c.token == name, _passwords.c.slot == slot)
-    return tx.execute(_passwords.delete().where(*where)).rowcount == 1
+    return tx.change(_DELETE_PASSWORD, token=name, slot=slot) == 1
 
 
 # --- scope maps -----------------------------------------------------------------------------------
 
 
+_SCOPE_MAPS, _SCOPE_MAP = _all(_scope_maps), _one(_scope_maps)
+_DELETE_SCOPE_MAP = _delete(_scope_maps)
+_PUT_SCOPE_MAP = Statement.insert(
+    _scope_maps,
+    _scope_maps.c.keys(),
+    lambda insert: insert.on_conflict_do_update(
+        index_elements=["name"],
+        set_={"description": insert.excluded.description, "actions": insert.excluded.actions},
+    ),
+)
+
+
 def list_scope_maps(tx: Transaction) -> list[ScopeMap]:
-    query = sa.select(_scope_maps).order_by(_scope_maps.c.name)
-    return [_scope_map(row) for row in tx.execute(query)]
+    return [_scope_map(row) for row in tx.rows(_SCOPE_MAPS)]
 
 
 def find_scope_map(tx: Transaction, name: str) -> ScopeMap | None:
-    row = tx.execute(sa.select(_scope_maps).where(_scope_maps.c.name == name)).first()
+    row = tx.row(_SCOPE_MAP, name=name)
     return _scope_map(row) if row else None
 
 
-def _scope_map(row: sa.Row[Any]) -> ScopeMap:
-    return ScopeMap(
-        row.name, row.description, tuple(json.loads(row.actions)), from_micros(row.created_at)
-    )
+def _scope_map(row: Row) -> ScopeMap:
+    name, description, actions, created_at = row
+    return ScopeMap(name, description, tuple(json.loads(actions)), from_micros(created_at))
 
 
 def put_scope_map(
     tx: Transaction, name: str, description: str, actions: Sequence[str], now: datetime
 ) -> None:
     """Make the scope map, or replace what it says."""
-    values = {"description": description, "actions": json.dumps(sorted(set(actions)))}
-    changed = tx.execute(
-        _scope_maps.update().where(_scope_maps.c.name == name).values(**values)
-    ).rowcount
-    if not changed:
-        tx.execute(_scope_maps.insert().values(name=name, created_at=to_micros(now), **values))
+    tx.change(
+        _PUT_SCOPE_MAP,
+        name=name,
+        description=description,
+        actions=json.dumps(sorted(set(actions))),
+        created_at=to_micros(now),
+    )
+
+
+_END_TOKENS_OF = tuple(
+    Statement(table.update().where(_called(table)).values(generation=table.c.generation + 1))
+    for table in (_users, _tokens)
+)
+_USING_SCOPE_MAP = tuple(
+    Statement(sa.select(table.c.name).where(given(table, "scope_map")))
+    for table in (_users, _tokens)
+)
 
 
 def end_tokens_of(tx: Transaction, name: str) -> None:
     """End all that was signed for an account, whichever kind it is."""
-    for table in (_users, _tokens):
-        tx.execute(
-            table.update().where(table.c.name == name).values(generation=table.c.generation + 1)
-        )
+    for statement in _END_TOKENS_OF:
+        tx.change(statement, name=name)
 
 
 def delete_scope_map(tx: Transaction, name: str) -> bool:
-    return tx.execute(_scope_maps.delete().where(_scope_maps.c.name == name)).rowcount == 1
+    return tx.change(_DELETE_SCOPE_MAP, name=name) == 1
 
 
 def users_of_scope_map(tx: Transaction, name: str) -> list[str]:
     """Accounts that a scope map gives rights to."""
-    found: list[str] = []
-    for table in (_users, _tokens):
-        found += tx.execute(sa.select(table.c.name).where(table.c.scope_map == name)).scalars()
-    return sorted(found)
+    return sorted(
+        account
+        for statement in _USING_SCOPE_MAP
+        for account in tx.values(statement, scope_map=name)
+    )
 
 
 # --- signing keys and the registry's own facts ----------------------------------------------------
 
 
+_SIGNING_KEYS = Statement(
+    sa.select(_keys.c.kid, _keys.c.private_pem)
+    .where(sa.or_(_keys.c.retired_at.is_(None), _keys.c.retired_at > bindparam("moment")))
+    .order_by(_keys.c.retired_at.is_not(None), _keys.c.created_at.desc())
+)
+_DELETE_KEYS = Statement(_keys.delete())
+_RETIRE_KEYS = Statement(
+    _keys.update().where(_keys.c.retired_at.is_(None)).values(retired_at=bindparam("retired_at"))
+)
+_INSERT_KEY = Statement.insert(_keys, ("kid", "private_pem", "created_at"))
+
+
 def signing_keys(tx: Transaction, not_retired_before: datetime) -> list[tuple[str, str]]:
     """(kid, private key) of every key that may still verify, the signing one first."""
-    retired = _keys.c.retired_at
-    query = (
-        sa.select(_keys.c.kid, _keys.c.private_pem)
-        .where(sa.or_(retired.is_(None), retired > to_micros(not_retired_before)))
-        .order_by(retired.is_not(None), _keys.c.created_at.desc())
-    )
-    return [(row.kid, row.private_pem) for row in tx.execute(query)]
+    rows = tx.rows(_SIGNING_KEYS, moment=to_micros(not_retired_before))
+    return [(kid, private_pem) for kid, private_pem in rows]
 
 
 def add_signing_key(
@@ -288,17 +342,18 @@ def add_signing_key(
 ) -> None:
     """Sign with this key from now on; those before only verify, or are gone if it is `alone`."""
     if alone:
-        tx.execute(_keys.delete())
-    tx.execute(_keys.update().where(_keys.c.retired_at.is_(None)).values(retired_at=to_micros(now)))
-    tx.execute(_keys.insert().values(kid=kid, private_pem=private_pem, created_at=to_micros(now)))
+        tx.change(_DELETE_KEYS)
+    tx.change(_RETIRE_KEYS, retired_at=to_micros(now))
+    tx.change(_INSERT_KEY, kid=kid, private_pem=private_pem, created_at=to_micros(now))
+
+
+_REGISTRY_ID = Statement(sa.select(_facts.c.value).where(_facts.c.name == "id"))
+_SET_REGISTRY_ID = Statement.insert(
+    _facts, ("name", "value"), lambda insert: insert.on_conflict_do_nothing(index_elements=["name"])
+)
 
 
 def registry_id(tx: Transaction, fresh: str) -> str:
     """What this registry is called in tokens; `fresh` becomes it if it has no id yet."""
-    facts = accounts.registry_facts
-    tx.execute(
-        tx.insert(facts)
-        .values(name="id", value=fresh)
-        .on_conflict_do_nothing(index_elements=["name"])
-    )
-    return str(tx.execute(sa.select(facts.c.value).where(facts.c.name == "id")).scalar_one())
+    tx.change(_SET_REGISTRY_ID, name="id", value=fresh)
+    return str(tx.value(_REGISTRY_ID))

@@ -134,7 +134,10 @@ class PostgresDatabase:
     def integrity_problems(self) -> list[str]:
         def ask(tx: Transaction) -> list[str]:
             invalid = "SELECT conname FROM pg_constraint WHERE contype = 'f' AND NOT convalidated"
-            return [f"constraint {row[0]} is not validated" for row in tx.execute(sa.text(invalid))]
+            return [
+                f"constraint {row[0]} is not validated"
+                for row in tx.execute_directly(sa.text(invalid))
+            ]
 
         return self.snapshot(ask)
 

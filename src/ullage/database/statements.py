@@ -1,8 +1,10 @@
 """Statements that are built once: SQL with named parameters, for every dialect.
 
-Building a statement costs SQLAlchemy a hundred times what running it costs SQLite. So what a push,
-a pull or a deletion runs is a `Statement`, made when its module is imported, turned into text when
-it first runs, and from then on handed to the driver as it is (`Transaction.rows` and the others).
+Building a statement costs SQLAlchemy a hundred times what running it costs SQLite. So everything
+that is asked of a database is a `Statement`, made when its module is imported, turned into text
+when it first runs, and from then on handed to the driver as it is (`Transaction.rows` and the
+others). What depends on what is asked for (a filter, a page's place) is a parameter, or one of a
+few statements.
 
 A list of any length is one parameter (`among`), so that a statement has one text, whatever it is
 about.
@@ -10,6 +12,7 @@ about.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple, cast
 
@@ -19,6 +22,9 @@ from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.functions import FunctionElement
 
 from ullage.database.dialects import SqlDialect
+
+# How many rows at most: the parameter `limit`.
+LIMIT = sa.bindparam("limit", type_=sa.Integer)
 
 
 class Built(NamedTuple):
@@ -59,6 +65,17 @@ class Statement:
         statement._columns = tuple(columns)
         return statement
 
+    @classmethod
+    def text(cls, sqlite: str, postgresql: str | None = None) -> Statement:
+        """SQL as it is written, with parameters as `:name`; the same for both dialects, or not.
+
+        `AMONG :name` is as `among`: whether what stands before it is one of a list's values.
+        """
+        texts = {"sqlite": sqlite, "postgresql": postgresql or sqlite}
+        statement = cls(sa.null())
+        statement._construct = lambda spelling: _listing(texts[spelling.name], spelling.name)
+        return statement
+
     def built(self, spelling: SqlDialect) -> Built:
         """The text in one dialect."""
         built = self._spelled.get(spelling.name)
@@ -87,6 +104,24 @@ def among(column: sa.ColumnElement[Any], name: str) -> sa.ColumnElement[bool]:
     return cast(sa.ColumnElement[bool], _Among(column, sa.bindparam(name, type_=_List(item))))
 
 
+def _listing(sql: str, dialect: str) -> sa.TextClause:
+    lists = re.findall(r"AMONG :(\w+)", sql)
+    spelled = {"sqlite": r"IN (SELECT value FROM json_each(:\1))", "postgresql": r"= ANY (:\1)"}
+    text = sa.text(re.sub(r"AMONG :(\w+)", spelled[dialect], sql))
+    # The driver knows an array's type by what is in it.
+    return text.bindparams(*(sa.bindparam(name, type_=_List(sa.types.NULLTYPE)) for name in lists))
+
+
+def given(table: sa.FromClause, *columns: str) -> sa.ColumnElement[bool]:
+    """Whether a row has in these columns what the parameters of the same names say."""
+    return sa.and_(*(table.c[name] == sa.bindparam(name) for name in columns))
+
+
+def same(one: sa.FromClause, other: sa.FromClause, *columns: str) -> sa.ColumnElement[bool]:
+    """Whether the rows of two tables have the same in these columns."""
+    return sa.and_(*(one.c[name] == other.c[name] for name in columns))
+
+
 class _List(sa.types.TypeDecorator[Any]):
     """An array, or JSON where there are none."""
 
@@ -98,6 +133,8 @@ class _List(sa.types.TypeDecorator[Any]):
         self.item = item
 
     def load_dialect_impl(self, dialect: sa.Dialect) -> sa.types.TypeEngine[Any]:
+        if isinstance(self.item, sa.types.NullType):
+            return self.item
         array = sa.ARRAY(self.item) if dialect.name == "postgresql" else sa.Text()
         return dialect.type_descriptor(array)
 

@@ -15,7 +15,7 @@ from typing import Any, Protocol, TypeVar
 
 import sqlalchemy as sa
 
-from ullage.database.dialects import Dialect, DialectInsert, sql_dialect_of
+from ullage.database.dialects import Dialect, sql_dialect_of
 from ullage.database.statements import Built, Statement
 from ullage.database.timestamps import from_micros
 
@@ -30,9 +30,8 @@ CHUNK = 500
 class Transaction(ABC):
     """One connection inside one transaction, as storage functions see it.
 
-    What runs often is a `Statement`, with its parameters by name; a parameter made by `among` takes
-    any collection. What runs seldom may be SQLAlchemy's, by `execute`. SQLite's rows of a
-    `Statement` are as SQLite has them: a truth is 0 or 1.
+    What it is asked is a `Statement`, with its parameters by name; a parameter made by `among`
+    takes any collection. SQLite's rows are as SQLite has them: a truth is 0 or 1.
     """
 
     __slots__ = ("_after_commit", "_at_end", "_connection", "_sql_dialect", "dialect")
@@ -93,16 +92,11 @@ class Transaction(ABC):
     def _change_many(self, sql: str, several: Sequence[Mapping[str, Any]]) -> None:
         """Once for each set of parameters, of which there are some."""
 
-    def execute(
+    def execute_directly(
         self, statement: sa.Executable, parameters: Any = None
     ) -> sa.CursorResult[*tuple[Any, ...]]:
+        """What is no `Statement`: an engine's own questions about itself."""
         return self._connection.execute(statement, parameters)
-
-    def insert(self, table: sa.Table) -> DialectInsert:
-        """An INSERT that knows ON CONFLICT; both dialects spell it alike, SQLAlchemy does not."""
-        insert = self._sql_dialect.insert(table)
-        # Otherwise SQLAlchemy says -1 on PostgreSQL, and nobody can tell a conflict from a new row.
-        return insert.execution_options(preserve_rowcount=True)
 
     def after_commit(self, callback: Callable[[], None]) -> None:
         """Call `callback` once this piece of work is committed; never if it is rolled back."""
@@ -181,5 +175,9 @@ def chunks(values: Sequence[T], size: int = CHUNK) -> Iterator[Sequence[T]]:
 
 def database_time(db: Database) -> datetime:
     """What time it is for the database server, and so for every process that uses it."""
-    query = sa.text("SELECT CAST(extract(epoch FROM clock_timestamp()) * 1000000 AS bigint)")
-    return from_micros(int(db.read(lambda tx: tx.execute(query).scalar_one())))
+    return from_micros(db.read(lambda tx: int(tx.value(_SERVER_TIME))))
+
+
+_SERVER_TIME = Statement.text(
+    "SELECT CAST(extract(epoch FROM clock_timestamp()) * 1000000 AS bigint)"
+)

@@ -54,7 +54,9 @@ def _pages(ask: Callable[[str | None], list[str]]) -> list[str]:
 def _other_locale(db: Database) -> None:
     """On PostgreSQL the test is worth something only where the database sorts otherwise."""
     if db.dialect == "postgresql":
-        order = db.read(lambda tx: tx.execute(sa.text("SELECT 'B' < 'a', 'a.b' < 'a-b'")).one())
+        order = db.read(
+            lambda tx: tx.execute_directly(sa.text("SELECT 'B' < 'a', 'a.b' < 'a-b'")).one()
+        )
         assert tuple(order) != (True, False)
 
 
@@ -92,7 +94,7 @@ def test_names_differ_by_case(db: Database) -> None:
         for name in ("latest", "Latest"):
             put_tag(tx, repository_id, parse_tag(name), manifest_id, NEW_YEAR)
         assert delete_tag(tx, repository_id, parse_tag("Latest"), NEW_YEAR)
-        left = tx.execute(sa.select(content.tags.c.name, content.tags.c.created_at)).all()
+        left = tx.execute_directly(sa.select(content.tags.c.name, content.tags.c.created_at)).all()
         assert [tuple(row) for row in left] == [("latest", to_micros(NEW_YEAR))]
 
     db.write(tag)

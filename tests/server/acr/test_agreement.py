@@ -71,7 +71,7 @@ class AgreementMachine(RuleBasedStateMachine):
     def __init__(self, db: Database, folder: Callable[[], Path]) -> None:
         super().__init__()
         for table in reversed(base.metadata.sorted_tables):
-            db.write(lambda tx, table=table: tx.execute(table.delete()))  # type: ignore[misc]
+            db.write(lambda tx, table=table: tx.execute_directly(table.delete()))  # type: ignore[misc]
         self.folder = folder()
         self.clock = FakeClock()
         self.registry = registry_on(db, FileBlobStore(self.folder), self.clock)

@@ -9,7 +9,6 @@ from typing import Any
 import httpx
 import pytest
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql, sqlite
 
 from tests.server.pushing import push_image, refused
 from tests.support.databases import (
@@ -22,8 +21,10 @@ from tests.support.databases import (
 )
 from tests.support.fixtures import registry, registry_on, store
 from tests.support.registry import ALICE, INDEX
+from ullage.database.dialects import sql_dialect_of
 from ullage.database.schema import content
 from ullage.database.sqlite.database import SqliteDatabase
+from ullage.database.statements import Statement
 from ullage.database.timestamps import from_micros
 from ullage.database.transaction import Transaction
 from ullage.deletion.delete import delete_manifest, delete_tag
@@ -47,8 +48,7 @@ __all__ = [
     "store",
 ]
 
-_SQLITE: Any = sqlite.dialect
-_POSTGRESQL: Any = postgresql.dialect
+
 APP = RepositoryName("app")
 MANY = 20_000
 ORDERS = list(Order)
@@ -80,9 +80,9 @@ def plant(registry: Registry, many: int) -> int:
             }
             for raw, to_micros in zip(raws, moments, strict=True)
         ]
-        tx.execute(content.manifests.insert(), manifests)
+        tx.execute_directly(content.manifests.insert(), manifests)
         known = sa.select(content.manifests.c.digest, content.manifests.c.id)
-        ids = {row.digest: row.id for row in tx.execute(known)}
+        ids = {row.digest: row.id for row in tx.execute_directly(known)}
         tags = [
             {
                 "repository_id": repository_id,
@@ -93,7 +93,7 @@ def plant(registry: Registry, many: int) -> int:
             }
             for n, (raw, to_micros) in enumerate(zip(raws, moments, strict=True))
         ]
-        tx.execute(content.tags.insert(), tags)
+        tx.execute_directly(content.tags.insert(), tags)
         add_to_repository(
             tx, repository_id, manifest_count=many, tag_count=many, manifest_bytes=size
         )
@@ -150,7 +150,7 @@ def _everything(registry: Registry, what: str, order: Order) -> list[str]:
     """All names, in the order that they should come in."""
     table = content.tags if what == "tags" else content.manifests
     name = table.c.name if what == "tags" else table.c.digest
-    rows = registry.read(lambda tx: tx.execute(sa.select(table.c.updated_at, name)).all())
+    rows = registry.read(lambda tx: tx.execute_directly(sa.select(table.c.updated_at, name)).all())
     if order is Order.NAME:
         found = sorted(row[1] for row in rows)
     else:
@@ -172,19 +172,19 @@ def _delete(registry: Registry, what: str, name: str) -> None:
 # --- what a page costs ----------------------------------------------------------------------------
 
 
-def _queries(repository_id: int, depth: int) -> dict[str, sa.Select[Any]]:
+def _queries(repository_id: int, depth: int) -> dict[str, tuple[Statement, dict[str, Any]]]:
     """The page that starts behind so many of MANY entries, of each kind in each order."""
-    found: dict[str, sa.Select[Any]] = {}
+    found: dict[str, tuple[Statement, dict[str, Any]]] = {}
     for order in ORDERS:
         at = depth if order is not Order.NEWEST_FIRST else MANY - depth
-        to_micros = from_micros(1_700_000_000_000_000 + at // 2)
-        digest = f"sha256:{depth * 16**8 // MANY:08x}"
-        tag = None if not depth else Position(f"t{depth:05}", to_micros)
-        manifest = None if not depth else Position(digest, to_micros)
-        found[f"tags {order.value}"] = listings.tag_page_query(repository_id, order, tag, 101)
-        found[f"manifests {order.value}"] = listings.manifest_page_query(
-            repository_id, order, manifest, 101
-        )
+        moment = from_micros(1_700_000_000_000_000 + at // 2)
+        for what, statements, name in (
+            ("tags", listings.TAG_PAGES, f"t{depth:05}"),
+            ("manifests", listings.MANIFEST_PAGES, f"sha256:{depth * 16**8 // MANY:08x}"),
+        ):
+            place = listings.place_of(order, Position(name, moment) if depth else None)
+            wanted = {"repository_id": repository_id, "limit": 101, **place}
+            found[f"{what} {order.value}"] = statements[order], wanted
     return found
 
 
@@ -203,14 +203,14 @@ def test_a_page_costs_the_same_however_deep_it_lies_on_sqlite(
 
     costs: dict[str, list[int]] = {}
     for depth in (0, MANY // 2, MANY - 300):
-        for what, query in _queries(repository_id, depth).items():
-            text = _literal(query, _SQLITE())
-            plan = [row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {text}")]
+        for what, (statement, wanted) in _queries(repository_id, depth).items():
+            text = statement.built(sql_dialect_of("sqlite")).sql
+            plan = [row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {text}", wanted)]
             assert len(plan) == 1, (what, plan)
             assert plan[0].startswith("SEARCH"), (what, plan)
             connection.set_progress_handler(count, 1)
             steps = 0
-            assert len(connection.execute(text).fetchall()) == 101, (what, depth)
+            assert len(connection.execute(text, wanted).fetchall()) == 101, (what, depth)
             connection.set_progress_handler(None, 1)
             costs.setdefault(what, []).append(steps)
     connection.close()
@@ -227,12 +227,12 @@ def test_a_page_costs_the_same_however_deep_it_lies_on_postgresql(
     """As on SQLite: an index scan that reads no more rows than it shows, and no sort."""
     registry: Registry = request.getfixturevalue("postgres_registry")
     repository_id = plant(registry, MANY)
-    registry.write(lambda tx: tx.execute(sa.text("ANALYZE")))
+    registry.write(lambda tx: tx.execute_directly(sa.text("ANALYZE")))
+    dialect = sql_dialect_of("postgresql")
     for depth in (0, MANY // 2, MANY - 300):
-        for what, query in _queries(repository_id, depth).items():
-            text = _literal(query, _POSTGRESQL())
-            explain = sa.text("EXPLAIN (ANALYZE, FORMAT JSON) " + text.replace(":", r"\:"))
-            ((plan,),) = registry.read(partial(_all, explain))
+        for what, (statement, wanted) in _queries(repository_id, depth).items():
+            explain = f"EXPLAIN (ANALYZE, FORMAT JSON) {statement.built(dialect).sql}"
+            ((plan,),) = registry.read(partial(_fetched, explain, wanted))
             top = plan[0]["Plan"]
             assert top["Node Type"] == "Limit", what
             (scan,) = top["Plans"]
@@ -241,12 +241,8 @@ def test_a_page_costs_the_same_however_deep_it_lies_on_postgresql(
             assert scan.get("Rows Removed by Filter", 0) == 0, (what, depth, scan)
 
 
-def _all(query: sa.Executable, tx: Transaction) -> Any:
-    return tx.execute(query).all()
-
-
-def _literal(query: sa.Select[Any], dialect: Any) -> str:
-    return str(query.compile(dialect=dialect, compile_kwargs={"literal_binds": True}))
+def _fetched(sql: str, parameters: dict[str, Any], tx: Transaction) -> Any:
+    return tx._fetch(sql, parameters)
 
 
 @pytest.fixture

@@ -7,9 +7,10 @@ from typing import NamedTuple
 
 import sqlalchemy as sa
 
-from ullage.check.queries.paging import After, Which, choose
+from ullage.check.queries.paging import After, Which, pages
 from ullage.check.queries.rows import NAME
 from ullage.database.schema import content
+from ullage.database.statements import Statement, among, same
 from ullage.database.transaction import Transaction, chunks
 
 _repositories = content.repositories
@@ -71,7 +72,7 @@ def manifests(tx: Transaction, which: Which[int]) -> list[ManifestFacts]:
     for some in chunks(ids, _MANIFEST_PAGE):
         references = _references(tx, some)
         children = _recorded_children(tx, some)
-        for row in tx.execute(_MANIFESTS.where(_manifests.c.id.in_(some))).all():
+        for row in tx.rows(_MANIFESTS, ids=some):
             facts = ManifestFacts(*row)
             found.append(
                 facts._replace(
@@ -82,39 +83,52 @@ def manifests(tx: Transaction, which: Which[int]) -> list[ManifestFacts]:
     return found
 
 
-_MANIFESTS = (
+_MANIFESTS = Statement(
     sa.select(
         _manifests.c.id,
         _manifests.c.repository_id,
         NAME,
-        _manifests.c.digest,
-        _manifests.c.media_type,
-        _manifests.c.artifact_type,
-        _manifests.c.annotations,
-        _manifests.c.subject,
-        _manifests.c.size,
-        _manifests.c.raw,
-        _manifests.c.image_size,
-        _manifests.c.config_media_type,
+        *_manifests.c["digest", "media_type", "artifact_type", "annotations", "subject", "size"],
+        *_manifests.c["raw", "image_size", "config_media_type"],
     )
     .outerjoin(_repositories, _repositories.c.id == _manifests.c.repository_id)
-    .where(_repositories.c.deleted_at.is_(None))
+    .where(_repositories.c.deleted_at.is_(None), among(_manifests.c.id, "ids"))
     .order_by(_manifests.c.id)
+)
+_LENGTHS = pages(
+    sa.select(_manifests.c.id, sa.func.length(_manifests.c.raw))
+    .outerjoin(_repositories, _repositories.c.id == _manifests.c.repository_id)
+    .where(_repositories.c.deleted_at.is_(None)),
+    _manifests.c.id,
+)
+_REFERENCES = Statement(
+    sa.select(
+        *_manifest_blobs.c["manifest_id", "digest", "repository_id"],
+        _repo_blobs.c.digest.is_not(None),
+        _blobs.c.size,
+    )
+    .outerjoin(_repo_blobs, same(_repo_blobs, _manifest_blobs, "repository_id", "digest"))
+    .outerjoin(_blobs, _blobs.c.digest == _manifest_blobs.c.digest)
+    .where(among(_manifest_blobs.c.manifest_id, "ids"))
+    .order_by(_manifest_blobs.c.manifest_id, _manifest_blobs.c.digest)
+)
+_RECORDED_CHILDREN = Statement(
+    sa.select(
+        _children.c.parent_id,
+        _children.c.child_id,
+        *_manifests.c["digest", "size", "repository_id"],
+    )
+    .outerjoin(_manifests, _manifests.c.id == _children.c.child_id)
+    .where(among(_children.c.parent_id, "ids"))
+    .order_by(_children.c.parent_id, _children.c.child_id)
 )
 
 
 def _manifest_page(tx: Transaction, after: After[int]) -> list[int]:
-    length = sa.func.length(_manifests.c.raw)
-    query = (
-        sa.select(_manifests.c.id, length)
-        .outerjoin(_repositories, _repositories.c.id == _manifests.c.repository_id)
-        .where(_repositories.c.deleted_at.is_(None))
-    )
     page: list[int] = []
     room = _MANIFEST_PAGE_BYTES
     limit = min(after.limit, _MANIFEST_PAGE)
-    chosen = choose(query, (_manifests.c.id,), After(after.key, limit))
-    for id_, size in tx.execute(chosen).all():
+    for id_, size in _LENGTHS.rows(tx, After(after.key, limit)):
         room -= size
         if page and room < 0:
             break
@@ -123,45 +137,15 @@ def _manifest_page(tx: Transaction, after: After[int]) -> list[int]:
 
 
 def _references(tx: Transaction, manifest_ids: Sequence[int]) -> dict[int, list[Reference]]:
-    query = (
-        sa.select(
-            _manifest_blobs.c.manifest_id,
-            _manifest_blobs.c.digest,
-            _manifest_blobs.c.repository_id,
-            _repo_blobs.c.digest.is_not(None),
-            _blobs.c.size,
-        )
-        .outerjoin(
-            _repo_blobs,
-            sa.and_(
-                _repo_blobs.c.repository_id == _manifest_blobs.c.repository_id,
-                _repo_blobs.c.digest == _manifest_blobs.c.digest,
-            ),
-        )
-        .outerjoin(_blobs, _blobs.c.digest == _manifest_blobs.c.digest)
-        .where(_manifest_blobs.c.manifest_id.in_(manifest_ids))
-        .order_by(_manifest_blobs.c.manifest_id, _manifest_blobs.c.digest)
-    )
     found: dict[int, list[Reference]] = {}
-    for manifest_id, *rest in tx.execute(query).all():
-        found.setdefault(manifest_id, []).append(Reference(*rest))
+    for manifest_id, digest, repository_id, linked, size in tx.rows(_REFERENCES, ids=manifest_ids):
+        reference = Reference(digest, repository_id, bool(linked), size)
+        found.setdefault(manifest_id, []).append(reference)
     return found
 
 
 def _recorded_children(tx: Transaction, manifest_ids: Sequence[int]) -> dict[int, list[Child]]:
-    query = (
-        sa.select(
-            _children.c.parent_id,
-            _children.c.child_id,
-            _manifests.c.digest,
-            _manifests.c.size,
-            _manifests.c.repository_id,
-        )
-        .outerjoin(_manifests, _manifests.c.id == _children.c.child_id)
-        .where(_children.c.parent_id.in_(manifest_ids))
-        .order_by(_children.c.parent_id, _children.c.child_id)
-    )
     found: dict[int, list[Child]] = {}
-    for parent_id, *rest in tx.execute(query):
+    for parent_id, *rest in tx.rows(_RECORDED_CHILDREN, ids=manifest_ids):
         found.setdefault(parent_id, []).append(Child(*rest))
     return found

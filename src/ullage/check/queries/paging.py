@@ -8,9 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, TypeAlias, TypeVar
+from typing import Any, Generic, NamedTuple, TypeAlias, TypeVar
 
 import sqlalchemy as sa
+from sqlalchemy import bindparam
+
+from ullage.database.statements import LIMIT, Statement
+from ullage.database.transaction import Row, Transaction
 
 K = TypeVar("K")
 
@@ -35,13 +39,36 @@ Which: TypeAlias = After[K] | Only[K]
 Pair: TypeAlias = tuple[int, str]
 Ids: TypeAlias = tuple[int, int]
 
-_Query = TypeVar("_Query", bound=sa.Select[*tuple[Any, ...]])
+
+class Pages(NamedTuple):
+    """A query's rows, in the order of a key of one or two columns."""
+
+    first: Statement
+    after: Statement
+    one: Statement
+
+    def rows(self, tx: Transaction, which: Which[Any], **parameters: Any) -> list[Row]:
+        """The rows that are asked for; `parameters` are the query's own."""
+        if isinstance(which, Only):
+            keys = map(_named, sorted(which.keys))
+            return [row for key in keys for row in tx.rows(self.one, **key, **parameters)]
+        if which.key is None:
+            return tx.rows(self.first, limit=which.limit, **parameters)
+        return tx.rows(self.after, limit=which.limit, **_named(which.key), **parameters)
 
 
-def choose(query: _Query, key: Sequence[sa.ColumnElement[Any]], which: Which[Any]) -> _Query:
-    left = key[0] if len(key) == 1 else sa.tuple_(*key)
-    if isinstance(which, Only):
-        return query.where(left.in_(which.keys)).order_by(*key)
-    if which.key is not None:
-        query = query.where(left > which.key)
-    return query.order_by(*key).limit(which.limit)
+def pages(query: sa.Select[*tuple[Any, ...]], *key: sa.Column[Any]) -> Pages:
+    """The statements of a query whose rows `key` names."""
+    place = [bindparam(f"key{number}", type_=part.type) for number, part in enumerate(key)]
+    ordered = query.order_by(*key)
+    page = ordered.limit(LIMIT)
+    return Pages(
+        first=Statement(page),
+        after=Statement(page.where(sa.tuple_(*key) > sa.tuple_(*place))),
+        one=Statement(ordered.where(*(part == at for part, at in zip(key, place, strict=True)))),
+    )
+
+
+def _named(key: Any) -> dict[str, Any]:
+    parts = key if isinstance(key, tuple) else (key,)
+    return {f"key{number}": part for number, part in enumerate(parts)}

@@ -6,9 +6,10 @@ from typing import NamedTuple
 
 import sqlalchemy as sa
 
-from ullage.check.queries.paging import Pair, Which, choose
+from ullage.check.queries.paging import Pair, Which, pages
 from ullage.check.queries.totals import sum_of
 from ullage.database.schema import content, space, undo
+from ullage.database.statements import same
 from ullage.database.transaction import Transaction
 
 _repositories = content.repositories
@@ -47,29 +48,35 @@ class RepositoryFacts(NamedTuple):
     counted: Counts
 
 
-def repositories(tx: Transaction, which: Which[int]) -> list[RepositoryFacts]:
-    """Repositories with their counters, and with what those ought to be."""
-    id_ = _repositories.c.id
-    manifests = sa.select(sa.func.count()).where(_manifests.c.repository_id == id_)
-    manifest_bytes = sa.select(sum_of(_manifests.c.size)).where(_manifests.c.repository_id == id_)
-    tags = sa.select(sa.func.count()).where(_tags.c.repository_id == id_)
-    blob_bytes = (
-        sa.select(sum_of(_blobs.c.size))
-        .join(_repo_blobs, _repo_blobs.c.digest == _blobs.c.digest)
-        .where(_repo_blobs.c.repository_id == id_)
-    )
-    query = sa.select(
-        id_,
+def _of_repository(*counted: sa.Select[int]) -> list[sa.ScalarSelect[int]]:
+    return [each.correlate(_repositories).scalar_subquery() for each in counted]
+
+
+_REPOSITORIES = pages(
+    sa.select(
+        _repositories.c.id,
         NAME,
         *(_repositories.c[field] for field in Counts._fields),
-        *(
-            counted.correlate(_repositories).scalar_subquery()
-            for counted in (manifests, tags, manifest_bytes, blob_bytes)
+        *_of_repository(
+            sa.select(sa.func.count()).where(_manifests.c.repository_id == _repositories.c.id),
+            sa.select(sa.func.count()).where(_tags.c.repository_id == _repositories.c.id),
+            sa.select(sum_of(_manifests.c.size)).where(
+                _manifests.c.repository_id == _repositories.c.id
+            ),
+            sa.select(sum_of(_blobs.c.size))
+            .join(_repo_blobs, _repo_blobs.c.digest == _blobs.c.digest)
+            .where(_repo_blobs.c.repository_id == _repositories.c.id),
         ),
-    ).where(_repositories.c.deleted_at.is_(None))
+    ).where(_repositories.c.deleted_at.is_(None)),
+    _repositories.c.id,
+)
+
+
+def repositories(tx: Transaction, which: Which[int]) -> list[RepositoryFacts]:
+    """Repositories with their counters, and with what those ought to be."""
     return [
         RepositoryFacts(row[0], row[1], Counts(*map(int, row[2:6])), Counts(*map(int, row[6:10])))
-        for row in tx.execute(choose(query, (id_,), which)).all()
+        for row in _REPOSITORIES.rows(tx, which)
     ]
 
 
@@ -80,15 +87,18 @@ class TagFacts(NamedTuple):
     manifest_repository_id: int | None
 
 
+_TAGS = pages(
+    sa.select(_tags.c.repository_id, _tags.c.name, NAME, _manifests.c.repository_id)
+    .outerjoin(_repositories, _repositories.c.id == _tags.c.repository_id)
+    .outerjoin(_manifests, _manifests.c.id == _tags.c.manifest_id)
+    .where(_repositories.c.deleted_at.is_(None)),
+    _tags.c.repository_id,
+    _tags.c.name,
+)
+
+
 def tags(tx: Transaction, which: Which[Pair]) -> list[TagFacts]:
-    query = (
-        sa.select(_tags.c.repository_id, _tags.c.name, NAME, _manifests.c.repository_id)
-        .outerjoin(_repositories, _repositories.c.id == _tags.c.repository_id)
-        .outerjoin(_manifests, _manifests.c.id == _tags.c.manifest_id)
-        .where(_repositories.c.deleted_at.is_(None))
-    )
-    chosen = choose(query, (_tags.c.repository_id, _tags.c.name), which)
-    return [TagFacts((row[0], row[1]), row[2], row[3]) for row in tx.execute(chosen)]
+    return [TagFacts((row[0], row[1]), row[2], row[3]) for row in _TAGS.rows(tx, which)]
 
 
 class BlobFacts(NamedTuple):
@@ -103,37 +113,37 @@ class BlobFacts(NamedTuple):
     counted_links: int
 
 
-def blobs(tx: Transaction, which: Which[str]) -> list[BlobFacts]:
-    """Blobs, with the manifests that refer to them counted by way of the repositories' links."""
-    links = sa.select(sa.func.count()).where(_repo_blobs.c.digest == _blobs.c.digest)
-    counted_links = links.correlate(_blobs).scalar_subquery()
-    # manifest_blobs has no index on the digest alone; the links lead there.
-    counted = (
+_COUNTED_LINKS = (
+    sa.select(sa.func.count())
+    .where(_repo_blobs.c.digest == _blobs.c.digest)
+    .correlate(_blobs)
+    .scalar_subquery()
+)
+_BLOBS = pages(
+    sa.select(
+        *_blobs.c["digest", "size", "storage_key"],
+        _blobs.c.damaged_at.is_not(None),
+        _COUNTED_LINKS > 0,
+        _blobs.c.manifest_refs,
+        # manifest_blobs has no index on the digest alone; the links lead there.
         sa.select(sa.func.count())
         .select_from(_repo_blobs)
-        .join(
-            _manifest_blobs,
-            sa.and_(
-                _manifest_blobs.c.repository_id == _repo_blobs.c.repository_id,
-                _manifest_blobs.c.digest == _repo_blobs.c.digest,
-            ),
-        )
+        .join(_manifest_blobs, same(_manifest_blobs, _repo_blobs, "repository_id", "digest"))
         .where(_repo_blobs.c.digest == _blobs.c.digest)
-    )
-    query = sa.select(
-        _blobs.c.digest,
-        _blobs.c.size,
-        _blobs.c.storage_key,
-        _blobs.c.damaged_at.is_not(None),
-        counted_links > 0,
-        _blobs.c.manifest_refs,
-        counted.correlate(_blobs).scalar_subquery(),
+        .correlate(_blobs)
+        .scalar_subquery(),
         _blobs.c.repository_count,
-        counted_links,
-    )
+        _COUNTED_LINKS,
+    ),
+    _blobs.c.digest,
+)
+
+
+def blobs(tx: Transaction, which: Which[str]) -> list[BlobFacts]:
+    """Blobs, with the manifests that refer to them counted by way of the repositories' links."""
     return [
         BlobFacts(row[0], row[1], row[2], bool(row[3]), bool(row[4]), *row[5:])
-        for row in tx.execute(choose(query, (_blobs.c.digest,), which)).all()
+        for row in _BLOBS.rows(tx, which)
     ]
 
 
@@ -148,22 +158,23 @@ class UploadFacts(NamedTuple):
     same_key_blob: str | None
 
 
-def uploads(tx: Transaction, which: Which[str]) -> list[UploadFacts]:
-    query = (
-        sa.select(
-            _uploads.c.id,
-            _uploads.c.repository_id,
-            NAME,
-            _uploads.c.storage_key,
-            _uploads.c.offset,
-            _uploads.c.expires_at,
-            _blobs.c.digest,
-        )
-        .outerjoin(_repositories, _repositories.c.id == _uploads.c.repository_id)
-        .outerjoin(_blobs, _blobs.c.storage_key == _uploads.c.storage_key)
-        .where(_repositories.c.deleted_at.is_(None))
+_UPLOADS = pages(
+    sa.select(
+        _uploads.c.id,
+        _uploads.c.repository_id,
+        NAME,
+        *_uploads.c["storage_key", "offset", "expires_at"],
+        _blobs.c.digest,
     )
-    return [UploadFacts(*row) for row in tx.execute(choose(query, (_uploads.c.id,), which))]
+    .outerjoin(_repositories, _repositories.c.id == _uploads.c.repository_id)
+    .outerjoin(_blobs, _blobs.c.storage_key == _uploads.c.storage_key)
+    .where(_repositories.c.deleted_at.is_(None)),
+    _uploads.c.id,
+)
+
+
+def uploads(tx: Transaction, which: Which[str]) -> list[UploadFacts]:
+    return [UploadFacts(*row) for row in _UPLOADS.rows(tx, which)]
 
 
 class TombstoneFacts(NamedTuple):
@@ -177,19 +188,17 @@ class TombstoneFacts(NamedTuple):
     same_key_upload: str | None
 
 
-def tombstones(tx: Transaction, which: Which[str]) -> list[TombstoneFacts]:
-    query = (
-        sa.select(
-            _tombstones.c.storage_key,
-            _tombstones.c.digest,
-            _tombstones.c.size,
-            _tombstones.c.due_at,
-            _tombstones.c.attempts,
-            _blobs.c.digest,
-            _uploads.c.id,
-        )
-        .outerjoin(_blobs, _blobs.c.storage_key == _tombstones.c.storage_key)
-        .outerjoin(_uploads, _uploads.c.storage_key == _tombstones.c.storage_key)
+_TOMBSTONES = pages(
+    sa.select(
+        *_tombstones.c["storage_key", "digest", "size", "due_at", "attempts"],
+        _blobs.c.digest,
+        _uploads.c.id,
     )
-    chosen = choose(query, (_tombstones.c.storage_key,), which)
-    return [TombstoneFacts(*row) for row in tx.execute(chosen)]
+    .outerjoin(_blobs, _blobs.c.storage_key == _tombstones.c.storage_key)
+    .outerjoin(_uploads, _uploads.c.storage_key == _tombstones.c.storage_key),
+    _tombstones.c.storage_key,
+)
+
+
+def tombstones(tx: Transaction, which: Which[str]) -> list[TombstoneFacts]:
+    return [TombstoneFacts(*row) for row in _TOMBSTONES.rows(tx, which)]

@@ -14,7 +14,7 @@ from datetime import datetime
 from itertools import takewhile
 
 from ullage.cleanup.queries import candidates, jobs
-from ullage.cleanup.queries.jobs import Item, JobRow, PlacedItem
+from ullage.cleanup.queries.jobs import BatchOutcome, Item, JobRow, PlacedItem
 from ullage.database.transaction import Transaction
 from ullage.deletion import soft_delete
 from ullage.deletion.closure import Closure, StoredGraph
@@ -86,27 +86,23 @@ def _kind_of(item: Item) -> tuple[int, str]:
 def _record(
     tx: Transaction, registry: Registry, job: JobRow, some: Sequence[PlacedItem], batch: _Batch
 ) -> None:
-    by_reason: dict[str, list[int]] = {}
-    for position, reason in batch.skipped.items():
-        by_reason.setdefault(reason, []).append(position)
-    for reason, positions in by_reason.items():
-        jobs.settle(tx, job.id, positions, "skipped", reason)
-    if some[0].item.kind == "tag":
-        done = [each.position for each in some if each.position not in batch.skipped]
-        jobs.settle(tx, job.id, done, "deleted", None)
-    else:
-        jobs.settle_manifests(tx, job.id, [row.id for row in batch.manifests])
-    jobs.change(tx, job.id, position=some[-1].position, failures=0)
-    jobs.add(
+    is_tags = some[0].item.kind == "tag"
+    jobs.record_batch(
         tx,
-        job.id,
-        tags_deleted=len(batch.tags),
-        manifests_deleted=len(batch.manifests),
-        freed_bytes=batch.released.freed_bytes,
-        leased_bytes=batch.released.leased_bytes + batch.released.kept_bytes,
+        job,
+        BatchOutcome(
+            position=some[-1].position,
+            skipped=batch.skipped,
+            tag_positions=[each.position for each in some if each.position not in batch.skipped]
+            if is_tags
+            else [],
+            manifest_ids=[row.id for row in batch.manifests],
+            tags_deleted=len(batch.tags),
+            freed_bytes=batch.released.freed_bytes,
+            leased_bytes=batch.released.leased_bytes + batch.released.kept_bytes,
+            restorable=batch.keeping is not None,
+        ),
     )
-    if batch.keeping is not None and "operation" not in job.findings:
-        jobs.change(tx, job.id, findings=job.findings | {"operation": job.id})
     if not batch.tags and not batch.manifests:
         return
     registry.audit(

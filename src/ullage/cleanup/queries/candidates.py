@@ -10,11 +10,12 @@ from datetime import datetime
 from typing import Any, NamedTuple
 
 import sqlalchemy as sa
+from sqlalchemy import bindparam
 
 from ullage.database.schema import base, content
-from ullage.database.statements import Statement, among
+from ullage.database.statements import LIMIT, Statement, among, given
 from ullage.database.timestamps import from_micros, to_micros
-from ullage.database.transaction import Transaction, chunks
+from ullage.database.transaction import Transaction
 from ullage.oci.digest import Digest
 from ullage.oci.reference import RepositoryName, Tag
 
@@ -51,49 +52,59 @@ class Sums(NamedTuple):
     writable: bool
 
 
-def repositories(tx: Transaction) -> list[tuple[int, RepositoryName]]:
-    """Every repository that there is for anybody who asks, by name."""
-    query = sa.select(_repositories.c.id, _repositories.c.name).where(
-        _repositories.c.name.is_not(None), _repositories.c.manifest_count > 0
+_REPOSITORIES = Statement(
+    sa.select(_repositories.c.id, _repositories.c.name)
+    .where(_repositories.c.name.is_not(None), _repositories.c.manifest_count > 0)
+    .order_by(_repositories.c.name)
+)
+_SUMS = Statement(
+    sa.select(*_repositories.c["manifest_count", "tag_count", "write_enabled"]).where(
+        _repositories.c.id == bindparam("repository_id"), _repositories.c.name.is_not(None)
     )
-    return [
-        (row[0], RepositoryName(row[1])) for row in tx.execute(query.order_by(_repositories.c.name))
-    ]
+)
+
+
+def repositories(tx: Transaction) -> list[tuple[int, RepositoryName]]:
+    """Every repository that a client can see, by name."""
+    return [(id_, RepositoryName(name)) for id_, name in tx.rows(_REPOSITORIES)]
 
 
 def sums(tx: Transaction, repository_id: int) -> Sums | None:
     """How much there is in a repository; None if it was deleted."""
-    query = sa.select(
-        _repositories.c.manifest_count, _repositories.c.tag_count, _repositories.c.write_enabled
-    ).where(_repositories.c.id == repository_id, _repositories.c.name.is_not(None))
-    row = tx.execute(query).first()
-    return None if row is None else Sums(*row)
+    row = tx.row(_SUMS, repository_id=repository_id)
+    return None if row is None else Sums(row[0], row[1], bool(row[2]))
+
+
+_TAGS = (
+    sa.select(
+        *_tags.c["updated_at", "name", "manifest_id"], _manifests.c.digest, base.locked(_tags)
+    )
+    .join(_manifests, _manifests.c.id == _tags.c.manifest_id)
+    .where(given(_tags, "repository_id"))
+)
+# Places are as those of orphans below: every name is behind the empty one.
+_TAG_PAGE = Statement(
+    _TAGS.where(
+        sa.tuple_(_tags.c.updated_at, _tags.c.name)
+        < sa.tuple_(bindparam("at", type_=sa.BigInteger), bindparam("name", type_=sa.Text))
+    )
+    .order_by(_tags.c.updated_at.desc(), _tags.c.name.desc())
+    .limit(LIMIT)
+)
+_TAGS_NOW = Statement(_TAGS.where(among(_tags.c.name, "names")))
 
 
 def tag_page(
     tx: Transaction, repository_id: int, before: datetime, after: TagCandidate | None, n: int
 ) -> list[TagCandidate]:
     """Up to `n` tags that were updated before a moment, newest first, behind a place."""
-    query = (
-        sa.select(
-            _tags.c.updated_at,
-            _tags.c.name,
-            _tags.c.manifest_id,
-            _manifests.c.digest,
-            base.locked(_tags),
-        )
-        .join(_manifests, _manifests.c.id == _tags.c.manifest_id)
-        .where(_tags.c.repository_id == repository_id, _tags.c.updated_at < to_micros(before))
-        .order_by(_tags.c.updated_at.desc(), _tags.c.name.desc())
-        .limit(n)
-    )
-    if after is not None:
-        place = sa.tuple_(sa.literal(to_micros(after.updated_at)), sa.literal(str(after.name)))
-        query = query.where(sa.tuple_(_tags.c.updated_at, _tags.c.name) < place)
-    return [
-        TagCandidate(from_micros(row[0]), Tag(row[1]), row[2], Digest(row[3]), bool(row[4]))
-        for row in tx.execute(query)
-    ]
+    at, name = (before, "") if after is None else (after.updated_at, after.name)
+    rows = tx.rows(_TAG_PAGE, repository_id=repository_id, at=to_micros(at), name=name, limit=n)
+    return [_tag(row) for row in rows]
+
+
+def _tag(row: Sequence[Any]) -> TagCandidate:
+    return TagCandidate(from_micros(row[0]), Tag(row[1]), row[2], Digest(row[3]), bool(row[4]))
 
 
 def orphan_page(
@@ -126,25 +137,13 @@ def left_alone(
     tx: Transaction, repository_id: int, before: datetime, losing: dict[int, int]
 ) -> Iterator[Candidate]:
     """Which manifests would be orphans without so many of their tags: id -> how many they lose."""
-    for some in chunks(sorted(losing)):
-        numbers = dict(
-            map(
-                tuple,
-                tx.execute(
-                    sa.select(_tags.c.manifest_id, sa.func.count())
-                    .where(_tags.c.manifest_id.in_(some))
-                    .group_by(_tags.c.manifest_id)
-                ),
-            )
-        )
-        bare = [each for each in some if numbers.get(each, 0) <= losing[each]]
-        query = _CANDIDATE.where(
-            _manifests.c.repository_id == repository_id,
-            _manifests.c.updated_at < to_micros(before),
-            _manifests.c.id.in_(bare),
-            *_NOT_HELD,
-        )
-        yield from map(_candidate, tx.execute(query))
+    tags: dict[int, int] = {}
+    if losing:
+        tags.update(tx.rows(_TAGS_OF, ids=losing))
+    bare = [id_ for id_, lost in losing.items() if tags.get(id_, 0) <= lost]
+    if bare:
+        rows = tx.rows(_BARE, repository_id=repository_id, before=to_micros(before), ids=bare)
+        yield from map(_candidate, rows)
 
 
 class Standing(NamedTuple):
@@ -164,51 +163,38 @@ def tags_now(
     tx: Transaction, repository_id: int, names: Collection[Tag]
 ) -> dict[Tag, TagCandidate]:
     """Those of these tags that are there, as they are now."""
-    found: dict[Tag, TagCandidate] = {}
-    for some in chunks(sorted(names)):
-        query = (
-            sa.select(
-                _tags.c.updated_at,
-                _tags.c.name,
-                _tags.c.manifest_id,
-                _manifests.c.digest,
-                base.locked(_tags),
-            )
-            .join(_manifests, _manifests.c.id == _tags.c.manifest_id)
-            .where(_tags.c.repository_id == repository_id, _tags.c.name.in_(some))
-        )
-        for row in tx.execute(query):
-            found[Tag(row[1])] = TagCandidate(
-                from_micros(row[0]), Tag(row[1]), row[2], Digest(row[3]), bool(row[4])
-            )
-    return found
+    rows = tx.rows(_TAGS_NOW, repository_id=repository_id, names=names) if names else ()
+    return {tag.name: tag for tag in map(_tag, rows)}
+
+
+_DROP_TAGS = Statement(
+    _tags.delete().where(given(_tags, "repository_id"), among(_tags.c.name, "names"))
+)
+_TOUCH = Statement(
+    _manifests.update()
+    .where(among(_manifests.c.id, "ids"))
+    .values(updated_at=bindparam("updated_at"))
+)
+_THERE = Statement(
+    sa.select(_manifests.c.digest).where(
+        given(_manifests, "repository_id"), among(_manifests.c.digest, "digests")
+    )
+)
 
 
 def drop_tags(tx: Transaction, repository_id: int, names: Collection[Tag]) -> None:
     """Remove tags and nothing else; the caller counts, and touches what they pointed to."""
-    for some in chunks(sorted(names)):
-        tx.execute(
-            _tags.delete().where(_tags.c.repository_id == repository_id, _tags.c.name.in_(some))
-        )
+    tx.change(_DROP_TAGS, repository_id=repository_id, names=names)
 
 
 def touch_manifests(tx: Transaction, ids: Collection[int], now: datetime) -> None:
     """They lost a tag."""
-    for some in chunks(sorted(ids)):
-        tx.execute(
-            _manifests.update().where(_manifests.c.id.in_(some)).values(updated_at=to_micros(now))
-        )
+    tx.change(_TOUCH, ids=ids, updated_at=to_micros(now))
 
 
 def digests_there(tx: Transaction, repository_id: int, digests: Collection[str]) -> set[str]:
     """Which of these manifests the repository has."""
-    found: set[str] = set()
-    for some in chunks(sorted(digests)):
-        query = sa.select(_manifests.c.digest).where(
-            _manifests.c.repository_id == repository_id, _manifests.c.digest.in_(some)
-        )
-        found.update(tx.execute(query).scalars())
-    return found
+    return set(tx.values(_THERE, repository_id=repository_id, digests=digests))
 
 
 _subjects = _manifests.alias()
@@ -222,9 +208,7 @@ _NOT_HELD = (
     ),
 )
 _CANDIDATE = sa.select(
-    _manifests.c.updated_at,
-    _manifests.c.digest,
-    _manifests.c.id,
+    *_manifests.c["updated_at", "digest", "id"],
     base.locked(_manifests),
     sa.or_(
         sa.exists().where(_children.c.parent_id == _manifests.c.id),
@@ -240,15 +224,28 @@ _CANDIDATE = sa.select(
 # with a moment begins before it.
 _ORPHANS = Statement(
     _CANDIDATE.where(
-        _manifests.c.repository_id == sa.bindparam("repository_id"),
+        given(_manifests, "repository_id"),
         sa.tuple_(_manifests.c.updated_at, _manifests.c.digest)
-        < sa.tuple_(sa.bindparam("at", type_=sa.BigInteger), sa.bindparam("digest", type_=sa.Text)),
-        _manifests.c.updated_at >= sa.bindparam("since"),
+        < sa.tuple_(bindparam("at", type_=sa.BigInteger), bindparam("digest", type_=sa.Text)),
+        _manifests.c.updated_at >= bindparam("since"),
         ~_TAGGED,
         *_NOT_HELD,
     )
     .order_by(_manifests.c.updated_at.desc(), _manifests.c.digest.desc())
-    .limit(sa.bindparam("limit", type_=sa.Integer))
+    .limit(LIMIT)
+)
+_TAGS_OF = Statement(
+    sa.select(_tags.c.manifest_id, sa.func.count())
+    .where(among(_tags.c.manifest_id, "ids"))
+    .group_by(_tags.c.manifest_id)
+)
+_BARE = Statement(
+    _CANDIDATE.where(
+        given(_manifests, "repository_id"),
+        _manifests.c.updated_at < bindparam("before"),
+        among(_manifests.c.id, "ids"),
+        *_NOT_HELD,
+    ).order_by(_manifests.c.id)
 )
 _STANDING = Statement(
     sa.select(

@@ -13,11 +13,13 @@ from datetime import datetime
 from typing import Any, Literal, NamedTuple
 
 import sqlalchemy as sa
+from sqlalchemy import bindparam
 
 from ullage.database.schema import cleaning, content
-from ullage.database.statements import Statement
+from ullage.database.setters import Setters
+from ullage.database.statements import LIMIT, Statement, among, given
 from ullage.database.timestamps import from_micros, to_micros
-from ullage.database.transaction import Transaction, chunks
+from ullage.database.transaction import Row, Transaction
 from ullage.oci.digest import Digest
 from ullage.oci.reference import RepositoryName, Tag
 
@@ -88,6 +90,22 @@ class PlacedItem(NamedTuple):
 # --- jobs -----------------------------------------------------------------------------------------
 
 
+_INSERT = Statement.insert(
+    _jobs,
+    (
+        "id",
+        "kind",
+        "state",
+        "subject",
+        "address",
+        "request_id",
+        "created_at",
+        "request",
+        "findings",
+    ),
+)
+
+
 def insert(
     tx: Transaction,
     job_id: str,
@@ -100,43 +118,45 @@ def insert(
     now: datetime,
 ) -> None:
     """A job that waits for a worker."""
-    tx.execute(
-        _jobs.insert().values(
-            id=job_id,
-            kind=kind,
-            state="queued",
-            subject=subject,
-            address=address,
-            request_id=request_id,
-            created_at=to_micros(now),
-            request=json.dumps(request),
-            findings="{}",
-        )
+    tx.change(
+        _INSERT,
+        id=job_id,
+        kind=kind,
+        state="queued",
+        subject=subject,
+        address=address,
+        request_id=request_id,
+        created_at=to_micros(now),
+        request=json.dumps(request),
+        findings="{}",
     )
 
 
+_THIS_ONE = _jobs.c.id == bindparam("job_id")
+_OPEN = _jobs.c.finished_at.is_(None)
+_ROWS = sa.select(*(_jobs.c[name] for name in _COLUMNS))
+_FIND = Statement(_ROWS.where(_THIS_ONE))
+_NEWEST = Statement(_ROWS.order_by(_jobs.c.created_at.desc(), _jobs.c.id).limit(LIMIT))
+_OF_KIND = sa.or_(bindparam("kind", type_=sa.Text).is_(None), given(_jobs, "kind"))
+_COUNT_OPEN = Statement(sa.select(sa.func.count()).select_from(_jobs).where(_OPEN, _OF_KIND))
+
+
 def find(tx: Transaction, job_id: str) -> JobRow | None:
-    query = sa.select(*(_jobs.c[name] for name in _COLUMNS)).where(_jobs.c.id == job_id)
-    row = tx.execute(query).first()
+    row = tx.row(_FIND, job_id=job_id)
     return None if row is None else _job(row)
 
 
 def newest(tx: Transaction, limit: int) -> list[JobRow]:
     """The jobs that were asked for last, newest first."""
-    query = sa.select(*(_jobs.c[name] for name in _COLUMNS))
-    query = query.order_by(_jobs.c.created_at.desc(), _jobs.c.id).limit(limit)
-    return [_job(row) for row in tx.execute(query)]
+    return [_job(row) for row in tx.rows(_NEWEST, limit=limit)]
 
 
 def count_open(tx: Transaction, kind: str | None = None) -> int:
     """How many there are that are not finished, of one kind or of all."""
-    query = sa.select(sa.func.count()).select_from(_jobs).where(_jobs.c.finished_at.is_(None))
-    if kind is not None:
-        query = query.where(_jobs.c.kind == kind)
-    return int(tx.execute(query).scalar_one())
+    return int(tx.value(_COUNT_OPEN, kind=kind))
 
 
-def _job(row: Sequence[Any]) -> JobRow:
+def _job(row: Row) -> JobRow:
     values = dict(zip(_COLUMNS, row, strict=True))
     finished_at = values["finished_at"]
     values |= {
@@ -144,43 +164,56 @@ def _job(row: Sequence[Any]) -> JobRow:
         "finished_at": None if finished_at is None else from_micros(finished_at),
         "request": json.loads(values["request"]),
         "findings": json.loads(values["findings"]),
+        "cancelled": bool(values["cancelled"]),
     }
     return JobRow(**values)
 
 
+_FREE = sa.or_(_jobs.c.claim.is_(None), _jobs.c.claimed_until <= bindparam("now"))
+_MINE = _jobs.c.claim == bindparam("token")
+_OLDEST_OPEN = sa.select(_jobs.c.id).where(_OPEN).order_by(_jobs.c.created_at, _jobs.c.id).limit(1)
+_WAITING = Statement(_OLDEST_OPEN.where(_FREE))
+_CLAIMED_BY = Statement(_OLDEST_OPEN.where(_MINE))
+_CLAIM = Statement(
+    _jobs.update()
+    .where(_THIS_ONE, _OPEN, sa.or_(_MINE, _FREE))
+    .values(claim=bindparam("token"), claimed_until=bindparam("until"))
+)
+_RELEASE = _jobs.update().values(claim=None, claimed_until=None)
+_RELEASE_MINE = Statement(_RELEASE.where(_MINE))
+_RELEASE_ALL = Statement(_RELEASE.where(_jobs.c.claim.is_not(None)))
+
+
 def waiting(tx: Transaction, now: datetime) -> str | None:
-    """The oldest job that is not finished and that nobody works on."""
-    query = sa.select(_jobs.c.id).where(_jobs.c.finished_at.is_(None), _free(now))
-    return tx.execute(query.order_by(_jobs.c.created_at, _jobs.c.id).limit(1)).scalar()
+    """The oldest job that is not finished and that no worker has claimed."""
+    found: str | None = tx.value(_WAITING, now=to_micros(now))
+    return found
 
 
 def claimed_by(tx: Transaction, token: str) -> str | None:
     """The job that a worker has in hand."""
-    query = sa.select(_jobs.c.id).where(_jobs.c.finished_at.is_(None), _jobs.c.claim == token)
-    return tx.execute(query.order_by(_jobs.c.created_at, _jobs.c.id).limit(1)).scalar()
+    found: str | None = tx.value(_CLAIMED_BY, token=token)
+    return found
 
 
 def claim(tx: Transaction, job_id: str, token: str, now: datetime, until: datetime) -> bool:
-    """Take a job that nobody works on, or go on with one's own; False if somebody else has it."""
-    mine = sa.or_(_jobs.c.claim == token, _free(now))
-    changed = tx.execute(
-        _jobs.update()
-        .where(_jobs.c.id == job_id, _jobs.c.finished_at.is_(None), mine)
-        .values(claim=token, claimed_until=to_micros(until))
-    )
-    return bool(changed.rowcount)
-
-
-def _free(now: datetime) -> sa.ColumnElement[bool]:
-    return sa.or_(_jobs.c.claim.is_(None), _jobs.c.claimed_until <= to_micros(now))
+    """Take a job that no worker has claimed, or renew one's own claim; False if another has it."""
+    times = {"now": to_micros(now), "until": to_micros(until)}
+    return bool(tx.change(_CLAIM, job_id=job_id, token=token, **times))
 
 
 def release_claims(tx: Transaction, token: str | None = None) -> None:
     """Give back what one worker has claimed; or every claim, for one that is the only process."""
-    query = _jobs.update().where(_jobs.c.claim.is_not(None))
-    if token is not None:
-        query = query.where(_jobs.c.claim == token)
-    tx.execute(query.values(claim=None, claimed_until=None))
+    if token is None:
+        tx.change(_RELEASE_ALL)
+    else:
+        tx.change(_RELEASE_MINE, token=token)
+
+
+_SET = Setters(_jobs)
+_CANCEL_OPEN = Statement(
+    _jobs.update().where(_jobs.c.kind == bindparam("of_kind"), _OPEN).values(cancelled=sa.true())
+)
 
 
 def change(tx: Transaction, job_id: str, **values: Any) -> None:
@@ -189,28 +222,23 @@ def change(tx: Transaction, job_id: str, **values: Any) -> None:
         values["findings"] = json.dumps(values["findings"])
     if values.get("finished_at") is not None:
         values |= {"finished_at": to_micros(values["finished_at"]), "claim": None}
-    tx.execute(_jobs.update().where(_jobs.c.id == job_id).values(values))
+    _SET.set(tx, job_id, values)
 
 
 def cancel_open(tx: Transaction, kind: str) -> None:
     """Let all jobs of a kind do nothing more."""
-    tx.execute(
-        _jobs.update()
-        .where(_jobs.c.kind == kind, _jobs.c.finished_at.is_(None))
-        .values(cancelled=True)
-    )
-
-
-def add(tx: Transaction, job_id: str, **by: int) -> None:
-    """Add to a job's numbers."""
-    tx.execute(
-        _jobs.update()
-        .where(_jobs.c.id == job_id)
-        .values({name: _jobs.c[name] + number for name, number in by.items()})
-    )
+    tx.change(_CANCEL_OPEN, of_kind=kind)
 
 
 # --- items ----------------------------------------------------------------------------------------
+
+
+_ADD_ITEM = Statement.insert(_items, ("job_id", "position", *Item._fields))
+_OF_JOB = given(_items, "job_id")
+_FIRST_POSITIONS = Statement(
+    sa.select(_items.c.position).where(_OF_JOB).order_by(_items.c.position).limit(LIMIT)
+)
+_DROP_ITEMS = Statement(_items.delete().where(_OF_JOB, _items.c.position <= bindparam("last")))
 
 
 def add_items(tx: Transaction, job_id: str, first: int, items: Sequence[Item]) -> None:
@@ -224,21 +252,26 @@ def add_items(tx: Transaction, job_id: str, first: int, items: Sequence[Item]) -
         }
         for position, item in enumerate(items, first)
     ]
-    if rows:
-        tx.execute(_items.insert(), rows)
+    tx.many(_ADD_ITEM, rows)
 
 
 def drop_items(tx: Transaction, job_id: str, limit: int) -> int:
     """Forget up to `limit` items; how many that were."""
-    some = sa.select(_items.c.position).where(_items.c.job_id == job_id)
-    positions = list(tx.execute(some.order_by(_items.c.position).limit(limit)).scalars())
+    positions = tx.values(_FIRST_POSITIONS, job_id=job_id, limit=limit)
     if positions:
-        tx.execute(
-            _items.delete().where(
-                _items.c.job_id == job_id, _items.c.position.between(positions[0], positions[-1])
-            )
-        )
+        tx.change(_DROP_ITEMS, job_id=job_id, last=positions[-1])
     return len(positions)
+
+
+_ITEM = tuple(_items.c[name] for name in Item._fields)
+_ITEMS = (
+    sa.select(_items.c.position, *_ITEM, _items.c.outcome, _items.c.reason)
+    .where(_OF_JOB, _items.c.position > bindparam("after"))
+    .order_by(_items.c.position)
+    .limit(LIMIT)
+)
+_ITEM_PAGE = Statement(_ITEMS)
+_TO_DO = Statement(_ITEMS.where(_items.c.kind != "along", _items.c.outcome.is_(None)))
 
 
 def item_page(
@@ -248,21 +281,11 @@ def item_page(
 
     With `to_do` only those that nothing was done about, without those that go along with others.
     """
-    query = (
-        sa.select(_items.c.position, *_ITEM, _items.c.outcome, _items.c.reason)
-        .where(_items.c.job_id == job_id, _items.c.position > after)
-        .order_by(_items.c.position)
-        .limit(n)
-    )
-    if to_do:
-        query = query.where(_items.c.kind != "along", _items.c.outcome.is_(None))
-    return [PlacedItem(row[0], _item(row[1:8]), row[8], row[9]) for row in tx.execute(query)]
+    rows = tx.rows(_TO_DO if to_do else _ITEM_PAGE, job_id=job_id, after=after, limit=n)
+    return [PlacedItem(row[0], _item(row[1:8]), row[8], row[9]) for row in rows]
 
 
-_ITEM = tuple(_items.c[name] for name in Item._fields)
-
-
-def _item(row: Sequence[Any]) -> Item:
+def _item(row: Row) -> Item:
     repository_id, repository, kind, tag, digest, manifest_id, seen_at = row
     return Item(
         repository_id,
@@ -278,14 +301,11 @@ def _item(row: Sequence[Any]) -> Item:
 # Of a job's items, one manifest's. SQLite would rather read all of the job's by the primary key,
 # which it cannot do where the job's id is an expression.
 _OF_MANIFEST = sa.and_(
-    _items.c.job_id.concat("") == sa.bindparam("job"),
-    _items.c.manifest_id == sa.bindparam("manifest"),
+    _items.c.job_id.concat("") == bindparam("job"),
+    _items.c.manifest_id == bindparam("manifest"),
     _items.c.kind != "tag",
 )
 _PLANNED = Statement(sa.select(_items.c.seen_at).where(_OF_MANIFEST))
-_SETTLE_MANIFEST = Statement(
-    _items.update().where(_OF_MANIFEST).values(outcome="deleted", reason=None)
-)
 _SAW_AGAIN = Statement(
     _items.update()
     .where(
@@ -296,7 +316,7 @@ _SAW_AGAIN = Statement(
         .correlate(_items)
         .scalar_subquery(),
     )
-    .values(seen_at=sa.bindparam("now"))
+    .values(seen_at=bindparam("now"))
 )
 
 
@@ -317,53 +337,114 @@ def saw_again(tx: Transaction, job_id: str, manifest_ids: Collection[int], now: 
     tx.many(_SAW_AGAIN, several)
 
 
-def settle(
-    tx: Transaction, job_id: str, positions: Sequence[int], outcome: str, reason: str | None
-) -> None:
-    """Say what became of items."""
-    for some in chunks(positions):
-        tx.execute(
-            _items.update()
-            .where(_items.c.job_id == job_id, _items.c.position.in_(some))
-            .values(outcome=outcome, reason=reason)
-        )
-
-
-def settle_manifests(tx: Transaction, job_id: str, manifest_ids: Collection[int]) -> None:
-    """These manifests are deleted, as such or along with others."""
-    several = [{"job": job_id, "manifest": id_} for id_ in sorted(manifest_ids)]
-    tx.many(_SETTLE_MANIFEST, several)
+_SETTLE_REST = Statement(
+    _items.update()
+    .where(_OF_JOB, _items.c.outcome.is_(None))
+    .values(outcome="skipped", reason="what it belongs to stays")
+)
+_MANIFESTS_OF = Statement(
+    sa.select(_items.c.repository_id, _items.c.manifest_id).where(_OF_JOB, _items.c.kind != "tag")
+)
 
 
 def settle_rest(tx: Transaction, job_id: str) -> None:
     """What was to go along with something that stayed stays too."""
-    tx.execute(
-        _items.update()
-        .where(_items.c.job_id == job_id, _items.c.outcome.is_(None))
-        .values(outcome="skipped", reason="what it belongs to stays")
-    )
+    tx.change(_SETTLE_REST, job_id=job_id)
 
 
 def manifests_of(tx: Transaction, job_id: str) -> dict[int, list[int]]:
     """The manifests that a job is to delete: repository's id -> their ids."""
-    query = sa.select(_items.c.repository_id, _items.c.manifest_id).where(
-        _items.c.job_id == job_id, _items.c.kind != "tag"
-    )
     found: dict[int, list[int]] = {}
-    for repository_id, manifest_id in tx.execute(query):
+    for repository_id, manifest_id in tx.rows(_MANIFESTS_OF, job_id=job_id):
         found.setdefault(repository_id, []).append(manifest_id)
     return found
+
+
+# --- what a batch did -----------------------------------------------------------------------------
+
+
+class BatchOutcome(NamedTuple):
+    """What one transaction did about some of a job's items."""
+
+    # The last item that was dealt with.
+    position: int
+    # What stays, and why.
+    skipped: Mapping[int, str]
+    # What is deleted: tags by their positions, manifests by their ids, also those that went along.
+    tag_positions: Sequence[int]
+    manifest_ids: Sequence[int]
+    # Tags that are gone, also those of manifests.
+    tags_deleted: int
+    freed_bytes: int
+    leased_bytes: int
+    # Whether what went can be restored, under the job's own id.
+    restorable: bool
+
+
+_SKIP = Statement(
+    _items.update()
+    .where(_OF_JOB, _items.c.position == bindparam("at"))
+    .values(outcome="skipped", reason=bindparam("reason"))
+)
+_DELETED = _items.update().values(outcome="deleted", reason=None)
+_SETTLE = Statement(_DELETED.where(_OF_JOB, among(_items.c.position, "positions")))
+_SETTLE_MANIFEST = Statement(_DELETED.where(_OF_MANIFEST))
+_COUNTED = ("tags_deleted", "manifests_deleted", "freed_bytes", "leased_bytes")
+_RECORD_BATCH = Statement(
+    _jobs.update()
+    .where(_THIS_ONE)
+    .values(
+        position=bindparam("last"),
+        failures=0,
+        findings=sa.func.coalesce(bindparam("new_findings", type_=sa.Text), _jobs.c.findings),
+        **{name: _jobs.c[name] + bindparam(f"more_{name}") for name in _COUNTED},
+    )
+)
+
+
+def record_batch(tx: Transaction, job: JobRow, outcome: BatchOutcome) -> None:
+    """Say what became of items, and how far the job has come; in the transaction that did it."""
+    tx.many(
+        _SKIP,
+        [
+            {"job_id": job.id, "at": position, "reason": reason}
+            for position, reason in outcome.skipped.items()
+        ],
+    )
+    if outcome.tag_positions:
+        tx.change(_SETTLE, job_id=job.id, positions=outcome.tag_positions)
+    tx.many(_SETTLE_MANIFEST, [{"job": job.id, "manifest": id_} for id_ in outcome.manifest_ids])
+    operation = outcome.restorable and "operation" not in job.findings
+    tx.change(
+        _RECORD_BATCH,
+        job_id=job.id,
+        last=outcome.position,
+        new_findings=json.dumps(job.findings | {"operation": job.id}) if operation else None,
+        more_tags_deleted=outcome.tags_deleted,
+        more_manifests_deleted=len(outcome.manifest_ids),
+        more_freed_bytes=outcome.freed_bytes,
+        more_leased_bytes=outcome.leased_bytes,
+    )
 
 
 # --- forgetting -----------------------------------------------------------------------------------
 
 
-def finished_before(tx: Transaction, moment_: datetime) -> str | None:
+_FINISHED_BEFORE = Statement(
+    sa.select(_jobs.c.id)
+    .where(_jobs.c.finished_at < bindparam("moment"))
+    .order_by(_jobs.c.finished_at)
+    .limit(1)
+)
+_FORGET = Statement(_jobs.delete().where(_THIS_ONE))
+
+
+def finished_before(tx: Transaction, moment: datetime) -> str | None:
     """A job that was finished before then."""
-    query = sa.select(_jobs.c.id).where(_jobs.c.finished_at < to_micros(moment_))
-    return tx.execute(query.order_by(_jobs.c.finished_at).limit(1)).scalar()
+    found: str | None = tx.value(_FINISHED_BEFORE, moment=to_micros(moment))
+    return found
 
 
 def forget(tx: Transaction, job_id: str) -> None:
     """Drop a job whose items are dropped."""
-    tx.execute(_jobs.delete().where(_jobs.c.id == job_id))
+    tx.change(_FORGET, job_id=job_id)

@@ -6,8 +6,10 @@ from dataclasses import dataclass
 from datetime import datetime
 
 import sqlalchemy as sa
+from sqlalchemy import bindparam
 
 from ullage.database.schema import cleaning
+from ullage.database.statements import Statement
 from ullage.database.timestamps import from_micros, to_micros
 from ullage.database.transaction import Transaction
 
@@ -26,62 +28,74 @@ class StoredPlan:
     receipt: str | None = None
 
 
+_INSERT = Statement.insert(_plans, ("id", "subject", "created_at", "expires_at", "document"))
+
+
 def insert(tx: Transaction, plan: StoredPlan) -> None:
-    tx.execute(
-        _plans.insert().values(
-            id=plan.id,
-            subject=plan.subject,
-            created_at=to_micros(plan.created_at),
-            expires_at=to_micros(plan.expires_at),
-            document=plan.document,
-        )
+    tx.change(
+        _INSERT,
+        id=plan.id,
+        subject=plan.subject,
+        created_at=to_micros(plan.created_at),
+        expires_at=to_micros(plan.expires_at),
+        document=plan.document,
     )
+
+
+_THIS_ONE = _plans.c.id == bindparam("plan_id")
+_CURRENT = sa.select(*(_plans.c[name] for name in StoredPlan.__dataclass_fields__)).where(
+    _THIS_ONE, _plans.c.expires_at > bindparam("now")
+)
+_FIND = Statement(_CURRENT)
+_LOCK = Statement(_CURRENT.with_for_update())
 
 
 def find(tx: Transaction, plan_id: str, now: datetime, *, lock: bool = False) -> StoredPlan | None:
     """The plan if it has not expired; `lock` keeps others from carrying it out meanwhile."""
-    query = sa.select(
-        _plans.c.id,
-        _plans.c.subject,
-        _plans.c.created_at,
-        _plans.c.expires_at,
-        _plans.c.document,
-        _plans.c.receipt,
-    ).where(_plans.c.id == plan_id, _plans.c.expires_at > to_micros(now))
-    row = tx.execute(query.with_for_update() if lock else query).first()
+    row = tx.row(_LOCK if lock else _FIND, plan_id=plan_id, now=to_micros(now))
     if row is None:
         return None
+    id_, subject, created_at, expires_at, document, receipt = row
     return StoredPlan(
-        row.id,
-        row.subject,
-        from_micros(row.created_at),
-        from_micros(row.expires_at),
-        row.document,
-        row.receipt,
+        id_, subject, from_micros(created_at), from_micros(expires_at), document, receipt
     )
+
+
+_MARK_APPLIED = Statement(
+    _plans.update()
+    .where(_THIS_ONE)
+    .values(
+        applied_at=bindparam("now"),
+        receipt=bindparam("receipt"),
+        expires_at=sa.func.coalesce(bindparam("until", type_=sa.BigInteger), _plans.c.expires_at),
+    )
+)
 
 
 def mark_applied(
     tx: Transaction, plan_id: str, receipt: str, now: datetime, expires_at: datetime | None = None
 ) -> None:
-    """It was carried out, or is being: whoever asks again is told what came of it.
+    """It was carried out, or is being: a second request for it is told what came of it.
 
     `expires_at` is how long that may be asked, if that is longer than before.
     """
-    values: dict[str, object] = {"applied_at": to_micros(now), "receipt": receipt}
-    if expires_at is not None:
-        values["expires_at"] = to_micros(expires_at)
-    tx.execute(_plans.update().where(_plans.c.id == plan_id).values(values))
+    until = None if expires_at is None else to_micros(expires_at)
+    tx.change(_MARK_APPLIED, plan_id=plan_id, now=to_micros(now), receipt=receipt, until=until)
+
+
+_COUNT = Statement(sa.select(sa.func.count()).select_from(_plans))
+_EXPIRED = _plans.c.expires_at <= bindparam("now")
+_ANY_EXPIRED = Statement(sa.select(_plans.c.id).where(_EXPIRED).limit(1))
+_FORGET_EXPIRED = Statement(_plans.delete().where(_EXPIRED))
 
 
 def count(tx: Transaction) -> int:
-    return int(tx.execute(sa.select(sa.func.count()).select_from(_plans)).scalar_one())
+    return int(tx.value(_COUNT))
 
 
 def any_expired(tx: Transaction, now: datetime) -> bool:
-    query = sa.select(_plans.c.id).where(_plans.c.expires_at <= to_micros(now)).limit(1)
-    return tx.execute(query).first() is not None
+    return tx.row(_ANY_EXPIRED, now=to_micros(now)) is not None
 
 
 def forget_expired(tx: Transaction, now: datetime) -> None:
-    tx.execute(_plans.delete().where(_plans.c.expires_at <= to_micros(now)))
+    tx.change(_FORGET_EXPIRED, now=to_micros(now))

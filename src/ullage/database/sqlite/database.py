@@ -106,16 +106,19 @@ class SqliteDatabase:
 
     def integrity_problems(self) -> list[str]:
         def ask(tx: Transaction) -> list[str]:
-            found = [str(row[0]) for row in tx.execute(sa.text("PRAGMA integrity_check"))]
+            found = [str(row[0]) for row in tx.execute_directly(sa.text("PRAGMA integrity_check"))]
             problems = [] if found == ["ok"] else found
-            for row in tx.execute(sa.text("PRAGMA foreign_key_check")):
+            for row in tx.execute_directly(sa.text("PRAGMA foreign_key_check")):
                 problems.append(f"foreign key: a row of {row[0]} refers to a missing {row[2]}")
             return problems
 
         settings = {"journal_mode": "wal", "synchronous": "2", "foreign_keys": "1"}
 
         def configured(tx: Transaction) -> list[str]:
-            found = {name: str(tx.execute(sa.text(f"PRAGMA {name}")).scalar()) for name in settings}
+            found = {
+                name: str(tx.execute_directly(sa.text(f"PRAGMA {name}")).scalar())
+                for name in settings
+            }
             return [
                 f"PRAGMA {name} is {found[name]}, expected {expected}"
                 for name, expected in settings.items()
@@ -146,10 +149,10 @@ class SqliteDatabase:
 
 
 def _return_free_pages(tx: Transaction) -> None:
-    free = int(tx.execute(sa.text("PRAGMA freelist_count")).scalar_one())
+    free = int(tx.execute_directly(sa.text("PRAGMA freelist_count")).scalar_one())
     for _ in range(min(free, FREE_PAGES_AT_ONCE)):
         # One page each time: the driver takes only the first step of the pragma's many.
-        tx.execute(sa.text("PRAGMA incremental_vacuum(1)"))
+        tx.execute_directly(sa.text("PRAGMA incremental_vacuum(1)"))
 
 
 class _Recalled:

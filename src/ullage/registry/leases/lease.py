@@ -7,10 +7,9 @@ from datetime import datetime, timedelta
 from typing import NamedTuple, Protocol
 
 import sqlalchemy as sa
-from sqlalchemy import bindparam
 
 from ullage.database.schema import content
-from ullage.database.statements import Statement
+from ullage.database.statements import Statement, given
 from ullage.database.transaction import Database, Transaction
 from ullage.oci.digest import Digest
 
@@ -47,12 +46,7 @@ class Leases(Protocol):
         """In the transaction that links the blob: promise it to `holder`; returns until when."""
 
     def offer(
-        self,
-        db: Database,
-        repository_id: int,
-        digest: Digest,
-        holder: Pusher,
-        now: datetime,
+        self, db: Database, repository_id: int, digest: Digest, holder: Pusher, now: datetime
     ) -> bool:
         """Promise a blob that was just seen linked; False if it is gone or going after all."""
 
@@ -110,8 +104,8 @@ _LINKED = Statement(
     sa.select(content.repo_blobs.c.digest)
     .join(content.blobs, content.blobs.c.digest == content.repo_blobs.c.digest)
     .where(
-        content.repo_blobs.c.repository_id == bindparam("repository_id"),
-        content.repo_blobs.c.digest == bindparam("digest"),
+        given(content.repo_blobs, "repository_id"),
+        given(content.repo_blobs, "digest"),
         content.blobs.c.damaged_at.is_(None),
     )
 )

@@ -10,10 +10,21 @@ from datetime import datetime, timedelta
 import sqlalchemy as sa
 
 from ullage.database.schema import content, space
+from ullage.database.statements import Statement
 from ullage.database.timestamps import from_micros, to_micros
-from ullage.database.transaction import Database, Transaction, chunks
+from ullage.database.transaction import Database, Row, Transaction
 from ullage.oci.digest import Digest
 from ullage.registry.leases.lease import CONFIRM, Link, Promised, Pusher, is_linked
+
+_leases = space.leases
+_memory = space.lease_memory
+_SAVED = Statement(sa.select(*_leases.c))
+_SAVE = Statement.insert(_leases, _leases.c.keys())
+_FORGET_SAVED = Statement(_leases.delete())
+_COMPLETE_FROM = Statement(sa.select(_memory.c.complete_from))
+_REMEMBER = Statement.insert(_memory, _memory.c.keys())
+_FORGET = Statement(_memory.delete())
+_ANY_REPOSITORY = Statement(sa.select(content.repositories.c.id).limit(1))
 
 
 @dataclass(slots=True)
@@ -45,12 +56,7 @@ class MemoryLeases:
             return grant.until
 
     def offer(
-        self,
-        db: Database,
-        repository_id: int,
-        digest: Digest,
-        holder: Pusher,
-        now: datetime,
+        self, db: Database, repository_id: int, digest: Digest, holder: Pusher, now: datetime
     ) -> bool:
         link = (repository_id, digest)
         with self._lock:
@@ -163,37 +169,29 @@ class MemoryLeases:
             complete_from = self._complete_from
 
         def save(tx: Transaction) -> None:
-            tx.execute(space.leases.delete())
-            for some in chunks(rows):
-                tx.execute(space.leases.insert(), list(some))
-            tx.execute(
-                space.lease_memory.insert().values(id=1, complete_from=to_micros(complete_from))
-            )
+            tx.change(_FORGET_SAVED)
+            tx.many(_SAVE, rows)
+            tx.change(_REMEMBER, id=1, complete_from=to_micros(complete_from))
 
         db.write(save)
 
     def _load(self, db: Database, now: datetime) -> datetime:
         """Take back what a clean stop saved; returns from when on nothing can be missing."""
 
-        def take(tx: Transaction) -> tuple[int | None, list[sa.Row[tuple[object, ...]]]]:
-            saved = tx.execute(sa.select(space.lease_memory.c.complete_from)).scalar()
-            rows = list(tx.execute(sa.select(space.leases)).all())
+        def take(tx: Transaction) -> tuple[int | None, list[Row]]:
+            saved = tx.value(_COMPLETE_FROM)
+            rows = tx.rows(_SAVED)
             # From here on a crash means that promises are forgotten; only a clean stop undoes this.
-            tx.execute(space.lease_memory.delete())
-            tx.execute(space.leases.delete())
-            fresh = tx.execute(
-                sa.select(sa.func.count()).select_from(content.repositories)
-            ).scalar()
-            if saved is None and not fresh:
+            tx.change(_FORGET)
+            tx.change(_FORGET_SAVED)
+            if saved is None and tx.row(_ANY_REPOSITORY) is None:
                 saved = to_micros(now)
             return saved, rows
 
         saved, rows = db.write(take)
-        for row in rows:
-            grants = self._grants.setdefault((row.repository_id, Digest(row.digest)), {})
-            grants[row.holder] = _Grant(
-                row.grants, from_micros(row.until), from_micros(row.confirm_until)
-            )
+        for repository_id, digest, holder, count, until, confirm_until in rows:
+            grants = self._grants.setdefault((repository_id, Digest(digest)), {})
+            grants[holder] = _Grant(count, from_micros(until), from_micros(confirm_until))
         return now + self.period if saved is None else from_micros(saved)
 
     def _add(self, link: tuple[int, Digest], holder: Pusher, now: datetime) -> _Grant:

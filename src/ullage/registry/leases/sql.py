@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from sqlalchemy import bindparam
 
 from ullage.database.schema import content, space
-from ullage.database.statements import Statement, among
+from ullage.database.statements import Statement, among, given
 from ullage.database.timestamps import from_micros, to_micros
 from ullage.database.transaction import Database, Transaction
 from ullage.oci.digest import Digest
@@ -21,17 +21,12 @@ _leases = space.leases
 # Nothing of an offer has to outlive a crash, so nobody waits for a disk: not the client, and not
 # the next who asks for the same blob, behind the row that this one holds until it is committed.
 _SHARE_BLOB = Statement(
-    sa.select(
-        content.blobs.c.digest,
-        sa.func.set_config("synchronous_commit", "off", sa.true()),
-    )
-    .where(content.blobs.c.digest == bindparam("digest"), content.blobs.c.damaged_at.is_(None))
+    sa.select(content.blobs.c.digest, sa.func.set_config("synchronous_commit", "off", sa.true()))
+    .where(given(content.blobs, "digest"), content.blobs.c.damaged_at.is_(None))
     .with_for_update(read=True, key_share=True)
 )
-_THESE = sa.and_(
-    _leases.c.repository_id == bindparam("repository_id"), among(_leases.c.digest, "digests")
-)
-_OWN = sa.and_(_THESE, _leases.c.holder == bindparam("holder"))
+_THESE = sa.and_(given(_leases, "repository_id"), among(_leases.c.digest, "digests"))
+_OWN = sa.and_(_THESE, given(_leases, "holder"))
 _LOCK_OWN = Statement(
     sa.select(_leases.c.digest).where(_OWN).order_by(_leases.c.digest).with_for_update()
 )
@@ -44,9 +39,7 @@ _RUNNING = Statement(
 )
 _LEASED_IN = Statement(
     sa.select(_leases.c.digest)
-    .where(
-        _leases.c.repository_id == bindparam("repository_id"), _leases.c.until > bindparam("now")
-    )
+    .where(given(_leases, "repository_id"), _leases.c.until > bindparam("now"))
     .distinct()
 )
 _FORGET = Statement(_leases.delete().where(_THESE))
@@ -54,9 +47,7 @@ _COMPLETE_FROM = Statement(sa.select(space.lease_memory.c.complete_from))
 _CONFIRM_GRANT = Statement(
     _leases.update()
     .where(
-        _leases.c.repository_id == bindparam("repository_id"),
-        _leases.c.digest == bindparam("digest"),
-        _leases.c.holder == bindparam("holder"),
+        given(_leases, "repository_id", "digest", "holder"),
         _leases.c.confirm_until > bindparam("now"),
     )
     .values(confirm_until=bindparam("now"))
@@ -78,9 +69,24 @@ def _more(insert: Any) -> sa.Insert:
 
 
 _ADD = Statement.insert(
-    _leases,
-    ("repository_id", "digest", "holder", "grants", "until", "confirm_until"),
-    _more,
+    _leases, ("repository_id", "digest", "holder", "grants", "until", "confirm_until"), _more
+)
+_KEY = tuple(_leases.c["repository_id", "digest", "holder"])
+_EXPIRE = Statement(
+    _leases.delete().where(
+        sa.tuple_(*_KEY).in_(
+            sa.select(*_KEY)
+            .where(_leases.c.until <= bindparam("now"))
+            .limit(1000)
+            .with_for_update(skip_locked=True)
+        )
+    )
+)
+_ANY_REPOSITORY = Statement(sa.select(content.repositories.c.id).limit(1))
+_REMEMBER = Statement.insert(
+    space.lease_memory,
+    ("id", "complete_from"),
+    lambda insert: insert.on_conflict_do_nothing(index_elements=["id"]),
 )
 
 
@@ -103,12 +109,7 @@ class SqlLeases:
         )
 
     def offer(
-        self,
-        db: Database,
-        repository_id: int,
-        digest: Digest,
-        holder: Pusher,
-        now: datetime,
+        self, db: Database, repository_id: int, digest: Digest, holder: Pusher, now: datetime
     ) -> bool:
         def promise_all(moments: Sequence[datetime]) -> bool:
             latest, n = max(moments), len(moments)
@@ -202,14 +203,7 @@ class SqlLeases:
         tx.change(_FORGET, repository_id=repository_id, digests=digests)
 
     def expire(self, db: Database, now: datetime) -> None:
-        ended = (
-            sa.select(space.leases.c.repository_id, space.leases.c.digest, space.leases.c.holder)
-            .where(space.leases.c.until <= to_micros(now))
-            .limit(1000)
-            .with_for_update(skip_locked=True)
-        )
-        key = sa.tuple_(space.leases.c.repository_id, space.leases.c.digest, space.leases.c.holder)
-        db.write(lambda tx: tx.execute(space.leases.delete().where(key.in_(ended))))
+        db.write(lambda tx: tx.change(_EXPIRE, now=to_micros(now)))
 
     def shift(self, db: Database, by: timedelta) -> None:
         """Nothing to do: every process goes by the database server's clock."""
@@ -219,7 +213,7 @@ class SqlLeases:
 
     def _begin(self, tx: Transaction, now: datetime) -> None:
         """A registry that holds nothing yet has nothing to forget."""
-        if tx.execute(sa.select(content.repositories.c.id).limit(1)).first() is None:
+        if tx.row(_ANY_REPOSITORY) is None:
             self._remember(tx, now)
         else:
             self._complete_from(tx, now)
@@ -236,11 +230,7 @@ class SqlLeases:
 
     @staticmethod
     def _remember(tx: Transaction, until: datetime) -> datetime:
-        tx.execute(
-            tx.insert(space.lease_memory)
-            .values(id=1, complete_from=to_micros(until))
-            .on_conflict_do_nothing()
-        )
+        tx.change(_REMEMBER, id=1, complete_from=to_micros(until))
         return until
 
     def _confirmed(

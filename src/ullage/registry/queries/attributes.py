@@ -15,7 +15,7 @@ from typing import Literal, NamedTuple
 import sqlalchemy as sa
 
 from ullage.database.schema import base, content
-from ullage.database.statements import Statement, among
+from ullage.database.statements import Statement, among, given
 from ullage.database.transaction import Row, Transaction
 from ullage.oci.digest import Digest
 from ullage.oci.reference import Tag
@@ -68,6 +68,11 @@ def attribute_columns(table: sa.Table) -> list[sa.Column[bool]]:
     return [table.c[name] for name in ATTRIBUTES]
 
 
+def attributes_of(row: Row) -> Attributes:
+    """From a row that begins with the columns of attribute_columns."""
+    return Attributes(bool(row[0]), bool(row[1]), bool(row[2]), bool(row[3]))
+
+
 def _lock_of(kind: Kind, name: str, delete_enabled: bool, write_enabled: bool) -> Lock | None:
     if not write_enabled:
         return Lock(kind, name, "write_enabled")
@@ -78,28 +83,26 @@ def _lock_of(kind: Kind, name: str, delete_enabled: bool, write_enabled: bool) -
 
 
 _OF_REPOSITORY = Statement(
-    sa.select(*attribute_columns(_repositories)).where(_repositories.c.id == sa.bindparam("id"))
+    sa.select(*attribute_columns(_repositories)).where(given(_repositories, "id"))
 )
 
 
 def of_repository(tx: Transaction, repository_id: int) -> Attributes:
     """A repository's own switches. It exists, and the caller knows its id."""
-    return _attributes(tx.rows(_OF_REPOSITORY, id=repository_id)[0])
+    return attributes_of(tx.rows(_OF_REPOSITORY, id=repository_id)[0])
 
 
-_OF_MANIFEST = Statement(
-    sa.select(*attribute_columns(_manifests)).where(_manifests.c.id == sa.bindparam("id"))
-)
+_OF_MANIFEST = Statement(sa.select(*attribute_columns(_manifests)).where(given(_manifests, "id")))
 
 
 def of_manifest(tx: Transaction, manifest_id: int) -> Attributes:
     """A manifest's own switches; those of its tags are others."""
-    return _attributes(tx.rows(_OF_MANIFEST, id=manifest_id)[0])
+    return attributes_of(tx.rows(_OF_MANIFEST, id=manifest_id)[0])
 
 
 _OF_TAGS = Statement(
     sa.select(*attribute_columns(_tags), _tags.c.name)
-    .where(_tags.c.repository_id == sa.bindparam("repository_id"), among(_tags.c.name, "tags"))
+    .where(given(_tags, "repository_id"), among(_tags.c.name, "tags"))
     .order_by(_tags.c.name)
 )
 
@@ -109,11 +112,7 @@ def of_tags(tx: Transaction, repository_id: int, tags: Collection[Tag]) -> dict[
     if not tags:
         return {}
     rows = tx.rows(_OF_TAGS, repository_id=repository_id, tags=tags)
-    return {Tag(row[4]): _attributes(row) for row in rows}
-
-
-def _attributes(row: Row) -> Attributes:
-    return Attributes(bool(row[0]), bool(row[1]), bool(row[2]), bool(row[3]))
+    return {Tag(row[4]): attributes_of(row) for row in rows}
 
 
 def locks_on(tx: Transaction, manifest_ids: Collection[int]) -> dict[int, Lock]:
@@ -146,20 +145,15 @@ _LOCKS: tuple[tuple[Kind, Statement], ...] = (
     (
         "manifest",
         Statement(
-            sa.select(
-                _manifests.c.id,
-                _manifests.c.digest,
-                _manifests.c.delete_enabled,
-                _manifests.c.write_enabled,
-            ).where(among(_manifests.c.id, "ids"), base.locked(_manifests))
+            sa.select(*_manifests.c["id", "digest", "delete_enabled", "write_enabled"]).where(
+                among(_manifests.c.id, "ids"), base.locked(_manifests)
+            )
         ),
     ),
     (
         "tag",
         Statement(
-            sa.select(
-                _tags.c.manifest_id, _tags.c.name, _tags.c.delete_enabled, _tags.c.write_enabled
-            )
+            sa.select(*_tags.c["manifest_id", "name", "delete_enabled", "write_enabled"])
             .where(among(_tags.c.manifest_id, "ids"), base.locked(_tags))
             .order_by(_tags.c.name)
         ),
@@ -167,52 +161,75 @@ _LOCKS: tuple[tuple[Kind, Statement], ...] = (
 )
 
 
+def _first_lock(table: sa.Table, name: sa.Column[str]) -> Statement:
+    return Statement(
+        sa.select(name, table.c.delete_enabled, table.c.write_enabled)
+        .where(given(table, "repository_id"), base.locked(table))
+        .limit(1)
+    )
+
+
+_FIRST_LOCKS: tuple[tuple[Kind, Statement], ...] = (
+    ("manifest", _first_lock(_manifests, _manifests.c.digest)),
+    ("tag", _first_lock(_tags, _tags.c.name)),
+)
+
+
 def first_lock_in(tx: Transaction, repository_id: int) -> Lock | None:
     """A locked manifest or tag of the repository, if there is one; an index has them at hand."""
-    kinds: tuple[tuple[Kind, sa.Table, sa.Column[str]], ...] = (
-        ("manifest", _manifests, _manifests.c.digest),
-        ("tag", _tags, _tags.c.name),
-    )
-    for kind, table, name in kinds:
-        row = tx.execute(
-            sa.select(name, table.c.delete_enabled, table.c.write_enabled)
-            .where(table.c.repository_id == repository_id, base.locked(table))
-            .limit(1)
-        ).first()
-        if row is not None:
-            return _lock_of(kind, row[0], row[1], row[2])
+    for kind, statement in _FIRST_LOCKS:
+        for name, delete_enabled, write_enabled in tx.rows(statement, repository_id=repository_id):
+            return _lock_of(kind, name, delete_enabled, write_enabled)
     return None
 
 
 # --- changing -------------------------------------------------------------------------------------
 
 
+def _setting(table: sa.Table, *where: sa.ColumnElement[bool]) -> Statement:
+    """Set those switches that are given (to_delete_enabled …), unless all of them are so already.
+
+    One that is not given is NULL, which differs from nothing.
+    """
+    given = {name: sa.bindparam(f"to_{name}", type_=sa.Boolean) for name in ATTRIBUTES}
+    return Statement(
+        table.update()
+        .where(*where, sa.or_(*(table.c[name] != value for name, value in given.items())))
+        .values({name: sa.func.coalesce(value, table.c[name]) for name, value in given.items()})
+    )
+
+
+_SET_OF_REPOSITORY = _setting(_repositories, _repositories.c.id == sa.bindparam("repository"))
+_SET_OF_MANIFEST = _setting(
+    _manifests,
+    _manifests.c.repository_id == sa.bindparam("repository"),
+    _manifests.c.digest == sa.bindparam("manifest"),
+)
+_SET_OF_TAG = _setting(
+    _tags, _tags.c.repository_id == sa.bindparam("repository"), _tags.c.name == sa.bindparam("tag")
+)
+
+
 def set_of_repository(tx: Transaction, repository_id: int, changes: AttributeChanges) -> bool:
-    """Set switches; False if they were so already. The caller holds the repository's row."""
-    return _set(tx, _repositories, changes, _repositories.c.id == repository_id)
+    """Set switches; False if they were so already. The caller has locked the repository's row."""
+    return tx.change(_SET_OF_REPOSITORY, repository=repository_id, **_given(changes)) > 0
 
 
 def set_of_manifest(
     tx: Transaction, repository_id: int, digest: Digest, changes: AttributeChanges
 ) -> bool:
     """As set_of_repository."""
-    here = (_manifests.c.repository_id == repository_id, _manifests.c.digest == digest)
-    return _set(tx, _manifests, changes, *here)
+    these = {"repository": repository_id, "manifest": digest}
+    return tx.change(_SET_OF_MANIFEST, **these, **_given(changes)) > 0
 
 
 def set_of_tag(tx: Transaction, repository_id: int, tag: Tag, changes: AttributeChanges) -> bool:
     """As set_of_repository."""
-    return _set(tx, _tags, changes, _tags.c.repository_id == repository_id, _tags.c.name == tag)
+    return tx.change(_SET_OF_TAG, repository=repository_id, tag=tag, **_given(changes)) > 0
 
 
-def _set(
-    tx: Transaction, table: sa.Table, changes: AttributeChanges, *where: sa.ColumnElement[bool]
-) -> bool:
-    given = changes.given()
-    if not given:
-        return False
-    differs = sa.or_(*(table.c[name] != value for name, value in given.items()))
-    return bool(tx.execute(table.update().where(*where, differs).values(given)).rowcount)
+def _given(changes: AttributeChanges) -> dict[str, bool | None]:
+    return {f"to_{name}": value for name, value in asdict(changes).items()}
 
 
 def forget_of_empty_repository(tx: Transaction, repository_id: int) -> None:
@@ -225,7 +242,7 @@ def forget_of_empty_repository(tx: Transaction, repository_id: int) -> None:
 
 _ALL_ON = Statement(
     _repositories.update()
-    .where(_repositories.c.id == sa.bindparam("id"), _repositories.c.manifest_count == 0)
+    .where(given(_repositories, "id"), _repositories.c.manifest_count == 0)
     .where(sa.or_(*(column.is_(sa.false()) for column in attribute_columns(_repositories))))
     .values(dict.fromkeys(ATTRIBUTES, sa.true()))
 )

@@ -9,11 +9,12 @@ from datetime import datetime
 from typing import Any
 
 import sqlalchemy as sa
+from sqlalchemy import bindparam
 
 from ullage.database.schema import accounts
-from ullage.database.statements import Statement
+from ullage.database.statements import LIMIT, Statement, among, given
 from ullage.database.timestamps import from_micros, to_micros
-from ullage.database.transaction import Transaction
+from ullage.database.transaction import Row, Transaction
 
 _audit = accounts.audit
 
@@ -35,8 +36,7 @@ class AuditEntry:
 # order of the commits.
 _IN_ORDER = Statement(sa.text("SELECT pg_advisory_xact_lock(7813298312)"))
 _INSERT = Statement.insert(
-    _audit,
-    ("at", "subject", "address", "request_id", "action", "repository", "target", "detail"),
+    _audit, ("at", "subject", "address", "request_id", "action", "repository", "target", "detail")
 )
 
 
@@ -68,6 +68,31 @@ def record(
     )
 
 
+# An index has the entries about one repository, and those of one subject, in their order. What else
+# is asked for is looked at on the way.
+_NEWEST = (
+    sa.select(*_audit.c)
+    .where(
+        _audit.c.id < bindparam("before"),
+        _audit.c.at >= bindparam("since"),
+        _audit.c.at < bindparam("until"),
+        sa.or_(bindparam("action", type_=sa.Text).is_(None), given(_audit, "action")),
+    )
+    .order_by(_audit.c.id.desc())
+    .limit(LIMIT)
+)
+_BY_SUBJECT = given(_audit, "subject")
+_ABOUT_REPOSITORY = given(_audit, "repository")
+# By whether it is about one subject, and about one repository.
+_ENTRIES = {
+    (False, False): Statement(_NEWEST),
+    (True, False): Statement(_NEWEST.where(_BY_SUBJECT)),
+    (False, True): Statement(_NEWEST.where(_ABOUT_REPOSITORY)),
+    (True, True): Statement(_NEWEST.where(_BY_SUBJECT, _ABOUT_REPOSITORY)),
+}
+_END_OF_TIME = 2**62
+
+
 def entries(
     tx: Transaction,
     *,
@@ -80,50 +105,56 @@ def entries(
     until: datetime | None = None,
 ) -> list[AuditEntry]:
     """The newest entries first, those that match everything asked for."""
-    query = sa.select(_audit).order_by(_audit.c.id.desc()).limit(limit)
-    if before is not None:
-        query = query.where(_audit.c.id < before)
-    for column, value in ((_audit.c.subject, subject), (_audit.c.repository, repository)):
-        if value is not None:
-            query = query.where(column == value)
-    if action is not None:
-        query = query.where(_audit.c.action == action)
-    if since is not None:
-        query = query.where(_audit.c.at >= to_micros(since))
-    if until is not None:
-        query = query.where(_audit.c.at < to_micros(until))
-    return [_entry(row) for row in tx.execute(query)]
+    one = {"subject": subject, "repository": repository}
+    rows = tx.rows(
+        _ENTRIES[subject is not None, repository is not None],
+        limit=limit,
+        before=2**62 if before is None else before,
+        since=0 if since is None else to_micros(since),
+        until=_END_OF_TIME if until is None else to_micros(until),
+        action=action,
+        **{name: value for name, value in one.items() if value is not None},
+    )
+    return [_entry(row) for row in rows]
+
+
+_ABOUT = Statement(
+    sa.select(*_audit.c)
+    .where(_ABOUT_REPOSITORY, _audit.c.id > bindparam("after"), among(_audit.c.action, "actions"))
+    .order_by(_audit.c.id)
+    .limit(LIMIT)
+)
+_REPOSITORIES = Statement(
+    sa.select(_audit.c.repository)
+    .where(_audit.c.repository.is_not(None))
+    .distinct()
+    .order_by(_audit.c.repository)
+)
 
 
 def about(
     tx: Transaction, repository: str, actions: Collection[str], after: int, limit: int
 ) -> list[AuditEntry]:
     """Up to `limit` entries about a repository behind an id, the oldest first."""
-    query = (
-        sa.select(_audit)
-        .where(_audit.c.repository == repository, _audit.c.id > after)
-        .where(_audit.c.action.in_([*actions]))
-        .order_by(_audit.c.id)
-        .limit(limit)
-    )
-    return [_entry(row) for row in tx.execute(query)]
+    rows = tx.rows(_ABOUT, repository=repository, actions=actions, after=after, limit=limit)
+    return [_entry(row) for row in rows]
 
 
 def repositories(tx: Transaction) -> list[str]:
     """Every repository that there is an entry about, by name."""
-    query = sa.select(_audit.c.repository).where(_audit.c.repository.is_not(None)).distinct()
-    return list(tx.execute(query.order_by(_audit.c.repository)).scalars())
+    return tx.values(_REPOSITORIES)
 
 
-def _entry(row: Any) -> AuditEntry:
+def _entry(row: Row) -> AuditEntry:
+    id_, at, subject, address, request_id, action, repository, target, detail = row
     return AuditEntry(
-        row.id,
-        from_micros(row.at),
-        row.subject,
-        row.address,
-        row.request_id,
-        row.action,
-        row.repository,
-        row.target,
-        json.loads(row.detail),
+        id_,
+        from_micros(at),
+        subject,
+        address,
+        request_id,
+        action,
+        repository,
+        target,
+        json.loads(detail),
     )

@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from sqlalchemy import bindparam
 
 from ullage.database.schema import cleaning, content
-from ullage.database.statements import Statement
+from ullage.database.statements import Statement, given
 from ullage.database.timestamps import from_micros, to_micros
 from ullage.database.transaction import Row, Transaction
 from ullage.oci.digest import Digest
@@ -41,7 +41,7 @@ _IN_FORCE = sa.or_(_holds.c.until.is_(None), _holds.c.until > bindparam("now"))
 
 _IN = Statement(
     sa.select(*_COLUMNS)
-    .where(_holds.c.repository_id == bindparam("repository_id"), _IN_FORCE)
+    .where(given(_holds, "repository_id"), _IN_FORCE)
     .order_by(_holds.c.created_at, _holds.c.id)
 )
 
@@ -78,16 +78,20 @@ def _row(row: Row) -> ImageLock:
     )
 
 
+_INSERT = Statement.insert(_holds, ImageLock._fields)
+_DELETE = Statement(_holds.delete().where(given(_holds, "id")))
+
+
 def insert(tx: Transaction, hold: ImageLock) -> None:
     """The caller holds the repository's row."""
     values = hold._asdict()
     values["until"] = None if hold.until is None else to_micros(hold.until)
     values["created_at"] = to_micros(hold.created_at)
-    tx.execute(_holds.insert().values(values))
+    tx.change(_INSERT, **values)
 
 
 def delete(tx: Transaction, hold_id: str) -> None:
-    tx.execute(_holds.delete().where(_holds.c.id == hold_id))
+    tx.change(_DELETE, id=hold_id)
 
 
 _ENDED = Statement(sa.select(_holds.c.id).where(_holds.c.until <= bindparam("now")).limit(1))

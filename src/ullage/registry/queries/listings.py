@@ -7,20 +7,22 @@ rows are left out. All statements of one page have to see one moment (Database.s
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import Enum
 from typing import Any, NamedTuple
 
 import sqlalchemy as sa
+from sqlalchemy import bindparam
 
 from ullage.database.schema import content
+from ullage.database.statements import LIMIT, Statement, among, given
 from ullage.database.timestamps import from_micros, to_micros
-from ullage.database.transaction import Transaction, chunks
+from ullage.database.transaction import Row, Transaction
 from ullage.oci.digest import Digest
 from ullage.oci.reference import Tag
-from ullage.registry.queries.attributes import Attributes, attribute_columns
+from ullage.registry.queries.attributes import Attributes, attribute_columns, attributes_of
 from ullage.registry.queries.content.manifests import Platform
 
 _repositories = content.repositories
@@ -86,36 +88,81 @@ class ManifestDetails:
     tags: tuple[Tag, ...] | None
 
 
+# --- pages ----------------------------------------------------------------------------------------
+
+
+def _pages(
+    query: sa.Select[*tuple[Any, ...]], name: sa.Column[str], updated_at: sa.Column[int]
+) -> dict[Order, Statement]:
+    """Up to :limit rows behind the place :name, or :at and :name, in each order."""
+    here = sa.tuple_(updated_at, name)
+    there = sa.tuple_(bindparam("at", type_=sa.BigInteger), bindparam("name", type_=sa.Text))
+    pages = {
+        Order.NAME: query.where(name > bindparam("name")).order_by(name),
+        Order.OLDEST_FIRST: query.where(here > there).order_by(updated_at, name),
+        Order.NEWEST_FIRST: query.where(here < there).order_by(updated_at.desc(), name.desc()),
+    }
+    return {order: Statement(page.limit(LIMIT)) for order, page in pages.items()}
+
+
+# No name is empty, and no time is this early, or this late.
+_STARTS: dict[Order, dict[str, Any]] = {
+    Order.NAME: {"name": ""},
+    Order.OLDEST_FIRST: {"at": -1, "name": ""},
+    Order.NEWEST_FIRST: {"at": 2**62, "name": ""},
+}
+
+
+def place_of(order: Order, after: Position | None) -> dict[str, Any]:
+    """The parameters of a page that starts behind a place."""
+    if after is None:
+        return _STARTS[order]
+    if order is Order.NAME:
+        return {"name": after.name}
+    assert after.updated_at is not None, "a place among times has one"
+    return {"at": to_micros(after.updated_at), "name": after.name}
+
+
 # --- repositories ---------------------------------------------------------------------------------
+
+_REPOSITORY = Statement(
+    sa.select(
+        *_repositories.c["name", "created_at", "updated_at", "manifest_count", "tag_count"],
+        *attribute_columns(_repositories),
+    ).where(given(_repositories, "id"))
+)
 
 
 def repository_details(tx: Transaction, repository_id: int) -> RepositoryDetails:
     """A repository that is there, hidden or not."""
-    columns = ("name", "created_at", "updated_at", "manifest_count", "tag_count")
-    query = sa.select(
-        *(_repositories.c[column] for column in columns), *attribute_columns(_repositories)
-    )
-    row = tx.execute(query.where(_repositories.c.id == repository_id)).one()
+    (row,) = tx.rows(_REPOSITORY, id=repository_id)
     return RepositoryDetails(
-        row[0], from_micros(row[1]), from_micros(row[2]), row[3], row[4], Attributes(*row[5:])
+        row[0], from_micros(row[1]), from_micros(row[2]), row[3], row[4], attributes_of(row[5:])
     )
 
 
 # --- tags -----------------------------------------------------------------------------------------
 
-_TAG = sa.select(
-    _tags.c.name,
-    _tags.c.manifest_id,
-    _tags.c.created_at,
-    _tags.c.updated_at,
-    *attribute_columns(_tags),
+_TAGS = sa.select(
+    *_tags.c["name", "manifest_id", "created_at", "updated_at"], *attribute_columns(_tags)
+).where(given(_tags, "repository_id"))
+_TAG = Statement(_TAGS.where(given(_tags, "name")))
+_VISIBLE_TAGS = _TAGS.where(_tags.c.list_enabled)
+TAG_PAGES = _pages(_VISIBLE_TAGS, _tags.c.name, _tags.c.updated_at)
+_TAG_PAGES_OF_ONE = _pages(
+    _VISIBLE_TAGS.where(given(_tags, "manifest_id")), _tags.c.name, _tags.c.updated_at
 )
 
 
 def tag_details(tx: Transaction, repository_id: int, tag: Tag) -> TagDetails | None:
     """One tag, hidden or not."""
-    query = _TAG.where(_tags.c.repository_id == repository_id, _tags.c.name == tag)
-    return next(iter(_with_digests(tx, query)), None)
+    rows = tx.rows(_TAG, repository_id=repository_id, name=tag)
+    return next(iter(_with_digests(tx, rows)), None)
+
+
+_MANIFEST_ID = Statement(
+    sa.select(_manifests.c.id).where(given(_manifests, "repository_id", "digest"))
+)
 
 
 def tag_page(
@@ -127,43 +174,41 @@ def tag_page(
     digest: Digest | None = None,
 ) -> list[TagDetails]:
     """Up to `n` tags behind a place; with `digest` only those of that manifest."""
-    query = tag_page_query(repository_id, order, after, n)
-    if digest is not None:
-        manifest_id = _manifest_id(tx, repository_id, digest)
-        if manifest_id is None:
-            return []
-        query = query.where(_tags.c.manifest_id == manifest_id)
-    return _with_digests(tx, query)
+    wanted = {"repository_id": repository_id, "limit": n, **place_of(order, after)}
+    if digest is None:
+        return _with_digests(tx, tx.rows(TAG_PAGES[order], **wanted))
+    manifest_id = tx.value(_MANIFEST_ID, repository_id=repository_id, digest=digest)
+    if manifest_id is None:
+        return []
+    return _with_digests(tx, tx.rows(_TAG_PAGES_OF_ONE[order], manifest_id=manifest_id, **wanted))
 
 
-def tag_page_query(
-    repository_id: int, order: Order, after: Position | None, n: int
-) -> sa.Select[*tuple[Any, ...]]:
-    query = _TAG.where(_tags.c.repository_id == repository_id, _tags.c.list_enabled)
-    return _paged(query, _tags.c.name, _tags.c.updated_at, order, after, n)
+_TAG_UPDATED_AT = Statement(
+    sa.select(_tags.c.updated_at).where(given(_tags, "repository_id", "name"))
+)
 
 
 def tag_updated_at(tx: Transaction, repository_id: int, name: str) -> datetime | None:
     """Where a tag stands among others by time; None if there is no such tag."""
-    query = sa.select(_tags.c.updated_at).where(
-        _tags.c.repository_id == repository_id, _tags.c.name == name
-    )
-    return _moment_or_none(tx.execute(query).scalar())
+    return _moment_or_none(tx.value(_TAG_UPDATED_AT, repository_id=repository_id, name=name))
 
 
-def _with_digests(tx: Transaction, query: sa.Select[*tuple[Any, ...]]) -> list[TagDetails]:
-    rows = tx.execute(query).all()
-    digests: dict[int, Digest] = {}
-    for some in chunks(sorted({row.manifest_id for row in rows})):
-        named = sa.select(_manifests.c.id, _manifests.c.digest).where(_manifests.c.id.in_(some))
-        digests.update((row.id, Digest(row.digest)) for row in tx.execute(named))
+_DIGESTS = Statement(
+    sa.select(_manifests.c.id, _manifests.c.digest).where(among(_manifests.c.id, "ids"))
+)
+
+
+def _with_digests(tx: Transaction, rows: Sequence[Row]) -> list[TagDetails]:
+    digests: dict[int, str] = {}
+    if rows:
+        digests.update(tx.rows(_DIGESTS, ids={row[1] for row in rows}))
     return [
         TagDetails(
             Tag(row[0]),
-            digests[row[1]],
+            Digest(digests[row[1]]),
             from_micros(row[2]),
             from_micros(row[3]),
-            Attributes(*row[4:]),
+            attributes_of(row[4:]),
         )
         for row in rows
     ]
@@ -171,61 +216,54 @@ def _with_digests(tx: Transaction, query: sa.Select[*tuple[Any, ...]]) -> list[T
 
 # --- manifests ------------------------------------------------------------------------------------
 
-_MANIFEST = sa.select(
-    _manifests.c.id,
-    _manifests.c.digest,
-    _manifests.c.media_type,
-    _manifests.c.config_media_type,
-    _manifests.c.architecture,
-    _manifests.c.os,
-    _manifests.c.image_size,
-    _manifests.c.pushed_at,
-    _manifests.c.updated_at,
-    _manifests.c.subject,
+_MANIFESTS = sa.select(
+    *_manifests.c["id", "digest", "media_type", "config_media_type", "architecture", "os"],
+    *_manifests.c["image_size", "pushed_at", "updated_at", "subject"],
     *attribute_columns(_manifests),
+).where(given(_manifests, "repository_id"))
+_MANIFEST = Statement(_MANIFESTS.where(given(_manifests, "digest")))
+MANIFEST_PAGES = _pages(
+    _MANIFESTS.where(_manifests.c.list_enabled), _manifests.c.digest, _manifests.c.updated_at
 )
 
 
 def manifest_details(tx: Transaction, repository_id: int, digest: Digest) -> ManifestDetails | None:
     """One manifest, hidden or not."""
-    here = (_manifests.c.repository_id == repository_id, _manifests.c.digest == digest)
-    return next(iter(_with_tags(tx, repository_id, _MANIFEST.where(*here))), None)
+    rows = tx.rows(_MANIFEST, repository_id=repository_id, digest=digest)
+    return next(iter(_with_tags(tx, repository_id, rows)), None)
+
+
+_RAW = Statement(sa.select(_manifests.c.raw).where(given(_manifests, "id")))
 
 
 def manifest_bytes(tx: Transaction, manifest_id: int) -> bytes:
-    query = sa.select(_manifests.c.raw).where(_manifests.c.id == manifest_id)
-    return bytes(tx.execute(query).scalar_one())
+    return bytes(tx.value(_RAW, id=manifest_id))
 
 
 def manifest_page(
     tx: Transaction, repository_id: int, order: Order, after: Position | None, n: int
 ) -> list[ManifestDetails]:
     """Up to `n` manifests behind a place."""
-    return _with_tags(tx, repository_id, manifest_page_query(repository_id, order, after, n))
+    place = place_of(order, after)
+    rows = tx.rows(MANIFEST_PAGES[order], repository_id=repository_id, limit=n, **place)
+    return _with_tags(tx, repository_id, rows)
 
 
-def manifest_page_query(
-    repository_id: int, order: Order, after: Position | None, n: int
-) -> sa.Select[*tuple[Any, ...]]:
-    query = _MANIFEST.where(_manifests.c.repository_id == repository_id, _manifests.c.list_enabled)
-    return _paged(query, _manifests.c.digest, _manifests.c.updated_at, order, after, n)
+_MANIFEST_UPDATED_AT = Statement(
+    sa.select(_manifests.c.updated_at).where(given(_manifests, "repository_id", "digest"))
+)
 
 
 def manifest_updated_at(tx: Transaction, repository_id: int, digest: str) -> datetime | None:
     """Where a manifest stands among others by time; None if there is no such manifest."""
-    query = sa.select(_manifests.c.updated_at).where(
-        _manifests.c.repository_id == repository_id, _manifests.c.digest == digest
-    )
-    return _moment_or_none(tx.execute(query).scalar())
+    found = tx.value(_MANIFEST_UPDATED_AT, repository_id=repository_id, digest=digest)
+    return _moment_or_none(found)
 
 
-def _with_tags(
-    tx: Transaction, repository_id: int, query: sa.Select[*tuple[Any, ...]]
-) -> list[ManifestDetails]:
-    rows = tx.execute(query).all()
-    tags = _tags_on(tx, [row.id for row in rows])
-    untagged = {row.id: row.subject for row in rows if row.id not in tags}
-    held = _listed_by_an_index(tx, untagged) | _with_subject(tx, repository_id, untagged)
+def _with_tags(tx: Transaction, repository_id: int, rows: Sequence[Row]) -> list[ManifestDetails]:
+    tags = _tags_on(tx, [row[0] for row in rows])
+    subjects = {row[0]: row[9] for row in rows if row[0] not in tags}
+    referenced = _listed_by_an_index(tx, subjects) | _with_subject(tx, repository_id, subjects)
     return [
         ManifestDetails(
             id=row[0],
@@ -236,72 +274,47 @@ def _with_tags(
             image_size=row[6],
             created_at=from_micros(row[7]),
             updated_at=from_micros(row[8]),
-            attributes=Attributes(*row[10:]),
-            tags=tags.get(row[0], () if row[0] in held else None),
+            attributes=attributes_of(row[10:]),
+            tags=tags.get(row[0], () if row[0] in referenced else None),
         )
         for row in rows
     ]
 
 
+_TAGS_ON = Statement(
+    sa.select(*_tags.c["manifest_id", "name", "list_enabled"])
+    .where(among(_tags.c.manifest_id, "ids"))
+    .order_by(_tags.c.name)
+)
+_LISTED = Statement(
+    sa.select(_children.c.child_id).where(among(_children.c.child_id, "ids")).distinct()
+)
+_THERE = Statement(
+    sa.select(_manifests.c.digest).where(
+        given(_manifests, "repository_id"), among(_manifests.c.digest, "digests")
+    )
+)
+
+
 def _tags_on(tx: Transaction, ids: Collection[int]) -> dict[int, tuple[Tag, ...]]:
-    """The visible tags of those manifests that have any tag."""
-    found: dict[int, list[Tag]] = {}
-    for some in chunks(sorted(ids)):
-        query = sa.select(_tags.c.manifest_id, _tags.c.name, _tags.c.list_enabled)
-        for manifest_id, name, visible in tx.execute(query.where(_tags.c.manifest_id.in_(some))):
-            found.setdefault(manifest_id, []).extend([Tag(name)] if visible else [])
-    return {manifest_id: tuple(sorted(names)) for manifest_id, names in found.items()}
+    """The visible tags of those manifests that have any tag, in byte order."""
+    found: dict[int, tuple[Tag, ...]] = {}
+    for manifest_id, name, visible in tx.rows(_TAGS_ON, ids=ids) if ids else ():
+        found[manifest_id] = found.get(manifest_id, ()) + ((Tag(name),) if visible else ())
+    return found
 
 
 def _listed_by_an_index(tx: Transaction, ids: Collection[int]) -> set[int]:
-    listed: set[int] = set()
-    for some in chunks(sorted(ids)):
-        query = sa.select(_children.c.child_id).where(_children.c.child_id.in_(some))
-        listed.update(tx.execute(query.distinct()).scalars())
-    return listed
+    return set(tx.values(_LISTED, ids=ids)) if ids else set()
 
 
 def _with_subject(tx: Transaction, repository_id: int, subjects: dict[int, str | None]) -> set[int]:
     """Which of these manifests refer to a subject that is there."""
-    there: set[str] = set()
-    for some in chunks(sorted({subject for subject in subjects.values() if subject})):
-        query = sa.select(_manifests.c.digest).where(
-            _manifests.c.repository_id == repository_id, _manifests.c.digest.in_(some)
-        )
-        there.update(tx.execute(query).scalars())
+    wanted = {subject for subject in subjects.values() if subject}
+    if not wanted:
+        return set()
+    there = set(tx.values(_THERE, repository_id=repository_id, digests=wanted))
     return {manifest_id for manifest_id, subject in subjects.items() if subject in there}
-
-
-# --- pages ----------------------------------------------------------------------------------------
-
-
-def _paged(
-    query: sa.Select[*tuple[Any, ...]],
-    name: sa.Column[str],
-    updated_at: sa.Column[int],
-    order: Order,
-    after: Position | None,
-    n: int,
-) -> sa.Select[*tuple[Any, ...]]:
-    if order is Order.NAME:
-        if after is not None:
-            query = query.where(name > after.name)
-        return query.order_by(name).limit(n)
-    if after is not None:
-        assert after.updated_at is not None, "a place among times has one"
-        here = sa.tuple_(updated_at, name)
-        there = sa.tuple_(sa.literal(to_micros(after.updated_at)), sa.literal(after.name))
-        query = query.where(here > there if order is Order.OLDEST_FIRST else here < there)
-    if order is Order.NEWEST_FIRST:
-        return query.order_by(updated_at.desc(), name.desc()).limit(n)
-    return query.order_by(updated_at, name).limit(n)
-
-
-def _manifest_id(tx: Transaction, repository_id: int, digest: Digest) -> int | None:
-    query = sa.select(_manifests.c.id).where(
-        _manifests.c.repository_id == repository_id, _manifests.c.digest == digest
-    )
-    return tx.execute(query).scalar()
 
 
 def _moment_or_none(stored: int | None) -> datetime | None:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import sqlalchemy as sa
 
 from ullage.database.schema import cleaning
-from ullage.database.statements import Statement
+from ullage.database.statements import Statement, given
 from ullage.database.timestamps import from_micros, to_micros
 from ullage.database.transaction import Transaction
 
@@ -23,15 +23,13 @@ class Policy(NamedTuple):
 
 
 _FIND = Statement(
-    sa.select(_policies.c.document, _policies.c.updated_at).where(
-        _policies.c.name == sa.bindparam("name")
-    )
+    sa.select(_policies.c.document, _policies.c.updated_at).where(given(_policies, "name"))
 )
 
 
 _FIND_TO_CHANGE = Statement(
     sa.select(_policies.c.document, _policies.c.updated_at)
-    .where(_policies.c.name == sa.bindparam("name"))
+    .where(given(_policies, "name"))
     .with_for_update()
 )
 
@@ -51,10 +49,7 @@ _PUT = Statement.insert(
     ("name", "document", "updated_at"),
     lambda insert: insert.on_conflict_do_update(
         index_elements=["name"],
-        set_={
-            "document": insert.excluded.document,
-            "updated_at": insert.excluded.updated_at,
-        },
+        set_={"document": insert.excluded.document, "updated_at": insert.excluded.updated_at},
     ),
 )
 

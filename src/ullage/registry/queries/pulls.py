@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from sqlalchemy import bindparam
 
 from ullage.database.schema import cleaning, content
-from ullage.database.statements import Statement, among
+from ullage.database.statements import Statement, among, given
 from ullage.database.timestamps import from_micros, to_micros
 from ullage.database.transaction import Transaction
 from ullage.oci.digest import Digest
@@ -72,19 +72,14 @@ def hold(tx: Transaction, ids: Collection[int]) -> dict[int, Pulled]:
 def hold_tags(tx: Transaction, wanted: Collection[tuple[int, str]]) -> set[tuple[int, str]]:
     """As hold, for tags: repository's id and name."""
     rows = tx.rows(
-        _HOLD_TAGS,
-        repository_ids={each[0] for each in wanted},
-        names={each[1] for each in wanted},
+        _HOLD_TAGS, repository_ids={each[0] for each in wanted}, names={each[1] for each in wanted}
     )
     return {(row[0], row[1]) for row in rows} & set(wanted)
 
 
 def _later(old: sa.Column[Any], new: Any) -> sa.ColumnElement[Any]:
     """The later of two moments that may not be known."""
-    return sa.case(
-        (sa.or_(old.is_(None), new > old), new),
-        else_=old,
-    )
+    return sa.case((sa.or_(old.is_(None), new > old), new), else_=old)
 
 
 _NOTE_MANIFEST = Statement.insert(
@@ -188,12 +183,12 @@ _BY_DIGEST = Statement(
 )
 _BY_TAG = Statement(
     sa.select(_tag_pulls.c.tag, sa.func.max(_tag_pulls.c.at))
-    .where(_tag_pulls.c.repository_id == bindparam("repository_id"))
+    .where(given(_tag_pulls, "repository_id"))
     .where(among(_tag_pulls.c.tag, "tags"), among(_tag_pulls.c.puller, "pullers"))
     .group_by(_tag_pulls.c.tag)
 )
 _LAST = Statement(
-    sa.select(_manifest_pulls.c.manifest_id, _manifest_pulls.c.puller, _manifest_pulls.c.at)
+    sa.select(*_manifest_pulls.c["manifest_id", "puller", "at"])
     .where(among(_manifest_pulls.c.manifest_id, "ids"))
     .order_by(_manifest_pulls.c.at.desc(), _manifest_pulls.c.puller)
 )
@@ -243,21 +238,24 @@ class Recent(NamedTuple):
     at: datetime
 
 
+_items = cleaning.job_items
+_RECENT_OF_JOB = Statement(
+    sa.select(_items.c.repository, _items.c.digest, sa.func.max(_manifest_pulls.c.at))
+    .join(_manifest_pulls, _manifest_pulls.c.manifest_id == _items.c.manifest_id)
+    .where(given(_items, "job_id"), _items.c.kind != "tag")
+    .where(_manifest_pulls.c.at >= bindparam("since"), among(_manifest_pulls.c.puller, "pullers"))
+    .group_by(_items.c.repository, _items.c.digest)
+    .order_by(_items.c.repository, _items.c.digest)
+)
+
+
 def recent_of_job(
     tx: Transaction, job_id: str, since: datetime, pullers: Collection[str]
 ) -> dict[RepositoryName, Recent]:
     """Manifests that a job deletes and that were pulled since, by repository."""
-    items = cleaning.job_items
-    query = (
-        sa.select(items.c.repository, items.c.digest, sa.func.max(_manifest_pulls.c.at))
-        .join(_manifest_pulls, _manifest_pulls.c.manifest_id == items.c.manifest_id)
-        .where(items.c.job_id == job_id, items.c.kind != "tag")
-        .where(_manifest_pulls.c.at >= to_micros(since), _manifest_pulls.c.puller.in_([*pullers]))
-        .group_by(items.c.repository, items.c.digest)
-        .order_by(items.c.repository, items.c.digest)
-    )
+    rows = tx.rows(_RECENT_OF_JOB, job_id=job_id, since=to_micros(since), pullers=pullers)
     found: dict[RepositoryName, Recent] = {}
-    for repository, digest, at in tx.execute(query):
+    for repository, digest, at in rows:
         name, known = RepositoryName(repository), found.get(RepositoryName(repository))
         last = Recent(0, Digest(digest), from_micros(at))
         if known is not None and known.at >= last.at:
@@ -279,33 +277,35 @@ class PullDay(NamedTuple):
     at: datetime
 
 
+_HISTORY = Statement(
+    sa.select(*_history.c["digest", "tag", "puller", "pulls", "at"])
+    .where(given(_history, "repository"), _history.c.day >= bindparam("day"))
+    .order_by(*_history.c["at", "digest", "tag", "puller"])
+)
+_OLDEST_DAY = Statement(sa.select(sa.func.min(_history.c.day)))
+_COUNT_HISTORY = Statement(sa.select(sa.func.count()).select_from(_history))
+_FORGET_HISTORY = Statement(_history.delete().where(_history.c.day < bindparam("day")))
+
+
 def history(tx: Transaction, repository: RepositoryName, since: datetime) -> list[PullDay]:
     """A repository's pulls of each day from that moment's day on, in the order of time."""
-    query = (
-        sa.select(
-            _history.c.digest, _history.c.tag, _history.c.puller, _history.c.pulls, _history.c.at
-        )
-        .where(_history.c.repository == repository, _history.c.day >= to_micros(since) // _DAY)
-        .order_by(_history.c.at, _history.c.digest, _history.c.tag, _history.c.puller)
-    )
+    rows = tx.rows(_HISTORY, repository=repository, day=to_micros(since) // _DAY)
     return [
-        PullDay(
-            Digest(row[0]), Tag(row[1]) if row[1] else None, row[2], row[3], from_micros(row[4])
-        )
-        for row in tx.execute(query)
+        PullDay(Digest(digest), Tag(tag) if tag else None, puller, pulls, from_micros(at))
+        for digest, tag, puller, pulls, at in rows
     ]
 
 
 def oldest_day(tx: Transaction) -> datetime | None:
     """Where the history begins."""
-    day = tx.execute(sa.select(sa.func.min(_history.c.day))).scalar()
+    day = tx.value(_OLDEST_DAY)
     return None if day is None else from_micros(day * _DAY)
 
 
 def count_history(tx: Transaction) -> int:
-    return int(tx.execute(sa.select(sa.func.count()).select_from(_history)).scalar_one())
+    return int(tx.value(_COUNT_HISTORY))
 
 
 def forget_history(tx: Transaction, before: datetime) -> int:
     """Forget days before that moment's; how many rows that were."""
-    return tx.execute(_history.delete().where(_history.c.day < to_micros(before) // _DAY)).rowcount
+    return tx.change(_FORGET_HISTORY, day=to_micros(before) // _DAY)

@@ -10,10 +10,9 @@ from __future__ import annotations
 from collections.abc import Collection
 
 import sqlalchemy as sa
-from sqlalchemy import bindparam
 
 from ullage.database.schema import space
-from ullage.database.statements import Statement
+from ullage.database.statements import Statement, given
 from ullage.database.transaction import Transaction
 
 _reserved = space.reserved_keys
@@ -26,7 +25,7 @@ def reserve(tx: Transaction, keys: Collection[str]) -> None:
     tx.many(_RESERVE, [{"storage_key": key} for key in keys])
 
 
-_RELEASE = Statement(_reserved.delete().where(_reserved.c.storage_key == bindparam("storage_key")))
+_RELEASE = Statement(_reserved.delete().where(given(_reserved, "storage_key")))
 
 
 def release(tx: Transaction, key: str) -> bool:
@@ -34,5 +33,8 @@ def release(tx: Transaction, key: str) -> bool:
     return tx.change(_RELEASE, storage_key=key) == 1
 
 
+_ALL = Statement(sa.select(_reserved.c.storage_key))
+
+
 def reserved_keys(tx: Transaction) -> list[str]:
-    return list(tx.execute(sa.select(_reserved.c.storage_key)).scalars())
+    return tx.values(_ALL)

@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from sqlalchemy import bindparam
 
 from ullage.database.schema import space
-from ullage.database.statements import Statement
+from ullage.database.statements import Statement, given
 from ullage.database.timestamps import to_micros
 from ullage.database.transaction import Database
 
@@ -53,7 +53,7 @@ class MemoryClaims:
 
 
 _uploads = space.uploads
-_THIS_ONE = _uploads.c.id == bindparam("id")
+_THIS_ONE = given(_uploads, "id")
 _MINE = sa.and_(_THIS_ONE, _uploads.c.claim == bindparam("token"))
 _TAKEN: dict[str, sa.ColumnElement[Any]] = {
     "claim": bindparam("token"),

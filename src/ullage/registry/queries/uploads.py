@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from sqlalchemy import bindparam
 
 from ullage.database.schema import content, space
-from ullage.database.statements import Statement
+from ullage.database.statements import LIMIT, Statement, given
 from ullage.database.timestamps import to_micros
 from ullage.database.transaction import Transaction
 from ullage.oci.digest import Digest
@@ -35,17 +35,10 @@ class Upload:
     offset: int
 
 
-_COLUMNS = (
-    _uploads.c.id,
-    _uploads.c.repository_id,
-    _uploads.c.subject,
-    _uploads.c.storage_key,
-    _uploads.c.algorithm,
-    _uploads.c.offset,
-)
+_COLUMNS = tuple(_uploads.c["id", "repository_id", "subject", "storage_key", "algorithm", "offset"])
 
 
-_THIS_ONE = _uploads.c.id == bindparam("id")
+_THIS_ONE = given(_uploads, "id")
 
 _INSERT = Statement.insert(
     _uploads,
@@ -88,7 +81,7 @@ _COUNT_FOR = Statement(
     sa.select(
         sa.select(sa.func.count()).select_from(_uploads).scalar_subquery(),
         sa.select(_repositories.c.write_enabled)
-        .where(_repositories.c.name == bindparam("name"))
+        .where(given(_repositories, "name"))
         .scalar_subquery(),
     )
 )
@@ -104,7 +97,7 @@ def count_uploads_for(tx: Transaction, name: RepositoryName) -> tuple[int, bool]
 _FIND = Statement(
     sa.select(*_COLUMNS)
     .join(_repositories, _repositories.c.id == _uploads.c.repository_id)
-    .where(_THIS_ONE, _repositories.c.name == bindparam("name"))
+    .where(_THIS_ONE, given(_repositories, "name"))
 )
 
 
@@ -157,10 +150,7 @@ def delete_expired_upload(tx: Transaction, upload_id: str, now: datetime) -> boo
 
 
 _FIND_EXPIRED = Statement(
-    sa.select(*_COLUMNS)
-    .where(_EXPIRED)
-    .order_by(_uploads.c.expires_at)
-    .limit(bindparam("limit", type_=sa.Integer))
+    sa.select(*_COLUMNS).where(_EXPIRED).order_by(_uploads.c.expires_at).limit(LIMIT)
 )
 
 
@@ -169,39 +159,40 @@ def expired_uploads(tx: Transaction, now: datetime, limit: int) -> list[Upload]:
     return [Upload(*row) for row in tx.rows(_FIND_EXPIRED, now=to_micros(now), limit=limit)]
 
 
+_OF_REPOSITORY = given(_uploads, "repository_id")
+_SOME_OF = Statement(sa.select(*_COLUMNS).where(_OF_REPOSITORY).limit(LIMIT))
+_KEYS_IN = Statement(sa.select(_uploads.c.storage_key, _uploads.c.offset).where(_OF_REPOSITORY))
+_KEYS_IN_DELETED = Statement(
+    sa.select(_uploads.c.storage_key)
+    .join(_repositories, _repositories.c.id == _uploads.c.repository_id)
+    .where(_repositories.c.deleted_at.is_not(None))
+)
+_UPLOADING = Statement(sa.select(sa.func.coalesce(sa.func.sum(_uploads.c.offset), 0)))
+_SHIFT = Statement(_uploads.update().values(expires_at=_uploads.c.expires_at + bindparam("by")))
+
+
 def uploads_of(tx: Transaction, repository_id: int, limit: int) -> list[Upload]:
-    query = sa.select(*_COLUMNS).where(_uploads.c.repository_id == repository_id).limit(limit)
-    return [Upload(*row) for row in tx.execute(query)]
+    return [Upload(*row) for row in tx.rows(_SOME_OF, repository_id=repository_id, limit=limit)]
 
 
 def keys_in(tx: Transaction, repository_id: int) -> dict[str, int]:
     """Storage keys of a repository's sessions, each with the bytes that count."""
-    query = sa.select(_uploads.c.storage_key, _uploads.c.offset).where(
-        _uploads.c.repository_id == repository_id
-    )
-    return {row[0]: row[1] for row in tx.execute(query)}
+    return dict(tx.rows(_KEYS_IN, repository_id=repository_id))
 
 
 def keys_in_deleted_repositories(tx: Transaction) -> list[str]:
     """Storage keys of sessions whose repository was deleted around them."""
-    query = (
-        sa.select(_uploads.c.storage_key)
-        .join(_repositories, _repositories.c.id == _uploads.c.repository_id)
-        .where(_repositories.c.deleted_at.is_not(None))
-    )
-    return list(tx.execute(query).scalars())
+    return tx.values(_KEYS_IN_DELETED)
 
 
 def uploading_bytes(tx: Transaction) -> int:
     """Bytes stored in all sessions."""
-    return int(
-        tx.execute(sa.select(sa.func.coalesce(sa.func.sum(_uploads.c.offset), 0))).scalar_one()
-    )
+    return int(tx.value(_UPLOADING))
 
 
 def shift_uploads(tx: Transaction, by_microseconds: int) -> None:
     """The clock was put forward or back: sessions last as long as they would have."""
-    tx.execute(_uploads.update().values(expires_at=_uploads.c.expires_at + by_microseconds))
+    tx.change(_SHIFT, by=by_microseconds)
 
 
 _REMEMBER = Statement.insert(_finished, ("id", "repository_id", "subject", "digest", "forget_at"))
@@ -224,7 +215,7 @@ def remember_finished(
 _FIND_FINISHED = Statement(
     sa.select(_finished.c.subject, _finished.c.digest)
     .join(_repositories, _repositories.c.id == _finished.c.repository_id)
-    .where(_finished.c.id == bindparam("id"), _repositories.c.name == bindparam("name"))
+    .where(given(_finished, "id"), given(_repositories, "name"))
 )
 
 

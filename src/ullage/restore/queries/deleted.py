@@ -7,13 +7,15 @@ from datetime import datetime
 from typing import Any, NamedTuple
 
 import sqlalchemy as sa
+from sqlalchemy import bindparam
 
 from ullage.database.schema import base, content, undo
+from ullage.database.statements import LIMIT, Statement, among, given
 from ullage.database.timestamps import from_micros, to_micros
 from ullage.database.transaction import Transaction
 from ullage.oci.digest import Digest
 from ullage.oci.reference import RepositoryName, Tag
-from ullage.registry.queries.content.repositories import named_like
+from ullage.registry.queries.content.repositories import names_and_ranges
 
 _repositories = content.repositories
 _manifests = content.manifests
@@ -65,41 +67,53 @@ class DeletedTag(NamedTuple):
         return to_micros(self.deleted_at), self.name, self.operation_id
 
 
+_hidden = _repositories.alias()
+_GONE = (
+    sa.select(
+        _kept.c.name,
+        sa.func.min(_hidden.c.created_at),
+        sa.func.max(_operations.c.deleted_at),
+        sa.func.max(_operations.c.counts_from),
+    )
+    .join(_hidden, _hidden.c.id == _kept.c.repository_id)
+    .join(_operations, _operations.c.id == _kept.c.operation_id)
+    .where(
+        _kept.c.name > bindparam("last"),
+        ~sa.exists().where(
+            _repositories.c.name == _kept.c.name, _repositories.c.manifest_count > 0
+        ),
+    )
+    .group_by(_kept.c.name)
+    .order_by(_kept.c.name)
+    .limit(LIMIT)
+)
+_GONE_NAMED = Statement(_GONE.where(among(_kept.c.name, "names")))
+_GONE_BETWEEN = Statement(
+    _GONE.where(_kept.c.name > bindparam("low"), _kept.c.name < bindparam("high"))
+)
+_ANYTHING_OF = tuple(
+    Statement(sa.select(column).where(column == bindparam("name")).limit(1))
+    for column in (_kept.c.name, _deleted_tags.c.repository)
+)
+
+
 def repositories(
     tx: Transaction, n: int, last: str | None, patterns: Collection[str]
 ) -> list[DeletedRepository]:
     """Names in byte order, of those that match a pattern and that no live repository has."""
-    live = sa.exists().where(
-        _repositories.c.name == _kept.c.name, _repositories.c.manifest_count > 0
-    )
-    hidden = _repositories.alias()
-    query = (
-        sa.select(
-            _kept.c.name,
-            sa.func.min(hidden.c.created_at),
-            sa.func.max(_operations.c.deleted_at),
-            sa.func.max(_operations.c.counts_from),
-        )
-        .join(hidden, hidden.c.id == _kept.c.repository_id)
-        .join(_operations, _operations.c.id == _kept.c.operation_id)
-        .where(~live, sa.or_(sa.false(), *(named_like(_kept.c.name, p) for p in sorted(patterns))))
-        .group_by(_kept.c.name)
-        .order_by(_kept.c.name)
-        .limit(n)
-    )
-    if last is not None:
-        query = query.where(_kept.c.name > last)
+    names, ranges = names_and_ranges(patterns)
+    place = {"last": last or "", "limit": n}
+    rows = tx.rows(_GONE_NAMED, names=names, **place) if names else []
+    for low, high in ranges:
+        rows += tx.rows(_GONE_BETWEEN, low=low, high=high, **place)
     return [
-        DeletedRepository(RepositoryName(row[0]), *_times(row[1:4])) for row in tx.execute(query)
+        DeletedRepository(RepositoryName(row[0]), *_times(row[1:4])) for row in sorted({*rows})[:n]
     ]
 
 
 def anything_of(tx: Transaction, name: RepositoryName) -> bool:
     """Whether anything of the repository was deleted softly."""
-    for table, column in ((_kept, _kept.c.name), (_deleted_tags, _deleted_tags.c.repository)):
-        if tx.execute(sa.select(sa.literal(1)).select_from(table).where(column == name)).first():
-            return True
-    return False
+    return any(tx.row(statement, name=name) for statement in _ANYTHING_OF)
 
 
 _MANIFESTS = (
@@ -116,31 +130,44 @@ _MANIFESTS = (
 )
 
 
+_OF_REPOSITORY = given(_kept, "name")
+_live = _manifests.alias()
+_MANIFEST_PAGE = Statement(
+    _MANIFESTS.where(
+        _OF_REPOSITORY,
+        ~sa.exists().where(
+            _live.c.repository_id == _repositories.c.id,
+            given(_repositories, "name"),
+            _live.c.digest == _manifests.c.digest,
+        ),
+        sa.tuple_(_operations.c.deleted_at, _manifests.c.id)
+        > sa.tuple_(
+            bindparam("deleted_at", type_=sa.BigInteger), bindparam("id", type_=sa.BigInteger)
+        ),
+    )
+    .order_by(_operations.c.deleted_at, _manifests.c.id)
+    .limit(LIMIT)
+)
+_MANIFEST = Statement(
+    _MANIFESTS.where(_OF_REPOSITORY, given(_manifests, "digest"))
+    .order_by(_operations.c.deleted_at.desc(), _manifests.c.id.desc())
+    .limit(1)
+)
+
+
 def manifests(
     tx: Transaction, name: RepositoryName, n: int, after: tuple[int, int] | None
 ) -> list[DeletedManifest]:
     """The manifests of a repository that are not there now, the first deleted first."""
-    live = _manifests.alias()
-    there = sa.exists().where(
-        live.c.repository_id == _repositories.c.id,
-        _repositories.c.name == name,
-        live.c.digest == _manifests.c.digest,
-    )
-    query = _MANIFESTS.where(_kept.c.name == name, ~there)
-    if after is not None:
-        place = sa.tuple_(sa.literal(after[0]), sa.literal(after[1]))
-        query = query.where(sa.tuple_(_operations.c.deleted_at, _manifests.c.id) > place)
-    query = query.order_by(_operations.c.deleted_at, _manifests.c.id).limit(n)
-    return [_manifest(row) for row in tx.execute(query)]
+    deleted_at, id_ = after or (-1, -1)
+    rows = tx.rows(_MANIFEST_PAGE, name=name, deleted_at=deleted_at, id=id_, limit=n)
+    return [_manifest(row) for row in rows]
 
 
 def manifest(tx: Transaction, name: RepositoryName, digest: Digest) -> DeletedManifest | None:
     """Where a manifest of the repository is kept; the one that was deleted last."""
-    query = _MANIFESTS.where(_kept.c.name == name, _manifests.c.digest == digest)
-    query = query.order_by(_operations.c.deleted_at.desc(), _manifests.c.id.desc()).limit(1)
-    for row in tx.execute(query):
-        return _manifest(row)
-    return None
+    row = tx.row(_MANIFEST, name=name, digest=digest)
+    return None if row is None else _manifest(row)
 
 
 def _manifest(row: Sequence[Any]) -> DeletedManifest:
@@ -150,6 +177,50 @@ def _manifest(row: Sequence[Any]) -> DeletedManifest:
 def _times(row: Sequence[Any]) -> tuple[datetime, datetime, datetime]:
     first, second, third = map(from_micros, row)
     return first, second, third
+
+
+def _tag_page(*, of_one: bool) -> Statement:
+    """Tags behind a place, first deleted first; or those of one name and digest."""
+    with_manifests = (
+        sa.select(
+            _tags.c.name.label("tag"),
+            _manifests.c.digest.label("digest"),
+            _tags.c.created_at.label("created_at"),
+            _operations.c.deleted_at.label("deleted_at"),
+            _operations.c.counts_from.label("counts_from"),
+            _operations.c.id.label("operation_id"),
+            _kept.c.repository_id.label("repository_id"),
+        )
+        .join(_manifests, _manifests.c.id == _tags.c.manifest_id)
+        .join(_kept, _kept.c.repository_id == _tags.c.repository_id)
+        .join(_operations, _operations.c.id == _kept.c.operation_id)
+        .where(_OF_REPOSITORY)
+    )
+    alone = (
+        sa.select(
+            *_deleted_tags.c["name", "digest", "created_at"],
+            *_operations.c["deleted_at", "counts_from", "id"],
+            sa.cast(sa.null(), base.Id),
+        )
+        .join(_operations, _operations.c.id == _deleted_tags.c.operation_id)
+        .where(_deleted_tags.c.repository == bindparam("name"))
+    )
+    if of_one:
+        tag, digest = bindparam("only_tag", type_=sa.Text), bindparam("only_digest", type_=sa.Text)
+        with_manifests = with_manifests.where(_tags.c.name == tag, _manifests.c.digest == digest)
+        alone = alone.where(_deleted_tags.c.name == tag, _deleted_tags.c.digest == digest)
+    both = sa.union_all(with_manifests, alone).subquery()
+    order = tuple(both.c["deleted_at", "tag", "operation_id", "digest"])
+    place = sa.tuple_(
+        bindparam("deleted_at", type_=sa.BigInteger),
+        bindparam("tag", type_=sa.Text),
+        bindparam("operation_id", type_=sa.Text),
+    )
+    page = sa.select(both).where(sa.tuple_(*order[:3]) > place)
+    return Statement(page.order_by(*order).limit(LIMIT))
+
+
+_TAG_PAGE, _TAG_PAGE_OF_ONE = _tag_page(of_one=False), _tag_page(of_one=True)
 
 
 def tags(
@@ -164,46 +235,12 @@ def tags(
 
     `after` is a place: when deleted, tag, operation. One that was deleted twice is there twice.
     """
-    with_manifests = (
-        sa.select(
-            _tags.c.name.label("tag"),
-            _manifests.c.digest.label("digest"),
-            _tags.c.created_at.label("created_at"),
-            _operations.c.deleted_at.label("deleted_at"),
-            _operations.c.counts_from.label("counts_from"),
-            _operations.c.id.label("operation_id"),
-            _kept.c.repository_id.label("repository_id"),
-        )
-        .join(_manifests, _manifests.c.id == _tags.c.manifest_id)
-        .join(_kept, _kept.c.repository_id == _tags.c.repository_id)
-        .join(_operations, _operations.c.id == _kept.c.operation_id)
-        .where(_kept.c.name == name)
-    )
-    alone = (
-        sa.select(
-            _deleted_tags.c.name,
-            _deleted_tags.c.digest,
-            _deleted_tags.c.created_at,
-            _operations.c.deleted_at,
-            _operations.c.counts_from,
-            _operations.c.id,
-            sa.cast(sa.null(), base.Id),
-        )
-        .join(_operations, _operations.c.id == _deleted_tags.c.operation_id)
-        .where(_deleted_tags.c.repository == name)
-    )
-    if only is not None:
-        with_manifests = with_manifests.where(
-            _tags.c.name == only[0], _manifests.c.digest == only[1]
-        )
-        alone = alone.where(_deleted_tags.c.name == only[0], _deleted_tags.c.digest == only[1])
-    both = sa.union_all(with_manifests, alone).subquery()
-    order = (both.c.deleted_at, both.c.tag, both.c.operation_id, both.c.digest)
-    query = sa.select(both)
-    if after is not None:
-        place = sa.tuple_(*map(sa.literal, after))
-        query = query.where(sa.tuple_(*order[:3]) > place)
+    place = dict(zip(("deleted_at", "tag", "operation_id"), after or (-1, "", ""), strict=True))
+    wanted = {"name": name, "limit": n, **place}
+    if only is None:
+        rows = tx.rows(_TAG_PAGE, **wanted)
+    else:
+        rows = tx.rows(_TAG_PAGE_OF_ONE, only_tag=only[0], only_digest=only[1], **wanted)
     return [
-        DeletedTag(Tag(row[0]), Digest(row[1]), *_times(row[2:5]), row[5], row[6])
-        for row in tx.execute(query.order_by(*order).limit(n))
+        DeletedTag(Tag(row[0]), Digest(row[1]), *_times(row[2:5]), row[5], row[6]) for row in rows
     ]

@@ -9,9 +9,11 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import sqlalchemy as sa
+from sqlalchemy import bindparam
 
-from ullage.database.schema import content, space, undo
-from ullage.database.transaction import Transaction
+from ullage.database.schema import base, content, space, undo
+from ullage.database.statements import Statement, given, same
+from ullage.database.transaction import Row, Transaction
 from ullage.oci.digest import Digest
 from ullage.oci.reference import Tag
 
@@ -59,35 +61,31 @@ class Space(NamedTuple):
     own_bytes: int
 
 
-def repository_rows(tx: Transaction, repository_id: int | None = None) -> list[RepositoryRow]:
-    """Every repository that holds anything, or the one."""
-    query = sa.select(
+_ROWS = (
+    sa.select(
         _repositories.c.id,
         sa.func.coalesce(_repositories.c.name, _kept.c.name),
         _kept.c.operation_id,
-        _repositories.c.manifest_count,
-        _repositories.c.tag_count,
-        _repositories.c.manifest_bytes,
-        _repositories.c.blob_bytes,
-    ).outerjoin(_kept, _kept.c.repository_id == _repositories.c.id)
-    if repository_id is not None:
-        query = query.where(_repositories.c.id == repository_id)
-    return [RepositoryRow(*row) for row in tx.execute(query.order_by(_repositories.c.id))]
+        *_repositories.c["manifest_count", "tag_count", "manifest_bytes", "blob_bytes"],
+    )
+    .outerjoin(_kept, _kept.c.repository_id == _repositories.c.id)
+    .order_by(_repositories.c.id)
+)
+_ALL_ROWS = Statement(_ROWS)
+_ONE_ROW = Statement(_ROWS.where(_repositories.c.id == bindparam("repository_id")))
 
 
-def shared_portions(tx: Transaction, repository_id: int | None = None) -> list[Portion]:
-    """What repositories link that others link too, by how many do.
+def repository_rows(tx: Transaction, repository_id: int | None = None) -> list[RepositoryRow]:
+    """Every repository that holds anything, or the one."""
+    return [RepositoryRow(*row) for row in _of_all_or_one(tx, _ALL_ROWS, _ONE_ROW, repository_id)]
 
-    What a repository links alone is the rest of its bytes, so blobs of one repository, which are
-    most, are passed over: for all repositories this is one look at each blob and at shared links.
-    """
+
+def _of_all_or_one(
+    tx: Transaction, of_all: Statement, of_one: Statement, repository_id: int | None
+) -> list[Row]:
     if repository_id is None:
-        query = sa.text(_SHARED + _PORTIONS)
-        rows = tx.execute(query)
-    else:
-        query = sa.text(_SHARED_OF_ONE + _PORTIONS)
-        rows = tx.execute(query, {"repository_id": repository_id})
-    return [Portion(row[0], row[1], int(row[2])) for row in rows]
+        return tx.rows(of_all)
+    return tx.rows(of_one, repository_id=repository_id)
 
 
 # SQLite joins in the order in which a CROSS JOIN is written: first the shared blobs, or first the
@@ -110,21 +108,21 @@ _PORTIONS = """
     GROUP BY repository_id, holders ORDER BY repository_id, holders"""
 
 
-def spaces(tx: Transaction) -> list[Space]:
-    """What each namespace shares; costs as shared_portions of all.
+_ALL_PORTIONS = Statement.text(_SHARED + _PORTIONS)
+_PORTIONS_OF_ONE = Statement.text(_SHARED_OF_ONE + _PORTIONS)
 
-    A namespace is what a name has before its first slash, or all of it. What was deleted softly is
-    one of its own, named "".
+
+def shared_portions(tx: Transaction, repository_id: int | None = None) -> list[Portion]:
+    """What repositories link that others link too, by how many do.
+
+    What a repository links alone is the rest of its bytes, so blobs of one repository, which are
+    most, are passed over: for all repositories this is one look at each blob and at shared links.
     """
-    query = sa.text(_SHARED + _SPACES.format(namespace=_NAMESPACE[tx.dialect]))
-    return [Space(row[0], int(row[1]), int(row[2])) for row in tx.execute(query).all()]
+    rows = _of_all_or_one(tx, _ALL_PORTIONS, _PORTIONS_OF_ONE, repository_id)
+    return [Portion(row[0], row[1], int(row[2])) for row in rows]
 
 
-_NAMESPACE = {
-    "sqlite": "substr(o.name, 1, instr(o.name || '/', '/') - 1)",
-    "postgresql": "split_part(o.name, '/', 1)",
-}
-_SPACES = """, spaces AS (
+_SPACES_BY = """, spaces AS (
         SELECT coalesce({namespace}, '') AS name, l.digest, l.size, l.holders, count(*) AS members
         FROM links l CROSS JOIN repositories o
         WHERE o.id = l.repository_id AND o.deleted_at IS NULL
@@ -132,48 +130,82 @@ _SPACES = """, spaces AS (
     )
     SELECT name, sum(size), sum(CASE WHEN members = holders THEN size ELSE 0 END)
     FROM spaces GROUP BY name ORDER BY name"""
+_SPACES = Statement.text(
+    sqlite=_SHARED
+    + _SPACES_BY.format(namespace="substr(o.name, 1, instr(o.name || '/', '/') - 1)"),
+    postgresql=_SHARED + _SPACES_BY.format(namespace="split_part(o.name, '/', 1)"),
+)
+
+
+def spaces(tx: Transaction) -> list[Space]:
+    """What each namespace shares; costs as shared_portions of all.
+
+    A namespace is what a name has before its first slash, or all of it. What was deleted softly is
+    one of its own, named "".
+    """
+    return [Space(row[0], int(row[1]), int(row[2])) for row in tx.rows(_SPACES)]
 
 
 # --- tagged and not -------------------------------------------------------------------------------
 
 # Everything a tag leads to: its manifest, what that lists, what refers to any of these. SQLite
 # takes several recursive terms, PostgreSQL one with a lateral join.
-_HELD = {
-    "sqlite": """
-        WITH RECURSIVE held(id) AS (
-            SELECT t.manifest_id FROM repositories o CROSS JOIN tags t
-            WHERE t.repository_id = o.id AND o.name IS NOT NULL {one}
-            UNION
-            SELECT c.child_id FROM held CROSS JOIN manifest_children c WHERE c.parent_id = held.id
-            UNION
-            SELECT r.id FROM held CROSS JOIN manifests s CROSS JOIN manifests r
-            WHERE s.id = held.id AND r.repository_id = s.repository_id AND r.subject = s.digest
-        )""",
-    "postgresql": """
-        WITH RECURSIVE held(id) AS (
-            SELECT t.manifest_id FROM repositories o JOIN tags t ON t.repository_id = o.id
-            WHERE o.name IS NOT NULL {one}
-            UNION
-            SELECT edge.id FROM held CROSS JOIN LATERAL (
-                SELECT c.child_id AS id FROM manifest_children c WHERE c.parent_id = held.id
-                UNION ALL
-                SELECT r.id FROM manifests s JOIN manifests r
-                ON r.repository_id = s.repository_id AND r.subject = s.digest
-                WHERE s.id = held.id
-            ) edge
-        )""",
-}
+_HELD_ON_SQLITE = """
+    WITH RECURSIVE held(id) AS (
+        SELECT t.manifest_id FROM repositories o CROSS JOIN tags t
+        WHERE t.repository_id = o.id AND o.name IS NOT NULL {one}
+        UNION
+        SELECT c.child_id FROM held CROSS JOIN manifest_children c WHERE c.parent_id = held.id
+        UNION
+        SELECT r.id FROM held CROSS JOIN manifests s CROSS JOIN manifests r
+        WHERE s.id = held.id AND r.repository_id = s.repository_id AND r.subject = s.digest
+    )"""
+_HELD_ON_POSTGRESQL = """
+    WITH RECURSIVE held(id) AS (
+        SELECT t.manifest_id FROM repositories o JOIN tags t ON t.repository_id = o.id
+        WHERE o.name IS NOT NULL {one}
+        UNION
+        SELECT edge.id FROM held CROSS JOIN LATERAL (
+            SELECT c.child_id AS id FROM manifest_children c WHERE c.parent_id = held.id
+            UNION ALL
+            SELECT r.id FROM manifests s JOIN manifests r
+            ON r.repository_id = s.repository_id AND r.subject = s.digest
+            WHERE s.id = held.id
+        ) edge
+    )"""
 _TAGGED = """
     SELECT coalesce(sum(size), 0) FROM blobs WHERE digest IN
     (SELECT digest FROM manifest_blobs WHERE manifest_id IN (SELECT id FROM held))"""
 
 
+def _tagged(one: str) -> Statement:
+    sqlite, postgresql = (
+        held.format(one=one) + _TAGGED for held in (_HELD_ON_SQLITE, _HELD_ON_POSTGRESQL)
+    )
+    return Statement.text(sqlite, postgresql)
+
+
+_TAGGED_ANYWHERE, _TAGGED_IN_ONE = _tagged(""), _tagged("AND o.id = :repository_id")
+
+
 def tagged_bytes(tx: Transaction, repository_id: int | None = None) -> int:
     """Bytes of blobs that a tag leads to. For the whole registry: one pass over what tags hold."""
-    one = "" if repository_id is None else "AND o.id = :repository_id"
-    query = sa.text(_HELD[tx.dialect].format(one=one) + _TAGGED)
-    values = {} if repository_id is None else {"repository_id": repository_id}
-    return int(tx.execute(query, values).scalar_one())
+    ((found,),) = _of_all_or_one(tx, _TAGGED_ANYWHERE, _TAGGED_IN_ONE, repository_id)
+    return int(found)
+
+
+_SUM = sa.select(sa.func.coalesce(sa.func.sum(_blobs.c.size), 0))
+_LEASED_ANYWHERE = Statement(
+    _SUM.where(_blobs.c.manifest_refs == 0, _blobs.c.digest.in_(sa.select(_reviews.c.digest)))
+)
+_LEASED_IN_ONE = Statement(
+    _SUM.join(_repo_blobs, _repo_blobs.c.digest == _blobs.c.digest)
+    .join(_reviews, same(_reviews, _repo_blobs, "repository_id", "digest"))
+    .where(
+        given(_reviews, "repository_id"),
+        ~sa.exists().where(same(_manifest_blobs, _repo_blobs, "repository_id", "digest")),
+    )
+)
 
 
 def leased_bytes(tx: Transaction, repository_id: int | None = None) -> int:
@@ -181,51 +213,41 @@ def leased_bytes(tx: Transaction, repository_id: int | None = None) -> int:
 
     Promises to pushers keep them, or the worker is about to look.
     """
-    if repository_id is None:
-        planned = sa.select(_reviews.c.digest)
-        query = sa.select(sa.func.coalesce(sa.func.sum(_blobs.c.size), 0)).where(
-            _blobs.c.manifest_refs == 0, _blobs.c.digest.in_(planned)
-        )
-        return int(tx.execute(query).scalar_one())
-    referenced = sa.exists().where(
-        _manifest_blobs.c.repository_id == _repo_blobs.c.repository_id,
-        _manifest_blobs.c.digest == _repo_blobs.c.digest,
+    ((found,),) = _of_all_or_one(tx, _LEASED_ANYWHERE, _LEASED_IN_ONE, repository_id)
+    return int(found)
+
+
+_links, _live = _repo_blobs.alias(), _repo_blobs.alias()
+_SOFT_DELETED = Statement(
+    _SUM.where(
+        # An expression, or SQLite asks of each link in the registry whether its repository is kept.
+        _blobs.c.digest.in_(
+            sa.select(_links.c.digest).join(
+                _kept, _kept.c.repository_id + 0 == _links.c.repository_id
+            )
+        ),
+        _blobs.c.manifest_refs > 0,
+        # No manifest of a live repository refers to it.
+        ~sa.exists().where(
+            _live.c.digest == _blobs.c.digest,
+            ~sa.exists().where(_kept.c.repository_id == _live.c.repository_id),
+            sa.exists().where(same(_manifest_blobs, _live, "repository_id", "digest")),
+        ),
     )
-    query = (
-        sa.select(sa.func.coalesce(sa.func.sum(_blobs.c.size), 0))
-        .join(_repo_blobs, _repo_blobs.c.digest == _blobs.c.digest)
-        .join(
-            _reviews,
-            sa.and_(
-                _reviews.c.repository_id == _repo_blobs.c.repository_id,
-                _reviews.c.digest == _repo_blobs.c.digest,
-            ),
-        )
-        .where(_reviews.c.repository_id == repository_id, ~referenced)
-    )
-    return int(tx.execute(query).scalar_one())
+)
+_UPLOAD_KEYS = Statement(
+    sa.select(*_uploads.c["repository_id", "storage_key", "offset"]).order_by(_uploads.c.id)
+)
 
 
 def soft_deleted_bytes(tx: Transaction) -> int:
     """Bytes of blobs that only what was deleted softly refers to; costs what that holds."""
-    links, live = _repo_blobs.alias(), _repo_blobs.alias()
-    kept = sa.select(links.c.digest).join(_kept, _kept.c.repository_id == links.c.repository_id)
-    hidden = sa.exists().where(_kept.c.repository_id == live.c.repository_id)
-    referenced = sa.exists().where(
-        _manifest_blobs.c.repository_id == live.c.repository_id,
-        _manifest_blobs.c.digest == live.c.digest,
-    )
-    held = sa.exists().where(live.c.digest == _blobs.c.digest, ~hidden, referenced)
-    query = sa.select(sa.func.coalesce(sa.func.sum(_blobs.c.size), 0)).where(
-        _blobs.c.digest.in_(kept), _blobs.c.manifest_refs > 0, ~held
-    )
-    return int(tx.execute(query).scalar_one())
+    return int(tx.value(_SOFT_DELETED))
 
 
 def upload_keys(tx: Transaction) -> list[tuple[int, str, int]]:
     """(repository's id, storage key, bytes that count) of every open session."""
-    query = sa.select(_uploads.c.repository_id, _uploads.c.storage_key, _uploads.c.offset)
-    return [(row[0], row[1], row[2]) for row in tx.execute(query.order_by(_uploads.c.id))]
+    return [(row[0], row[1], row[2]) for row in tx.rows(_UPLOAD_KEYS)]
 
 
 # --- one repository, whole ------------------------------------------------------------------------
@@ -240,37 +262,46 @@ class BlobRow(NamedTuple):
     repository_count: int
 
 
-def blobs_linked(tx: Transaction, repository_id: int) -> list[BlobRow]:
-    query = (
-        sa.select(_blobs.c.digest, _blobs.c.size, _blobs.c.manifest_refs, _blobs.c.repository_count)
-        .join(_repo_blobs, _repo_blobs.c.digest == _blobs.c.digest)
-        .where(_repo_blobs.c.repository_id == repository_id)
+_ID = bindparam("repository_id", type_=base.Id)
+_BLOBS_LINKED = Statement(
+    sa.select(*_blobs.c["digest", "size", "manifest_refs", "repository_count"])
+    .join(_repo_blobs, _repo_blobs.c.digest == _blobs.c.digest)
+    .where(_repo_blobs.c.repository_id == _ID)
+)
+_REFERENCES_IN = Statement(
+    sa.select(_manifest_blobs.c.manifest_id, _manifest_blobs.c.digest).where(
+        _manifest_blobs.c.repository_id == _ID
     )
-    return [BlobRow(Digest(row[0]), *row[1:]) for row in tx.execute(query).all()]
+)
+_LISTINGS_IN = Statement(
+    sa.select(_children.c.parent_id, _children.c.child_id)
+    .join(_manifests, _manifests.c.id == _children.c.parent_id)
+    .where(_manifests.c.repository_id == _ID)
+    .order_by(_children.c.parent_id, _children.c.child_id)
+)
+_TAGS_IN = Statement(
+    sa.select(_tags.c.manifest_id, _tags.c.name)
+    .where(_tags.c.repository_id == _ID)
+    .order_by(_tags.c.name)
+)
+
+
+def blobs_linked(tx: Transaction, repository_id: int) -> list[BlobRow]:
+    rows = tx.rows(_BLOBS_LINKED, repository_id=repository_id)
+    return [BlobRow(Digest(row[0]), *row[1:]) for row in rows]
 
 
 def references_in(tx: Transaction, repository_id: int) -> list[tuple[int, Digest]]:
     """(manifest's id, blob) for each reference in the repository."""
-    query = sa.select(_manifest_blobs.c.manifest_id, _manifest_blobs.c.digest).where(
-        _manifest_blobs.c.repository_id == repository_id
-    )
-    return [(row[0], Digest(row[1])) for row in tx.execute(query).all()]
+    rows = tx.rows(_REFERENCES_IN, repository_id=repository_id)
+    return [(manifest_id, Digest(digest)) for manifest_id, digest in rows]
 
 
 def listings_in(tx: Transaction, repository_id: int) -> list[tuple[int, int]]:
     """(index's id, child's id) for each child in the repository."""
-    query = (
-        sa.select(_children.c.parent_id, _children.c.child_id)
-        .join(_manifests, _manifests.c.id == _children.c.parent_id)
-        .where(_manifests.c.repository_id == repository_id)
-        .order_by(_children.c.parent_id, _children.c.child_id)
-    )
-    return [(row[0], row[1]) for row in tx.execute(query).all()]
+    return [(row[0], row[1]) for row in tx.rows(_LISTINGS_IN, repository_id=repository_id)]
 
 
 def tags_in(tx: Transaction, repository_id: int) -> list[tuple[int, Tag]]:
     """(manifest's id, tag) for each tag in the repository, in byte order."""
-    query = sa.select(_tags.c.manifest_id, _tags.c.name).where(
-        _tags.c.repository_id == repository_id
-    )
-    return [(row[0], Tag(row[1])) for row in tx.execute(query.order_by(_tags.c.name)).all()]
+    return [(row[0], Tag(row[1])) for row in tx.rows(_TAGS_IN, repository_id=repository_id)]

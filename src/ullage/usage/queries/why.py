@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import sqlalchemy as sa
 
 from ullage.database.schema import content, space, undo
-from ullage.database.statements import Statement, among
+from ullage.database.statements import Statement, among, given, same
 from ullage.database.timestamps import from_micros
 from ullage.database.transaction import Transaction
 from ullage.oci.digest import Digest
@@ -43,30 +43,37 @@ class Waiting(NamedTuple):
     due_at: datetime
 
 
+_CALLED = Statement(
+    sa.select(
+        _repositories.c.id,
+        _repositories.c.name,
+        *_manifests.c["id", "digest", "subject"],
+        sa.null(),
+        sa.null(),
+    )
+    .join(_manifests, _manifests.c.repository_id == _repositories.c.id)
+    .where(given(_manifests, "digest"), _repositories.c.name.is_not(None))
+    .order_by(_repositories.c.name)
+)
+_HIDDEN = Statement(
+    sa.select(
+        _kept.c.repository_id, _kept.c.name, _operations.c.id, _operations.c.counts_from
+    ).join(_operations, _operations.c.id == _kept.c.operation_id)
+)
+_THERE = Statement(
+    sa.select(*_manifests.c["repository_id", "id", "subject"]).where(
+        among(_manifests.c.repository_id, "ids"), given(_manifests, "digest")
+    )
+)
+
+
 def manifests_called(tx: Transaction, digest: Digest) -> list[Place]:
     """Where a manifest of this digest is: one look into each repository, then each hidden one."""
-    live = (
-        sa.select(
-            _repositories.c.id,
-            _repositories.c.name,
-            _manifests.c.id,
-            _manifests.c.digest,
-            _manifests.c.subject,
-            sa.null(),
-            sa.null(),
-        )
-        .join(_manifests, _manifests.c.repository_id == _repositories.c.id)
-        .where(_manifests.c.digest == digest, _repositories.c.name.is_not(None))
-        .order_by(_repositories.c.name)
-    )
-    return [_place(row) for row in tx.execute(live)] + _kept_called(tx, digest)
+    return [_place(row) for row in tx.rows(_CALLED, digest=digest)] + _kept_called(tx, digest)
 
 
 def _kept_called(tx: Transaction, digest: Digest) -> list[Place]:
-    hidden = sa.select(
-        _kept.c.repository_id, _kept.c.name, _operations.c.id, _operations.c.counts_from
-    ).join(_operations, _operations.c.id == _kept.c.operation_id)
-    kept = {row[0]: row[1:] for row in tx.execute(hidden)}
+    kept = {row[0]: row[1:] for row in tx.rows(_HIDDEN)}
     rows = tx.rows(_THERE, ids=kept.keys(), digest=digest) if kept else ()
     places = [
         _place((row[0], kept[row[0]][0], row[1], digest, row[2], *kept[row[0]][1:])) for row in rows
@@ -74,39 +81,12 @@ def _kept_called(tx: Transaction, digest: Digest) -> list[Place]:
     return sorted(places, key=lambda place: (place.repository, place.repository_id))
 
 
-_THERE = Statement(
-    sa.select(_manifests.c.repository_id, _manifests.c.id, _manifests.c.subject).where(
-        among(_manifests.c.repository_id, "ids"), _manifests.c.digest == sa.bindparam("digest")
-    )
-)
-
-
-def manifests_referring(tx: Transaction, digest: Digest) -> list[Place]:
-    """Every manifest that refers to the blob, by repository and in the order of pushing."""
-    query = (
-        _PLACES.join(_repo_blobs, _repo_blobs.c.repository_id == _repositories.c.id)
-        .join(
-            _manifest_blobs,
-            sa.and_(
-                _manifest_blobs.c.repository_id == _repo_blobs.c.repository_id,
-                _manifest_blobs.c.digest == _repo_blobs.c.digest,
-            ),
-        )
-        .join(_manifests, _manifests.c.id == _manifest_blobs.c.manifest_id)
-        .where(_repo_blobs.c.digest == digest, _NAMED.is_not(None))
-        .order_by(_NAMED, _manifests.c.id)
-    )
-    return [_place(row) for row in tx.execute(query)]
-
-
 _NAMED = sa.func.coalesce(_repositories.c.name, _kept.c.name)
 _PLACES = (
     sa.select(
         _repositories.c.id,
         _NAMED,
-        _manifests.c.id,
-        _manifests.c.digest,
-        _manifests.c.subject,
+        *_manifests.c["id", "digest", "subject"],
         _operations.c.id,
         _operations.c.counts_from,
     )
@@ -114,6 +94,20 @@ _PLACES = (
     .outerjoin(_kept, _kept.c.repository_id == _repositories.c.id)
     .outerjoin(_operations, _operations.c.id == _kept.c.operation_id)
 )
+
+
+_REFERRING = Statement(
+    _PLACES.join(_repo_blobs, _repo_blobs.c.repository_id == _repositories.c.id)
+    .join(_manifest_blobs, same(_manifest_blobs, _repo_blobs, "repository_id", "digest"))
+    .join(_manifests, _manifests.c.id == _manifest_blobs.c.manifest_id)
+    .where(given(_repo_blobs, "digest"), _NAMED.is_not(None))
+    .order_by(_NAMED, _manifests.c.id)
+)
+
+
+def manifests_referring(tx: Transaction, digest: Digest) -> list[Place]:
+    """Every manifest that refers to the blob, by repository and in the order of pushing."""
+    return [_place(row) for row in tx.rows(_REFERRING, digest=digest)]
 
 
 def _place(row: Sequence[Any]) -> Place:
@@ -128,12 +122,13 @@ def _place(row: Sequence[Any]) -> Place:
     )
 
 
+_TOMBSTONES = Statement(
+    sa.select(_tombstones.c.size, _tombstones.c.due_at)
+    .where(given(_tombstones, "digest"))
+    .order_by(_tombstones.c.due_at)
+)
+
+
 def tombstones_of(tx: Transaction, digest: Digest) -> list[Waiting]:
     """Bytes of this digest on their way out; a look at every tombstone."""
-    query = sa.select(_tombstones.c.size, _tombstones.c.due_at).where(
-        _tombstones.c.digest == digest
-    )
-    return [
-        Waiting(row[0], from_micros(row[1]))
-        for row in tx.execute(query.order_by(_tombstones.c.due_at))
-    ]
+    return [Waiting(size, from_micros(at)) for size, at in tx.rows(_TOMBSTONES, digest=digest)]

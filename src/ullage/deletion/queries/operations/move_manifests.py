@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from sqlalchemy import bindparam
 
 from ullage.database.schema import content
-from ullage.database.statements import Statement, among
+from ullage.database.statements import LIMIT, Statement, among, given
 from ullage.database.transaction import Transaction
 from ullage.oci.digest import Digest
 from ullage.oci.reference import Tag
@@ -31,22 +31,25 @@ _live = _tags.alias()
 _live_manifests = _manifests.alias()
 
 
+_CLASHES = Statement(
+    sa.select(_tags.c.name, _manifests.c.digest, _live_manifests.c.digest)
+    .join(_manifests, _manifests.c.id == _tags.c.manifest_id)
+    .join(_live, _live.c.name == _tags.c.name)
+    .join(_live_manifests, _live_manifests.c.id == _live.c.manifest_id)
+    .where(
+        _tags.c.repository_id == bindparam("hidden_id"),
+        _live.c.repository_id == bindparam("live_id"),
+        _live_manifests.c.digest != _manifests.c.digest,
+    )
+    .order_by(_tags.c.name)
+    .limit(LIMIT)
+)
+
+
 def clashes(tx: Transaction, hidden_id: int, live_id: int, limit: int) -> list[Clash]:
     """Tags of a hidden repository that a live one has too, on other manifests."""
-    query = (
-        sa.select(_tags.c.name, _manifests.c.digest, _live_manifests.c.digest)
-        .join(_manifests, _manifests.c.id == _tags.c.manifest_id)
-        .join(_live, _live.c.name == _tags.c.name)
-        .join(_live_manifests, _live_manifests.c.id == _live.c.manifest_id)
-        .where(
-            _tags.c.repository_id == hidden_id,
-            _live.c.repository_id == live_id,
-            _live_manifests.c.digest != _manifests.c.digest,
-        )
-        .order_by(_tags.c.name)
-        .limit(limit)
-    )
-    return [Clash(Tag(row[0]), Digest(row[1]), Digest(row[2])) for row in tx.execute(query)]
+    rows = tx.rows(_CLASHES, hidden_id=hidden_id, live_id=live_id, limit=limit)
+    return [Clash(Tag(row[0]), Digest(row[1]), Digest(row[2])) for row in rows]
 
 
 _others = _tags.alias()
@@ -64,9 +67,7 @@ def tags_there(tx: Transaction, ids: Collection[int], repository_id: int) -> lis
 
 
 _DROP_TAGS = Statement(
-    _tags.delete().where(
-        _tags.c.repository_id == bindparam("repository_id"), among(_tags.c.name, "tags")
-    )
+    _tags.delete().where(given(_tags, "repository_id"), among(_tags.c.name, "tags"))
 )
 
 
@@ -79,7 +80,7 @@ _SUBJECTS = _manifests.alias()
 _ROOTS = Statement(
     sa.select(*ROW)
     .where(
-        _manifests.c.repository_id == bindparam("repository_id"),
+        given(_manifests, "repository_id"),
         ~sa.exists().where(content.manifest_children.c.child_id == _manifests.c.id),
         ~sa.exists().where(
             _SUBJECTS.c.repository_id == _manifests.c.repository_id,
@@ -88,7 +89,7 @@ _ROOTS = Statement(
     )
     # The order of an index, so that what comes behind the limit is not looked at.
     .order_by(_manifests.c.digest)
-    .limit(bindparam("limit", type_=sa.Integer))
+    .limit(LIMIT)
 )
 
 

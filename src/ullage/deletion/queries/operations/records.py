@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from sqlalchemy import bindparam
 
 from ullage.database.schema import undo
-from ullage.database.statements import Statement
+from ullage.database.statements import LIMIT, Statement, given
 from ullage.database.timestamps import from_micros, to_micros
 from ullage.database.transaction import Transaction
 
@@ -37,10 +37,7 @@ _BEGIN = Statement.insert(
     lambda insert: insert.on_conflict_do_update(
         index_elements=["id"],
         # A job that goes on: its days begin with the last thing it deletes.
-        set_={
-            "deleted_at": insert.excluded.deleted_at,
-            "counts_from": insert.excluded.counts_from,
-        },
+        set_={"deleted_at": insert.excluded.deleted_at, "counts_from": insert.excluded.counts_from},
     ),
 )
 
@@ -61,28 +58,31 @@ def begin(
     )
 
 
-_COLUMNS = (
-    _operations.c.id,
-    _operations.c.kind,
-    _operations.c.subject,
-    _operations.c.target,
-    _operations.c.deleted_at,
-    _operations.c.counts_from,
+_COLUMNS = tuple(_operations.c["id", "kind", "subject", "target", "deleted_at", "counts_from"])
+
+
+_FIND = Statement(sa.select(*_COLUMNS).where(given(_operations, "id")))
+# Every operation was deleted before the end of time.
+_NEWEST = Statement(
+    sa.select(*_COLUMNS)
+    .where(
+        sa.tuple_(_operations.c.deleted_at, _operations.c.id)
+        < sa.tuple_(bindparam("at", type_=sa.BigInteger), bindparam("id", type_=sa.Text))
+    )
+    .order_by(_operations.c.deleted_at.desc(), _operations.c.id.desc())
+    .limit(LIMIT)
 )
 
 
 def find(tx: Transaction, operation_id: str) -> Operation | None:
-    row = tx.execute(sa.select(*_COLUMNS).where(_operations.c.id == operation_id)).first()
+    row = tx.row(_FIND, id=operation_id)
     return _operation(row) if row is not None else None
 
 
 def newest(tx: Transaction, before: tuple[datetime, str] | None, n: int) -> list[Operation]:
     """Up to `n` operations, the last first, behind a place."""
-    query = sa.select(*_COLUMNS).order_by(_operations.c.deleted_at.desc(), _operations.c.id.desc())
-    if before is not None:
-        place = sa.tuple_(sa.literal(to_micros(before[0])), sa.literal(before[1]))
-        query = query.where(sa.tuple_(_operations.c.deleted_at, _operations.c.id) < place)
-    return [_operation(row) for row in tx.execute(query.limit(n))]
+    at, id_ = (2**62, "") if before is None else (to_micros(before[0]), before[1])
+    return [_operation(row) for row in tx.rows(_NEWEST, at=at, id=id_, limit=n)]
 
 
 _OVERDUE = Statement(
@@ -105,7 +105,7 @@ def _operation(row: Sequence[Any]) -> Operation:
 
 _END = Statement(
     _operations.delete().where(
-        _operations.c.id == bindparam("id"),
+        given(_operations, "id"),
         ~sa.exists().where(_kept.c.operation_id == bindparam("id")),
         ~sa.exists().where(_deleted_tags.c.operation_id == bindparam("id")),
     )
@@ -117,6 +117,11 @@ def end_if_empty(tx: Transaction, operation_id: str) -> bool:
     return bool(tx.change(_END, id=operation_id))
 
 
+_SHIFT = Statement(
+    _operations.update().values(counts_from=_operations.c.counts_from + bindparam("by"))
+)
+
+
 def shift(tx: Transaction, by_microseconds: int) -> None:
     """The clock was put forward or back: everything is kept for as long as it would have been."""
-    tx.execute(_operations.update().values(counts_from=_operations.c.counts_from + by_microseconds))
+    tx.change(_SHIFT, by=by_microseconds)

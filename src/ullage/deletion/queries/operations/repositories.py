@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from sqlalchemy import bindparam
 
 from ullage.database.schema import content, undo
-from ullage.database.statements import Statement, among
+from ullage.database.statements import Statement, among, given
 from ullage.database.transaction import Transaction
 from ullage.oci.reference import RepositoryName
 from ullage.registry.queries.attributes import ATTRIBUTES
@@ -57,7 +57,7 @@ _MAKE_HIDDEN = Statement(
 _FIND_HIDDEN = Statement(
     sa.select(_kept.c.repository_id)
     .join(_repositories, _repositories.c.id == _kept.c.repository_id)
-    .where(_kept.c.operation_id == bindparam("operation_id"), _kept.c.name == bindparam("name"))
+    .where(given(_kept, "operation_id", "name"))
     .with_for_update(key_share=True, of=_repositories)
 )
 
@@ -78,21 +78,15 @@ def hidden_repository(tx: Transaction, operation_id: str, repository_id: int) ->
 
 _KEPT = (
     sa.select(
-        _kept.c.repository_id,
-        _kept.c.operation_id,
-        _kept.c.name,
-        _repositories.c.manifest_count,
-        _repositories.c.tag_count,
-        _repositories.c.blob_bytes,
+        *_kept.c["repository_id", "operation_id", "name"],
+        *_repositories.c["manifest_count", "tag_count", "blob_bytes"],
     )
     .join(_repositories, _repositories.c.id == _kept.c.repository_id)
     .order_by(_kept.c.name, _kept.c.repository_id)
 )
 _KEPT_BY = Statement(_KEPT.where(among(_kept.c.operation_id, "ids")))
 _LOCK_KEPT = Statement(
-    _KEPT.where(_kept.c.repository_id == bindparam("repository_id")).with_for_update(
-        key_share=True, of=_repositories
-    )
+    _KEPT.where(given(_kept, "repository_id")).with_for_update(key_share=True, of=_repositories)
 )
 
 
@@ -114,7 +108,7 @@ def _as_kept(row: Sequence[Any]) -> KeptRepository:
     return KeptRepository(row[0], row[1], RepositoryName(row[2]), row[3], row[4], row[5])
 
 
-_UNKEEP = Statement(_kept.delete().where(_kept.c.repository_id == bindparam("repository_id")))
+_UNKEEP = Statement(_kept.delete().where(given(_kept, "repository_id")))
 _GIVE_NAME = Statement(_repositories.update().where(_THIS_ONE).values(name=bindparam("name")))
 
 

@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from sqlalchemy import bindparam
 
 from ullage.database.schema import content, undo
-from ullage.database.statements import Statement, among
+from ullage.database.statements import LIMIT, Statement, among, given
 from ullage.database.transaction import Transaction
 from ullage.oci.digest import Digest
 from ullage.oci.reference import RepositoryName, Tag
@@ -42,11 +42,10 @@ _REMEMBER = Statement(
         )
         .join(_manifests, _manifests.c.id == _tags.c.manifest_id)
         .where(
-            _tags.c.repository_id == bindparam("repository_id"),
+            given(_tags, "repository_id"),
             among(_tags.c.name, "tags"),
             ~sa.exists().where(
-                _deleted_tags.c.operation_id == bindparam("operation_id"),
-                _deleted_tags.c.repository == bindparam("repository"),
+                given(_deleted_tags, "operation_id", "repository"),
                 _deleted_tags.c.name == _tags.c.name,
                 _deleted_tags.c.digest == _manifests.c.digest,
             ),
@@ -73,18 +72,24 @@ def remember_tags(
         )
 
 
-_REMEMBERED = sa.select(
-    _deleted_tags.c.operation_id,
-    _deleted_tags.c.repository,
-    _deleted_tags.c.name,
-    _deleted_tags.c.digest,
-).order_by(_deleted_tags.c.repository, _deleted_tags.c.name, _deleted_tags.c.digest)
+_REMEMBERED = Statement(
+    sa.select(*_deleted_tags.c["operation_id", "repository", "name", "digest"])
+    .where(given(_deleted_tags, "operation_id"))
+    .order_by(*_deleted_tags.c["repository", "name", "digest"])
+    .limit(LIMIT)
+)
+_COUNT = Statement(
+    sa.select(_deleted_tags.c.operation_id, _deleted_tags.c.repository, sa.func.count())
+    .where(among(_deleted_tags.c.operation_id, "ids"))
+    .group_by(_deleted_tags.c.operation_id, _deleted_tags.c.repository)
+)
 
 
 def remembered(tx: Transaction, operation_id: str, limit: int | None = None) -> list[RememberedTag]:
     """The tags that an operation has taken away from manifests that stayed."""
-    query = _REMEMBERED.where(_deleted_tags.c.operation_id == operation_id).limit(limit)
-    return [_as_remembered(row) for row in tx.execute(query)]
+    most = 2**31 - 1 if limit is None else limit
+    rows = tx.rows(_REMEMBERED, operation_id=operation_id, limit=most)
+    return [_as_remembered(row) for row in rows]
 
 
 def _as_remembered(row: Sequence[Any]) -> RememberedTag:
@@ -93,27 +98,18 @@ def _as_remembered(row: Sequence[Any]) -> RememberedTag:
 
 def count_remembered(tx: Transaction, operation_ids: Collection[str]) -> dict[str, dict[str, int]]:
     """How many such tags each of these operations has, by repository."""
-    query = (
-        sa.select(_deleted_tags.c.operation_id, _deleted_tags.c.repository, sa.func.count())
-        .where(_deleted_tags.c.operation_id.in_(list(operation_ids)))
-        .group_by(_deleted_tags.c.operation_id, _deleted_tags.c.repository)
-    )
     found: dict[str, dict[str, int]] = {}
-    for operation_id, repository, count in tx.execute(query):
+    for operation_id, repository, count in tx.rows(_COUNT, ids=operation_ids):
         found.setdefault(operation_id, {})[repository] = int(count)
     return found
 
 
 _FORGET = Statement(
     _deleted_tags.delete().where(
-        _deleted_tags.c.operation_id == bindparam("operation_id"),
-        _deleted_tags.c.repository == bindparam("repository"),
-        among(_deleted_tags.c.name, "tags"),
+        given(_deleted_tags, "operation_id", "repository"), among(_deleted_tags.c.name, "tags")
     )
 )
-_FORGET_ALL = Statement(
-    _deleted_tags.delete().where(_deleted_tags.c.operation_id == bindparam("operation_id"))
-)
+_FORGET_ALL = Statement(_deleted_tags.delete().where(given(_deleted_tags, "operation_id")))
 
 
 def forget_tags(
@@ -139,11 +135,10 @@ _RESTORE_TAGS = Statement(
         )
         .join(_manifests, _manifests.c.digest == _deleted_tags.c.digest)
         .where(
-            _manifests.c.repository_id == bindparam("repository_id"),
-            _deleted_tags.c.operation_id == bindparam("operation_id"),
-            _deleted_tags.c.repository == bindparam("repository"),
+            given(_manifests, "repository_id"),
+            given(_deleted_tags, "operation_id", "repository"),
             _deleted_tags.c.name == bindparam("tag"),
-            _deleted_tags.c.digest == bindparam("digest"),
+            given(_deleted_tags, "digest"),
         ),
     )
 )

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from sqlalchemy import bindparam
 
 from ullage.database.schema import content
-from ullage.database.statements import Statement, among
+from ullage.database.statements import Statement, among, given, same
 from ullage.database.timestamps import to_micros
 from ullage.database.transaction import Transaction
 from ullage.oci.digest import Digest
@@ -43,8 +43,8 @@ _FIND = Statement(
     )
     .join(_repo_blobs, _repo_blobs.c.digest == _blobs.c.digest)
     .join(_repositories, _repositories.c.id == _repo_blobs.c.repository_id)
-    .where(_repositories.c.name == bindparam("name"))
-    .where(_repo_blobs.c.digest == bindparam("digest"))
+    .where(given(_repositories, "name"))
+    .where(given(_repo_blobs, "digest"))
     .where(_blobs.c.damaged_at.is_(None))
 )
 
@@ -84,7 +84,7 @@ def lock_blobs(
 
 _LINKED = (
     sa.select(_repo_blobs.c.digest)
-    .where(_repo_blobs.c.repository_id == bindparam("repository_id"))
+    .where(given(_repo_blobs, "repository_id"))
     .where(among(_repo_blobs.c.digest, "digests"))
 )
 _LINKED_AMONG = Statement(_LINKED)
@@ -101,12 +101,7 @@ def linked_among(tx: Transaction, repository_id: int, digests: Collection[Digest
 # One reference is enough to know: what a million manifests share is looked at once. They all go by
 # way of the repository's link (the foreign key says so).
 _REFERENCED_AMONG = Statement(
-    _LINKED.where(
-        sa.exists().where(
-            _manifest_blobs.c.repository_id == _repo_blobs.c.repository_id,
-            _manifest_blobs.c.digest == _repo_blobs.c.digest,
-        )
-    )
+    _LINKED.where(sa.exists().where(same(_manifest_blobs, _repo_blobs, "repository_id", "digest")))
 )
 
 

@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from sqlalchemy import bindparam
 
 from ullage.database.schema import content
-from ullage.database.statements import Statement, among
+from ullage.database.statements import LIMIT, Statement, among, given
 from ullage.database.timestamps import to_micros
 from ullage.database.transaction import Row, Transaction
 from ullage.oci.digest import Digest
@@ -61,7 +61,7 @@ class ManifestRow(NamedTuple):
     subject: Digest | None
 
 
-ROW = (_manifests.c.id, _manifests.c.digest, _manifests.c.size, _manifests.c.subject)
+ROW = tuple(_manifests.c["id", "digest", "size", "subject"])
 
 
 def manifest_row(row: Row) -> ManifestRow:
@@ -81,24 +81,21 @@ class ReferrerRow(NamedTuple):
 
 # What locks say comes with the row: pulling stays one query.
 _STORED = sa.select(
-    _manifests.c.id,
-    _manifests.c.digest,
-    _manifests.c.media_type,
-    _manifests.c.raw,
+    *_manifests.c["id", "digest", "media_type", "raw"],
     _repositories.c.read_enabled,
     _manifests.c.read_enabled,
 )
 _BY_DIGEST = Statement(
     _STORED.add_columns(sa.true())
     .join(_repositories, _repositories.c.id == _manifests.c.repository_id)
-    .where(_repositories.c.name == bindparam("name"))
+    .where(given(_repositories, "name"))
     .where(_manifests.c.digest == bindparam("reference"))
 )
 _BY_TAG = Statement(
     _STORED.add_columns(_tags.c.read_enabled)
     .join(_tags, _tags.c.manifest_id == _manifests.c.id)
     .join(_repositories, _repositories.c.id == _tags.c.repository_id)
-    .where(_repositories.c.name == bindparam("name"))
+    .where(given(_repositories, "name"))
     .where(_tags.c.name == bindparam("reference"))
 )
 
@@ -126,7 +123,7 @@ def get_manifest(
 _EXISTS = Statement(
     sa.select(_manifests.c.id)
     .join(_repositories, _repositories.c.id == _manifests.c.repository_id)
-    .where(_repositories.c.name == bindparam("name"), _manifests.c.digest == bindparam("digest"))
+    .where(given(_repositories, "name"), given(_manifests, "digest"))
 )
 
 
@@ -136,7 +133,7 @@ def manifest_exists(tx: Transaction, name: RepositoryName, digest: Digest) -> bo
 
 _ALL = Statement(
     sa.select(_manifests.c.digest)
-    .where(_manifests.c.repository_id == bindparam("repository_id"))
+    .where(given(_manifests, "repository_id"))
     .order_by(_manifests.c.digest)
 )
 
@@ -144,6 +141,23 @@ _ALL = Statement(
 def all_digests(tx: Transaction, repository_id: int) -> list[Digest]:
     """Every manifest of a repository, in byte order."""
     return [Digest(each) for each in tx.values(_ALL, repository_id=repository_id)]
+
+
+_REFERRERS = Statement(
+    sa.select(*_manifests.c["digest", "media_type", "size", "artifact_type", "annotations"])
+    .join(_repositories, _repositories.c.id == _manifests.c.repository_id)
+    .where(
+        given(_repositories, "name"),
+        given(_manifests, "subject"),
+        _manifests.c.digest > bindparam("last"),
+        _manifests.c.list_enabled,
+        sa.or_(
+            bindparam("artifact_type", type_=sa.Text).is_(None), given(_manifests, "artifact_type")
+        ),
+    )
+    .order_by(_manifests.c.digest)
+    .limit(LIMIT)
+)
 
 
 def list_referrers(
@@ -154,31 +168,24 @@ def list_referrers(
     n: int,
     last: str | None,
 ) -> list[ReferrerRow]:
-    query = (
-        sa.select(
-            _manifests.c.digest,
-            _manifests.c.media_type,
-            _manifests.c.size,
-            _manifests.c.artifact_type,
-            _manifests.c.annotations,
-        )
-        .join(_repositories, _repositories.c.id == _manifests.c.repository_id)
-        .where(_repositories.c.name == name, _manifests.c.subject == subject)
-        .where(_manifests.c.list_enabled)
+    # Every digest comes after the empty one.
+    rows = tx.rows(
+        _REFERRERS,
+        name=name,
+        subject=subject,
+        artifact_type=artifact_type,
+        last=last or "",
+        limit=n,
     )
-    if artifact_type is not None:
-        query = query.where(_manifests.c.artifact_type == artifact_type)
-    if last is not None:
-        query = query.where(_manifests.c.digest > last)
     return [
         ReferrerRow(Digest(row[0]), row[1], row[2], row[3], json.loads(row[4]) if row[4] else {})
-        for row in tx.execute(query.order_by(_manifests.c.digest).limit(n))
+        for row in rows
     ]
 
 
 _FIND = Statement(
     sa.select(*ROW)
-    .where(_manifests.c.repository_id == bindparam("repository_id"))
+    .where(given(_manifests, "repository_id"))
     .where(among(_manifests.c.digest, "digests"))
 )
 
@@ -192,7 +199,7 @@ def find_manifests(
     return {row.digest: row for row in map(manifest_row, rows)}
 
 
-_THIS_ONE = _manifests.c.id == bindparam("id")
+_THIS_ONE = given(_manifests, "id")
 _MEDIA_TYPE = Statement(sa.select(_manifests.c.media_type).where(_THIS_ONE))
 
 

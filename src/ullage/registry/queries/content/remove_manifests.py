@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 import sqlalchemy as sa
 
 from ullage.database.schema import content
-from ullage.database.statements import Statement, among
+from ullage.database.statements import Statement, among, given
 from ullage.database.transaction import Transaction
 from ullage.oci.digest import Digest
 from ullage.oci.reference import Tag
@@ -46,7 +46,7 @@ def children_of(tx: Transaction, ids: Collection[int]) -> list[ManifestRow]:
 
 _REFERRERS = Statement(
     sa.select(*ROW)
-    .where(_manifests.c.repository_id == sa.bindparam("repository_id"))
+    .where(given(_manifests, "repository_id"))
     .where(among(_manifests.c.subject, "subjects"))
 )
 
@@ -124,10 +124,6 @@ def remove_manifests(
         count_references(tx, digests, -count)
     size = sum(row.size for row in rows)
     add_to_repository(
-        tx,
-        repository_id,
-        manifest_count=-len(rows),
-        manifest_bytes=-size,
-        tag_count=-tags_gone,
+        tx, repository_id, manifest_count=-len(rows), manifest_bytes=-size, tag_count=-tags_gone
     )
     add_to_counters(tx, repository_id, manifest_count=-len(rows), manifest_bytes=-size)

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from sqlalchemy import bindparam
 
 from ullage.database.schema import cleaning, content, space
-from ullage.database.statements import Statement
+from ullage.database.statements import LIMIT, Statement, among, given
 from ullage.database.timestamps import to_micros
 from ullage.database.transaction import Transaction
 from ullage.oci.errors import NameUnknown
@@ -19,7 +19,7 @@ from ullage.registry.queries import attributes
 
 _repositories = content.repositories
 
-_NAMED = sa.select(_repositories.c.id).where(_repositories.c.name == bindparam("name"))
+_NAMED = sa.select(_repositories.c.id).where(given(_repositories, "name"))
 _THIS_ONE = _repositories.c.id == bindparam("repository_id")
 
 
@@ -120,7 +120,7 @@ _policy = (
 )
 _LOCK_TO_DELETE = Statement(
     sa.select(_repositories.c.id, _repositories.c.manifest_count, _policy)
-    .where(_repositories.c.name == bindparam("name"))
+    .where(given(_repositories, "name"))
     .with_for_update(key_share=True, of=_repositories)
 )
 
@@ -147,7 +147,7 @@ _INSERT = Statement.insert(
 
 _HOLD_NAMED = Statement(
     sa.select(_repositories.c.id, _repositories.c.write_enabled)
-    .where(_repositories.c.name == bindparam("name"))
+    .where(given(_repositories, "name"))
     .with_for_update(key_share=True)
 )
 
@@ -164,7 +164,7 @@ _DROP_IF_UNUSED = Statement(
     _repositories.delete().where(
         _THIS_ONE,
         *(
-            ~sa.exists().where(table.c.repository_id == bindparam("repository_id"))
+            ~sa.exists().where(given(table, "repository_id"))
             for table in (content.manifests, content.repo_blobs, space.uploads)
         ),
     )
@@ -221,6 +221,20 @@ def touch_repository(tx: Transaction, repository_id: int, now: datetime) -> None
     tx.change(_TOUCH, repository_id=repository_id, updated_at=to_micros(now))
 
 
+_VISIBLE = sa.select(_repositories.c.name).where(
+    _repositories.c.manifest_count > 0,
+    _repositories.c.list_enabled,
+    _repositories.c.name > bindparam("last"),
+)
+_IN_ORDER = _VISIBLE.order_by(_repositories.c.name).limit(LIMIT)
+_LIST_NAMED = Statement(_IN_ORDER.where(among(_repositories.c.name, "names")))
+_LIST_BETWEEN = Statement(
+    _IN_ORDER.where(
+        _repositories.c.name > bindparam("low"), _repositories.c.name < bindparam("high")
+    )
+)
+
+
 def list_repositories(
     tx: Transaction, n: int, last: str | None, patterns: Collection[str] | None = None
 ) -> list[str]:
@@ -228,25 +242,20 @@ def list_repositories(
 
     With `patterns` (names, or prefixes ending in "/*") only such ones.
     """
-    query = sa.select(_repositories.c.name).where(
-        _repositories.c.name.is_not(None),
-        _repositories.c.manifest_count > 0,
-        _repositories.c.list_enabled,
-    )
-    if patterns is not None:
-        query = query.where(
-            sa.or_(sa.false(), *(named_like(_repositories.c.name, p) for p in sorted(patterns)))
-        )
-    if last is not None:
-        query = query.where(_repositories.c.name > last)
-    return list(tx.execute(query.order_by(_repositories.c.name).limit(n)).scalars())
+    names, ranges = names_and_ranges({"*"} if patterns is None else patterns)
+    place = {"last": last or "", "limit": n}
+    found = set(tx.values(_LIST_NAMED, names=names, **place)) if names else set()
+    for low, high in ranges:
+        found.update(tx.values(_LIST_BETWEEN, low=low, high=high, **place))
+    return sorted(found)[:n]
 
 
-def named_like(name: sa.ColumnElement[str], pattern: str) -> sa.ColumnElement[bool]:
-    """As a range of names, so that the index finds them and no character is special."""
-    if pattern == "*":
-        return sa.true()
-    if not pattern.endswith("/*"):
-        return name == pattern
-    prefix = pattern[:-1]
-    return sa.and_(name > prefix, name < prefix[:-1] + chr(ord("/") + 1))
+def names_and_ranges(patterns: Collection[str]) -> tuple[list[str], list[tuple[str, str]]]:
+    """Names, and what others are between, so that an index finds them and no character is special.
+
+    A prefix "a/*" is what lies between "a/" and "a0"; "*" is everything.
+    """
+    names = [pattern for pattern in patterns if pattern != "*" and not pattern.endswith("/*")]
+    prefixes = sorted(pattern[:-1] for pattern in patterns if pattern.endswith("/*"))
+    ranges = [(prefix, prefix[:-1] + chr(ord("/") + 1)) for prefix in prefixes]
+    return names, ranges if "*" not in patterns else [("", chr(0x10FFFF))]

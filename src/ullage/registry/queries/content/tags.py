@@ -8,7 +8,7 @@ import sqlalchemy as sa
 from sqlalchemy import bindparam
 
 from ullage.database.schema import content
-from ullage.database.statements import Statement
+from ullage.database.statements import LIMIT, Statement, given
 from ullage.database.timestamps import to_micros
 from ullage.database.transaction import Transaction
 from ullage.oci.digest import Digest
@@ -19,8 +19,8 @@ from ullage.registry.queries.content.repositories import add_to_repository, touc
 _tags = content.tags
 _manifests = content.manifests
 
-_HERE = _tags.c.repository_id == bindparam("repository_id")
-_THIS_ONE = sa.and_(_HERE, _tags.c.name == bindparam("name"))
+_HERE = given(_tags, "repository_id")
+_THIS_ONE = sa.and_(_HERE, given(_tags, "name"))
 
 _ALL = Statement(sa.select(_tags.c.name).where(_HERE).order_by(_tags.c.name))
 
@@ -34,7 +34,7 @@ _LIST = Statement(
     sa.select(_tags.c.name)
     .where(_HERE, _tags.c.name > bindparam("last"), _tags.c.list_enabled)
     .order_by(_tags.c.name)
-    .limit(bindparam("limit", type_=sa.Integer))
+    .limit(LIMIT)
 )
 
 

@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from sqlalchemy import bindparam
 
 from ullage.database.schema import content
-from ullage.database.statements import Statement
+from ullage.database.statements import Statement, given
 from ullage.database.timestamps import to_micros
 from ullage.database.transaction import Transaction
 from ullage.oci.digest import Digest
@@ -25,13 +25,13 @@ _INSERT_BLOB = Statement.insert(
     lambda insert: insert.on_conflict_do_nothing(index_elements=["digest"]),
 )
 _CURRENT_BLOB = Statement(
-    sa.select(_blobs.c.storage_key, _blobs.c.damaged_at, _blobs.c.size)
-    .where(_blobs.c.digest == bindparam("digest"))
+    sa.select(*_blobs.c["storage_key", "damaged_at", "size"])
+    .where(given(_blobs, "digest"))
     .with_for_update(key_share=True)
 )
 _REPLACE_BYTES = Statement(
     _blobs.update()
-    .where(_blobs.c.digest == bindparam("digest"))
+    .where(given(_blobs, "digest"))
     .values(storage_key=bindparam("storage_key"), damaged_at=None)
 )
 

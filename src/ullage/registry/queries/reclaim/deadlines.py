@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 
 import sqlalchemy as sa
+from sqlalchemy import bindparam
 
 from ullage.database.schema import space
 from ullage.database.statements import Statement
@@ -28,16 +29,20 @@ def next_due(tx: Transaction) -> datetime | None:
     return min(known, default=None)
 
 
+_SHIFT_REVIEWS = Statement(_reviews.update().values(due_at=_reviews.c.due_at + bindparam("by")))
+_SHIFT_TOMBSTONES = Statement(
+    _tombstones.update().values(
+        due_at=_tombstones.c.due_at + bindparam("by"),
+        claimed_until=_tombstones.c.claimed_until + bindparam("by"),
+    )
+)
+
+
 def shift_reviews(tx: Transaction, by_microseconds: int) -> None:
     """The clock was put forward or back."""
-    tx.execute(_reviews.update().values(due_at=_reviews.c.due_at + by_microseconds))
+    tx.change(_SHIFT_REVIEWS, by=by_microseconds)
 
 
 def shift_tombstones(tx: Transaction, by_microseconds: int) -> None:
     """The clock was put forward or back: the second would keep bytes for as long as it was."""
-    tx.execute(
-        _tombstones.update().values(
-            due_at=_tombstones.c.due_at + by_microseconds,
-            claimed_until=_tombstones.c.claimed_until + by_microseconds,
-        )
-    )
+    tx.change(_SHIFT_TOMBSTONES, by=by_microseconds)

@@ -8,7 +8,7 @@ import sqlalchemy as sa
 from sqlalchemy import bindparam
 
 from ullage.database.schema import content
-from ullage.database.statements import Statement
+from ullage.database.statements import LIMIT, Statement, given
 from ullage.database.timestamps import to_micros
 from ullage.database.transaction import Transaction
 from ullage.oci.digest import Digest
@@ -17,13 +17,16 @@ from ullage.registry.queries.content.manifests import ManifestRow
 _repo_blobs = content.repo_blobs
 
 
+_MARK_DELETED = Statement(
+    content.repositories.update()
+    .where(content.repositories.c.id == bindparam("repository_id"))
+    .values(name=None, deleted_at=bindparam("deleted_at"))
+)
+
+
 def mark_deleted(tx: Transaction, repository_id: int, now: datetime) -> None:
     """Take the repository's name away: nobody sees it any more, a push makes a new one."""
-    tx.execute(
-        content.repositories.update()
-        .where(content.repositories.c.id == repository_id)
-        .values(name=None, deleted_at=to_micros(now))
-    )
+    tx.change(_MARK_DELETED, repository_id=repository_id, deleted_at=to_micros(now))
 
 
 _DELETED = (
@@ -47,13 +50,9 @@ def next_deleted_repository(tx: Transaction) -> int | None:
 
 
 _SOME_MANIFESTS = Statement(
-    sa.select(
-        content.manifests.c.id,
-        content.manifests.c.digest,
-        content.manifests.c.size,
-    )
-    .where(content.manifests.c.repository_id == bindparam("repository_id"))
-    .limit(bindparam("limit", type_=sa.Integer))
+    sa.select(content.manifests.c.id, content.manifests.c.digest, content.manifests.c.size)
+    .where(given(content.manifests, "repository_id"))
+    .limit(LIMIT)
 )
 
 
@@ -64,9 +63,9 @@ def some_manifests(tx: Transaction, repository_id: int, limit: int) -> list[Mani
 
 _SOME_LINKS = Statement(
     sa.select(_repo_blobs.c.digest)
-    .where(_repo_blobs.c.repository_id == bindparam("repository_id"))
+    .where(given(_repo_blobs, "repository_id"))
     .order_by(_repo_blobs.c.digest)
-    .limit(bindparam("limit", type_=sa.Integer))
+    .limit(LIMIT)
 )
 
 

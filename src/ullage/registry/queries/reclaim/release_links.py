@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from sqlalchemy import bindparam
 
 from ullage.database.schema import content, space
-from ullage.database.statements import Statement, among
+from ullage.database.statements import Statement, among, given
 from ullage.database.timestamps import from_micros, to_micros
 from ullage.database.transaction import Row, Transaction
 from ullage.oci.digest import Digest
@@ -73,10 +73,7 @@ def release_links(
     return Released(freed_bytes, freed_blobs, leased_bytes)
 
 
-_THESE_LINKS = sa.and_(
-    _repo_blobs.c.repository_id == bindparam("repository_id"),
-    among(_repo_blobs.c.digest, "digests"),
-)
+_THESE_LINKS = sa.and_(given(_repo_blobs, "repository_id"), among(_repo_blobs.c.digest, "digests"))
 _LINKS = Statement(
     sa.select(_repo_blobs.c.digest, _repo_blobs.c.linked_at, _blobs.c.size)
     .join(_blobs, _blobs.c.digest == _repo_blobs.c.digest)
@@ -118,7 +115,7 @@ def _linked_elsewhere(
 _DELETE_LINKS = Statement(_repo_blobs.delete().where(_THESE_LINKS))
 # The links decide, not their number: that is only for the bill. One of them is enough.
 _UNLINKED = Statement(
-    sa.select(_blobs.c.digest, _blobs.c.size, _blobs.c.storage_key)
+    sa.select(*_blobs.c["digest", "size", "storage_key"])
     .where(
         among(_blobs.c.digest, "digests"),
         ~sa.exists().where(_repo_blobs.c.digest == _blobs.c.digest),

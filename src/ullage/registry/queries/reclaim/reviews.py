@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from sqlalchemy import bindparam
 
 from ullage.database.schema import space
-from ullage.database.statements import Statement, among
+from ullage.database.statements import LIMIT, Statement, among, given
 from ullage.database.timestamps import to_micros
 from ullage.database.transaction import Transaction
 from ullage.oci.digest import Digest
@@ -46,9 +46,7 @@ def schedule_reviews(
 
 
 _CANCEL = Statement(
-    _reviews.delete().where(
-        _reviews.c.repository_id == bindparam("repository_id"), among(_reviews.c.digest, "digests")
-    )
+    _reviews.delete().where(given(_reviews, "repository_id"), among(_reviews.c.digest, "digests"))
 )
 
 
@@ -66,10 +64,10 @@ _DUE_FIRST = Statement(
 )
 _DUE_THERE = Statement(
     sa.select(_reviews.c.digest)
-    .where(_reviews.c.repository_id == bindparam("repository_id"))
+    .where(given(_reviews, "repository_id"))
     .where(_reviews.c.due_at <= bindparam("now"))
     .order_by(_reviews.c.digest)
-    .limit(bindparam("limit", type_=sa.Integer))
+    .limit(LIMIT)
 )
 
 

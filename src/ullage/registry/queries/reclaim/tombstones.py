@@ -10,9 +10,9 @@ import sqlalchemy as sa
 from sqlalchemy import bindparam
 
 from ullage.database.schema import content, space
-from ullage.database.statements import Statement, among
+from ullage.database.statements import LIMIT, Statement, among
 from ullage.database.timestamps import to_micros
-from ullage.database.transaction import Transaction, chunks
+from ullage.database.transaction import Transaction
 from ullage.oci.digest import Digest
 from ullage.registry.queries.counters import add_to_counters
 
@@ -52,13 +52,13 @@ _DUE = sa.and_(
 )
 _THESE = among(_tombstones.c.storage_key, "keys")
 _CLAIMABLE = Statement(
-    sa.select(_tombstones.c.storage_key, _tombstones.c.size, _tombstones.c.attempts)
+    sa.select(*_tombstones.c["storage_key", "size", "attempts"])
     .where(_DUE)
     .where(~sa.exists().where(_blobs.c.storage_key == _tombstones.c.storage_key))
     .where(~sa.exists().where(space.uploads.c.storage_key == _tombstones.c.storage_key))
     .where(~sa.exists().where(space.reserved_keys.c.storage_key == _tombstones.c.storage_key))
     .order_by(_tombstones.c.due_at)
-    .limit(bindparam("limit", type_=sa.Integer))
+    .limit(LIMIT)
     .with_for_update(skip_locked=True, of=_tombstones)
 )
 _CLAIM = Statement(
@@ -85,13 +85,14 @@ def _keys(tombstones: Sequence[Tombstone]) -> list[str]:
     return [tombstone.storage_key for tombstone in tombstones]
 
 
+_RELEASE_ALL = Statement(
+    _tombstones.update().where(_tombstones.c.claimed_until.is_not(None)).values(claimed_until=None)
+)
+
+
 def release_tombstones(tx: Transaction) -> None:
     """Give back every claim, for a process that knows it is the only one."""
-    tx.execute(
-        _tombstones.update()
-        .where(_tombstones.c.claimed_until.is_not(None))
-        .values(claimed_until=None)
-    )
+    tx.change(_RELEASE_ALL)
 
 
 _LOCK = Statement(
@@ -128,16 +129,13 @@ def tombstone_due(tx: Transaction, now: datetime) -> bool:
     return tx.row(_ANY_DUE, now=to_micros(now)) is not None
 
 
+# The way a key goes: asked in this order it is not missed where it moves on in between.
+_KNOWN_KEYS = tuple(
+    Statement(sa.select(table.c.storage_key).where(among(table.c.storage_key, "keys")))
+    for table in (space.reserved_keys, space.uploads, _blobs, _tombstones)
+)
+
+
 def known_keys(tx: Transaction, keys: Collection[str]) -> set[str]:
     """Which of these storage keys a blob, an upload session or a tombstone names, or may soon."""
-    known: set[str] = set()
-    for some in chunks(sorted(keys)):
-        # The way a key goes: asked in this order it is not missed where it moves on in between.
-        for column in (
-            space.reserved_keys.c.storage_key,
-            space.uploads.c.storage_key,
-            _blobs.c.storage_key,
-            _tombstones.c.storage_key,
-        ):
-            known.update(tx.execute(sa.select(column).where(column.in_(some))).scalars())
-    return known
+    return {key for statement in _KNOWN_KEYS for key in tx.values(statement, keys=keys)}

@@ -6,10 +6,9 @@ from collections.abc import Collection
 from typing import NamedTuple
 
 import sqlalchemy as sa
-from sqlalchemy import bindparam
 
 from ullage.database.schema import content
-from ullage.database.statements import Statement, among
+from ullage.database.statements import LIMIT, Statement, among, given, same
 from ullage.database.transaction import Transaction
 from ullage.oci.digest import Digest
 
@@ -27,7 +26,7 @@ class ReferencedBlob(NamedTuple):
     repository_count: int
 
 
-_FACTS = (_blobs.c.digest, _blobs.c.size, _blobs.c.manifest_refs, _blobs.c.repository_count)
+_FACTS = tuple(_blobs.c["digest", "size", "manifest_refs", "repository_count"])
 _HELD_BLOBS = Statement(sa.select(*_FACTS).where(among(_blobs.c.digest, "digests")))
 
 
@@ -40,7 +39,7 @@ def referenced_blobs(tx: Transaction, digests: Collection[Digest]) -> dict[Diges
 _BLOBS_OF = (
     sa.select(*_FACTS)
     .join(_repo_blobs, _repo_blobs.c.digest == _blobs.c.digest)
-    .where(_repo_blobs.c.repository_id == bindparam("repository_id"))
+    .where(given(_repo_blobs, "repository_id"))
 )
 _SHARED_IN = Statement(_BLOBS_OF.where(_blobs.c.repository_count > 1))
 _ALONE_IN = Statement(
@@ -63,10 +62,7 @@ def alone_in(tx: Transaction, repository_id: int) -> int:
 
 _REFERENCES_AMONG = Statement(
     sa.select(_manifest_blobs.c.digest, sa.func.count())
-    .where(
-        _manifest_blobs.c.repository_id == bindparam("repository_id"),
-        among(_manifest_blobs.c.digest, "digests"),
-    )
+    .where(given(_manifest_blobs, "repository_id"), among(_manifest_blobs.c.digest, "digests"))
     .group_by(_manifest_blobs.c.digest)
 )
 
@@ -83,28 +79,33 @@ def references_among(
     return found
 
 
+_SOME_HOLDERS = Statement(
+    sa.select(_repositories.c.name)
+    .join(_repo_blobs, _repo_blobs.c.repository_id == _repositories.c.id)
+    .where(
+        given(_repo_blobs, "digest"),
+        _repositories.c.name.is_not(None),
+        sa.exists().where(same(_manifest_blobs, _repo_blobs, "repository_id", "digest")),
+    )
+    .order_by(_repo_blobs.c.repository_id)
+    .limit(LIMIT)
+)
+_COUNT_SOME = Statement(
+    sa.select(sa.func.count()).select_from(
+        sa.select(_manifest_blobs.c.manifest_id)
+        .where(given(_manifest_blobs, "repository_id", "digest"))
+        .limit(LIMIT)
+        .subquery()
+    )
+)
+
+
 def some_holders(tx: Transaction, digest: Digest, limit: int) -> list[str]:
     """Up to `limit` repositories, by name, with a manifest that refers to the blob."""
-    referenced = sa.exists().where(
-        _manifest_blobs.c.repository_id == _repo_blobs.c.repository_id,
-        _manifest_blobs.c.digest == _repo_blobs.c.digest,
-    )
-    query = (
-        sa.select(_repositories.c.name)
-        .join(_repo_blobs, _repo_blobs.c.repository_id == _repositories.c.id)
-        .where(_repo_blobs.c.digest == digest, _repositories.c.name.is_not(None), referenced)
-        .order_by(_repo_blobs.c.repository_id)
-        .limit(limit)
-    )
-    return sorted(tx.execute(query).scalars())
+    return sorted(tx.values(_SOME_HOLDERS, digest=digest, limit=limit))
 
 
 def refers_more_often(tx: Transaction, repository_id: int, digest: Digest, than: int) -> bool:
     """Whether more than `than` manifests of the repository refer to the blob."""
-    some = (
-        sa.select(_manifest_blobs.c.manifest_id)
-        .where(_manifest_blobs.c.repository_id == repository_id, _manifest_blobs.c.digest == digest)
-        .limit(than + 1)
-    )
-    count = tx.execute(sa.select(sa.func.count()).select_from(some.subquery())).scalar_one()
-    return int(count) > than
+    counted = tx.value(_COUNT_SOME, repository_id=repository_id, digest=digest, limit=than + 1)
+    return int(counted) > than

@@ -7,10 +7,9 @@ from datetime import datetime
 from typing import NamedTuple
 
 import sqlalchemy as sa
-from sqlalchemy import bindparam
 
 from ullage.database.schema import content, space, undo
-from ullage.database.statements import Statement, among
+from ullage.database.statements import Statement, among, given, same
 from ullage.database.timestamps import from_micros
 from ullage.database.transaction import Transaction
 from ullage.oci.digest import Digest
@@ -38,8 +37,7 @@ class LinkState(NamedTuple):
 
 _LINKS_IN = Statement(
     sa.select(_repo_blobs.c.digest, _repo_blobs.c.linked_at).where(
-        _repo_blobs.c.repository_id == bindparam("repository_id"),
-        among(_repo_blobs.c.digest, "digests"),
+        given(_repo_blobs, "repository_id"), among(_repo_blobs.c.digest, "digests")
     )
 )
 
@@ -55,16 +53,10 @@ _LINKED_WITH_REFERENCES = Statement(
     sa.select(
         _repo_blobs.c.digest,
         sa.select(sa.func.count())
-        .where(
-            _manifest_blobs.c.repository_id == _repo_blobs.c.repository_id,
-            _manifest_blobs.c.digest == _repo_blobs.c.digest,
-        )
+        .where(same(_manifest_blobs, _repo_blobs, "repository_id", "digest"))
         .correlate(_repo_blobs)
         .scalar_subquery(),
-    ).where(
-        _repo_blobs.c.repository_id == bindparam("repository_id"),
-        among(_repo_blobs.c.digest, "digests"),
-    )
+    ).where(given(_repo_blobs, "repository_id"), among(_repo_blobs.c.digest, "digests"))
 )
 
 
@@ -83,22 +75,14 @@ def erasing(tx: Transaction, digests: Collection[Digest]) -> dict[Digest, int]:
 
 _LINKS_OF = Statement(
     sa.select(
-        _repo_blobs.c.repository_id,
-        _repo_blobs.c.digest,
-        _repo_blobs.c.linked_at,
+        *_repo_blobs.c["repository_id", "digest", "linked_at"],
         sa.func.coalesce(_repositories.c.name, _kept.c.name),
         _kept.c.name.is_not(None),
         _reviews.c.due_at,
     )
     .join(_repositories, _repositories.c.id == _repo_blobs.c.repository_id)
     .outerjoin(_kept, _kept.c.repository_id == _repo_blobs.c.repository_id)
-    .outerjoin(
-        _reviews,
-        sa.and_(
-            _reviews.c.repository_id == _repo_blobs.c.repository_id,
-            _reviews.c.digest == _repo_blobs.c.digest,
-        ),
-    )
+    .outerjoin(_reviews, same(_reviews, _repo_blobs, "repository_id", "digest"))
     .where(among(_repo_blobs.c.digest, "digests"))
     .order_by(_repo_blobs.c.digest, _repo_blobs.c.repository_id)
 )

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy import bindparam
 
 from ullage.database.schema import content
-from ullage.database.statements import Statement, among
+from ullage.database.statements import Statement, among, given
 from ullage.database.timestamps import to_micros
 from ullage.database.transaction import Transaction
 from ullage.oci.digest import Digest
@@ -43,12 +42,12 @@ class Losing(NamedTuple):
 
 _LOSING = """
     WITH lost AS MATERIALIZED (
-        SELECT digest, count(*) AS number FROM manifest_blobs WHERE manifest_id {ids}
+        SELECT digest, count(*) AS number FROM manifest_blobs WHERE manifest_id AMONG :ids
         GROUP BY digest
     ), facts AS MATERIALIZED (
         SELECT l.digest, l.number, b.size, b.manifest_refs, b.repository_count,
-            b.repository_count = 1 AND b.manifest_refs <= l.number AND NOT l.digest {promised}
-            AS alone
+            b.repository_count = 1 AND b.manifest_refs <= l.number
+            AND NOT l.digest AMONG :promised AS alone
         FROM lost l JOIN blobs b ON b.digest = l.digest
     )
     SELECT NULL AS digest, 0 AS number, coalesce(sum(size), 0), 0, 0 FROM facts
@@ -57,13 +56,10 @@ _LOSING = """
     SELECT NULL, 1, coalesce(sum(size), 0), 0, 0 FROM facts WHERE alone AND {doubted}
     UNION ALL
     SELECT digest, number, size, manifest_refs, repository_count FROM facts WHERE NOT alone"""
-_LIST = {
-    "sqlite": "IN (SELECT value FROM json_each(:{name}))",
-    "postgresql": "= ANY (:{name})",
-}
-_NOBODY_DOUBTS = "(1 = 0)"
 _LINKED_LONG_AGO = """EXISTS (SELECT 1 FROM repo_blobs r WHERE r.repository_id = :repository_id
     AND r.digest = facts.digest AND r.linked_at <= :linked_until)"""
+_LOSING_ALL_KNOWN = Statement.text(_LOSING.format(doubted="(1 = 0)"))
+_LOSING_SOME_DOUBTED = Statement.text(_LOSING.format(doubted=_LINKED_LONG_AGO))
 
 
 def losing(tx: Transaction, repository_id: int, ids: Collection[int], promised: Promised) -> Losing:
@@ -74,20 +70,16 @@ def losing(tx: Transaction, repository_id: int, ids: Collection[int], promised: 
     """
     if len(ids) * 2 > _count_in(tx, repository_id):
         return _losing_most(tx, repository_id, ids, promised)
-    lists: dict[str, Any] = {"ids": [*ids], "promised": [*promised.digests]}
-    if tx.dialect == "sqlite":
-        lists = {name: json.dumps(values) for name, values in lists.items()}
-    parts = {name: _LIST[tx.dialect].format(name=name) for name in lists}
-    values = dict(lists)
     if promised.linked_until is None:
-        parts["doubted"] = _NOBODY_DOUBTS
+        rows = tx.rows(_LOSING_ALL_KNOWN, ids=ids, promised=promised.digests)
     else:
-        parts["doubted"] = _LINKED_LONG_AGO
-        values |= {
-            "repository_id": repository_id,
-            "linked_until": to_micros(promised.linked_until),
-        }
-    rows = tx.execute(sa.text(_LOSING.format(**parts)), values).all()
+        rows = tx.rows(
+            _LOSING_SOME_DOUBTED,
+            ids=ids,
+            promised=promised.digests,
+            repository_id=repository_id,
+            linked_until=to_micros(promised.linked_until),
+        )
     sums = {row[1]: int(row[2]) for row in rows if row[0] is None}
     others = {
         Digest(row[0]): (int(row[1]), ReferencedBlob(int(row[2]), row[3], row[4]))
@@ -108,8 +100,7 @@ _COUNT_IN = Statement(
 )
 _STAYING = Statement(
     sa.select(_manifests.c.id).where(
-        _manifests.c.repository_id == bindparam("repository_id"),
-        sa.not_(among(_manifests.c.id, "ids")),
+        given(_manifests, "repository_id"), sa.not_(among(_manifests.c.id, "ids"))
     )
 )
 _ALONE_BUT = Statement(
@@ -119,7 +110,7 @@ _ALONE_BUT = Statement(
     )
     .join(_blobs, _blobs.c.digest == _repo_blobs.c.digest)
     .where(
-        _repo_blobs.c.repository_id == bindparam("repository_id"),
+        given(_repo_blobs, "repository_id"),
         _blobs.c.repository_count == 1,
         _blobs.c.manifest_refs > 0,
         sa.not_(among(_blobs.c.digest, "digests")),

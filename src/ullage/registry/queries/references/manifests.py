@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Collection
 
 import sqlalchemy as sa
-from sqlalchemy import bindparam
 
 from ullage.database.schema import content
-from ullage.database.statements import Statement, among
+from ullage.database.statements import Statement, among, given
 from ullage.database.transaction import Transaction
 from ullage.oci.reference import Tag
 from ullage.registry.queries.content.manifests import ROW, ManifestRow, manifest_row
@@ -50,7 +49,7 @@ def tags_on(tx: Transaction, ids: Collection[int]) -> dict[int, list[Tag]]:
 _TAGGED = Statement(
     sa.select(_tags.c.name, *ROW)
     .join(_manifests, _manifests.c.id == _tags.c.manifest_id)
-    .where(_tags.c.repository_id == bindparam("repository_id"), among(_tags.c.name, "tags"))
+    .where(given(_tags, "repository_id"), among(_tags.c.name, "tags"))
 )
 
 
@@ -61,9 +60,7 @@ def tagged(tx: Transaction, repository_id: int, tags: Collection[Tag]) -> dict[T
 
 
 _ALL_MANIFESTS = Statement(
-    sa.select(*ROW)
-    .where(_manifests.c.repository_id == bindparam("repository_id"))
-    .order_by(_manifests.c.id)
+    sa.select(*ROW).where(given(_manifests, "repository_id")).order_by(_manifests.c.id)
 )
 
 

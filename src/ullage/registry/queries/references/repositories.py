@@ -8,7 +8,7 @@ import sqlalchemy as sa
 from sqlalchemy import bindparam
 
 from ullage.database.schema import content
-from ullage.database.statements import Statement
+from ullage.database.statements import Statement, given
 from ullage.database.transaction import Transaction
 from ullage.oci.reference import Tag
 
@@ -26,22 +26,26 @@ class Share(NamedTuple):
     newest_manifest_id: int | None
 
 
+_COUNTS = Statement(
+    sa.select(_repositories.c.manifest_count, _repositories.c.tag_count).where(
+        _repositories.c.id == bindparam("repository_id")
+    )
+)
+_NEWEST_TAG = Statement(
+    sa.select(_tags.c.name, _tags.c.manifest_id)
+    .where(given(_tags, "repository_id"))
+    .order_by(_tags.c.updated_at.desc(), _tags.c.name)
+    .limit(1)
+)
+
+
 def share(tx: Transaction, repository_id: int) -> Share:
     """How much there is in a repository, by its counters."""
-    row = tx.execute(
-        sa.select(_repositories.c.manifest_count, _repositories.c.tag_count).where(
-            _repositories.c.id == repository_id
-        )
-    ).one()
-    newest = tx.execute(
-        sa.select(_tags.c.name, _tags.c.manifest_id)
-        .where(_tags.c.repository_id == repository_id)
-        .order_by(_tags.c.updated_at.desc(), _tags.c.name)
-        .limit(1)
-    ).first()
+    ((manifests, tags),) = tx.rows(_COUNTS, repository_id=repository_id)
+    newest = tx.row(_NEWEST_TAG, repository_id=repository_id)
     if newest is None:
-        return Share(row[0], row[1], None, None)
-    return Share(row[0], row[1], Tag(newest[0]), newest[1])
+        return Share(manifests, tags, None, None)
+    return Share(manifests, tags, Tag(newest[0]), newest[1])
 
 
 class Stamp(NamedTuple):
@@ -56,12 +60,8 @@ class Stamp(NamedTuple):
 
 _STAMP = Statement(
     sa.select(
-        _repositories.c.id,
-        _repositories.c.updated_at,
-        _repositories.c.manifest_count,
-        _repositories.c.tag_count,
-        _repositories.c.blob_bytes,
-    ).where(_repositories.c.name == bindparam("name"))
+        *_repositories.c["id", "updated_at", "manifest_count", "tag_count", "blob_bytes"]
+    ).where(given(_repositories, "name"))
 )
 
 
