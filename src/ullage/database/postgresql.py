@@ -23,7 +23,7 @@ T = TypeVar("T")
 
 # How often a transaction that lost a race is tried again before the client is told 503.
 MAX_ATTEMPTS = 6
-# How long a statement waits for somebody else's lock on a row or a table.
+# How long a statement waits for another's lock on a row or a table.
 LOCK_TIMEOUT_MS = 5_000
 
 
@@ -59,7 +59,7 @@ class PostgresTransaction(Transaction):
 
     def _failure(self, sql: str, parameters: Any, error: psycopg.Error) -> BaseException:
         if self._driver.closed:
-            # Nobody else is to get this connection, nor those that were lost together with it.
+            # No other work is to get this connection, nor those that were lost together with it.
             self._connection.invalidate(error)
             self._connection.engine.dispose()
         return as_by_sqlalchemy(sql, parameters, error, psycopg.Error)
@@ -107,7 +107,7 @@ class PostgresDatabase:
         return self._patiently(self._reading, work)
 
     def cached_read(self, key: Hashable, work: Work[T], weigh: Callable[[T], int]) -> T:
-        """Other processes commit, too, and nobody is told: everything is read."""
+        """Other processes commit, too, and this one is not told: everything is read."""
         return self.read(work)
 
     def snapshot(self, work: Work[T]) -> T:
@@ -125,7 +125,7 @@ class PostgresDatabase:
     def _outcome(self, work: Work[Any]) -> Any:
         try:
             return self.write(work)
-        except Exception as error:  # noqa: BLE001 - handed to whoever waits
+        except Exception as error:  # noqa: BLE001 - handed to the caller
             return error
 
     def housekeep(self) -> None:

@@ -107,7 +107,7 @@ class Transaction(ABC):
         self._at_end.append(callback)
 
     def ended(self, *, committed: bool) -> None:
-        """Make the calls that were asked for; whoever ends the transaction says so here."""
+        """Make the calls that were asked for; what ends the transaction says so here."""
         callbacks = (self._after_commit if committed else []) + self._at_end
         self._after_commit, self._at_end = [], []
         for callback in callbacks:
@@ -117,7 +117,7 @@ class Transaction(ABC):
 def as_by_sqlalchemy(
     sql: str, parameters: Any, error: Exception, base: type[Exception]
 ) -> BaseException:
-    """What SQLAlchemy makes of a driver's error, so that there is one kind for everybody."""
+    """What SQLAlchemy makes of a driver's error, so that there is one kind for all callers."""
     return sa.exc.DBAPIError.instance(sql, parameters, error, base)
 
 
@@ -132,7 +132,7 @@ class Database(Protocol):
     def cached_read(self, key: Hashable, work: Work[T], weigh: Callable[[T], int]) -> T:
         """As `read`; but what was read for `key` since the last commit need not be read again.
 
-        `weigh` says how many bytes it takes to remember what `work` gave, which nobody may change.
+        `weigh` says how many bytes it takes to remember what `work` gave, which must stay as it is.
         """
 
     def snapshot(self, work: Work[T]) -> T:
@@ -168,7 +168,7 @@ class Database(Protocol):
 
 
 def chunks(values: Sequence[T], size: int = CHUNK) -> Iterator[Sequence[T]]:
-    """Cut a long list into pieces that one statement's parameters can hold."""
+    """Cut a long list into pieces of a bounded size."""
     for start in range(0, len(values), size):
         yield values[start : start + size]
 

@@ -197,7 +197,7 @@ def _entries(rows: Sequence[RepositoryRow], portions: Iterable[Portion]) -> list
     parts = {row.id: Fraction(0) for row in rows}
     for portion in portions:
         exclusive[portion.repository_id] -= portion.bytes
-        parts[portion.repository_id] += Fraction(portion.bytes, portion.holders)
+        parts[portion.repository_id] += Fraction(portion.bytes, portion.repositories)
     shares = dict(zip(parts, apportioned(list(parts.values())), strict=True))
     return [
         Entry(

@@ -1,4 +1,4 @@
-"""Manifests, with their bytes and all they are recorded to hold."""
+"""Manifests, with their bytes and all they are recorded to refer to."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _MANIFEST_PAGE_BYTES = 8 * 1024 * 1024
 
 
 class Reference(NamedTuple):
-    """A blob that a manifest is recorded to hold."""
+    """A blob that a manifest is recorded to refer to."""
 
     digest: str
     repository_id: int
@@ -36,7 +36,7 @@ class Reference(NamedTuple):
 
 
 class Child(NamedTuple):
-    """A manifest that an index is recorded to hold; the rest is None if there is none."""
+    """A manifest that an index is recorded to list; the rest is None if there is none."""
 
     id: int
     digest: str | None
@@ -63,7 +63,7 @@ class ManifestFacts(NamedTuple):
 
 
 def manifests(tx: Transaction, which: Which[int]) -> list[ManifestFacts]:
-    """Manifests with their bytes and all they are recorded to hold.
+    """Manifests with their bytes and all they are recorded to refer to.
 
     A page ends early when its manifests are large. Raises nothing for damaged bytes.
     """

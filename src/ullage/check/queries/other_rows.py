@@ -85,18 +85,18 @@ def _link(row: Row) -> LinkFacts:
 
 
 class Ownerless(NamedTuple):
-    """Something recorded for a manifest that does not exist: its id, and what it would hold."""
+    """Something recorded for a manifest that does not exist: its id, and what it would refer to."""
 
     key: tuple[int, str | int]
 
 
-def _ownerless(owner: sa.Column[Any], held: sa.Column[Any]) -> Pages:
+def _ownerless(owner: sa.Column[Any], referenced: sa.Column[Any]) -> Pages:
     query = (
-        sa.select(owner, held)
+        sa.select(owner, referenced)
         .outerjoin(_manifests, _manifests.c.id == owner)
         .where(_manifests.c.id.is_(None))
     )
-    return pages(query, owner, held)
+    return pages(query, owner, referenced)
 
 
 _OWNERLESS_REFERENCES = _ownerless(_manifest_blobs.c.manifest_id, _manifest_blobs.c.digest)
@@ -104,12 +104,12 @@ _OWNERLESS_CHILDREN = _ownerless(_children.c.parent_id, _children.c.child_id)
 
 
 def ownerless_references(tx: Transaction, which: Which[Pair]) -> list[Ownerless]:
-    """Blobs held by manifests that do not exist."""
+    """Blobs of manifests that do not exist."""
     return [Ownerless((row[0], row[1])) for row in _OWNERLESS_REFERENCES.rows(tx, which)]
 
 
 def ownerless_children(tx: Transaction, which: Which[Ids]) -> list[Ownerless]:
-    """Manifests held by indexes that do not exist."""
+    """Children of indexes that do not exist."""
     return [Ownerless((row[0], row[1])) for row in _OWNERLESS_CHILDREN.rows(tx, which)]
 
 

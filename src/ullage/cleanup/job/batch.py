@@ -217,7 +217,7 @@ def _drop_manifests(
             batch.skipped[position] = GONE
         elif current.updated_at != item.seen_at:
             batch.skipped[position] = CHANGED
-        elif current.held and item.kind != "image":
+        elif current.referenced and item.kind != "image":
             batch.skipped[position] = HELD
         elif item.manifest_id in pulled:
             batch.skipped[position] = PULLED

@@ -29,7 +29,7 @@ from ullage.quantities import parse_size
 from ullage.registry.clients import Caller
 from ullage.registry.context import Registry
 from ullage.registry.pull.pull_log import write_pulls
-from ullage.registry.queries.references.blobs import refers_more_often, some_holders
+from ullage.registry.queries.references.blobs import refers_more_often, some_repositories_with
 
 __all__ = ["Caps", "Plan", "PlanRequest", "get_plan", "make_plan", "parse_size"]
 
@@ -310,7 +310,7 @@ def _holders(
     repositories: Sequence[tuple[int, RepositoryName]],
 ) -> list[str]:
     """Repositories that go on holding the blob: a few of them."""
-    left = some_holders(tx, digest, NAMED_HOLDERS + len(repositories))
+    left = some_repositories_with(tx, digest, NAMED_HOLDERS + len(repositories))
     for repository_id, name in repositories:
         if name in left and not refers_more_often(tx, repository_id, digest, going):
             left.remove(name)

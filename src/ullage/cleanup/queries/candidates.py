@@ -147,10 +147,10 @@ def left_alone(
 
 
 class Standing(NamedTuple):
-    """A manifest as it is now; `held` by a tag, an index, or a subject that is there."""
+    """A manifest as it is now; `referenced` by a tag or an index, or its subject is there."""
 
     updated_at: datetime
-    held: bool
+    referenced: bool
 
 
 def standing(tx: Transaction, ids: Collection[int]) -> dict[int, Standing]:
@@ -200,7 +200,7 @@ def digests_there(tx: Transaction, repository_id: int, digests: Collection[str])
 _subjects = _manifests.alias()
 _referrers = _manifests.alias()
 _TAGGED = sa.exists().where(_tags.c.manifest_id == _manifests.c.id)
-_NOT_HELD = (
+_UNREFERENCED = (
     ~sa.exists().where(_children.c.child_id == _manifests.c.id),
     ~sa.exists().where(
         _subjects.c.repository_id == _manifests.c.repository_id,
@@ -229,7 +229,7 @@ _ORPHANS = Statement(
         < sa.tuple_(bindparam("at", type_=sa.BigInteger), bindparam("digest", type_=sa.Text)),
         _manifests.c.updated_at >= bindparam("since"),
         ~_TAGGED,
-        *_NOT_HELD,
+        *_UNREFERENCED,
     )
     .order_by(_manifests.c.updated_at.desc(), _manifests.c.digest.desc())
     .limit(LIMIT)
@@ -244,14 +244,14 @@ _BARE = Statement(
         given(_manifests, "repository_id"),
         _manifests.c.updated_at < bindparam("before"),
         among(_manifests.c.id, "ids"),
-        *_NOT_HELD,
+        *_UNREFERENCED,
     ).order_by(_manifests.c.id)
 )
 _STANDING = Statement(
     sa.select(
         _manifests.c.id,
         _manifests.c.updated_at,
-        sa.or_(_TAGGED, *(sa.not_(each) for each in _NOT_HELD)),
+        sa.or_(_TAGGED, *(sa.not_(each) for each in _UNREFERENCED)),
     ).where(among(_manifests.c.id, "ids"))
 )
 

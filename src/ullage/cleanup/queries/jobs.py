@@ -1,6 +1,6 @@
 """Jobs: long work that is done in many small transactions, and what each of them is about.
 
-Whoever works on a job holds a claim that expires, so that another process goes on with it when the
+A worker on a job has a claim that expires, so that another process goes on with it when the
 first one dies; every transaction that works on it renews the claim, and so locks the job's row.
 """
 
@@ -329,7 +329,7 @@ def planned(tx: Transaction, job_id: str, manifest_ids: Collection[int]) -> dict
 def saw_again(tx: Transaction, job_id: str, manifest_ids: Collection[int], now: datetime) -> None:
     """The job itself is about to take tags from these manifests, which updates them.
 
-    What was updated by anybody else since it was chosen stays changed.
+    What was updated otherwise since it was chosen stays changed.
     """
     several = [
         {"job": job_id, "manifest": id_, "now": to_micros(now)} for id_ in sorted(manifest_ids)

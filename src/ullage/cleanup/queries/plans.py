@@ -1,4 +1,4 @@
-"""Plans: what somebody was told a deletion would do, kept until it is carried out or forgotten."""
+"""Plans: what a deletion would do, as a client was told; kept until carried out or forgotten."""
 
 from __future__ import annotations
 

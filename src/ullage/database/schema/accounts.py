@@ -1,4 +1,4 @@
-"""Who may do what, and who did what: accounts, keys, the audit log."""
+"""Accounts, their rights, keys, and the audit log."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ users = sa.Table(
     "users",
     metadata,
     sa.Column("name", Name, primary_key=True),
-    # argon2id in its own notation; NULL for nobody: an account without a password cannot log in.
+    # argon2id in its own notation; never NULL: an account without a password cannot log in.
     sa.Column("password_hash", sa.Text, nullable=False),
     sa.Column("enabled", sa.Boolean, nullable=False),
     sa.Column("admin", sa.Boolean, nullable=False),
-    # What a user who is no administrator may do; NULL: nothing.
+    # What a user that is no administrator may do; NULL: nothing.
     sa.Column("scope_map", Name, sa.ForeignKey("scope_maps.name")),
     # Counts changes that end what was signed before: password, enabling, rights.
     sa.Column("generation", sa.Integer, nullable=False, server_default="1"),
@@ -91,7 +91,7 @@ audit = sa.Table(
     sa.Column("repository", Name),
     # What it was done to: a tag, a digest, an account.
     sa.Column("target", sa.Text),
-    # JSON: digests, tags, bytes and whatever else the action has to say. Never a secret.
+    # JSON: digests, tags, bytes and what more the action has to say. Never a secret.
     sa.Column("detail", sa.Text, nullable=False),
     sa.Index("ix_audit_repository", "repository", "id"),
     sa.Index("ix_audit_subject", "subject", "id"),

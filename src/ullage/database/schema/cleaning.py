@@ -1,4 +1,4 @@
-"""Deciding what goes: plans, jobs, who pulled what, locks with a reason, policies."""
+"""Deciding what goes: plans, jobs, pulls, locks with a reason, policies."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from ullage.database.schema.base import Id, Moment, Name, metadata
 plans = sa.Table(
     "plans",
     metadata,
-    # What somebody was told a deletion would do, to be carried out by its id or forgotten.
+    # What a deletion would do, as a client was told, to be carried out by its id or forgotten.
     sa.Column("id", sa.Text, primary_key=True),
     sa.Column("subject", sa.Text, nullable=False),
     sa.Column("created_at", Moment, nullable=False),
@@ -31,7 +31,7 @@ jobs = sa.Table(
     sa.Column("kind", sa.Text, nullable=False),
     # queued, planning, running; then done, refused, cancelled or failed.
     sa.Column("state", sa.Text, nullable=False),
-    # Who asked for it, for the audit log.
+    # The account that asked for it, for the audit log.
     sa.Column("subject", sa.Text, nullable=False),
     sa.Column("address", sa.Text, nullable=False),
     sa.Column("request_id", sa.Text, nullable=False),
@@ -135,7 +135,7 @@ holds = sa.Table(
     metadata,
     # Locks with a reason: of a whole repository, of a tag, or of a manifest.
     sa.Column("id", sa.Text, primary_key=True),
-    # No foreign key: a hold ends by itself, and then its repository may go first.
+    # No foreign key: such a lock ends by itself, and then its repository may go first.
     sa.Column("repository_id", Id, nullable=False),
     sa.Column("tag", Name),
     sa.Column("digest", Name),

@@ -1,4 +1,4 @@
-"""What the registry holds: repositories, manifests, tags, blobs, and how they hang together."""
+"""What there is in the registry: repositories, manifests, tags, blobs, and their references."""
 
 from __future__ import annotations
 

@@ -11,14 +11,14 @@ uploads = sa.Table(
     metadata,
     sa.Column("id", sa.Text, primary_key=True),
     sa.Column("repository_id", Id, sa.ForeignKey("repositories.id"), nullable=False),
-    # Who opened it; only they may go on with it.
+    # The account that opened it; only it may go on with it.
     sa.Column("subject", sa.Text, nullable=False),
     sa.Column("storage_key", sa.Text, nullable=False, unique=True),
     sa.Column("algorithm", sa.Text, nullable=False),
     sa.Column("offset", sa.BigInteger, nullable=False),
     sa.Column("created_at", Moment, nullable=False),
     sa.Column("expires_at", Moment, nullable=False),
-    # Only on PostgreSQL, where several processes serve one session: who works on it until when.
+    # Only on PostgreSQL, where several processes serve one session: which one does, until when.
     sa.Column("claim", sa.Text),
     sa.Column("claimed_until", Moment),
     sa.Index("ix_uploads_repository_id", "repository_id"),

@@ -27,7 +27,7 @@ operations = sa.Table(
 kept_repositories = sa.Table(
     "kept_repositories",
     metadata,
-    # Repositories that hold what was deleted softly: one for each that an operation was about.
+    # Repositories in which is what was deleted softly: one for each that an operation was about.
     sa.Column("repository_id", Id, sa.ForeignKey("repositories.id"), primary_key=True),
     sa.Column("operation_id", sa.Text, sa.ForeignKey("operations.id"), nullable=False),
     # Where it was deleted from.

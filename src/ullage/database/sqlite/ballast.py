@@ -23,7 +23,7 @@ class Ballast:
 
         At least as much again must stay free, or the ballast itself would fill the disk.
         """
-        if not self._size or self._held() >= self._size:
+        if not self._size or self._reserved() >= self._size:
             return True
         room = os.statvfs(self._path.parent)
         if room.f_bavail * room.f_frsize < 2 * self._size:
@@ -41,14 +41,14 @@ class Ballast:
         return True
 
     def release(self) -> bool:
-        """Give the room to whoever needs it now; False if it was already given."""
-        held = self._held()
+        """Give the room to what needs it now; False if it was already given."""
+        reserved = self._reserved()
         with contextlib.suppress(FileNotFoundError):
             self._path.unlink()
         failpoint("ballast.after_release")
-        return held > 0
+        return reserved > 0
 
-    def _held(self) -> int:
+    def _reserved(self) -> int:
         try:
             return self._path.stat().st_size
         except FileNotFoundError:

@@ -16,7 +16,7 @@ from ullage.database.errors import DatabaseBroken, DatabaseBusy, DatabaseFull, D
 from ullage.database.statements import Built
 from ullage.database.transaction import Row, Transaction, as_by_sqlalchemy
 
-# How long a statement waits for somebody else's lock on the file.
+# How long a statement waits for another's lock on the file.
 LOCK_TIMEOUT_MS = 5_000
 # Statements that the driver keeps prepared for each connection: more than there are.
 PREPARED = 512
@@ -74,7 +74,7 @@ class SqliteTransaction(Transaction):
 
     def _fetch(self, sql: str, parameters: Mapping[str, Any]) -> list[Row]:
         try:
-            # All of them at once: a cursor left open would hold its view of the database.
+            # All of them at once: a cursor left open would keep its view of the database.
             return self._driver.execute(sql, parameters).fetchall()
         except sqlite3.Error as error:
             raise as_by_sqlalchemy(sql, parameters, error, sqlite3.Error) from error

@@ -57,7 +57,7 @@ class Job:
 class Writer:
     """The one thread with the one writing connection.
 
-    Its queue holds jobs, which are committed, and calls, which are made between two commits. Jobs
+    In its queue are jobs, which are committed, and calls, which are made between two commits. Jobs
     that wait while a commit reaches the disk share the next one. If one of them fails, all of them
     run again, each in a savepoint, so that it undoes only itself.
     """
@@ -70,7 +70,7 @@ class Writer:
         self._queue = queue.SimpleQueue()
         self._broken: str | None = None
         # How many transactions have ended. It moves on once a change can be seen, and before
-        # anybody is told of it: what was read at this number holds while it stays.
+        # any caller is told of it: what was read at this number stays true while it stays.
         self.commits = 0
         self._closing = threading.Lock()
         self._closed = False
@@ -83,7 +83,7 @@ class Writer:
 
     def submit(self, jobs: Sequence[Job]) -> Sequence[Job]:
         if threading.current_thread() is self._thread:
-            # Between two transactions: nobody else is to be waited for.
+            # Between two transactions: there is nothing to wait for.
             self._commit(jobs)
         else:
             self.put(jobs)
@@ -104,7 +104,7 @@ class Writer:
     def _run(self, opened: Future[None]) -> None:
         try:
             connection = self._open()
-        except BaseException as error:  # noqa: BLE001 - handed to whoever waits
+        except BaseException as error:  # noqa: BLE001 - handed to the caller
             opened.set_exception(error)
             return
         opened.set_result(None)
@@ -157,9 +157,9 @@ class Writer:
             job.settle()
 
     def _attempt_each(self, connection: sa.Connection, jobs: Sequence[Job]) -> None:
-        """Something concerned the whole commit (a full disk, mostly): find out whom it hits."""
+        """The whole commit failed (mostly from a full disk): find out which jobs do."""
         if isinstance(jobs[0].failure, DatabaseBusy):
-            # Somebody else's lock hits all of them alike, and each would wait for it once more.
+            # Another process's lock hits all of them alike, and each would wait for it once more.
             return
         for job in jobs:
             if self._broken is not None:
@@ -197,7 +197,7 @@ class Writer:
                     self._do_all_again(connection, jobs)
                 undone = len(jobs) == 1 and jobs[0].failure is not None
                 writing.control("ROLLBACK" if undone else "COMMIT")
-        except BaseException as error:  # noqa: BLE001 - handed to whoever waits
+        except BaseException as error:  # noqa: BLE001 - handed to the caller
             self._roll_back(connection)
             self.commits += 1
             if isinstance(error, DatabaseBroken):
@@ -242,7 +242,7 @@ class Writer:
         except sa.exc.OperationalError:
             # The disk or the engine, not this work: the whole transaction may be gone already.
             raise
-        except BaseException as error:  # noqa: BLE001 - handed to whoever waits
+        except BaseException as error:  # noqa: BLE001 - handed to the caller
             job.failure = error
 
     def _run_in_savepoint(self, connection: sa.Connection, job: Job) -> None:

@@ -1,4 +1,4 @@
-"""What a promise is, to whom, and what can be asked of whoever keeps them."""
+"""What a promise is, to which pusher, and what the record of them can be asked."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ CONFIRM = timedelta(seconds=10)
 
 
 class Pusher(NamedTuple):
-    """Whom a promise was made to, as well as can be told from requests."""
+    """The client that a promise was made to, as far as can be told from requests."""
 
     key: str
     # This client asks for a blob once more right after uploading or mounting it.
@@ -41,12 +41,12 @@ class Leases(Protocol):
     period: timedelta
 
     def grant(
-        self, tx: Transaction, repository_id: int, digest: Digest, holder: Pusher, now: datetime
+        self, tx: Transaction, repository_id: int, digest: Digest, pusher: Pusher, now: datetime
     ) -> datetime:
-        """In the transaction that links the blob: promise it to `holder`; returns until when."""
+        """In the transaction that links the blob: promise it to `pusher`; returns until when."""
 
     def offer(
-        self, db: Database, repository_id: int, digest: Digest, holder: Pusher, now: datetime
+        self, db: Database, repository_id: int, digest: Digest, pusher: Pusher, now: datetime
     ) -> bool:
         """Promise a blob that was just seen linked; False if it is gone or going after all."""
 
@@ -55,11 +55,11 @@ class Leases(Protocol):
         tx: Transaction,
         repository_id: int,
         digests: Iterable[Digest],
-        holder: Pusher,
+        pusher: Pusher,
         *,
         witness: Digest | None = None,
     ) -> None:
-        """A manifest kept the promise: take back one grant of `holder` for each digest.
+        """A manifest kept the promise: take back one grant of `pusher` for each digest.
 
         With a `witness`, one of them: only if that one was promised, else take back none.
         """
@@ -69,8 +69,8 @@ class Leases(Protocol):
     ) -> dict[Digest, datetime]:
         """Which of these links (of one repository) are leased, and until when.
 
-        The caller holds the blobs' row locks. A link not in the answer may be dropped in this
-        transaction: nobody is promised it before the transaction has ended.
+        The caller has locked the blobs' rows. A link not in the answer may be dropped in this
+        transaction: it is promised to no pusher before the transaction has ended.
         """
 
     def peek(self, tx: Transaction, links: Sequence[Link], now: datetime) -> dict[Link, datetime]:
@@ -80,7 +80,7 @@ class Leases(Protocol):
         """All that is promised in a repository, to know, as `peek`."""
 
     def forget(self, tx: Transaction, repository_id: int, digests: Iterable[Digest]) -> None:
-        """The link is gone by somebody's explicit wish, and every promise with it."""
+        """The link is gone by an explicit request, and every promise with it."""
 
     def expire(self, db: Database, now: datetime) -> None:
         """Drop what has ended."""
@@ -104,9 +104,7 @@ _LINKED = Statement(
     sa.select(content.repo_blobs.c.digest)
     .join(content.blobs, content.blobs.c.digest == content.repo_blobs.c.digest)
     .where(
-        given(content.repo_blobs, "repository_id"),
-        given(content.repo_blobs, "digest"),
-        content.blobs.c.damaged_at.is_(None),
+        given(content.repo_blobs, "repository_id", "digest"), content.blobs.c.damaged_at.is_(None)
     )
 )
 

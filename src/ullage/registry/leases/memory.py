@@ -47,32 +47,32 @@ class MemoryLeases:
         self._complete_from = self._load(db, now)
 
     def grant(
-        self, tx: Transaction, repository_id: int, digest: Digest, holder: Pusher, now: datetime
+        self, tx: Transaction, repository_id: int, digest: Digest, pusher: Pusher, now: datetime
     ) -> datetime:
         with self._lock:
-            grant = self._add((repository_id, digest), holder, now)
-            if holder.confirms:
+            grant = self._add((repository_id, digest), pusher, now)
+            if pusher.confirms:
                 grant.confirm_until = now + CONFIRM
             return grant.until
 
     def offer(
-        self, db: Database, repository_id: int, digest: Digest, holder: Pusher, now: datetime
+        self, db: Database, repository_id: int, digest: Digest, pusher: Pusher, now: datetime
     ) -> bool:
         link = (repository_id, digest)
         with self._lock:
             if link in self._going:
                 return False
-            grant = self._grants.get(link, {}).get(holder.key)
+            grant = self._grants.get(link, {}).get(pusher.key)
             if grant is not None and now < grant.confirm_until:
                 # The same push asking again. What it was promised still stands.
                 grant.confirm_until = now
                 return True
-            self._add(link, holder, now)
-        # Granted first, looked at second: whoever drops the link from now on sees the grant.
+            self._add(link, pusher, now)
+        # Granted first, looked at second: what drops the link from now on sees the grant.
         if db.cached_read(("linked", *link), lambda tx: is_linked(tx, *link), lambda _: 0):
             return True
         with self._lock:
-            self._take_back(link, holder.key)
+            self._take_back(link, pusher.key)
         return False
 
     def redeem(
@@ -80,7 +80,7 @@ class MemoryLeases:
         tx: Transaction,
         repository_id: int,
         digests: Iterable[Digest],
-        holder: Pusher,
+        pusher: Pusher,
         *,
         witness: Digest | None = None,
     ) -> None:
@@ -88,10 +88,10 @@ class MemoryLeases:
 
         def take_back() -> None:
             with self._lock:
-                if witness and holder.key not in self._grants.get((repository_id, witness), {}):
+                if witness and pusher.key not in self._grants.get((repository_id, witness), {}):
                     return
                 for link in links:
-                    self._take_back(link, holder.key)
+                    self._take_back(link, pusher.key)
 
         tx.after_commit(take_back)
 
@@ -189,16 +189,16 @@ class MemoryLeases:
             return saved, rows
 
         saved, rows = db.write(take)
-        for repository_id, digest, holder, count, until, confirm_until in rows:
+        for repository_id, digest, key, count, until, confirm_until in rows:
             grants = self._grants.setdefault((repository_id, Digest(digest)), {})
-            grants[holder] = _Grant(count, from_micros(until), from_micros(confirm_until))
+            grants[key] = _Grant(count, from_micros(until), from_micros(confirm_until))
         return now + self.period if saved is None else from_micros(saved)
 
-    def _add(self, link: tuple[int, Digest], holder: Pusher, now: datetime) -> _Grant:
+    def _add(self, link: tuple[int, Digest], pusher: Pusher, now: datetime) -> _Grant:
         grants = self._grants.setdefault(link, {})
-        grant = grants.get(holder.key)
+        grant = grants.get(pusher.key)
         if grant is None or grant.until <= now:
-            grant = grants[holder.key] = _Grant(0, now, now)
+            grant = grants[pusher.key] = _Grant(0, now, now)
         grant.count += 1
         grant.until = now + self.period
         return grant

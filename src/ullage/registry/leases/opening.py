@@ -1,4 +1,4 @@
-"""Which leases a registry has: in memory where one process owns the database, else in a table."""
+"""A registry's leases: in memory where one process owns the database, otherwise in a table."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Callers who want the same at the same time, and share one piece of work."""
+"""Callers that want the same at the same time, and share one piece of work."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Outcome = TypeVar("Outcome")
 
 @dataclass(slots=True)
 class _Batch(Generic[Value, Outcome]):
-    """What is done at once. Whoever comes before it has `begun` may join."""
+    """What is done at once. A caller that comes before it has `begun` may join."""
 
     values: list[Value]
     outcome: Future[Outcome] = field(default_factory=Future)
@@ -23,7 +23,7 @@ class _Batch(Generic[Value, Outcome]):
 
 
 class SharedGrants(Generic[Key, Value, Outcome]):
-    """Who comes while another works on the same key waits, and shares the work that comes next.
+    """A caller that comes while another works on the same key waits, and shares the next work.
 
     So what a caller gets was done after it came, and it waits for no more than two pieces of work,
     however many come at once. Callers with different keys do not wait for each other.
@@ -34,7 +34,7 @@ class SharedGrants(Generic[Key, Value, Outcome]):
         self._last: dict[Key, _Batch[Value, Outcome]] = {}
 
     def join(self, key: Key, value: Value, work: Callable[[Sequence[Value]], Outcome]) -> Outcome:
-        """What `work` gave, or raised, for the values of all who share it; one of them does it."""
+        """What `work` gave, or raised, for the values of all that share it; one of them does it."""
         with self._lock:
             last = self._last.get(key)
             if last is not None and not last.begun:
@@ -66,7 +66,7 @@ class SharedGrants(Generic[Key, Value, Outcome]):
             batch.begun = True
         try:
             batch.outcome.set_result(work(batch.values))
-        except BaseException as error:  # noqa: BLE001 - raised by everybody who waits
+        except BaseException as error:  # noqa: BLE001 - raised by all that wait
             batch.outcome.set_exception(error)
         with self._lock:
             if self._last.get(key) is batch:

@@ -18,8 +18,8 @@ from ullage.registry.leases.lease import CONFIRM, Link, Promised, Pusher, is_lin
 from ullage.registry.leases.shared_grants import SharedGrants
 
 _leases = space.leases
-# Nothing of an offer has to outlive a crash, so nobody waits for a disk: not the client, and not
-# the next who asks for the same blob, behind the row that this one holds until it is committed.
+# Nothing of an offer has to outlive a crash, so nothing waits for a disk: neither the
+# client nor the next request for the same blob, which waits for the row lock of this one.
 _SHARE_BLOB = Statement(
     sa.select(content.blobs.c.digest, sa.func.set_config("synchronous_commit", "off", sa.true()))
     .where(given(content.blobs, "digest"), content.blobs.c.damaged_at.is_(None))
@@ -101,41 +101,41 @@ class SqlLeases:
         db.write(lambda tx: self._begin(tx, now))
 
     def grant(
-        self, tx: Transaction, repository_id: int, digest: Digest, holder: Pusher, now: datetime
+        self, tx: Transaction, repository_id: int, digest: Digest, pusher: Pusher, now: datetime
     ) -> datetime:
-        confirm_until = now + CONFIRM if holder.confirms else now
+        confirm_until = now + CONFIRM if pusher.confirms else now
         return self._add(
-            tx, repository_id, digest, holder, now, confirm_until=confirm_until, grants=1
+            tx, repository_id, digest, pusher, now, confirm_until=confirm_until, grants=1
         )
 
     def offer(
-        self, db: Database, repository_id: int, digest: Digest, holder: Pusher, now: datetime
+        self, db: Database, repository_id: int, digest: Digest, pusher: Pusher, now: datetime
     ) -> bool:
         def promise_all(moments: Sequence[datetime]) -> bool:
             latest, n = max(moments), len(moments)
-            return db.write(lambda tx: self._offer(tx, repository_id, digest, holder, latest, n))
+            return db.write(lambda tx: self._offer(tx, repository_id, digest, pusher, latest, n))
 
-        return self.offers.join((repository_id, digest, holder), now, promise_all)
+        return self.offers.join((repository_id, digest, pusher), now, promise_all)
 
     def _offer(
         self,
         tx: Transaction,
         repository_id: int,
         digest: Digest,
-        holder: Pusher,
+        pusher: Pusher,
         now: datetime,
         n: int,
     ) -> bool:
-        """Promise the blob `n` times, once to each of those who asked for it together."""
+        """Promise the blob `n` times, once for each request that asked for it together."""
         if tx.row(_SHARE_BLOB, digest=digest) is None:
             return False
         # A new statement, so that it sees what was committed while the lock was waited for.
         if not is_linked(tx, repository_id, digest):
             return False
-        if holder.confirms and self._confirmed(tx, repository_id, digest, holder, now):
+        if pusher.confirms and self._confirmed(tx, repository_id, digest, pusher, now):
             n -= 1
         if n:
-            self._add(tx, repository_id, digest, holder, now, confirm_until=now, grants=n)
+            self._add(tx, repository_id, digest, pusher, now, confirm_until=now, grants=n)
         return True
 
     def redeem(
@@ -143,11 +143,11 @@ class SqlLeases:
         tx: Transaction,
         repository_id: int,
         digests: Iterable[Digest],
-        holder: Pusher,
+        pusher: Pusher,
         *,
         witness: Digest | None = None,
     ) -> None:
-        own = {"repository_id": repository_id, "digests": set(digests), "holder": holder.key}
+        own = {"repository_id": repository_id, "digests": set(digests), "holder": pusher.key}
         found = tx.values(_LOCK_OWN, **own)
         if witness and witness not in set(found):
             return
@@ -212,7 +212,7 @@ class SqlLeases:
         """Nothing to do: the table outlives the process."""
 
     def _begin(self, tx: Transaction, now: datetime) -> None:
-        """A registry that holds nothing yet has nothing to forget."""
+        """An empty registry has nothing to forget."""
         if tx.row(_ANY_REPOSITORY) is None:
             self._remember(tx, now)
         else:
@@ -234,13 +234,13 @@ class SqlLeases:
         return until
 
     def _confirmed(
-        self, tx: Transaction, repository_id: int, digest: Digest, holder: Pusher, now: datetime
+        self, tx: Transaction, repository_id: int, digest: Digest, pusher: Pusher, now: datetime
     ) -> bool:
         confirmed = tx.change(
             _CONFIRM_GRANT,
             repository_id=repository_id,
             digest=digest,
-            holder=holder.key,
+            holder=pusher.key,
             now=to_micros(now),
         )
         return confirmed > 0
@@ -250,7 +250,7 @@ class SqlLeases:
         tx: Transaction,
         repository_id: int,
         digest: Digest,
-        holder: Pusher,
+        pusher: Pusher,
         now: datetime,
         *,
         confirm_until: datetime,
@@ -261,7 +261,7 @@ class SqlLeases:
             _ADD,
             repository_id=repository_id,
             digest=digest,
-            holder=holder.key,
+            holder=pusher.key,
             grants=grants,
             until=to_micros(until),
             confirm_until=to_micros(confirm_until),

@@ -73,7 +73,7 @@ def write_pulls(registry: Registry) -> bool:
 
 def _write(tx: Transaction, taken: Pulls, classify: Callable[[str], Puller]) -> None:
     listed_by = _indexes(tx, {key[0] for key in taken})
-    there = pulls.hold(tx, listed_by.keys())
+    there = pulls.lock_manifests(tx, listed_by.keys())
     manifests: dict[tuple[int, str], tuple[datetime, datetime | None]] = {}
     tags: dict[tuple[int, str, str], datetime] = {}
     days: dict[tuple[str, str, str, str], tuple[int, datetime]] = {}
@@ -94,7 +94,7 @@ def _write(tx: Transaction, taken: Pulls, classify: Callable[[str], Puller]) -> 
             tags[of_tag] = max(seen.at, tags.get(of_tag, seen.at))
         _count(days, manifest, tag or "", puller, seen)
     pulls.note_manifests(tx, manifests)
-    held = pulls.hold_tags(tx, {key[:2] for key in tags}) if tags else set()
+    held = pulls.lock_tags(tx, {key[:2] for key in tags}) if tags else set()
     pulls.note_tags(tx, {key: at for key, at in tags.items() if key[:2] in held})
     pulls.note_days(tx, days)
 

@@ -20,8 +20,8 @@ from ullage.registry.push.platforms import platform_of
 from ullage.registry.push.prepared import Prepared, in_one_go
 from ullage.registry.queries.content.blobs import linked_among, lock_blobs
 from ullage.registry.queries.content.manifests import (
+    add_references,
     find_manifests,
-    hold,
     insert_manifest,
     media_type_of,
     touch_manifest,
@@ -180,7 +180,7 @@ def _hold_what_came_since(
     listed = {row.id for row in children_of(tx, [manifest_id])}
     blobs = [digest for digest in references if digest not in held]
     new_children = [child for child in children if child not in listed]
-    hold(tx, repository_id, manifest_id, blobs=blobs, children=new_children)
+    add_references(tx, repository_id, manifest_id, blobs=blobs, children=new_children)
     cancel_reviews(tx, repository_id, blobs)
 
 

@@ -2,8 +2,8 @@
 
 Each of the three kinds has its own four switches (azure.md section 5.4). What is locked may not be
 deleted: `delete_enabled` or `write_enabled` is off on it, or on a tag of a manifest, or
-`write_enabled` on its repository. Whoever asks in order to write holds the repository's row, and so
-does whoever changes a switch: an answer stays true until the transaction ends.
+`write_enabled` on its repository. A transaction that asks in order to write has locked the
+repository's row, and so has one that changes a switch: an answer stays true until it ends.
 """
 
 from __future__ import annotations
@@ -233,7 +233,7 @@ def _given(changes: AttributeChanges) -> dict[str, bool | None]:
 
 
 def forget_of_empty_repository(tx: Transaction, repository_id: int) -> None:
-    """Whoever pushes to a name whose repository was deleted gets one with nothing switched off.
+    """A push to a name whose repository was deleted makes one with nothing switched off.
 
     Its row may have stayed for an upload session's or a lease's sake.
     """

@@ -1,4 +1,4 @@
-"""The audit log: who changed what, written in the transaction that changes it."""
+"""The audit log: each change and its author, written in the transaction that makes it."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Holds: locks with a reason, an owner and an end (deletion.md section 8).
+"""Image locks: with a reason, an owner and an end (deletion.md section 8); in the table `holds`.
 
-There are few of them: whoever deletes asks once for those of the repository, and for nothing more
-if there are none.
+There are few of them: a deletion asks once for those of its repository, and for nothing more if
+there are none.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from ullage.database.transaction import Row, Transaction
 from ullage.oci.digest import Digest
 from ullage.oci.reference import RepositoryName, Tag
 
-_holds = cleaning.holds
+_locks = cleaning.holds
 _repositories = content.repositories
 
 
 class ImageLock(NamedTuple):
-    """A hold of a tag, of a manifest, or, without either, of a whole repository."""
+    """A lock of a tag, of a manifest, or, without either, of a whole repository."""
 
     id: str
     repository_id: int
@@ -36,31 +36,31 @@ class ImageLock(NamedTuple):
     created_at: datetime
 
 
-_COLUMNS = tuple(_holds.c[name] for name in ImageLock._fields)
-_IN_FORCE = sa.or_(_holds.c.until.is_(None), _holds.c.until > bindparam("now"))
+_COLUMNS = tuple(_locks.c[name] for name in ImageLock._fields)
+_IN_FORCE = sa.or_(_locks.c.until.is_(None), _locks.c.until > bindparam("now"))
 
 _IN = Statement(
     sa.select(*_COLUMNS)
-    .where(given(_holds, "repository_id"), _IN_FORCE)
-    .order_by(_holds.c.created_at, _holds.c.id)
+    .where(given(_locks, "repository_id"), _IN_FORCE)
+    .order_by(_locks.c.created_at, _locks.c.id)
 )
 
 
 def in_force(tx: Transaction, repository_id: int, now: datetime) -> list[ImageLock]:
-    """The repository's holds that have not ended, oldest first."""
+    """The repository's locks that have not ended, oldest first."""
     return [_row(row) for row in tx.rows(_IN, repository_id=repository_id, now=to_micros(now))]
 
 
 _ALL = Statement(
     sa.select(_repositories.c.name, *_COLUMNS)
-    .join(_repositories, _repositories.c.id == _holds.c.repository_id)
+    .join(_repositories, _repositories.c.id == _locks.c.repository_id)
     .where(_repositories.c.name.is_not(None), _IN_FORCE)
-    .order_by(_repositories.c.name, _holds.c.created_at, _holds.c.id)
+    .order_by(_repositories.c.name, _locks.c.created_at, _locks.c.id)
 )
 
 
 def everywhere(tx: Transaction, now: datetime) -> list[tuple[RepositoryName, ImageLock]]:
-    """All holds that have not ended, by repository."""
+    """All locks that have not ended, by repository."""
     return [(RepositoryName(row[0]), _row(row[1:])) for row in tx.rows(_ALL, now=to_micros(now))]
 
 
@@ -78,24 +78,24 @@ def _row(row: Row) -> ImageLock:
     )
 
 
-_INSERT = Statement.insert(_holds, ImageLock._fields)
-_DELETE = Statement(_holds.delete().where(given(_holds, "id")))
+_INSERT = Statement.insert(_locks, ImageLock._fields)
+_DELETE = Statement(_locks.delete().where(given(_locks, "id")))
 
 
-def insert(tx: Transaction, hold: ImageLock) -> None:
-    """The caller holds the repository's row."""
-    values = hold._asdict()
-    values["until"] = None if hold.until is None else to_micros(hold.until)
-    values["created_at"] = to_micros(hold.created_at)
+def insert(tx: Transaction, lock: ImageLock) -> None:
+    """The caller has locked the repository's row."""
+    values = lock._asdict()
+    values["until"] = None if lock.until is None else to_micros(lock.until)
+    values["created_at"] = to_micros(lock.created_at)
     tx.change(_INSERT, **values)
 
 
-def delete(tx: Transaction, hold_id: str) -> None:
-    tx.change(_DELETE, id=hold_id)
+def delete(tx: Transaction, lock_id: str) -> None:
+    tx.change(_DELETE, id=lock_id)
 
 
-_ENDED = Statement(sa.select(_holds.c.id).where(_holds.c.until <= bindparam("now")).limit(1))
-_FORGET = Statement(_holds.delete().where(_holds.c.until <= bindparam("now")))
+_ENDED = Statement(sa.select(_locks.c.id).where(_locks.c.until <= bindparam("now")).limit(1))
+_FORGET = Statement(_locks.delete().where(_locks.c.until <= bindparam("now")))
 
 
 def any_ended(tx: Transaction, now: datetime) -> bool:
@@ -103,5 +103,5 @@ def any_ended(tx: Transaction, now: datetime) -> bool:
 
 
 def forget_ended(tx: Transaction, now: datetime) -> None:
-    """Holds that have ended hold nothing; this only drops their rows."""
+    """Locks that have ended lock nothing; this only drops their rows."""
     tx.change(_FORGET, now=to_micros(now))

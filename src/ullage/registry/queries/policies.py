@@ -35,9 +35,9 @@ _FIND_TO_CHANGE = Statement(
 
 
 def find(tx: Transaction, name: str, *, lock: bool = False) -> Policy | None:
-    """The policy of that name; None if nobody has ever set it.
+    """The policy of that name; None if it was never set.
 
-    With `lock`, nobody else sets it, or acts on it in the same way, until the transaction ends.
+    With `lock`, no other transaction sets it, or acts on it in the same way, until this one ends.
     """
     for document, updated_at in tx.rows(_FIND_TO_CHANGE if lock else _FIND, name=name):
         return Policy(json.loads(document), from_micros(updated_at))

@@ -45,8 +45,8 @@ class LastPull(NamedTuple):
 
 # --- writing --------------------------------------------------------------------------------------
 
-# Whoever deletes one of these holds its row: what is on its way out is left out. Nobody waits.
-_HOLD = Statement(
+# A deletion has locked its rows: what is on its way out is left out, and nothing waits.
+_LOCK_MANIFESTS = Statement(
     sa.select(
         _manifests.c.id, _manifests.c.repository_id, _repositories.c.name, _manifests.c.digest
     )
@@ -55,7 +55,7 @@ _HOLD = Statement(
     .order_by(_manifests.c.id)
     .with_for_update(key_share=True, read=True, skip_locked=True, of=_manifests)
 )
-_HOLD_TAGS = Statement(
+_LOCK_TAGS = Statement(
     sa.select(_tags.c.repository_id, _tags.c.name)
     .where(among(_tags.c.repository_id, "repository_ids"), among(_tags.c.name, "names"))
     .order_by(_tags.c.repository_id, _tags.c.name)
@@ -63,16 +63,16 @@ _HOLD_TAGS = Statement(
 )
 
 
-def hold(tx: Transaction, ids: Collection[int]) -> dict[int, Pulled]:
+def lock_manifests(tx: Transaction, ids: Collection[int]) -> dict[int, Pulled]:
     """Those of these manifests that are there, and stay until the transaction ends."""
-    rows = tx.rows(_HOLD, ids=ids)
+    rows = tx.rows(_LOCK_MANIFESTS, ids=ids)
     return {row[0]: Pulled(row[0], row[1], RepositoryName(row[2]), Digest(row[3])) for row in rows}
 
 
-def hold_tags(tx: Transaction, wanted: Collection[tuple[int, str]]) -> set[tuple[int, str]]:
-    """As hold, for tags: repository's id and name."""
+def lock_tags(tx: Transaction, wanted: Collection[tuple[int, str]]) -> set[tuple[int, str]]:
+    """As lock_manifests, for tags: repository's id and name."""
     rows = tx.rows(
-        _HOLD_TAGS, repository_ids={each[0] for each in wanted}, names={each[1] for each in wanted}
+        _LOCK_TAGS, repository_ids={each[0] for each in wanted}, names={each[1] for each in wanted}
     )
     return {(row[0], row[1]) for row in rows} & set(wanted)
 
@@ -117,9 +117,9 @@ _NOTE_DAY = Statement.insert(
 def note_manifests(
     tx: Transaction, pulls: Mapping[tuple[int, str], tuple[datetime, datetime | None]]
 ) -> None:
-    """(manifest's id, puller) -> when, and when by digest. In one order, so nobody waits in a ring.
+    """(manifest's id, puller) -> when, and when by digest. In one order, against deadlocks.
 
-    The caller holds the manifests.
+    The caller has locked the manifests.
     """
     tx.many(
         _NOTE_MANIFEST,
@@ -136,7 +136,7 @@ def note_manifests(
 
 
 def note_tags(tx: Transaction, pulls: Mapping[tuple[int, str, str], datetime]) -> None:
-    """(repository's id, tag, puller) -> when. The caller holds the tags."""
+    """(repository's id, tag, puller) -> when. The caller has locked the tags."""
     tx.many(
         _NOTE_TAG,
         [
@@ -211,7 +211,7 @@ def by_digest(
 def by_tag(
     tx: Transaction, repository_id: int, tags: Collection[str], pullers: Collection[str]
 ) -> dict[Tag, datetime]:
-    """When somebody of these classes pulled by one of these tags last."""
+    """When a client of these classes pulled by one of these tags last."""
     if not tags:
         return {}
     rows = tx.rows(_BY_TAG, repository_id=repository_id, tags=tags, pullers=pullers)
@@ -231,7 +231,7 @@ def last_by_class(tx: Transaction, ids: Collection[int]) -> dict[int, list[LastP
 
 
 class Recent(NamedTuple):
-    """What a job is about and somebody pulled lately: how much, and the last of it."""
+    """What a job is about and was pulled lately: how much, and the last of it."""
 
     number: int
     digest: Digest

@@ -1,8 +1,7 @@
 """Storage keys that nothing uses yet, written down before the first byte exists under one.
 
-So a crash leaves no bytes that nobody knows of, although an upload session without bytes has no row
-of its own (push/sessions_in_memory.py). A key leaves this table in the transaction that names it
-elsewhere.
+So a crash leaves no unknown bytes, although an upload session without bytes has no row of its own
+(push/sessions_in_memory.py). A key leaves this table in the transaction that names it elsewhere.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ _RELEASE = Statement(_reserved.delete().where(given(_reserved, "storage_key")))
 
 
 def release(tx: Transaction, key: str) -> bool:
-    """Cross a key out; False if somebody else did, who then answers for its bytes."""
+    """Cross a key out; False if another did, which then answers for its bytes."""
     return tx.change(_RELEASE, storage_key=key) == 1
 
 

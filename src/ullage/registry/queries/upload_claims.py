@@ -2,7 +2,7 @@
 
 Two requests appending to one session at once would mix their bytes, so each claims it first; the
 other is told to come back. One process keeps claims in memory; on PostgreSQL they are two columns
-of the session's row and end by themselves when the process that held them is gone.
+of the session's row and end by themselves when the process that has them is gone.
 """
 
 from __future__ import annotations
@@ -37,19 +37,19 @@ class Claims(Protocol):
 class MemoryClaims:
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._held: dict[str, str] = {}
+        self._claimed: dict[str, str] = {}
 
     def claim(self, db: Database, upload_id: str, token: str, now: datetime) -> bool:
         with self._lock:
-            return self._held.setdefault(upload_id, token) == token
+            return self._claimed.setdefault(upload_id, token) == token
 
     def renew(self, db: Database, upload_id: str, token: str, now: datetime) -> None:
         """A process never loses what it keeps in its own memory."""
 
     def release(self, db: Database, upload_id: str, token: str) -> None:
         with self._lock:
-            if self._held.get(upload_id) == token:
-                del self._held[upload_id]
+            if self._claimed.get(upload_id) == token:
+                del self._claimed[upload_id]
 
 
 _uploads = space.uploads

@@ -132,11 +132,11 @@ _DELETE = Statement(_uploads.delete().where(_THIS_ONE))
 
 
 def delete_upload(tx: Transaction, upload_id: str) -> bool:
-    """End the session; False if somebody else did. Whoever ends it answers for its bytes."""
+    """End the session; False if another did. The one that ends it answers for its bytes."""
     return tx.change(_DELETE, id=upload_id) == 1
 
 
-# Idle for too long, and nobody works on it.
+# Idle for too long, and not being worked on.
 _EXPIRED = sa.and_(
     _uploads.c.expires_at <= bindparam("now"),
     sa.or_(_uploads.c.claimed_until.is_(None), _uploads.c.claimed_until <= bindparam("now")),
@@ -145,7 +145,7 @@ _DELETE_EXPIRED = Statement(_uploads.delete().where(_THIS_ONE, _EXPIRED))
 
 
 def delete_expired_upload(tx: Transaction, upload_id: str, now: datetime) -> bool:
-    """As delete_upload, unless somebody came back to the session since it was found expired."""
+    """As delete_upload, unless its client came back to the session since it was found expired."""
     return tx.change(_DELETE_EXPIRED, id=upload_id, now=to_micros(now)) == 1
 
 
@@ -222,7 +222,7 @@ _FIND_FINISHED = Statement(
 def find_finished(
     tx: Transaction, name: RepositoryName, upload_id: str
 ) -> tuple[str, Digest] | None:
-    """Who finished this session, and as which blob."""
+    """The account that finished this session, and as which blob."""
     row = tx.row(_FIND_FINISHED, id=upload_id, name=name)
     return (row[0], Digest(row[1])) if row else None
 

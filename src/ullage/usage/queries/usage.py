@@ -1,6 +1,6 @@
 """How many bytes there are, and whose: sums for the bill (docs/design/accounting.md).
 
-A repository's sums cost what it holds; the registry's come from counters where that is possible,
+A repository's sums cost what is in it; the registry's come from counters where that is possible,
 and from one pass over everything where it is not, as said at each.
 """
 
@@ -45,10 +45,10 @@ class RepositoryRow(NamedTuple):
 
 
 class Portion(NamedTuple):
-    """What a repository has in common with `holders` - 1 others: so many bytes."""
+    """What a repository has in common with `repositories` - 1 others: so many bytes."""
 
     repository_id: int
-    holders: int
+    repositories: int
     bytes: int
 
 
@@ -76,7 +76,7 @@ _ONE_ROW = Statement(_ROWS.where(_repositories.c.id == bindparam("repository_id"
 
 
 def repository_rows(tx: Transaction, repository_id: int | None = None) -> list[RepositoryRow]:
-    """Every repository that holds anything, or the one."""
+    """Every repository, or the one."""
     return [RepositoryRow(*row) for row in _of_all_or_one(tx, _ALL_ROWS, _ONE_ROW, repository_id)]
 
 
@@ -92,20 +92,20 @@ def _of_all_or_one(
 # links of the one repository. PostgreSQL takes the order that its statistics advise.
 _SHARED = """
     WITH shared AS MATERIALIZED (
-        SELECT digest, size, repository_count AS holders FROM blobs WHERE repository_count > 1
+        SELECT digest, size, repository_count FROM blobs WHERE repository_count > 1
     ), links AS (
-        SELECT l.repository_id, s.digest, s.size, s.holders
+        SELECT l.repository_id, s.digest, s.size, s.repository_count
         FROM shared s CROSS JOIN repo_blobs l WHERE l.digest = s.digest
     )"""
 _SHARED_OF_ONE = """
     WITH links AS (
-        SELECT l.repository_id, b.digest, b.size, b.repository_count AS holders
+        SELECT l.repository_id, b.digest, b.size, b.repository_count
         FROM repo_blobs l CROSS JOIN blobs b
         WHERE l.repository_id = :repository_id AND b.digest = l.digest AND b.repository_count > 1
     )"""
 _PORTIONS = """
-    SELECT repository_id, holders, sum(size) FROM links
-    GROUP BY repository_id, holders ORDER BY repository_id, holders"""
+    SELECT repository_id, repository_count, sum(size) FROM links
+    GROUP BY repository_id, repository_count ORDER BY repository_id, repository_count"""
 
 
 _ALL_PORTIONS = Statement.text(_SHARED + _PORTIONS)
@@ -123,12 +123,13 @@ def shared_portions(tx: Transaction, repository_id: int | None = None) -> list[P
 
 
 _SPACES_BY = """, spaces AS (
-        SELECT coalesce({namespace}, '') AS name, l.digest, l.size, l.holders, count(*) AS members
+        SELECT coalesce({namespace}, '') AS name, l.digest, l.size, l.repository_count,
+            count(*) AS members
         FROM links l CROSS JOIN repositories o
         WHERE o.id = l.repository_id AND o.deleted_at IS NULL
-        GROUP BY coalesce({namespace}, ''), l.digest, l.size, l.holders
+        GROUP BY coalesce({namespace}, ''), l.digest, l.size, l.repository_count
     )
-    SELECT name, sum(size), sum(CASE WHEN members = holders THEN size ELSE 0 END)
+    SELECT name, sum(size), sum(CASE WHEN members = repository_count THEN size ELSE 0 END)
     FROM spaces GROUP BY name ORDER BY name"""
 _SPACES = Statement.text(
     sqlite=_SHARED
@@ -150,37 +151,37 @@ def spaces(tx: Transaction) -> list[Space]:
 
 # Everything a tag leads to: its manifest, what that lists, what refers to any of these. SQLite
 # takes several recursive terms, PostgreSQL one with a lateral join.
-_HELD_ON_SQLITE = """
-    WITH RECURSIVE held(id) AS (
+_TAGGED_ON_SQLITE = """
+    WITH RECURSIVE tagged(id) AS (
         SELECT t.manifest_id FROM repositories o CROSS JOIN tags t
         WHERE t.repository_id = o.id AND o.name IS NOT NULL {one}
         UNION
-        SELECT c.child_id FROM held CROSS JOIN manifest_children c WHERE c.parent_id = held.id
+        SELECT c.child_id FROM tagged CROSS JOIN manifest_children c WHERE c.parent_id = tagged.id
         UNION
-        SELECT r.id FROM held CROSS JOIN manifests s CROSS JOIN manifests r
-        WHERE s.id = held.id AND r.repository_id = s.repository_id AND r.subject = s.digest
+        SELECT r.id FROM tagged CROSS JOIN manifests s CROSS JOIN manifests r
+        WHERE s.id = tagged.id AND r.repository_id = s.repository_id AND r.subject = s.digest
     )"""
-_HELD_ON_POSTGRESQL = """
-    WITH RECURSIVE held(id) AS (
+_TAGGED_ON_POSTGRESQL = """
+    WITH RECURSIVE tagged(id) AS (
         SELECT t.manifest_id FROM repositories o JOIN tags t ON t.repository_id = o.id
         WHERE o.name IS NOT NULL {one}
         UNION
-        SELECT edge.id FROM held CROSS JOIN LATERAL (
-            SELECT c.child_id AS id FROM manifest_children c WHERE c.parent_id = held.id
+        SELECT edge.id FROM tagged CROSS JOIN LATERAL (
+            SELECT c.child_id AS id FROM manifest_children c WHERE c.parent_id = tagged.id
             UNION ALL
             SELECT r.id FROM manifests s JOIN manifests r
             ON r.repository_id = s.repository_id AND r.subject = s.digest
-            WHERE s.id = held.id
+            WHERE s.id = tagged.id
         ) edge
     )"""
 _TAGGED = """
     SELECT coalesce(sum(size), 0) FROM blobs WHERE digest IN
-    (SELECT digest FROM manifest_blobs WHERE manifest_id IN (SELECT id FROM held))"""
+    (SELECT digest FROM manifest_blobs WHERE manifest_id IN (SELECT id FROM tagged))"""
 
 
 def _tagged(one: str) -> Statement:
     sqlite, postgresql = (
-        held.format(one=one) + _TAGGED for held in (_HELD_ON_SQLITE, _HELD_ON_POSTGRESQL)
+        tagged.format(one=one) + _TAGGED for tagged in (_TAGGED_ON_SQLITE, _TAGGED_ON_POSTGRESQL)
     )
     return Statement.text(sqlite, postgresql)
 
@@ -189,7 +190,7 @@ _TAGGED_ANYWHERE, _TAGGED_IN_ONE = _tagged(""), _tagged("AND o.id = :repository_
 
 
 def tagged_bytes(tx: Transaction, repository_id: int | None = None) -> int:
-    """Bytes of blobs that a tag leads to. For the whole registry: one pass over what tags hold."""
+    """Bytes of blobs that a tag leads to. For the whole registry: one pass over all that is."""
     ((found,),) = _of_all_or_one(tx, _TAGGED_ANYWHERE, _TAGGED_IN_ONE, repository_id)
     return int(found)
 
@@ -241,7 +242,7 @@ _UPLOAD_KEYS = Statement(
 
 
 def soft_deleted_bytes(tx: Transaction) -> int:
-    """Bytes of blobs that only what was deleted softly refers to; costs what that holds."""
+    """Bytes of blobs that only what was deleted softly refers to; costs what that is."""
     return int(tx.value(_SOFT_DELETED))
 
 
@@ -254,7 +255,7 @@ def upload_keys(tx: Transaction) -> list[tuple[int, str, int]]:
 
 
 class BlobRow(NamedTuple):
-    """A blob that a repository links, and how many hold it over all repositories."""
+    """A blob that a repository links, and how much needs it over all repositories."""
 
     digest: Digest
     size: int

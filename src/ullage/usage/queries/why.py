@@ -1,4 +1,4 @@
-"""Everything that holds one digest: the facts behind `ullage why`."""
+"""Everything that keeps one digest: the facts behind `ullage why`."""
 
 from __future__ import annotations
 

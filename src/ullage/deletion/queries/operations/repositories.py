@@ -37,7 +37,7 @@ _KEEP = Statement.insert(_kept, ("repository_id", "operation_id", "name"))
 def hide_repository(
     tx: Transaction, operation_id: str, repository_id: int, name: RepositoryName
 ) -> None:
-    """Take the repository's name away and keep it whole: nobody sees it, a push makes a new one."""
+    """Take the repository's name away and keep it whole: it is not seen, a push makes a new one."""
     tx.change(_HIDE, repository_id=repository_id)
     tx.change(_KEEP, repository_id=repository_id, operation_id=operation_id, name=name)
 
@@ -65,7 +65,7 @@ _FIND_HIDDEN = Statement(
 def hidden_repository(tx: Transaction, operation_id: str, repository_id: int) -> tuple[int, bool]:
     """Where the operation keeps what it takes from a repository; True if it was there before.
 
-    The caller holds the repository's row; the hidden one is held until the transaction ends.
+    The caller has locked the repository's row; the hidden one is locked here.
     """
     name = tx.value(_NAME_OF, repository_id=repository_id)
     found = tx.value(_FIND_HIDDEN, operation_id=operation_id, name=name)
@@ -99,7 +99,7 @@ def kept_by(tx: Transaction, operation_ids: Collection[str]) -> dict[str, list[K
 
 
 def lock_kept(tx: Transaction, repository_id: int) -> KeptRepository | None:
-    """Keep everybody else off a hidden repository; None if it is none any more."""
+    """Lock a hidden repository; None if it is none any more."""
     row = tx.row(_LOCK_KEPT, repository_id=repository_id)
     return _as_kept(row) if row is not None else None
 
@@ -118,6 +118,6 @@ def unkeep(tx: Transaction, repository_id: int) -> None:
 
 
 def show_repository(tx: Transaction, kept: KeptRepository) -> None:
-    """Give a hidden repository its name back, which nobody has now: all of it is there again."""
+    """Give a hidden repository its name back, which is free now: all of it is there again."""
     unkeep(tx, kept.repository_id)
     tx.change(_GIVE_NAME, repository_id=kept.repository_id, name=kept.name)

@@ -72,7 +72,7 @@ def lock_blobs(
 ) -> dict[Digest, int]:
     """Lock the sound ones among these blobs in digest order; their sizes.
 
-    `to_drop` keeps out everybody, also those who would promise a blob; otherwise only those who
+    `to_drop` keeps out all others, also those that would promise a blob; otherwise only those that
     would drop or recount it. What a *later* statement (deletion.md section 5) sees of these blobs'
     links and references cannot change until the transaction ends.
     """
@@ -152,7 +152,7 @@ _COUNT_LINKS = Statement(
 
 
 def count_links(tx: Transaction, digests: Collection[Digest], by: int) -> None:
-    """That many more repositories link these blobs; the caller holds their rows."""
+    """That many more repositories link these blobs; the caller has locked their rows."""
     tx.change(_COUNT_LINKS, digests=digests, by=by)
 
 
@@ -164,6 +164,6 @@ _COUNT_REFERENCES = Statement(
 
 
 def count_references(tx: Transaction, digests: Collection[Digest], by: int) -> None:
-    """That many more manifests refer to these blobs; the caller holds their rows."""
+    """That many more manifests refer to these blobs; the caller has locked their rows."""
     if digests:
         tx.change(_COUNT_REFERENCES, digests=digests, by=by)

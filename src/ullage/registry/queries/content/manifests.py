@@ -243,7 +243,7 @@ def insert_manifest(
     platform: Platform = NO_PLATFORM,
     now: datetime,
 ) -> int:
-    """Store a manifest and all it refers to; returns its id. The caller holds the blobs' rows."""
+    """Store a manifest and all it refers to; returns its id. The blobs' rows are locked."""
     manifest_id = int(
         tx.value(
             _INSERT,
@@ -263,7 +263,7 @@ def insert_manifest(
             os=platform.os,
         )
     )
-    hold(tx, repository_id, manifest_id, blobs=blobs, children=children)
+    add_references(tx, repository_id, manifest_id, blobs=blobs, children=children)
     add_to_repository(tx, repository_id, manifest_count=1, manifest_bytes=len(raw))
     add_to_counters(tx, repository_id, manifest_count=1, manifest_bytes=len(raw))
     return manifest_id
@@ -273,7 +273,7 @@ _REFER = Statement.insert(_manifest_blobs, ("manifest_id", "digest", "repository
 _LIST_CHILD = Statement.insert(_children, ("parent_id", "child_id"))
 
 
-def hold(
+def add_references(
     tx: Transaction,
     repository_id: int,
     manifest_id: int,
@@ -281,7 +281,7 @@ def hold(
     blobs: Sequence[Digest],
     children: Iterable[int],
 ) -> None:
-    """Record what a manifest refers to; the caller holds the rows of `blobs`."""
+    """Record what a manifest refers to; the caller has locked the rows of `blobs`."""
     references = [
         {"manifest_id": manifest_id, "digest": blob, "repository_id": repository_id}
         for blob in blobs

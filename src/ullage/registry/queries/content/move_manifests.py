@@ -2,7 +2,7 @@
 
 This is how a deletion is kept and how it is taken back (deletion.md section 7):
 one of the two repositories is hidden. References, tags and places in indexes move along as rows, so
-the foreign keys hold at every step, and no blob is ever without a link.
+the foreign keys are satisfied at every step, and no blob is ever without a link.
 """
 
 from __future__ import annotations
@@ -47,8 +47,8 @@ def move_manifests(
     Everything that `rows` and `copies` list is among them. What the target has already stays as it
     is there, and takes over tags and places. `touch` says of what moved that it was updated now.
 
-    The caller holds both repositories' rows and the rows of all blobs (lock_blobs, to_drop), has
-    made sure that no tag of `rows` is in the target, and decides afterwards about links of the
+    The caller has locked both repositories' rows and the rows of all blobs (lock_blobs, to_drop),
+    has made sure that no tag of `rows` is in the target, and decides afterwards about links of the
     source that are left unused.
     """
     both = [*rows, *copies]
@@ -253,10 +253,7 @@ def _merge(
     ids = [row.id for row in merged]
     tx.many(_TAKE_TAGS, [{"old": old, "new": place[old]} for old in ids])
     # Optional layers that only this one was pushed with (oci/manifest/parsing.py).
-    tx.many(
-        _TAKE_REFERENCES,
-        [{"old": old, "new": place[old], "target": target_id} for old in ids],
-    )
+    tx.many(_TAKE_REFERENCES, [{"old": old, "new": place[old], "target": target_id} for old in ids])
     left = blobs_of(tx, ids)
     tx.change(_DROP_REFERENCES, ids=ids)
     _count_references(tx, left, -1)

@@ -1,4 +1,4 @@
-"""What holds a manifest, and taking manifests away."""
+"""What keeps a manifest, and taking manifests away."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ def remove_manifests(
 ) -> None:
     """Take manifests away with their tags and references; `references` is blobs_of() them.
 
-    The caller holds the rows of those blobs and decides afterwards about links left unused.
+    The caller has locked the rows of those blobs and decides afterwards about links left unused.
     """
     ids = [row.id for row in rows]
     tags_gone = tx.change(_DELETE_TAGS, ids=ids)

@@ -24,7 +24,7 @@ _THIS_ONE = _repositories.c.id == bindparam("repository_id")
 
 
 class RepositoryForUpdate(NamedTuple):
-    """A repository whose row the caller holds, so that it stays what it is."""
+    """A repository whose row the caller has locked, so that it stays what it is."""
 
     id: int
     name: RepositoryName
@@ -35,7 +35,7 @@ _FIND = Statement(_NAMED)
 
 
 def find_repository(tx: Transaction, name: RepositoryName) -> int | None:
-    """The repository's id, also while it holds nothing but upload sessions."""
+    """The repository's id, also while there is nothing in it but upload sessions."""
     found: int | None = tx.value(_FIND, name=name)
     return found
 
@@ -53,12 +53,12 @@ _EXISTS = Statement(_NAMED.where(_repositories.c.manifest_count > 0))
 
 
 def repository_exists(tx: Transaction, name: RepositoryName) -> bool:
-    """Whether it holds a manifest: only then does a repository exist for anybody who asks."""
+    """Whether there is a manifest in it: only then does a repository exist for clients."""
     return tx.row(_EXISTS, name=name) is not None
 
 
 def require_repository(tx: Transaction, name: RepositoryName) -> int:
-    """The id of a repository that holds a manifest. Raises NameUnknown."""
+    """The id of a repository with a manifest in it. Raises NameUnknown."""
     found = find_repository(tx, name)
     if found is None or not repository_exists(tx, name):
         raise NameUnknown({"name": name})
@@ -74,7 +74,7 @@ def lock_repository(tx: Transaction, name: RepositoryName) -> int | None:
     return found
 
 
-_HOLD = Statement(
+_LOCK_ROW = Statement(
     sa.select(_repositories.c.name, _repositories.c.write_enabled)
     .where(_THIS_ONE, _repositories.c.name.is_not(None))
     .with_for_update(key_share=True)
@@ -83,16 +83,16 @@ _HOLD = Statement(
 
 def lock_repository_row(tx: Transaction, repository_id: int) -> RepositoryForUpdate | None:
     """As lock_repository, for one that may have been deleted meanwhile: then None."""
-    row = tx.row(_HOLD, repository_id=repository_id)
+    row = tx.row(_LOCK_ROW, repository_id=repository_id)
     return RepositoryForUpdate(repository_id, RepositoryName(row[0]), bool(row[1])) if row else None
 
 
 def lock_repository_id(tx: Transaction, repository_id: int) -> bool:
-    """As lock_repository_row, for somebody who need not know more about it."""
-    return tx.row(_HOLD, repository_id=repository_id) is not None
+    """As lock_repository_row, for a caller that need not know more about it."""
+    return tx.row(_LOCK_ROW, repository_id=repository_id) is not None
 
 
-_HOLD_UNERASED = Statement(
+_LOCK_UNERASED = Statement(
     sa.select(_repositories.c.id)
     .where(_THIS_ONE, _repositories.c.deleted_at.is_(None))
     .with_for_update(key_share=True)
@@ -101,11 +101,11 @@ _HOLD_UNERASED = Statement(
 
 def lock_unerased_repository(tx: Transaction, repository_id: int) -> bool:
     """As lock_repository_id, also for one that is hidden because it was deleted softly."""
-    return tx.row(_HOLD_UNERASED, repository_id=repository_id) is not None
+    return tx.row(_LOCK_UNERASED, repository_id=repository_id) is not None
 
 
 class RepositoryToDelete(NamedTuple):
-    """A repository that the caller holds, and what there is to know before a deletion."""
+    """A repository that the caller has locked, and what there is to know before a deletion."""
 
     id: int
     manifest_count: int
@@ -126,7 +126,7 @@ _LOCK_TO_DELETE = Statement(
 
 
 def lock_to_delete(tx: Transaction, name: RepositoryName) -> RepositoryToDelete | None:
-    """As lock_repository, for one that holds a manifest: only then it exists for who asks."""
+    """As lock_repository, for one with a manifest: only then does it exist for clients."""
     row = tx.row(_LOCK_TO_DELETE, name=name)
     return RepositoryToDelete(*row) if row is not None and row[1] > 0 else None
 
@@ -145,7 +145,7 @@ _INSERT = Statement.insert(
 )
 
 
-_HOLD_NAMED = Statement(
+_LOCK_NAMED = Statement(
     sa.select(_repositories.c.id, _repositories.c.write_enabled)
     .where(given(_repositories, "name"))
     .with_for_update(key_share=True)
@@ -155,7 +155,7 @@ _HOLD_NAMED = Statement(
 def ensure_repository(tx: Transaction, name: RepositoryName, now: datetime) -> RepositoryForUpdate:
     """Find and lock the repository, or make it."""
     # Others may make it and remove it again between any two statements.
-    while (row := tx.row(_HOLD_NAMED, name=name)) is None:
+    while (row := tx.row(_LOCK_NAMED, name=name)) is None:
         tx.change(_INSERT, name=name, created_at=to_micros(now), updated_at=to_micros(now))
     return RepositoryForUpdate(row[0], name, bool(row[1]))
 

@@ -58,7 +58,7 @@ _MOVE = Statement(
 def put_tag(tx: Transaction, repository_id: int, tag: Tag, manifest_id: int, now: datetime) -> None:
     """Point the tag to the manifest. Its time of update moves even if it pointed there before.
 
-    Then it was pushed again, and whoever cleans up by age must see that (azure.md section 2.5).
+    Then it was pushed again, and a cleanup by age must see that (azure.md section 2.5).
     """
     at = to_micros(now)
     this = {"repository_id": repository_id, "name": tag}

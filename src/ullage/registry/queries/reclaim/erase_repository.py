@@ -25,7 +25,7 @@ _MARK_DELETED = Statement(
 
 
 def mark_deleted(tx: Transaction, repository_id: int, now: datetime) -> None:
-    """Take the repository's name away: nobody sees it any more, a push makes a new one."""
+    """Take the repository's name away: it is not seen any more, a push makes a new one."""
     tx.change(_MARK_DELETED, repository_id=repository_id, deleted_at=to_micros(now))
 
 

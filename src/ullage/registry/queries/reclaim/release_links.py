@@ -1,6 +1,6 @@
 """Links that nothing needs are dropped, and blobs that nothing links any more are condemned.
 
-The one decision is in `release_links`; everybody who takes references away goes through it.
+The one decision is in `release_links`; all that takes references away goes through it.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ class Released:
 
     freed_bytes: int = 0
     freed_blobs: int = 0
-    # Held by a promise to a pusher; looked at again when it ends.
+    # Kept by a promise to a pusher; looked at again when it ends.
     leased_bytes: int = 0
-    # Held by nothing but the operation that took them away, which can be taken back.
+    # Kept by nothing but the operation that took them away, which can be taken back.
     kept_bytes: int = 0
 
 
@@ -52,9 +52,9 @@ def release_links(
 ) -> Released:
     """Drop the repository's links to those of `digests` that no manifest of it refers to.
 
-    The caller holds the repository's row and the blobs' rows (lock_blobs, to_drop). A leased link
-    stays and is reviewed when the lease ends. A blob without any link left is condemned: its row
-    goes and its bytes get a tombstone, to be erased from `due_at` on.
+    The caller has locked the repository's row and the blobs' rows (lock_blobs, to_drop). A leased
+    link stays and is reviewed when the lease ends. A blob without any link left is condemned: its
+    row goes and its bytes get a tombstone, to be erased from `due_at` on.
     """
     unused = set(digests) - referenced_among(tx, repository_id, digests)
     if not unused:

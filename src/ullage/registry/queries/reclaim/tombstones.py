@@ -1,4 +1,4 @@
-"""Tombstones: bytes to be erased, who is erasing them, and which bytes must never be."""
+"""Tombstones: bytes to be erased, claims of them, and which bytes must never be."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ _CLAIM = Statement(
 def claim_tombstones(
     tx: Transaction, now: datetime, claimed_until: datetime, limit: int
 ) -> list[Tombstone]:
-    """Take up to `limit` due tombstones; nobody else gets them before `claimed_until`.
+    """Take up to `limit` due tombstones; no other process gets them before `claimed_until`.
 
     A key that a blob or an upload session still uses, or may use, is never handed out, whatever
     wrote its tombstone: the last guard before bytes are gone for good (invariant I12).

@@ -1,4 +1,4 @@
-"""What holds what: the questions that decide, before a deletion, what it takes and what it frees.
+"""What refers to what: questions that decide, before a deletion, what it takes and what it frees.
 
-Every answer costs what it is about, never what the registry holds: indexes lead everywhere.
+Every answer costs what it is about, never what there is in the registry: indexes lead everywhere.
 """

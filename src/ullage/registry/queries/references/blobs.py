@@ -1,4 +1,4 @@
-"""What holds blobs: how many repositories link them, and how many manifests refer to them."""
+"""What needs blobs: how many repositories link them, and how many manifests refer to them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _manifest_blobs = content.manifest_blobs
 
 
 class ReferencedBlob(NamedTuple):
-    """A blob, and how many manifests and repositories there are that hold it."""
+    """A blob, and how many manifests and repositories there are that need it."""
 
     size: int
     manifest_refs: int
@@ -27,12 +27,12 @@ class ReferencedBlob(NamedTuple):
 
 
 _FACTS = tuple(_blobs.c["digest", "size", "manifest_refs", "repository_count"])
-_HELD_BLOBS = Statement(sa.select(*_FACTS).where(among(_blobs.c.digest, "digests")))
+_REFERENCED_BLOBS = Statement(sa.select(*_FACTS).where(among(_blobs.c.digest, "digests")))
 
 
 def referenced_blobs(tx: Transaction, digests: Collection[Digest]) -> dict[Digest, ReferencedBlob]:
-    """Size and numbers of holders of those of these blobs that exist."""
-    rows = tx.rows(_HELD_BLOBS, digests=digests) if digests else ()
+    """Size, and numbers of references and links, of those of these blobs that exist."""
+    rows = tx.rows(_REFERENCED_BLOBS, digests=digests) if digests else ()
     return {Digest(row[0]): ReferencedBlob(row[1], row[2], row[3]) for row in rows}
 
 
@@ -79,7 +79,7 @@ def references_among(
     return found
 
 
-_SOME_HOLDERS = Statement(
+_SOME_REPOSITORIES = Statement(
     sa.select(_repositories.c.name)
     .join(_repo_blobs, _repo_blobs.c.repository_id == _repositories.c.id)
     .where(
@@ -100,9 +100,9 @@ _COUNT_SOME = Statement(
 )
 
 
-def some_holders(tx: Transaction, digest: Digest, limit: int) -> list[str]:
+def some_repositories_with(tx: Transaction, digest: Digest, limit: int) -> list[str]:
     """Up to `limit` repositories, by name, with a manifest that refers to the blob."""
-    return sorted(tx.values(_SOME_HOLDERS, digest=digest, limit=limit))
+    return sorted(tx.values(_SOME_REPOSITORIES, digest=digest, limit=limit))
 
 
 def refers_more_often(tx: Transaction, repository_id: int, digest: Digest, than: int) -> bool:

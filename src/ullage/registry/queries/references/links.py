@@ -89,7 +89,7 @@ _LINKS_OF = Statement(
 
 
 def links_of(tx: Transaction, digests: Collection[Digest]) -> dict[Digest, list[LinkState]]:
-    """Every repository's link to these blobs. For blobs that hardly anybody links."""
+    """Every repository's link to these blobs. For blobs that few repositories link."""
     found: dict[Digest, list[LinkState]] = {}
     rows = tx.rows(_LINKS_OF, digests=digests) if digests else ()
     for repository_id, digest, linked_at, name, hidden, due_at in rows:

@@ -1,4 +1,4 @@
-"""What blobs lose when manifests go: bytes that nothing else holds, and references to the rest."""
+"""What blobs lose when manifests go: bytes that nothing else needs, and references to the rest."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _manifest_blobs = content.manifest_blobs
 class Losing(NamedTuple):
     """What blobs lose when manifests go."""
 
-    # Bytes of those that nothing else holds anywhere; and of those of them that were linked so long
+    # Bytes of those that nothing else needs anywhere; and of those of them that were linked so long
     # ago that a promise of them may have been forgotten.
     alone_bytes: int
     doubted_bytes: int

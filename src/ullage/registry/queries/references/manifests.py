@@ -1,4 +1,4 @@
-"""What holds manifests: the tags on them and the indexes that list them."""
+"""What keeps manifests: the tags on them and the indexes that list them."""
 
 from __future__ import annotations
 

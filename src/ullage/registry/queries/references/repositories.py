@@ -1,4 +1,4 @@
-"""How much a repository holds, and a stamp by which to see that anything in it has changed."""
+"""How much there is in a repository, and a stamp that shows that anything in it has changed."""
 
 from __future__ import annotations
 
