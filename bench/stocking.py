@@ -18,7 +18,9 @@ from ullage.oci.digest import parse_digest
 from ullage.oci.reference import parse_reference, parse_repository_name
 from ullage.registry.clients import Caller
 from ullage.registry.context import Registry
-from ullage.registry.push import manifests, uploads
+from ullage.registry.push import uploads
+from ullage.registry.push.manifests import prepare_manifest
+from ullage.registry.push.prepared import commit
 from ullage.wiring import open_registry
 
 # So many wait for the disk at once.
@@ -49,7 +51,8 @@ def _push(registry: Registry, repository: str, images: Sequence[tuple[Image, str
         for blob in image.blobs:
             uploads.upload_whole(registry, name, _CALLER, parse_digest(blob.digest), [blob.data])
         target = parse_reference(reference)
-        manifests.put_manifest(registry, name, target, image.manifest, MANIFEST_TYPE, _CALLER)
+        manifest = prepare_manifest(registry, name, target, image.manifest, MANIFEST_TYPE, _CALLER)
+        commit(registry, manifest)
 
 
 def _write_image(root: Path, repository: str, image: Image, reference: str) -> None:

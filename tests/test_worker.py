@@ -238,7 +238,7 @@ def test_promises_last_as_long_when_the_clock_is_set(running: Running, by: timed
     upload, empty = (start_upload(running.registry, APP, ALICE) for _ in range(2))
     session = append_upload(running.registry, APP, upload.id, ALICE, start=0)
     session.write(LAYER)
-    session.end()
+    session.close()
     before = running.clock()
     running.set_wall_clock(by)
     assert running.clock() == before + by

@@ -68,7 +68,7 @@ def fill(registry: Registry) -> Images:
     upload = start_upload(registry, APP, ALICE)
     session = append_upload(registry, APP, upload.id, ALICE)
     session.write(b"half of a layer")
-    session.end()
+    session.close()
     settle(registry)
     return Images(image, sbom, index)
 
@@ -1194,7 +1194,7 @@ class Traffic:
         upload = start_upload(self._registry, name, ALICE)
         session = append_upload(self._registry, name, upload.id, ALICE)
         session.write(b"part")
-        session.end()
+        session.close()
         delete_repository(self._registry, name, ALICE)
 
     def _reclaim(self, number: int) -> None:
@@ -1340,7 +1340,7 @@ def test_a_session_finished_between_listing_and_database_is_no_finding(build: Bu
     upload = start_upload(busy.registry, APP, ALICE)
     session = append_upload(busy.registry, APP, upload.id, ALICE)
     session.write(TWO)
-    busy.on_listing(lambda: session.finish(digest_of(TWO)))
+    busy.on_listing(lambda: session.commit(digest_of(TWO)))
     report = check(busy.registry, Mode.DEFAULT)
     assert report.checked["objects"] == 3, "listed"
     assert report.findings == ()
@@ -1351,7 +1351,7 @@ def test_a_session_cancelled_behind_its_row_is_no_finding(build: Build) -> None:
     upload = start_upload(busy.registry, APP, ALICE)
     session = append_upload(busy.registry, APP, upload.id, ALICE)
     session.write(TWO)
-    session.end()
+    session.close()
 
     def cancel(key: str) -> None:
         busy.store.before_size = lambda key: None

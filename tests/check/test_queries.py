@@ -45,7 +45,7 @@ def filled(ready_url: str, clock: FakeClock) -> Iterator[Registry]:
         loose = push_image(registry, name, None, [name.encode() * 2])
         delete_manifest(registry, parse_repository_name(name), loose, ALICE)
         upload = start_upload(registry, parse_repository_name(name), ALICE)
-        append_upload(registry, parse_repository_name(name), upload.id, ALICE).end()
+        append_upload(registry, parse_repository_name(name), upload.id, ALICE).close()
     push_image(registry, "gone", "v1", [b"shared"])
     push_blob(registry, "gone", b"loose")
     delete_repository(registry, parse_repository_name("gone"), ALICE)

@@ -10,6 +10,7 @@ from tests.support.registry import (
     push_blob,
     push_image,
     push_index,
+    put_manifest,
     settle,
 )
 from ullage.authorization import WITHOUT_ACCOUNTS, Principal
@@ -31,7 +32,6 @@ from ullage.oci.reference import parse_repository_name, parse_tag
 from ullage.registry.context import Registry
 from ullage.registry.pull.read import get_manifest
 from ullage.registry.push.links import mount_blob
-from ullage.registry.push.manifests import put_manifest
 from ullage.registry.queries import attributes
 from ullage.registry.queries.attributes import AttributeChanges
 from ullage.registry.queries.audit import entries

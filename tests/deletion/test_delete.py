@@ -376,7 +376,7 @@ def test_a_repository_with_an_upload_session_stays_for_it(site: Site, registry: 
     assert list_repositories(registry, 10, None, WITHOUT_ACCOUNTS).items == ()
     session = append_upload(registry, APP, upload.id, ALICE)
     session.write(b"{}")
-    session.finish(digest_of(b"{}"))
+    session.commit(digest_of(b"{}"))
     push_manifest(registry, "app", "v2", image_manifest([]))
     assert list_repositories(registry, 10, None, WITHOUT_ACCOUNTS).items == ("app",)
 
@@ -427,7 +427,7 @@ def test_a_deleted_repository_is_erased_in_batches(
             registry, APP, start_upload(registry, APP, ALICE).id, ALICE, start=0
         )
         session.write(b"part %d" % number)
-        session.end()
+        session.close()
     delete_repository(registry, APP, ALICE)
     batches = 0
     while reclaim.erase_deleted(registry):
@@ -492,7 +492,7 @@ def test_one_blob_under_two_digests_is_two_blobs(site: Site, registry: Registry)
         upload = start_upload(registry, APP, ALICE, algorithm)
         session = append_upload(registry, APP, upload.id, ALICE)
         session.write(data)
-        session.finish(digest_of(data, algorithm))
+        session.commit(digest_of(data, algorithm))
     push_blob(registry, "app", b"{}")
     manifest = image_manifest([data])
     manifest["layers"].append(manifest["layers"][0] | {"digest": digest_of(data, "sha512")})

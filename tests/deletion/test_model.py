@@ -30,6 +30,7 @@ from tests.support.registry import (
     MANIFEST,
     descriptor,
     push_blob,
+    put_manifest,
     settle,
 )
 from tests.support.soundness import assert_sound
@@ -50,7 +51,6 @@ from ullage.registry.pull.read import (
     stat_blob_for_push,
 )
 from ullage.registry.push.links import mount_blob
-from ullage.registry.push.manifests import put_manifest
 from ullage.registry.push.sessions import start_upload
 from ullage.registry.push.uploads import append_upload
 from ullage.registry.queries.counters import totals
@@ -247,7 +247,7 @@ class RegistryMachine(RuleBasedStateMachine):
         upload = start_upload(self.registry, name, caller)
         session = append_upload(self.registry, name, upload.id, caller)
         session.write(DATA[digest])
-        session.end()
+        session.close()
 
     # -- deleting
 

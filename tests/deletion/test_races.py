@@ -206,7 +206,7 @@ def test_r01_r09_upload_against_the_deletion_of_the_last_manifest(arena: Arena, 
             assert readable(registry, target, parse_tag("bob"))
 
         return Meeting(
-            lambda: session.finish(digest_of(data)),
+            lambda: session.commit(digest_of(data)),
             lambda: delete_manifest(registry, name, old, ALICE),
             check,
         )
@@ -481,7 +481,7 @@ def test_r16_push_against_the_deletion_of_its_repository(arena: Arena, step: str
 
         def push() -> None:
             if step == "upload":
-                session.finish(digest_of(b"uploaded"))
+                session.commit(digest_of(b"uploaded"))
             else:
                 put(registry, name, number)
 
@@ -508,7 +508,7 @@ def test_r16_push_into_a_new_repository_while_the_old_one_is_erased(arena: Arena
         session = session_with(registry, name, layer_of(number))
 
         def push() -> None:
-            session.finish(digest_of(layer_of(number)))
+            session.commit(digest_of(layer_of(number)))
             put(registry, name, number)
 
         def check(pushing: Failure, erasing: Failure) -> None:
@@ -553,7 +553,7 @@ def test_r17_the_last_put_against_the_cancellation(arena: Arena) -> None:
         upload = start_upload(registry, name, BOB)
         session = append_upload(registry, name, upload.id, BOB)
         session.write(data)
-        session.end()
+        session.close()
 
         def check(finish: Failure, cancellation: Failure) -> None:
             assert isinstance(finish, BlobUploadUnknown | Unavailable | None)
@@ -581,7 +581,7 @@ def test_r17_a_late_chunk_against_the_expiry_of_its_session(arena: Arena) -> Non
         def append() -> None:
             session = append_upload(registry, name, upload.id, BOB, start=0)
             session.write(b"late")
-            session.end()
+            session.close()
 
         def check(chunk: Failure, expiry: Failure) -> None:
             assert expiry is None
@@ -605,7 +605,7 @@ def test_r18_two_last_puts_of_one_session(arena: Arena) -> None:
         upload = start_upload(registry, name, BOB)
         session = append_upload(registry, name, upload.id, BOB)
         session.write(data)
-        session.end()
+        session.close()
 
         def finish() -> None:
             finish_upload(registry, name, upload.id, BOB, digest_of(data))
@@ -645,7 +645,7 @@ def test_r19_two_uploads_of_one_blob(arena: Arena, where: str) -> None:
             assert size == len(data)
 
         return Meeting(
-            lambda: one.finish(digest_of(data)), lambda: other.finish(digest_of(data)), check
+            lambda: one.commit(digest_of(data)), lambda: other.commit(digest_of(data)), check
         )
 
     arena.meet(prepare)

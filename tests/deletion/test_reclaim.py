@@ -318,7 +318,7 @@ def test_a_session_that_ends_while_its_repository_is_erased_is_counted_once(
                 registry, APP, start_upload(registry, APP, ALICE).id, ALICE, start=0
             )
             session.write(b"%d bytes" % step)
-            session.end()
+            session.close()
             # Nothing of it is freed: the bytes of the session are all there is to count.
             for name in ("app", "other"):
                 plant_image(registry, name, None, [b"layer %d" % step])
@@ -414,7 +414,7 @@ def test_a_key_is_not_missed_while_it_moves(
         assert review_due(registry) == 1
 
     with observing(emptied_postgres_url) as observer:
-        for move in (lambda: session.finish(digest_of(b"layer")), expire):
+        for move in (lambda: session.commit(digest_of(b"layer")), expire):
             assert interleave(observer, look, move, at=step) == (None, None)
     assert seen == [{key}, {key}]
 

@@ -85,8 +85,8 @@ READING: dict[str, Act] = {
 }
 WRITING: dict[str, Act] = {
     "start_upload": lambda registry, _: start_upload(registry, APP, ALICE),
-    "end": lambda _, site: site.session().end(),
-    "finish": lambda _, site: site.session().finish(digest_of(b"uploaded")),
+    "end": lambda _, site: site.session().close(),
+    "finish": lambda _, site: site.session().commit(digest_of(b"uploaded")),
     "finish_upload": lambda registry, site: finish_upload(
         registry, APP, site.upload, ALICE, digest_of(b"")
     ),
@@ -169,7 +169,7 @@ def test_an_upload_that_cannot_be_kept_alive_goes_back_to_where_it_was(
     clock.advance(CLAIM_PERIOD.total_seconds())
     session = append_upload(registry, APP, impatient.upload, ALICE, start=0)
     session.write(b"uploaded")
-    session.finish(digest_of(b"uploaded"))
+    session.commit(digest_of(b"uploaded"))
 
 
 @pytest.mark.postgresql
@@ -190,7 +190,7 @@ def test_a_session_that_stays_claimed_is_no_reason_to_refuse_what_was_done(
     registry = replace(impatient.registry, claims=Unreleased(impatient.registry.claims))
     session = append_upload(registry, APP, impatient.upload, ALICE, start=0)
     session.write(b"uploaded")
-    assert session.finish(digest_of(b"uploaded")).size == 8
+    assert session.commit(digest_of(b"uploaded")).size == 8
 
 
 # --- broken ---------------------------------------------------------------------------------------

@@ -690,7 +690,7 @@ def test_a_session_may_finish_while_the_same_blob_goes(linked: Registry) -> None
     session = append_upload(linked, APP, upload.id, BOB)
     session.write(LAYER)
     linked.write(lambda tx: release(linked, tx))
-    blob = session.finish(DIGEST)
+    blob = session.commit(DIGEST)
     settle(linked)
     assert linked.blobs.size(blob.key) == len(LAYER)
     assert stored_bytes(linked) == len(LAYER)

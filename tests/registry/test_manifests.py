@@ -21,6 +21,7 @@ from tests.support.registry import (
     push_image,
     push_index,
     push_manifest,
+    put_manifest,
     settle,
 )
 from ullage.authorization import WITHOUT_ACCOUNTS
@@ -49,7 +50,7 @@ from ullage.registry.pull.read import (
     open_blob,
     stat_blob,
 )
-from ullage.registry.push.manifests import PutResult, put_manifest
+from ullage.registry.push.manifests import PutResult
 
 APP, OTHER = parse_repository_name("app"), parse_repository_name("other")
 V1, V2, LATEST = map(parse_tag, ("v1", "v2", "latest"))

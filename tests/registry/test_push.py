@@ -53,7 +53,7 @@ def append(registry: Registry, upload: Upload, data: bytes, start: int | None = 
     """One PATCH."""
     session = append_upload(registry, APP, upload.id, ALICE, start)
     session.write(data)
-    return session.end()
+    return session.close()
 
 
 def read_blob(registry: Registry, digest: Digest, name: str = "app") -> bytes:
@@ -89,7 +89,7 @@ def test_the_last_chunk_may_come_with_the_end(registry: Registry) -> None:
     append(registry, upload, DATA[:4])
     session = append_upload(registry, APP, upload.id, ALICE, start=4)
     session.write(DATA[4:])
-    assert session.finish(digest_of(DATA)).size == len(DATA)
+    assert session.commit(digest_of(DATA)).size == len(DATA)
     assert read_blob(registry, digest_of(DATA)) == DATA
 
 
@@ -111,7 +111,7 @@ def test_what_arrived_before_the_connection_broke_is_kept(registry: Registry) ->
     upload = begin(registry)
     session = append_upload(registry, APP, upload.id, ALICE, start=0)
     session.write(DATA[:7])
-    session.end()
+    session.close()
     assert get_upload(registry, APP, upload.id, ALICE).offset == 7
     append(registry, upload, DATA[7:], start=7)
     finish_upload(registry, APP, upload.id, ALICE, digest_of(DATA))
@@ -163,7 +163,7 @@ def test_a_wrong_digest_drops_the_bytes_that_came_with_it(registry: Registry) ->
     session = append_upload(registry, APP, upload.id, ALICE)
     session.write(b"garbage")
     with pytest.raises(DigestInvalid):
-        session.finish(digest_of(DATA))
+        session.commit(digest_of(DATA))
     assert get_upload(registry, APP, upload.id, ALICE).offset == 4
     append(registry, upload, DATA[4:], start=4)
     finish_upload(registry, APP, upload.id, ALICE, digest_of(DATA))
@@ -277,7 +277,7 @@ def test_two_requests_never_work_on_one_session(registry: Registry) -> None:
     with pytest.raises(Unavailable):
         finish_upload(registry, APP, upload.id, ALICE, digest_of(b""))
     session.write(DATA)
-    session.end()
+    session.close()
     finish_upload(registry, APP, upload.id, ALICE, digest_of(DATA))
 
 
@@ -316,7 +316,7 @@ def test_a_dead_process_blocks_a_session_for_a_while_only(
 
 def test_a_cancelled_session_does_not_come_back_by_what_was_under_way(registry: Registry) -> None:
     """R17: cancel against the final PUT, and against a PATCH; the loser hears 404."""
-    for end in (AppendSession.end, lambda session: session.finish(digest_of(DATA))):
+    for end in (AppendSession.close, lambda session: session.commit(digest_of(DATA))):
         upload = begin(registry)
         session = append_upload(registry, APP, upload.id, ALICE)
         session.write(DATA)
@@ -342,7 +342,7 @@ def test_parallel_uploads_of_one_digest_leave_one_copy(registry: Registry) -> No
         )
         session.write(DATA)
         barrier.wait(30)
-        return session.finish(digest_of(DATA)).digest
+        return session.commit(digest_of(DATA)).digest
 
     with ThreadPoolExecutor(count) as clients:
         assert set(clients.map(upload, range(count))) == {digest_of(DATA)}

@@ -15,12 +15,13 @@ from tests.support.registry import ALICE, make_registry
 from ullage.blobs.memory import MemoryBlobStore
 from ullage.database.errors import DatabaseBusy
 from ullage.database.sqlite.database import SqliteDatabase
+from ullage.database.transaction import Transaction
 from ullage.oci.digest import digest_of
 from ullage.oci.errors import BlobUploadUnknown, DigestInvalid, Unavailable
 from ullage.oci.reference import parse_repository_name
 from ullage.registry.context import Registry
 from ullage.registry.pull.read import stat_blob
-from ullage.registry.push.prepared import Prepared
+from ullage.registry.push.prepared import AlreadyDone, Prepared
 from ullage.registry.push.sessions import start_upload
 from ullage.registry.push.uploads import StoredBlob, prepare_blob
 from ullage.server.http import write_batches
@@ -87,16 +88,20 @@ def test_facts_that_fail_undo_only_themselves(registry: Registry, threads: Threa
     begins = [pushing(registry, b"%d" % number) for number in range(3)]
     undone = []
 
-    def fails() -> Prepared[StoredBlob]:
-        def facts(_: object) -> None:
+    class Failing(Prepared[StoredBlob]):
+        def record(self, tx: Transaction) -> StoredBlob:
             raise DatabaseBusy("planted")
 
-        return Prepared(facts, lambda _: pytest.fail("ended"), lambda: undone.append(True))
+        def recorded(self, result: StoredBlob) -> None:
+            pytest.fail("recorded")
+
+        def undo(self) -> None:
+            undone.append(True)
 
     async def run() -> list[StoredBlob | BaseException]:
         each = WriteBatches(registry, threads)
         return await asyncio.gather(
-            *(each.run(begin, 100) for begin in (*begins[:2], fails, begins[2])),
+            *(each.run(begin, 100) for begin in (*begins[:2], Failing, begins[2])),
             return_exceptions=True,
         )
 
@@ -149,7 +154,7 @@ def where(registry: Registry, threads: Threads, sizes: list[int]) -> list[str]:
 
     def begin() -> Prepared[None]:
         names.append(threading.current_thread().name)
-        return Prepared(lambda _: None, lambda _: None)
+        return AlreadyDone(None)
 
     async def run() -> None:
         each = WriteBatches(registry, threads)
@@ -178,7 +183,7 @@ def test_a_disk_that_keeps_them_waiting_leaves_them_to_many_threads(
     def begin() -> Prepared[None]:
         names.append(threading.current_thread().name.rpartition("_")[0] or "writer")
         now[0] += next(took)
-        return Prepared(lambda _: None, lambda _: None)
+        return AlreadyDone(None)
 
     async def run() -> None:
         each = WriteBatches(registry, threads, lambda: now[0])

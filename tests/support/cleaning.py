@@ -6,7 +6,7 @@ from datetime import timedelta
 from typing import Any
 
 from tests.support.clock import FakeClock
-from tests.support.registry import ALICE
+from tests.support.registry import ALICE, put_manifest
 from ullage.authorization import WITHOUT_ACCOUNTS
 from ullage.cleanup.guardrails import Caps
 from ullage.cleanup.job.execution import work
@@ -17,7 +17,6 @@ from ullage.oci.digest import Digest
 from ullage.oci.reference import parse_repository_name, parse_tag
 from ullage.registry.context import Registry
 from ullage.registry.pull.read import get_manifest
-from ullage.registry.push.manifests import put_manifest
 from ullage.registry.queries.content.manifests import all_digests
 from ullage.registry.queries.content.repositories import find_repository
 from ullage.registry.queries.content.tags import all_tags

@@ -5,10 +5,8 @@ from __future__ import annotations
 import errno
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from types import TracebackType
-from typing import Self
 
-from ullage.blobs.protocol import Append, BlobStore, Buffer, Reader, StoredObject
+from ullage.blobs.protocol import Append, BlobStore, Buffer, Closing, Reader, StoredObject
 
 
 class FaultyStore:
@@ -80,7 +78,7 @@ class FaultyStore:
         return self._inner.free_bytes()
 
 
-class _FaultyAppend:
+class _FaultyAppend(Closing):
     def __init__(self, store: FaultyStore, inner: Append) -> None:
         self._store = store
         self._inner = inner
@@ -103,15 +101,3 @@ class _FaultyAppend:
 
     def close(self) -> None:
         self._inner.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-        /,
-    ) -> None:
-        self.close()

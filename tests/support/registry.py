@@ -10,12 +10,13 @@ from ullage.blobs.protocol import BlobStore
 from ullage.database.opening import open_database
 from ullage.deletion.reclaim import erase_deleted, expire_uploads, reclaim_due, review_due
 from ullage.oci.digest import Digest, digest_of
-from ullage.oci.reference import Tag, parse_repository_name, parse_tag
+from ullage.oci.reference import RepositoryName, Tag, parse_repository_name, parse_tag
 from ullage.registry.clients import Caller
 from ullage.registry.context import Limits, Registry
 from ullage.registry.leases.opening import open_leases
 from ullage.registry.pull.read import get_manifest
-from ullage.registry.push.manifests import put_manifest
+from ullage.registry.push.manifests import PutResult, prepare_manifest
+from ullage.registry.push.prepared import commit
 from ullage.registry.push.sessions import start_upload
 from ullage.registry.push.sessions_in_memory import open_memory_sessions
 from ullage.registry.push.uploads import append_upload
@@ -56,8 +57,23 @@ def push_blob(registry: Registry, name: str, data: bytes, caller: Caller = ALICE
     upload = start_upload(registry, repository, caller)
     session = append_upload(registry, repository, upload.id, caller, start=0)
     session.write(data)
-    session.finish(digest)
+    session.commit(digest)
     return digest
+
+
+def put_manifest(
+    registry: Registry,
+    name: RepositoryName,
+    reference: Tag | Digest,
+    raw: bytes,
+    media_type: str | None,
+    caller: Caller,
+    tags: Sequence[Tag] = (),
+) -> PutResult:
+    """Store a manifest. Raises what `prepare_manifest` and its transaction do."""
+    return commit(
+        registry, prepare_manifest(registry, name, reference, raw, media_type, caller, tags)
+    )
 
 
 def push_manifest(

@@ -50,7 +50,7 @@ def test_the_first_screen_adds_up_to_the_disk(registry: Registry) -> None:
     push_blob(registry, "app", b"loose")
     session = append_upload(registry, APP, start_upload(registry, APP, ALICE).id, ALICE)
     session.write(b"half an upload")
-    session.end()
+    session.close()
     bill = registry_totals(registry)
     assert bill.tagged_bytes == len(b"child" + b"c1" + b"signature" + b"c2")
     assert bill.untagged_bytes == len(b"orphan layer" + b"c3")

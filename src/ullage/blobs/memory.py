@@ -6,10 +6,8 @@ import errno
 import threading
 import time
 from collections.abc import Iterable, Iterator
-from types import TracebackType
-from typing import Self
 
-from ullage.blobs.protocol import Buffer, KeyUnknown, StoredObject, StoreFull, validate_key
+from ullage.blobs.protocol import Buffer, Closing, KeyUnknown, StoredObject, StoreFull, validate_key
 
 
 class _Object:
@@ -122,7 +120,7 @@ def _refuse_if_open(stored: _Object, key: str) -> None:
         raise OSError(errno.EBUSY, "an append to this object is still open", key)
 
 
-class MemoryAppend:
+class MemoryAppend(Closing):
     def __init__(self, store: MemoryBlobStore, key: str, stored: _Object) -> None:
         self._store = store
         self._key = key
@@ -152,20 +150,8 @@ class MemoryAppend:
         if self._closed:
             raise ValueError("I/O operation on a closed append")
 
-    def __enter__(self) -> Self:
-        return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-        /,
-    ) -> None:
-        self.close()
-
-
-class MemoryReader:
+class MemoryReader(Closing):
     def __init__(self, lock: threading.Lock, data: bytearray) -> None:
         self._lock = lock
         self._data: bytearray | None = data
@@ -185,15 +171,3 @@ class MemoryReader:
 
     def close(self) -> None:
         self._data = None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-        /,
-    ) -> None:
-        self.close()

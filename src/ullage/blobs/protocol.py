@@ -13,13 +13,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Protocol, Self, TypeAlias
 
 __all__ = [
     "Append",
     "BlobStore",
     "Buffer",
+    "Closing",
     "KeyUnknown",
     "Reader",
     "StoreFull",
@@ -66,7 +66,19 @@ class StoredObject:
     problem: str | None = None
 
 
-class Append(Protocol):
+class Closing(Protocol):
+    """Closed at the end of the `with` block that it opens."""
+
+    def close(self) -> None: ...
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+
+class Append(Closing, Protocol):
     """An open appendable object: bytes go to its end. One thread at a time."""
 
     @property
@@ -94,18 +106,8 @@ class Append(Protocol):
     def close(self) -> None:
         """Let go of the object. Promises nothing about bytes that were not synced."""
 
-    def __enter__(self) -> Self: ...
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-        /,
-    ) -> None: ...
-
-
-class Reader(Protocol):
+class Reader(Closing, Protocol):
     """An open object. It stays readable after the object is deleted. Threads may share it."""
 
     @property
@@ -120,18 +122,6 @@ class Reader(Protocol):
 
         Empty only where the object ends, and for no `n`.
         """
-
-    def close(self) -> None: ...
-
-    def __enter__(self) -> Self: ...
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-        /,
-    ) -> None: ...
 
 
 class BlobStore(Protocol):

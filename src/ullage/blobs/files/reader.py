@@ -6,11 +6,11 @@ import errno
 import os
 import threading
 from io import FileIO
-from types import TracebackType
-from typing import Self
+
+from ullage.blobs.protocol import Closing
 
 
-class FileReader:
+class FileReader(Closing):
     def __init__(self, file: FileIO) -> None:
         self._file = file
         self.size = os.fstat(file.fileno()).st_size
@@ -41,18 +41,6 @@ class FileReader:
 
     def close(self) -> None:
         self._file.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-        /,
-    ) -> None:
-        self.close()
 
 
 # What is read without waiting goes through one buffer a thread: a new one each time would cost

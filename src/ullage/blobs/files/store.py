@@ -26,8 +26,6 @@ from collections.abc import Iterable, Iterator, MutableSequence
 from contextlib import contextmanager, suppress
 from io import FileIO
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 from ullage.blobs.files.direct import DirectWriter, DirectWriters, direct_from
 from ullage.blobs.files.listing import list_directory
@@ -47,6 +45,7 @@ from ullage.blobs.files.paths import (
 from ullage.blobs.files.reader import FileReader
 from ullage.blobs.protocol import (
     Buffer,
+    Closing,
     KeyUnknown,
     StoredObject,
     StoreFull,
@@ -290,7 +289,7 @@ class FileBlobStore:
         failpoint("blob.delete.after_unlink")
 
 
-class FileAppend:
+class FileAppend(Closing):
     def __init__(self, store: FileBlobStore, key: str, file: FileIO, offset: int) -> None:
         self._store = store
         self._key = key
@@ -379,18 +378,6 @@ class FileAppend:
                 self._flush()
         finally:
             self._file.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-        /,
-    ) -> None:
-        self.close()
 
 
 @contextmanager

@@ -1,9 +1,14 @@
-"""Pushing what blobs are for: mounts and manifests. Bytes first (deletion.md section 3.3)."""
+"""Pushing manifests. Bytes first (deletion.md section 3.3).
+
+What can be said of a manifest by itself is checked before the transaction that stores it; what
+depends on its repository is checked in it.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 
 from ullage.database.transaction import Transaction
 from ullage.failpoints import failpoint
@@ -17,10 +22,10 @@ from ullage.registry.clients import Caller
 from ullage.registry.context import Registry
 from ullage.registry.locks import attribute_locks
 from ullage.registry.push.platforms import platform_of
-from ullage.registry.push.prepared import Prepared, in_one_go
+from ullage.registry.push.prepared import Prepared
 from ullage.registry.queries.content.blobs import linked_among, lock_blobs
 from ullage.registry.queries.content.manifests import (
-    add_references,
+    Platform,
     find_manifests,
     insert_manifest,
     media_type_of,
@@ -44,12 +49,6 @@ class PutResult:
     tags: tuple[Tag, ...]
 
 
-# --- mounts ---------------------------------------------------------------------------------------
-
-
-# --- manifests ------------------------------------------------------------------------------------
-
-
 def prepare_manifest(
     registry: Registry,
     name: RepositoryName,
@@ -59,83 +58,125 @@ def prepare_manifest(
     caller: Caller,
     tags: Sequence[Tag] = (),
 ) -> Prepared[PutResult]:
-    """The first half of `put_manifest`: what can be said of it by itself.
-
-    That stores a manifest under its digest and points tags to it; all of it or nothing.
+    """A manifest to be stored under its digest, with tags that point to it; all of it or nothing.
 
     Raises ManifestTooLarge, ManifestInvalid, DigestInvalid (`reference` is the digest of other
-    bytes), ManifestBlobUnknown if something it needs is not in this repository; Locked if the
-    repository, this manifest or one of the tags may not be written.
+    bytes). Its transaction raises ManifestBlobUnknown if something it needs is not in this
+    repository; Locked if the repository, this manifest or one of the tags may not be written.
     """
-    if len(raw) > registry.limits.max_manifest_bytes:
-        raise ManifestTooLarge(
-            {"max_bytes": registry.limits.max_manifest_bytes}, "the manifest is too large"
-        )
-    by_digest = isinstance(reference, Digest)
-    digest = digest_of(raw, reference.algorithm if isinstance(reference, Digest) else "sha256")
-    if by_digest and digest != reference:
-        raise DigestInvalid(
-            {"expected": reference, "found": digest}, "the manifest does not have this digest"
-        )
+    _require_length(raw, registry.limits.max_manifest_bytes)
+    digest = _require_digest(raw, reference)
     limits = ManifestLimits(max_descriptors=registry.limits.max_manifest_descriptors)
     manifest = parse_manifest(raw, media_type, limits)
-    wanted = tuple(dict.fromkeys(tags)) if isinstance(reference, Digest) else (reference, *tags)
+    if not isinstance(reference, Digest):
+        tags = (reference, *tags)
     now = registry.now()
     platform = platform_of(registry, name, digest, manifest)
     failpoint("manifest.put.before_row")
+    unique_tags = tuple(dict.fromkeys(tags))
+    return _ManifestPush(registry, name, caller, digest, raw, manifest, unique_tags, platform, now)
 
-    def put(tx: Transaction) -> None:
-        repository = ensure_repository(tx, name, now)
+
+def _require_length(raw: bytes, limit: int) -> None:
+    if len(raw) > limit:
+        raise ManifestTooLarge({"max_bytes": limit}, "the manifest is too large")
+
+
+def _require_digest(raw: bytes, reference: Tag | Digest) -> Digest:
+    """The manifest's digest: the one that it is pushed by, if it is pushed by digest."""
+    if not isinstance(reference, Digest):
+        return digest_of(raw)
+    digest = digest_of(raw, reference.algorithm)
+    if digest != reference:
+        raise DigestInvalid(
+            {"expected": reference, "found": digest}, "the manifest does not have this digest"
+        )
+    return digest
+
+
+@dataclass(frozen=True, slots=True)
+class _ManifestPush(Prepared[PutResult]):
+    """A manifest that is right by itself, on its way into its repository."""
+
+    registry: Registry
+    name: RepositoryName
+    caller: Caller
+    digest: Digest
+    raw: bytes
+    manifest: Manifest
+    tags: tuple[Tag, ...]
+    platform: Platform
+    now: datetime
+
+    def record(self, tx: Transaction) -> PutResult:
+        repository = ensure_repository(tx, self.name, self.now)
         attribute_locks.require_row_writable(repository)
-        repository_id = repository.id
-        attribute_locks.require_tags_writable(tx, repository_id, name, wanted)
-        references = _require_blobs(tx, repository_id, manifest)
-        children = _require_children(tx, repository_id, manifest)
-        known = find_manifests(tx, repository_id, [digest]).get(digest)
+        attribute_locks.require_tags_writable(tx, repository.id, self.name, self.tags)
+        blobs = _require_blobs(tx, repository.id, self.manifest)
+        children = _require_children(tx, repository.id, self.manifest)
+        known = find_manifests(tx, repository.id, [self.digest]).get(self.digest)
         if known is None:
-            manifest_id = insert_manifest(
-                tx,
-                repository_id,
-                digest,
-                manifest,
-                raw,
-                blobs=references,
-                children=children,
-                platform=platform,
-                now=now,
-            )
-            cancel_reviews(tx, repository_id, references)
-            registry.leases.redeem(tx, repository_id, references, caller.pusher)
+            manifest_id = self._store(tx, repository.id, blobs, children)
         else:
-            _require_same_type(tx, known.id, manifest)
             manifest_id = known.id
-            attribute_locks.require_manifest_writable(tx, name, manifest_id, digest)
-            touch_manifest(tx, manifest_id, now)
-            if manifest.optional_blobs or manifest.optional_children:
-                _hold_what_came_since(tx, repository_id, manifest_id, references, children)
-            # Whoever pushes it once more has asked for its config; whoever merely tags it has not,
-            # and what was promised to this client is for another push.
-            config = manifest.config.digest if manifest.config else None
-            registry.leases.redeem(tx, repository_id, references, caller.pusher, witness=config)
+            self._store_again(tx, repository.id, manifest_id, blobs, children)
         failpoint("manifest.put.in_transaction")
-        for tag in wanted:
-            put_tag(tx, repository_id, tag, manifest_id, now)
-        touch_repository(tx, repository_id, now)
-        detail = {"tags": wanted, "media_type": manifest.media_type, "bytes": len(raw)}
-        registry.audit(tx, caller, "manifest.push", repository=name, target=digest, detail=detail)
+        for tag in self.tags:
+            put_tag(tx, repository.id, tag, manifest_id, self.now)
+        touch_repository(tx, repository.id, self.now)
+        self._audit(tx)
+        subject = self.manifest.subject
+        return PutResult(self.digest, subject.digest if subject else None, self.tags)
 
-    def ended(_: None) -> PutResult:
+    def recorded(self, result: PutResult) -> None:
         failpoint("manifest.put.after_row")
-        return PutResult(digest, manifest.subject.digest if manifest.subject else None, wanted)
 
-    return Prepared(put, ended)
+    def _store(
+        self, tx: Transaction, repository_id: int, blobs: list[Digest], children: list[int]
+    ) -> int:
+        manifest_id = insert_manifest(
+            tx,
+            repository_id,
+            self.digest,
+            self.manifest,
+            self.raw,
+            blobs=blobs,
+            children=children,
+            platform=self.platform,
+            now=self.now,
+        )
+        cancel_reviews(tx, repository_id, blobs)
+        self.registry.leases.redeem(tx, repository_id, blobs, self.caller.pusher)
+        return manifest_id
 
+    def _store_again(
+        self,
+        tx: Transaction,
+        repository_id: int,
+        manifest_id: int,
+        blobs: list[Digest],
+        children: list[int],
+    ) -> None:
+        manifest, leases = self.manifest, self.registry.leases
+        _require_same_type(tx, manifest_id, manifest)
+        attribute_locks.require_manifest_writable(tx, self.name, manifest_id, self.digest)
+        touch_manifest(tx, manifest_id, self.now)
+        if manifest.optional_blobs or manifest.optional_children:
+            _add_what_came_since(tx, repository_id, manifest_id, blobs, children)
+        # A client that pushes it once more has asked for its config; one that merely tags it has
+        # not, and what was promised to this client is for another push.
+        config = manifest.config.digest if manifest.config else None
+        leases.redeem(tx, repository_id, blobs, self.caller.pusher, witness=config)
 
-put_manifest = in_one_go(prepare_manifest)
+    def _audit(self, tx: Transaction) -> None:
+        audit, name, digest = self.registry.audit, self.name, self.digest
+        media_type = self.manifest.media_type
+        detail = {"tags": self.tags, "media_type": media_type, "bytes": len(self.raw)}
+        audit(tx, self.caller, "manifest.push", repository=name, target=digest, detail=detail)
 
 
 def _require_blobs(tx: Transaction, repository_id: int, manifest: Manifest) -> list[Digest]:
-    """The blobs this manifest will hold, locked, in digest order; those it needs are all here."""
+    """The blobs this manifest will refer to, locked, in digest order; those it needs are here."""
     named = {blob.digest: blob for blob in (*manifest.optional_blobs, *manifest.required_blobs)}
     sizes = lock_blobs(tx, named.keys())
     # A statement after the lock, so that it sees what was decided while the lock was waited for.
@@ -168,7 +209,7 @@ def _require_children(tx: Transaction, repository_id: int, manifest: Manifest) -
     return sorted(row.id for row in here.values())
 
 
-def _hold_what_came_since(
+def _add_what_came_since(
     tx: Transaction,
     repository_id: int,
     manifest_id: int,
@@ -176,9 +217,9 @@ def _hold_what_came_since(
     children: list[int],
 ) -> None:
     """What a stored manifest could do without, foreign layers mostly, may be here by now."""
-    held = blobs_of(tx, [manifest_id])
+    referenced = blobs_of(tx, [manifest_id])
     listed = {row.id for row in children_of(tx, [manifest_id])}
-    blobs = [digest for digest in references if digest not in held]
+    blobs = [digest for digest in references if digest not in referenced]
     new_children = [child for child in children if child not in listed]
     add_references(tx, repository_id, manifest_id, blobs=blobs, children=new_children)
     cancel_reviews(tx, repository_id, blobs)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from functools import partial
 
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
@@ -20,8 +19,8 @@ from ullage.oci.errors import (
 from ullage.oci.reference import RepositoryName
 from ullage.registry.clients import Caller
 from ullage.registry.push import links, sessions, uploads
+from ullage.registry.push.append_session import AppendSession
 from ullage.registry.push.sessions import Upload
-from ullage.registry.push.uploads import AppendSession
 from ullage.server.http.bodies import Body, require_length
 from ullage.server.http.context import Context, caller_of, principal_of, query_of
 from ullage.server.http.errors import BodyTimeout
@@ -89,7 +88,7 @@ async def _take_whole_blob(
                 uploads.append_upload, context.registry, repository, upload.id, caller
             )
             await _stream_or_abandon(context, body, session)
-            await context.threads.submit(session.finish, digest)
+            await context.threads.submit(session.commit, digest)
         except BaseException:
             # Nobody knows this session's address, so nobody can go on with it.
             await asyncio.shield(
@@ -147,12 +146,12 @@ async def _stream_and_keep(
         await body.stream(session)
         require_length(expected, body.length)
     except (ClientDisconnect, BodyTimeout, asyncio.CancelledError):
-        await asyncio.shield(context.threads.submit(session.end))
+        await asyncio.shield(context.threads.submit(session.close))
         raise
     except SizeInvalid:
         await context.threads.submit(session.abandon)
         raise
-    return await context.threads.submit(session.end)
+    return await context.threads.submit(session.close)
 
 
 async def finish_upload(context: Context, request: Request, name: str, upload_id: str) -> Response:
@@ -170,8 +169,9 @@ async def finish_upload(context: Context, request: Request, name: str, upload_id
     async with context.bodies.arriving(request) as body:
         if await body.gather():
             require_length(expected, body.length)
-            commit = partial(uploads.prepare_blob, *where, digest, body.pieces, start)
-            await context.rounds.run(commit, body.length)
+            await context.rounds.run(
+                lambda: uploads.prepare_blob(*where, digest, body.pieces, start), body.length
+            )
             return _created(repository, digest)
         try:
             session = await context.threads.submit(uploads.append_upload, *where, start)
@@ -185,7 +185,7 @@ async def finish_upload(context: Context, request: Request, name: str, upload_id
         except SizeInvalid:
             await context.threads.submit(session.abandon)
             raise
-        await context.threads.submit(session.finish, digest)
+        await context.threads.submit(session.commit, digest)
     return _created(repository, digest)
 
 

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 from starlette.requests import Request
 from starlette.responses import Response
 
 from ullage.oci.errors import TagInvalid
 from ullage.oci.reference import Tag, parse_reference, parse_tag
-from ullage.registry.push import manifests
+from ullage.registry.push.manifests import prepare_manifest
 from ullage.server.http.context import Context, caller_of, query_of
 from ullage.server.http.responses import empty_response
 
@@ -22,19 +20,14 @@ async def put_manifest(context: Context, request: Request, name: str, reference:
         raise TagInvalid(
             {"tag": tags[0]}, "tag parameters are for pushing by digest; this push names a tag"
         )
-    media_type = request.headers.get("content-type")
+    media_type, caller = request.headers.get("content-type"), caller_of(request)
     async with context.bodies.whole(request, context.registry.limits.max_manifest_bytes) as raw:
-        receive = partial(
-            manifests.prepare_manifest,
-            context.registry,
-            repository,
-            target,
-            raw,
-            media_type,
-            caller_of(request),
-            tags,
+        result = await context.rounds.run(
+            lambda: prepare_manifest(
+                context.registry, repository, target, raw, media_type, caller, tags
+            ),
+            len(raw),
         )
-        result = await context.rounds.run(receive, len(raw))
     headers = {
         "Location": f"/v2/{repository}/manifests/{result.digest}",
         "Docker-Content-Digest": result.digest,

@@ -15,7 +15,7 @@ from contextlib import asynccontextmanager
 from starlette.requests import ClientDisconnect, Request
 
 from ullage.oci.errors import ManifestTooLarge, SizeInvalid, TooManyRequests
-from ullage.registry.push.uploads import AppendSession
+from ullage.registry.push.append_session import AppendSession
 from ullage.server.http.errors import BodyTimeout
 from ullage.server.http.parameters import decimal_header
 from ullage.server.http.threads import Threads

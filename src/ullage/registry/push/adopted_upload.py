@@ -1,0 +1,72 @@
+"""The transaction in which an upload session ends and its bytes become a blob."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from ullage.database.transaction import Transaction
+from ullage.failpoints import failpoint
+from ullage.oci.digest import Digest
+from ullage.oci.errors import BlobUploadUnknown
+from ullage.oci.reference import RepositoryName
+from ullage.registry.clients import Caller
+from ullage.registry.context import Registry
+from ullage.registry.locks import attribute_locks
+from ullage.registry.push.links import link_and_lease
+from ullage.registry.queries import reserved_keys, uploads
+from ullage.registry.queries.content.blobs import StoredBlob
+from ullage.registry.queries.content.repositories import (
+    RepositoryForUpdate,
+    ensure_repository,
+    lock_repository_row,
+)
+from ullage.registry.queries.reclaim.adopt_blob import adopt_blob
+from ullage.registry.queries.uploads import Upload
+
+
+@dataclass(frozen=True, slots=True)
+class AdoptedUpload:
+    """A session whose bytes are safe, `size` of them, and are the blob `digest`."""
+
+    registry: Registry
+    name: RepositoryName
+    caller: Caller
+    upload: Upload
+    digest: Digest
+    size: int
+
+    def record(self, tx: Transaction) -> StoredBlob:
+        """Make the bytes the blob, linked in its repository and leased to its pusher.
+
+        Raises BlobUploadUnknown if the session has ended, or its repository is gone; Locked.
+        """
+        registry, upload, digest, size = self.registry, self.upload, self.digest, self.size
+        now = registry.now()
+        repository_id = self._end_session(tx, now).id
+        failpoint("upload.finish.in_transaction")
+        # The copy that is not needed was never read, so it may go at once.
+        key, new = adopt_blob(tx, repository_id, digest, size, upload.key, now=now, due_at=now)
+        link_and_lease(tx, registry, repository_id, digest, size, self.caller, now, counted=new)
+        forget_at = now + registry.limits.finished_upload
+        uploads.remember_finished(tx, upload, repository_id, digest, forget_at)
+        detail = {"bytes": size, "stored": key == upload.key}
+        registry.audit(
+            tx, self.caller, "blob.upload", repository=self.name, target=digest, detail=detail
+        )
+        return StoredBlob(digest, size, key, repository_id)
+
+    def _end_session(self, tx: Transaction, now: datetime) -> RepositoryForUpdate:
+        """End the session; from here on this transaction answers for its key."""
+        upload = self.upload
+        repository: RepositoryForUpdate | None
+        if upload.repository_id is None:
+            repository = ensure_repository(tx, self.name, now)
+            ended = reserved_keys.release(tx, upload.key)
+        else:
+            repository = lock_repository_row(tx, upload.repository_id)
+            ended = repository is not None and uploads.delete_upload(tx, upload.id)
+        if repository is None or not ended:
+            raise BlobUploadUnknown({"upload": upload.id})
+        attribute_locks.require_row_writable(repository)
+        return repository

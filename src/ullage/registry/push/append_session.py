@@ -1,0 +1,208 @@
+"""The writer of one request's bytes into an upload session."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from ullage.blobs.protocol import Append, KeyUnknown, Reader
+from ullage.database.transaction import Transaction
+from ullage.failpoints import failpoint
+from ullage.oci.digest import Digest, Hasher
+from ullage.oci.errors import BlobUploadUnknown, DigestInvalid
+from ullage.oci.reference import RepositoryName
+from ullage.registry.clients import Caller
+from ullage.registry.context import Registry
+from ullage.registry.errors import store_errors
+from ullage.registry.push.adopted_upload import AdoptedUpload
+from ullage.registry.push.prepared import Prepared, commit
+from ullage.registry.push.sessions import forget_memory_session, store_session
+from ullage.registry.push.upload_claim import UploadClaim
+from ullage.registry.queries import uploads
+from ullage.registry.queries.content.blobs import StoredBlob
+from ullage.registry.queries.uploads import Upload
+
+# How much of a stored upload is read at once when it has to be hashed again.
+_REHASH_BYTES = 4 * 1024 * 1024
+
+
+class AppendSession:
+    """Adds bytes to the end of an upload session, which no other request can do meanwhile.
+
+    Ends with exactly one of close, commit and abandon; any method that raises has abandoned it.
+    """
+
+    def __init__(
+        self,
+        registry: Registry,
+        name: RepositoryName,
+        upload: Upload,
+        append: Append,
+        claim: UploadClaim,
+        caller: Caller,
+    ) -> None:
+        self._registry = registry
+        self._name = name
+        self._upload = upload
+        self._append = append
+        self._claim = claim
+        self._caller = caller
+        self._hasher = registry.hashers.take(upload.id, upload.algorithm, upload.offset)
+
+    @property
+    def offset(self) -> int:
+        """Bytes in the session so far, counting those of this request."""
+        return self._append.offset
+
+    def write(self, piece: bytes | bytearray | memoryview) -> None:
+        """Add bytes. Raises StorageFull, Unavailable."""
+        with self._abandoned_on_error():
+            with store_errors():
+                self._append.write(piece)
+            if self._hasher is not None:
+                self._hasher.update(piece)
+            self._claim.keep_alive(self._upload)
+
+    def close(self) -> Upload:
+        """Keep what arrived: make it durable, record it, let go of the session."""
+        registry, upload = self._registry, self._upload
+        with self._abandoned_on_error():
+            with store_errors():
+                self._append.sync()
+            offset = self._append.offset
+            failpoint("upload.append.before_offset_row")
+            kept = registry.write(lambda tx: self._record_offset(tx, offset))
+            failpoint("upload.append.after_offset_row")
+        forget_memory_session(registry, upload)
+        if kept is not None and self._hasher is not None:
+            registry.hashers.keep(upload.id, self._hasher)
+        self._let_go()
+        if kept is None:
+            raise BlobUploadUnknown({"upload": upload.id})
+        return kept
+
+    def commit(self, digest: Digest) -> StoredBlob:
+        """Turn the session into the blob `digest`.
+
+        Raises DigestInvalid if the bytes are others: the session then is as before this request.
+        """
+        return commit(self._registry, self.prepare(digest))
+
+    def prepare(self, digest: Digest) -> Prepared[StoredBlob]:
+        """As `commit`, up to where the bytes are safe, and are those of the blob `digest`."""
+        with self._abandoned_on_error():
+            found = self._digest(digest.algorithm)
+            if found != digest:
+                raise DigestInvalid(
+                    {"expected": digest, "found": found},
+                    "the uploaded bytes do not have this digest",
+                )
+            self._commit_bytes()
+            failpoint("upload.finish.before_row")
+        adopted = AdoptedUpload(
+            self._registry, self._name, self._caller, self._upload, digest, self.offset
+        )
+        return _PreparedCommit(self, adopted)
+
+    def abandon(self) -> None:
+        """Forget this request's bytes: the session is as before it, and their room is free."""
+        registry, upload = self._registry, self._upload
+        registry.hashers.forget(upload.id)
+        self._append.close()
+        try:
+            if self._append.offset != upload.offset:
+                registry.blobs.append(upload.key, upload.offset).close()
+        except (KeyUnknown, OSError):
+            # The session is gone, or its bytes are beyond repair; its next request is told so.
+            pass
+        finally:
+            self._let_go()
+
+    # --- inside -----------------------------------------------------------------------------------
+
+    @contextmanager
+    def _abandoned_on_error(self) -> Iterator[None]:
+        try:
+            yield
+        except BaseException:
+            self.abandon()
+            raise
+
+    def _record_offset(self, tx: Transaction, offset: int) -> Upload | None:
+        """Record that so many bytes are safe; None if the session has ended meanwhile."""
+        upload, now = self._upload, self._registry.now()
+        expires_at = now + self._registry.limits.upload_idle
+        if upload.repository_id is None:
+            return store_session(tx, self._name, upload, offset, now, expires_at)
+        if not uploads.set_offset(tx, upload.id, offset, expires_at):
+            return None
+        return dataclasses.replace(upload, offset=offset)
+
+    def _digest(self, algorithm: str) -> Digest:
+        if self._hasher is not None and self._hasher.algorithm == algorithm:
+            return self._hasher.digest()
+        with store_errors():
+            # Until then a reader need not see all of them.
+            self._append.sync()
+        with self._registry.blobs.open(self._upload.key) as reader:
+            hasher = hash_stored(
+                reader, algorithm, self.offset, lambda: self._claim.keep_alive(self._upload)
+            )
+        if hasher.length < self.offset:
+            raise BlobUploadUnknown({"upload": self._upload.id})
+        return hasher.digest()
+
+    def _commit_bytes(self) -> None:
+        failpoint("upload.finish.before_commit")
+        try:
+            with store_errors():
+                self._append.commit()
+        except KeyUnknown as error:
+            raise BlobUploadUnknown({"upload": self._upload.id}) from error
+        self._append.close()
+
+    def _committed(self, blob: StoredBlob) -> None:
+        registry, upload = self._registry, self._upload
+        try:
+            failpoint("upload.finish.after_row")
+        finally:
+            forget_memory_session(registry, upload)
+            registry.hashers.forget(upload.id)
+            self._let_go()
+        if blob.key != upload.key:
+            registry.wake()
+
+    def _let_go(self) -> None:
+        self._append.close()
+        self._claim.release()
+
+
+@dataclass(frozen=True, slots=True)
+class _PreparedCommit(Prepared[StoredBlob]):
+    session: AppendSession
+    adopted: AdoptedUpload
+
+    def record(self, tx: Transaction) -> StoredBlob:
+        return self.adopted.record(tx)
+
+    def recorded(self, result: StoredBlob) -> None:
+        self.session._committed(result)
+
+    def undo(self) -> None:
+        self.session.abandon()
+
+
+def hash_stored(
+    reader: Reader, algorithm: str, size: int, after_piece: Callable[[], None] = lambda: None
+) -> Hasher:
+    """Hash the first `size` bytes of an object, or all of a shorter one."""
+    hasher = Hasher(algorithm)
+    while hasher.length < size:
+        piece = reader.read_at(hasher.length, min(_REHASH_BYTES, size - hasher.length))
+        if not piece:
+            break
+        hasher.update(piece)
+        after_piece()
+    return hasher

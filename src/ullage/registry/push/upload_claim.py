@@ -1,0 +1,47 @@
+"""One request's exclusive right to an upload session."""
+
+from __future__ import annotations
+
+import time
+
+from ullage.registry.context import Registry
+from ullage.registry.push.sessions import memory_sessions_of
+from ullage.registry.queries import uploads
+from ullage.registry.queries.upload_claims import CLAIM_PERIOD
+from ullage.registry.queries.uploads import Upload
+
+
+class UploadClaim:
+    """Made by `take`; to be released once."""
+
+    def __init__(self, registry: Registry, upload_id: str, token: str) -> None:
+        self._registry = registry
+        self._upload_id = upload_id
+        self._token = token
+        self._renewed = time.monotonic()
+        self._renew_every = min(
+            CLAIM_PERIOD.total_seconds() / 3, registry.limits.upload_idle.total_seconds() / 4
+        )
+
+    @classmethod
+    def take(cls, registry: Registry, upload_id: str) -> UploadClaim | None:
+        """None while another request has the session. Raises Unavailable."""
+        token = registry.fresh_key()
+        return cls(registry, upload_id, token) if registry.claim(upload_id, token) else None
+
+    def keep_alive(self, upload: Upload) -> None:
+        """Keep the claim and its session from expiring: a slow upload is not an idle one."""
+        if time.monotonic() - self._renewed < self._renew_every:
+            return
+        self._renewed = time.monotonic()
+        registry = self._registry
+        now = registry.now()
+        registry.renew_claim(upload.id, self._token)
+        expires_at = now + registry.limits.upload_idle
+        if upload.repository_id is None:
+            memory_sessions_of(registry).prolong(upload.id, expires_at)
+            return
+        registry.write(lambda tx: uploads.prolong(tx, upload.id, expires_at))
+
+    def release(self) -> None:
+        self._registry.release_claim(self._upload_id, self._token)
