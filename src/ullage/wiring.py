@@ -22,7 +22,7 @@ from ullage.blobs.protocol import StoreUnusable
 from ullage.check.check import run_check
 from ullage.cleanup.job.claims import release_jobs
 from ullage.clock import SteadyClock, system_time
-from ullage.config import ConfigError, Settings
+from ullage.config import Settings
 from ullage.control import Handler, ask_control, serve_control
 from ullage.database.errors import DatabaseUnusable
 from ullage.database.opening import open_database
@@ -284,14 +284,3 @@ def control_path(settings: Settings) -> Path:
 
 def _host_in_url(host: str) -> str:
     return f"[{host}]" if ":" in host else host
-
-
-__all__ = [
-    "CannotStart",
-    "ConfigError",
-    "Started",
-    "check",
-    "manage",
-    "open_registry",
-    "run_server",
-]

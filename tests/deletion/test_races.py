@@ -53,9 +53,10 @@ from ullage.registry.attributes import (
 from ullage.registry.clients import Caller
 from ullage.registry.context import Limits, Registry
 from ullage.registry.pull.read import get_manifest, list_referrers, open_blob, stat_blob_for_push
+from ullage.registry.push.append_session import AppendSession
 from ullage.registry.push.links import mount_blob
 from ullage.registry.push.sessions import cancel_upload, get_upload, start_upload
-from ullage.registry.push.uploads import AppendSession, append_upload, finish_upload
+from ullage.registry.push.uploads import append_upload, finish_upload
 
 BOB = Caller(subject="bob", address="192.0.2.2", agent="test")
 STRIDE = 1 if os.environ.get("ULLAGE_SCHEDULES") == "all" else 8

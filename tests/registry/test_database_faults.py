@@ -38,9 +38,10 @@ from ullage.registry.pull.read import (
     stat_blob,
     stat_blob_for_push,
 )
+from ullage.registry.push.append_session import AppendSession
 from ullage.registry.push.links import mount_blob
 from ullage.registry.push.sessions import cancel_upload, get_upload, start_upload
-from ullage.registry.push.uploads import AppendSession, append_upload, finish_upload
+from ullage.registry.push.uploads import append_upload, finish_upload
 from ullage.registry.queries.upload_claims import CLAIM_PERIOD, Claims
 
 APP, OTHER = parse_repository_name("app"), parse_repository_name("other")

@@ -34,9 +34,10 @@ from ullage.oci.reference import parse_repository_name
 from ullage.registry.clients import Caller
 from ullage.registry.context import Limits, Registry
 from ullage.registry.pull.read import open_blob, stat_blob
+from ullage.registry.push.append_session import AppendSession
 from ullage.registry.push.links import mount_blob
 from ullage.registry.push.sessions import Upload, cancel_upload, get_upload, start_upload
-from ullage.registry.push.uploads import AppendSession, append_upload, finish_upload
+from ullage.registry.push.uploads import append_upload, finish_upload
 from ullage.registry.queries.upload_claims import CLAIM_PERIOD
 from ullage.usage.usage import registry_totals
 

@@ -23,7 +23,8 @@ from ullage.registry.context import Registry
 from ullage.registry.pull.read import stat_blob
 from ullage.registry.push.prepared import AlreadyDone, Prepared
 from ullage.registry.push.sessions import start_upload
-from ullage.registry.push.uploads import StoredBlob, prepare_blob
+from ullage.registry.push.uploads import prepare_blob
+from ullage.registry.queries.content.blobs import StoredBlob
 from ullage.server.http import write_batches
 from ullage.server.http.threads import Threads
 from ullage.server.http.write_batches import SMALL_BYTES, WriteBatches

@@ -15,20 +15,6 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Protocol, Self, TypeAlias
 
-__all__ = [
-    "Append",
-    "BlobStore",
-    "Buffer",
-    "Closing",
-    "KeyUnknown",
-    "Reader",
-    "StoreFull",
-    "StoreUnusable",
-    "StoredObject",
-    "is_key",
-    "validate_key",
-]
-
 Buffer: TypeAlias = bytes | bytearray | memoryview
 
 _KEY = re.compile(r"[0-9a-f]{32}")

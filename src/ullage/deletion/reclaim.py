@@ -16,6 +16,7 @@ from ullage.database.transaction import Transaction
 from ullage.deletion.queries.operations import records
 from ullage.failpoints import failpoint
 from ullage.registry.context import Registry
+from ullage.registry.errors import database_errors
 from ullage.registry.push.sessions import end_forgotten_sessions, end_upload
 from ullage.registry.queries import uploads
 from ullage.registry.queries.content.blobs import lock_blobs
@@ -197,7 +198,9 @@ def _upload_sizes(registry: Registry) -> dict[str, int]:
 
 
 def expire_leases(registry: Registry) -> None:
-    registry.expire_leases()
+    """Drop promises that have ended. Raises Unavailable."""
+    with database_errors():
+        registry.leases.expire(registry.db, registry.now())
 
 
 def shift_deadlines(registry: Registry, by: timedelta) -> None:

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
 from ullage.blobs.protocol import BlobStore
-from ullage.database.errors import DatabaseBroken, DatabaseBusy, DatabaseFull
 from ullage.database.transaction import Database, Transaction, Work
-from ullage.oci.digest import Digest
 from ullage.registry.clients import Caller
 from ullage.registry.errors import database_errors, translated
 from ullage.registry.leases.lease import Leases
@@ -22,7 +19,6 @@ from ullage.registry.push.sessions_in_memory import MemorySessions
 from ullage.registry.queries.audit import record
 from ullage.registry.queries.upload_claims import Claims
 
-log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
@@ -132,30 +128,3 @@ class Registry:
             target=target,
             detail=detail,
         )
-
-    def promise(self, repository_id: int, digest: Digest, caller: Caller) -> bool:
-        """Promise a linked blob to a pusher; False if it is gone or going. Raises Unavailable."""
-        with database_errors():
-            return self.leases.offer(self.db, repository_id, digest, caller.pusher, self.now())
-
-    def expire_leases(self) -> None:
-        """Drop promises that have ended. Raises Unavailable."""
-        with database_errors():
-            self.leases.expire(self.db, self.now())
-
-    def claim(self, upload_id: str, token: str) -> bool:
-        """Take an upload session for one request; False while another one works on it."""
-        with database_errors():
-            return self.claims.claim(self.db, upload_id, token, self.now())
-
-    def renew_claim(self, upload_id: str, token: str) -> None:
-        """Still at it. Raises Unavailable."""
-        with database_errors():
-            self.claims.renew(self.db, upload_id, token, self.now())
-
-    def release_claim(self, upload_id: str, token: str) -> None:
-        """Done with it. What cannot be released ends by itself, and is no reason to fail."""
-        try:
-            self.claims.release(self.db, upload_id, token)
-        except (DatabaseFull, DatabaseBusy, DatabaseBroken) as error:
-            log.warning("upload %s stays claimed for a while: %s", upload_id, error)

@@ -18,15 +18,6 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 
-__all__ = [
-    "AFTER_BYTES",
-    "BLOCK_BYTES",
-    "BUFFER_BYTES",
-    "DirectWriter",
-    "DirectWriters",
-    "direct_from",
-]
-
 # So much goes through the page cache before: a short object stays in memory for its next pull, and
 # buffers would cost more than they save.
 AFTER_BYTES = 8 * 1024 * 1024

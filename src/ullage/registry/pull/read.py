@@ -15,6 +15,7 @@ from ullage.oci.errors import BlobUnknown, ManifestUnknown, NameUnknown, Unavail
 from ullage.oci.reference import RepositoryName, Tag
 from ullage.registry.clients import Caller
 from ullage.registry.context import Registry
+from ullage.registry.errors import database_errors
 from ullage.registry.locks import attribute_locks
 from ullage.registry.queries.attributes import Lock
 from ullage.registry.queries.content import manifests, repositories, tags
@@ -30,8 +31,6 @@ REFERRERS_BYTES = 1024 * 1024
 
 # At most what a tag takes in memory.
 TAG_BYTES = 200
-
-__all__ = ["BlobReader", "Page", "ReferrersPage", "StoredBlob", "StoredManifest"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +99,11 @@ def stat_blob_for_push(
     out no bytes, so it goes on where nothing may be pulled. Raises BlobUnknown.
     """
     blob = _find_blob(registry, name, digest)
-    if not registry.promise(blob.repository_id, digest, caller):
+    with database_errors():
+        promised = registry.leases.offer(
+            registry.db, blob.repository_id, digest, caller.pusher, registry.now()
+        )
+    if not promised:
         # It is being deleted at this moment: the client uploads it, which is always safe.
         raise BlobUnknown({"digest": digest})
     return blob

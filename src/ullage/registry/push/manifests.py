@@ -112,14 +112,12 @@ class _ManifestPush(Prepared[PutResult]):
         repository = ensure_repository(tx, self.name, self.now)
         attribute_locks.require_row_writable(repository)
         attribute_locks.require_tags_writable(tx, repository.id, self.name, self.tags)
-        blobs = _require_blobs(tx, repository.id, self.manifest)
-        children = _require_children(tx, repository.id, self.manifest)
+        parts = _require_parts(tx, repository.id, self.manifest)
         known = find_manifests(tx, repository.id, [self.digest]).get(self.digest)
         if known is None:
-            manifest_id = self._store(tx, repository.id, blobs, children)
+            manifest_id = self._store(tx, parts)
         else:
-            manifest_id = known.id
-            self._store_again(tx, repository.id, manifest_id, blobs, children)
+            manifest_id = self._store_again(tx, known.id, parts)
         failpoint("manifest.put.in_transaction")
         for tag in self.tags:
             put_tag(tx, repository.id, tag, manifest_id, self.now)
@@ -131,48 +129,57 @@ class _ManifestPush(Prepared[PutResult]):
     def recorded(self, result: PutResult) -> None:
         failpoint("manifest.put.after_row")
 
-    def _store(
-        self, tx: Transaction, repository_id: int, blobs: list[Digest], children: list[int]
-    ) -> int:
+    def _store(self, tx: Transaction, parts: _Parts) -> int:
         manifest_id = insert_manifest(
             tx,
-            repository_id,
+            parts.repository_id,
             self.digest,
             self.manifest,
             self.raw,
-            blobs=blobs,
-            children=children,
+            blobs=parts.blobs,
+            children=parts.children,
             platform=self.platform,
             now=self.now,
         )
-        cancel_reviews(tx, repository_id, blobs)
-        self.registry.leases.redeem(tx, repository_id, blobs, self.caller.pusher)
+        cancel_reviews(tx, parts.repository_id, parts.blobs)
+        self._redeem(tx, parts)
         return manifest_id
 
-    def _store_again(
-        self,
-        tx: Transaction,
-        repository_id: int,
-        manifest_id: int,
-        blobs: list[Digest],
-        children: list[int],
-    ) -> None:
-        manifest, leases = self.manifest, self.registry.leases
+    def _store_again(self, tx: Transaction, manifest_id: int, parts: _Parts) -> int:
+        manifest = self.manifest
         _require_same_type(tx, manifest_id, manifest)
         attribute_locks.require_manifest_writable(tx, self.name, manifest_id, self.digest)
         touch_manifest(tx, manifest_id, self.now)
         if manifest.optional_blobs or manifest.optional_children:
-            _add_what_came_since(tx, repository_id, manifest_id, blobs, children)
+            _add_what_came_since(tx, manifest_id, parts)
         # A client that pushes it once more has asked for its config; one that merely tags it has
         # not, and what was promised to this client is for another push.
-        config = manifest.config.digest if manifest.config else None
-        leases.redeem(tx, repository_id, blobs, self.caller.pusher, witness=config)
+        self._redeem(tx, parts, witness=manifest.config.digest if manifest.config else None)
+        return manifest_id
+
+    def _redeem(self, tx: Transaction, parts: _Parts, witness: Digest | None = None) -> None:
+        leases, pusher = self.registry.leases, self.caller.pusher
+        leases.redeem(tx, parts.repository_id, parts.blobs, pusher, witness=witness)
 
     def _audit(self, tx: Transaction) -> None:
         audit, name, digest = self.registry.audit, self.name, self.digest
         media_type = self.manifest.media_type
         detail = {"tags": self.tags, "media_type": media_type, "bytes": len(self.raw)}
         audit(tx, self.caller, "manifest.push", repository=name, target=digest, detail=detail)
+
+
+@dataclass(frozen=True, slots=True)
+class _Parts:
+    """What a manifest refers to in its repository: blobs in digest order, and manifests' ids."""
+
+    repository_id: int
+    blobs: list[Digest]
+    children: list[int]
+
+
+def _require_parts(tx: Transaction, repository_id: int, manifest: Manifest) -> _Parts:
+    blobs = _require_blobs(tx, repository_id, manifest)
+    return _Parts(repository_id, blobs, _require_children(tx, repository_id, manifest))
 
 
 def _require_blobs(tx: Transaction, repository_id: int, manifest: Manifest) -> list[Digest]:
@@ -209,20 +216,14 @@ def _require_children(tx: Transaction, repository_id: int, manifest: Manifest) -
     return sorted(row.id for row in here.values())
 
 
-def _add_what_came_since(
-    tx: Transaction,
-    repository_id: int,
-    manifest_id: int,
-    references: list[Digest],
-    children: list[int],
-) -> None:
+def _add_what_came_since(tx: Transaction, manifest_id: int, parts: _Parts) -> None:
     """What a stored manifest could do without, foreign layers mostly, may be here by now."""
     referenced = blobs_of(tx, [manifest_id])
     listed = {row.id for row in children_of(tx, [manifest_id])}
-    blobs = [digest for digest in references if digest not in referenced]
-    new_children = [child for child in children if child not in listed]
-    add_references(tx, repository_id, manifest_id, blobs=blobs, children=new_children)
-    cancel_reviews(tx, repository_id, blobs)
+    blobs = [digest for digest in parts.blobs if digest not in referenced]
+    children = [child for child in parts.children if child not in listed]
+    hold(tx, parts.repository_id, manifest_id, blobs=blobs, children=children)
+    cancel_reviews(tx, parts.repository_id, blobs)
 
 
 def _require_size(named: Descriptor, stored: int) -> None:

@@ -48,15 +48,10 @@ def platform_of(
         return NO_PLATFORM
     try:
         with registry.blobs.open(blob.key) as reader:
-            return _platform_in(reader.read_at(0, blob.size))
+            return platform_named(strict_json.loads(reader.read_at(0, blob.size)))
     except (KeyUnknown, OSError, JSONInvalid) as error:
         log.info("the config %s of %s says nothing about a platform: %s", blob.digest, name, error)
         return NO_PLATFORM
-
-
-def _platform_in(raw: bytes) -> Platform:
-    config = strict_json.loads(raw)
-    return platform_named(config)
 
 
 def platform_named(value: JSONValue) -> Platform:

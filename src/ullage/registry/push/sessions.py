@@ -74,11 +74,9 @@ def _start_in_memory(
     registry: Registry, memory: MemorySessions, name: RepositoryName, caller: Caller, algorithm: str
 ) -> Upload:
     """A session in memory; the database knows only its key (sessions_in_memory.py)."""
-
-    def look(tx: Transaction) -> tuple[int, bool]:
-        return uploads.count_uploads_for(tx, name)
-
-    stored, writable = registry.cached_read(("uploading", name), look, lambda _: 0)
+    stored, writable = registry.cached_read(
+        ("uploading", name), lambda tx: uploads.count_uploads_for(tx, name), lambda _: 0
+    )
     attribute_locks.require(name, writable=writable)
     _require_few(registry, stored + len(memory))
     key = memory.take_key() or _reserve_keys(registry, memory)
@@ -139,11 +137,8 @@ def _start_stored(
 
 def get_upload(registry: Registry, name: RepositoryName, upload_id: str, caller: Caller) -> Upload:
     """The session's state. Raises BlobUploadUnknown, also for another repository's or caller's."""
-    upload = (
-        registry.memory_sessions.find(name, upload_id)
-        if registry.memory_sessions is not None
-        else None
-    )
+    memory = registry.memory_sessions
+    upload = memory.find(name, upload_id) if memory is not None else None
     if upload is None:
         upload = registry.read(lambda tx: uploads.find_upload(tx, name, upload_id))
     if upload is None or upload.subject != caller.subject:

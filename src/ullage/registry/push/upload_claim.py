@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 import time
 
+from ullage.database.errors import DatabaseBroken, DatabaseBusy, DatabaseFull
 from ullage.registry.context import Registry
+from ullage.registry.errors import database_errors
 from ullage.registry.push.sessions import memory_sessions_of
 from ullage.registry.queries import uploads
 from ullage.registry.queries.upload_claims import CLAIM_PERIOD
 from ullage.registry.queries.uploads import Upload
+
+log = logging.getLogger(__name__)
 
 
 class UploadClaim:
@@ -27,7 +32,9 @@ class UploadClaim:
     def take(cls, registry: Registry, upload_id: str) -> UploadClaim | None:
         """None while another request has the session. Raises Unavailable."""
         token = registry.fresh_key()
-        return cls(registry, upload_id, token) if registry.claim(upload_id, token) else None
+        with database_errors():
+            taken = registry.claims.claim(registry.db, upload_id, token, registry.now())
+        return cls(registry, upload_id, token) if taken else None
 
     def keep_alive(self, upload: Upload) -> None:
         """Keep the claim and its session from expiring: a slow upload is not an idle one."""
@@ -36,7 +43,8 @@ class UploadClaim:
         self._renewed = time.monotonic()
         registry = self._registry
         now = registry.now()
-        registry.renew_claim(upload.id, self._token)
+        with database_errors():
+            registry.claims.renew(registry.db, upload.id, self._token, now)
         expires_at = now + registry.limits.upload_idle
         if upload.repository_id is None:
             memory_sessions_of(registry).prolong(upload.id, expires_at)
@@ -44,4 +52,8 @@ class UploadClaim:
         registry.write(lambda tx: uploads.prolong(tx, upload.id, expires_at))
 
     def release(self) -> None:
-        self._registry.release_claim(self._upload_id, self._token)
+        """End the claim. One that cannot be released ends by itself, so nothing fails for it."""
+        try:
+            self._registry.claims.release(self._registry.db, self._upload_id, self._token)
+        except (DatabaseFull, DatabaseBusy, DatabaseBroken) as error:
+            log.warning("upload %s stays claimed for a while: %s", self._upload_id, error)

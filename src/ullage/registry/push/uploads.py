@@ -27,8 +27,6 @@ from ullage.registry.queries import uploads
 from ullage.registry.queries.content.blobs import StoredBlob, find_blob
 from ullage.registry.queries.uploads import Upload
 
-__all__ = ["AppendSession", "StoredBlob"]
-
 
 def append_upload(
     registry: Registry,

@@ -60,15 +60,6 @@ def referrers_of(
     return [manifest_row(row) for row in rows]
 
 
-_TAGGED = Statement(
-    sa.select(_tags.c.manifest_id).where(among(_tags.c.manifest_id, "ids")).distinct()
-)
-
-
-def tagged_among(tx: Transaction, ids: Collection[int]) -> set[int]:
-    return set(tx.values(_TAGGED, ids=ids))
-
-
 _TAGS = Statement(
     sa.select(_tags.c.name).where(among(_tags.c.manifest_id, "ids")).order_by(_tags.c.name)
 )
