@@ -1,5 +1,8 @@
-"""What is written stays true: links lead somewhere, and no file names the machine it is from."""
+"""What is written stays true: links lead somewhere, the tour names what is there, and no file names
+the machine it is from.
+"""
 
+import ast
 import re
 import subprocess
 from functools import cache
@@ -47,6 +50,66 @@ def test_links_are_found_outside_code_only() -> None:
         "and `[e](e.md)`.\n```\n[f](f.md)\n```\n[g]: g.md\n"
     )
     assert local_links(page) == ["docs/a.md", "b.png", "g.md"]
+
+
+# --- the tour -------------------------------------------------------------------------------------
+
+TOUR = ROOT / "docs" / "design" / "tour.md"
+_STEP = re.compile(r"^(?:\d+\.|-) .*(?:\n +.*)*", re.MULTILINE)
+_QUOTED = re.compile(r"`([^`\n]+)`")
+_NAME = re.compile(r"[A-Za-z_]\w*(?:\.\w+)?")
+
+
+@cache
+def defined_in(module: str) -> frozenset[str]:
+    """Functions, classes, constants, and members of classes, these with their class and without."""
+    tree = ast.parse((ROOT / "src" / "ullage" / module).read_text("utf-8"))
+    names = {name for node in tree.body for name in _names_of(node)}
+    for node in tree.body:
+        if isinstance(node, ast.ClassDef):
+            members = {name for inner in node.body for name in _names_of(inner)}
+            names |= members | {f"{node.name}.{member}" for member in members}
+    return frozenset(names)
+
+
+def _names_of(node: ast.stmt) -> list[str]:
+    if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+        return [node.name]
+    targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
+    return [target.id for target in targets if isinstance(target, ast.Name)]
+
+
+def missing_in(tour: str) -> list[str]:
+    """The files of each step that are not there, and its names that none of them defines."""
+    found = []
+    for step in _STEP.findall(tour):
+        quoted = _QUOTED.findall(step)
+        modules = [text for text in quoted if text.endswith(".py")]
+        there = [name for name in modules if (ROOT / "src" / "ullage" / name).is_file()]
+        found += [name for name in modules if name not in there and not (ROOT / name).is_file()]
+        defined = frozenset[str]().union(*map(defined_in, there))
+        found += [
+            text for text in quoted if _NAME.fullmatch(text) and text not in defined | {*modules}
+        ]
+    return found
+
+
+def test_all_that_the_tour_names_is_there() -> None:
+    tour = TOUR.read_text("utf-8")
+    assert len(_STEP.findall(tour)) > 30
+    assert missing_in(tour) == []
+
+
+def test_a_dead_name_in_the_tour_is_caught() -> None:
+    tour = (
+        "1. `worker.py`: `Worker.wake`, `stop`, `CHOOSERS`, `Worker.sleep`,\n"
+        "   `next_batch`, `nap`\n"
+        "- `registry/nowhere.py`: `Registry`\n"
+    )
+    assert missing_in(tour) == ["Worker.sleep", "nap", "registry/nowhere.py", "Registry"]
+
+
+# --- where files come from ------------------------------------------------------------------------
 
 
 @cache
