@@ -165,7 +165,7 @@ PURE_OF_OURS = (
 # What speaks SQL, and all of ours that such a module may know.
 SQL = ("ullage.database", "ullage.registry.leases")
 SQL_SEES = words("oci database failpoints")
-# Everybody sees the BlobStore protocol, nobody the driver behind it.
+# Every room above sees the BlobStore protocol, none the driver behind it.
 PRIVATE = {
     "ullage.blobs.files": "blobs",
     "ullage.blobs.memory": "blobs",
@@ -404,7 +404,7 @@ def test_a_planted_import_of_a_closed_room_is_caught(room: str, target: str) -> 
         ("ullage.wiring", "import psycopg"),
         ("ullage.__main__", "import typer"),
         ("ullage", "import os"),
-        # Relative imports, a room nobody planned, and a name nobody can read.
+        # Relative imports, an unplanned room, and a name that cannot be read.
         ("ullage.oci.digest", "from ..database import schema"),
         ("ullage.oci.digest", "from .. import database"),
         ("ullage.database.migrations.env", "from ...blobs.protocol import BlobStore"),

@@ -49,7 +49,7 @@ class Store(MemoryBlobStore):
 
 
 class TwoClocks(FakeClock):
-    """The registry's clock, and beside it a wall clock that somebody may set."""
+    """The registry's clock, and beside it a wall clock that a test may set."""
 
     wall_ahead = timedelta(0)
 
@@ -78,7 +78,7 @@ class Running:
         self.worker.wake()
 
     def set_wall_clock(self, by: timedelta) -> None:
-        """Somebody sets the wall clock; wait until the worker has taken that over."""
+        """Set the wall clock; wait until the worker has taken that over."""
         self.clock.wall_ahead += by
         self.worker.wake()
         wait_for(lambda: self.clock.wall_ahead == timedelta(0))
@@ -134,7 +134,7 @@ def test_it_erases_what_was_deleted_when_the_grace_is_over(running: Running) -> 
 
 
 def test_it_sleeps_until_something_is_due(running: Running) -> None:
-    """Nobody wakes it here, and the next look-around would be far too late for this test."""
+    """Nothing wakes it here, and the next look-around would be far too late for this test."""
     image = push_image(running.registry, "app", "v1", [LAYER])
     short = replace(running.registry.limits, read_grace=timedelta(seconds=0.3))
     delete_manifest(replace(running.registry, limits=short), APP, image, ALICE)
@@ -143,7 +143,7 @@ def test_it_sleeps_until_something_is_due(running: Running) -> None:
 
 
 def test_it_gives_the_database_s_room_back_once_it_is_quiet(running: Running) -> None:
-    """Not in the middle of deletions, but without waiting for somebody to wake it."""
+    """Not in the middle of deletions, but without waiting to be woken."""
 
     def free_pages() -> int:
         query = sa.text("PRAGMA freelist_count")
@@ -278,7 +278,7 @@ def test_the_clock_waits_for_the_deadlines(
 
 
 def test_a_steady_clock_follows_the_wall_clock_only_when_told() -> None:
-    """What the registry goes by: forward at the machine's own pace, whatever somebody sets."""
+    """What the registry goes by: forward, whatever the wall clock says."""
     real = datetime.now(UTC)
     clock = SteadyClock(lambda: real)
     began = clock()
@@ -293,7 +293,7 @@ def test_a_steady_clock_follows_the_wall_clock_only_when_told() -> None:
     assert abs(clock.moved()) < timedelta(seconds=10)
 
 
-# --- bytes that nobody knows ----------------------------------------------------------------------
+# --- unknown bytes --------------------------------------------------------------------------------
 
 
 def test_it_finds_unknown_bytes(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -33,7 +33,7 @@ def checked(folder: Path) -> str:
 
 
 def test_two_runs_with_one_seed_are_the_same_and_with_another_are_not() -> None:
-    """workload.md section 5: whoever repeats a measurement measures the same registry."""
+    """workload.md section 5: a repeated measurement measures the same registry."""
     once, again = (list(Generator(SMALL).everything()) for _ in range(2))
     assert once == again
     assert list(Generator(replace(SMALL, seed=8)).everything()) != once

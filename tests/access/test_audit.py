@@ -182,7 +182,7 @@ def test_the_list_is_filtered_by_everything_asked_for(books: Keep) -> None:
     assert len(list_audit(registry, since="30m")) == 2
     assert len(list_audit(registry, until="30m")) == len(list_audit(registry)) - 2
     assert list_audit(registry, since=books.clock().isoformat(), action="user.create")
-    assert not list_audit(registry, subject="nobody")
+    assert not list_audit(registry, subject="unknown")
     assert len(list_audit(registry, top=1)) == 1
     for wrong in ("yesterday", "", "1y", "2026-13-01"):
         with pytest.raises(TimeInvalid):

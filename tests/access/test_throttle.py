@@ -153,8 +153,8 @@ def test_no_memory_is_spent_on_unknown_names(keep: Keep) -> None:
 def test_a_throttled_client_is_told_when_to_come_back(house: House) -> None:
     """azure.md section 2.1: 429 TOOMANYREQUESTS with Retry-After."""
     for _ in range(FREE_PER_ACCOUNT + 1):
-        house.client.get("/v2/", headers=basic("nobody-at-all", "wrong"))
-    response = house.client.get("/v2/", headers=basic("nobody-at-all", "wrong"))
+        house.client.get("/v2/", headers=basic("unknown-name", "wrong"))
+    response = house.client.get("/v2/", headers=basic("unknown-name", "wrong"))
     assert response.status_code == 429
     assert response.json()["errors"][0]["code"] == "TOOMANYREQUESTS"
     assert int(response.headers["retry-after"]) > 0
@@ -208,7 +208,7 @@ def test_a_wrong_password_costs_the_same_for_every_account(
 
     monkeypatch.setattr(type(passwords._HASHER), "verify", staticmethod(counted))
     costs = {}
-    for name in ("nobody", "ada", "ci", "empty", "off"):
+    for name in ("unknown", "ada", "ci", "empty", "off"):
         checks = 0
         assert not keep.lets_in(name, "a wrong password")
         costs[name] = checks
@@ -224,7 +224,7 @@ def finished_in(*lines: Line) -> list[Line]:
 
     async def main() -> None:
         threads, begin = FairThreads(1), threading.Event()
-        first = threads.submit(Line("nobody", ""), begin.wait)
+        first = threads.submit(Line("unknown", ""), begin.wait)
         rest = [threads.submit(line, done.append, line) for line in lines]
         begin.set()
         await asyncio.gather(first, *rest)

@@ -377,7 +377,7 @@ def socket_in_place_of_an_object(root: Path) -> str:
     return KEY
 
 
-def object_of_somebody_else(root: Path) -> str:
+def object_of_another_user(root: Path) -> str:
     if os.geteuid() != 0:
         pytest.skip("only root can give files away")
     os.chown(root / "blobs" / "ab" / COUSIN, 12345, -1)
@@ -401,7 +401,7 @@ ODDITIES: list[tuple[Callable[[Path], str], str]] = [
     (world_writable_uploads, "mode 0777, expected 0700"),
     (world_writable_root, "any user can replace the store"),
     (socket_in_place_of_an_object, "not a regular file"),
-    (object_of_somebody_else, "owned by user 12345, expected {uid}"),
+    (object_of_another_user, "owned by user 12345, expected {uid}"),
 ]
 
 

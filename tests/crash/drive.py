@@ -13,7 +13,7 @@ from ullage.registry.clients import Caller
 from ullage.registry.context import Registry
 from ullage.wiring import open_registry
 
-NOBODY = Caller(subject="", address="127.0.0.1", agent="drive")
+ANONYMOUS = Caller(subject="", address="127.0.0.1", agent="drive")
 
 
 def main() -> None:
@@ -32,4 +32,4 @@ def main() -> None:
 
 
 def _delete_repository(registry: Registry, name: str) -> None:
-    delete.delete_repository(registry, parse_repository_name(name), NOBODY)
+    delete.delete_repository(registry, parse_repository_name(name), ANONYMOUS)

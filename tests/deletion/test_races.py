@@ -1,9 +1,9 @@
-"""The races of deletion.md section 6, as two actors who meet at every step of each other.
+"""The races of deletion.md section 6, as two actors that meet at every step of each other.
 
 On PostgreSQL one actor is stopped before each of its statements in turn while the other acts as far
 as it can; then they change places. On SQLite, where there is one writer, they act one after the
-other, in both orders. Whatever the schedule: nobody is told more than what then holds, and nobody
-meets an error that has no name.
+other, in both orders. Whatever the schedule: no client is told more than what is then true, and
+none meets an error that has no name.
 
 Races that need no second actor are tested where they belong: deletion.md section 6 says where.
 ULLAGE_SCHEDULES=all tries every step. The rule is every eighth one, and all of a short race.
