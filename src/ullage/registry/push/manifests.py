@@ -26,6 +26,7 @@ from ullage.registry.push.prepared import Prepared
 from ullage.registry.queries.content.blobs import linked_among, lock_blobs
 from ullage.registry.queries.content.manifests import (
     Platform,
+    add_references,
     find_manifests,
     insert_manifest,
     media_type_of,
@@ -222,7 +223,7 @@ def _add_what_came_since(tx: Transaction, manifest_id: int, parts: _Parts) -> No
     listed = {row.id for row in children_of(tx, [manifest_id])}
     blobs = [digest for digest in parts.blobs if digest not in referenced]
     children = [child for child in parts.children if child not in listed]
-    hold(tx, parts.repository_id, manifest_id, blobs=blobs, children=children)
+    add_references(tx, parts.repository_id, manifest_id, blobs=blobs, children=children)
     cancel_reviews(tx, parts.repository_id, blobs)
 
 
