@@ -1,14 +1,15 @@
 """The command line against a real server, with settings of its own."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
 from tests.support.server import UllageServer
-from tests.support.shared_server import client, name, server
+from ullage.cli import table
 from ullage.cli.main import run
+from ullage.cli.shell.commands import Command
 
 pytest.register_assert_rewrite("tests.cli.terminal")
 
@@ -46,18 +47,26 @@ class Done:
         return f"<{self.code} out={self.out!r} err={self.err!r}>"
 
 
+def command_of(line: Sequence[str]) -> Command | None:
+    """The command that a line is about; None for help about several."""
+    found = (table.find(tuple(line[:length])) for length in range(len(line), 0, -1))
+    return next(filter(None, found), None)
+
+
 Ullage = Callable[..., Done]
 
 
 @pytest.fixture
 def ullage(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Ullage:
-    """`ullage …` in this process; no terminal anywhere."""
+    """`ullage …` in this process; no terminal anywhere. The exit code is one that its help has."""
     monkeypatch.delenv("COLUMNS", raising=False)
 
     def invocation(*arguments: str) -> Done:
         capsys.readouterr()
         code = run(arguments)
         printed = capsys.readouterr()
+        command = command_of(arguments)
+        assert command is None or code in command.exit_status, (arguments, code)
         return Done(code, printed.out, printed.err)
 
     return invocation

@@ -1,11 +1,23 @@
 """Help: every command and every flag is explained, here and in docs/reference/cli.md."""
 
+from dataclasses import replace
+
 import pytest
 
 from tests.cli.conftest import Ullage
 from ullage.cli import table
 from ullage.cli.shell import groups
-from ullage.cli.shell.commands import Command
+from ullage.cli.shell.commands import INTERRUPTED, NOT_FOUND, Command
+from ullage.cli.shell.errors import (
+    Cancelled,
+    Failure,
+    Refused,
+    Unauthenticated,
+    Unreachable,
+    UsageError,
+)
+from ullage.cli.shell.invocation import Invocation
+from ullage.cli.shell.run import run
 
 
 @pytest.mark.parametrize("command", table.every(), ids=lambda command: command.name)
@@ -20,6 +32,51 @@ def test_every_flag_of_a_command_is_in_its_help(ullage: Ullage, command: Command
             assert ", ".join(flag.names) in text
             assert flag.help in text
     assert all(len(line) <= 100 for line in done.out.partition("Examples:")[0].splitlines())
+
+
+@pytest.mark.parametrize("command", table.every(), ids=lambda command: command.name)
+def test_help_ends_with_every_exit_code_and_what_it_means(ullage: Ullage, command: Command) -> None:
+    status = ullage(*command.words, "--help").out.partition("Exit status:\n")[2]
+    found = {int(line[:8]): line[8:] for line in status.splitlines()}
+    assert found == command.exit_status
+    assert {0, 1, 2, INTERRUPTED} <= found.keys()
+    assert all(text.endswith(".") for text in found.values())
+
+
+@pytest.mark.parametrize("command", table.every(), ids=lambda command: command.name)
+def test_whatever_stops_a_command_its_exit_code_is_in_its_help(
+    command: Command, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """azure.md section 3.2: 3 only where `az` has it, and the commands that show one thing."""
+    missing = NOT_FOUND if NOT_FOUND in command.exits else 1
+    for stopped, code in (
+        (Failure("no"), 1),
+        (UsageError("no", "ullage"), 2),
+        (Cancelled(), 1),
+        (Refused("no", 404), missing),
+        (Refused("no", 409), 1),
+        (Unreachable("no"), 1),
+        (Unauthenticated("no"), 1),
+        (KeyboardInterrupt(), INTERRUPTED),
+    ):
+
+        def stop(_: Invocation, stopped: BaseException = stopped) -> None:
+            raise stopped
+
+        assert run(replace(command, run=stop), _required(command)) == code
+        assert code in command.exit_status
+    assert run(command, ["--no-such-flag"]) == 2
+    capsys.readouterr()
+
+
+def _required(command: Command) -> list[str]:
+    """The shortest line that is understood."""
+    line: list[str] = []
+    for flag in command.flags:
+        if flag.required:
+            value = flag.choices[0] if flag.choices else "x"
+            line += [value] if flag.positional else [flag.names[0], value]
+    return line
 
 
 def test_help_of_everything_and_of_a_group_names_each_command(ullage: Ullage) -> None:

@@ -30,14 +30,6 @@ def test_help_on_serve_explains_every_setting(ullage: Ullage) -> None:
     assert "--output" not in page
 
 
-def test_help_on_check_explains_its_exit_codes(ullage: Ullage) -> None:
-    page = " ".join(ullage("check", "--help").out.split())
-    assert "0 clean, 1 leak or wrong count (repairable), 2 damage, 3 could not check" in page
-    for flag in ("--fast", "--deep", "--repair", "--json", "--data", "--database", "--storage"):
-        assert f" {flag} " in page
-    assert "--listen" not in page
-
-
 def test_no_line_is_wider_than_the_terminal(
     ullage: Ullage, monkeypatch: pytest.MonkeyPatch
 ) -> None:

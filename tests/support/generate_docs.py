@@ -51,8 +51,7 @@ _CLI = """\
 
 Commands that work **on a registry** speak HTTP to it, with the names, flags, messages and exit
 codes of `az acr`; `--name` says which registry. Commands that work **on this machine** need its
-data folder. Data goes to stdout, everything else to stderr. Exit codes: 0, 1 error, 2 usage, 3 not
-found (of the commands that show one thing).
+data folder. Data goes to stdout, everything else to stderr.
 
 | variable | means |
 | --- | --- |
@@ -104,6 +103,8 @@ def _command(command: Command, told: Container[Flag]) -> str:
         parts.append(_flag_table("", shown))
     if command.examples:
         parts.append("".join(f"    {example}\n" for example in command.examples))
+    codes = " ".join(f"**{code}** {text}" for code, text in command.exit_status.items())
+    parts.append(f"Exit status: {codes}\n")
     return "\n".join(parts)
 
 

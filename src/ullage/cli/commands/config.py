@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ullage.cli.client import saved
 from ullage.cli.client.address import resolve
-from ullage.cli.shell.commands import OUTPUTS, Command, Flag
+from ullage.cli.shell.commands import NOT_FOUND, OUTPUTS, Command, Flag
 from ullage.cli.shell.errors import Failure
 from ullage.cli.shell.invocation import Invocation, Result
 
@@ -26,7 +26,7 @@ def get_default(invocation: Invocation) -> Result:
     key = invocation.given.key
     _require_key(key)
     if key not in invocation.defaults:
-        raise Failure(f"'{key}' is not set.", 3)
+        raise Failure(f"'{key}' is not set.", NOT_FOUND)
     return Result(invocation.defaults[key])
 
 
@@ -70,6 +70,7 @@ COMMANDS = (
         "Show one value.",
         (Flag(("key",), "Which.", required=True),),
         get_default,
+        exits={NOT_FOUND: "It is not set."},
     ),
     Command(
         ("config", "set"),

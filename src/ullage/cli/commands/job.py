@@ -10,7 +10,7 @@ from urllib.parse import quote
 from ullage.cli.client.registry import RemoteRegistry
 from ullage.cli.client.scopes import DELETE_ALL, READ_ALL
 from ullage.cli.shell import flags
-from ullage.cli.shell.commands import Command, Flag
+from ullage.cli.shell.commands import MISSING, Command, Flag
 from ullage.cli.shell.console import Gauge
 from ullage.cli.shell.invocation import Invocation, Result
 from ullage.cli.shell.tables import age, size
@@ -132,6 +132,7 @@ def _item_row(item: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+UNFINISHED = {1: "The job did not do everything, or any other error."}
 _JOB = Flag(("job",), "The job's id.", "JOB", required=True)
 
 COMMANDS = (
@@ -146,27 +147,27 @@ COMMANDS = (
         "Show how a job stands, or what it did.",
         (_JOB, *flags.REGISTRY),
         show,
-        missing_code=3,
+        exits=MISSING,
     ),
     Command(
         ("job", "items"),
         "List everything that a job is about, and what became of it.",
         (_JOB, *flags.REGISTRY),
         items,
-        missing_code=3,
+        exits=MISSING,
     ),
     Command(
         ("job", "watch"),
-        "Wait until a job has ended: exit code 0 if it has done everything.",
+        "Wait until a job has ended.",
         (_JOB, *flags.REGISTRY),
         watch,
-        missing_code=3,
+        exits=MISSING | UNFINISHED,
     ),
     Command(
         ("job", "cancel"),
         "Stop a job. What it has deleted stays deleted.",
         (_JOB, *flags.REGISTRY),
         cancel,
-        missing_code=3,
+        exits=MISSING,
     ),
 )

@@ -8,7 +8,7 @@ from urllib.parse import urlencode
 
 from ullage.cli.client.scopes import scope_of
 from ullage.cli.shell import flags
-from ullage.cli.shell.commands import Command, Flag
+from ullage.cli.shell.commands import MISSING, Command, Flag
 from ullage.cli.shell.errors import Failure
 from ullage.cli.shell.invocation import Invocation, Result
 from ullage.cli.shell.tables import age, short_digests
@@ -103,20 +103,20 @@ COMMANDS = (
             "ullage lock hello:v1 --reason 'audit 2026-114' --until 90d",
             "ullage lock hello@sha256:" + "0" * 64 + " --reason 'runs in production'",
         ),
-        missing_code=3,
+        exits=MISSING,
     ),
     Command(
         ("unlock",),
         "Lift the locks of exactly this; the audit log has who did.",
         (_WHAT, *flags.REGISTRY),
         unlock,
-        missing_code=3,
+        exits=MISSING,
     ),
     Command(
         ("lock", "list"),
         "List what is locked, by whom, until when and why.",
         (flags.REPOSITORY, *flags.REGISTRY),
         list_locks,
-        missing_code=3,
+        exits=MISSING,
     ),
 )

@@ -12,7 +12,7 @@ from ullage.cli.commands import columns
 from ullage.cli.commands.delete_images import freed
 from ullage.cli.commands.repository import attributes, changes_of, manifest_metadata, path_of_image
 from ullage.cli.shell import flags
-from ullage.cli.shell.commands import Command, Flag
+from ullage.cli.shell.commands import MISSING, Command, Flag
 from ullage.cli.shell.console import confirm
 from ullage.cli.shell.errors import Failure
 from ullage.cli.shell.invocation import CONNECTIONS, Invocation, Result
@@ -248,14 +248,14 @@ COMMANDS = (
         (*_ARTIFACT, Flag(("--raw",), "Byte for byte, as it was pushed."), *_REGISTRY),
         show,
         examples=("ullage manifest show --name hello:v1 --raw | sha256sum",),
-        missing_code=3,
+        exits=MISSING,
     ),
     Command(
         ("manifest", "show-metadata"),
         "Show what is known about a tag or a manifest, with its locks.",
         (*_ARTIFACT, *_REGISTRY),
         show_metadata,
-        missing_code=3,
+        exits=MISSING,
     ),
     Command(
         ("manifest", "update-metadata"),

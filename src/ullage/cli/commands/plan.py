@@ -15,7 +15,7 @@ from ullage.cli.commands.delete_images import images_given
 from ullage.cli.commands.job import follow, path_of, said
 from ullage.cli.commands.purge import FILTER_FLAGS, FILTER_RIGHTS, filter_of, filter_scopes
 from ullage.cli.shell import flags
-from ullage.cli.shell.commands import Command, Flag
+from ullage.cli.shell.commands import MISSING, Command, Flag
 from ullage.cli.shell.console import confirm
 from ullage.cli.shell.errors import Failure
 from ullage.cli.shell.invocation import Invocation, Result
@@ -241,7 +241,7 @@ COMMANDS = (
             "ullage plan --repository hello --repository team/web",
             "ullage plan --filter 'ci/.*:^pr-' --ago 7d --keep 3 --untagged",
         ),
-        missing_code=3,
+        exits=MISSING,
     ),
     Command(
         ("suggest",),
@@ -258,7 +258,7 @@ COMMANDS = (
         "comes back is exact; a set is found by always taking what frees the most, so that it is "
         "small, if not always the smallest there is.",
         examples=("ullage suggest --free 50GB", "ullage suggest --free 2GiB --repository ci/web"),
-        missing_code=3,
+        exits=MISSING,
     ),
     Command(
         ("apply",),
@@ -282,6 +282,6 @@ COMMANDS = (
         "plan of more than a thousand manifests, or of a filter, is a job of the registry: "
         "interrupted, the registry goes on (see `ullage job`), and what changes meanwhile stays.",
         examples=("ullage apply 0123456789abcdef0123456789abcdef --yes",),
-        missing_code=3,
+        exits=MISSING,
     ),
 )

@@ -8,10 +8,10 @@ from typing import Any
 
 from ullage.cli.client.registry import RemoteRegistry
 from ullage.cli.client.scopes import scope_of
-from ullage.cli.commands.job import follow, items_of, said
+from ullage.cli.commands.job import UNFINISHED, follow, items_of, said
 from ullage.cli.commands.restore import free
 from ullage.cli.shell import flags
-from ullage.cli.shell.commands import Command, Flag
+from ullage.cli.shell.commands import MISSING, Command, Flag
 from ullage.cli.shell.errors import Failure
 from ullage.cli.shell.invocation import Invocation, Result
 from ullage.cli.shell.tables import size
@@ -237,6 +237,6 @@ COMMANDS = (
             "ullage purge --deleted",
             "ullage purge --filter 'ci/.*:^pr-' --ago 2d --untagged --allow only-tag",
         ),
-        missing_code=3,
+        exits=MISSING | UNFINISHED,
     ),
 )

@@ -16,7 +16,7 @@ from ullage.cli.commands.delete_images import (
     reads_input,
 )
 from ullage.cli.shell import flags
-from ullage.cli.shell.commands import Command, Flag
+from ullage.cli.shell.commands import MISSING, Command, Flag
 from ullage.cli.shell.console import confirm
 from ullage.cli.shell.errors import Failure
 from ullage.cli.shell.invocation import Invocation, Result
@@ -201,7 +201,7 @@ COMMANDS = (
             "ullage repository show --repository hello",
             "ullage repository show --image hello:v1",
         ),
-        missing_code=3,
+        exits=MISSING,
     ),
     Command(
         ("repository", "show-tags"),
@@ -272,6 +272,7 @@ COMMANDS = (
             "ullage repository delete --image hello:v1",
             UNTAGGED_TO_DELETE,
         ),
+        exits={1: "An image was not deleted, or any other error."},
     ),
     Command(
         ("repository", "list-deleted"),

@@ -9,7 +9,7 @@ from urllib.parse import quote
 from ullage.cli.client.registry import RemoteRegistry
 from ullage.cli.client.scopes import CHANGE_ALL, scope_of
 from ullage.cli.shell import flags
-from ullage.cli.shell.commands import Command, Flag
+from ullage.cli.shell.commands import MISSING, Command, Flag
 from ullage.cli.shell.console import confirm
 from ullage.cli.shell.errors import Failure
 from ullage.cli.shell.invocation import Invocation, Result
@@ -186,7 +186,7 @@ COMMANDS = (
         "list`, a receipt, a job or the header Ullage-Operation. What was pushed again since stays "
         "as it is.",
         examples=("ullage restore 0123456789abcdef0123456789abcdef",),
-        missing_code=3,
+        exits=MISSING,
     ),
     Command(
         ("deleted", "list"),
@@ -201,7 +201,7 @@ COMMANDS = (
         "Show what one deletion took, the bytes that it holds, and until when.",
         (_OPERATION, *flags.REGISTRY),
         show_deleted,
-        missing_code=3,
+        exits=MISSING,
     ),
     Command(
         ("config", "soft-delete", "show"),

@@ -9,9 +9,9 @@ from typing import Any
 
 from ullage.cli.client.image_names import parse_image
 from ullage.cli.client.scopes import CHANGE_ALL, READ_ALL, scope_of
-from ullage.cli.commands.job import follow, items_of, said
+from ullage.cli.commands.job import UNFINISHED, follow, items_of, said
 from ullage.cli.shell import flags
-from ullage.cli.shell.commands import Command, Flag
+from ullage.cli.shell.commands import MISSING, Command, Flag
 from ullage.cli.shell.errors import Failure
 from ullage.cli.shell.invocation import Invocation, Result
 from ullage.cli.shell.tables import age, images_in, manifests_and_tags, short_digests, size
@@ -247,7 +247,7 @@ COMMANDS = (
         ),
         explain,
         examples=("ullage retention explain hello:v1",),
-        missing_code=3,
+        exits=MISSING,
     ),
     Command(
         ("retention", "run"),
@@ -259,6 +259,7 @@ COMMANDS = (
         ),
         run,
         examples=("ullage retention run --dry-run",),
+        exits=UNFINISHED,
     ),
     Command(
         ("retention", "test"),

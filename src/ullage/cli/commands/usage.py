@@ -10,7 +10,7 @@ from typing import Any
 
 from ullage.cli.client.scopes import READ_ALL, scope_of
 from ullage.cli.shell import flags
-from ullage.cli.shell.commands import Command, Flag
+from ullage.cli.shell.commands import MISSING, Command, Flag
 from ullage.cli.shell.errors import Failure
 from ullage.cli.shell.invocation import Invocation, Result
 from ullage.cli.shell.tables import age, short_digests, size
@@ -33,7 +33,6 @@ def usage(invocation: Invocation) -> Result:
 
 
 def _checked(invocation: Invocation, data: dict[str, Any]) -> Result:
-    """Exit code 1 if there is a byte on the disk that nothing explains."""
     if "registry" not in data:
         raise Failure("--check is for those who may read all repositories.")
     unexplained = data["registry"]["unexplained_bytes"]
@@ -131,7 +130,7 @@ COMMANDS = (
                 choices=("repository", "namespace", "tag", "image"),
             ),
             flags.TOP,
-            Flag(("--check",), "List the store too: exit code 1 if a byte of it is unexplained."),
+            Flag(("--check",), "List the store too, and find bytes that nothing explains."),
             *flags.REGISTRY,
         ),
         usage,
@@ -142,7 +141,7 @@ COMMANDS = (
             "ullage usage --repository hello --by image",
             "ullage usage --check",
         ),
-        missing_code=3,
+        exits=MISSING | {1: "With --check: a byte is unexplained. Or any other error."},
     ),
     Command(
         ("show-usage",),

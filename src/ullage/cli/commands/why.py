@@ -11,7 +11,7 @@ from urllib.parse import quote
 
 from ullage.cli.client.scopes import READ_ALL
 from ullage.cli.shell import flags
-from ullage.cli.shell.commands import Command, Flag
+from ullage.cli.shell.commands import MISSING, Command, Flag
 from ullage.cli.shell.invocation import Invocation, Result
 from ullage.cli.shell.tables import age
 
@@ -72,6 +72,6 @@ COMMANDS = (
         (Flag(("digest",), "Its digest.", "DIGEST", required=True), *flags.REGISTRY),
         why,
         examples=("ullage why sha256:" + "0" * 64,),
-        missing_code=3,
+        exits=MISSING,
     ),
 )

@@ -11,10 +11,8 @@ from typing import Any
 
 from ullage.cli.local.settings import settings_of
 from ullage.cli.shell.commands import Flag
-from ullage.cli.shell.errors import Failure
+from ullage.cli.shell.errors import Failure, Refused
 from ullage.cli.shell.invocation import Invocation, Result
-
-NOT_FOUND = 3
 
 NAME = Flag(("--name", "-n"), "Its name.", "NAME", required=True)
 STATUS = Flag(
@@ -74,6 +72,6 @@ def manage(
         raise Failure(str(error)) from None
     if "error" in answer:
         missing = answer.get("code") == "ACCOUNT_UNKNOWN"
-        raise Failure(str(answer["error"]), NOT_FOUND if missing else 1)
+        raise Refused(str(answer["error"]), 404 if missing else 400)
     result = answer.get("result")
     return Result(result, rows=lambda: rows(result if isinstance(result, list) else [result]))

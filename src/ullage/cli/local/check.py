@@ -49,9 +49,13 @@ COMMANDS = (
             *setting_flags("data", "database", "storage"),
         ),
         check,
-        more="Exit codes: 0 clean, 1 leak or wrong count (repairable), 2 damage, 3 could not "
-        "check.",
         examples=("ullage check", "ullage check --deep --data /srv/registry"),
+        exits={
+            0: "Nothing was found.",
+            1: "What was found harms no image, or was mended.",
+            2: "Damage. Or the command line or a setting cannot be used.",
+            COULD_NOT: "It could not check.",
+        },
         common=(HELP,),
     ),
 )

@@ -7,7 +7,7 @@ from typing import Any
 
 from ullage.cli.local.accounts import NAME, manage, rights, rights_flag, said
 from ullage.cli.local.settings import PLACE
-from ullage.cli.shell.commands import Command, Flag
+from ullage.cli.shell.commands import MISSING, Command, Flag
 from ullage.cli.shell.invocation import Invocation, Result
 from ullage.cli.shell.tables import age
 
@@ -66,9 +66,10 @@ COMMANDS = (
         (NAME, rights_flag("--repository", "What it allows.", required=True), _DESCRIPTION, *PLACE),
         create,
         examples=("ullage scope-map create --name readers --repository 'team/*' content/read",),
+        exits=MISSING,
     ),
     Command(("scope-map", "list"), "List the scope maps.", PLACE, list_all),
-    Command(("scope-map", "show"), "Show a scope map.", (NAME, *PLACE), show),
+    Command(("scope-map", "show"), "Show a scope map.", (NAME, *PLACE), show, exits=MISSING),
     Command(
         ("scope-map", "update"),
         "Add rights to a scope map or take some away.",
@@ -80,11 +81,13 @@ COMMANDS = (
             *PLACE,
         ),
         update,
+        exits=MISSING,
     ),
     Command(
         ("scope-map", "delete"),
         "Delete a scope map that nobody uses.",
         (NAME, *PLACE),
         delete,
+        exits=MISSING,
     ),
 )

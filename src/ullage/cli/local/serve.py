@@ -44,6 +44,7 @@ COMMANDS = (
         serve,
         more="Settings come from these flags, ULLAGE_* variables or a TOML file, in that order.",
         examples=("ullage serve", "ullage serve --listen :5000 --auth --tls self-signed"),
+        exits={1: "It cannot start, or requests were cut off when it stopped."},
         common=(HELP,),
     ),
     Command(("version",), LOCAL["version"], (), version, common=(HELP,)),

@@ -8,7 +8,7 @@ from typing import Any
 
 from ullage.cli.local.accounts import NAME, SCOPE_MAP, STATUS, manage, rights, rights_flag, said
 from ullage.cli.local.settings import PLACE
-from ullage.cli.shell.commands import Command, Flag
+from ullage.cli.shell.commands import MISSING, Command, Flag
 from ullage.cli.shell.invocation import Invocation, Result
 from ullage.cli.shell.tables import age
 
@@ -119,28 +119,32 @@ COMMANDS = (
         examples=(
             "ullage token create --name ci --repository 'team/*' content/read content/write",
         ),
+        exits=MISSING,
     ),
     Command(("token", "list"), "List the tokens.", PLACE, list_all),
-    Command(("token", "show"), "Show a token.", (NAME, *PLACE), show),
+    Command(("token", "show"), "Show a token.", (NAME, *PLACE), show, exits=MISSING),
     Command(
         ("token", "update"),
         "Enable or disable a token, or change what it may do.",
         (NAME, STATUS, SCOPE_MAP, *PLACE),
         update,
         examples=("ullage token update --name ci --status disabled",),
+        exits=MISSING,
     ),
-    Command(("token", "delete"), "Delete a token.", (NAME, *PLACE), delete),
+    Command(("token", "delete"), "Delete a token.", (NAME, *PLACE), delete, exits=MISSING),
     Command(
         ("token", "credential", "generate"),
         "Make new passwords, one or both, shown only now. The other goes on working.",
         (NAME, *_SLOTS, _DAYS, *PLACE),
         generate_passwords,
         examples=("ullage token credential generate --name ci --password1",),
+        exits=MISSING,
     ),
     Command(
         ("token", "credential", "delete"),
         "Take passwords from a token, one or both.",
         (NAME, *_SLOTS, *PLACE),
         delete_passwords,
+        exits=MISSING,
     ),
 )

@@ -15,7 +15,7 @@ from ullage.cli.local.accounts import (
     said,
 )
 from ullage.cli.local.settings import PLACE
-from ullage.cli.shell.commands import Command, Flag
+from ullage.cli.shell.commands import MISSING, Command, Flag
 from ullage.cli.shell.errors import UsageError
 from ullage.cli.shell.invocation import Invocation, Result
 from ullage.cli.shell.tables import age
@@ -84,9 +84,10 @@ COMMANDS = (
         (NAME, _ADMIN, SCOPE_MAP, PASSWORD_STDIN, *PLACE),
         create,
         examples=("ullage user create --name anna --admin",),
+        exits=MISSING,
     ),
     Command(("user", "list"), "List the users.", PLACE, list_all),
-    Command(("user", "show"), "Show a user.", (NAME, *PLACE), show),
+    Command(("user", "show"), "Show a user.", (NAME, *PLACE), show, exits=MISSING),
     Command(
         ("user", "update"),
         "Enable or disable a user, or change what it may do.",
@@ -100,17 +101,20 @@ COMMANDS = (
         ),
         update,
         examples=("ullage user update --name anna --status disabled",),
+        exits=MISSING,
     ),
     Command(
         ("user", "password"),
         "Give a user another password, shown only now. Its tokens end.",
         (NAME, PASSWORD_STDIN, *PLACE),
         change_password,
+        exits=MISSING,
     ),
     Command(
         ("user", "delete"),
         "Delete a user. The last administrator stays.",
         (NAME, *PLACE),
         delete,
+        exits=MISSING,
     ),
 )

@@ -8,8 +8,8 @@ an equals sign) is accepted here.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from ullage.cli.shell.errors import UsageError
@@ -66,14 +66,24 @@ GLOBAL = (
     HELP,
 )
 
+# azure.md section 3.2.
+NOT_FOUND, INTERRUPTED = 3, 130
+EXITS = {
+    0: "Success.",
+    1: "Any other error.",
+    2: "The command line or a setting cannot be used.",
+    INTERRUPTED: "Interrupted.",
+}
+MISSING = {NOT_FOUND: "Not found."}
+
 
 @dataclass(frozen=True, slots=True)
 class Command:
     """A command: `words` as in ("repository", "list"), and what carries it out.
 
-    `run` gets a Call and returns an Result, or None if there is nothing to print. `missing_code` is
-    the exit code when what it is about does not exist. `more` is help below the first line.
-    `common` are flags that others have, too.
+    `run` returns None if there is nothing to print. `exits` are the exit codes of its own: what the
+    registry does not find is a 3 if it has one, else a 1. `more` is help below the first line.
+    `common` are flags that other commands have, too.
     """
 
     words: tuple[str, ...]
@@ -83,13 +93,18 @@ class Command:
     more: str = ""
     examples: tuple[str, ...] = ()
     warning: str = ""
-    missing_code: int = 1
+    exits: Mapping[int, str] = field(default_factory=dict)
     hidden: bool = False
     common: tuple[Flag, ...] = GLOBAL
 
     @property
     def name(self) -> str:
         return " ".join(self.words)
+
+    @property
+    def exit_status(self) -> Mapping[int, str]:
+        """Every code that it ends with, and when."""
+        return dict(sorted({**EXITS, **self.exits}.items()))
 
 
 class _Parser(argparse.ArgumentParser):

@@ -9,11 +9,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from ullage.cli.shell.commands import Command, Flag
 
 _WIDEST = 100
-_COLUMN = 28
+_COLUMN, _CODE_COLUMN = 28, 6
 
 
 def command_help(command: Command) -> str:
-    """Usage, what it does, every flag, examples."""
+    """Usage, what it does, every flag, examples, and how it ends."""
     parts = [f"Usage: ullage {command.name}{usage(command)}", _paragraph(command.help)]
     if command.more:
         parts.append(_paragraph(command.more))
@@ -28,6 +28,8 @@ def command_help(command: Command) -> str:
     parts.append(_section("Every command's flags", common))
     if command.examples:
         parts.append("\n".join(["Examples:", *(f"  {line}" for line in command.examples)]))
+    codes = ((str(code), text) for code, text in command.exit_status.items())
+    parts.append(_section("Exit status", codes, _CODE_COLUMN))
     return "\n\n".join(parts) + "\n"
 
 
@@ -85,14 +87,14 @@ def _paragraph(text: str) -> str:
     return textwrap.fill(text, _width(), break_on_hyphens=False)
 
 
-def _section(headline: str, entries: Iterable[tuple[str, str]]) -> str:
+def _section(headline: str, entries: Iterable[tuple[str, str]], column: int = _COLUMN) -> str:
     lines = [f"{headline}:"]
-    room = max(_width() - _COLUMN - 2, 30)
+    room = max(_width() - column - 2, 30)
     for name, text in entries:
         first, *rest = textwrap.wrap(text, room, break_on_hyphens=False) or [""]
-        if len(name) < _COLUMN - 1:
-            lines.append(f"  {name.ljust(_COLUMN)}{first}")
+        if len(name) < column - 1:
+            lines.append(f"  {name.ljust(column)}{first}")
         else:
-            lines += [f"  {name}", f"  {' ' * _COLUMN}{first}"]
-        lines += [f"  {' ' * _COLUMN}{line}" for line in rest]
+            lines += [f"  {name}", f"  {' ' * column}{first}"]
+        lines += [f"  {' ' * column}{line}" for line in rest]
     return "\n".join(line.rstrip() for line in lines)

@@ -7,12 +7,10 @@ import sys
 from collections.abc import Sequence
 from contextlib import closing
 
-from ullage.cli.shell.commands import Command, parse
+from ullage.cli.shell.commands import INTERRUPTED, NOT_FOUND, Command, parse
 from ullage.cli.shell.console import Console, Level
 from ullage.cli.shell.errors import Failure, Refused
 from ullage.cli.shell.invocation import Invocation
-
-INTERRUPTED = 130
 
 
 def run(command: Command, arguments: Sequence[str]) -> int:
@@ -29,7 +27,7 @@ def run(command: Command, arguments: Sequence[str]) -> int:
         if failure.hint:
             print(failure.hint, file=sys.stderr)
         missing = isinstance(failure, Refused) and failure.status == 404
-        return command.missing_code if missing else failure.code
+        return NOT_FOUND if missing and NOT_FOUND in command.exits else failure.code
     except KeyboardInterrupt:
         print(file=sys.stderr)
         return INTERRUPTED
