@@ -277,6 +277,37 @@ def test_the_clock_waits_for_the_deadlines(
     assert running.has_layer()
 
 
+@pytest.mark.parametrize(
+    ("broken", "said"),
+    [
+        ("reclaim.expire_leases", "reclaiming failed, trying again soon"),
+        ("pull_log.write_pulls", "something was not noted about pulls"),
+        ("execution.work", "a job failed, trying again soon"),
+    ],
+)
+def test_a_database_that_is_away_for_a_while_is_said_in_one_line(
+    running: Running,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    broken: str,
+    said: str,
+) -> None:
+    """An operator who restarts PostgreSQL is shown no traceback (fault F25)."""
+
+    def away(*_: object) -> None:
+        raise DatabaseBusy("server closed the connection unexpectedly")
+
+    monkeypatch.setattr(worker_module, "PULLS_SECONDS", 0.01)
+    module, _, name = broken.partition(".")
+    with monkeypatch.context() as patched:
+        patched.setattr(getattr(worker_module, module), name, away)
+        worker = Worker(running.registry, running.clock)
+        worker.start()
+        wait_for(lambda: f"{said}: server closed the connection" in caplog.text)
+        worker.stop()
+    assert "Traceback" not in caplog.text
+
+
 def test_a_steady_clock_follows_the_wall_clock_only_when_told() -> None:
     """What the registry goes by: forward, whatever the wall clock says."""
     real = datetime.now(UTC)

@@ -21,6 +21,7 @@ from ullage.cleanup.plan import plan
 from ullage.cleanup.plan.as_job import choose_plan
 from ullage.cleanup.purge import choose_purge
 from ullage.cleanup.retention.run import choose_retention, start_if_due
+from ullage.database.errors import DatabaseBroken, DatabaseBusy, DatabaseFull
 from ullage.deletion import reclaim
 from ullage.oci.errors import RegistryError
 from ullage.registry.context import Registry
@@ -51,6 +52,9 @@ SMALLEST_BATCH, LARGEST_BATCH = 50, 1000
 # Pulls are written down this often, and old ones forgotten.
 PULLS_SECONDS = 5.0
 FORGET_SECONDS = 3600.0
+# A database or a disk that is away for a while is said in one line; anything else with all it takes
+# to find it.
+TROUBLES = (RegistryError, OSError, DatabaseBusy, DatabaseFull, DatabaseBroken)
 # What each kind of job deletes.
 CHOOSERS = {"plan": choose_plan, "purge": choose_purge, "retention": choose_retention}
 
@@ -116,7 +120,7 @@ class Worker:
             self._follow_clock()
             self._work()
             self._failures = 0
-        except (RegistryError, OSError) as error:
+        except TROUBLES as error:
             self._failures += 1
             log.error("reclaiming failed, trying again soon: %s", error)
         except Exception:
@@ -198,7 +202,10 @@ class Worker:
                 failures = 0
             except Exception as error:
                 failures += 1
-                log.exception("a job failed, trying again soon")
+                if isinstance(error, TROUBLES):
+                    log.error("a job failed, trying again soon: %s", error)
+                else:
+                    log.exception("a job failed, trying again soon")
                 self._note_failure(error)
                 self._stop.wait(backoff_seconds(failures))
                 continue
@@ -211,7 +218,7 @@ class Worker:
     def _note_failure(self, error: Exception) -> None:
         try:
             execution.note_failure(self._registry, self._token, f"{type(error).__name__}: {error}")
-        except (RegistryError, OSError) as another:
+        except TROUBLES as another:
             log.error("that could not be noted: %s", another)
 
     def _run_pulls(self) -> None:
@@ -227,6 +234,8 @@ class Worker:
     def _about_pulls(self, step: Callable[[Registry], object]) -> None:
         try:
             step(self._registry)
+        except TROUBLES as error:
+            log.error("something was not noted about pulls: %s", error)
         except Exception:
             # No request waits for it, and the next ones may go better.
             log.exception("something was not noted about pulls")
@@ -240,7 +249,7 @@ class Worker:
                 buried = reclaim.reconcile(self._registry, self._slow_listing())
                 if buried:
                     log.warning("%d unknown objects in the store will be erased", buried)
-            except (RegistryError, OSError) as error:
+            except TROUBLES as error:
                 log.error("comparing the store with the database failed: %s", error)
 
     def _slow_listing(self) -> Iterator[StoredObject]:
