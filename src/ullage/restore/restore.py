@@ -227,6 +227,7 @@ class Restoring:
         if drop_repository_if_empty(tx, live_id):
             show_repository(tx, held)
             self.came_back(tx, held.name, held.manifest_count, held.tag_count)
+            end_if_empty(tx, self.operation_id)
             return False
         rows = self._next(tx, held)
         if rows:
@@ -234,6 +235,8 @@ class Restoring:
         if len(rows) < held.manifest_count:
             return True
         drop_hidden(tx, held.repository_id, now)
+        # With what it kept: nothing has to come after the last batch for it to be over.
+        end_if_empty(tx, self.operation_id)
         return False
 
     def _next(self, tx: Transaction, kept: KeptRepository) -> list[ManifestRow]:
