@@ -1,12 +1,13 @@
 """The command line against a real server, with settings of its own."""
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 
 from tests.support.server import UllageServer
+from tests.support.shared_server import client, name, server
 from ullage.cli import table
 from ullage.cli.main import run
 from ullage.cli.shell.commands import Command
