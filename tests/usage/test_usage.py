@@ -162,9 +162,9 @@ def test_a_repositorys_bill_and_plan_never_scan_the_registry(
             if str(row[3]).startswith("SCAN") and "json_each" not in str(row[3])
         }
 
-    # `held` is what this repository's tags lead to. Plans and tombstones are few; repositories, and
-    # hidden ones, are looked into one by one for a manifest asked for without saying where.
-    few = {"held", "plans", "tombstones", "kept_repositories"}
+    # `tagged` is what this repository's tags lead to. Plans and tombstones are few; repositories,
+    # and hidden ones, are looked into one by one for a manifest asked for without saying where.
+    few = {"tagged", "plans", "tombstones", "kept_repositories"}
     assert {scan for scan in registry.read(scans) if scan.split()[1] not in few} == set()
 
 
