@@ -17,7 +17,7 @@ from ullage.server.app import ROUTES
 from ullage.server.http.permissions import Audience
 from ullage.server.http.routes import Route
 
-# The callers a route is for: "all", "known" (any account or token), those of a "catalog", or the
+# The callers a route is for: "anybody", "known" (any account or token), of a "catalog", or the
 # rights that are needed on the repository in the path.
 Permission = str | frozenset[str]
 PULL: Permission = frozenset({"pull"})
@@ -92,9 +92,9 @@ TABLE = (
     Row("GET", "/acr/v1/_deleted/{name}/_manifests", DELETED_READ, 200, 404),
     Row("GET", "/acr/v1/_deleted/{name}/_tags", DELETED_READ, 200, 404),
     Row("POST", "/acr/v1/_deleted/{name}/_manifests/{digest}", RESTORE, 200, 404),
-    Row("GET", "/oauth2/token", "all", 200, 200),
-    Row("POST", "/oauth2/token", "all", 200, 200),
-    Row("POST", "/oauth2/exchange", "all", 401, 401),
+    Row("GET", "/oauth2/token", "anybody", 200, 200),
+    Row("POST", "/oauth2/token", "anybody", 200, 200),
+    Row("POST", "/oauth2/exchange", "anybody", 401, 401),
     Row("POST", "/api/v1/plans", "known", 201, 404, METADATA),
     Row("POST", "/api/v1/suggest", "known", 201, 404, METADATA | DELETION),
     Row("GET", "/api/v1/plans/{plan}", "known", 200, 404, METADATA, 404),
@@ -169,7 +169,7 @@ def expected(role: str, kind: str, row: Row, repository: str) -> int:
     """The status that the tables above call for."""
     exists = repository.endswith("/app")
     allowed = row.existing if exists else row.absent
-    if row.need == "all":
+    if row.need == "anybody":
         # The token endpoint takes no tokens.
         return 401 if row.method in ("GET", "HEAD") and kind in ("bearer", "empty") else allowed
     if row.need == "known":
