@@ -407,11 +407,11 @@ def test_every_route_declares_the_need_that_the_table_names() -> None:
     declared = {
         (route.method, route.path): (
             Everywhere(rights)
-            if route.need.whom is Audience.EVERYTHING
-            else rights or route.need.whom.value
+            if route.permission.audience is Audience.EVERYTHING
+            else rights or route.permission.audience.value
         )
         for route in ROUTES
-        for rights in [frozenset(map(str, route.need.actions))]
+        for rights in [frozenset(map(str, route.permission.actions))]
     }
     assert declared == {(row.method, row.path): row.need for row in TABLE}
 

@@ -309,8 +309,8 @@ def test_a_cancelled_upload_is_not_let_go_while_it_is_written(
 def app_with(registry: Registry, handler: Callable[..., Awaitable[Response]]) -> App:
     """The application with a handler that is not ours."""
     threads = Threads(1, inline_reads=True)
-    rounds, bodies = WriteBatches(registry, threads), Bodies(threads, 60)
-    context = Context(registry, threads, rounds, bodies, Guard(None, threads, FairThreads(1)))
+    batches, bodies = WriteBatches(registry, threads), Bodies(threads, 60)
+    context = Context(registry, threads, batches, bodies, Guard(None, threads, FairThreads(1)))
     return App(context, Router([Route("x", "GET", "/x", handler, KNOWN)]), None)
 
 

@@ -23,9 +23,9 @@ from ullage.server.http.parameters import (
     byte_range,
     content_range,
     decoded_path,
-    held_range,
     next_link,
     page_size,
+    received_range,
 )
 from ullage.server.http.routes import Route, Router
 
@@ -101,7 +101,7 @@ def test_a_content_range_has_a_length(first: int, length: int, form: str) -> Non
 @given(SIZES)
 def test_what_a_session_holds_is_inclusive(offset: int) -> None:
     """distribution-spec, "Pushing a blob in chunks": 0-0 also for a session that holds nothing."""
-    assert held_range(offset) == f"0-{offset - 1 if offset else 0}"
+    assert received_range(offset) == f"0-{offset - 1 if offset else 0}"
 
 
 # --- query strings --------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Small pushes in rounds (docs/design/architecture.md): one commit for all, and each for itself."""
+"""Small pushes in batches (docs/design/architecture.md): one commit, and each for itself."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def commits(registry: Registry) -> int:
 def pushing(
     registry: Registry, data: bytes, claimed: bytes | None = None
 ) -> Callable[[], Prepared[StoredBlob]]:
-    """The first half of pushing `data`, said to have the digest of `claimed`."""
+    """What prepares a push of `data` under the digest of `claimed`."""
     upload = start_upload(registry, APP, ALICE)
     digest = digest_of(data if claimed is None else claimed)
     return lambda: prepare_blob(registry, APP, upload.id, ALICE, digest, [data], 0)
@@ -64,15 +64,15 @@ def test_what_waits_shares_a_commit_and_what_fails_undoes_only_itself(
     registry: Registry, threads: Threads
 ) -> None:
     good = [b"%d" % number for number in range(8)]
-    begins = [pushing(registry, data) for data in good]
-    begins.insert(3, pushing(registry, b"other bytes", claimed=b"these bytes"))
-    begins.insert(5, lambda: prepare_blob(registry, APP, "0" * 32, ALICE, digest_of(b"")))
+    prepares = [pushing(registry, data) for data in good]
+    prepares.insert(3, pushing(registry, b"other bytes", claimed=b"these bytes"))
+    prepares.insert(5, lambda: prepare_blob(registry, APP, "0" * 32, ALICE, digest_of(b"")))
     before = commits(registry)
 
     async def run() -> list[StoredBlob | BaseException]:
         each = WriteBatches(registry, threads)
         return await asyncio.gather(
-            *(each.run(begin, 100) for begin in begins), return_exceptions=True
+            *(each.run(begin, 100) for begin in prepares), return_exceptions=True
         )
 
     outcomes = asyncio.run(run())
@@ -86,7 +86,7 @@ def test_what_waits_shares_a_commit_and_what_fails_undoes_only_itself(
 
 def test_facts_that_fail_undo_only_themselves(registry: Registry, threads: Threads) -> None:
     """Found out in the transaction: the session ended between its bytes and its facts."""
-    begins = [pushing(registry, b"%d" % number) for number in range(3)]
+    prepares = [pushing(registry, b"%d" % number) for number in range(3)]
     undone = []
 
     class Failing(Prepared[StoredBlob]):
@@ -102,7 +102,7 @@ def test_facts_that_fail_undo_only_themselves(registry: Registry, threads: Threa
     async def run() -> list[StoredBlob | BaseException]:
         each = WriteBatches(registry, threads)
         return await asyncio.gather(
-            *(each.run(begin, 100) for begin in (*begins[:2], Failing, begins[2])),
+            *(each.run(begin, 100) for begin in (*prepares[:2], Failing, prepares[2])),
             return_exceptions=True,
         )
 
@@ -190,7 +190,7 @@ def test_a_disk_that_keeps_them_waiting_leaves_them_to_many_threads(
         each = WriteBatches(registry, threads, lambda: now[0])
         for _ in range(10):
             await each.run(begin, 1)
-        now[0] += write_batches.LEAVE_SECONDS
+        now[0] += write_batches.PAUSE_SECONDS
         await each.run(begin, 1)
 
     asyncio.run(run())

@@ -1,1 +1,1 @@
-"""The HTTP face: requests into services, answers and errors onto the wire."""
+"""HTTP: from requests to calls of the services, and from results and errors to responses."""

@@ -1,4 +1,4 @@
-"""The ASGI application: one request in, one answer out, every error in the protocol's envelope."""
+"""The ASGI application: a request in, a response out, every error in the protocol's envelope."""
 
 from __future__ import annotations
 
@@ -66,13 +66,13 @@ def create_app(
 
 class App:
     def __init__(self, context: Context, router: Router, request_log: RequestLog | None) -> None:
-        self._face = context
+        self._context = context
         self._log = request_log
         self.router = router
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
-            await self._live(receive, send)
+            await self._lifespan(receive, send)
         if scope["type"] != "http":
             return
         began = time.perf_counter()
@@ -82,13 +82,13 @@ class App:
         try:
             response = await self._response(request)
             status = response.status_code
-            _say_request_id(response, scope)
+            _add_request_id(response, scope)
             await response(scope, receive, send)
         except ClientDisconnect:
-            # It left in the middle of the answer.
+            # The client left in the middle of the response.
             pass
         except Exception:
-            # Too late for another answer: break the connection, so that nobody takes it for whole.
+            # Too late for another response: a broken connection, which no client takes for whole.
             where = printable(scope["path"])
             log.exception("broke off the answer to %s %s", printable(request.method), where)
             raise
@@ -96,33 +96,34 @@ class App:
             self._write_log(request, status, time.perf_counter() - began)
 
     async def _response(self, request: Request) -> Response:
-        """The answer, whatever happens."""
+        """The response, whatever happens."""
         try:
             return await self._handle(request)
         except ClientDisconnect:
-            # Nobody is there to be told; a half-closed connection still gets an answer.
+            # The client is gone; one that closed only its sending side still gets a response.
             gone = SizeInvalid(message="the request's body ended before its announced length")
             return error_response(gone)
-        except Exception as error:  # noqa: BLE001 - logged, and told to the client
+        except Exception as error:  # noqa: BLE001 - logged, and reported to the client
             return _internal_error(request, error)
 
     async def _handle(self, request: Request) -> Response:
-        """Find the handler, see whether the caller may use it, and ask it."""
+        """Find the handler, check the caller's permission, and call it."""
         parts: tuple[str, ...] = ()
         path = ""
         try:
             path = raw_path(request.scope)
             request.fields.require_plain(request.scope["http_version"])
             route, parts = self.router.find(request.method, path)
-            # A malformed name is refused before anything is said about rights on it.
-            name = self._face.name(parts[0]) if route.need.whom is Audience.REPOSITORY else None
+            # A malformed name is refused before rights on it are.
+            named = route.permission.audience is Audience.REPOSITORY
+            name = self._context.name(parts[0]) if named else None
             request.scope["ullage.principal"] = await self._admit(request, route, name)
-            return await route.handler(self._face, request, *parts)
+            return await route.handler(self._context, request, *parts)
         except Challenge as error:
-            header = self._face.guard.challenge_header(request, error)
+            header = self._context.guard.challenge_header(request, error)
             return error_response(error, {"WWW-Authenticate": header})
         except RangeInvalid as error:
-            name = self._face.name(parts[0])
+            name = self._context.name(parts[0])
             return error_response(error, range_headers(name, parts[1], error))
         except NameInvalid as error:
             return no_such_page() if path.startswith(PREFIX) else error_response(error)
@@ -130,20 +131,20 @@ class App:
             return error_response(error)
 
     async def _admit(self, request: Request, route: Route, name: str | None) -> Principal:
-        """Who asks, if they may. Of somebody who may not, a short body is read nevertheless."""
+        """The caller, if permitted. Of a caller who is not, a short body is read nevertheless."""
         try:
-            return await self._face.guard.admit(request, route.need, name)
+            return await self._context.guard.admit(request, route.permission, name)
         except Challenge:
-            await self._face.bodies.discard(request)
+            await self._context.bodies.discard(request)
             raise
 
-    async def _live(self, receive: Receive, send: Send) -> None:
-        """For other servers than ours, which tell when they start and stop."""
+    async def _lifespan(self, receive: Receive, send: Send) -> None:
+        """The lifespan protocol, for other servers than ours."""
         while True:
             message = await receive()
             if message["type"] == "lifespan.shutdown":
-                self._face.guard.slow_threads.close()
-                self._face.threads.close()
+                self._context.guard.slow_threads.close()
+                self._context.threads.close()
             await send({"type": message["type"] + ".complete"})
             if message["type"] == "lifespan.shutdown":
                 return
@@ -167,7 +168,7 @@ class App:
         )
 
 
-def _say_request_id(response: Response, scope: Scope) -> None:
+def _add_request_id(response: Response, scope: Scope) -> None:
     request_id = scope["ullage.request_id"].encode("ascii")
     response.raw_headers = [
         *response.raw_headers,

@@ -155,8 +155,8 @@ async def delete_tag(context: Context, request: Request, name: str, tag: str) ->
         )
     except (NameUnknown, ManifestUnknown):
         raise TagUnknown({"name": repository, "tag": wanted}) from None
-    named = {"X-Ms-Int-Docker-Content-Digest": untagged.digest}
-    return empty_response(202, named | restorable(untagged.operation))
+    headers = {"X-Ms-Int-Docker-Content-Digest": untagged.digest}
+    return empty_response(202, headers | restorable(untagged.operation))
 
 
 def _tag(details: TagDetails) -> dict[str, Any]:
@@ -221,7 +221,7 @@ def _manifest_response(
 
 
 def _manifest(details: ManifestDetails) -> dict[str, Any]:
-    shown = {
+    document = {
         "digest": details.digest,
         "imageSize": details.image_size,
         "createdTime": timestamp(details.created_at),
@@ -233,8 +233,8 @@ def _manifest(details: ManifestDetails) -> dict[str, Any]:
         "changeableAttributes": _attributes(details.attributes),
     }
     if details.config_media_type is not None:
-        shown["configMediaType"] = details.config_media_type
-    return shown
+        document["configMediaType"] = details.config_media_type
+    return document
 
 
 def _platform(platform: listings.Platform) -> dict[str, str]:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from collections.abc import Callable
 from typing import Any
 from urllib.parse import quote
 
 from starlette.requests import Request
 from starlette.responses import Response
 
-from ullage.deletion.soft_delete import SoftDelete
 from ullage.oci.digest import parse_digest
 from ullage.oci.errors import ManifestTooLarge, Unsupported
 from ullage.oci.reference import Tag, parse_tag
@@ -33,12 +32,7 @@ async def list_repositories(context: Context, request: Request) -> Response:
     found = await context.threads.submit(
         deleted.list_repositories, context.registry, principal_of(request), n, query.one("last")
     )
-    items = [
-        {"repository": row.name, **_times(row.created_at, row.deleted_at)}
-        | _expires(found.policy, row.counts_from)
-        for row in found.rows
-    ]
-    return _page("_catalog", "repositories", items, n, found)
+    return _page("_catalog", "repositories", n, found, lambda row: {"repository": row.name})
 
 
 async def list_manifests(context: Context, request: Request, name: str) -> Response:
@@ -48,12 +42,13 @@ async def list_manifests(context: Context, request: Request, name: str) -> Respo
     found = await context.threads.submit(
         deleted.list_manifests, context.registry, repository, n, query.one("last")
     )
-    items = [
-        {"digest": row.digest, **_times(row.created_at, row.deleted_at)}
-        | _expires(found.policy, row.counts_from)
-        for row in found.rows
-    ]
-    return _page(f"{quote(repository, safe='')}/_manifests", "manifests", items, n, found)
+    return _page(
+        f"{quote(repository, safe='')}/_manifests",
+        "manifests",
+        n,
+        found,
+        lambda row: {"digest": row.digest},
+    )
 
 
 async def list_tags(context: Context, request: Request, name: str) -> Response:
@@ -63,12 +58,13 @@ async def list_tags(context: Context, request: Request, name: str) -> Response:
     found = await context.threads.submit(
         deleted.list_tags, context.registry, repository, n, query.one("last")
     )
-    items = [
-        {"tag": row.name, "digest": row.digest, **_times(row.created_at, row.deleted_at)}
-        | _expires(found.policy, row.counts_from)
-        for row in found.rows
-    ]
-    return _page(f"{quote(repository, safe='')}/_tags", "tags", items, n, found)
+    return _page(
+        f"{quote(repository, safe='')}/_tags",
+        "tags",
+        n,
+        found,
+        lambda row: {"tag": row.name, "digest": row.digest},
+    )
 
 
 async def restore(context: Context, request: Request, name: str, digest: str) -> Response:
@@ -107,19 +103,21 @@ async def _tag(context: Context, request: Request) -> Tag | None:
     return parse_tag(tag) if tag is not None else None
 
 
-def _times(created: datetime, when_deleted: datetime) -> dict[str, str]:
-    return {"createdAt": timestamp(created), "deletedAt": timestamp(when_deleted)}
-
-
-def _expires(policy: SoftDelete, counts_from: datetime) -> dict[str, str]:
-    """az asks Azure for the days and counts by itself."""
-    return {"expiresAfter": timestamp(policy.until(counts_from))}
-
-
-def _page(what: str, key: str, items: list[dict[str, Any]], n: int, found: Listed[Any]) -> Response:
+def _page(
+    what: str, key: str, n: int, found: Listed[Any], names: Callable[[Any], dict[str, str]]
+) -> Response:
+    """`expiresAfter` is ours: az reads the policy's days and counts by itself."""
+    items = [
+        names(row)
+        | {
+            "createdAt": timestamp(row.created_at),
+            "deletedAt": timestamp(row.deleted_at),
+            "expiresAfter": timestamp(found.policy.until(row.counts_from)),
+        }
+        for row in found.rows
+    ]
     more = found.next
-    path = f"{PREFIX}_deleted/{what}"
-    link = next_link(path, last=more, n=n) if more is not None else {}
+    link = next_link(f"{PREFIX}_deleted/{what}", last=more, n=n) if more is not None else {}
     return json_response({key: items or None}, headers=link)
 
 

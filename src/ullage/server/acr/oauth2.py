@@ -1,7 +1,7 @@
 """`/oauth2/`: where clients turn a password or a refresh token into an access token.
 
 One endpoint, three callers: docker and friends GET with Basic, az and Azure's SDK POST a form, and
-anybody may ask as anonymous. azure.md sections 1.2-1.4 have what each sends.
+any client may ask as anonymous. azure.md sections 1.2-1.4 have what each sends.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ async def get_token(context: Context, request: Request) -> Response:
         except LoginFailed:
             raise GrantInvalid from None
         account = await _login(context, request, name, password)
-    return await _answer(
+    return await _tokens(
         context,
         authenticator,
         account,
@@ -72,7 +72,7 @@ async def post_token(context: Context, request: Request) -> Response:
             context, request, _one(form, "username") or "", _one(form, "password") or ""
         )
     offline = _one(form, "access_type") == "offline"
-    return await _answer(context, authenticator, account, form.get("scope", []), offline=offline)
+    return await _tokens(context, authenticator, account, form.get("scope", []), offline=offline)
 
 
 async def exchange(context: Context, request: Request) -> Response:
@@ -88,14 +88,14 @@ async def exchange(context: Context, request: Request) -> Response:
             {"grant_type": (grant or "")[:40]},
             "grant_type: expected access_token, access_token_refresh_token or refresh_token",
         )
-    shown = _one(form, "access_token") or _one(form, "refresh_token") or ""
-    name, colon, password = shown.partition(":")
+    token = _one(form, "access_token") or _one(form, "refresh_token") or ""
+    name, colon, password = token.partition(":")
     if colon:
         account = await _login(context, request, name, password)
     else:
-        account = await _refreshed(context, shown)
-    token = await context.threads.submit(authenticator.refresh_token, account)
-    return json_response({"refresh_token": token}, headers=_NO_STORE)
+        account = await _refreshed(context, token)
+    refresh = await context.threads.submit(authenticator.refresh_token, account)
+    return json_response({"refresh_token": refresh}, headers=_NO_STORE)
 
 
 _NO_STORE = {"Cache-Control": "no-store"}
@@ -124,7 +124,7 @@ async def _refreshed(context: Context, token: str | None) -> Account:
         raise GrantInvalid from None
 
 
-async def _answer(
+async def _tokens(
     context: Context,
     authenticator: Authenticator,
     account: Account | None,
@@ -133,7 +133,7 @@ async def _answer(
     offline: bool,
 ) -> Response:
     issued = await context.threads.submit(authenticator.access_token, account, parse_scopes(scopes))
-    answer: dict[str, Any] = {
+    document: dict[str, Any] = {
         "access_token": issued.token,
         "token": issued.token,
         "expires_in": int(issued.lifetime.total_seconds()),
@@ -141,10 +141,10 @@ async def _answer(
     }
     if offline and account is not None:
         # docker keeps this instead of the password.
-        answer["refresh_token"] = await context.threads.submit(
+        document["refresh_token"] = await context.threads.submit(
             authenticator.identity_token, account
         )
-    return json_response(answer, headers=_NO_STORE)
+    return json_response(document, headers=_NO_STORE)
 
 
 async def _form(context: Context, request: Request) -> dict[str, list[str]]:

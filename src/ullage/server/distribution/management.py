@@ -11,7 +11,7 @@ from ullage.oci.reference import parse_reference
 from ullage.server.http.context import Context, caller_of
 from ullage.server.http.responses import empty_response
 
-# By which id a deletion can be taken back.
+# The header with the id by which a deletion can be taken back.
 OPERATION = "Ullage-Operation"
 
 
@@ -43,5 +43,5 @@ async def delete_blob(context: Context, request: Request, name: str, reference: 
 
 
 def restorable(operation: str | None) -> dict[str, str]:
-    """A header that says by which id a deletion can be taken back, if it can."""
+    """The header of a deletion that can be taken back; none if it cannot."""
     return {OPERATION: operation} if operation is not None else {}

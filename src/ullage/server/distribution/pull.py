@@ -36,9 +36,9 @@ async def get_blob(context: Context, request: Request, name: str, reference: str
         await context.threads.read(read.stat_blob, context.registry, repository, digest)
         return empty_response(304, unchanged_headers(digest))
     if context.threads.inline_reads and "range" not in request.headers:
-        held = read.cached_blob(context.registry, repository, digest)
-        if held is not None:
-            return FixedResponse.ready(200, blob_head(digest, len(held)), held)
+        cached = read.cached_blob(context.registry, repository, digest)
+        if cached is not None:
+            return FixedResponse.ready(200, blob_head(digest, len(cached)), cached)
     reader = await context.threads.submit(
         read.open_blob, context.registry, repository, digest, read_ahead=SMALL_BYTES
     )
@@ -61,7 +61,7 @@ async def get_blob(context: Context, request: Request, name: str, reference: str
 async def head_blob(context: Context, request: Request, name: str, reference: str) -> Response:
     """distribution-spec, "Checking if content exists in the registry".
 
-    Whoever may push is promised the blob with the answer: it need not upload it.
+    A caller with the right to push is promised the blob with the response: it need not upload it.
     """
     repository, digest = context.name(name), parse_digest(reference)
     if principal_of(request).may(Action.PUSH, repository):
@@ -86,13 +86,13 @@ def _range_asked(request: Request, digest: Digest) -> str | None:
 
 
 async def get_manifest(context: Context, request: Request, name: str, reference: str) -> Response:
-    """distribution-spec, "Pulling manifests". What was pushed is served, whatever Accept says."""
+    """distribution-spec, "Pulling manifests". What was pushed is served, whatever Accept lists."""
     wanted = parse_reference(reference)
     manifest = await context.threads.read(
         read.get_manifest, context.registry, context.name(name), wanted
     )
     if request.method == "GET":
-        # Also where the client has it still and is told so. HEAD only looks.
+        # Also where the client has it and the response is a 304. A HEAD is no pull.
         note_pull(context.registry, manifest.id, wanted, request.headers.get("user-agent", ""))
     if _not_modified(request, manifest.digest):
         return FixedResponse(304, _manifest_headers(manifest.digest))

@@ -1,4 +1,4 @@
-"""distribution-spec, "Pushing blobs": upload sessions, whole blobs, and those that are mounted."""
+"""distribution-spec, "Pushing blobs": upload sessions, whole blobs, and mounts."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from ullage.registry.push.sessions import Upload
 from ullage.server.http.bodies import Body, require_length
 from ullage.server.http.context import Context, caller_of, principal_of, query_of
 from ullage.server.http.errors import BodyTimeout
-from ullage.server.http.parameters import content_range, decimal_header, held_range
+from ullage.server.http.parameters import content_range, decimal_header, received_range
 from ullage.server.http.responses import empty_response
 
 # --- a session begins, or a blob comes whole: end-4, end-11 ---------------------------------------
@@ -90,7 +90,7 @@ async def _take_whole_blob(
             await _stream_or_abandon(context, body, session)
             await context.threads.submit(session.commit, digest)
         except BaseException:
-            # Nobody knows this session's address, so nobody can go on with it.
+            # No client knows this session's address, so none can go on with it.
             await asyncio.shield(
                 context.threads.submit(sessions.end_upload, context.registry, upload)
             )
@@ -102,7 +102,7 @@ async def _take_whole_blob(
 
 
 async def get_upload(context: Context, request: Request, name: str, upload_id: str) -> Response:
-    """distribution-spec, "Pushing a blob in chunks": how much the session holds (end-13)."""
+    """distribution-spec, "Pushing a blob in chunks": how much the session has received (end-13)."""
     repository = context.name(name)
     upload = await context.threads.read(
         sessions.get_upload, context.registry, repository, _upload_id(upload_id), caller_of(request)
@@ -118,7 +118,7 @@ async def patch_upload(context: Context, request: Request, name: str, upload_id:
     repository, session_id = context.name(name), _upload_id(upload_id)
     announced, expected = _announced(request)
     where = (context.registry, repository, session_id, caller_of(request))
-    # Before anything is read: whoever is in the wrong place is told so. And what arrives belongs
+    # Before anything is read: a client at the wrong offset gets a 416. And what arrives belongs
     # where the session is now, however long it takes.
     start = await context.threads.read(sessions.require_offset, *where, announced)
     async with context.bodies.arriving(request) as body:
@@ -169,14 +169,14 @@ async def finish_upload(context: Context, request: Request, name: str, upload_id
     async with context.bodies.arriving(request) as body:
         if await body.gather():
             require_length(expected, body.length)
-            await context.rounds.run(
+            await context.write_batches.run(
                 lambda: uploads.prepare_blob(*where, digest, body.pieces, start), body.length
             )
             return _created(repository, digest)
         try:
             session = await context.threads.submit(uploads.append_upload, *where, start)
         except BlobUploadUnknown:
-            # Whoever lost the answer sends the same request, with its body, once more.
+            # A client that lost the response sends the same request, with its body, once more.
             await context.threads.submit(uploads.finish_upload, *where, digest)
             return _created(repository, digest)
         await _stream_or_abandon(context, body, session)
@@ -202,7 +202,7 @@ async def cancel_upload(context: Context, request: Request, name: str, upload_id
 
 
 def _announced(request: Request) -> tuple[int | None, int | None]:
-    """Where in the session the request says its bytes begin, and how many they are."""
+    """The offset of the request's bytes in the session, and their number, as announced."""
     length = decimal_header(request.headers.get("content-length"))
     span = content_range(request.headers.get("content-range"), length)
     return (span[0], span[1] - span[0]) if span else (None, None)
@@ -232,11 +232,11 @@ def _upload_id(text: str) -> str:
     return text
 
 
-# --- answers --------------------------------------------------------------------------------------
+# --- responses ------------------------------------------------------------------------------------
 
 
 def _session(repository: RepositoryName, upload_id: str, offset: int, status: int) -> Response:
-    """Every answer about a session says where it is and what it holds."""
+    """Every response about a session has its address and how much it has received."""
     return empty_response(status, _session_headers(repository, upload_id, offset))
 
 
@@ -249,7 +249,7 @@ def _session_headers(repository: RepositoryName, upload_id: str, offset: int) ->
     return {
         # Relative: an absolute one breaks clients behind a proxy, and Azure's SDK anywhere.
         "Location": f"/v2/{repository}/blobs/uploads/{upload_id}",
-        "Range": held_range(offset),
+        "Range": received_range(offset),
         "Docker-Upload-UUID": upload_id,
     }
 

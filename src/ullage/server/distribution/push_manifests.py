@@ -22,7 +22,7 @@ async def put_manifest(context: Context, request: Request, name: str, reference:
         )
     media_type, caller = request.headers.get("content-type"), caller_of(request)
     async with context.bodies.whole(request, context.registry.limits.max_manifest_bytes) as raw:
-        result = await context.rounds.run(
+        result = await context.write_batches.run(
             lambda: prepare_manifest(
                 context.registry, repository, target, raw, media_type, caller, tags
             ),

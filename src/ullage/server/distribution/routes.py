@@ -1,6 +1,6 @@
 """OCI Distribution 1.1 and what is newer on the specification's main branch: `/v2/`, in spec order.
 
-Every handler reads: parse, call one service, shape the answer. `ROUTES` is the protocol; the
+Every handler reads: parse, call one service, shape the response. `ROUTES` is the protocol; the
 modules here are the specification's workflows: pull, push, discovery, management.
 """
 
@@ -24,8 +24,6 @@ from ullage.server.http.context import Context
 from ullage.server.http.permissions import CATALOG, DELETE, KNOWN, PULL, PUSH
 from ullage.server.http.responses import json_response
 from ullage.server.http.routes import Route
-
-__all__ = ["ROUTES"]
 
 
 async def get_base(context: Context, request: Request) -> Response:

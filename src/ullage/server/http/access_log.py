@@ -16,10 +16,10 @@ from datetime import UTC, datetime
 from functools import lru_cache
 from typing import TextIO
 
-# Lines wait this long for company; one write for many requests.
+# Lines wait this long for others: one write for many requests.
 FLUSH_SECONDS = 0.1
 MAX_VALUE = 300
-# Texts whose escaped form is remembered: the same few clients ask for the same few things.
+# Texts whose escaped form is remembered: the same few clients request the same few paths.
 SHOWN_KEPT = 512
 IDS_AT_ONCE = 64
 _json = json.encoder.encode_basestring_ascii
@@ -51,7 +51,7 @@ def request_id_of(header: str | None) -> str:
 
 
 def printable(text: str) -> str:
-    """Text from outside on one line: escaped, and not longer than anybody would read."""
+    """Text from outside on one line: escaped, and at most MAX_VALUE characters of it."""
     if len(text) <= MAX_VALUE and text.isascii() and text.isprintable():
         return text
     short = text if len(text) <= MAX_VALUE else text[:MAX_VALUE] + "…"
@@ -97,10 +97,10 @@ class RequestLog:
         """
         time = _second(int(at))
         if self._readable:
-            who = f"{printable(subject)}@" if subject else ""
+            user = f"{printable(subject)}@" if subject else ""
             line = (
                 f"{time[-8:]} {status} {printable(method):<6} {printable(path)} "
-                f"{seconds * 1000:.1f} ms {who}{address}"
+                f"{seconds * 1000:.1f} ms {user}{address}"
             )
         else:
             # What json.dumps would write, in a tenth of the time: it is a line for each request.

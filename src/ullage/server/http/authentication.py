@@ -1,7 +1,7 @@
-"""Who is let in: credentials into a principal, and the challenge for everybody else.
+"""From credentials to a principal, and the challenge for callers without one.
 
-Each route declares what it needs (`Need`); this is the one place that compares it with what the
-caller may do. Missing rights are always a 401, never a 403, and look the same whether a repository
+Each route declares a `Permission`; this is the one place that compares it with what the caller may
+do. Missing rights are always a 401, never a 403, and look the same whether a repository
 exists or not.
 """
 
@@ -43,51 +43,51 @@ class Challenge(Unauthorized):
 
 
 class BasicRefused(LoginFailed):
-    """Credentials were shown and are wrong."""
+    """Credentials that cannot be read."""
 
 
 @dataclass(frozen=True, slots=True)
 class Guard:
-    """`doorkeeper` is None where no accounts are asked for: then everybody may do everything."""
+    """Without accounts `authenticator` is None: then every caller may do everything."""
 
     authenticator: Authenticator | None
     threads: Threads
-    # Where passwords are checked, which is slow and must keep nobody else waiting.
+    # Where passwords are checked, which is slow and must not delay other callers.
     slow_threads: FairThreads
     # The URL clients know this registry by; "" to believe the Host header's name.
     external_url: str = ""
     # "https" where TLS is ours.
     scheme: str = "http"
 
-    async def admit(self, request: Request, need: Permission, name: str | None) -> Principal:
-        """Who asks, if they may do what the route needs. Raises Challenge, TooManyRequests."""
+    async def admit(self, request: Request, permission: Permission, name: str | None) -> Principal:
+        """The caller, if permitted. Raises Challenge, TooManyRequests."""
         if self.authenticator is None:
             return WITHOUT_ACCOUNTS
-        if need.whom is Audience.ANYBODY:
+        if permission.audience is Audience.ANYBODY:
             return self.authenticator.anonymous
-        scope = need.scope(name)
-        principal = await self._identify(request, need, name, scope)
-        missing = need.missing(principal, name)
+        scope = permission.scope(name)
+        principal = await self._identify(request, permission, name, scope)
+        missing = permission.missing(principal, name)
         if missing:
-            shown = principal.subject != "" or "authorization" in request.headers
-            raise Challenge(missing, scope, "insufficient_scope" if shown else None)
+            known = principal.subject != "" or "authorization" in request.headers
+            raise Challenge(missing, scope, "insufficient_scope" if known else None)
         return principal
 
     async def _identify(
-        self, request: Request, need: Permission, name: str | None, scope: str | None
+        self, request: Request, permission: Permission, name: str | None, scope: str | None
     ) -> Principal:
         authenticator = self.authenticator
         assert authenticator is not None
         header = request.headers.get("authorization")
-        nobody = authenticator.anonymous
+        anonymous = authenticator.anonymous
         if header is None:
-            # Even a registry that anybody may pull from answers its base with a challenge: that is
-            # where az and Azure's SDK learn whom to ask.
-            if need.whom is Audience.KNOWN:
+            # Even a registry with anonymous pulls answers its base with a challenge: from it az and
+            # Azure's SDK learn the address of the token endpoint.
+            if permission.audience is Audience.KNOWN:
                 raise Challenge([], None)
-            return nobody
+            return anonymous
         kind, _, credential = header.partition(" ")
-        missing = need.missing(nobody, name)
+        missing = permission.missing(anonymous, name)
         if kind.lower() == "basic" and len(header) <= MAX_CREDENTIAL_BYTES:
             try:
                 user, password = basic_credentials(credential)
@@ -108,7 +108,7 @@ class Guard:
         raise Challenge(missing, scope, "invalid_token")
 
     async def login(self, name: str, password: str, address: str) -> Account:
-        """Whose password this is. Raises LoginFailed, TooManyRequests."""
+        """The account of this name and password. Raises LoginFailed, TooManyRequests."""
         authenticator = self.authenticator
         assert authenticator is not None
         known = await self.threads.submit(authenticator.quick_login, name, password, address)

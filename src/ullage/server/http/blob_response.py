@@ -19,15 +19,15 @@ from ullage.server.http.threads import Threads
 
 # A server keeps about ten pieces ready for each reader, however slow it reads.
 PIECE_BYTES = 64 * 1024
-# For whoever has taken this much, at this pace. Small pieces cost more than the bytes in them;
+# For a client that took this much, at this pace. Small pieces cost more than the bytes in them;
 # larger ones than these leave the processor's cache between two copies.
 LARGE_PIECE_BYTES = 256 * 1024
 FAST_AFTER_BYTES = 8 * 1024 * 1024
 FAST_BYTES_PER_SECOND = 64 * 1024 * 1024
-# Up to here reading in the thread that opened the blob beats a second round.
+# Up to here reading in the thread that opened the blob beats a second change of threads.
 SMALL_BYTES = 64 * 1024
 HEADS_KEPT = 512
-# A blob is whatever somebody pushed, on our origin: no browser may run or show it.
+# A blob is any bytes that a client pushed, on our origin: no browser may run or show it.
 HEADERS = {
     "Content-Type": "application/octet-stream",
     "Accept-Ranges": "bytes",
@@ -98,7 +98,7 @@ class BlobResponse(Response):
         if ready is not None:
             await send({"type": "http.response.body", "body": ready})
             return
-        # Not every server says so when it is handed bytes for a client that is gone.
+        # Not every server reports that the client is gone when it is handed bytes.
         gone = asyncio.ensure_future(_disconnected(receive))
         began, first = time.monotonic(), start
         try:
@@ -119,7 +119,7 @@ class BlobResponse(Response):
 
 
 def _piece_bytes(sent: int, seconds: float) -> int:
-    """How much to read next for somebody who took `sent` bytes in so many seconds."""
+    """How much to read next for a client that took `sent` bytes in so many seconds."""
     fast = sent >= FAST_AFTER_BYTES and sent >= FAST_BYTES_PER_SECOND * seconds
     return LARGE_PIECE_BYTES if fast else PIECE_BYTES
 

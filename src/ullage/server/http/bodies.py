@@ -1,9 +1,9 @@
 """Request bodies: read whole up to a limit, or on their way into an upload session.
 
 Bytes arrive on the event loop and are hashed and written by a thread, a piece of about 1 MiB at a
-time, while the next pieces arrive. A client that sends slowly keeps no thread in between. What fits
-in one piece is handed over with all there is to do with it: each change of threads costs more than
-writing a small blob.
+time, while the next pieces arrive. A client that sends slowly occupies no thread in between. What
+fits in one piece is handed over with all there is to do with it: each change of threads costs more
+than writing a small blob.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ PIECES_AHEAD = 4
 # of what the server reads into, up to a mebibyte for each connection (listener.py).
 CROWDED_BYTES = 24 * 1024 * 1024
 CROWDED_PIECE_BYTES = 64 * 1024
-# What a chunk costs beside its bytes: somebody may send a megabyte two bytes at a time.
+# What a chunk costs beside its bytes: a client may send a megabyte two bytes at a time.
 CHUNK_BYTES = 64
 # All manifests being received or stored, together. Far more than clients ever send at once.
 MANIFESTS_BYTES = 128 * 1024 * 1024
@@ -70,10 +70,10 @@ class Bodies:
             self._manifest_bytes -= len(body)
 
     async def discard(self, request: Request) -> None:
-        """Read a short body that nobody wants, so that its sender lives to see the answer.
+        """Read a short body that is not used, so that its sender sees the response.
 
         A client still sending when the connection closes takes it for broken. Azure's SDK sends
-        each chunk of an upload once without credentials, to be asked for them.
+        each chunk of an upload once without credentials, to be challenged for them.
         """
         declared = decimal_header(request.headers.get("content-length"))
         if declared is not None and declared > DISCARDED_BYTES:
@@ -88,11 +88,11 @@ class Bodies:
             return
 
     def reserve_memory(self, size: int) -> int:
-        """Count what arrived; how much of one body is to be kept before it is handed over."""
+        """Count what arrived; how much of one body to keep before it is handed over."""
         self._reserved += size
         return PIECE_BYTES if self._reserved < CROWDED_BYTES else CROWDED_PIECE_BYTES
 
-    def release(self, size: int) -> None:
+    def release_memory(self, size: int) -> None:
         """It is no longer in memory."""
         self._reserved -= size
 
@@ -107,7 +107,7 @@ class Bodies:
             body.drop()
 
     async def _chunks(self, request: Request) -> AsyncIterator[bytes]:
-        # With its last byte a body is over: nobody has to wait for being told so.
+        # With its last byte a body is over, without waiting for the message that ends it.
         announced = decimal_header(request.headers.get("content-length"))
         received, more = 0, True
         while more and received != announced:
@@ -133,7 +133,7 @@ class Body:
         self._bodies = bodies
         self._chunks = chunks
         self._declared = declared
-        # What `pieces` take in memory.
+        # The memory of `pieces`.
         self._reserved = 0
         # What arrived and was not written to a session yet.
         self.pieces: list[bytes] = []
@@ -141,7 +141,7 @@ class Body:
         self.length = 0
 
     async def gather(self) -> bool:
-        """Keep what arrives; True if that is all of it, False if it is too much to be kept.
+        """Keep what arrives; True if that is all of it, False if it is too much to keep.
 
         Nothing is read of what is announced as too much.
         Raises ClientDisconnect or BodyTimeout when it stops short; `pieces` are there all the same.
@@ -174,8 +174,8 @@ class Body:
                 await _end_of(self._write(session))
 
     def drop(self) -> None:
-        """Nobody wants `pieces` any more."""
-        self._bodies.release(self._reserved)
+        """Forget `pieces`."""
+        self._bodies.release_memory(self._reserved)
         self.pieces, self._reserved = [], 0
 
     def _keep(self, chunk: bytes) -> int:
@@ -194,7 +194,7 @@ class Body:
                 session.write(piece)
 
         future = self._bodies.threads.submit(write)
-        future.add_done_callback(lambda _: self._bodies.release(reserved))
+        future.add_done_callback(lambda _: self._bodies.release_memory(reserved))
         return future
 
 
@@ -218,12 +218,9 @@ def _too_large(limit: int) -> ManifestTooLarge:
 
 
 def require_length(expected: int | None, received: int) -> None:
-    """Raises SizeInvalid if a chunk's body was not as long as its Content-Range says."""
+    """Raises SizeInvalid if a chunk's body was not as long as its Content-Range."""
     if expected is not None and expected != received:
         raise SizeInvalid(
             {"expected": expected, "received": received},
             f"Content-Range covers {expected} bytes, the body had {received}",
         )
-
-
-__all__ = ["Bodies", "Body", "ClientDisconnect", "require_length"]

@@ -1,4 +1,4 @@
-"""What every handler is given besides the request, and what each of them reads off a request."""
+"""What handlers are given beside the request, and what they read from it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Context:
 
     registry: Registry
     threads: Threads
-    rounds: WriteBatches
+    write_batches: WriteBatches
     bodies: Bodies
     guard: Guard
 
@@ -35,7 +35,7 @@ class Context:
 
 
 def caller_of(request: Request) -> Caller:
-    """Who asks, as services see it; App has put the principal into the scope."""
+    """The caller, as services see it; App has put the principal into the scope."""
     client = request.scope.get("client")
     agent = request.headers.get("user-agent", "")[:MAX_AGENT]
     return Caller(

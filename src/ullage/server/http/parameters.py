@@ -1,4 +1,4 @@
-"""What a request says beside its body: ranges, pages, query strings, decimal headers."""
+"""What a request carries beside its body: ranges, pages, query strings, decimal headers."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def byte_range(header: str | None, size: int) -> tuple[int, int] | None:
 
 
 def content_range(header: str | None, content_length: int | None) -> tuple[int, int] | None:
-    """The half-open span [start, stop) that an upload's chunk says it covers; None if it does not.
+    """The half-open span [start, stop) of an upload's chunk in Content-Range; None without one.
 
     distribution-spec, "Pushing a blob in chunks": `^[0-9]+-[0-9]+$`; RFC 9110's "bytes a-b/size" is
     taken as well. Raises ContentRangeMalformed, or SizeInvalid if it contradicts the length.
@@ -65,8 +65,8 @@ def content_range(header: str | None, content_length: int | None) -> tuple[int, 
     return first, last + 1
 
 
-def held_range(offset: int) -> str:
-    """The Range header of a session that holds `offset` bytes: inclusive, and 0-0 for none."""
+def received_range(offset: int) -> str:
+    """The Range header of a session that received `offset` bytes: inclusive, and 0-0 for none."""
     return f"0-{max(0, offset - 1)}"
 
 
@@ -138,5 +138,5 @@ def next_link(path: str, **parameters: str | int | None) -> dict[str, str]:
 
 
 def decimal_header(value: str | None) -> int | None:
-    """A header that holds a length; None if it is absent or says nothing usable."""
+    """The length in a header; None if it is absent or no number."""
     return int(value) if value is not None and _DECIMAL.fullmatch(value) else None

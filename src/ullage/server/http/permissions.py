@@ -1,4 +1,4 @@
-"""What each route needs: whom it is for, and which rights they must have."""
+"""What each route asks of its caller: an audience, and rights."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from enum import Enum
 from ullage.authorization import Action, Principal
 from ullage.oci.reference import RepositoryName
 
-# What a scope names that covers all repositories.
+# The name in a scope that covers all repositories.
 ALL_REPOSITORIES = RepositoryName("*")
 
 
 class Audience(Enum):
-    """What a route is about, and so whom it lets in."""
+    """The callers that a route lets in."""
 
-    # The token endpoints: they are how somebody gets in.
+    # All: the token endpoints are how a caller gets in.
     ANYBODY = "anybody"
-    # Anybody with an account, or a token for anonymous.
+    # Those with an account, or with a token for anonymous pulls.
     KNOWN = "known"
-    # Those who may ask what repositories there are.
+    # Those that may list repositories.
     CATALOG = "catalog"
-    # The same, of what was deleted softly.
+    # Those that may list what was deleted softly.
     DELETED_CATALOG = "deleted_catalog"
     # Those with rights on the repository in the path.
     REPOSITORY = "repository"
@@ -31,26 +31,26 @@ class Audience(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Permission:
-    whom: Audience
+    audience: Audience
     actions: tuple[Action, ...] = ()
 
     def scope(self, name: str | None) -> str | None:
-        """What a client has to ask the token endpoint for; None if any token will do."""
-        if self.whom is Audience.CATALOG:
+        """The scope to request from the token endpoint; None if any token will do."""
+        if self.audience is Audience.CATALOG:
             return "registry:catalog:*"
-        if self.whom is Audience.DELETED_CATALOG:
+        if self.audience is Audience.DELETED_CATALOG:
             return "registry:deleted_catalog:*"
-        if self.whom in _OF_REPOSITORIES:
+        if self.audience in _OF_REPOSITORIES:
             return f"repository:{name or '*'}:{','.join(self.actions)}"
         return None
 
     def missing(self, principal: Principal, name: str | None) -> list[dict[str, str]]:
-        """What the caller lacks, as real ACR lists it; empty if it may go on."""
-        if self.whom is Audience.CATALOG and not principal.listing:
+        """The rights that the caller lacks, as real ACR lists them; empty if it may go on."""
+        if self.audience is Audience.CATALOG and not principal.listing:
             return [{"Type": "registry", "Name": "catalog", "Action": "*"}]
-        if self.whom is Audience.DELETED_CATALOG and not principal.listing_deleted:
+        if self.audience is Audience.DELETED_CATALOG and not principal.listing_deleted:
             return [{"Type": "registry", "Name": "deleted_catalog", "Action": "*"}]
-        if self.whom not in _OF_REPOSITORIES:
+        if self.audience not in _OF_REPOSITORIES:
             return []
         return [
             {"Type": "repository", "Name": name or "*", "Action": action}

@@ -1,4 +1,4 @@
-"""A request's head, looked at before anybody acts on it: how long it is, and whether it is plain.
+"""A request's head, checked before it is acted on: how long it is, and whether it is plain.
 
 Not plain is what a proxy in front could read in another way than we do, and what we would have to
 decode: neither is guessed at.
@@ -66,7 +66,7 @@ class Headers(datastructures.Headers):
         # granian makes an empty one of none at all.
         if http_version == "1.1" and not first.get(b"host"):
             raise Unsupported(message="the header host is missing (RFC 9112, section 3.2)")
-        # Digests are of the bytes as they are, so there is nothing to be won by unpacking them.
+        # Digests are of the bytes as they are, so unpacking them gains nothing.
         for field, known in _ENCODINGS:
             if field in first and first[field].strip().lower() != known:
                 raise EncodingUnsupported(

@@ -1,4 +1,4 @@
-"""How facts travel over HTTP: answers that are all there, as JSON or without a body."""
+"""Responses that are whole in memory: JSON, or no body."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ def _field_name(name: str) -> bytes:
 
 
 def encoded(headers: Mapping[str, str]) -> list[tuple[bytes, bytes]]:
-    """Header fields as they travel."""
+    """Header fields in ASGI's form."""
     return [(_field_name(name), value.encode("latin-1")) for name, value in headers.items()]
 
 
 class FixedResponse(Response):
-    """An answer that is all there: its headers are those given, and Content-Length.
+    """A response that is whole in memory: its headers are those given, and Content-Length.
 
     Starlette's takes three times as long to make, most of it for what we never ask of it.
     """
@@ -42,12 +42,12 @@ class FixedResponse(Response):
         cls, status: int, head: list[tuple[bytes, bytes]], body: bytes = b""
     ) -> FixedResponse:
         """With headers that were encoded before."""
-        answer = cls.__new__(cls)
-        answer.status_code = status
-        answer.background = None
-        answer.raw_headers = head
-        answer.body = body
-        return answer
+        response = cls.__new__(cls)
+        response.status_code = status
+        response.background = None
+        response.raw_headers = head
+        response.body = body
+        return response
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await send(
@@ -78,12 +78,3 @@ def json_response(
 
 def empty_response(status: int, headers: Mapping[str, str]) -> Response:
     return FixedResponse(status, {**API_VERSION, **headers})
-
-
-# --- ranges ---------------------------------------------------------------------------------------
-
-
-# --- query strings --------------------------------------------------------------------------------
-
-
-# --- pages ----------------------------------------------------------------------------------------

@@ -29,8 +29,8 @@ class Route:
     method: str
     path: str
     handler: Callable[..., Awaitable[Response]]
-    # Who may use it. There is no default: a route that forgets to say is an error.
-    need: Permission
+    # There is no default: a route without one is an error.
+    permission: Permission
 
 
 class Router:
@@ -43,19 +43,19 @@ class Router:
             # RFC 9110, section 9.1: GET and HEAD are always supported; the server drops the body.
             if "GET" in methods:
                 methods.setdefault("HEAD", methods["GET"])
-        # The longer path first: /v2/{name}/blobs/uploads/{session} is no blob called "uploads".
+        # The longer path first: /v2/{name}/blobs/uploads/{session} is no blob named "uploads".
         self._table = [
             (_marker(path), _pattern(path), methods)
             for path, methods in sorted(by_path.items(), key=lambda item: -item[0].count("/"))
         ]
 
-        # Clients ask for the same few things again and again.
+        # Clients request the same few paths again and again.
         self.find = lru_cache(ROUTES_KEPT)(self._find)
 
     def _find(self, method: str, raw_path: str) -> tuple[Route, tuple[str, ...]]:
         """The route and the decoded parts of the path. Raises NotFound, MethodNotAllowed."""
         for marker, pattern, methods in self._table:
-            # Looking for a word costs a tenth of looking for a pattern.
+            # Finding a word costs a tenth of matching a pattern.
             match = pattern.fullmatch(raw_path) if marker in raw_path else None
             if match is None:
                 continue

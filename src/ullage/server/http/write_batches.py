@@ -1,11 +1,11 @@
-"""Small pushes in rounds, on the thread that writes: the bytes of all that wait, then one commit.
+"""Small pushes in batches, on the writing thread: the bytes of all that wait, then one commit.
 
 Threads of one interpreter take turns at it. Each file call and each statement is a turn, and waking
 another thread takes longer than storing a small blob. So where one process owns the database, the
 thread that will commit a small blob stores it, too: two changes of threads in place of five.
 
 That is the wrong thing where waiting for a disk takes long, because many threads can wait at once.
-A round that finds itself waiting leaves the work to the others for a while.
+After a batch that waited, the work goes to other threads for a while.
 """
 
 from __future__ import annotations
@@ -25,26 +25,26 @@ from ullage.server.http.threads import Threads
 
 T = TypeVar("T")
 
-# Work of one round; more waits for the next one.
-MAX_ROUND = 32
+# Pushes of one batch; more wait for the next one.
+MAX_BATCH = 32
 # Bodies up to here are small: hashing and writing longer ones is worth two processors.
 SMALL_BYTES = 64 * 1024
-# When the bytes of one piece of work take this long to be safe, most of them, the disk is what is
-# waited for. Measured with 2 KB blobs and eight clients: rounds push a quarter more than a pool of
-# threads where an fsync takes 0.25 ms (1.4 ms a piece), as much at 0.45 ms (1.8 ms a piece), and
-# two thirds at 0.75 ms.
+# When the bytes of a push take this long to be safe, on average, it is the disk that is waited for.
+# Measured with 2 KB blobs and eight clients: batches push a quarter more than a pool of threads
+# where an fsync takes 0.25 ms (1.4 ms a piece), as much at 0.45 ms (1.8 ms a piece), and two thirds
+# at 0.75 ms.
 SLOW_SECONDS = 0.002
-# How much the last round counts against those before; and no round for more than this, so that one
-# long wait is not taken for a slow disk.
-LAST_COUNTS = 0.1
+# The weight of the last batch in the average, and the most it counts for, so that one long wait is
+# not taken for a slow disk.
+LAST_WEIGHT = 0.1
 MOST_SECONDS = 0.01
-# How long to leave the work to other threads then.
-LEAVE_SECONDS = 5.0
+# How long batches pause then.
+PAUSE_SECONDS = 5.0
 
 
 @dataclass(frozen=True, slots=True)
 class _Waiting:
-    begin: Callable[[], Prepared[Any]]
+    prepare: Callable[[], Prepared[Any]]
     result: asyncio.Future[Any]
 
 
@@ -56,60 +56,58 @@ class WriteBatches:
     ) -> None:
         self._registry = registry
         self._threads = threads
-        # In seconds, from whenever.
+        # In seconds, from any moment.
         self._now = now
         self._waiting: deque[_Waiting] = deque()
-        # Whether a round is coming that will look at what waits.
-        self._coming = False
-        # How long the bytes of one piece of work take to be safe.
+        # Whether a batch will take what waits.
+        self._scheduled = False
+        # How long the bytes of a push take to be safe, on average.
         self._seconds = 0.0
-        self._leave_until = 0.0
+        self._paused_until = 0.0
 
-    async def run(self, begin: Callable[[], Prepared[T]], size: int) -> T:
-        """Do a use case whose first half is `begin`, which is about `size` bytes.
+    async def run(self, prepare: Callable[[], Prepared[T]], size: int) -> T:
+        """Prepare and commit a push of about `size` bytes; its result.
 
-        Once begun it is done to its end, whoever is cancelled meanwhile.
+        Once begun it is done to its end, even if the request is cancelled meanwhile.
         """
-        if not self._suited(size):
-            return await self._threads.submit(_whole, self._registry, begin)
+        if not self._is_worth_it(size):
+            return await self._threads.submit(_push, self._registry, prepare)
         result: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-        self._waiting.append(_Waiting(begin, result))
-        if not self._coming:
-            self._call()
+        self._waiting.append(_Waiting(prepare, result))
+        if not self._scheduled:
+            self._schedule()
         return await result
 
-    def _suited(self, size: int) -> bool:
+    def _is_worth_it(self, size: int) -> bool:
         alone = self._threads.inline_reads
-        return alone and size <= SMALL_BYTES and self._now() >= self._leave_until
+        return alone and size <= SMALL_BYTES and self._now() >= self._paused_until
 
-    def _call(self) -> None:
-        """Let a round come."""
-        self._coming = True
+    def _schedule(self) -> None:
+        self._scheduled = True
         try:
-            self._registry.on_writer(self._work)
+            self._registry.on_writer(self._run_batch)
         except RegistryError as error:
             waiting = self._take()
-            self._end(waiting, [error] * len(waiting))
+            self._deliver(waiting, [error] * len(waiting))
 
     def _take(self) -> list[_Waiting]:
-        return [self._waiting.popleft() for _ in range(min(MAX_ROUND, len(self._waiting)))]
+        return [self._waiting.popleft() for _ in range(min(MAX_BATCH, len(self._waiting)))]
 
-    def _work(self) -> None:
-        """One round, on the thread that writes."""
+    def _run_batch(self) -> None:
+        """On the writing thread."""
         waiting = self._take()
-        outcomes = self._round([one.begin for one in waiting])
+        outcomes = self._push_all([one.prepare for one in waiting])
         # All of them at once: waking the event loop costs as much as answering.
         loop = waiting[0].result.get_loop()
-        # A loop that has ended takes nothing: those who asked were cut off.
+        # A loop that has ended takes nothing: its requests were cut off.
         with suppress(RuntimeError):
-            loop.call_soon_threadsafe(self._end, waiting, outcomes)
+            loop.call_soon_threadsafe(self._deliver, waiting, outcomes)
 
-    def _round(self, begins: Sequence[Callable[[], Prepared[Any]]]) -> list[Any]:
-        """What each of them gave or, in its place, what it raised."""
+    def _push_all(self, prepares: Sequence[Callable[[], Prepared[Any]]]) -> list[Any]:
+        """The result of each or, in its place, its error."""
         began = self._now()
-        outcomes = [_begun(begin) for begin in begins]
-        self._took((self._now() - began) / len(begins))
-        # What failed is over.
+        outcomes = [_prepared(prepare) for prepare in prepares]
+        self._note_seconds((self._now() - began) / len(prepares))
         places = [
             place for place, prepared in enumerate(outcomes) if isinstance(prepared, Prepared)
         ]
@@ -118,33 +116,33 @@ class WriteBatches:
             outcomes[place] = outcome
         return outcomes
 
-    def _took(self, seconds: float) -> None:
-        """Leave the work to other threads if it takes this long again and again."""
-        self._seconds += LAST_COUNTS * (min(seconds, MOST_SECONDS) - self._seconds)
+    def _note_seconds(self, seconds: float) -> None:
+        """Pause if pushes take this long again and again."""
+        self._seconds += LAST_WEIGHT * (min(seconds, MOST_SECONDS) - self._seconds)
         if self._seconds > SLOW_SECONDS:
-            self._seconds, self._leave_until = 0.0, self._now() + LEAVE_SECONDS
+            self._seconds, self._paused_until = 0.0, self._now() + PAUSE_SECONDS
 
-    def _end(self, waiting: Sequence[_Waiting], outcomes: Sequence[Any]) -> None:
-        """Tell those who wait, and let the next round come if somebody else does."""
+    def _deliver(self, waiting: Sequence[_Waiting], outcomes: Sequence[Any]) -> None:
+        """End what waited, and schedule the next batch if more does."""
         for one, outcome in zip(waiting, outcomes, strict=True):
             if one.result.done():
-                # Whoever asked has gone.
+                # Its request was cancelled.
                 continue
             if isinstance(outcome, BaseException):
                 one.result.set_exception(outcome)
             else:
                 one.result.set_result(outcome)
-        self._coming = False
+        self._scheduled = False
         if self._waiting:
-            self._call()
+            self._schedule()
 
 
-def _whole(registry: Registry, begin: Callable[[], Prepared[T]]) -> T:
-    return commit(registry, begin())
+def _push(registry: Registry, prepare: Callable[[], Prepared[T]]) -> T:
+    return commit(registry, prepare())
 
 
-def _begun(begin: Callable[[], Prepared[Any]]) -> Any:
+def _prepared(prepare: Callable[[], Prepared[Any]]) -> Any:
     try:
-        return begin()
-    except BaseException as error:  # noqa: BLE001 - handed to whoever waits
+        return prepare()
+    except BaseException as error:  # noqa: BLE001 - handed to the request
         return error

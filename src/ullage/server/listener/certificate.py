@@ -10,11 +10,11 @@ from pathlib import Path
 
 
 class TlsUnusable(Exception):
-    """The files cannot be used. The text names the file and says why, in one line."""
+    """The files cannot be used. The text names the file and the reason, in one line."""
 
 
 def _nothing() -> None:
-    """Somebody else takes care of the files."""
+    """For files that are renewed elsewhere."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +42,7 @@ def require_usable(tls: Tls) -> str:
             f"tls_cert: {tls.certificate} holds no certificate in PEM form"
         ) from error
     try:
-        # Nobody is there to type a passphrase.
+        # No terminal asks for a passphrase.
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(tls.certificate, tls.key, password="")
     except ssl.SSLError as error:

@@ -29,19 +29,19 @@ from ullage.server.listener.certificate import Tls, TlsUnusable, leaf_of, requir
 log = logging.getLogger(__name__)
 
 BACKLOG = 1024
-# Connections held at once, idle ones among them; more wait in the kernel.
+# Open connections at once, idle ones among them; more wait in the kernel.
 MAX_CONNECTIONS = 8192
 # What one read from a connection may fill, once a body fills smaller ones: each read is a piece of
 # its own for three threads to hand on. granian's own is 408 KiB; 1 MiB takes in a fifth more.
 READ_BUFFER_BYTES = 1024 * 1024
-# A listener that does not speak within this will not.
+# A listener that does not answer within this will not.
 START_SECONDS = 15.0
-# From being told to stop until a listener accepts no more.
+# From the request to stop until a listener accepts no more.
 STOP_ACCEPTING_SECONDS = 0.5
 
 
 class AddressUnusable(Exception):
-    """Nobody can listen there. The text says why and what to change."""
+    """The address cannot be listened on. The text has the reason and what to change."""
 
 
 def listen_on(host: str, port: int) -> socket.socket:
@@ -81,8 +81,8 @@ def serve(app: ASGIApp, listener: Listener, ready: Callable[[], None]) -> bool:
     """Serve until SIGTERM or SIGINT; then let running requests finish for the grace period.
 
     SIGHUP reads the certificate again: new connections get the new one; old ones are served by the
-    old one and end with their next answer, which says so. `ready` is called once connections are
-    accepted. False if requests had to be cut off. Raises TlsUnusable.
+    old one and end with their next response, which announces it. `ready` is called once connections
+    are accepted. False if requests had to be cut off. Raises TlsUnusable.
     """
     with asyncio.Runner(loop_factory=_new_loop()) as runner:
         return runner.run(_serve(app, listener, ready))
@@ -136,22 +136,22 @@ class _Server(Server):
         self._shd = holder(self._copy, False, BACKLOG)
 
     def accept_no_more(self) -> None:
-        """Leave new connections to whoever shares the socket; those that are here stay.
+        """Leave new connections to the listener that shares the socket; those that are here stay.
 
-        granian can only end. So its copy of the socket becomes one at which nobody ever comes in:
+        granian can only end. So its copy of the socket becomes one to which no client connects:
         what it would accept next is still in the queue of the one that is shared. Raises OSError.
         """
-        with tempfile.TemporaryDirectory() as folder, socket.socket(socket.AF_UNIX) as nobody:
-            nobody.setblocking(False)
-            nobody.bind(f"{folder}/nobody")
-            nobody.listen()
-            os.dup2(nobody.fileno(), self._copy, inheritable=False)
+        with tempfile.TemporaryDirectory() as folder, socket.socket(socket.AF_UNIX) as unused:
+            unused.setblocking(False)
+            unused.bind(f"{folder}/unused")
+            unused.listen()
+            os.dup2(unused.fileno(), self._copy, inheritable=False)
 
 
 class _Parting:
-    """The application; once `parting`, each answer says that its connection ends with it.
+    """The application; once `parting`, each response announces that its connection ends with it.
 
-    A client that was told so opens another one. One whose connection ends untold may have sent its
+    A client that read so opens another one. One whose connection ends without may have sent its
     next request already, and cannot know what became of it.
     """
 
@@ -181,12 +181,12 @@ class _Running:
     fingerprint: str | None
 
     def stop(self) -> None:
-        """Finish running requests, and hang up on everybody else."""
+        """Finish running requests, and close all other connections."""
         self.server.stop()  # type: ignore[no-untyped-call]
 
 
 async def _started(app: ASGIApp, listener: Listener) -> _Running:
-    """Start, and wait until it speaks. Raises TlsUnusable."""
+    """Start, and wait until it answers. Raises TlsUnusable."""
     tls = listener.tls
     fingerprint = require_usable(tls) if tls else None
     host, port = listener.socket.getsockname()[:2]
@@ -215,7 +215,7 @@ async def _started(app: ASGIApp, listener: Listener) -> _Running:
     await asyncio.sleep(0)
     if tls is not None:
         try:
-            await _speaks_with(tls, host, port, running.serving)
+            await _answers_with(tls, host, port, running.serving)
         except BaseException:
             running.stop()
             raise
@@ -240,13 +240,13 @@ async def _replacement(app: ASGIApp, listener: Listener, old: _Running) -> _Runn
 
 
 def _hand_over(old: _Running, listener: Listener, replaced: set[_Running]) -> None:
-    """Let the old one end once all its connections have had an answer, or had time to ask."""
-    # By then whoever shook hands and asked for nothing has been hung up on for that.
+    """Let the old one end once all its connections have had a response, or time for a request."""
+    # By then a client that shook hands and sent no request has been disconnected for that.
     seconds = 2 * listener.header_seconds + 1
     try:
         old.server.accept_no_more()
     except OSError as error:
-        # It goes on accepting, so that whenever it ends somebody has not had an answer yet.
+        # It goes on accepting, so that whenever it ends some client has had no response yet.
         log.warning("connections without a request are closed for the new certificate: %s", error)
         seconds = 0
     old.app.parting = True
@@ -266,7 +266,7 @@ async def _stop(running: set[_Running], listener: Listener) -> bool:
     serving, grace_seconds = {one.serving for one in running}, listener.grace_seconds
     # granian does not get over a socket that ends while it still accepts.
     await asyncio.wait(serving, timeout=STOP_ACCEPTING_SECONDS)
-    # Whoever comes now is refused, and does not wait in a queue that nobody looks at any more.
+    # A client that connects now is refused, and does not wait in a queue that is not served.
     listener.socket.shutdown(socket.SHUT_RDWR)
     done, cut_off = await asyncio.wait(serving, timeout=grace_seconds)
     for task in done:
@@ -276,7 +276,7 @@ async def _stop(running: set[_Running], listener: Listener) -> bool:
     return not cut_off
 
 
-async def _speaks_with(tls: Tls, host: str, port: int, serving: asyncio.Task[None]) -> None:
+async def _answers_with(tls: Tls, host: str, port: int, serving: asyncio.Task[None]) -> None:
     """Wait until a new connection is shown this certificate. Raises TlsUnusable.
 
     A listener that is to be replaced may answer, too, until it is ours that does.
@@ -288,13 +288,13 @@ async def _speaks_with(tls: Tls, host: str, port: int, serving: asyncio.Task[Non
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(START_SECONDS):
             while not serving.done():
-                if await _shown(host, port, unverified) == expected:
+                if await _certificate_of(host, port, unverified) == expected:
                     return
                 await asyncio.sleep(0.005)
     raise TlsUnusable(f"tls_cert: {tls.certificate}: no connection comes about with it")
 
 
-async def _shown(host: str, port: int, context: ssl.SSLContext) -> bytes | None:
+async def _certificate_of(host: str, port: int, context: ssl.SSLContext) -> bytes | None:
     try:
         _, writer = await asyncio.open_connection(host, port, ssl=context)
     except OSError:
