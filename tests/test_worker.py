@@ -24,6 +24,7 @@ from ullage.oci.digest import digest_of
 from ullage.oci.errors import RegistryError
 from ullage.oci.reference import parse_repository_name, parse_tag
 from ullage.registry.context import Limits, Registry
+from ullage.registry.identity import begin_batch
 from ullage.registry.pull.pull_log import note_pull
 from ullage.registry.pull.read import get_manifest, list_tags, stat_blob
 from ullage.registry.push.sessions import get_upload, start_upload
@@ -327,19 +328,43 @@ def test_a_steady_clock_follows_the_wall_clock_only_when_told() -> None:
 # --- unknown bytes --------------------------------------------------------------------------------
 
 
-def test_it_finds_unknown_bytes(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a bug or a restored backup left behind goes too, a day later; nothing else does."""
+def test_it_finds_own_bytes_that_no_row_names(
+    running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a defect left behind goes too, a day later; nothing else does."""
     push_image(running.registry, "app", "v1", [LAYER])
+    own, *_ = begin_batch(running.registry, lambda tx, keys: None)
+    running.store.create(own)
     running.store.create("f" * 32)
     running.clock.advance(2 * DAY.total_seconds())
     monkeypatch.setattr(worker_module, "FIRST_RECONCILE_SECONDS", 0)
-    second = Worker(running.registry, running.clock)
+    limits = replace(running.registry.limits, max_unknown_percent=100)
+    second = Worker(replace(running.registry, limits=limits), running.clock)
     second.start()
     try:
-        wait_for(lambda: running.store.size("f" * 32) is None)
+        wait_for(lambda: running.store.size(own) is None)
     finally:
         second.stop()
     assert running.has_layer()
+    assert running.store.size("f" * 32) == 0
+
+
+def test_the_label_of_the_store_goes_on_while_anything_changes(
+    running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that a copy of the database of before is told from now (damage.md section 1)."""
+    monkeypatch.setattr(worker_module, "LABEL_SECONDS", 0)
+    worker = Worker(running.registry, running.clock)
+    push_image(running.registry, "app", "v1", [LAYER])
+    labels = [running.store.read_label()]
+    for change in (False, True, False):
+        if change:
+            push_image(running.registry, "app", "v2", [LAYER, LAYER[:5]])
+        worker._cycle()
+        labels.append(running.store.read_label())
+    pushed, seen, changed, idle = labels
+    assert pushed != seen, "the first look"
+    assert seen != changed == idle
 
 
 # --- policies -------------------------------------------------------------------------------------

@@ -204,6 +204,7 @@ SETTINGS = (
     Setting("lease", "1h", parse_duration, "How long a blob is kept for the push that needs it."),
     Setting("read_grace", "2s", parse_duration, "From a deletion to the erasing of its bytes."),
     Setting("min_free", "8MiB", parse_size, "Uploads are refused when the disk has less room."),
+    Setting("unknown_share", "1", parse_number, "Percent of the store a comparison may erase."),
     Setting("ballast", "4MiB", parse_size, "Room set aside so that a full disk can still delete."),
     Setting("header_timeout", "10s", parse_duration, "A request's headers must come within this."),
     Setting("body_timeout", "60s", parse_duration, "Longest silence inside a request's body."),
@@ -235,6 +236,7 @@ class Settings:
     lease: timedelta
     read_grace: timedelta
     min_free: int
+    unknown_share: int
     ballast: int
     header_timeout: timedelta
     body_timeout: timedelta

@@ -18,18 +18,26 @@ from ullage.accounts.htpasswd import HtpasswdAccounts, HtpasswdInvalid
 from ullage.accounts.users import ensure_admin
 from ullage.authorization import ScopeInvalid, parse_pattern
 from ullage.blobs.opening import open_blob_store
-from ullage.blobs.protocol import StoreUnusable
+from ullage.blobs.protocol import BlobStore, StoreUnusable
 from ullage.check.check import run_check
 from ullage.cleanup.job.claims import release_jobs
 from ullage.clock import SteadyClock, system_time
 from ullage.config import Settings
 from ullage.control import Handler, ask_control, serve_control
 from ullage.database.errors import DatabaseUnusable
-from ullage.database.opening import open_database
+from ullage.database.opening import name_for_people, open_database, sqlite_file
 from ullage.database.transaction import Database, database_time
 from ullage.deletion.reclaim import recover
 from ullage.registry.clients import Caller
 from ullage.registry.context import Limits, Registry
+from ullage.registry.identity import (
+    Places,
+    StoreForeign,
+    adopt_store,
+    advance,
+    require_no_loss,
+    require_same,
+)
 from ullage.registry.leases.opening import open_leases
 from ullage.registry.push.sessions import keep_memory_sessions
 from ullage.registry.push.sessions_in_memory import open_memory_sessions
@@ -59,19 +67,29 @@ def limits_of(settings: Settings) -> Limits:
         upload_idle=settings.upload_idle,
         lease=settings.lease,
         read_grace=settings.read_grace,
+        max_unknown_percent=settings.unknown_share,
     )
 
 
 @contextmanager
-def open_registry(settings: Settings) -> Iterator[tuple[Registry, Worker]]:
-    """A registry with its worker, not started. Raises CannotStart."""
+def open_registry(settings: Settings, *, adopt: bool = False) -> Iterator[tuple[Registry, Worker]]:
+    """A registry with its worker, not started. Raises CannotStart.
+
+    `adopt`: the database may take over a store that another one, or another state of it, wrote to.
+    """
     os.umask(0o077)
     try:
+        blobs = open_blob_store(settings.storage_url)
+    except (StoreUnusable, ValueError) as error:
+        raise CannotStart(f"storage: {error}") from error
+    try:
+        if not adopt:
+            _require_database(settings, blobs)
         db = open_database(settings.database_url, ballast_bytes=settings.ballast)
-    except DatabaseUnusable as error:
+    except (DatabaseUnusable, StoreForeign) as error:
         raise CannotStart(str(error)) from error
     try:
-        registry, worker = _assemble(settings, db)
+        registry, worker = _assemble(settings, db, blobs, adopt=adopt)
         try:
             yield registry, worker
         finally:
@@ -82,13 +100,29 @@ def open_registry(settings: Settings) -> Iterator[tuple[Registry, Worker]]:
         db.close()
 
 
-def _assemble(settings: Settings, db: Database) -> tuple[Registry, Worker]:
+def _places(settings: Settings) -> Places:
+    storage = settings.storage or str(settings.data)
+    return Places(name_for_people(settings.database_url), storage)
+
+
+def _require_database(settings: Settings, blobs: BlobStore) -> None:
+    """Make no new database for a store that is full: the right one may only be somewhere else."""
+    file = sqlite_file(settings.database_url)
+    if file is not None and not (file.exists() and file.stat().st_size):
+        require_no_loss(blobs, _places(settings), missing=not file.exists())
+
+
+def _assemble(
+    settings: Settings, db: Database, blobs: BlobStore, *, adopt: bool
+) -> tuple[Registry, Worker]:
     # Several processes agree about time by asking the one database they share.
     clock = SteadyClock(system_time if db.dialect == "sqlite" else lambda: database_time(db))
     try:
-        blobs = open_blob_store(settings.storage_url)
-    except (StoreUnusable, ValueError) as error:
-        raise CannotStart(f"storage: {error}") from error
+        require_same(db, blobs, _places(settings))
+    except StoreForeign as error:
+        if not adopt:
+            raise CannotStart(str(error)) from error
+        adopt_store(db, blobs, clock(), _fresh_key)
     worker: Worker
     registry = Registry(
         db=db,
@@ -97,12 +131,16 @@ def _assemble(settings: Settings, db: Database) -> tuple[Registry, Worker]:
         claims=open_claims(db),
         memory_sessions=open_memory_sessions(db),
         now=clock,
-        fresh_key=lambda: secrets.token_hex(16),
+        fresh_key=_fresh_key,
         limits=limits_of(settings),
         wake=lambda: worker.wake(),
     )
     worker = Worker(registry, clock)
     return registry, worker
+
+
+def _fresh_key() -> str:
+    return secrets.token_hex(16)
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,10 +163,14 @@ def _recover(registry: Registry) -> int:
     if registry.db.dialect == "sqlite":
         # The process that worked on jobs is gone; no job has to wait until its claim ends.
         release_jobs(registry)
-    return recover(registry)
+    ended = recover(registry)
+    advance(registry)
+    return ended
 
 
-def run_server(settings: Settings, announce: Callable[[Started], None]) -> bool:
+def run_server(
+    settings: Settings, announce: Callable[[Started], None], *, adopt: bool = False
+) -> bool:
     """Serve until told to stop. `announce` is called once the registry answers.
 
     False if requests had to be cut off. Raises CannotStart.
@@ -140,7 +182,7 @@ def run_server(settings: Settings, announce: Callable[[Started], None]) -> bool:
     except AddressUnusable as error:
         raise CannotStart(str(error)) from error
     port = listening.getsockname()[1]
-    with closing(listening), open_registry(settings) as (registry, worker):
+    with closing(listening), open_registry(settings, adopt=adopt) as (registry, worker):
         ended = _recover(registry)
         if ended:
             log.warning("ended %d uploads that a crash had cut off", ended)

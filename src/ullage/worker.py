@@ -23,8 +23,10 @@ from ullage.cleanup.purge import choose_purge
 from ullage.cleanup.retention.run import choose_retention, start_if_due
 from ullage.database.errors import DatabaseBroken, DatabaseBusy, DatabaseFull
 from ullage.deletion import reclaim
+from ullage.deletion.reconcile import reconcile
 from ullage.oci.errors import RegistryError
 from ullage.registry.context import Registry
+from ullage.registry.identity import advance
 from ullage.registry.locks import image_locks
 from ullage.registry.pull import pull_log
 from ullage.restore import deleted
@@ -55,6 +57,8 @@ FORGET_SECONDS = 3600.0
 # A database or a disk that is away for a while is said in one line; anything else with all it takes
 # to find it.
 TROUBLES = (RegistryError, OSError, DatabaseBusy, DatabaseFull, DatabaseBroken)
+# While anything changes, the store's label goes on this often.
+LABEL_SECONDS = 60.0
 # What each kind of job deletes.
 CHOOSERS = {"plan": choose_plan, "purge": choose_purge, "retention": choose_retention}
 
@@ -82,6 +86,7 @@ class Worker:
         self._jobs = threading.Thread(target=self._run_jobs, name="ullage-jobs", daemon=True)
         self._pulls = threading.Thread(target=self._run_pulls, name="ullage-pulls", daemon=True)
         self._untidy = True
+        self._label_at = time.monotonic() + LABEL_SECONDS
         self._thread = threading.Thread(target=self._run, name="ullage-worker", daemon=True)
         self._reconciler = threading.Thread(
             target=self._reconcile, name="ullage-reconcile", daemon=True
@@ -161,6 +166,9 @@ class Worker:
         image_locks.expire_holds(registry)
         while not self._stop.is_set() and execution.expire_jobs(registry):
             pass
+        if time.monotonic() >= self._label_at:
+            self._label_at = time.monotonic() + LABEL_SECONDS
+            advance(registry)
         if not busy:
             registry.db.housekeep()
         self._untidy = busy
@@ -246,7 +254,7 @@ class Worker:
         while not self._stop.wait(wait):
             wait = RECONCILE_SECONDS
             try:
-                buried = reclaim.reconcile(self._registry, self._slow_listing())
+                buried = reconcile(self._registry, self._slow_listing())
                 if buried:
                     log.warning("%d unknown objects in the store will be erased", buried)
             except TROUBLES as error:

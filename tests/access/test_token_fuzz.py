@@ -20,6 +20,7 @@ from tests.access.house import House, bearer
 from tests.access.keep import Keep
 from ullage.accounts import queries
 from ullage.accounts.jwt import SigningKey, TokenInvalid, new_signing_key
+from ullage.registry.queries.identity import registry_id
 
 IN_PROCESS = 50_000
 OVER_HTTP = 300
@@ -318,7 +319,7 @@ def forger_for(keep: Keep) -> Forger:
     """Knows the key and the audience of a registry."""
     now = keep.clock()
     [first, *_] = keep.registry.read(lambda tx: queries.signing_keys(tx, now))
-    audience = keep.registry.write(lambda tx: queries.registry_id(tx, "unused"))
+    audience = keep.registry.write(lambda tx: registry_id(tx, "unused"))
     return Forger(SigningKey(*first), audience, int(now.timestamp()))
 
 

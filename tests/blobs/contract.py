@@ -100,6 +100,23 @@ def fill(append: Append, piece: Buffer) -> None:
 
 
 class BlobStoreContract:
+    # --- the label ---
+
+    def test_a_label_is_what_was_written_last(self, store: BlobStore) -> None:
+        assert store.read_label() is None
+        for text in ('{"registry": "one"}', "two", "three" * 50):
+            store.write_label(text)
+            assert store.read_label() == text
+
+    def test_a_label_is_no_object(self, store: BlobStore) -> None:
+        store.write_label("one")
+        assert listed(store) == {}
+
+    def test_labels_written_at_once_are_never_mixed(self, store: BlobStore) -> None:
+        texts = [letter * 200 for letter in "abcdefgh"]
+        in_threads(*(partial(store.write_label, text) for text in texts))
+        assert store.read_label() in texts
+
     # --- append ---
 
     def test_appended_bytes_are_read_back(self, store: BlobStore) -> None:

@@ -7,7 +7,8 @@ import argparse
 import sys
 
 from ullage.config import load_settings
-from ullage.deletion import delete, reclaim
+from ullage.deletion import delete
+from ullage.deletion.reconcile import reconcile
 from ullage.oci.reference import parse_repository_name
 from ullage.registry.clients import Caller
 from ullage.registry.context import Registry
@@ -26,7 +27,7 @@ def main() -> None:
     settings = load_settings({"data": asked.data, "database": asked.database}, {})
     with open_registry(settings) as (registry, _):
         if asked.what == "reconcile":
-            reclaim.reconcile(registry, registry.blobs.list())
+            reconcile(registry, registry.blobs.list())
         else:
             _delete_repository(registry, asked.repository)
 

@@ -194,8 +194,8 @@ def _everything(url: str) -> object:
             with skopeo sync or crane while the old version still serves""",
         ),
         (
-            "b0002",
-            """database: it is of a newer version (b0002), this is b0001 - start the version of
+            "b9999",
+            f"""database: it is of a newer version (b9999), this is {NEWEST} - start the version of
             Ullage that used it last, or a later one""",
         ),
     ],
@@ -241,12 +241,12 @@ def test_tables_of_another_program_are_left_alone(database_url: str) -> None:
 # --- the way from the baseline --------------------------------------------------------------------
 
 # As a later version may have it: a table, a column with what it comes to, an index.
-_PLANTED = """
+_PLANTED = f"""
 import sqlalchemy as sa
 from alembic import op
 
-revision = "b0002"
-down_revision = "b0001"
+revision = "b9999"
+down_revision = "{NEWEST}"
 
 def upgrade():
     op.create_table("planted", sa.Column("id", sa.Integer(), primary_key=True))
@@ -283,7 +283,7 @@ def planted(tmp_path: Path) -> Path:
     """The scripts of a version with one migration more."""
     scripts = tmp_path / "scripts"
     shutil.copytree(SCRIPTS, scripts)
-    (scripts / "versions" / "b0002_planted.py").write_text(_PLANTED)
+    (scripts / "versions" / "b9999_planted.py").write_text(_PLANTED)
     return scripts
 
 
@@ -336,19 +336,19 @@ def test_a_migration_from_the_baseline_that_is_killed_is_done_by_the_next_start(
         connection.execute(
             sa.text("INSERT INTO repositories (id, name, created_at) VALUES (7, 'team/app', 1)")
         )
-    killed = _open(migrated_url, dies_at=statement, newest="b0002", scripts=planted)
+    killed = _open(migrated_url, dies_at=statement, newest="b9999", scripts=planted)
     assert killed.returncode == -9, killed.stderr.decode()
     with connected(migrated_url) as connection:
-        assert _planted_parts(connection) == ("b0001", False, False, False)
+        assert _planted_parts(connection) == (NEWEST, False, False, False)
     # The version before still opens it, and the newer one finishes.
-    for newest, scripts in ((NEWEST, SCRIPTS), ("b0002", planted), ("b0002", planted)):
+    for newest, scripts in ((NEWEST, SCRIPTS), ("b9999", planted), ("b9999", planted)):
         done = _open(migrated_url, newest=newest, scripts=scripts)
         assert done.returncode == 0, done.stderr.decode()
     with connected(migrated_url) as connection:
-        assert _planted_parts(connection) == ("b0002", True, True, True)
+        assert _planted_parts(connection) == ("b9999", True, True, True)
         lengths = connection.execute(sa.text("SELECT id, length FROM repositories")).all()
         assert [tuple(row) for row in lengths] == [(7, 8)]
-    with pytest.raises(DatabaseUnusable, match=r"newer version \(b0002\)"):
+    with pytest.raises(DatabaseUnusable, match=r"newer version \(b9999\)"):
         open_database(migrated_url)
 
 

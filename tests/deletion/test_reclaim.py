@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Iterator
-from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -16,13 +15,12 @@ from tests.support.clock import FakeClock
 from tests.support.disks import small_disk
 from tests.support.faulty_store import FaultyStore
 from tests.support.fixtures import registry_on
-from tests.support.planting import plant_blobs, plant_image, store_bytes
+from tests.support.planting import plant_blobs, plant_image
 from tests.support.registry import ALICE, push_blob, push_image, settle
 from tests.support.soundness import assert_sound
 from ullage.authorization import WITHOUT_ACCOUNTS
 from ullage.blobs.files.store import FileBlobStore
 from ullage.blobs.memory import MemoryBlobStore
-from ullage.blobs.protocol import StoredObject
 from ullage.database.opening import open_database
 from ullage.database.schema import content, space
 from ullage.database.timestamps import to_micros
@@ -31,11 +29,9 @@ from ullage.deletion.delete import delete_manifest, delete_repository
 from ullage.deletion.reclaim import (
     MAX_BACKOFF,
     RECLAIM_CLAIM,
-    UNKNOWN_KEY_GRACE,
     erase_deleted,
     next_due,
     reclaim_due,
-    reconcile,
     recover,
     review_due,
 )
@@ -338,60 +334,6 @@ def test_a_session_that_ends_while_its_repository_is_erased_is_counted_once(
             assert failures == (None, None)
         else:
             pytest.fail("no end of steps")
-
-
-# --- comparing the store with the database --------------------------------------------------------
-
-
-def listing(registry: Registry, clock: FakeClock, *, age: timedelta) -> list[StoredObject]:
-    """The store's listing, all of it written `age` ago."""
-    modified = (clock() - age).timestamp()
-    return [replace(found, modified=modified) for found in registry.blobs.list()]
-
-
-OLD = UNKNOWN_KEY_GRACE + timedelta(seconds=1)
-
-
-def test_unknown_bytes_are_erased_when_they_are_old(
-    registry: Registry, faulty: FaultyStore, clock: FakeClock
-) -> None:
-    """deletion.md section 3.3, RECOVER: a slow walk; an old unknown key gets a tombstone."""
-    faulty.create("a" * 32)
-    store_bytes(faulty, "b" * 32, b"unknown")
-    assert reconcile(registry, listing(registry, clock, age=UNKNOWN_KEY_GRACE)) == 0
-    assert reconcile(registry, listing(registry, clock, age=OLD)) == 2
-    assert pending_and_reclaimed(registry) == (7, 0)
-    # A second walk finds them waiting, and counts nothing again.
-    assert reconcile(registry, listing(registry, clock, age=OLD)) == 0
-    settle(registry)
-    assert keys_in_store(registry) == set()
-    assert pending_and_reclaimed(registry) == (0, 7)
-
-
-def test_known_bytes_are_left_alone_however_old(registry: Registry, clock: FakeClock) -> None:
-    """R23, fail closed: blobs, upload sessions, what waits for its erasing."""
-    plant_image(registry, "app", "v1", [b"layer"])
-    push_blob(registry, "app", b"loose")
-    start_upload(registry, APP, ALICE)
-    doomed = plant_image(registry, "app", None, [b"doomed"])
-    delete_manifest(registry, APP, doomed, ALICE)
-    assert reconcile(registry, listing(registry, clock, age=OLD), batch=2) == 0
-
-
-def test_what_is_odd_is_not_unknown(registry: Registry, clock: FakeClock) -> None:
-    """A file that no key reaches is for a person to look at."""
-    odd = StoredObject("blobs/ab/notes.txt", 5, 0.0, True, problem="not a storage key")
-    assert reconcile(registry, [odd]) == 0
-
-
-def test_what_was_erased_since_it_was_listed_is_not_counted(
-    registry: Registry, faulty: FaultyStore, clock: FakeClock
-) -> None:
-    store_bytes(faulty, "b" * 32, b"unknown")
-    seen = listing(registry, clock, age=OLD)
-    faulty.delete(["b" * 32])
-    assert reconcile(registry, seen) == 0
-    assert pending_and_reclaimed(registry) == (0, 0)
 
 
 @pytest.mark.postgresql

@@ -77,6 +77,12 @@ class FaultyStore:
     def free_bytes(self) -> int | None:
         return self._inner.free_bytes()
 
+    def read_label(self) -> str | None:
+        return self._inner.read_label()
+
+    def write_label(self, text: str) -> None:
+        self._inner.write_label(text)
+
 
 class _FaultyAppend(Closing):
     def __init__(self, store: FaultyStore, inner: Append) -> None:

@@ -22,7 +22,6 @@ _tokens = accounts.tokens
 _passwords = accounts.token_passwords
 _scope_maps = accounts.scope_maps
 _keys = accounts.signing_keys
-_facts = accounts.registry_facts
 
 
 def _called(table: sa.Table) -> sa.ColumnElement[bool]:
@@ -345,15 +344,3 @@ def add_signing_key(
         tx.change(_DELETE_KEYS)
     tx.change(_RETIRE_KEYS, retired_at=to_micros(now))
     tx.change(_INSERT_KEY, kid=kid, private_pem=private_pem, created_at=to_micros(now))
-
-
-_REGISTRY_ID = Statement(sa.select(_facts.c.value).where(_facts.c.name == "id"))
-_SET_REGISTRY_ID = Statement.insert(
-    _facts, ("name", "value"), lambda insert: insert.on_conflict_do_nothing(index_elements=["name"])
-)
-
-
-def registry_id(tx: Transaction, fresh: str) -> str:
-    """What this registry is called in tokens; `fresh` becomes it if it has no id yet."""
-    tx.change(_SET_REGISTRY_ID, name="id", value=fresh)
-    return str(tx.value(_REGISTRY_ID))

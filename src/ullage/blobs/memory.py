@@ -24,6 +24,7 @@ class MemoryBlobStore:
     def __init__(self, capacity: int | None = None) -> None:
         self._capacity = capacity
         self._objects: dict[str, _Object] = {}
+        self._label: str | None = None
         # One lock for names and bytes: a bytearray must not grow while a reader looks into it.
         self._lock = threading.Lock()
 
@@ -83,6 +84,12 @@ class MemoryBlobStore:
     def free_bytes(self) -> int | None:
         with self._lock:
             return self._room()
+
+    def read_label(self) -> str | None:
+        return self._label
+
+    def write_label(self, text: str) -> None:
+        self._label = text
 
     def _find(self, key: str) -> _Object:
         try:

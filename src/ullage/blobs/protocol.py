@@ -168,6 +168,12 @@ class BlobStore(Protocol):
     def free_bytes(self) -> int | None:
         """Room left, in bytes; None when that is not known or not limited."""
 
+    def read_label(self) -> str | None:
+        """The line of text that lies beside the objects; None where none was ever written."""
+
+    def write_label(self, text: str) -> None:
+        """Replace the label, durably: a reader sees the old one or the new one, never a part."""
+
 
 def is_key(text: str) -> bool:
     """Whether `text` is a storage key: 32 lower-case hex digits."""

@@ -13,7 +13,8 @@ from ullage.check.queries import repairs, rows
 from ullage.check.run import BATCH, OVERDUE, Progress, Run
 from ullage.database.timestamps import to_micros
 from ullage.database.transaction import Transaction
-from ullage.deletion.reclaim import UNKNOWN_KEY_GRACE
+from ullage.deletion.reconcile import UNKNOWN_KEY_GRACE
+from ullage.registry.identity import Own, own
 from ullage.registry.queries.reclaim import tombstones as tombstones_queries
 from ullage.registry.queries.reclaim.tombstones import known_keys
 
@@ -90,6 +91,7 @@ def _buried_issues(run: Run, tombstone: rows.TombstoneFacts, subject: str) -> It
 def objects(run: Run) -> Iterator[Progress]:
     """Everything in the store is something that a row names, and nothing else."""
     odd: dict[tuple[str, str], StoredObject] = {}
+    proofs = run.registry.read(own)
     listing = iter(run.registry.blobs.list())
     while some := list(islice(listing, BATCH)):
         run.checked["objects"] += len(some)
@@ -97,7 +99,8 @@ def objects(run: Run) -> Iterator[Progress]:
         for found in some:
             if found.problem is not None and len(odd) < KEPT_FINDINGS:
                 odd[found.key, found.problem] = found
-        _record_unknown(run, _unknown(run, [each for each in some if each.problem is None]))
+        sound = [each for each in some if each.problem is None]
+        _record_unknown(run, proofs, _unknown(run, sound))
         yield run.progress("objects")
     _record_odd(run, odd)
 
@@ -109,17 +112,23 @@ def _unknown(run: Run, listed: Sequence[StoredObject]) -> list[StoredObject]:
     return [found for found in listed if found.key not in known]
 
 
-def _record_unknown(run: Run, suspects: Sequence[StoredObject]) -> None:
+def _record_unknown(run: Run, proofs: Own, suspects: Sequence[StoredObject]) -> None:
     size = run.registry.blobs.size
     # Their rows would have gone after them, so those that are still there never had one.
     unknown = [found for found in suspects if size(found.key) is not None]
     run.bytes["unknown"] += sum(found.size for found in unknown)
-    run.record([_unknown_object(run, found) for found in unknown])
+    run.record([_unknown_object(run, proofs, found) for found in unknown])
 
 
-def _unknown_object(run: Run, found: StoredObject) -> Issue:
+def _unknown_object(run: Run, proofs: Own, found: StoredObject) -> Issue:
     now = run.registry.now()
+    if not proofs.wrote(found.key):
+        message = f"{found.size} bytes that this database never wrote, of another one; kept"
+        return issue_of("I8", "leak", f"object {found.key}", message)
     message = f"{found.size} bytes that nothing in the database names"
+    if proofs.just_adopted(now):
+        message += "; left alone for a day after the database took over the storage"
+        return issue_of("I8", "leak", f"object {found.key}", message)
     if now - datetime.fromtimestamp(found.modified, UTC) <= UNKNOWN_KEY_GRACE:
         hours = UNKNOWN_KEY_GRACE.total_seconds() / 3600
         message += f"; left alone until it is {hours:.0f} h old"

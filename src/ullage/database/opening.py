@@ -10,6 +10,23 @@ from ullage.database.errors import DatabaseUnusable
 from ullage.database.transaction import Database
 
 
+def sqlite_file(url: str) -> Path | None:
+    """The file of a SQLite database; None for any other."""
+    try:
+        parsed = sa.make_url(url)
+    except sa.exc.ArgumentError:
+        return None
+    if parsed.get_backend_name() != "sqlite" or not parsed.database:
+        return None
+    return Path(parsed.database)
+
+
+def name_for_people(url: str) -> str:
+    """What a message calls a database: its file, or its URL without the password."""
+    path = sqlite_file(url)
+    return sa.make_url(url).render_as_string() if path is None else str(path)
+
+
 def open_database(url: str, *, ballast_bytes: int = 0) -> Database:
     """Open `sqlite:///path` or `postgresql://…`, bringing its tables up to date.
 

@@ -7,11 +7,9 @@ until there is nothing left. Every piece may be cut short anywhere and done agai
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
-from datetime import UTC, datetime, timedelta
-from itertools import islice
+from collections.abc import Sequence
+from datetime import datetime, timedelta
 
-from ullage.blobs.protocol import StoredObject
 from ullage.database.transaction import Transaction
 from ullage.deletion.queries.operations import records
 from ullage.failpoints import failpoint
@@ -40,7 +38,6 @@ from ullage.registry.queries.reclaim.tombstones import (
     Tombstone,
     claim_tombstones,
     drop_tombstones,
-    known_keys,
     postpone_tombstones,
     release_tombstones,
     tombstone_due,
@@ -55,9 +52,6 @@ ERASE_BATCH = 200
 # A worker that dies with claimed tombstones keeps others from them for this long.
 RECLAIM_CLAIM = timedelta(seconds=60)
 MAX_BACKOFF = timedelta(hours=1)
-# An unknown key in the store is left alone for this long. Its row may simply be younger than the
-# look at the database; and its room is not needed in a hurry.
-UNKNOWN_KEY_GRACE = timedelta(hours=24)
 
 
 def recover(registry: Registry) -> int:
@@ -222,51 +216,6 @@ def shift_deadlines(registry: Registry, by: timedelta) -> None:
         records.shift(tx, microseconds)
 
     registry.write(shift)
-
-
-def reconcile(registry: Registry, objects: Iterable[StoredObject], *, batch: int = 500) -> int:
-    """Bury what the store has and no row names, if it is old enough; returns how many.
-
-    `objects` is a listing of the store, taken as slowly as the caller likes. A key is unknown only
-    if no blob, session or tombstone names it in one transaction *after* it was listed.
-    """
-    buried = 0
-    listing = iter(objects)
-    while some := list(islice(listing, batch)):
-        buried += _bury_unknown(registry, [found for found in some if found.problem is None])
-    if buried:
-        registry.wake()
-    return buried
-
-
-def _bury_unknown(registry: Registry, objects: list[StoredObject]) -> int:
-    now = registry.now()
-    old = [
-        found
-        for found in objects
-        if datetime.fromtimestamp(found.modified, UTC) + UNKNOWN_KEY_GRACE < now
-    ]
-    unknown = _unknown(registry, old)
-    if not unknown:
-        return 0
-    failpoint("reconcile.before_tombstone")
-
-    def bury(tx: Transaction) -> int:
-        known = known_keys(tx, [found.key for found in unknown])
-        left = [found for found in unknown if found.key not in known]
-        for found in left:
-            log.warning("unknown bytes in the store: %s (%d bytes)", found.key, found.size)
-            tombstones_queries.bury(tx, 0, found.key, found.size, now)
-        return len(left)
-
-    return registry.write(bury, freeing=True)
-
-
-def _unknown(registry: Registry, objects: list[StoredObject]) -> list[StoredObject]:
-    known = registry.read(lambda tx: known_keys(tx, [found.key for found in objects]))
-    unknown = [found for found in objects if found.key not in known]
-    # What was erased since it was listed is no longer known either, and must not be counted twice.
-    return [found for found in unknown if registry.blobs.size(found.key) is not None]
 
 
 def next_due(registry: Registry) -> datetime | None:

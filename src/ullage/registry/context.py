@@ -18,6 +18,7 @@ from ullage.registry.push.hasher_cache import HasherCache
 from ullage.registry.push.sessions_in_memory import MemorySessions
 from ullage.registry.queries.audit import record
 from ullage.registry.queries.upload_claims import Claims
+from ullage.registry.storage_keys import StoreMark
 
 T = TypeVar("T")
 
@@ -33,6 +34,8 @@ class Limits:
     max_uploads: int = 1000
     # Uploads are refused while the store has less room than this: deletions need some.
     min_free_bytes: int = 8 * 1024 * 1024
+    # Most of the store that one comparison with the database may erase, in percent.
+    max_unknown_percent: int = 1
     upload_idle: timedelta = timedelta(hours=24)
     # How long a promise to a pusher lasts (deletion.md section 3.2).
     lease: timedelta = timedelta(hours=1)
@@ -53,7 +56,8 @@ class Registry:
     leases: Leases
     claims: Claims
     now: Callable[[], datetime]
-    # A 32-digit hexadecimal name that cannot be guessed and is never given out again.
+    # A 32-digit hexadecimal name that cannot be guessed and is never given out again. Storage keys
+    # are made from such (storage_keys.py).
     fresh_key: Callable[[], str]
     limits: Limits = field(default_factory=Limits)
     # Tells the worker that there is something to reclaim.
@@ -64,6 +68,8 @@ class Registry:
     blob_cache: BlobCache = field(default_factory=BlobCache)
     # Upload sessions without bytes, where they are kept in memory.
     memory_sessions: MemorySessions | None = None
+    # How far the storage keys have come, and what the store says of that.
+    store_mark: StoreMark = field(default_factory=StoreMark)
 
     def read(self, work: Work[T]) -> T:
         """Run reading work; raises Unavailable if the database does not answer."""

@@ -2,6 +2,7 @@
 
     <root>/uploads/<key>     while appendable
     <root>/blobs/ab/<key>    once committed; ab is the first two digits of the key
+    <root>/registry-id       the label: which registry these bytes belong to
 
 A commit is: fsync the file, rename it, fsync the directory it is in now. Three things are
 deliberate:
@@ -21,6 +22,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import threading
 import weakref
 from collections.abc import Iterable, Iterator, MutableSequence
 from contextlib import contextmanager, suppress
@@ -58,20 +60,25 @@ from ullage.failpoints import failpoint
 # of it while this upload's network and hashing stand idle. Measured on ext4 with 256 MiB and sha256
 # in between: 640 MiB/s and a final fsync of 130 ms without, 870 MiB/s and 5 ms with.
 _WRITE_BACK_EVERY = 8 * 1024 * 1024
+LABEL = "registry-id"
+_NEW_LABEL = "registry-id.new"
+# More than any label has.
+_LABEL_BYTES = 4096
 
 
 class FileBlobStore:
     """A store in the directory `root`, which is made if missing.
 
     Any number of processes of one host may share it. The root itself may be reached through a
-    symbolic link; inside it none is followed. Whatever else lies in the root beside `uploads/` and
-    `blobs/` is not the store's business. Raises StoreUnusable.
+    symbolic link; inside it none is followed. Whatever else lies in the root beside `uploads/`,
+    `blobs/` and `registry-id` is not the store's business. Raises StoreUnusable.
     """
 
     def __init__(self, root: Path) -> None:
         self._root = Path(os.path.realpath(root))
         self._broken: set[str] = set()
         self._direct = DirectWriters()
+        self._writing_label = threading.Lock()
         opened: list[int] = []
         self._close = weakref.finalize(self, close_all, opened)
         try:
@@ -199,6 +206,21 @@ class FileBlobStore:
         room = os.fstatvfs(self._top)
         # A tmpfs without a limit says it has no blocks at all.
         return room.f_bavail * room.f_frsize if room.f_blocks else None
+
+    def read_label(self) -> str | None:
+        with suppress(FileNotFoundError), open_regular(LABEL, self._top, "r") as file:
+            return file.read(_LABEL_BYTES).decode("utf-8", "replace").strip()
+        return None
+
+    def write_label(self, text: str) -> None:
+        with _full_as_store_full(), self._writing_label:
+            flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW
+            descriptor = os.open(_NEW_LABEL, flags, FILE_MODE, dir_fd=self._top)
+            with FileIO(descriptor, "w") as file:
+                file.write(f"{text}\n".encode())
+                os.fsync(descriptor)
+            os.rename(_NEW_LABEL, LABEL, src_dir_fd=self._top, dst_dir_fd=self._top)
+            os.fsync(self._top)
 
     def _refuse_unfit(self, root: Path) -> None:
         """Find out now, rather than at the first push, that nothing can be stored here."""

@@ -8,7 +8,7 @@ import sys
 from ullage import __version__
 from ullage.cli.local.banner import greeting
 from ullage.cli.local.settings import setting_flags, settings_of
-from ullage.cli.shell.commands import HELP, Command
+from ullage.cli.shell.commands import HELP, Command, Flag
 from ullage.cli.shell.errors import Failure
 from ullage.cli.shell.groups import LOCAL
 from ullage.cli.shell.invocation import Invocation, Result
@@ -26,7 +26,7 @@ def serve(invocation: Invocation) -> Result:
     )
     logging.getLogger("alembic").setLevel(logging.WARNING)
     try:
-        clean = run_server(settings, announce)
+        clean = run_server(settings, announce, adopt=invocation.given.adopt_store)
     except CannotStart as error:
         raise Failure(str(error)) from None
     return Result(text="", code=0 if clean else 1)
@@ -40,7 +40,13 @@ COMMANDS = (
     Command(
         ("serve",),
         LOCAL["serve"],
-        setting_flags(),
+        (
+            *setting_flags(),
+            Flag(
+                ("--adopt-store",),
+                "Take over a storage that another database wrote to; erases nothing in it.",
+            ),
+        ),
         serve,
         more="Settings come from these flags, ULLAGE_* variables or a TOML file, in that order.",
         examples=("ullage serve", "ullage serve --listen :5000 --auth --tls self-signed"),

@@ -34,6 +34,20 @@ reserved_keys = sa.Table(
     sqlite_with_rowid=False,
 )
 
+key_lines = sa.Table(
+    "key_lines",
+    metadata,
+    # Which storage keys this database has given out (registry/storage_keys.py). The one with the
+    # highest number is open; a line is never removed.
+    sa.Column("number", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("name", sa.Text, nullable=False),
+    sa.Column("secret", sa.Text, nullable=False),
+    # The last batch, and the last one that the store's label is known to have.
+    sa.Column("last", sa.BigInteger, nullable=False),
+    sa.Column("noted", sa.BigInteger, nullable=False),
+    sqlite_with_rowid=False,
+)
+
 finished_uploads = sa.Table(
     "finished_uploads",
     metadata,

@@ -11,8 +11,9 @@ from __future__ import annotations
 import dataclasses
 import logging
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import datetime, timedelta
 
+from ullage.blobs.protocol import KeyUnknown
 from ullage.database.transaction import Transaction
 from ullage.failpoints import failpoint
 from ullage.oci.digest import ALGORITHMS
@@ -28,6 +29,7 @@ from ullage.oci.reference import RepositoryName
 from ullage.registry.clients import Caller
 from ullage.registry.context import Registry
 from ullage.registry.errors import store_errors
+from ullage.registry.identity import begin_batch
 from ullage.registry.locks import attribute_locks
 from ullage.registry.push.sessions_in_memory import MemorySession, MemorySessions
 from ullage.registry.queries import reserved_keys, uploads
@@ -39,8 +41,9 @@ __all__ = ["Upload"]
 
 log = logging.getLogger(__name__)
 
-# Storage keys are reserved this many at a time: one commit for as many uploads.
-KEYS_AT_ONCE = 256
+# Bytes that a crash left complete, without a row that says so, are kept for so long: it may be the
+# database that is missing something.
+DOUBT = timedelta(days=1)
 
 
 def start_upload(
@@ -87,8 +90,7 @@ def _start_in_memory(
 
 def _reserve_keys(registry: Registry, memory: MemorySessions) -> str:
     """One storage key for now, and many for later, that a crash cannot hide."""
-    first, *others = (registry.fresh_key() for _ in range(KEYS_AT_ONCE))
-    registry.write(lambda tx: reserved_keys.reserve(tx, (first, *others)))
+    first, *others = begin_batch(registry, reserved_keys.reserve)
     failpoint("upload.reserve.after_row")
     memory.add_keys(others)
     return first
@@ -113,7 +115,7 @@ def _start_stored(
 ) -> Upload:
     """A session as a row, for any process to go on with."""
     now = registry.now()
-    upload_id, key = registry.fresh_key(), registry.fresh_key()
+    upload_id, key = registry.fresh_key(), _key_for_row(registry)
 
     def open_session(tx: Transaction) -> Upload:
         _require_few(registry, uploads.count_uploads(tx))
@@ -133,6 +135,15 @@ def _start_stored(
         end_upload(registry, upload)
         raise
     return upload
+
+
+def _key_for_row(registry: Registry) -> str:
+    """A storage key that a session's row will name before there are bytes under it."""
+    key = registry.store_mark.take_key()
+    if key is None:
+        key, *others = begin_batch(registry, lambda tx, keys: None)
+        registry.store_mark.add_keys(others)
+    return key
 
 
 def get_upload(registry: Registry, name: RepositoryName, upload_id: str, caller: Caller) -> Upload:
@@ -170,6 +181,7 @@ def end_upload(registry: Registry, upload: Upload, *, only_if_expired: bool = Fa
     repository_id = upload.repository_id
     size = registry.blobs.size(upload.key) or 0
     now = registry.now()
+    due_at = now + DOUBT if only_if_expired and _is_complete(registry, upload.key, size) else now
 
     def end(tx: Transaction) -> bool:
         if only_if_expired:
@@ -179,7 +191,7 @@ def end_upload(registry: Registry, upload: Upload, *, only_if_expired: bool = Fa
         if not ended:
             return False
         drop_repository_if_empty(tx, repository_id)
-        tombstones.bury(tx, repository_id, upload.key, size, now)
+        tombstones.bury(tx, repository_id, upload.key, size, due_at)
         return True
 
     ended = registry.write(end, freeing=True)
@@ -201,7 +213,7 @@ def _end_in_memory(registry: Registry, upload: Upload, *, only_if_expired: bool)
         memory.add_keys([upload.key])
         return True
     try:
-        _bury_reserved(registry, {upload.key: registry.blobs.size(upload.key)}, now)
+        _bury_reserved(registry, {upload.key: registry.blobs.size(upload.key)}, {}, now)
     except BaseException:
         memory.add(session)
         raise
@@ -210,18 +222,24 @@ def _end_in_memory(registry: Registry, upload: Upload, *, only_if_expired: bool)
     return True
 
 
-def _bury_reserved(registry: Registry, sizes: Mapping[str, int | None], now: datetime) -> int:
+def _bury_reserved(
+    registry: Registry,
+    sizes: Mapping[str, int | None],
+    due_later: Mapping[str, datetime],
+    now: datetime,
+) -> int:
     """Cross reserved keys out, with tombstones for what is stored under them; how many those are.
 
     The caller knows that nothing will be written there any more, and has asked for `sizes` (bytes,
     None where nothing is) since.
+    They are due now, but for those that are `due_later`.
     """
 
     def bury(tx: Transaction) -> int:
         buried = 0
         for key, size in sizes.items():
             if reserved_keys.release(tx, key) and size is not None:
-                tombstones.bury(tx, 0, key, size, now)
+                tombstones.bury(tx, 0, key, size, due_later.get(key, now))
                 buried += 1
         return buried
 
@@ -237,11 +255,32 @@ def end_forgotten_sessions(registry: Registry) -> int:
     failpoint("recover.after_claim")
     if not keys:
         return 0
-    buried = _bury_reserved(
-        registry, {key: registry.blobs.size(key) for key in keys}, registry.now()
-    )
+    now = registry.now()
+    sizes = {key: registry.blobs.size(key) for key in keys}
+    doubtful = {
+        key: now + DOUBT
+        for key, size in sizes.items()
+        if size is not None and _is_complete(registry, key, size)
+    }
+    buried = _bury_reserved(registry, sizes, doubtful, now)
     failpoint("recover.after_row")
     return buried
+
+
+def _is_complete(registry: Registry, key: str, size: int) -> bool:
+    """Whether an upload's bytes are closed for good, as just before its blob gets its row.
+
+    A crash in that moment leaves them so. But so do all blobs that are younger than the database,
+    if that was copied back from another day.
+    """
+    try:
+        registry.blobs.append(key, size).close()
+    except KeyUnknown:
+        return registry.blobs.size(key) is not None
+    except OSError:
+        # Another request is at work on it.
+        return False
+    return False
 
 
 def keep_memory_sessions(registry: Registry) -> None:

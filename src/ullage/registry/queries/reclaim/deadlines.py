@@ -9,7 +9,7 @@ from sqlalchemy import bindparam
 
 from ullage.database.schema import space
 from ullage.database.statements import Statement
-from ullage.database.timestamps import from_micros
+from ullage.database.timestamps import from_micros, to_micros
 from ullage.database.transaction import Transaction
 
 _reviews = space.reviews
@@ -46,3 +46,19 @@ def shift_reviews(tx: Transaction, by_microseconds: int) -> None:
 def shift_tombstones(tx: Transaction, by_microseconds: int) -> None:
     """The clock was put forward or back: the second would keep bytes for as long as it was."""
     tx.change(_SHIFT_TOMBSTONES, by=by_microseconds)
+
+
+_POSTPONE = tuple(
+    Statement(
+        column.table.update()
+        .where(column < bindparam("until", type_=sa.BigInteger))
+        .values({column.name: bindparam("until", type_=sa.BigInteger)})
+    )
+    for column in (_reviews.c.due_at, _tombstones.c.due_at, space.uploads.c.expires_at)
+)
+
+
+def postpone_all(tx: Transaction, until: datetime) -> None:
+    """Whatever would be looked at, ended or erased sooner is due then."""
+    for statement in _POSTPONE:
+        tx.change(statement, until=to_micros(until))

@@ -1,0 +1,122 @@
+"""A registry's id, the lines of its storage keys, and when it took over a store."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+
+import sqlalchemy as sa
+from sqlalchemy import bindparam
+
+from ullage.database.schema import accounts, space
+from ullage.database.statements import Statement
+from ullage.database.timestamps import from_micros, to_micros
+from ullage.database.transaction import Transaction
+from ullage.registry.queries.reclaim import deadlines
+
+_facts = accounts.registry_facts
+_lines = space.key_lines
+
+_ID, _ADOPTED_AT = "id", "adopted_at"
+
+
+@dataclass(frozen=True, slots=True)
+class KeyLine:
+    """Keys given out under one secret. `last` is the last batch, 0 before the first.
+
+    `noted` is the last batch that the store's label is known to have.
+    """
+
+    number: int
+    name: str
+    secret: str
+    last: int
+    noted: int
+
+
+_FACT = Statement(sa.select(_facts.c.value).where(_facts.c.name == bindparam("name")))
+_SET_FACT = Statement.insert(
+    _facts,
+    ("name", "value"),
+    lambda insert: insert.on_conflict_do_update(
+        index_elements=["name"], set_={"value": insert.excluded.value}
+    ),
+)
+_ADD_FACT = Statement.insert(
+    _facts,
+    ("name", "value"),
+    lambda insert: insert.on_conflict_do_nothing(index_elements=["name"]),
+)
+
+
+def find_registry_id(tx: Transaction) -> str | None:
+    """None in a database that no server has used yet."""
+    found: str | None = tx.value(_FACT, name=_ID)
+    return found
+
+
+def registry_id(tx: Transaction, fresh: str) -> str:
+    """The registry's id, also what tokens name as their audience; `fresh` if it has none yet."""
+    tx.change(_ADD_FACT, name=_ID, value=fresh)
+    return str(tx.value(_FACT, name=_ID))
+
+
+def adopted_at(tx: Transaction) -> datetime | None:
+    """When this database took over a store that another state had written to; None for never."""
+    found = tx.value(_FACT, name=_ADOPTED_AT)
+    return None if found is None else from_micros(int(found))
+
+
+def note_adoption(tx: Transaction, now: datetime, nothing_before: datetime) -> None:
+    """The store is this database's from now on; nothing that was due is due before then."""
+    tx.change(_SET_FACT, name=_ADOPTED_AT, value=str(to_micros(now)))
+    deadlines.postpone_all(tx, nothing_before)
+
+
+_COLUMNS = (_lines.c.number, _lines.c.name, _lines.c.secret, _lines.c.last, _lines.c.noted)
+_ALL = Statement(sa.select(*_COLUMNS).order_by(_lines.c.number))
+
+
+def key_lines(tx: Transaction) -> list[KeyLine]:
+    """From the first to the open one."""
+    return [KeyLine(*row) for row in tx.rows(_ALL)]
+
+
+_OPEN = Statement.insert(
+    _lines,
+    ("number", "name", "secret", "last", "noted"),
+    lambda insert: insert.on_conflict_do_nothing(index_elements=["number"]),
+)
+
+
+def open_key_line(tx: Transaction, name: str, secret: str) -> None:
+    """Give out keys under a secret of their own from now on."""
+    number = int(tx.value(_COUNT)) + 1
+    tx.change(_OPEN, number=number, name=name, secret=secret, last=0, noted=0)
+
+
+_COUNT = Statement(sa.select(sa.func.count()).select_from(_lines))
+_NEXT_BATCH = Statement(
+    _lines.update()
+    .where(_lines.c.number == sa.select(sa.func.max(_lines.c.number)).scalar_subquery())
+    .values(
+        last=_lines.c.last + 1,
+        noted=sa.case(
+            (
+                sa.and_(_lines.c.number == bindparam("of"), _lines.c.noted < bindparam("known")),
+                bindparam("known", type_=sa.BigInteger),
+            ),
+            else_=_lines.c.noted,
+        ),
+    )
+    .returning(*_COLUMNS)
+)
+
+
+def next_batch(tx: Transaction, of: int, known: int) -> KeyLine | None:
+    """The open line, one batch further; None if there is none.
+
+    `known` is the last batch of line number `of` that the store's label has, so far as is known.
+    """
+    row = tx.row(_NEXT_BATCH, of=of, known=known)
+    return None if row is None else KeyLine(*row)
