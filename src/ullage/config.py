@@ -48,6 +48,16 @@ def parse_duration(name: str, text: str) -> timedelta:
         raise _wrong(name, text, "a duration such as 500ms, 30s, 15m, 24h or 7d") from None
 
 
+def parse_scrub(name: str, text: str) -> timedelta | None:
+    """A duration of at least a minute, or `off`."""
+    if text == "off":
+        return None
+    period = parse_duration(name, text)
+    if period < timedelta(minutes=1):
+        raise _wrong(name, text, "off, or a duration of at least 1m, such as 30d")
+    return period
+
+
 def parse_number(name: str, text: str) -> int:
     if not _NUMBER.fullmatch(text):
         raise _wrong(name, text, "a whole number")
@@ -130,6 +140,7 @@ _KINDS: dict[Callable[[str, str], Any], str] = {
     parse_text: "URL",
     parse_size: "SIZE",
     parse_duration: "DURATION",
+    parse_scrub: "DURATION|off",
     parse_number: "NUMBER",
     parse_switch: "true|false",
     parse_list: "NAMES",
@@ -205,6 +216,7 @@ SETTINGS = (
     Setting("read_grace", "2s", parse_duration, "From a deletion to the erasing of its bytes."),
     Setting("min_free", "8MiB", parse_size, "Uploads are refused when the disk has less room."),
     Setting("unknown_share", "1", parse_number, "Percent of the store a comparison may erase."),
+    Setting("scrub", "30d", parse_scrub, "How often each blob is read and hashed, or off."),
     Setting("ballast", "4MiB", parse_size, "Room set aside so that a full disk can still delete."),
     Setting("header_timeout", "10s", parse_duration, "A request's headers must come within this."),
     Setting("body_timeout", "60s", parse_duration, "Longest silence inside a request's body."),
@@ -237,6 +249,7 @@ class Settings:
     read_grace: timedelta
     min_free: int
     unknown_share: int
+    scrub: timedelta | None
     ballast: int
     header_timeout: timedelta
     body_timeout: timedelta

@@ -135,7 +135,7 @@ def _assemble(
         limits=limits_of(settings),
         wake=lambda: worker.wake(),
     )
-    worker = Worker(registry, clock)
+    worker = Worker(registry, clock, scrub_period=settings.scrub)
     return registry, worker
 
 

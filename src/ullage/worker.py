@@ -16,6 +16,7 @@ from datetime import timedelta
 from typing import Protocol
 
 from ullage.blobs.protocol import StoredObject
+from ullage.check.scrub import scrub
 from ullage.cleanup.job import claims, execution
 from ullage.cleanup.plan import plan
 from ullage.cleanup.plan.as_job import choose_plan
@@ -43,6 +44,9 @@ QUIET_SECONDS = 1.0
 RECONCILE_SECONDS = 24 * 3600.0
 RECONCILE_PAUSE_SECONDS = 0.001
 FIRST_RECONCILE_SECONDS = 600.0
+# The scrub begins when a start is over, and looks at least this often whether it is due.
+FIRST_SCRUB_SECONDS = 60.0
+MOST_SCRUB_PAUSE_SECONDS = 3600.0
 # A wall clock that moved by more than this against the boot clock was set.
 CLOCK_JUMP = timedelta(minutes=1)
 # Something that fails is tried again after at most this long.
@@ -74,8 +78,13 @@ class Clock(Protocol):
 
 
 class Worker:
-    def __init__(self, registry: Registry, clock: Clock) -> None:
+    """The threads that work beside the requests. `scrub_period`: None for no scrub."""
+
+    def __init__(
+        self, registry: Registry, clock: Clock, *, scrub_period: timedelta | None = None
+    ) -> None:
         self._registry = registry
+        self._scrub_period = scrub_period
         self._clock = clock
         self._wake = threading.Event()
         self._stop = threading.Event()
@@ -91,6 +100,7 @@ class Worker:
         self._reconciler = threading.Thread(
             target=self._reconcile, name="ullage-reconcile", daemon=True
         )
+        self._scrubber = threading.Thread(target=self._scrub, name="ullage-scrub", daemon=True)
 
     def start(self) -> None:
         # The last process may have left something to do.
@@ -99,6 +109,8 @@ class Worker:
         self._jobs.start()
         self._pulls.start()
         self._reconciler.start()
+        if self._scrub_period:
+            self._scrubber.start()
 
     def wake(self) -> None:
         """There is something to reclaim, or a job to do."""
@@ -109,7 +121,13 @@ class Worker:
         """Finish the piece of work at hand and end."""
         self._stop.set()
         self.wake()
-        for thread in (self._thread, self._jobs, self._pulls, self._reconciler):
+        for thread in (
+            self._thread,
+            self._jobs,
+            self._pulls,
+            self._reconciler,
+            self._scrubber,
+        ):
             if thread.is_alive():
                 thread.join()
 
@@ -259,6 +277,18 @@ class Worker:
                     log.warning("%d unknown objects in the store will be erased", buried)
             except TROUBLES as error:
                 log.error("comparing the store with the database failed: %s", error)
+
+    def _scrub(self) -> None:
+        """Read every blob once in a while."""
+        period, wait = self._scrub_period, FIRST_SCRUB_SECONDS
+        assert period is not None
+        while not self._stop.wait(wait):
+            try:
+                again = scrub(self._registry, period, self._token, self._stop.wait)
+                wait = min(again.total_seconds(), MOST_SCRUB_PAUSE_SECONDS)
+            except (RegistryError, OSError) as error:
+                wait = MAX_BACKOFF_SECONDS
+                log.error("the scrub failed, trying again soon: %s", error)
 
     def _slow_listing(self) -> Iterator[StoredObject]:
         for found in self._registry.blobs.list():

@@ -31,6 +31,7 @@ from ullage.oci.reference import parse_repository_name
 from ullage.registry.context import Registry
 from ullage.registry.push.sessions import start_upload
 from ullage.registry.push.uploads import append_upload
+from ullage.registry.queries import quarantine
 
 Fetch = Callable[[Transaction, Which[Any]], Sequence[Any]]
 
@@ -134,9 +135,9 @@ def test_a_blob_is_only_changed_while_it_has_the_bytes_that_were_checked(
     blob = read(filled, rows.blobs, After(None, 1))[0]
     now = clock()
     for change in (
-        lambda tx, key: repairs.quarantine(tx, blob.key, key, now),
+        lambda tx, key: quarantine.quarantine(tx, blob.key, key, now),
         lambda tx, key: repairs.correct_size(tx, blob.key, key, 77),
-        lambda tx, key: repairs.lift_quarantine(tx, blob.key, key),
+        lambda tx, key: quarantine.lift_quarantine(tx, blob.key, key),
     ):
         keys = ["0" * 32, blob.storage_key, blob.storage_key]
         done = [filled.write(partial(change, key=key)) for key in keys]

@@ -26,7 +26,7 @@ from tests.support.registry import (
 )
 from ullage.authorization import WITHOUT_ACCOUNTS
 from ullage.blobs.memory import MemoryBlobStore
-from ullage.check.queries import repairs, rows
+from ullage.check.queries import rows
 from ullage.check.queries.paging import Only
 from ullage.database.transaction import Transaction
 from ullage.deletion.delete import delete_manifest
@@ -51,6 +51,7 @@ from ullage.registry.pull.read import (
     stat_blob,
 )
 from ullage.registry.push.manifests import PutResult
+from ullage.registry.queries import quarantine as queries
 
 APP, OTHER = parse_repository_name("app"), parse_repository_name("other")
 V1, V2, LATEST = map(parse_tag, ("v1", "v2", "latest"))
@@ -111,7 +112,7 @@ def test_a_damaged_blob_is_missing(registry: Registry) -> None:
 
     def quarantine(tx: Transaction) -> None:
         for facts in rows.blobs(tx, Only([digest])):
-            repairs.quarantine(tx, facts.key, facts.storage_key, registry.now())
+            queries.quarantine(tx, facts.key, facts.storage_key, registry.now())
 
     registry.write(quarantine)
     with pytest.raises(ManifestBlobUnknown):

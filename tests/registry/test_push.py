@@ -11,11 +11,11 @@ import pytest
 from tests.support.clock import FakeClock
 from tests.support.faulty_store import FaultyStore
 from tests.support.fixtures import Assemble, Installation, registry_on
-from tests.support.planting import plant_image
+from tests.support.planting import plant_image, store_bytes
 from tests.support.registry import ALICE, push_blob, push_image, settle
 from tests.support.soundness import assert_sound
 from ullage.blobs.memory import MemoryBlobStore
-from ullage.check.queries import repairs, rows
+from ullage.check.queries import rows
 from ullage.check.queries.paging import Only
 from ullage.database.transaction import Database, Transaction
 from ullage.deletion.delete import delete_repository
@@ -33,11 +33,14 @@ from ullage.oci.errors import (
 from ullage.oci.reference import parse_repository_name
 from ullage.registry.clients import Caller
 from ullage.registry.context import Limits, Registry
-from ullage.registry.pull.read import open_blob, stat_blob
+from ullage.registry.identity import parse_label
+from ullage.registry.pull.read import open_blob, stat_blob, stat_blob_for_push
 from ullage.registry.push.append_session import AppendSession
 from ullage.registry.push.links import mount_blob
 from ullage.registry.push.sessions import Upload, cancel_upload, get_upload, start_upload
 from ullage.registry.push.uploads import append_upload, finish_upload
+from ullage.registry.quarantine import quarantine_blob
+from ullage.registry.queries import quarantine as queries
 from ullage.registry.queries.upload_claims import CLAIM_PERIOD
 from ullage.usage.usage import registry_totals
 
@@ -495,6 +498,71 @@ def test_a_damaged_blob_is_healed_by_the_next_push(
     assert read_blob(registry, digest_of(DATA)) == DATA
 
 
+@pytest.mark.parametrize("found_by", ["nobody", "pull", "another push"])
+@pytest.mark.parametrize("loss", ["missing", "short"])
+def test_a_blob_whose_bytes_were_lost_is_healed_by_the_next_push(
+    registry: Registry, store: MemoryBlobStore, loss: str, found_by: str
+) -> None:
+    """damage.md section 3: the second copy goes only where the first one is there, whole."""
+    plant_image(registry, "app", "v1", [DATA])
+    old = stat_blob(registry, APP, digest_of(DATA))
+    store.delete([old.key])
+    if loss == "short":
+        store_bytes(store, old.key, DATA[:-1])
+    if found_by == "pull":
+        for _ in range(2):
+            with pytest.raises(BlobUnknown):
+                open_blob(registry, APP, digest_of(DATA))
+            with pytest.raises(BlobUnknown):
+                stat_blob_for_push(registry, APP, digest_of(DATA), ALICE)
+            assert not mount_blob(registry, OTHER, APP, digest_of(DATA), ALICE)
+    # Also where it goes to another repository: there is one copy for all.
+    push_blob(registry, "other" if found_by == "another push" else "app", DATA)
+    assert stat_blob(registry, APP, digest_of(DATA)).key != old.key
+    assert read_blob(registry, digest_of(DATA)) == DATA
+    settle(registry)
+    assert store.size(old.key) is None
+
+
+def test_a_sound_copy_stays_and_the_second_one_goes(
+    registry: Registry, store: MemoryBlobStore
+) -> None:
+    first = push_blob(registry, "app", DATA)
+    key = stat_blob(registry, APP, first).key
+    push_blob(registry, "other", DATA)
+    assert stat_blob(registry, OTHER, first).key == key
+    settle(registry)
+    assert [found.key for found in store.list()] == [key]
+
+
+def test_a_pull_of_what_has_just_been_replaced_is_no_damage(
+    registry: Registry, store: MemoryBlobStore
+) -> None:
+    """Its row was read before, its bytes were looked for afterwards."""
+    digest = push_blob(registry, "app", DATA)
+    old = stat_blob(registry, APP, digest)
+    assert not quarantine_blob(registry, digest, "0" * 32, "another copy")
+    assert stat_blob(registry, APP, digest) == old
+
+
+def test_nothing_is_quarantined_while_the_store_is_anothers(
+    registry: Registry, store: MemoryBlobStore
+) -> None:
+    """A disk that came off, and an empty folder in its place: not everything is pushed anew."""
+    digest = push_blob(registry, "app", DATA)
+    key, label = stat_blob(registry, APP, digest).key, store.read_label()
+    assert label is not None
+    store.delete([key])
+    store.write_label(label.replace(parse_label(label).registry, "f" * 32))
+    with pytest.raises(Unavailable):
+        open_blob(registry, APP, digest)
+    assert stat_blob(registry, APP, digest).key == key
+    store.write_label(label)
+    with pytest.raises(BlobUnknown):
+        open_blob(registry, APP, digest)
+    push_blob(registry, "app", DATA)
+
+
 # --- mounts ---------------------------------------------------------------------------------------
 
 
@@ -544,7 +612,7 @@ def quarantine(registry: Registry, digest: Digest) -> None:
 
     def mark(tx: Transaction) -> None:
         for facts in rows.blobs(tx, Only([digest])):
-            assert repairs.quarantine(tx, facts.key, facts.storage_key, registry.now())
+            assert queries.quarantine(tx, facts.key, facts.storage_key, registry.now())
 
     registry.write(mark)
 

@@ -340,21 +340,30 @@ def own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[UllageServer]:
         yield server
 
 
-def test_a_damaged_blob_is_refused_and_never_short(own: UllageServer) -> None:
-    """F47: a wrong size is found before the first byte is sent; the rest still works."""
+def test_a_damaged_blob_is_refused_and_never_short_and_the_next_push_heals_it(
+    own: UllageServer,
+) -> None:
+    """F47: a wrong size is found before the first byte is sent; from then on it is not there."""
     sizes = {"truncated": 200_001, "grown": 200_002, "missing": 200_003}
     with httpx.Client(base_url=own.url) as client:
-        damaged = [push_blob(client, "app", os.urandom(size)) for size in sizes.values()]
+        layers = {name: os.urandom(size) for name, size in sizes.items()}
+        damaged = {name: push_blob(client, "app", layer) for name, layer in layers.items()}
         sound = push_blob(client, "app", SMALL)
         os.truncate(stored_file(own, sizes["truncated"]), 200_000)
         os.truncate(stored_file(own, sizes["grown"]), 200_004)
         stored_file(own, sizes["missing"]).unlink()
-        for digest in damaged:
+        for digest in damaged.values():
+            assert client.head(f"/v2/app/blobs/{digest}").status_code == 200, "nobody has looked"
             for headers in ({}, {"Range": "bytes=0-9"}):
                 answer = client.get(f"/v2/app/blobs/{digest}", headers=headers)
-                assert refused(answer) == (503, "UNAVAILABLE")
-                assert "Retry-After" in answer.headers
-            assert f"damaged blob {digest}" in own.log
+                assert refused(answer) == (404, "BLOB_UNKNOWN")
+            assert client.head(f"/v2/app/blobs/{digest}").status_code == 404
+            mount = f"/v2/elsewhere/blobs/uploads/?mount={digest}&from=app"
+            assert client.post(mount).status_code == 202
+            assert f"blob {digest} is quarantined" in own.log
+        for name, digest in damaged.items():
+            assert push_blob(client, "app", layers[name]) == digest
+            assert client.get(f"/v2/app/blobs/{digest}").content == layers[name]
         assert client.get(f"/v2/app/blobs/{sound}").content == SMALL
     own.assert_no_500()
 

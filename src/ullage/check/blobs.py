@@ -12,6 +12,7 @@ from ullage.check.queries import images, repairs, rows
 from ullage.check.run import Progress, Run
 from ullage.oci.digest import Digest, Hasher, parse_digest
 from ullage.oci.errors import DigestInvalid
+from ullage.registry.queries import quarantine
 
 # Bytes that are hashed at a time.
 _PIECE = 1024 * 1024
@@ -136,7 +137,7 @@ class _BlobCheck:
         if blob.damaged:
             yield Issue(
                 Finding("I2", "warning", blob.key, "quarantined, but its bytes are right"),
-                lambda tx: repairs.lift_quarantine(tx, blob.key, blob.storage_key),
+                lambda tx: quarantine.lift_quarantine(tx, blob.key, blob.storage_key),
             )
 
     def _bad_bytes(self, blob: rows.BlobFacts, message: str) -> Issue:
@@ -144,11 +145,14 @@ class _BlobCheck:
             return _damaged_blob(blob, f"{message}; {_QUARANTINED}")
         if self._run.store_is_empty:
             return _damaged_blob(blob, f"{message}; the store is empty: is it the right one?")
+        if not self._run.store_is_own:
+            return _damaged_blob(blob, f"{message}; the store is not this registry's")
         now = self._run.registry.now()
         return replace(
             _damaged_blob(blob, message),
-            mend=lambda tx: repairs.quarantine(tx, blob.key, blob.storage_key, now),
+            mend=lambda tx: quarantine.quarantine(tx, blob.key, blob.storage_key, now),
             aftermath=_QUARANTINED,
+            at_once=True,
         )
 
 

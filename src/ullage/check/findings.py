@@ -98,6 +98,8 @@ class Issue:
     mend: Mend | None = None
     # Mending relies on references, or gives something up because nothing seems to refer to it.
     trusts_references: bool = False
+    # Done also by a check that only looks: clients must not be told that these bytes are there.
+    at_once: bool = False
     # Said once it is mended, if that is not the end of the damage.
     aftermath: str | None = None
     images: Callable[[Transaction], tuple[list[str], int]] | None = None

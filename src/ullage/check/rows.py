@@ -28,6 +28,7 @@ from ullage.check.run import OVERDUE, Progress, Run
 from ullage.database.transaction import Transaction
 from ullage.deletion import soft_delete
 from ullage.oci.digest import Digest
+from ullage.registry.identity import is_own_store
 from ullage.registry.queries import uploads
 from ullage.registry.queries.reclaim.reviews import schedule_review
 
@@ -52,6 +53,7 @@ def survey(run: Run) -> Iterator[Progress]:
     if run.mode is not Mode.FAST:
         objects = run.registry.blobs.list()
         run.store_is_empty = all(found.problem is not None for found in objects)
+        run.store_is_own = is_own_store(run.registry)
     yield Progress("survey", 1, 1, 0)
 
 

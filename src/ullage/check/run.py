@@ -23,6 +23,7 @@ from ullage.check.findings import (
 )
 from ullage.check.queries.paging import After, Only, Which
 from ullage.database.transaction import Transaction, chunks
+from ullage.oci.errors import StorageFull, Unavailable
 from ullage.registry.context import Registry
 
 # Rows, and entries of the store's listing, that are looked at together.
@@ -68,6 +69,7 @@ class Run:
         self.bytes: Counter[str] = Counter()
         self.expected: dict[str, int] = {}
         self.store_is_empty = False
+        self.store_is_own = True
         self.repaired = 0
         self._repair = repair
         self._findings: list[Finding] = []
@@ -161,18 +163,27 @@ class Run:
             if issue.finding.severity in DAMAGE and issue.finding.invariant in REFERENCES:
                 self._references_damaged = True
         for some in chunks(issues, _MENDED_TOGETHER):
-            outcome = self._mend(some) if self._repair else [False] * len(some)
+            outcome = self._mend(some)
             for issue, mended in zip(some, outcome, strict=True):
                 self._keep(issue, mended)
 
     def _mend(self, issues: Sequence[Issue]) -> list[bool]:
         """Repair what can be, in one transaction; returns what was repaired."""
-        wanted = [None if self._is_suspended(issue) else issue.mend for issue in issues]
+        wanted = [issue.mend if self._is_to_be_mended(issue) else None for issue in issues]
         if not any(wanted):
             return [False] * len(wanted)
-        return self.registry.write(
-            lambda tx: [mend is not None and mend(tx) for mend in wanted], freeing=True
-        )
+        try:
+            return self.registry.write(
+                lambda tx: [mend is not None and mend(tx) for mend in wanted], freeing=True
+            )
+        except (StorageFull, Unavailable):
+            if self._repair:
+                raise
+            # Looking goes on where nothing can be written.
+            return [False] * len(wanted)
+
+    def _is_to_be_mended(self, issue: Issue) -> bool:
+        return (self._repair or issue.at_once) and not self._is_suspended(issue)
 
     def _is_suspended(self, issue: Issue) -> bool:
         return issue.trusts_references and self._references_damaged

@@ -12,7 +12,6 @@ from ullage.check.queries.rows import Counts, blobs, repositories
 from ullage.check.queries.totals import counted_totals, stored_totals
 from ullage.database.schema import content, space
 from ullage.database.statements import Statement, given
-from ullage.database.timestamps import to_micros
 from ullage.database.transaction import Transaction
 from ullage.oci.digest import Digest
 from ullage.registry.queries.counters import add_to_counters
@@ -80,29 +79,11 @@ def recount_totals(tx: Transaction) -> None:
 
 # The bytes under a key never change, so a judgement of them is one of what this row still names.
 _JUDGED = sa.and_(_BLOB, _blobs.c.storage_key == bindparam("key"))
-_QUARANTINE = Statement(
-    _blobs.update()
-    .where(_JUDGED, _blobs.c.damaged_at.is_(None))
-    .values(damaged_at=bindparam("now"))
-)
-_LIFT_QUARANTINE = Statement(
-    _blobs.update().where(_JUDGED, _blobs.c.damaged_at.is_not(None)).values(damaged_at=None)
-)
 _CORRECT_SIZE = Statement(
     _blobs.update()
     .where(_JUDGED, _blobs.c.size != bindparam("right_size"))
     .values(size=bindparam("right_size"))
 )
-
-
-def quarantine(tx: Transaction, digest: str, storage_key: str, now: datetime) -> bool:
-    """Stop serving a blob, so that a push that has it uploads it again. False if it has changed."""
-    return tx.change(_QUARANTINE, digest=digest, key=storage_key, now=to_micros(now)) == 1
-
-
-def lift_quarantine(tx: Transaction, digest: str, storage_key: str) -> bool:
-    """The bytes are right after all. False if the blob has changed."""
-    return tx.change(_LIFT_QUARANTINE, digest=digest, key=storage_key) == 1
 
 
 def correct_size(tx: Transaction, digest: str, storage_key: str, size: int) -> bool:

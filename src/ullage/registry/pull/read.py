@@ -11,12 +11,13 @@ from ullage.authorization import Principal
 from ullage.blobs.protocol import KeyUnknown, Reader
 from ullage.database.transaction import Transaction
 from ullage.oci.digest import Digest
-from ullage.oci.errors import BlobUnknown, ManifestUnknown, NameUnknown, Unavailable
+from ullage.oci.errors import BlobUnknown, ManifestUnknown, NameUnknown, RegistryError, Unavailable
 from ullage.oci.reference import RepositoryName, Tag
 from ullage.registry.clients import Caller
 from ullage.registry.context import Registry
 from ullage.registry.errors import database_errors
 from ullage.registry.locks import attribute_locks
+from ullage.registry.quarantine import quarantine_blob
 from ullage.registry.queries.attributes import Lock
 from ullage.registry.queries.content import manifests, repositories, tags
 from ullage.registry.queries.content.blobs import StoredBlob, find_blob
@@ -29,6 +30,7 @@ log = logging.getLogger(__name__)
 REFERRERS_PAGE = 100
 REFERRERS_BYTES = 1024 * 1024
 
+_DAMAGED = "the stored bytes of this blob are damaged"
 # At most what a tag takes in memory.
 TAG_BYTES = 200
 
@@ -145,37 +147,45 @@ def open_blob(
 ) -> BlobReader:
     """Open a blob for reading; one of at most `read_ahead` bytes is read at once.
 
-    Raises BlobUnknown; Unavailable if the stored bytes are missing or have another size.
+    Raises BlobUnknown, also if the stored bytes are missing or have another size, which puts the
+    blob in quarantine; Unavailable if they cannot be read now.
     """
     blob = stat_blob(registry, name, digest)
     try:
         reader = registry.blobs.open(blob.key)
     except KeyUnknown as error:
-        # Deleted since the row was read, or lost: the first is what the next look will say.
-        stat_blob(registry, name, digest)
-        raise _damaged(digest, "missing") from error
+        raise _lost(registry, name, blob, "its bytes are missing") from error
     except OSError as error:
-        raise _damaged(digest, str(error)) from error
+        raise _unreadable(digest, str(error)) from error
     try:
         if reader.size != blob.size:
-            raise _damaged(digest, f"{reader.size} bytes instead of {blob.size}")
+            size = f"{reader.size} bytes instead of {blob.size}"
+            raise _lost(registry, name, blob, f"its bytes are others: {size}")
         first = reader.read_at(0, blob.size) if 0 < blob.size <= read_ahead else b""
         if len(first) == blob.size:
             registry.blob_cache.keep(blob.key, first)
         return BlobReader(reader, first)
     except OSError as error:
         reader.close()
-        raise _damaged(digest, str(error)) from error
+        raise _unreadable(digest, str(error)) from error
     except BaseException:
         reader.close()
         raise
 
 
-def _damaged(digest: Digest, what: str) -> Unavailable:
-    log.error("damaged blob %s: %s; `ullage check --repair` lets it be pushed again", digest, what)
-    return Unavailable(
-        {"digest": digest}, "the stored bytes of this blob are damaged; ask the registry's operator"
-    )
+def _lost(registry: Registry, name: RepositoryName, blob: StoredBlob, what: str) -> RegistryError:
+    """What to say of a blob whose bytes are not there; nobody is told again that it is."""
+    # Deleted since the row was read, or replaced by a push, is no damage: this look says so.
+    if stat_blob(registry, name, blob.digest).key != blob.key:
+        return Unavailable(message="this blob has just been pushed again; try again")
+    if quarantine_blob(registry, blob.digest, blob.key, what):
+        return BlobUnknown({"digest": blob.digest}, f"{_DAMAGED}; push an image that has it again")
+    return Unavailable({"digest": blob.digest}, f"{_DAMAGED}; ask the registry's operator")
+
+
+def _unreadable(digest: Digest, what: str) -> Unavailable:
+    log.error("blob %s cannot be read: %s", digest, what)
+    return Unavailable({"digest": digest}, f"{_DAMAGED}; ask the registry's operator")
 
 
 def list_tags(registry: Registry, name: RepositoryName, n: int, last: str | None) -> Page:

@@ -35,6 +35,8 @@ class AdoptedUpload:
     upload: Upload
     digest: Digest
     size: int
+    # The storage key of a copy that the row names and that is not there; the bytes replace it.
+    lost: str | None = None
 
     def record(self, tx: Transaction) -> StoredBlob:
         """Make the bytes the blob, linked in its repository and leased to its pusher.
@@ -46,7 +48,9 @@ class AdoptedUpload:
         repository_id = self._end_session(tx, now).id
         failpoint("upload.finish.in_transaction")
         # The copy that is not needed was never read, so it may go at once.
-        key, new = adopt_blob(tx, repository_id, digest, size, upload.key, now=now, due_at=now)
+        key, new = adopt_blob(
+            tx, repository_id, digest, size, upload.key, now=now, due_at=now, lost=self.lost
+        )
         link_and_lease(tx, registry, repository_id, digest, size, self.caller, now, counted=new)
         forget_at = now + registry.limits.finished_upload
         uploads.remember_finished(tx, upload, repository_id, digest, forget_at)

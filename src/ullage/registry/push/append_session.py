@@ -20,6 +20,7 @@ from ullage.registry.push.adopted_upload import AdoptedUpload
 from ullage.registry.push.prepared import Prepared, commit
 from ullage.registry.push.sessions import forget_memory_session, store_session
 from ullage.registry.push.upload_claim import UploadClaim
+from ullage.registry.quarantine import lost_copy
 from ullage.registry.queries import uploads
 from ullage.registry.queries.content.blobs import StoredBlob
 from ullage.registry.queries.uploads import Upload
@@ -101,8 +102,9 @@ class AppendSession:
                 )
             self._commit_bytes()
             failpoint("upload.finish.before_row")
+            lost = lost_copy(self._registry, digest, self.offset)
         adopted = AdoptedUpload(
-            self._registry, self._name, self._caller, self._upload, digest, self.offset
+            self._registry, self._name, self._caller, self._upload, digest, self.offset, lost
         )
         return _PreparedCommit(self, adopted)
 

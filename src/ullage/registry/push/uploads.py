@@ -23,6 +23,7 @@ from ullage.registry.push.sessions import (
     start_upload,
 )
 from ullage.registry.push.upload_claim import UploadClaim
+from ullage.registry.quarantine import lost_copy
 from ullage.registry.queries import uploads
 from ullage.registry.queries.content.blobs import StoredBlob, find_blob
 from ullage.registry.queries.uploads import Upload
@@ -189,7 +190,8 @@ def _finish_committed(
         if found != digest:
             raise DigestInvalid({"expected": digest, "found": found})
         registry.blobs.commit(upload.key)
-        adopted = AdoptedUpload(registry, name, caller, upload, digest, size)
+        lost = lost_copy(registry, digest, size)
+        adopted = AdoptedUpload(registry, name, caller, upload, digest, size, lost)
         blob = registry.write(adopted.record)
         forget_memory_session(registry, upload)
         return blob

@@ -52,11 +52,13 @@ def adopt_blob(
     *,
     now: datetime,
     due_at: datetime,
+    lost: str | None = None,
 ) -> Adopted:
     """Make the bytes under `key` the blob `digest`, unless it is stored already.
 
     The caller links it next; a new one is counted as linked once from the beginning. Whichever copy
-    is not needed gets a tombstone: the newcomer, or the old one if it was damaged.
+    is not needed gets a tombstone: the newcomer, or the old one if it was damaged or was found not
+    to be there (`lost`, its storage key).
     """
     new = {"digest": digest, "size": size, "storage_key": key, "repository_count": 1}
     current = None
@@ -67,7 +69,7 @@ def adopt_blob(
         current = tx.row(_CURRENT_BLOB, digest=digest)
         # None: it was condemned between these two statements, and the way is free now.
     current_key, damaged_at, current_size = current
-    if damaged_at is None:
+    if damaged_at is None and current_key != lost:
         bury(tx, repository_id, key, size, due_at)
         return Adopted(str(current_key), new=False)
     tx.change(_REPLACE_BYTES, digest=digest, storage_key=key)
