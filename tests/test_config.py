@@ -92,7 +92,7 @@ def test_an_address(text: str, listen: Listen, loopback: bool) -> None:
     if loopback:
         assert load({"listen": text}).listen == listen
     else:
-        with pytest.raises(ConfigError, match=r"^listen: .*anybody .* can push and delete"):
+        with pytest.raises(ConfigError, match=r"^listen: .*every client .* can push and delete"):
             load({"listen": text})
 
 

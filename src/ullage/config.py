@@ -103,7 +103,7 @@ def parse_path(name: str, text: str) -> Path:
         raise wrong
     try:
         return Path(text).expanduser().absolute()
-    except RuntimeError:  # ~somebody, and there is nobody of that name
+    except RuntimeError:  # ~name, and there is no such user
         raise wrong from None
 
 
@@ -199,7 +199,7 @@ SETTINGS = (
         "anonymous_pull",
         "",
         parse_list,
-        "Repositories anybody may pull: names, prefixes such as public/*, or *; comma separated.",
+        "Repositories to pull without login: names, prefixes such as public/*, or *; with commas.",
     ),
     Setting("tls_cert", "", parse_optional_path, "PEM file with the certificate; serves HTTPS."),
     Setting("tls_key", "", parse_optional_path, "PEM file with the certificate's key."),
@@ -211,7 +211,7 @@ SETTINGS = (
     Setting("max_name", "255", parse_number, "Longest repository name, in characters."),
     Setting("max_uploads", "1000", parse_number, "Most upload sessions open at once."),
     Setting("max_descriptors", "1000", parse_number, "Most layers or children of one manifest."),
-    Setting("upload_idle", "24h", parse_duration, "An upload nobody goes on with ends after this."),
+    Setting("upload_idle", "24h", parse_duration, "An idle upload ends after this."),
     Setting("lease", "1h", parse_duration, "How long a blob is kept for the push that needs it."),
     Setting("read_grace", "2s", parse_duration, "From a deletion to the erasing of its bytes."),
     Setting("min_free", "8MiB", parse_size, "Uploads are refused when the disk has less room."),
@@ -341,7 +341,7 @@ def _as_text(name: str, value: object) -> str:
 def _require_sense(settings: Settings) -> None:
     if not settings.listen.loopback and not (settings.auth or settings.htpasswd):
         raise ConfigError(
-            f"listen: '{settings.listen}' - without accounts anybody who reaches that address can "
+            f"listen: '{settings.listen}' - without accounts every client of that address can "
             "push and delete. Add --auth (accounts kept by the registry), or --htpasswd FILE "
             "(accounts from a file), or listen on 127.0.0.1"
         )
@@ -349,7 +349,7 @@ def _require_sense(settings: Settings) -> None:
         raise ConfigError("auth, htpasswd: accounts come from one place; give one of the two")
     if settings.anonymous_pull and not (settings.auth or settings.htpasswd):
         raise ConfigError(
-            "anonymous_pull: says nothing without --auth or --htpasswd: everybody may do everything"
+            "anonymous_pull: has no effect without --auth or --htpasswd, as all may do everything"
         )
     if (settings.tls_cert is None) != (settings.tls_key is None):
         raise ConfigError(

@@ -6,22 +6,24 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.served import client, name, server
 from tests.support.server import UllageServer
 from tests.support.shared_server import client, name, server
 from ullage.cli import table
 from ullage.cli.main import run
 from ullage.cli.shell.commands import Command
 
-pytest.register_assert_rewrite("tests.cli.terminal")
-
 __all__ = ["client", "name", "server"]
+
+pytest.register_assert_rewrite("tests.cli.terminal")
 
 
 @pytest.fixture(autouse=True)
 def at_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A home folder of this test's own, and no setting of the user's own."""
+    """A home folder of this test's own, and no variable of the caller."""
     for variable in list(os.environ):
-        if variable.startswith(("ULLAGE_", "XDG_", "DBUS_")) or variable.lower().endswith("_proxy"):
+        lower = variable.lower()
+        if lower.startswith(("ullage_", "xdg_", "dbus_")) or lower.endswith("_proxy"):
             monkeypatch.delenv(variable)
     monkeypatch.delenv("REQUESTS_CA_BUNDLE", raising=False)
     home = tmp_path / "home"
@@ -62,7 +64,7 @@ def ullage(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) 
     """`ullage …` in this process; no terminal anywhere. The exit code is one that its help has."""
     monkeypatch.delenv("COLUMNS", raising=False)
 
-    def invocation(*arguments: str) -> Done:
+    def invoke(*arguments: str) -> Done:
         capsys.readouterr()
         code = run(arguments)
         printed = capsys.readouterr()
@@ -70,4 +72,4 @@ def ullage(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) 
         assert command is None or code in command.exit_status, (arguments, code)
         return Done(code, printed.out, printed.err)
 
-    return invocation
+    return invoke

@@ -7,13 +7,13 @@ from collections.abc import Iterable, Sequence
 from contextlib import closing
 
 from ullage.cli.client.scopes import CATALOG, scope_of
-from ullage.cli.commands.completion import _SCRIPTS
+from ullage.cli.commands.completion import SCRIPTS
 from ullage.cli.shell.commands import Command, Flag
 from ullage.cli.shell.console import Console, Level
 from ullage.cli.shell.errors import Failure
 from ullage.cli.shell.invocation import Invocation
 
-# Nobody waits longer for a list of names.
+# A longer list would keep the shell waiting.
 _MOST = 200
 
 
@@ -44,8 +44,8 @@ def _of_command(command: Command, given: Sequence[str], current: str) -> list[tu
         values = _values(command, positional, given, current) if positional else []
         if values:
             return _matching(values, current)
-    named = [(flag.names[0], flag.help) for flag in flags if not flag.positional]
-    return _matching(named, current)
+    names = [(flag.names[0], flag.help) for flag in flags if not flag.positional]
+    return _matching(names, current)
 
 
 def _values(
@@ -58,13 +58,13 @@ def _values(
     if flag.choices:
         return [(choice, "") for choice in flag.choices]
     if flag.names[0] == "shell":
-        return [(shell, "") for shell in _SCRIPTS]
+        return [(shell, "") for shell in SCRIPTS]
     if command.words[0] in groups.LOCAL:
-        # Its --name is no registry's.
+        # Their --name is no registry.
         return []
     try:
         if flag.variable == "registry" or flag.names[0] == "positional_name":
-            return [(name, url) for name, url in _call(given).named.items()]
+            return [(name, url) for name, url in _invocation(given).saved_registries.items()]
         artifact = flag.names[0] == "--image" or command.words[0] == "manifest"
         if flag.names[0] == "--repository" or (artifact and flag.names[0] in ("--image", "--name")):
             return _from_registry(given, current, images=artifact)
@@ -80,7 +80,7 @@ def _from_registry(given: Sequence[str], current: str, *, images: bool) -> list[
     from ullage.cli.client.registry import tags_path
 
     repository, colon, _ = current.partition(":")
-    with closing(_call(given)) as invocation:
+    with closing(_invocation(given)) as invocation:
         if images and colon:
             registry = invocation.registry(scope_of(repository, "metadata_read"))
             tags = islice(registry.pages(tags_path(repository), "tags"), _MOST)
@@ -90,8 +90,8 @@ def _from_registry(given: Sequence[str], current: str, *, images: bool) -> list[
         return [(name, "") for name in names]
 
 
-def _call(given: Sequence[str]) -> Invocation:
-    """With the flags that say which registry and who; a line being typed may lack anything."""
+def _invocation(given: Sequence[str]) -> Invocation:
+    """With the flags for registry and login; a line being typed may lack any."""
     parser = argparse.ArgumentParser(add_help=False, exit_on_error=False, allow_abbrev=False)
     parser.add_argument("--name", "-n", "--registry", "-r", dest="registry")
     for name in ("--suffix", "--username", "--password", "--ca-file"):

@@ -1,4 +1,4 @@
-"""Which registry a name means: a URL, host[:port], or a name somebody saved."""
+"""Which registry a name means: a URL, host[:port], or a saved name."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _PORTS = {"http": 80, "https": 443}
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Where a registry answers. `scheme` is "" while nobody knows: only its certificate tells."""
+    """Where a registry answers. `scheme` is "" while it is unknown."""
 
     scheme: str
     host: str

@@ -40,7 +40,7 @@ class HttpAnswer:
 class Connections:
     """Requests to `origin`, from any number of threads.
 
-    `ca_file` holds the authorities to trust beside none: as az, it replaces the system's.
+    `ca_file` has the authorities to trust: as with az, it replaces the system's.
     """
 
     def __init__(self, origin: Origin, ca_file: str | None, console: Console) -> None:
@@ -77,7 +77,7 @@ class Connections:
             # Over a new connection, which is not tried again.
             again = self.request(method, target, sent, body, timeout_seconds)
             return replace(again, repeated=True)
-        self._tell(method, target, sent, answer, time.monotonic() - began)
+        self._log(method, target, sent, answer, time.monotonic() - began)
         return answer
 
     def _exchange(
@@ -178,7 +178,7 @@ class Connections:
             return plain if origin.port is None else https
         return https
 
-    # -- telling
+    # -- messages
 
     def _unreachable(self, error: Exception) -> Unreachable:
         return Unreachable(
@@ -188,7 +188,7 @@ class Connections:
             hint=_reason(error, self._ca_file),
         )
 
-    def _tell(
+    def _log(
         self,
         method: str,
         target: str,

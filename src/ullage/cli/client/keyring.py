@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import sys
 
-# A locked keyring asks its owner for a password, in a window; nobody may be there to see it.
+# A locked keyring asks its owner for a password, in a window that may stay unseen.
 _SECONDS = 60
 
 
@@ -33,7 +33,7 @@ def put(address: str, username: str, password: str) -> bool:
 
 
 def get(address: str, username: str) -> str | None:
-    """The password, if it is there and may be had."""
+    """The password; None if it is not there or the keyring refuses."""
     match _kind():
         case "secret-tool":
             return _run(["secret-tool", "lookup", *_key(address, username)])

@@ -1,7 +1,7 @@
-"""A registry to ask things: who we are there, what its answers mean, page after page.
+"""A registry over HTTP: logging in, what its answers mean, page after page.
 
-azure.md sections 1.2, 2.2 and 3.2. Credentials are only shown after a challenge, and to
-nobody but the registry itself.
+azure.md sections 1.2, 2.2 and 3.2. Credentials are sent only after a challenge, and only to the
+registry itself.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from ullage.cli.client.connection import Connections, HttpAnswer
 
 PAGE = 100
-# azure.md section 3.1: with `*/*`, because some registries refuse an index to whom only asks
-# for images.
+# azure.md section 3.1: with `*/*`, because some registries refuse an index to a client that
+# accepts only images.
 MANIFEST_TYPES = ", ".join(
     (
         "*/*",
@@ -63,9 +63,9 @@ class Reply:
 
 
 class RemoteRegistry:
-    """Asks with the rights in `scope`, as `login` or as nobody.
+    """Asks with the rights in `scope`, as `login` or anonymously.
 
-    `ask_login` is called at most once, when the registry lets nobody in; it may raise
+    `ask_login` is called at most once, when the registry requires a login; it may raise
     Unauthenticated. One RemoteRegistry may be used from several threads.
     """
 
@@ -173,12 +173,12 @@ class RemoteRegistry:
         attempt = 0
         while True:
             attempt += 1
-            shown = self._authorization
-            sent = {**headers, **({"Authorization": shown} if shown else {})}
+            used = self._authorization
+            sent = {**headers, **({"Authorization": used} if used else {})}
             answer = self._send(method, target, sent, body, timeout_seconds)
             repeated = repeated or answer.repeated
             last = attempt >= _ATTEMPTS
-            if answer.status == 401 and not last and self._log_in(answer, shown):
+            if answer.status == 401 and not last and self._log_in(answer, used):
                 continue
             if answer.status not in _PASSING or last:
                 return answer, repeated
@@ -202,20 +202,20 @@ class RemoteRegistry:
 
     # -- logging in
 
-    def _log_in(self, refusal: HttpAnswer, shown: str | None) -> bool:
-        """Whether there is something new to show. Raises Unauthenticated."""
+    def _log_in(self, refusal: HttpAnswer, used: str | None) -> bool:
+        """Whether there are new credentials to send. Raises Unauthenticated."""
         with self._lock:
-            if self._authorization != shown:
+            if self._authorization != used:
                 return True  # Another thread was faster.
             challenge = refusal.headers.get("www-authenticate", "")
             kind, _, rest = challenge.partition(" ")
             parameters = dict(_PARAMETER.findall(rest))
-            if shown is not None and parameters.get("error") == "insufficient_scope":
+            if used is not None and parameters.get("error") == "insufficient_scope":
                 if self._login is not None:
-                    return False  # It knows us, and we may not.
-            elif shown is not None and shown.startswith("Basic "):
+                    return False  # The login is known, and lacks the right.
+            elif used is not None and used.startswith("Basic "):
                 raise self._denied(401)
-            if shown is not None and self._login is None:
+            if used is not None and self._login is None:
                 self._login = self._ask_login()
             if kind.lower() == "bearer":
                 self._authorization = f"Bearer {self._token(parameters)}"
@@ -226,10 +226,10 @@ class RemoteRegistry:
                 self._authorization = f"Basic {base64.b64encode(pair.encode()).decode()}"
             else:
                 return False
-            return self._authorization != shown
+            return self._authorization != used
 
     def _token(self, parameters: Mapping[str, str]) -> str:
-        """azure.md section 1.2: the password grant; without credentials, one for nobody."""
+        """azure.md section 1.2: the password grant; without credentials, an anonymous token."""
         # Asked of the registry itself, whatever host the realm names: a password goes nowhere else.
         path = urlsplit(parameters.get("realm", "")).path or "/oauth2/token"
         while True:
@@ -251,7 +251,7 @@ class RemoteRegistry:
                 return str(data["access_token"])
             if self._login is not None:
                 raise self._denied(answer.status)
-            # Nobody gets no token here.
+            # There are no anonymous tokens here.
             self._login = self._ask_login()
 
     def _denied(self, status: int) -> Unauthenticated:
@@ -292,7 +292,7 @@ def referrers_path(repository: str, digest: str) -> str:
 
 
 def error_text(answer: HttpAnswer, method: str) -> str:
-    """azure.md section 3.2: what the registry says, with the id that its log has."""
+    """azure.md section 3.2: the registry's message, with the id that its log has."""
     text = _NO_DETAILS.get(answer.status, f"Could not {method.lower()} the requested data.")
     data = _json(answer)
     errors = data.get("errors") if isinstance(data, dict) else None

@@ -40,7 +40,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _write(path: Path, content: Mapping[str, Any]) -> None:
-    """Replace the file in one step; it is nobody else's to read, not even for a moment."""
+    """Replace the file in one step; at no moment can another user read it."""
     import tempfile
 
     try:
@@ -103,7 +103,7 @@ def credentials_path() -> Path:
 
 @dataclass(frozen=True, slots=True)
 class SavedLogin:
-    """`url` is where it was saved for: what is for HTTPS is not for HTTP."""
+    """`url` is the address it was saved for: what is for HTTPS is not for HTTP."""
 
     login: Login
     url: str
@@ -111,7 +111,7 @@ class SavedLogin:
 
 
 def login_of(address: str) -> SavedLogin | None:
-    """Who to be at a registry; `address` is its host[:port]."""
+    """The login for a registry; `address` is its host[:port]."""
     entry = _read(credentials_path()).get(address)
     if not isinstance(entry, dict):
         return None

@@ -12,5 +12,5 @@ def scope_of(repository: str, actions: str) -> str:
 
 READ_ALL = scope_of("*", "metadata_read")
 DELETE_ALL = scope_of("*", "metadata_read,delete")
-# What a registry does by itself is for those who may do it everywhere.
+# Policies are for callers with these rights everywhere.
 CHANGE_ALL = scope_of("*", "metadata_read,metadata_write,delete")

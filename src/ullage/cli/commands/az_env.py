@@ -37,7 +37,7 @@ def az_env(invocation: Invocation) -> Result:
 
 
 def script(name: str, origin: Origin, authority: Path, folder: Path) -> str:
-    """Shell code for az: where the registry `name` is, and whom to trust there."""
+    """Shell code for az: where the registry `name` is, and the authority to trust there."""
     import shlex
 
     suffix = origin.address.removeprefix(name)
@@ -63,7 +63,7 @@ def script(name: str, origin: Origin, authority: Path, folder: Path) -> str:
 
 def _login_server(invocation: Invocation, name: str) -> Origin:
     """`https://NAME.rest[:port]`: the name's own URL if one was saved, else NAME.localhost."""
-    url = invocation.named.get(name)
+    url = invocation.saved_registries.get(name)
     found = invocation.origin(url or invocation.given.url or _default(invocation))
     host = found.host if found.host.startswith(f"{name}.") else f"{name}.{_DOMAIN}"
     if not found.loopback and host != found.host:
@@ -108,7 +108,7 @@ def _settings_environment() -> dict[str, str]:
 
 
 def _require_reachable(invocation: Invocation, origin: Origin, authority: Path) -> None:
-    """az itself says no more than "could not connect": so say what is wrong. Raises Failure."""
+    """az itself reports no more than "could not connect". Raises Failure with the cause."""
     try:
         answer = invocation.connections(origin, str(authority)).request("GET", "/v2/")
     except Unreachable as error:

@@ -53,11 +53,11 @@ end
 complete -c ullage -f -a '(__ullage_complete)'
 """
 
-_SCRIPTS = {"bash": BASH, "zsh": ZSH, "fish": FISH}
+SCRIPTS = {"bash": BASH, "zsh": ZSH, "fish": FISH}
 
 
 def completion(invocation: Invocation) -> Result:
-    script = _SCRIPTS.get(invocation.given.shell)
+    script = SCRIPTS.get(invocation.given.shell)
     if script is None:
         raise Failure(f"'{invocation.given.shell}' - expected bash, zsh or fish", 2)
     return Result(text=script.lstrip("\n"))

@@ -58,7 +58,7 @@ def _require_value(key: str, value: str, invocation: Invocation) -> None:
     if key == "output" and value not in OUTPUTS:
         raise Failure(f"output: '{value}' - expected one of {', '.join(OUTPUTS)}", 2)
     if key == "registry":
-        resolve(value, invocation.named)
+        resolve(value, invocation.saved_registries)
     if key.startswith(saved.REGISTRIES):
         resolve(value, {})
 

@@ -131,7 +131,7 @@ def delete_images(
         _ask(registry, sorted(targets), yes=yes)
     outcomes += _deleted(registry, sorted(targets))
     _sum_up(console, outcomes)
-    return _answer(outcomes)
+    return _result(outcomes)
 
 
 def _ask(registry: RemoteRegistry, targets: Sequence[tuple[str, str]], *, yes: bool) -> None:
@@ -184,7 +184,7 @@ def _at_once(
             except Failure as failure:
                 yield running[future], None, failure
     finally:
-        # Somebody who interrupts means what has not begun, too.
+        # An interruption also ends what has not begun.
         pool.shutdown(cancel_futures=True)
 
 
@@ -204,7 +204,7 @@ def _sum_up(console: Console, outcomes: Sequence[DeletionOutcome]) -> None:
             console.error(f"{outcome.image}: {outcome.reason}")
 
 
-def _answer(outcomes: Sequence[DeletionOutcome]) -> Result:
+def _result(outcomes: Sequence[DeletionOutcome]) -> Result:
     ordered = sorted(outcomes, key=lambda outcome: outcome.image)
     data: dict[str, list[Any]] = {"deleted": [], "gone": [], "failed": []}
     for outcome in ordered:

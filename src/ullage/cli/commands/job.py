@@ -59,8 +59,22 @@ def items_of(registry: RemoteRegistry, job_id: str) -> Iterator[dict[str, Any]]:
         query = dict(reply.next_page)
 
 
-def said(job: Mapping[str, Any]) -> list[str]:
-    """What a job has to say: notes, and rails that it ran into."""
+def finish(invocation: Invocation, registry: RemoteRegistry, job: dict[str, Any]) -> dict[str, Any]:
+    """Wait as `follow` does, and print the job's messages."""
+    job = follow(invocation, registry, job)
+    for line in messages(job):
+        invocation.console.warning(line)
+    return job
+
+
+def queued(invocation: Invocation, job: dict[str, Any]) -> Result:
+    """For --no-wait."""
+    invocation.console.note(f"Job {job['id']} is queued: ullage job watch {job['id']}")
+    return Result(job)
+
+
+def messages(job: Mapping[str, Any]) -> list[str]:
+    """A job's notes, the guardrails that it ran into, and what locks with a reason kept."""
     warnings = (f"The {job['kind']} {warning['message']}." for warning in job["warnings"])
     return [*(f"{note}." for note in job["notes"]), *warnings, *kept(job.get("stays", ()))]
 
@@ -68,14 +82,14 @@ def said(job: Mapping[str, Any]) -> list[str]:
 def kept(stays: Sequence[Mapping[str, Any]]) -> list[str]:
     """What locks with a reason keep; other locks are no news."""
     return [
-        f"{stay['repository']}{_named(stay)} stays: {hold['by']}."
+        f"{stay['repository']}{_reference(stay)} stays: {reason['by']}."
         for stay in stays
-        for hold in stay["held_by"]
-        if hold["by"].startswith("held by ")
+        for reason in stay["held_by"]
+        if reason["by"].startswith("held by ")
     ]
 
 
-def _named(stay: Mapping[str, Any]) -> str:
+def _reference(stay: Mapping[str, Any]) -> str:
     return f":{stay['tags'][0]}" if stay["tags"] else f"@{stay['digest']}"
 
 
@@ -92,14 +106,12 @@ def list_jobs(invocation: Invocation) -> Result:
 
 def items(invocation: Invocation) -> Result:
     found = list(items_of(invocation.registry(READ_ALL), invocation.given.job))
-    return Result(found, lambda: [_item_row(item) for item in found])
+    return Result(found, lambda: [item_row(item) for item in found])
 
 
 def watch(invocation: Invocation) -> Result:
     registry = invocation.registry(READ_ALL)
-    job = follow(invocation, registry, registry.get(path_of(invocation.given.job)).data)
-    for line in said(job):
-        invocation.console.warning(line)
+    job = finish(invocation, registry, registry.get(path_of(invocation.given.job)).data)
     return Result(job, lambda: [_row(job)], code=0 if job["state"] == "done" else 1)
 
 
@@ -123,13 +135,19 @@ def _row(job: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _item_row(item: Mapping[str, Any]) -> dict[str, Any]:
-    named = f":{item['tag']}" if item["tag"] else f"@{item['digest']}"
+def item_row(item: Mapping[str, Any], pending: str | None = None) -> dict[str, Any]:
+    """`pending` is the outcome of what was only planned."""
     return {
-        "Image": f"{item['repository']}{named}",
-        "Outcome": item["outcome"],
+        "Image": image_of(item),
+        "Outcome": item["outcome"] or pending,
         "Reason": item["reason"],
     }
+
+
+def image_of(item: Mapping[str, Any]) -> str:
+    """`R:T` of a tag, `R@D` of a manifest."""
+    named = f":{item['tag']}" if item["tag"] else f"@{item['digest']}"
+    return f"{item['repository']}{named}"
 
 
 UNFINISHED = {1: "The job did not do everything, or any other error."}

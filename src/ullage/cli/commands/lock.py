@@ -10,7 +10,7 @@ from ullage.cli.client.scopes import scope_of
 from ullage.cli.shell import flags
 from ullage.cli.shell.commands import MISSING, Command, Flag
 from ullage.cli.shell.errors import Failure
-from ullage.cli.shell.invocation import Invocation, Result
+from ullage.cli.shell.invocation import Invocation, Result, without_none
 from ullage.cli.shell.tables import age, short_digests
 
 LOCKS = "/api/v1/locks"
@@ -19,12 +19,11 @@ LOCKS = "/api/v1/locks"
 def lock(invocation: Invocation) -> Result:
     given = invocation.given
     if given.reason is None:
-        raise Failure("Usage error: --reason is required: say why, for whoever finds this.")
+        raise Failure("Usage error: --reason is required: say why.")
     target = _target(given.what)
     registry = invocation.registry(_scope(target))
-    request = target | {"reason": given.reason, "owner": given.owner, "until": given.until}
-    body = {name: value for name, value in request.items() if value is not None}
-    placed = registry.post(LOCKS, body).data
+    body = without_none(reason=given.reason, owner=given.owner, until=given.until)
+    placed = registry.post(LOCKS, target | body).data
     return Result(placed, lambda: _rows([placed]))
 
 

@@ -201,7 +201,7 @@ def _require_one(positional: str | None, name: str | None, kind: str, example: s
 def _split(
     invocation: Invocation, text: str, parameter: str, kind: str, example: str
 ) -> tuple[str, str]:
-    found = split_specifier(text, invocation.named)
+    found = split_specifier(text, invocation.saved_registries)
     if found is None:
         more = " or 'myregistry.azurecr.io/hello-world@sha256:abc123'" if ":" in example else ""
         raise Failure(

@@ -12,7 +12,7 @@ from urllib.parse import quote
 from ullage.cli.client.registry import RemoteRegistry, Reply
 from ullage.cli.client.scopes import DELETE_ALL, scope_of
 from ullage.cli.commands.delete_images import images_given
-from ullage.cli.commands.job import follow, path_of, said
+from ullage.cli.commands.job import follow, messages, path_of
 from ullage.cli.commands.purge import FILTER_FLAGS, FILTER_RIGHTS, filter_of, filter_scopes
 from ullage.cli.shell import flags
 from ullage.cli.shell.commands import MISSING, Command, Flag
@@ -134,16 +134,16 @@ def _fate(item: Mapping[str, Any]) -> str:
 def _why(item: Mapping[str, Any], short: Mapping[str, str]) -> str:
     if "held_by" in item:
         return "; ".join(
-            f"{hold['kind']} {short.get(hold['by'], hold['by'])}" for hold in item["held_by"]
+            f"{each['kind']} {short.get(each['by'], each['by'])}" for each in item["held_by"]
         )
     words = {
         "asked": "asked for",
         "repository": "the whole repository",
         "untagged": "only these tags go",
     }
-    said = words.get(item["why"], str(item["why"]))
-    said = f"{said} of {short[item['of']]}" if "of" in item else said
-    return f"{said}; pulled {age(item['pulled'])} ago" if "pulled" in item else said
+    reason = words.get(item["why"], str(item["why"]))
+    reason = f"{reason} of {short[item['of']]}" if "of" in item else reason
+    return f"{reason}; pulled {age(item['pulled'])} ago" if "pulled" in item else reason
 
 
 def _explained(found: Mapping[str, Any], digest: str) -> Result:
@@ -169,7 +169,7 @@ def apply(invocation: Invocation) -> Result:
     receipt = registry.post(f"{path}/apply", request, _SECONDS).data
     if "job" in receipt:
         return _followed(invocation, registry, receipt)
-    _tell(invocation, receipt)
+    _report(invocation, receipt)
     return Result(receipt)
 
 
@@ -182,12 +182,12 @@ def _followed(invocation: Invocation, registry: RemoteRegistry, receipt: dict[st
         return Result(receipt)
     job = follow(invocation, registry, registry.get(path_of(receipt["job"])).data)
     if job["state"] != "done":
-        for line in said(job):
+        for line in messages(job):
             invocation.console.warning(line)
         raise Failure(f"The plan was not carried out: job {job['id']} was {job['state']}.")
     path = f"{PLANS}/{quote(receipt['plan'], safe='')}"
     receipt = registry.get(path, {"n": "0"}).data["receipt"]
-    _tell(invocation, receipt)
+    _report(invocation, receipt)
     skipped = job["manifest_count"] - job["manifests_deleted"]
     if skipped:
         invocation.console.warning(
@@ -197,7 +197,7 @@ def _followed(invocation: Invocation, registry: RemoteRegistry, receipt: dict[st
     return Result(receipt)
 
 
-def _tell(invocation: Invocation, receipt: Mapping[str, Any]) -> None:
+def _report(invocation: Invocation, receipt: Mapping[str, Any]) -> None:
     """What was deleted, and how to take it back."""
     invocation.console.note(
         f"Deleted {images_in(receipt)}, freed {size(receipt['freed_bytes'])} "

@@ -8,12 +8,12 @@ from typing import Any
 
 from ullage.cli.client.registry import RemoteRegistry
 from ullage.cli.client.scopes import scope_of
-from ullage.cli.commands.job import UNFINISHED, follow, items_of, said
+from ullage.cli.commands.job import UNFINISHED, finish, image_of, items_of, queued
 from ullage.cli.commands.restore import free
 from ullage.cli.shell import flags
 from ullage.cli.shell.commands import MISSING, Command, Flag
 from ullage.cli.shell.errors import Failure
-from ullage.cli.shell.invocation import Invocation, Result
+from ullage.cli.shell.invocation import Invocation, Result, without_none
 from ullage.cli.shell.tables import size
 
 PURGE = "/api/v1/purge"
@@ -37,11 +37,8 @@ def purge(invocation: Invocation) -> Result:
     registry = invocation.registry(*filter_scopes(given.filter or [], rights))
     job = registry.post(PURGE, _request(given)).data
     if given.no_wait:
-        invocation.console.note(f"Job {job['id']} is queued: ullage job watch {job['id']}")
-        return Result(job)
-    job = follow(invocation, registry, job)
-    for line in said(job):
-        invocation.console.warning(line)
+        return queued(invocation, job)
+    job = finish(invocation, registry, job)
     if job["state"] == "refused":
         raise _refused(job)
     text = "".join(f"{line}\n" for line in _lines(registry, job))
@@ -49,8 +46,8 @@ def purge(invocation: Invocation) -> Result:
         invocation.console.error(
             f"The purge was not completed: job {job['id']} has {job['state']}."
         )
-        return _answer(invocation, job, text, 1)
-    return _answer(invocation, job, text, 0)
+        return _result(invocation, job, text, 1)
+    return _result(invocation, job, text, 0)
 
 
 def _purge_deleted(invocation: Invocation) -> Result:
@@ -63,7 +60,7 @@ def _purge_deleted(invocation: Invocation) -> Result:
     return free(invocation)
 
 
-def _answer(invocation: Invocation, job: dict[str, Any], text: str, code: int) -> Result:
+def _result(invocation: Invocation, job: dict[str, Any], text: str, code: int) -> Result:
     """acr's lines, unless some format was asked for."""
     if invocation.given.output is None and invocation.given.query is None:
         return Result(text=text, code=code)
@@ -79,29 +76,28 @@ def filter_scopes(filters: list[str], rights: str) -> list[str]:
 
 
 def _request(given: Any) -> dict[str, Any]:
-    caps = {
-        "max_manifests": given.max_manifests,
-        "max_bytes": given.max_bytes,
-        "max_percent": given.max_percent,
-    }
+    caps = without_none(
+        max_manifests=given.max_manifests,
+        max_bytes=given.max_bytes,
+        max_percent=given.max_percent,
+    )
     return filter_of(given) | {
         "include_locked": given.include_locked,
         "dry_run": given.dry_run,
-        "caps": {name: value for name, value in caps.items() if value is not None},
+        "caps": caps,
         "allow": given.allow or [],
     }
 
 
 def filter_of(given: Any) -> dict[str, Any]:
     """What FILTER_FLAGS say, for a purge or a plan."""
-    request = {
-        "filters": given.filter or [],
-        "ago": given.ago,
-        "keep": given.keep or 0,
-        "untagged": given.untagged,
-        "untagged_only": given.untagged_only,
-    }
-    return {name: value for name, value in request.items() if value is not None}
+    return without_none(
+        filters=given.filter or [],
+        ago=given.ago,
+        keep=given.keep or 0,
+        untagged=given.untagged,
+        untagged_only=given.untagged_only,
+    )
 
 
 def _refused(job: Mapping[str, Any]) -> Failure:
@@ -150,8 +146,7 @@ def _of_items(registry: RemoteRegistry, job: Mapping[str, Any], *, dry: bool) ->
         if part != headed:
             headed = part
             yield f"{verb} {item['kind']}s for repository: {item['repository']}"
-        named = f":{item['tag']}" if item["kind"] == "tag" else f"@{item['digest']}"
-        what = f"{address}/{item['repository']}{named}"
+        what = f"{address}/{image_of(item)}"
         if dry:
             yield f"Would delete: {what}"
         elif item["outcome"] == "deleted":

@@ -12,7 +12,7 @@ from ullage.cli.shell import flags
 from ullage.cli.shell.commands import MISSING, Command, Flag
 from ullage.cli.shell.console import confirm
 from ullage.cli.shell.errors import Failure
-from ullage.cli.shell.invocation import Invocation, Result
+from ullage.cli.shell.invocation import Invocation, Result, without_none
 from ullage.cli.shell.tables import age, images_in, size
 
 DELETED = "/api/v1/deleted"
@@ -157,8 +157,7 @@ def update_policy(invocation: Invocation) -> Result:
         invocation.console.warning(_DISABLING)
     if given.days is not None and given.days < old["retentionDays"]:
         confirm(_FEWER_DAYS, given.yes)
-    wanted = {"status": given.status, "retentionDays": given.days}
-    changes = {name: value for name, value in wanted.items() if value is not None}
+    changes = without_none(status=given.status, retentionDays=given.days)
     return _policy(registry.patch(POLICY, changes).data)
 
 

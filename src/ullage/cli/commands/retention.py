@@ -9,11 +9,11 @@ from typing import Any
 
 from ullage.cli.client.image_names import parse_image
 from ullage.cli.client.scopes import CHANGE_ALL, READ_ALL, scope_of
-from ullage.cli.commands.job import UNFINISHED, follow, items_of, said
+from ullage.cli.commands.job import UNFINISHED, finish, image_of, item_row, items_of, queued
 from ullage.cli.shell import flags
 from ullage.cli.shell.commands import MISSING, Command, Flag
 from ullage.cli.shell.errors import Failure
-from ullage.cli.shell.invocation import Invocation, Result
+from ullage.cli.shell.invocation import Invocation, Result, without_none
 from ullage.cli.shell.tables import age, images_in, manifests_and_tags, short_digests, size
 
 _POLICIES = "/api/v1/policies"
@@ -106,11 +106,8 @@ def run(invocation: Invocation) -> Result:
     registry = invocation.registry(CHANGE_ALL)
     job = registry.post("/api/v1/retention/runs", {"dry_run": given.dry_run}).data
     if given.no_wait:
-        invocation.console.note(f"Job {job['id']} is queued: ullage job watch {job['id']}")
-        return Result(job)
-    job = follow(invocation, registry, job)
-    for line in said(job):
-        invocation.console.warning(line)
+        return queued(invocation, job)
+    job = finish(invocation, registry, job)
     if given.dry_run:
         invocation.console.note(
             f"Would delete {images_in(job)}, and free {size(job['planned_bytes'])} "
@@ -123,16 +120,9 @@ def run(invocation: Invocation) -> Result:
         )
     found = list(items_of(registry, job["id"]))
     code = 0 if job["state"] == "done" else 1
-    return Result(job | {"items": found}, lambda: [_item_row(item) for item in found], code=code)
-
-
-def _item_row(item: Mapping[str, Any]) -> dict[str, Any]:
-    named = f":{item['tag']}" if item["tag"] else f"@{item['digest']}"
-    return {
-        "Image": f"{item['repository']}{named}",
-        "Outcome": item["outcome"] or "would go",
-        "Reason": item["reason"],
-    }
+    return Result(
+        job | {"items": found}, lambda: [item_row(item, "would go") for item in found], code=code
+    )
 
 
 def test(invocation: Invocation) -> Result:
@@ -160,9 +150,7 @@ def _gone_rows(data: Mapping[str, Any]) -> list[dict[str, Any]]:
     short = short_digests(each["digest"] for each in data["deleted"])
     return [
         {
-            "Image": f"{each['repository']}:{each['tag']}"
-            if each["tag"]
-            else f"{each['repository']}@{short[each['digest']]}",
+            "Image": image_of(each | {"digest": short[each["digest"]]}),
             "Rule": each["rule"],
             "Deleted": age(each["deleted"]),
             "PulledLater": _regret(each["pulled_later"]),
@@ -186,8 +174,7 @@ def update_untagged(invocation: Invocation) -> Result:
     given = invocation.given
     if given.days is not None and not 0 <= given.days <= 365:
         raise Failure("Invalid value for days: should be from 0 to 365")
-    wanted = {"status": given.status, "days": given.days}
-    changes = {name: value for name, value in wanted.items() if value is not None}
+    changes = without_none(status=given.status, days=given.days)
     return Result(invocation.registry(CHANGE_ALL).patch(f"{_POLICIES}/untagged", changes).data)
 
 

@@ -61,10 +61,10 @@ def _usage_rows(data: Mapping[str, Any]) -> list[dict[str, Any]]:
 def _usage_row(entry: Mapping[str, Any], short: Mapping[str, str]) -> dict[str, Any]:
     if "digest" in entry:
         tags = entry["tag"] if "tag" in entry else ", ".join(entry["tags"]) or "(untagged)"
-        named = {"Name": tags, "Digest": short[entry["digest"]]}
+        names = {"Name": tags, "Digest": short[entry["digest"]]}
     else:
-        named = {"Name": _named(entry)}
-    return named | {
+        names = {"Name": _name(entry)}
+    return names | {
         "Size": size(entry["bytes"]),
         "Exclusive": size(entry["exclusive_bytes"]),
         "Shared": size(entry["shared_bytes"]),
@@ -74,7 +74,7 @@ def _usage_row(entry: Mapping[str, Any], short: Mapping[str, str]) -> dict[str, 
     }
 
 
-def _named(entry: Mapping[str, Any]) -> str:
+def _name(entry: Mapping[str, Any]) -> str:
     if entry["name"] is None:
         return "(being erased)"
     deleted = " (soft-deleted)" if entry.get("operation") else ""

@@ -25,9 +25,9 @@ def why(invocation: Invocation) -> Result:
 
 def _why_rows(data: Mapping[str, Any]) -> list[dict[str, Any]]:
     rows = [
-        {"Repository": place["repository"], "HeldBy": f"{hold['kind']} {hold['by']}"}
+        {"Repository": place["repository"], "HeldBy": f"{each['kind']} {each['by']}"}
         for place in data.get("manifest", [])
-        for hold in place["held_by"]
+        for each in place["held_by"]
     ]
     rows += [
         {"Repository": place["repository"], "HeldBy": _kept(place)}
@@ -40,12 +40,12 @@ def _why_rows(data: Mapping[str, Any]) -> list[dict[str, Any]]:
         if place.get("last_pull")
     ]
     blob = data.get("blob", {})
-    for holder in blob.get("held_by", []):
-        tags = ", ".join(holder["tags"]) or "(untagged)"
-        held_by = f"{holder['digest']} {tags}"
-        if "operation" in holder:
-            held_by += f", {_kept(holder)}"
-        rows.append({"Repository": holder["repository"], "HeldBy": held_by})
+    for manifest in blob.get("held_by", []):
+        tags = ", ".join(manifest["tags"]) or "(untagged)"
+        held_by = f"{manifest['digest']} {tags}"
+        if "operation" in manifest:
+            held_by += f", {_kept(manifest)}"
+        rows.append({"Repository": manifest["repository"], "HeldBy": held_by})
     for wait in blob.get("waits", []):
         kind = "lease" if wait["leased"] else "review"
         rows.append({"Repository": wait["repository"], "HeldBy": f"{kind} until {wait['until']}"})
@@ -57,7 +57,7 @@ def _why_rows(data: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def _last_pull(pull: Mapping[str, Any]) -> str:
-    """Nothing that holds, but something to know before it goes."""
+    """No reason to stay, but something to know before it goes."""
     return f"(pulled {age(pull['at'])} ago, by: {pull['by']})"
 
 

@@ -54,11 +54,6 @@ def password_of(invocation: Invocation) -> str | None:
     return sys.stdin.readline().rstrip("\r\n") if invocation.given.password_stdin else None
 
 
-def said(**arguments: Any) -> dict[str, Any]:
-    """Only what was said."""
-    return {name: value for name, value in arguments.items() if value is not None}
-
-
 def manage(
     invocation: Invocation, command: str, arguments: Mapping[str, Any], rows: Rows
 ) -> Result:

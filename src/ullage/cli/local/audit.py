@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ullage.cli.local.accounts import manage, said
+from ullage.cli.local.accounts import manage
 from ullage.cli.local.settings import PLACE
 from ullage.cli.shell.commands import Command, Flag
-from ullage.cli.shell.invocation import Invocation, Result
+from ullage.cli.shell.invocation import Invocation, Result, without_none
 
 
 def list_entries(invocation: Invocation) -> Result:
     given = invocation.given
-    arguments = said(
+    arguments = without_none(
         subject=given.subject,
         action=given.action,
         repository=given.repository,

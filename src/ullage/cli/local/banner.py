@@ -1,4 +1,4 @@
-"""What `ullage serve` says once it answers: where it is, and commands to paste."""
+"""What `ullage serve` prints once it answers: its address, and commands to paste."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from ullage.config import Settings
 if TYPE_CHECKING:
     from ullage.wiring import Started
 
-# Where a server listens that listens everywhere; nobody can be reached by that name.
+# The hosts of a server that listens on every address; a client needs another one.
 _EVERYWHERE = ("0.0.0.0", "[::]")  # noqa: S104 - only printed
 _PASSWORD = re.compile(r"//[^/@]*:[^/@]*@")
 
 
 def greeting(settings: Settings, started: Started) -> Iterator[str]:
-    """Line by line, what somebody who just started the registry wants to know."""
+    """Line by line: the address, a first password, and what to do next."""
     storage = "" if not settings.storage else f", blobs in {settings.storage}"
     yield f"Ullage {__version__} serves {started.url}, data in {settings.data}{storage}"
     url = settings.external_url or _reachable(started)
@@ -53,7 +53,7 @@ def _next(settings: Settings, started: Started, url: str) -> Iterator[str]:
         yield f"  docker login -u {name} {host}"
         curl += f" -u {name}"
     if started.authority is not None:
-        curl += f" --cacert {_shown(started.authority)}"
+        curl += f" --cacert {_spelled(started.authority)}"
     yield f"  docker tag IMAGE {host}/IMAGE && docker push {host}/IMAGE"
     yield f"  {curl} {url}/v2/_catalog"
     stored = f" --storage {shlex.quote(settings.storage)}" if settings.storage else ""
@@ -77,7 +77,7 @@ def _host(url: str) -> str:
 
 def _where(settings: Settings) -> str:
     """The flags that name this registry to another command."""
-    flags = f" --data {_shown(settings.data)}"
+    flags = f" --data {_spelled(settings.data)}"
     if settings.database:
         secret = _PASSWORD.search(settings.database)
         flags += " --database "
@@ -88,10 +88,10 @@ def _where(settings: Settings) -> str:
 
 def _command() -> str:
     """How this very command is spelled from here."""
-    return _shown(Path(sys.argv[0])) if sys.argv[0].endswith("ullage") else "ullage"
+    return _spelled(Path(sys.argv[0])) if sys.argv[0].endswith("ullage") else "ullage"
 
 
-def _shown(path: Path) -> str:
+def _spelled(path: Path) -> str:
     try:
         return shlex.quote(str(path.absolute().relative_to(Path.cwd())))
     except ValueError:

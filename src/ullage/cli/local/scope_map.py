@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ullage.cli.local.accounts import NAME, manage, rights, rights_flag, said
+from ullage.cli.local.accounts import NAME, manage, rights, rights_flag
 from ullage.cli.local.settings import PLACE
 from ullage.cli.shell.commands import MISSING, Command, Flag
-from ullage.cli.shell.invocation import Invocation, Result
+from ullage.cli.shell.invocation import Invocation, Result, without_none
 from ullage.cli.shell.tables import age
 
 
@@ -32,7 +32,7 @@ def show(invocation: Invocation) -> Result:
 
 def update(invocation: Invocation) -> Result:
     given = invocation.given
-    arguments = said(
+    arguments = without_none(
         name=given.name,
         add=rights(given.add_repository),
         remove=rights(given.remove_repository),

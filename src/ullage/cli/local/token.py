@@ -6,16 +6,16 @@ import argparse
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ullage.cli.local.accounts import NAME, SCOPE_MAP, STATUS, manage, rights, rights_flag, said
+from ullage.cli.local.accounts import NAME, SCOPE_MAP, STATUS, manage, rights, rights_flag
 from ullage.cli.local.settings import PLACE
 from ullage.cli.shell.commands import MISSING, Command, Flag
-from ullage.cli.shell.invocation import Invocation, Result
+from ullage.cli.shell.invocation import Invocation, Result, without_none
 from ullage.cli.shell.tables import age
 
 
 def create(invocation: Invocation) -> Result:
     given = invocation.given
-    arguments = said(
+    arguments = without_none(
         name=given.name,
         scope_map=given.scope_map,
         repositories=rights(given.repository),
@@ -36,7 +36,7 @@ def show(invocation: Invocation) -> Result:
 
 def update(invocation: Invocation) -> Result:
     given = invocation.given
-    arguments = said(name=given.name, status=given.status, scope_map=given.scope_map)
+    arguments = without_none(name=given.name, status=given.status, scope_map=given.scope_map)
     return manage(invocation, "token update", arguments, _rows)
 
 
@@ -46,7 +46,7 @@ def delete(invocation: Invocation) -> Result:
 
 def generate_passwords(invocation: Invocation) -> Result:
     given = invocation.given
-    arguments = said(
+    arguments = without_none(
         name=given.name, slots=_slots(given) or None, expires_in_days=given.expiration_in_days
     )
     return manage(invocation, "token credential generate", arguments, _rows)
@@ -62,7 +62,7 @@ def _slots(given: argparse.Namespace) -> list[str]:
 
 
 def _rows(tokens: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The passwords that were just made, which nobody can look up later; else the tokens."""
+    """The passwords that were just made, which cannot be looked up later; else the tokens."""
     made = [row for token in tokens for row in _made(token)]
     return made or [
         {

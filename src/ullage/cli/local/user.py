@@ -12,18 +12,17 @@ from ullage.cli.local.accounts import (
     STATUS,
     manage,
     password_of,
-    said,
 )
 from ullage.cli.local.settings import PLACE
 from ullage.cli.shell.commands import MISSING, Command, Flag
 from ullage.cli.shell.errors import UsageError
-from ullage.cli.shell.invocation import Invocation, Result
+from ullage.cli.shell.invocation import Invocation, Result, without_none
 from ullage.cli.shell.tables import age
 
 
 def create(invocation: Invocation) -> Result:
     given = invocation.given
-    arguments = said(
+    arguments = without_none(
         name=given.name,
         admin=given.admin,
         scope_map=given.scope_map,
@@ -45,14 +44,14 @@ def update(invocation: Invocation) -> Result:
     if given.admin and given.no_admin:
         raise UsageError("--admin and --no-admin exclude each other", "ullage user update")
     admin = True if given.admin else False if given.no_admin else None
-    arguments = said(
+    arguments = without_none(
         name=given.name, status=given.status, admin=admin, scope_map=given.scope_map
     )  # fmt: skip
     return manage(invocation, "user update", arguments, _rows)
 
 
 def change_password(invocation: Invocation) -> Result:
-    arguments = said(name=invocation.given.name, password=password_of(invocation))
+    arguments = without_none(name=invocation.given.name, password=password_of(invocation))
     return manage(invocation, "user password", arguments, _rows)
 
 

@@ -1,4 +1,4 @@
-"""What a command is called and which flags it takes, as data; and reading a line by it.
+"""A command as data: its words, flags and exit codes; and reading a line by it.
 
 Help, completion and docs/reference/cli.md come from the same data. The parser is argparse, which is
 also az's, so what az accepts (`--repo=x`, unambiguous beginnings of flags, values with a space or
@@ -24,7 +24,7 @@ OUTPUTS = ("json", "jsonc", "yaml", "yamlc", "table", "tsv", "none")
 class Flag:
     """A flag, or a positional argument if its name has no dash.
 
-    `value` is what its value is called in help ("" for a switch). `choices` are matched whatever
+    `value` is its value's placeholder in help ("" for a switch). `choices` are matched whatever
     their case. A `three_state` flag is true alone and takes true or false. The value of one with
     `several` is a list of words; that of a `repeatable` one a list of what it was given each time.
     """
@@ -133,8 +133,8 @@ def parse(command: Command, arguments: Sequence[str]) -> argparse.Namespace:
     for flag in (*command.flags, *command.common):
         _add(parser, flag)
     # What the runner looks for, also where a command has no such flag.
-    unsaid = argparse.Namespace(output=None, query=None)
-    found: argparse.Namespace = parser.parse_args(list(arguments), unsaid)
+    defaults = argparse.Namespace(output=None, query=None)
+    found: argparse.Namespace = parser.parse_args(list(arguments), defaults)
     return found
 
 

@@ -1,4 +1,4 @@
-"""What is said to people, all of it on stderr: warnings, errors, questions, progress."""
+"""Messages to people, all on stderr: warnings, errors, questions, progress."""
 
 from __future__ import annotations
 
@@ -21,35 +21,35 @@ class Level(IntEnum):
 
 
 class Console:
-    """Says what is at least as grave as `level`."""
+    """Prints messages of `level` and above."""
 
     def __init__(self, level: Level = Level.WARNING) -> None:
         self.level = level
 
     def debug(self, text: str) -> None:
-        self._say(Level.DEBUG, text)
+        self._print(Level.DEBUG, text)
 
     def info(self, text: str) -> None:
-        self._say(Level.INFO, text)
+        self._print(Level.INFO, text)
 
     def warning(self, text: str) -> None:
-        self._say(Level.WARNING, text)
+        self._print(Level.WARNING, text)
 
     def error(self, text: str) -> None:
-        self._say(Level.ERROR, text)
+        self._print(Level.ERROR, text)
 
     def note(self, text: str) -> None:
-        """Something to know that is no warning, such as how a long work ended."""
+        """Information that is no warning, such as how a long work ended."""
         if self.level <= Level.WARNING:
             print(text, file=sys.stderr)
 
-    def _say(self, level: Level, text: str) -> None:
+    def _print(self, level: Level, text: str) -> None:
         if level >= self.level:
             print(f"{level.name}: {text}", file=sys.stderr)
 
 
 def confirm(question: str, yes: bool) -> None:
-    """Go on only if somebody says y. azure.md section 3.4. Raises Cancelled, Failure."""
+    """Go on only if the answer is y. azure.md section 3.4. Raises Cancelled, Failure."""
     if yes:
         return
     if not sys.stdin.isatty():
@@ -108,7 +108,7 @@ def progress(items: Iterable[T], total: int, what: str) -> Iterator[T]:
 
 
 class Gauge:
-    """How far something is that somebody else does: a bar on stderr if that is a terminal."""
+    """How far the registry is with a job: a bar on stderr if that is a terminal."""
 
     def __init__(self) -> None:
         self._shown = False

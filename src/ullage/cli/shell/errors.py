@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 class Failure(Exception):
-    """Something to tell and an exit code: 1 error, 2 usage, 3 not found."""
+    """A message and an exit code: 1 error, 2 usage, 3 not found."""
 
     def __init__(self, message: str, code: int = 1, hint: str = "") -> None:
         super().__init__(message)
@@ -21,7 +21,7 @@ class UsageError(Failure):
 
 
 class Cancelled(Failure):
-    """Somebody was asked and said no."""
+    """The answer to a question was no."""
 
     def __init__(self) -> None:
         super().__init__("Operation cancelled.")
@@ -36,7 +36,7 @@ class Refused(Failure):
 
 
 class Unreachable(Failure):
-    """No answer. The text says which registry, the hint why."""
+    """No answer. The text has the registry, the hint the reason."""
 
 
 class Unauthenticated(Failure):

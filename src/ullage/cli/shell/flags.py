@@ -14,12 +14,12 @@ ACCESS = (
         "A name's tenant suffix: `--name NAME --suffix S` is the registry NAME-S.",
         "SUFFIX",
     ),
-    Flag(("--username", "-u"), "Who to be there, instead of who logged in.", "USERNAME"),
+    Flag(("--username", "-u"), "The user name. Default: that of `ullage login`.", "USERNAME"),
     Flag(("--password", "-p"), "The password; asked for if left out.", "PASSWORD"),
     Flag(
         ("--ca-file",),
         "PEM file with the authorities to trust. Default: ULLAGE_CA_FILE, else REQUESTS_CA_BUNDLE, "
-        "else whom the system trusts.",
+        "else those of the system.",
         "FILE",
     ),
 )

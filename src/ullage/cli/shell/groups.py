@@ -2,12 +2,6 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    pass
-
-
 TITLE = "A container registry that gives space back."
 # The first words of the commands in `local`, which is slow to import: it is not asked for help.
 LOCAL = {
@@ -29,7 +23,7 @@ GROUPS = {
     "lock": "Keep something from being deleted, and say why; list what is kept.",
     "job": "Long work that a registry does: list, show, watch, cancel.",
     "retention": "What a registry deletes by itself: show, set, explain, test, run.",
-    "pullers": "Who pulls images, told apart by user agent: show, set.",
+    "pullers": "Classes of clients that pull, by user agent: show, set.",
     "deleted": "Deletions that can be taken back: list, show.",
     "config": "Defaults, names for registries, and what a registry does by itself.",
     "soft-delete": "Whether deletions can be taken back: show, update.",

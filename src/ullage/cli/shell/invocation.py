@@ -24,7 +24,7 @@ CONNECTIONS = 16
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What a command has to say on stdout.
+    """What a command prints on stdout.
 
     `data` is az's shape. `rows` are for tables, when they show more or less than `data`; `text` is
     printed as it is, whatever the format.
@@ -33,7 +33,7 @@ class Result:
     data: Any = None
     rows: Callable[[], Sequence[Mapping[str, Any]]] | None = None
     text: str | None = None
-    # The exit code: a command may have something to show and yet not have done all.
+    # A command may have a result and yet not have done all.
     code: int = 0
 
 
@@ -53,14 +53,16 @@ class Invocation:
         return self._defaults
 
     @property
-    def named(self) -> dict[str, str]:
+    def saved_registries(self) -> dict[str, str]:
         return saved.named_registries(self.defaults)
 
     def origin(self, name: str | None = None) -> Origin:
         """The registry that is meant: as given, else the default's."""
         given: str | None = name or getattr(self.given, "registry", None)
         chosen = given or os.environ.get("ULLAGE_REGISTRY") or self.defaults.get("registry")
-        return resolve(chosen or DEFAULT, self.named, getattr(self.given, "suffix", None))
+        return resolve(
+            chosen or DEFAULT, self.saved_registries, getattr(self.given, "suffix", None)
+        )
 
     def registry(self, *scope: str, name: str | None = None) -> RemoteRegistry:
         """The registry, to be asked with these rights (azure.md section 3.1)."""
@@ -68,7 +70,9 @@ class Invocation:
 
         origin, login, ca_file = self._identity(self.origin(name))
         connections = self.connections(origin, self.ca_file(ca_file))
-        return RemoteRegistry(connections, self.console, login, scope, lambda: self._asked(origin))
+        return RemoteRegistry(
+            connections, self.console, login, scope, lambda: self._ask_login(origin)
+        )
 
     def connections(self, origin: Origin, ca_file: str | None) -> Connections:
         """Connections that are closed when the command is done."""
@@ -82,22 +86,19 @@ class Invocation:
         for connections in self._opened:
             connections.close()
 
-    def ca_file(self, saved_one: str | None = None) -> str | None:
-        """Who vouches for certificates; None for whom the system trusts.
-
-        `saved_one` is what was said at login.
-        """
+    def ca_file(self, saved_file: str | None = None) -> str | None:
+        """The authorities to trust, those in `saved_file` by default; None for the system's."""
         return (
             getattr(self.given, "ca_file", None)
             or os.environ.get("ULLAGE_CA_FILE")
-            or saved_one
+            or saved_file
             or self.defaults.get("ca_file")
             or os.environ.get("REQUESTS_CA_BUNDLE")
             or None
         )
 
     def _identity(self, origin: Origin) -> tuple[Origin, Login | None, str | None]:
-        """Who to be, and who vouches: -u and -p, else what was saved.
+        """Scheme, login and file of authorities: -u and -p, else what was saved.
 
         Raises Failure for half of it, with az's text.
         """
@@ -113,7 +114,7 @@ class Invocation:
             return origin, None, None
         scheme = found.url.partition("://")[0]
         if origin.scheme == "http" and scheme == "https":
-            # It would be readable on the way.
+            # The password would be readable on the way.
             self.console.warning(
                 f"The login saved for {found.url} is not used: '{origin.url}' is not encrypted."
             )
@@ -121,16 +122,20 @@ class Invocation:
         known = Origin(origin.scheme or scheme, origin.host, origin.port)
         return known, found.login, found.ca_file
 
-    def _asked(self, origin: Origin) -> Login:
-        """Who somebody says they are. azure.md section 1.9. Raises Unauthenticated."""
+    def _ask_login(self, origin: Origin) -> Login:
+        """azure.md section 1.9. Raises Unauthenticated."""
         if not sys.stdin.isatty():
             raise Unauthenticated(
                 "Unable to authenticate using AAD or admin login credentials. Please specify both "
                 "username and password in non-interactive mode.",
                 hint=f"Or save them once: ullage login {origin.address} -u USERNAME",
             )
-        username = ask("Username: ")
-        return Login(username, ask_password())
+        return Login(ask("Username: "), ask_password())
+
+
+def without_none(**values: Any) -> dict[str, Any]:
+    """The values that were given."""
+    return {name: value for name, value in values.items() if value is not None}
 
 
 def _password() -> str:

@@ -35,17 +35,17 @@ def query_of(expression: str, command: str) -> Callable[[Any], Any]:
     return search
 
 
-def show(answer: Result, output: str, query: Callable[[Any], Any] | None) -> None:
+def show(result: Result, output: str, query: Callable[[Any], Any] | None) -> None:
     """Print a result. Nothing is printed for none, as az does."""
-    if answer.text is not None:
+    if result.text is not None:
         # A manifest goes out byte for byte, whatever the terminal's encoding is.
         sys.stdout.flush()
-        sys.stdout.buffer.write(answer.text.encode("utf-8", "surrogateescape"))
+        sys.stdout.buffer.write(result.text.encode("utf-8", "surrogateescape"))
         return
-    data = query(answer.data) if query else answer.data
+    data = query(result.data) if query else result.data
     if data is None or output == "none":
         return
-    rows = answer.rows if output == "table" and query is None else None
+    rows = result.rows if output == "table" and query is None else None
     sys.stdout.write(table(rows()) if rows else formatted(data, output, queried=query is not None))
 
 

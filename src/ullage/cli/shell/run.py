@@ -14,7 +14,7 @@ from ullage.cli.shell.invocation import Invocation
 
 
 def run(command: Command, arguments: Sequence[str]) -> int:
-    """Carry a command out and print what comes of it. azure.md section 3.2 has the codes."""
+    """Carry a command out and print its result. azure.md section 3.2 has the codes."""
     console = Console(_level(arguments))
     try:
         return _run(command, arguments, console)
@@ -32,7 +32,7 @@ def run(command: Command, arguments: Sequence[str]) -> int:
         print(file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:
-        # Whoever read our output has enough, as `head`. Nothing may be flushed to it at the end.
+        # The reader of our output has enough, as `head`. Nothing may be flushed to it at the end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
 
@@ -53,14 +53,14 @@ def _run(command: Command, arguments: Sequence[str], console: Console) -> int:
         output = given.output or invocation.defaults.get("output") or _usual_output()
         if command.warning:
             console.warning(command.warning)
-        answer = command.run(invocation)
-    if answer is None:
+        result = command.run(invocation)
+    if result is None:
         return 0
     from ullage.cli.shell.output import show
 
-    show(answer, output, query)
+    show(result, output, query)
     sys.stdout.flush()
-    return int(answer.code)
+    return int(result.code)
 
 
 def _usual_output() -> str:

@@ -35,7 +35,7 @@ def _line(cells: Sequence[str], widths: Sequence[int], right: Sequence[bool]) ->
 def _cell(value: Any) -> str:
     if value is None:
         return ""
-    # Whatever a registry answers must not move the cursor.
+    # No text from a registry may move the cursor.
     return "".join(char if char.isprintable() else "?" for char in str(value))
 
 
@@ -62,7 +62,7 @@ def counted(n: int, thing: str) -> str:
 
 
 def images_in(found: Mapping[str, Any]) -> str:
-    """How many manifests and tags something says of itself: "2 manifests and 1 tag"."""
+    """The counts in a document of the API: "2 manifests and 1 tag"."""
     return manifests_and_tags(found["manifest_count"], found["tag_count"])
 
 
@@ -102,7 +102,7 @@ def age(timestamp: Any, now: datetime | None = None) -> str:
 
 
 def short_digests(digests: Iterable[str]) -> dict[str, str]:
-    """Digests by their shortest beginnings that tell these apart, of at least twelve digits."""
+    """The shortest beginnings, of at least twelve digits, that are unique among these."""
     known = sorted(set(digests))
     length = 12
     for left, right in pairwise(known):
