@@ -24,20 +24,16 @@ _scope_maps = accounts.scope_maps
 _keys = accounts.signing_keys
 
 
-def _called(table: sa.Table) -> sa.ColumnElement[bool]:
-    return given(table, "name")
-
-
 def _all(table: sa.Table) -> Statement:
     return Statement(sa.select(table).order_by(table.c.name))
 
 
 def _one(table: sa.Table) -> Statement:
-    return Statement(sa.select(table).where(_called(table)))
+    return Statement(sa.select(table).where(given(table, "name")))
 
 
 def _delete(table: sa.Table) -> Statement:
-    return Statement(table.delete().where(_called(table)))
+    return Statement(table.delete().where(given(table, "name")))
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,15 +108,8 @@ def find_user(tx: Transaction, name: str) -> User | None:
 
 def _user(row: Row) -> User:
     name, password_hash, enabled, admin, scope_map, generation, created_at = row
-    return User(
-        name,
-        password_hash,
-        bool(enabled),
-        bool(admin),
-        scope_map,
-        generation,
-        from_micros(created_at),
-    )
+    rights = (bool(enabled), bool(admin), scope_map)
+    return User(name, password_hash, *rights, generation, from_micros(created_at))
 
 
 def insert_user(
@@ -202,14 +191,13 @@ def delete_token(tx: Transaction, name: str) -> bool:
 
 
 _OF_TOKEN = given(_passwords, "token")
-_IN_SLOT = sa.and_(_OF_TOKEN, given(_passwords, "slot"))
 _PASSWORDS = Statement(
     sa.select(*_passwords.c["slot", "password_hash", "expires_at", "created_at"])
     .where(_OF_TOKEN)
     .order_by(_passwords.c.slot)
 )
 _INSERT_PASSWORD = Statement.insert(_passwords, _passwords.c.keys())
-_DELETE_PASSWORD = Statement(_passwords.delete().where(_IN_SLOT))
+_DELETE_PASSWORD = Statement(_passwords.delete().where(given(_passwords, "token", "slot")))
 _DELETE_PASSWORDS = Statement(_passwords.delete().where(_OF_TOKEN))
 
 
@@ -287,7 +275,7 @@ def put_scope_map(
 
 
 _END_TOKENS_OF = tuple(
-    Statement(table.update().where(_called(table)).values(generation=table.c.generation + 1))
+    Statement(table.update().where(given(table, "name")).values(generation=table.c.generation + 1))
     for table in (_users, _tokens)
 )
 _USING_SCOPE_MAP = tuple(

@@ -1,1 +1,1 @@
-"""Facts by SQL: repositories, manifests, tags, links, sessions, leases. Knows no bytes."""
+"""Databases: transactions, statements, tables and migrations, on SQLite and PostgreSQL."""

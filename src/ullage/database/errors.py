@@ -1,4 +1,4 @@
-"""What a database can refuse, in words the services understand."""
+"""What can go wrong with a database, whichever engine it is."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which engine keeps the facts, by its URL."""
+"""Opening a database: its URL says which engine it is."""
 
 from __future__ import annotations
 

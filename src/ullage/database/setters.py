@@ -1,4 +1,4 @@
-"""Setting some columns of a row, whichever they are: one statement for each column."""
+"""Setting some columns of a row, whichever they are: one statement for each column that is set."""
 
 from __future__ import annotations
 

@@ -1,0 +1,1 @@
+"""What deletions leave behind while they can be taken back."""

@@ -147,14 +147,5 @@ def repositories(tx: Transaction) -> list[str]:
 
 def _entry(row: Row) -> AuditEntry:
     id_, at, subject, address, request_id, action, repository, target, detail = row
-    return AuditEntry(
-        id_,
-        from_micros(at),
-        subject,
-        address,
-        request_id,
-        action,
-        repository,
-        target,
-        json.loads(detail),
-    )
+    when, said = from_micros(at), json.loads(detail)
+    return AuditEntry(id_, when, subject, address, request_id, action, repository, target, said)

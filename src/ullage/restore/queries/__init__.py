@@ -1,0 +1,1 @@
+"""What was deleted softly, as it can be listed and restored."""

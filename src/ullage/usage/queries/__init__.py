@@ -1,0 +1,1 @@
+"""How many bytes there are, whose they are, and what keeps each of them."""
