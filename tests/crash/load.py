@@ -51,7 +51,11 @@ Outcome = Literal["acknowledged", "refused", "unknown"]
 
 
 class Away(Exception):
-    """The request may have been carried out, or not; or there was nobody to send it to."""
+    """The request may have been carried out, or not."""
+
+
+class NotSent(Away):
+    """There was nobody to send it to."""
 
 
 class No(Exception):
@@ -143,14 +147,14 @@ class Courier:
         media_type: str | None = None,
         request_id: str | None = None,
     ) -> Answer:
-        """Send one request and read the whole answer. Raises Away."""
+        """Send one request and read the whole answer. Raises Away, NotSent."""
         headers = {"X-Request-Id": request_id or self.next_id()}
         if media_type:
             headers["Content-Type"] = media_type
         if body is None and method in ("POST", "PUT"):
             headers["Content-Length"] = "0"
+        connection = self._connected()
         try:
-            connection = self._connected()
             connection.request(method, path, body, headers)
             answer = connection.getresponse()
             found = Answer(
@@ -171,9 +175,15 @@ class Courier:
 
     def _connected(self) -> http.client.HTTPConnection:
         if self._connection is None:
-            host = self._hosts[self._at % len(self._hosts)]
-            self._connection = http.client.HTTPConnection(host, timeout=ANSWER_SECONDS)
-            self._connection.connect()
+            connection = http.client.HTTPConnection(
+                self._hosts[self._at % len(self._hosts)], timeout=ANSWER_SECONDS
+            )
+            try:
+                connection.connect()
+            except OSError as error:
+                self._at += 1
+                raise NotSent(repr(error)) from error
+            self._connection = connection
         return self._connection
 
 
