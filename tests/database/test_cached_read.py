@@ -100,6 +100,34 @@ def test_readers_beside_a_writer_never_see_less_than_was_acknowledged(
             each.result()
 
 
+def test_answers_never_go_back_in_time(sqlite_db: SqliteDatabase) -> None:
+    """What one read shows, no later one of the same client misses, whatever each is about.
+
+    A commit can be seen before the thread that makes it has said so.
+    """
+    over = threading.Event()
+
+    def read() -> None:
+        seen, number = 0, 0
+        while not over.is_set():
+            number += 1
+            # What has to be read, and what somebody has read before.
+            for about in (f"{threading.get_ident()} {number}", "the same"):
+                found = len(cached_read(sqlite_db, keys, about))
+                assert found >= seen
+                seen = found
+
+    with ThreadPoolExecutor(2) as readers:
+        reading = [readers.submit(read) for _ in range(2)]
+        try:
+            for number in range(40):
+                sqlite_db.write(insert(f"{number:032}"))
+        finally:
+            over.set()
+        for each in reading:
+            each.result()
+
+
 def test_no_more_is_remembered_than_there_is_room_for(
     sqlite_db: SqliteDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -67,6 +67,10 @@ class SqliteDatabase:
     def cached_read(self, key: Hashable, work: Work[T], weigh: Callable[[T], int]) -> T:
         # Looked at before anything is read: what is read is at least as new as this.
         commits = self._writer.commits
+        if commits % 2:
+            # A change is about to be seen, or is seen by some already. What was read before it
+            # must not be told after it.
+            return self.read(work)
         recalled = self._recalled
         if recalled.commits != commits:
             recalled = self._recalled = _Recalled(commits)

@@ -69,8 +69,9 @@ class Writer:
         self._queue: queue.SimpleQueue[Sequence[Job] | Callable[[], None] | None]
         self._queue = queue.SimpleQueue()
         self._broken: str | None = None
-        # How many transactions have ended. It moves on once a change can be seen, and before
-        # any caller is told of it: what was read at this number stays true while it stays.
+        # Moves on with every transaction. It is odd from before a change can be seen until it can,
+        # and even before anybody is told of the change: what was read at an even number holds
+        # while that stays.
         self.commits = 0
         self._closing = threading.Lock()
         self._closed = False
@@ -196,10 +197,11 @@ class Writer:
                 if not self._do_all(connection, jobs) and len(jobs) > 1:
                     self._do_all_again(connection, jobs)
                 undone = len(jobs) == 1 and jobs[0].failure is not None
+                self.commits += 1
                 writing.control("ROLLBACK" if undone else "COMMIT")
         except BaseException as error:  # noqa: BLE001 - handed to the caller
             self._roll_back(connection)
-            self.commits += 1
+            self.commits += 2 - self.commits % 2
             if isinstance(error, DatabaseBroken):
                 self._broken = str(error)
                 log.critical("database failed, no more writing until a restart: %s", error)
