@@ -849,6 +849,7 @@ def names(damages: list[Damage]) -> list[object]:
 
 
 @pytest.mark.parametrize("damage", names(ROWS + BYTES))
+@pytest.mark.thorough
 def test_damaged_rows_are_found_and_mended_as_far_as_possible(
     memory_site: Site, damage: Damage
 ) -> None:
@@ -858,6 +859,7 @@ def test_damaged_rows_are_found_and_mended_as_far_as_possible(
 
 
 @pytest.mark.parametrize("damage", names(FILES))
+@pytest.mark.thorough
 def test_damaged_files_are_found_and_mended_as_far_as_possible(site: Site, damage: Damage) -> None:
     damage.do(site)
     assert_found(site, damage)
@@ -1202,6 +1204,7 @@ class Traffic:
 
 
 @pytest.mark.parametrize("repair", [False, True], ids=["looking", "repairing"])
+@pytest.mark.thorough
 def test_traffic_never_looks_like_damage(build: Build, tmp_path: Path, repair: bool) -> None:
     """docs/reference/check.md, "No false alarms"."""
     # Without a grace period bytes vanish right behind their rows: the hardest case.
@@ -1217,6 +1220,7 @@ def test_traffic_never_looks_like_damage(build: Build, tmp_path: Path, repair: b
     assert check(registry, Mode.DEEP).findings == ()
 
 
+@pytest.mark.thorough
 def test_counters_are_mended_exactly_while_others_change_them(memory_site: Site) -> None:
     site = memory_site
     with Traffic(site.registry):

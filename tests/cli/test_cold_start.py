@@ -63,6 +63,7 @@ UNUSED = {
 }  # fmt: skip
 
 
+@pytest.mark.thorough
 def test_a_server_on_sqlite_keeps_nothing_in_memory_that_others_need(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", SERVED, tmp_path / "data"],

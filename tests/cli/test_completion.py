@@ -84,6 +84,7 @@ printf '%s\\n' "${COMPREPLY[@]}"
         ("ullage repository show --repository {name}", ["{name}"]),
     ],
 )
+@pytest.mark.thorough
 def test_bash_completes(
     program: dict[str, str],
     here: UllageServer,

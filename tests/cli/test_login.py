@@ -56,6 +56,7 @@ def typed(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
     monkeypatch.setattr("sys.stdin", io.StringIO(text))
 
 
+@pytest.mark.thorough
 def test_login_is_saved_only_if_it_is_right(
     ullage: Ullage, guarded: Guarded, authority: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

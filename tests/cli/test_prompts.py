@@ -40,6 +40,7 @@ def without_bytes(screen: str) -> str:
         (["no", "n"], 1, False),
     ],
 )
+@pytest.mark.thorough
 def test_deleting_by_tag_asks_until_the_answer_is_y_or_n(
     here: UllageServer,
     client: httpx.Client,

@@ -30,6 +30,8 @@ from tests.crash.harness import (
 )
 from tests.crash.mounts import fill, tmpfs
 
+pytestmark = pytest.mark.thorough
+
 MIB = 1024 * 1024
 DISK = 48 * MIB
 LAYER = 3 * MIB

@@ -76,6 +76,7 @@ def test_what_is_rolled_back_was_never_there(sqlite_db: SqliteDatabase) -> None:
     assert list(cached_read(sqlite_db, keys)) == ["b" * 32]
 
 
+@pytest.mark.thorough
 def test_readers_beside_a_writer_never_see_less_than_was_acknowledged(
     sqlite_db: SqliteDatabase,
 ) -> None:

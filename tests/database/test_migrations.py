@@ -299,6 +299,7 @@ def _open(
 
 
 @pytest.mark.parametrize("statement", [2, 9])
+@pytest.mark.thorough
 def test_a_kill_while_tables_are_made_leaves_nothing_or_everything(
     database_url: str, statement: int
 ) -> None:
@@ -328,6 +329,7 @@ def _planted_parts(connection: sa.Connection) -> tuple[str, bool, bool, bool]:
 
 # In the middle, and before Alembic's note of the version.
 @pytest.mark.parametrize("statement", [2, 5])
+@pytest.mark.thorough
 def test_a_migration_from_the_baseline_that_is_killed_is_done_by_the_next_start(
     migrated_url: str, planted: Path, statement: int
 ) -> None:

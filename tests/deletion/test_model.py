@@ -466,6 +466,7 @@ ALICE = Caller("alice", "192.0.2.1", "test")
     ("engine", "examples"),
     [("sqlite_db", 20), pytest.param("postgres_db", 6, marks=pytest.mark.postgresql)],
 )
+@pytest.mark.thorough
 def test_every_history_ends_with_exactly_what_is_needed(
     request: pytest.FixtureRequest, engine: str, examples: int
 ) -> None:

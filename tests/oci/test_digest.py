@@ -61,6 +61,7 @@ def test_an_unknown_algorithm_is_named_as_the_reason(algorithm: str) -> None:
 
 
 @given(st.text())
+@pytest.mark.thorough
 def test_no_text_raises_anything_but_digest_invalid(text: str) -> None:
     with contextlib.suppress(DigestInvalid):
         assert parse_digest(text) == text

@@ -764,6 +764,7 @@ BODIES = st.fixed_dictionaries(
 @example(image(), OCI_IMAGE)
 @example(index(), OCI_INDEX)
 @example(artifact(), OCI_ARTIFACT)
+@pytest.mark.thorough
 def test_no_document_raises_anything_but_manifest_invalid(
     body: dict[str, Any], media_type: str | None
 ) -> None:
@@ -772,6 +773,7 @@ def test_no_document_raises_anything_but_manifest_invalid(
 
 @settings(max_examples=500)
 @given(st.sampled_from(KNOWN), st.data())
+@pytest.mark.thorough
 def test_no_single_change_to_a_good_manifest_raises_anything_else(
     media_type: str, data: st.DataObject
 ) -> None:

@@ -38,6 +38,7 @@ def is_tag(text: str) -> bool:
         return False
 
 
+@pytest.mark.thorough
 def test_our_name_grammar_is_the_specs_for_every_short_text() -> None:
     """All 299,592 texts of up to six characters of an alphabet that has every kind of character."""
     alphabet = "a0._-/AZ"
@@ -48,6 +49,7 @@ def test_our_name_grammar_is_the_specs_for_every_short_text() -> None:
 
 
 @given(st.from_regex(SPEC_NAME, fullmatch=True))
+@pytest.mark.thorough
 def test_every_name_of_the_spec_is_read(text: str) -> None:
     assert is_name(text) == (len(text) <= 255)
 

@@ -21,6 +21,7 @@ VALUES = st.recursive(
 
 
 @given(VALUES, st.booleans(), st.sampled_from([None, 2]))
+@pytest.mark.thorough
 def test_ordinary_json_is_read_as_the_standard_library_reads_it(
     value: object, ascii_only: bool, indent: int | None
 ) -> None:

@@ -307,6 +307,7 @@ def test_of_docker_asking_many_times_at_once_one_is_the_confirmation(registry: R
     assert pushes_promised(registry, DOCKER) == CROWD
 
 
+@pytest.mark.thorough
 def test_of_promises_made_in_one_transaction_one_is_the_confirmation(
     postgres_db: Database, store: MemoryBlobStore, clock: FakeClock
 ) -> None:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import httpx
+import pytest
 
 from tests.server.processes import MIB, resident_bytes
 from tests.server.pushing import encoded, image, index_of, push_image, start_upload
@@ -177,6 +178,7 @@ def assert_no_session_is_stuck(server: UllageServer, paths: set[bytes]) -> None:
             assert status in (202, 404)
 
 
+@pytest.mark.thorough
 def test_nearly_right_requests_do_no_harm(tmp_path: Path) -> None:
     """G8: no 5xx, nothing hangs, memory stays, and what is stored is as sound as before."""
     chance = random.Random(SEED)

@@ -22,6 +22,8 @@ from tests.server.raw import Connection
 from tests.support.server import UllageServer
 from ullage.oci.digest import digest_of
 
+pytestmark = pytest.mark.thorough
+
 LARGE = int(os.environ.get("ULLAGE_LARGE_BLOB_GIB", "1")) * 1024 * MIB
 PIECE = os.urandom(MIB)
 

@@ -8,12 +8,15 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import httpx
+import pytest
 
 from tests.server.processes import MIB, bytes_read, in_use, peak_bytes, resident_bytes
 from tests.server.pushing import push_blob, push_image, start_upload
 from tests.server.raw import Connection
 from tests.support.server import UllageServer
 from ullage.oci.digest import digest_of
+
+pytestmark = pytest.mark.thorough
 
 EACH = 40
 # Far below both time limits, so that a slow client is never a silent one.

@@ -20,6 +20,8 @@ from tests.server.raw import Closed, Connection
 from tests.support.server import UllageServer, run_ullage
 from ullage.oci.digest import digest_of
 
+pytestmark = pytest.mark.thorough
+
 DATA = os.urandom(8 * 1024 * 1024)
 
 

@@ -261,6 +261,7 @@ class AgreementMachine(RuleBasedStateMachine):
 NOWHERE = digest_of(b"a subject that is never pushed")
 
 
+@pytest.mark.thorough
 def test_listings_answers_check_and_disk_agree(
     db: Database, tmp_path_factory: pytest.TempPathFactory
 ) -> None:

@@ -199,6 +199,7 @@ def locks_url(request: pytest.FixtureRequest) -> Iterator[str]:
 
 @pytest.mark.parametrize("attribute", ATTRIBUTES)
 @pytest.mark.parametrize("kind", OBJECTS)
+@pytest.mark.thorough
 def test_each_switch_refuses_what_it_says_and_nothing_else(
     each: httpx.Client, kind: str, attribute: str
 ) -> None:

@@ -188,6 +188,7 @@ def _queries(repository_id: int, depth: int) -> dict[str, tuple[Statement, dict[
     return found
 
 
+@pytest.mark.thorough
 def test_a_page_costs_the_same_however_deep_it_lies_on_sqlite(
     sqlite_db: SqliteDatabase, request: pytest.FixtureRequest
 ) -> None:

@@ -1,0 +1,1 @@
+"""Programs for whoever works on Ullage; none of them is part of the package."""
