@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.served import client, name, server
 from tests.support.server import UllageServer
+from tests.support.shared_server import client, name, server
 from ullage.cli import table
 from ullage.cli.main import run
 from ullage.cli.shell.commands import Command

@@ -1,4 +1,4 @@
-"""A terminal with somebody at it: commands on a pty, answers typed when a question comes."""
+"""Commands on a pty, with answers typed when a question comes."""
 
 import os
 import pty
@@ -32,5 +32,5 @@ def at_terminal(
 def _read(terminal: int) -> bytes:
     try:
         return os.read(terminal, 65536)
-    except OSError:  # Linux: nobody holds the other end any more.
+    except OSError:  # Linux: the other end is closed.
         return b""

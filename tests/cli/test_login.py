@@ -1,4 +1,4 @@
-"""`ullage login`, and being somebody on a registry that asks who (azure.md section 1)."""
+"""`ullage login`, and commands on a registry with accounts (azure.md section 1)."""
 
 import io
 import json
@@ -30,7 +30,7 @@ class Guarded(NamedTuple):
 
 @pytest.fixture(scope="module")
 def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guarded]:
-    """With TLS, and a certificate that nobody trusts unasked."""
+    """With TLS, and a certificate that is not trusted by default."""
     data = tmp_path_factory.mktemp("guarded") / "data"
     with UllageServer(data, "--auth", "--tls", "self-signed") as server:
         anna = made(data, "user", "create", "--name", "anna", "--admin")
@@ -114,7 +114,7 @@ def test_flags_come_before_what_is_saved_and_are_checked(
 def test_too_few_rights_are_an_error_and_no_new_question(
     ullage: Ullage, guarded: Guarded, authority: str
 ) -> None:
-    """azure.md section 2.1: 401 also for what somebody known may not do."""
+    """azure.md section 2.1: 401 also for what a known account may not do."""
     who = ("--name", guarded.host, "--ca-file", authority, "-u", "reader", "-p")
     done = ullage("repository", "untag", "--image", "team/app:v1", *who, guarded.reader)
     assert done.code == 1

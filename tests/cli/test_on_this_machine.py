@@ -93,7 +93,7 @@ def test_wrong_usage_is_explained(
 def test_a_wrong_variable_is_called_by_its_name(
     ullage: Ullage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Not by that of the flag, which nobody gave."""
+    """Not by that of the flag, which was not given."""
     monkeypatch.setenv("ULLAGE_THREADS", "many")
     for command in ("serve", "check"):
         done = ullage(command)
@@ -106,7 +106,7 @@ def test_a_wrong_variable_is_called_by_its_name(
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
-    """The folder of a registry that nobody serves."""
+    """The folder of a registry that is not served."""
     folder = tmp_path / "data"
     with open_registry(load_settings({"data": str(folder)}, {})):
         pass
@@ -169,7 +169,7 @@ def test_results_are_queried_and_formatted_as_everywhere(ullage: Ullage, data: P
 
 
 def test_passwords_that_were_just_made_are_in_the_table(data: Path, ullage: Ullage) -> None:
-    """A terminal is shown a table, and nobody can look them up later."""
+    """On a terminal it is a table, and they cannot be looked up later."""
     rights = ("--repository", "team/app", "content/read")
     made = ullage("token", "create", "-n", "ci", *rights, "--data", str(data), "-o", "table")
     header, _, *rows = made.out.splitlines()

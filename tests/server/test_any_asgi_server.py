@@ -215,7 +215,7 @@ def test_what_arrived_before_the_client_went_is_kept(registry: Registry) -> None
 
 
 def test_a_blob_is_not_read_for_a_client_that_went(registry: Registry) -> None:
-    """Some servers take bytes for nobody, without a word."""
+    """Some servers take bytes for a client that is gone, without an error."""
     app = create_app(registry)
     digest = push_blob(registry, "app", LARGE)
 
@@ -337,7 +337,7 @@ def test_a_defect_is_a_500_with_a_number_to_report(
 def test_an_error_without_a_status_is_a_defect(
     registry: Registry, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A 500 that nobody logs is a 500 that nobody finds."""
+    """A 500 that is not logged is not found."""
 
     class Forgotten(RegistryError):
         code = "FORGOTTEN"
@@ -356,7 +356,7 @@ def test_an_error_without_a_status_is_a_defect(
 def test_an_answer_that_breaks_off_is_logged_and_raised(
     registry: Registry, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Only the server can break the connection, so that nobody takes the answer for whole."""
+    """Only the server can break the connection, so that no client takes the answer for whole."""
 
     class Short(Response):
         async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

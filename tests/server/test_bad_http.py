@@ -101,7 +101,7 @@ def test_heads_of_all_kinds(server: UllageServer, request_head: bytes, expected:
         (POST + b"Content-Length: 99999999999999999999999\r\n\r\n", [400]),
         (POST + b"Content-Length: 4\r\nContent-Length: 5\r\n\r\nabcd", [400]),
         (POST + b"Content-Length: 4, 5\r\n\r\nabcd", [400]),
-        # RFC 9112, section 6.1: chunked must come last, or nobody knows where the body ends.
+        # RFC 9112, section 6.1: chunked must come last, else the end of the body is unknown.
         (POST + b"Transfer-Encoding: gzip\r\n\r\n", [400]),
         (POST + b"Transfer-Encoding: chunked, gzip\r\n\r\n0\r\n\r\n", [400]),
         (POST + b"Transfer-Encoding: xchunked\r\n\r\n0\r\n\r\n", [400]),
@@ -165,7 +165,7 @@ def test_a_body_where_none_belongs_is_skipped(server: UllageServer, method: str)
 def test_a_body_cut_short_is_told_so(
     server: UllageServer, client: httpx.Client, body: bytes
 ) -> None:
-    """F32: whoever half-closes still hears what was wrong."""
+    """F32: a client that half-closes still reads what was wrong."""
     for head in (
         PUT + b"Content-Length: 3000\r\n\r\n" + body,
         PUT + CHUNKED + b"bb8\r\n" + body,

@@ -1,4 +1,4 @@
-"""What nobody should send: each is refused with the right 4xx and OCI error, and nothing is stored.
+"""Malformed requests: each is refused with the right 4xx and OCI error, and nothing is stored.
 
 reliability.md sections 1.3 (F33-F35), 3.2 (S24-S32, S45) and 5. The module's server fails the run
 for any 500.

@@ -165,7 +165,7 @@ def test_a_blob_deleted_before_its_manifest_comes_is_missing(
 def test_deleting_gives_exactly_the_unshared_bytes_back(
     tmp_path: Path, request: pytest.FixtureRequest, backend: str
 ) -> None:
-    """Shared layers stay, others leave the disk, without waiting for anybody to collect them."""
+    """Shared layers stay, others leave the disk, without waiting for a collector."""
     arguments = ["--read-grace", "0s"]
     if backend == "pg":
         arguments += ["--database", request.getfixturevalue("postgres_url")]
@@ -177,7 +177,7 @@ def test_deleting_gives_exactly_the_unshared_bytes_back(
         one = push_image(client, "app", "v1", [base, first])
         two = push_image(client, "team/app", "v1", [base, second])
         config = len(client.get(_config_of(client, "app", one)).content)
-        # The base was uploaded twice; the copy goes as soon as somebody gets to it.
+        # The base was uploaded twice; the copy goes at the next round of the reclaimer.
         _wait_for_disk(server, 600_000 + config)
         assert delete(client, "app", one).status_code == 202
         _wait_for_disk(server, 400_000 + config)

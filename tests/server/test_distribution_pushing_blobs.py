@@ -301,7 +301,7 @@ def test_a_broken_put_leaves_the_session_as_it_was(
 def test_a_broken_single_post_leaves_nothing(
     server: UllageServer, client: httpx.Client, name: str
 ) -> None:
-    """Nobody was told its address, so nobody can go on with it."""
+    """No client knows its address, so none can go on with it."""
     before = uploads(server)
     with Connection(server) as broken:
         path = f"/v2/{name}/blobs/uploads/?digest={digest_of(BIG)}"
@@ -372,7 +372,7 @@ def test_an_upload_is_cancelled(server: UllageServer, client: httpx.Client, name
 
 
 def test_a_session_belongs_to_its_repository(client: httpx.Client, name: str) -> None:
-    """CVE-2026-32589: nobody reaches it through another one."""
+    """CVE-2026-32589: no client reaches it through another one."""
     location = start_upload(client, name)
     patch(client, location, DATA)
     elsewhere = location.replace(name, f"{name}/other")
@@ -411,7 +411,7 @@ def test_a_blob_is_mounted_from_another_repository(
 def test_what_cannot_be_mounted_is_uploaded(
     client: httpx.Client, name: str, source: str | None
 ) -> None:
-    """ "it SHOULD return a 202": with a session, as if nobody had spoken of mounting."""
+    """ "it SHOULD return a 202": with a session, as if no mount had been asked for."""
     push_blob(client, f"{name}/other", b"other")
     push_blob(client, f"{name}/source", DATA)
     parameters = {"mount": str(digest_of(DATA))}

@@ -30,7 +30,7 @@ PIECE = os.urandom(MIB)
 
 @pytest.fixture(scope="module")
 def roomy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[UllageServer]:
-    """A server of this module's own, whose memory nobody else has used."""
+    """A server of this module's own, whose memory no other test has used."""
     with UllageServer(tmp_path_factory.mktemp("memory") / "data", "--read-grace", "0s") as server:
         yield server
         server.assert_no_500()
@@ -113,7 +113,7 @@ def test_manifests_at_once_have_a_limit_together(roomy: UllageServer) -> None:
             connection = connections.enter_context(Connection(roomy))
             connection.request("PUT", "/v2/app/manifests/v1", body=bytes(size - 1), length=size)
             waiting.append(connection)
-        # 32 of them fit into 128 MiB; those never end, so nobody answers them.
+        # 32 of them fit into 128 MiB; those never end, so they get no answer.
         for _ in range(20):
             answered, _, _ = select.select(waiting, [], [], 20)
             answer = answered[0].answer()

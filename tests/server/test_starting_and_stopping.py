@@ -77,7 +77,7 @@ def test_a_second_server_refuses_to_start(server: UllageServer, tmp_path: Path) 
 
 
 def test_an_address_for_everybody_is_refused(tmp_path: Path) -> None:
-    """Without accounts, whoever reaches the server may delete; so only this machine does."""
+    """Without accounts every client of the server may delete; so only this machine reaches it."""
     code, line = refuses_to_start("--listen", "0.0.0.0:5000", "--data", tmp_path / "data")
     assert code == 2
     assert "listen: '0.0.0.0:5000'" in line

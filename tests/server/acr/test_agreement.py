@@ -1,4 +1,4 @@
-"""Whatever was pushed, tagged, untagged and deleted: everybody who is asked says the same.
+"""Whatever was pushed, tagged, untagged and deleted: all interfaces give the same answer.
 
 Azure's listings, OCI's answers, `ullage check`'s findings and the files on the disk agree with a
 model made of plain sets. ULLAGE_EXAMPLES=500 tries so many histories.
@@ -19,14 +19,6 @@ from hypothesis.stateful import RuleBasedStateMachine, precondition, rule, run_s
 from starlette.testclient import TestClient
 
 from tests.support.clock import FakeClock
-from tests.support.databases import (
-    db,
-    postgres_db,
-    shared_postgres,
-    shared_postgres_url,
-    shared_sqlite,
-    sqlite_db,
-)
 from tests.support.fixtures import registry_on
 from tests.support.registry import CONFIG, INDEX, LAYER, MANIFEST, descriptor, settle
 from ullage.blobs.files.store import FileBlobStore
@@ -36,15 +28,6 @@ from ullage.database.schema import base
 from ullage.database.transaction import Database
 from ullage.oci.digest import Digest, digest_of
 from ullage.server.app import create_app
-
-__all__ = [
-    "db",
-    "postgres_db",
-    "shared_postgres",
-    "shared_postgres_url",
-    "shared_sqlite",
-    "sqlite_db",
-]
 
 NAMES = ("a", "a/b")
 TAGS = ("v1", "v2", "latest")
@@ -201,7 +184,7 @@ class AgreementMachine(RuleBasedStateMachine):
         held = self._parents(name, digest) or self.images[name][digest].subject in self.images[name]
         return names or ([] if held else None)
 
-    # -- everybody is asked
+    # -- all are asked
 
     def _get(self, path: str) -> Any:
         return self.client.get(path)

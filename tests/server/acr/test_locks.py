@@ -226,7 +226,7 @@ def test_each_switch_refuses_what_it_says_and_nothing_else(
 
 
 def test_what_is_unlocked_again_can_be_changed_as_before(client: httpx.Client) -> None:
-    """azure.md section 5.4: a lock never keeps anybody from taking it away."""
+    """azure.md section 5.4: a lock never prevents its own removal."""
     _stock(client)
     for kind, attribute in REFUSED:
         s = scene(client)

@@ -11,15 +11,7 @@ import pytest
 import sqlalchemy as sa
 
 from tests.server.pushing import push_image, refused
-from tests.support.databases import (
-    db,
-    postgres_db,
-    shared_postgres,
-    shared_postgres_url,
-    shared_sqlite,
-    sqlite_db,
-)
-from tests.support.fixtures import registry, registry_on, store
+from tests.support.fixtures import registry_on
 from tests.support.registry import ALICE, INDEX
 from ullage.database.dialects import sql_dialect_of
 from ullage.database.schema import content
@@ -36,18 +28,6 @@ from ullage.registry.queries import listings
 from ullage.registry.queries.content.repositories import add_to_repository, ensure_repository
 from ullage.registry.queries.counters import add_to_counters
 from ullage.registry.queries.listings import Position
-
-__all__ = [
-    "db",
-    "postgres_db",
-    "registry",
-    "shared_postgres",
-    "shared_postgres_url",
-    "shared_sqlite",
-    "sqlite_db",
-    "store",
-]
-
 
 APP = RepositoryName("app")
 MANY = 20_000

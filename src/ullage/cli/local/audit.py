@@ -49,7 +49,7 @@ COMMANDS = (
     Command(
         ("key", "rotate"),
         "Sign with a new key from now on; tokens signed before stay valid until they expire.",
-        (Flag(("--revoke",), "End all tokens; everybody logs in again."), *PLACE),
+        (Flag(("--revoke",), "End all tokens; all clients log in again."), *PLACE),
         rotate_key,
     ),
     Command(

@@ -85,7 +85,7 @@ COMMANDS = (
     ),
     Command(
         ("scope-map", "delete"),
-        "Delete a scope map that nobody uses.",
+        "Delete a scope map that is not in use.",
         (NAME, *PLACE),
         delete,
         exits=MISSING,
