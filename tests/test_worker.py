@@ -367,6 +367,20 @@ def test_the_label_of_the_store_goes_on_while_anything_changes(
     assert seen != changed == idle
 
 
+def test_it_erases_nothing_while_the_database_is_damaged(running: Running) -> None:
+    """What looks unused may be what a damaged row kept (damage.md section 4)."""
+    image = push_image(running.registry, "app", "v1", [LAYER])
+    delete_manifest(running.registry, APP, image, ALICE)
+    before = running.keys()
+    running.registry.db.damage = "a page that makes no sense"
+    running.clock.advance(DAY.total_seconds())
+    running.worker._cycle()
+    assert running.keys() == before
+    running.registry.db.damage = None
+    running.pass_time(DAY)
+    wait_for(lambda: running.keys() == 0)
+
+
 # --- policies -------------------------------------------------------------------------------------
 
 

@@ -217,6 +217,12 @@ SETTINGS = (
     Setting("min_free", "8MiB", parse_size, "Uploads are refused when the disk has less room."),
     Setting("unknown_share", "1", parse_number, "Percent of the store a comparison may erase."),
     Setting("scrub", "30d", parse_scrub, "How often each blob is read and hashed, or off."),
+    Setting(
+        "read_only_on_damage",
+        "false",
+        parse_switch,
+        "Serve pulls from a damaged database instead of refusing to start.",
+    ),
     Setting("ballast", "4MiB", parse_size, "Room set aside so that a full disk can still delete."),
     Setting("header_timeout", "10s", parse_duration, "A request's headers must come within this."),
     Setting("body_timeout", "60s", parse_duration, "Longest silence inside a request's body."),
@@ -250,6 +256,7 @@ class Settings:
     min_free: int
     unknown_share: int
     scrub: timedelta | None
+    read_only_on_damage: bool
     ballast: int
     header_timeout: timedelta
     body_timeout: timedelta

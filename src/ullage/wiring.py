@@ -24,10 +24,17 @@ from ullage.cleanup.job.claims import release_jobs
 from ullage.clock import SteadyClock, system_time
 from ullage.config import Settings
 from ullage.control import Handler, ask_control, serve_control
-from ullage.database.errors import DatabaseUnusable
+from ullage.database.errors import (
+    DatabaseBroken,
+    DatabaseBusy,
+    DatabaseDamaged,
+    DatabaseFull,
+    DatabaseUnusable,
+)
 from ullage.database.opening import name_for_people, open_database, sqlite_file
 from ullage.database.transaction import Database, database_time
 from ullage.deletion.reclaim import recover
+from ullage.oci.errors import RegistryError, StorageFull, Unavailable
 from ullage.registry.clients import Caller
 from ullage.registry.context import Limits, Registry
 from ullage.registry.identity import (
@@ -72,32 +79,73 @@ def limits_of(settings: Settings) -> Limits:
 
 
 @contextmanager
-def open_registry(settings: Settings, *, adopt: bool = False) -> Iterator[tuple[Registry, Worker]]:
+def open_registry(
+    settings: Settings, *, adopt: bool = False, looking: bool = False
+) -> Iterator[tuple[Registry, Worker]]:
     """A registry with its worker, not started. Raises CannotStart.
 
-    `adopt`: the database may take over a store that another one, or another state of it, wrote to.
+    `adopt`: the database may take over a store that another one, or another state of it, wrote to,
+    and do without its log. `looking`: a damaged database is read as far as it goes.
     """
     os.umask(0o077)
-    try:
-        blobs = open_blob_store(settings.storage_url)
-    except (StoreUnusable, ValueError) as error:
-        raise CannotStart(f"storage: {error}") from error
-    try:
+    with _as_cannot_start(settings):
+        blobs = _open_store(settings)
         if not adopt:
             _require_database(settings, blobs)
-        db = open_database(settings.database_url, ballast_bytes=settings.ballast)
-    except (DatabaseUnusable, StoreForeign) as error:
-        raise CannotStart(str(error)) from error
+        db = open_database(
+            settings.database_url,
+            ballast_bytes=settings.ballast,
+            read_only_on_damage=settings.read_only_on_damage or looking,
+            without_log=adopt,
+        )
     try:
-        registry, worker = _assemble(settings, db, blobs, adopt=adopt)
+        with _as_cannot_start(settings):
+            registry, worker = _assemble(settings, db, blobs, adopt=adopt)
         try:
             yield registry, worker
         finally:
-            # An orderly end, also of a start that failed: no session and no promise is forgotten.
-            keep_memory_sessions(registry)
-            registry.leases.close(db, registry.now())
+            _keep_promises(registry)
     finally:
         db.close()
+
+
+@contextmanager
+def _as_cannot_start(settings: Settings) -> Iterator[None]:
+    """What goes wrong while a registry starts, in one line. Raises CannotStart."""
+    place = name_for_people(settings.database_url)
+    try:
+        yield
+    except (DatabaseUnusable, StoreForeign) as error:
+        raise CannotStart(str(error)) from error
+    except (DatabaseFull, StorageFull) as error:
+        raise CannotStart(
+            f"the disk with {place} is full, and the room set aside for that is used up - free a "
+            "few MiB on it and start again; then delete images to get more"
+        ) from error
+    except (DatabaseBusy, DatabaseBroken) as error:
+        raise CannotStart(f"the database {place} cannot be used: {error}") from error
+    except Unavailable as error:
+        why = error.__cause__ or error.message
+        raise CannotStart(f"the database {place} cannot be used: {why}") from error
+
+
+def _open_store(settings: Settings) -> BlobStore:
+    try:
+        return open_blob_store(settings.storage_url)
+    except (StoreUnusable, ValueError) as error:
+        raise CannotStart(f"storage: {error}") from error
+
+
+def _keep_promises(registry: Registry) -> None:
+    """An orderly end, also of a start that failed: no session and no promise is forgotten."""
+    if registry.unready is not None:
+        return
+    try:
+        keep_memory_sessions(registry)
+        registry.leases.close(registry.db, registry.now())
+    except (DatabaseFull, DatabaseBusy, DatabaseBroken, DatabaseUnusable, RegistryError) as error:
+        # As after a crash: what was promised stays for an hour.
+        log.warning("promises to pushers could not be saved: %s", error)
 
 
 def _places(settings: Settings) -> Places:
@@ -119,10 +167,13 @@ def _assemble(
     clock = SteadyClock(system_time if db.dialect == "sqlite" else lambda: database_time(db))
     try:
         require_same(db, blobs, _places(settings))
-    except StoreForeign as error:
+    except StoreForeign:
         if not adopt:
-            raise CannotStart(str(error)) from error
+            raise
         adopt_store(db, blobs, clock(), _fresh_key)
+    except DatabaseDamaged as error:
+        # It is only read, so nothing can be erased.
+        log.error("whose storage it is cannot be told: %s", error)
     worker: Worker
     registry = Registry(
         db=db,
@@ -168,6 +219,17 @@ def _recover(registry: Registry) -> int:
     return ended
 
 
+def _make_ready(settings: Settings, registry: Registry) -> str | None:
+    """What a start writes; the password of the first account, if it made one."""
+    if registry.unready is not None:
+        log.critical("%s: pulls are served as far as it goes, nothing is changed", registry.unready)
+        return None
+    ended = _recover(registry)
+    if ended:
+        log.warning("ended %d uploads that a crash had cut off", ended)
+    return ensure_admin(registry, OPERATOR) if settings.auth else None
+
+
 def run_server(
     settings: Settings, announce: Callable[[Started], None], *, adopt: bool = False
 ) -> bool:
@@ -183,11 +245,9 @@ def run_server(
         raise CannotStart(str(error)) from error
     port = listening.getsockname()[1]
     with closing(listening), open_registry(settings, adopt=adopt) as (registry, worker):
-        ended = _recover(registry)
-        if ended:
-            log.warning("ended %d uploads that a crash had cut off", ended)
-        password = ensure_admin(registry, OPERATOR) if settings.auth else None
-        authenticator = _authenticator(settings, registry)
+        with _as_cannot_start(settings):
+            password = _make_ready(settings, registry)
+            authenticator = _authenticator(settings, registry)
         request_log = RequestLog()
         scheme = "https" if tls else "http"
         app = create_app(
@@ -216,7 +276,8 @@ def run_server(
             control = serve_control(control_path(settings), _handlers(registry, authenticator))
         except OSError as error:
             raise CannotStart(f"data: {error}") from error
-        worker.start()
+        if registry.unready is None:
+            worker.start()
         try:
             return serve(app, listener, lambda: announce(started))
         except TlsUnusable as error:
@@ -311,7 +372,7 @@ def check(settings: Settings, request: Mapping[str, Any]) -> Iterable[dict[str, 
         yield from answers
         return
     _require_registry(settings)
-    with open_registry(settings) as (registry, _):
+    with open_registry(settings, looking=True) as (registry, _):
         yield from run_check(registry, dict(request))
 
 

@@ -139,6 +139,8 @@ class Worker:
             self._cycle()
 
     def _cycle(self) -> None:
+        if self._rests():
+            return
         try:
             self._follow_clock()
             self._work()
@@ -150,6 +152,10 @@ class Worker:
             # Whatever is wrong with one piece of work must not end all reclaiming.
             self._failures += 1
             log.exception("reclaiming failed, trying again soon")
+
+    def _rests(self) -> bool:
+        """Whether nothing is to be done: of a damaged database nobody knows what may be erased."""
+        return self._registry.unready is not None
 
     def _follow_clock(self) -> None:
         """Take over the wall clock's time. If it was set, deadlines move along."""
@@ -193,6 +199,8 @@ class Worker:
 
     def _pause(self) -> float:
         """Seconds until something is due."""
+        if self._rests():
+            return IDLE_SECONDS
         if self._failures:
             return backoff_seconds(self._failures)
         try:
@@ -213,6 +221,8 @@ class Worker:
             self._wake_jobs.wait(IDLE_SECONDS)
             self._wake_jobs.clear()
             self._do_jobs()
+        if self._rests():
+            return
         try:
             claims.release_jobs(self._registry, self._token)
         except RegistryError as error:
@@ -221,7 +231,7 @@ class Worker:
 
     def _do_jobs(self) -> None:
         n, failures = SMALLEST_BATCH, 0
-        while not self._stop.is_set():
+        while not self._stop.is_set() and not self._rests():
             took: list[float] = []
             try:
                 done = execution.work(self._registry, CHOOSERS, self._token, n, took.append)
@@ -258,6 +268,8 @@ class Worker:
         self._about_pulls(pull_log.write_pulls)
 
     def _about_pulls(self, step: Callable[[Registry], object]) -> None:
+        if self._rests():
+            return
         try:
             step(self._registry)
         except TROUBLES as error:
@@ -271,6 +283,8 @@ class Worker:
         wait = FIRST_RECONCILE_SECONDS
         while not self._stop.wait(wait):
             wait = RECONCILE_SECONDS
+            if self._rests():
+                continue
             try:
                 buried = reconcile(self._registry, self._slow_listing())
                 if buried:
@@ -282,7 +296,7 @@ class Worker:
         """Read every blob once in a while."""
         period, wait = self._scrub_period, FIRST_SCRUB_SECONDS
         assert period is not None
-        while not self._stop.wait(wait):
+        while not self._stop.wait(wait) and not self._rests():
             try:
                 again = scrub(self._registry, period, self._token, self._stop.wait)
                 wait = min(again.total_seconds(), MOST_SCRUB_PAUSE_SECONDS)

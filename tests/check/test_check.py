@@ -42,6 +42,7 @@ from ullage.oci.digest import Digest, digest_of
 from ullage.oci.errors import BlobUnknown
 from ullage.oci.reference import parse_repository_name
 from ullage.registry.context import Limits, Registry
+from ullage.registry.identity import begin_batch, parse_label
 from ullage.registry.pull.read import stat_blob
 from ullage.registry.push.sessions import cancel_upload, start_upload
 from ullage.registry.push.uploads import append_upload
@@ -133,6 +134,11 @@ class Site:
         then = self.clock().timestamp() - age_days * DAY
         os.utime(path, (then, then))
         return path
+
+    def own_place(self, folder: str) -> str:
+        """Where an object would be whose key the database gave out, and which no row names."""
+        key, *_ = begin_batch(self.registry, lambda tx, keys: None)
+        return f"{folder}/{key[:2]}/{key}" if folder == "blobs" else f"{folder}/{key}"
 
     def check(self, mode: Mode = Mode.DEFAULT, *, repair: bool = False) -> Report:
         return check(self.registry, mode, repair=repair)
@@ -752,21 +758,21 @@ FILES = [
     ),
     harmless(
         "an unknown object",
-        lambda site: site.add_file("blobs/ab/" + "ab" * 16),
+        lambda site: site.add_file(site.own_place("blobs")),
         "I8",
         "leak",
         found_by=Mode.DEFAULT,
     ),
     harmless(
         "an unknown upload",
-        lambda site: site.add_file("uploads/" + "ab" * 16),
+        lambda site: site.add_file(site.own_place("uploads")),
         "I8",
         "leak",
         found_by=Mode.DEFAULT,
     ),
     harmless(
         "a young unknown object",
-        lambda site: site.add_file("blobs/ab/" + "ab" * 16, age_days=0.9),
+        lambda site: site.add_file(site.own_place("blobs"), age_days=0.9),
         "I8",
         "leak",
         found_by=Mode.DEFAULT,
@@ -952,6 +958,33 @@ def test_bytes_that_wait_to_be_erased_are_no_finding(site: Site) -> None:
 # --- what is damaged, and how it heals ------------------------------------------------------------
 
 
+def test_looking_is_enough_to_quarantine_what_is_lost_and_changes_nothing_else(site: Site) -> None:
+    """damage.md section 3: clients must not go on being told that these bytes are there."""
+    site.file(ONE).unlink()
+    own = site.add_file(site.own_place("blobs"))
+    assert stat_blob(site.registry, APP, digest_of(ONE)).size == len(ONE)
+    report = site.check()
+    (lost,) = found(report, "I2")
+    assert not lost.repaired
+    assert "quarantined, the next push of it replaces them" in lost.message
+    with pytest.raises(BlobUnknown):
+        stat_blob(site.registry, APP, digest_of(ONE))
+    assert report.mendable == 1
+    settle(site.registry)
+    assert own.exists()
+
+
+def test_a_store_of_another_registry_is_not_taken_for_lost_blobs(site: Site) -> None:
+    assert site.root is not None
+    label = site.registry.blobs.read_label()
+    assert label is not None
+    site.file(ONE).unlink()
+    site.registry.blobs.write_label(label.replace(parse_label(label).registry, "f" * 32))
+    (lost,) = found(site.check(repair=True), "I2")
+    assert "not this registry's" in lost.message
+    assert stat_blob(site.registry, APP, digest_of(ONE)).size == len(ONE)
+
+
 def test_a_damaged_blob_names_every_image_that_needs_it(site: Site) -> None:
     site.file(SHARED).unlink()
     (finding,) = site.check().findings
@@ -1122,7 +1155,7 @@ def test_forgotten_garbage_gives_its_bytes_back_after_a_repair(site: Site) -> No
 
 
 def test_unknown_bytes_go_after_a_repair_and_are_counted_once(site: Site) -> None:
-    path = site.add_file("blobs/ab/" + "ab" * 16, data=b"x" * 1000)
+    path = site.add_file(site.own_place("blobs"), data=b"x" * 1000)
     report = site.check(repair=True)
     assert report.bytes["unknown"] == 1000
     assert site.check(repair=True).findings == ()
@@ -1478,6 +1511,7 @@ def test_a_report_has_a_line_for_each_finding_and_says_what_to_do(site: Site) ->
     first, second, *rest = render(site.check().to_json()).splitlines()
     assert first == (
         f"corruption I2: {digest_of(ONE)}: its 300 bytes are missing; storage key {key};"
+        " quarantined, the next push of it replaces them;"
         f" affects team/app:multi, team/app:v1, team/app@{site.images.sbom}"
     )
     assert second == "accounting I14: repository other: tag_count is 7, counted 1"

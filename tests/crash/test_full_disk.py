@@ -29,6 +29,7 @@ from tests.crash.harness import (
     wait_until,
 )
 from tests.crash.mounts import fill, tmpfs
+from tests.support.server import run_ullage
 
 pytestmark = pytest.mark.thorough
 
@@ -161,6 +162,49 @@ def test_a_disk_that_is_full_beyond_the_ballast_is_said_so_and_recovers(
     user.push(REPOSITORY, make_image(some_bytes("later", LAYER)), "later")
     user.verify()
     assert_no_leak_after_a_restart(server, user)
+
+
+def test_a_full_disk_can_be_started_on_and_deleted_from_after_a_crash(
+    disk: Path, server: CrashServer, user: User
+) -> None:
+    """damage.md section 5: the ballast is given up before the database is opened."""
+    images = [make_image(some_bytes(n, LAYER), config=b"{}") for n in range(3)]
+    for n, image in enumerate(images):
+        user.push(REPOSITORY, image, f"v{n}")
+    server.kill9()
+    filler = fill(disk)
+    # What it promised before the crash it has forgotten: otherwise the bytes stay for an hour.
+    server.arguments = (*server.arguments, *SHORT_LEASE)
+    server.start()
+    user.connect(server.host)
+    user.verify()
+    before = free_bytes(disk)
+    for image in images[:2]:
+        user.delete_image(REPOSITORY, image.digest)
+    wait_until(lambda: free_bytes(disk) > before + 2 * LAYER - MIB, lambda: server.log)
+    user.verify()
+    filler.unlink()
+    user.push(REPOSITORY, make_image(some_bytes("later", LAYER)), "later")
+    user.verify()
+    assert_no_leak_after_a_restart(server, user)
+
+
+def test_a_disk_that_is_full_beyond_the_ballast_is_said_so_in_one_line(
+    disk: Path, server: CrashServer, user: User
+) -> None:
+    user.push(REPOSITORY, make_image(some_bytes("one", LAYER), config=b"{}"))
+    server.kill9()
+    (disk / "data" / "ballast").unlink()
+    filler = fill(disk)
+    done = run_ullage("serve", "--data", server.data, "--listen", "127.0.0.1:0")
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(f"ERROR: the disk with {server.data / 'ullage.db'} is full")
+    assert "free a few MiB on it and start again" in line
+    filler.unlink()
+    server.start()
+    user.connect(server.host)
+    user.verify()
 
 
 def _assert_only_reading_works(server: CrashServer, user: User, digest: str) -> None:

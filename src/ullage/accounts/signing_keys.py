@@ -12,7 +12,7 @@ from ullage.accounts.jwt import KEY_OVERLAP, KeyUnknown, SigningKey, TokenAuthor
 from ullage.database.transaction import Transaction
 from ullage.registry.clients import Caller
 from ullage.registry.context import Registry
-from ullage.registry.queries.identity import registry_id
+from ullage.registry.queries.identity import find_registry_id, registry_id
 
 KEYS_RECHECK_SECONDS = 60.0
 KEYS_PAUSE_SECONDS = 1.0
@@ -24,7 +24,9 @@ class TokenKeys:
     def __init__(self, registry: Registry, monotonic: Callable[[], float] = time.monotonic) -> None:
         self._registry = registry
         self._monotonic = monotonic
-        self._audience = registry.write(lambda tx: registry_id(tx, registry.fresh_key()))
+        self._audience = registry.read(find_registry_id) or registry.write(
+            lambda tx: registry_id(tx, registry.fresh_key())
+        )
         self._authority = self._load()
         self._read_at = monotonic()
 

@@ -26,6 +26,7 @@ from ullage.check.run import Progress, Run
 from ullage.database.errors import DatabaseBroken, DatabaseBusy, DatabaseUnusable
 from ullage.oci.errors import StorageFull, Unavailable
 from ullage.registry.context import Registry
+from ullage.registry.errors import Damaged
 
 
 class CheckImpossible(Exception):
@@ -100,8 +101,10 @@ def _steps(run: Run) -> Iterator[Progress]:
                 continue
             try:
                 yield from stage(run)
-            except DatabaseUnusable as error:
-                run.found("I29", "corruption", "the database", str(error))
+            except (DatabaseUnusable, Damaged) as error:
+                # What the engine said, in full.
+                message = str(error.__cause__ or error)
+                run.found("I29", "corruption", "the database", message)
     if run.repaired:
         run.registry.wake()
 

@@ -19,5 +19,9 @@ class DatabaseUnusable(Exception):
     """The database cannot be opened. The text tells an operator what to change."""
 
 
+class DatabaseDamaged(DatabaseUnusable):
+    """The engine found its own data malformed. Nothing may be written any more."""
+
+
 class DatabaseInUse(DatabaseUnusable):
     """Another process owns this SQLite database."""

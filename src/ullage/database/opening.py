@@ -27,9 +27,17 @@ def name_for_people(url: str) -> str:
     return sa.make_url(url).render_as_string() if path is None else str(path)
 
 
-def open_database(url: str, *, ballast_bytes: int = 0) -> Database:
+def open_database(
+    url: str,
+    *,
+    ballast_bytes: int = 0,
+    read_only_on_damage: bool = False,
+    without_log: bool = False,
+) -> Database:
     """Open `sqlite:///path` or `postgresql://…`, bringing its tables up to date.
 
+    A SQLite file that was not closed is looked at first: a damaged one is refused or, if
+    `read_only_on_damage`, read only; one without its log is refused unless `without_log`.
     Raises DatabaseUnusable with what to change, DatabaseInUse if another process owns the file.
     """
     try:
@@ -42,7 +50,12 @@ def open_database(url: str, *, ballast_bytes: int = 0) -> Database:
     if parsed.get_backend_name() == "sqlite" and parsed.database:
         from ullage.database.sqlite.database import SqliteDatabase
 
-        return SqliteDatabase(Path(parsed.database), ballast_bytes=ballast_bytes)
+        return SqliteDatabase(
+            Path(parsed.database),
+            ballast_bytes=ballast_bytes,
+            read_only_on_damage=read_only_on_damage,
+            without_log=without_log,
+        )
     if parsed.get_backend_name() == "postgresql":
         from ullage.database.postgresql import PostgresDatabase
 

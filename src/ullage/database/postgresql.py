@@ -15,7 +15,7 @@ import psycopg
 import sqlalchemy as sa
 
 from ullage.database.dialects import Dialect
-from ullage.database.errors import DatabaseBusy, DatabaseFull, DatabaseUnusable
+from ullage.database.errors import DatabaseBusy, DatabaseDamaged, DatabaseFull, DatabaseUnusable
 from ullage.database.migrations.upgrade import upgrade
 from ullage.database.transaction import Row, Transaction, Work, as_by_sqlalchemy
 
@@ -68,6 +68,7 @@ class PostgresTransaction(Transaction):
 class PostgresDatabase:
     dialect: Dialect = "postgresql"
     inline_reads = False
+    damage: str | None = None
 
     def __init__(self, url: sa.URL, *, pool_size: int = 16) -> None:
         options = f"-c lock_timeout={LOCK_TIMEOUT_MS} -c statement_timeout=60000"
@@ -149,6 +150,11 @@ class PostgresDatabase:
         for attempt in range(1, MAX_ATTEMPTS + 1):
             try:
                 return self._once(engine, work)
+            except sa.exc.InternalError as error:
+                if getattr(error.orig, "sqlstate", None) not in _CORRUPTED:
+                    raise
+                self.damage = _first_line(error)
+                raise DatabaseDamaged(f"database: {self.damage}") from error
             except (sa.exc.OperationalError, sa.exc.IntegrityError) as error:
                 if not _worth_another_try(error):
                     raise _postgres_error(error) from error
@@ -178,6 +184,8 @@ class PostgresDatabase:
 # Serialization failure and deadlock; and a unique or foreign key that a concurrent transaction
 # changed under this one (a repository that was just made or just removed): the second try sees it.
 _TRY_AGAIN = {"40001", "40P01", "23503", "23505"}
+# A page or an index that makes no sense.
+_CORRUPTED = {"XX001", "XX002"}
 
 
 def _worth_another_try(error: sa.exc.DBAPIError) -> bool:

@@ -125,6 +125,8 @@ class Database(Protocol):
     dialect: Dialect
     # Reads are so cheap that they may run on the event loop.
     inline_reads: bool
+    # What was found malformed in it; None for nothing. A SQLite database takes no change then.
+    damage: str | None
 
     def read(self, work: Work[T]) -> T:
         """Run `work` reading; every statement sees what was committed last."""

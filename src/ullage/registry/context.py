@@ -71,6 +71,11 @@ class Registry:
     # How far the storage keys have come, and what the store says of that.
     store_mark: StoreMark = field(default_factory=StoreMark)
 
+    @property
+    def unready(self) -> str | None:
+        """Why the registry cannot do all of its work, for as long as it lives; None if it can."""
+        return None if self.db.damage is None else f"the database is damaged: {self.db.damage}"
+
     def read(self, work: Work[T]) -> T:
         """Run reading work; raises Unavailable if the database does not answer."""
         with database_errors():

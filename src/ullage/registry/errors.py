@@ -10,10 +10,14 @@ from types import TracebackType
 from typing import Any
 
 from ullage.blobs.protocol import StoreFull
-from ullage.database.errors import DatabaseBroken, DatabaseBusy, DatabaseFull
+from ullage.database.errors import DatabaseBroken, DatabaseBusy, DatabaseDamaged, DatabaseFull
 from ullage.oci.errors import StorageFull, Unavailable
 
 log = logging.getLogger(__name__)
+
+
+class Damaged(Unavailable):
+    """The database found its own data malformed."""
 
 
 class ErrorTranslation:
@@ -44,6 +48,8 @@ def _of_the_database(error: BaseException) -> Exception | None:
         return StorageFull(message="no space left for the registry's database")
     if isinstance(error, DatabaseBusy):
         return Unavailable(message="the registry's database is busy; try again")
+    if isinstance(error, DatabaseDamaged):
+        return Damaged(message="the registry's database is damaged; ask its operator")
     if isinstance(error, DatabaseBroken):
         return Unavailable(
             message="the registry's database failed and takes no changes until it is restarted"

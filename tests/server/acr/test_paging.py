@@ -215,7 +215,7 @@ def test_a_page_costs_the_same_however_deep_it_lies_on_postgresql(
         for what, (statement, wanted) in _queries(repository_id, depth).items():
             text, constants, _ = statement.built(dialect)
             explain = f"EXPLAIN (ANALYZE, FORMAT JSON) {text}"
-            ((plan,),) = registry.read(partial(_fetched, explain, wanted | constants))
+            ((plan,),) = registry.read(partial(_fetched, explain, {**wanted, **constants}))
             top = plan[0]["Plan"]
             assert top["Node Type"] == "Limit", what
             (scan,) = top["Plans"]

@@ -25,8 +25,7 @@ class Ballast:
         """
         if not self._size or self._reserved() >= self._size:
             return True
-        room = os.statvfs(self._path.parent)
-        if room.f_bavail * room.f_frsize < 2 * self._size:
+        if not self._is_room():
             return False
         flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
         descriptor = os.open(self._path, flags, 0o600)
@@ -39,6 +38,15 @@ class Ballast:
         finally:
             os.close(descriptor)
         return True
+
+    def release_if_scarce(self) -> None:
+        """Give the room up if there is too little to put it back."""
+        if self._size and not self._is_room():
+            self.release()
+
+    def _is_room(self) -> bool:
+        room = os.statvfs(self._path.parent)
+        return room.f_bavail * room.f_frsize >= 2 * self._size
 
     def release(self) -> bool:
         """Give the room to what needs it now; False if it was already given."""

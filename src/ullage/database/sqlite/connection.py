@@ -8,11 +8,18 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import sqlalchemy as sa
 from sqlalchemy.pool import NullPool
 
-from ullage.database.errors import DatabaseBroken, DatabaseBusy, DatabaseFull, DatabaseUnusable
+from ullage.database.errors import (
+    DatabaseBroken,
+    DatabaseBusy,
+    DatabaseDamaged,
+    DatabaseFull,
+    DatabaseUnusable,
+)
 from ullage.database.statements import Built
 from ullage.database.transaction import Row, Transaction, as_by_sqlalchemy
 
@@ -22,9 +29,12 @@ LOCK_TIMEOUT_MS = 5_000
 PREPARED = 512
 
 
-def sqlite_engine(path: Path, *, query_only: bool) -> sa.Engine:
+def sqlite_engine(path: Path, *, query_only: bool, untouched: bool = False) -> sa.Engine:
+    """Connections to a database, `query_only` or not; `untouched` ones leave its files alone."""
     engine = sa.create_engine(
-        f"sqlite:///{path}",
+        f"sqlite:///file:{quote(str(path.absolute()))}?mode=ro&uri=true"
+        if untouched
+        else f"sqlite:///{path}",
         poolclass=NullPool,
         # SQLAlchemy leaves transactions to us: BEGIN IMMEDIATE is not in the driver's repertoire.
         isolation_level="AUTOCOMMIT",
@@ -113,9 +123,20 @@ def sqlite_errors() -> Iterator[None]:
         raise trouble from error
 
 
+def is_damage(error: sa.exc.DatabaseError) -> bool:
+    """Whether SQLite met something malformed in its file."""
+    code = getattr(error.orig, "sqlite_errorcode", 0) & 0xFF
+    if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+        return True
+    # The driver's own words, without a code, for a text that is none.
+    return str(error.orig).startswith("Could not decode to UTF-8")
+
+
 def sqlite_trouble(error: sa.exc.DatabaseError) -> Exception | None:
     """What is wrong with the database; None if it is what was asked of it."""
     text = str(error.orig)
+    if is_damage(error):
+        return DatabaseDamaged(f"database: {text}")
     if not isinstance(error, sa.exc.OperationalError):
         broken = isinstance(error.orig, sqlite3.DatabaseError)
         mine = isinstance(error.orig, sqlite3.IntegrityError)

@@ -6,8 +6,7 @@ stays true until its next commit, and need not be read again before.
 
 from __future__ import annotations
 
-import fcntl
-import os
+import logging
 import threading
 from collections.abc import Callable, Hashable, Sequence
 from pathlib import Path
@@ -16,17 +15,25 @@ from typing import Any, TypeVar, cast
 import sqlalchemy as sa
 
 from ullage.database.dialects import Dialect
-from ullage.database.errors import DatabaseBusy, DatabaseInUse, DatabaseUnusable
+from ullage.database.errors import DatabaseBusy, DatabaseDamaged
 from ullage.database.sqlite.ballast import Ballast
 from ullage.database.sqlite.connection import (
     SqliteTransaction,
     sqlite_engine,
-    sqlite_errors,
     sqlite_trouble,
+)
+from ullage.database.sqlite.owner import Owner
+from ullage.database.sqlite.soundness import (
+    LARGE_BYTES,
+    Stopped,
+    damaged,
+    find_problem,
+    require_log,
 )
 from ullage.database.sqlite.writer import Job, Writer
 from ullage.database.transaction import Transaction, Work
 
+log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 # How much of what is read between two commits is remembered, and what each piece of it costs beside
@@ -41,28 +48,98 @@ class SqliteDatabase:
     dialect: Dialect = "sqlite"
     inline_reads = True
 
-    def __init__(self, path: Path, *, ballast_bytes: int = 0) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        ballast_bytes: int = 0,
+        read_only_on_damage: bool = False,
+        without_log: bool = False,
+        large_bytes: int = LARGE_BYTES,
+    ) -> None:
+        """Open it. Raises DatabaseUnusable, DatabaseDamaged, DatabaseInUse; DatabaseFull.
+
+        `without_log`: go on although the log of what was committed last is gone.
+        """
         self.path = path
-        self._owner = _own(path)
+        self.damage: str | None = None
+        self._owner = Owner(path)
+        self._ballast = Ballast(path.with_name("ballast"), ballast_bytes)
+        # Of a check beside serving: whether it came to its end.
+        self._checked = True
+        self._checker: threading.Thread | None = None
+        self._closing = threading.Event()
         try:
-            self._ballast = Ballast(path.with_name("ballast"), ballast_bytes)
-            self._engine = sqlite_engine(path, query_only=False)
-            self._readers = sqlite_engine(path, query_only=True)
+            # Opening takes room, too.
+            self._ballast.release_if_scarce()
+            check_beside = self._owner.unclean and not self._look(
+                large_bytes, read_only_on_damage=read_only_on_damage, without_log=without_log
+            )
+            self._readers = sqlite_engine(path, query_only=True, untouched=self.damage is not None)
             self._local = threading.local()
             self._open_readers: list[sa.Connection] = []
             self._open_readers_lock = threading.Lock()
-            self._writer = Writer(self._engine, self._ballast)
+            self._engine = sqlite_engine(path, query_only=False)
+            self._writer = Writer(self._engine, self._ballast, self._damaged, self.damage)
             self._recalled = _Recalled(0)
         except BaseException:
-            os.close(self._owner)
+            self._owner.close()
             raise
-        self._ballast.ensure()
+        self._opened = self.damage is None
+        if self._opened:
+            self._owner.opened()
+            self._ballast.ensure()
+        if check_beside:
+            self._checked = False
+            self._checker = threading.Thread(
+                target=self._check_beside, name="ullage-quick-check", daemon=True
+            )
+            self._checker.start()
+
+    def _look(self, large_bytes: int, *, read_only_on_damage: bool, without_log: bool) -> bool:
+        """After a crash: is all of it there, and sound? False if that takes too long to wait for.
+
+        Raises DatabaseUnusable, DatabaseDamaged.
+        """
+        if self._owner.was_open and not without_log:
+            require_log(self.path)
+        if self.path.stat().st_size > large_bytes:
+            return False
+        problem = find_problem(self.path)
+        if problem is not None:
+            if not read_only_on_damage:
+                raise DatabaseDamaged(damaged(self.path, problem))
+            self._damaged(problem)
+        return True
+
+    def _check_beside(self) -> None:
+        try:
+            problem = find_problem(self.path, self._closing.is_set)
+        except Stopped:
+            return
+        self._checked = True
+        if problem is not None:
+            self._damaged(problem)
+
+    def _damaged(self, problem: str) -> None:
+        """Take no change any more, and say so once."""
+        if self.damage is None:
+            self.damage = problem
+            log.critical("%s", damaged(self.path, problem))
+            if hasattr(self, "_writer"):
+                self._writer.refuse(DatabaseDamaged(f"database: {problem}"))
 
     def read(self, work: Work[T]) -> T:
         try:
             return work(self._reader())
         except sa.exc.DatabaseError as error:
-            raise sqlite_trouble(error) or error from error.orig
+            raise self._trouble(error) or error from error.orig
+
+    def _trouble(self, error: sa.exc.DatabaseError) -> Exception | None:
+        trouble = sqlite_trouble(error)
+        if isinstance(trouble, DatabaseDamaged):
+            self._damaged(str(error.orig))
+        return trouble
 
     def cached_read(self, key: Hashable, work: Work[T], weigh: Callable[[T], int]) -> T:
         # Looked at before anything is read: what is read is at least as new as this.
@@ -82,13 +159,15 @@ class SqliteDatabase:
         return found
 
     def snapshot(self, work: Work[T]) -> T:
-        transaction = self._reader()
-        with sqlite_errors():
+        try:
+            transaction = self._reader()
             transaction.control("BEGIN")
             try:
                 return work(transaction)
             finally:
                 transaction.control("COMMIT")
+        except sa.exc.DatabaseError as error:
+            raise self._trouble(error) or error from error.orig
 
     def write(self, work: Work[T], *, freeing: bool = False) -> T:
         (job,) = self._writer.submit([Job(work, freeing)])
@@ -129,7 +208,8 @@ class SqliteDatabase:
                 if found[name] != expected
             ]
 
-        return self.snapshot(ask) + self.write(configured)
+        problems = self.snapshot(ask)
+        return problems if self.damage else problems + self.write(configured)
 
     def close(self) -> None:
         with self._open_readers_lock:
@@ -138,9 +218,11 @@ class SqliteDatabase:
             self._open_readers.clear()
         # Last, because the last connection to close folds the log into the database.
         self._writer.close()
-        owner, self._owner = self._owner, -1
-        if owner >= 0:
-            os.close(owner)
+        self._closing.set()
+        if self._checker is not None:
+            self._checker.join()
+        sound = self._checked and self.damage is None and not self._writer.failed
+        self._owner.close(sound=sound if self._opened else None)
 
     def _reader(self) -> SqliteTransaction:
         transaction: SqliteTransaction | None = getattr(self._local, "transaction", None)
@@ -174,31 +256,3 @@ class _Recalled:
         if size <= self._room:
             self._room -= size
             self.outcomes[key] = outcome
-
-
-def _own(path: Path) -> int:
-    """Take the lock that makes this process the only one to use the database at `path`."""
-    try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        descriptor = os.open(
-            path.with_name("owner.lock"),
-            os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC,
-            0o600,
-        )
-    except OSError as error:
-        raise DatabaseUnusable(
-            f"database: cannot write in {path.parent} ({error.strerror}) - choose another folder "
-            "with --data, or mend its permissions"
-        ) from error
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        owner = os.pread(descriptor, 20, 0).decode("ascii", "replace").strip() or "unknown"
-        os.close(descriptor)
-        raise DatabaseInUse(
-            f"{path} is in use by process {owner} - one process owns a SQLite database; stop that "
-            "one, choose another folder with --data, or use PostgreSQL to run several"
-        ) from error
-    os.ftruncate(descriptor, 0)
-    os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
-    return descriptor

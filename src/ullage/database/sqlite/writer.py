@@ -12,15 +12,15 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from typing import Any
 
 import sqlalchemy as sa
 
-from ullage.database.errors import DatabaseBroken, DatabaseBusy, DatabaseFull
+from ullage.database.errors import DatabaseBroken, DatabaseBusy, DatabaseDamaged, DatabaseFull
 from ullage.database.migrations.upgrade import upgrade
 from ullage.database.sqlite.ballast import Ballast
-from ullage.database.sqlite.connection import SqliteTransaction, sqlite_errors
+from ullage.database.sqlite.connection import SqliteTransaction, is_damage, sqlite_errors
 from ullage.database.transaction import Transaction, Work
 
 log = logging.getLogger(__name__)
@@ -62,13 +62,24 @@ class Writer:
     run again, each in a savepoint, so that it undoes only itself.
     """
 
-    def __init__(self, engine: sa.Engine, ballast: Ballast) -> None:
+    def __init__(
+        self,
+        engine: sa.Engine,
+        ballast: Ballast,
+        damaged: Callable[[str], None] = lambda _: None,
+        damage: str | None = None,
+    ) -> None:
+        """`damaged` is told of malformed data; with `damage` there is no writing from the start."""
         self._engine = engine
         self._ballast = ballast
+        self._damaged = damaged
         # Jobs that were handed over together are committed together.
         self._queue: queue.SimpleQueue[Sequence[Job] | Callable[[], None] | None]
         self._queue = queue.SimpleQueue()
-        self._broken: str | None = None
+        # Why nothing is written any more.
+        self._broken: DatabaseBroken | DatabaseDamaged | None = None
+        if damage is not None:
+            self._broken = DatabaseDamaged(f"database: {damage}")
         # Moves on with every transaction. It is odd from before a change can be seen until it can,
         # and even before anybody is told of the change: what was read at an even number holds
         # while that stays.
@@ -81,6 +92,16 @@ class Writer:
         )
         self._thread.start()
         opened.result()
+
+    @property
+    def failed(self) -> bool:
+        """Whether something was not written, and nothing is any more."""
+        return self._broken is not None
+
+    def refuse(self, reason: DatabaseDamaged) -> None:
+        """Write nothing any more."""
+        if self._broken is None:
+            self._broken = reason
 
     def submit(self, jobs: Sequence[Job]) -> Sequence[Job]:
         if threading.current_thread() is self._thread:
@@ -103,14 +124,14 @@ class Writer:
         self._thread.join()
 
     def _run(self, opened: Future[None]) -> None:
-        try:
-            connection = self._open()
-        except BaseException as error:  # noqa: BLE001 - handed to the caller
-            opened.set_exception(error)
-            return
-        opened.set_result(None)
-        self._connection = connection
-        with connection:
+        with ExitStack() as closing:
+            try:
+                if self._broken is None:
+                    self._connection = closing.enter_context(self._open())
+            except BaseException as error:  # noqa: BLE001 - handed to whoever waits
+                opened.set_exception(error)
+                return
+            opened.set_result(None)
             while (item := self._queue.get()) is not None:
                 if callable(item):
                     self._call(item)
@@ -148,12 +169,11 @@ class Writer:
             log.exception("what was to be done between two commits failed")
 
     def _commit(self, jobs: Sequence[Job]) -> None:
-        connection = self._connection
         if self._broken is not None:
             for job in jobs:
-                job.failure = DatabaseBroken(self._broken)
-        elif not self._attempt(connection, jobs):
-            self._attempt_each(connection, jobs)
+                job.failure = type(self._broken)(str(self._broken))
+        elif not self._attempt(self._connection, jobs):
+            self._attempt_each(self._connection, jobs)
         for job in jobs:
             job.settle()
 
@@ -164,7 +184,7 @@ class Writer:
             return
         for job in jobs:
             if self._broken is not None:
-                job.failure = DatabaseBroken(self._broken)
+                job.failure = type(self._broken)(str(self._broken))
             elif not self._attempt(connection, [job]) and job.freeing:
                 self._attempt_on_ballast(connection, job)
 
@@ -203,8 +223,11 @@ class Writer:
             self._roll_back(connection)
             self.commits += 2 - self.commits % 2
             if isinstance(error, DatabaseBroken):
-                self._broken = str(error)
+                self._broken = error
                 log.critical("database failed, no more writing until a restart: %s", error)
+            elif isinstance(error, DatabaseDamaged):
+                self._broken = error
+                self._damaged(str(error))
             for job in jobs:
                 job.outcome, job.failure = None, error
                 job.end(committed=False)
@@ -244,7 +267,11 @@ class Writer:
         except sa.exc.OperationalError:
             # The disk or the engine, not this work: the whole transaction may be gone already.
             raise
-        except BaseException as error:  # noqa: BLE001 - handed to the caller
+        except sa.exc.DatabaseError as error:
+            if is_damage(error):
+                raise
+            job.failure = error
+        except BaseException as error:  # noqa: BLE001 - handed to whoever waits
             job.failure = error
 
     def _run_in_savepoint(self, connection: sa.Connection, job: Job) -> None:

@@ -173,7 +173,8 @@ class MemoryLeases:
             tx.many(_SAVE, rows)
             tx.change(_REMEMBER, id=1, complete_from=to_micros(complete_from))
 
-        db.write(save)
+        # On a full disk as well: a promise that is forgotten keeps bytes for longer.
+        db.write(save, freeing=True)
 
     def _load(self, db: Database, now: datetime) -> datetime:
         """Take back what a clean stop saved; returns from when on nothing can be missing."""
@@ -188,7 +189,10 @@ class MemoryLeases:
                 saved = to_micros(now)
             return saved, rows
 
-        saved, rows = db.write(take)
+        if db.damage is not None:
+            # It is only read, and nothing is given up.
+            return now + self.period
+        saved, rows = db.write(take, freeing=True)
         for repository_id, digest, key, count, until, confirm_until in rows:
             grants = self._grants.setdefault((repository_id, Digest(digest)), {})
             grants[key] = _Grant(count, from_micros(until), from_micros(confirm_until))
