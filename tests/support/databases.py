@@ -16,7 +16,8 @@ from ullage.database.schema import base
 from ullage.database.transaction import Database, Transaction
 
 
-def _empty(tx: Transaction) -> None:
+def emptied(tx: Transaction) -> None:
+    """Work that leaves all tables and nothing in them."""
     for table in reversed(base.metadata.sorted_tables):
         tx.execute_directly(table.delete())
 
@@ -48,7 +49,7 @@ def shared_postgres(shared_postgres_url: str) -> Iterator[Database]:
 @pytest.fixture
 def postgres_db(shared_postgres: Database) -> Database:
     """A PostgreSQL database with all its tables and nothing in them."""
-    shared_postgres.write(_empty)
+    shared_postgres.write(emptied)
     return shared_postgres
 
 
@@ -61,7 +62,7 @@ def emptied_postgres_url(postgres_db: Database, shared_postgres_url: str) -> str
 @pytest.fixture
 def sqlite_db(shared_sqlite: Database) -> Database:
     """A SQLite database with all its tables and nothing in them."""
-    shared_sqlite.write(_empty)
+    shared_sqlite.write(emptied)
     return shared_sqlite
 
 

@@ -316,7 +316,7 @@ class Restoring:
         )
 
     def finish(self, tx: Transaction) -> None:
-        """Put tags back whose manifests stayed, and forget the operation."""
+        """Put tags back whose manifests stayed; what keeps nothing any more is forgotten."""
         now, self.batch = self.registry.now(), Restored()
         left = remembered(tx, self.operation_id)
         for name in sorted({tag.repository for tag in left}):
