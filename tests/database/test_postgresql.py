@@ -220,6 +220,27 @@ def test_commits_wait_for_the_disk(postgres_db: Database) -> None:
     assert postgres_db.write(ask) == ["on", "on", "on"]
 
 
+# A sum over whatever tags lead to, as the bill has it: without statistics, which a database that is
+# new or nearly empty does not have, the server expects hundreds of thousands of rows.
+_EXPECTED_TO_BE_LARGE = """
+    EXPLAIN (ANALYZE) WITH RECURSIVE held(id) AS (
+        SELECT manifest_id FROM tags
+        UNION SELECT child_id FROM held CROSS JOIN manifest_children WHERE parent_id = held.id
+    ) SELECT sum(length(raw)) FROM manifests CROSS JOIN held a CROSS JOIN held b
+"""
+
+
+@pytest.mark.parametrize("way", ["read", "snapshot", "write"])
+def test_no_statement_waits_for_a_compiler(postgres_db: Database, way: str) -> None:
+    """PostgreSQL compiled the bill of four images for 2 s, and then ran it in 0.03 s."""
+
+    def explain(tx: Transaction) -> list[str]:
+        return list(tx.execute(sa.text(_EXPECTED_TO_BE_LARGE)).scalars())
+
+    told = getattr(postgres_db, way)(explain)
+    assert not [line for line in told if "JIT" in line]
+
+
 def test_all_processes_go_by_the_server_s_clock(postgres_db: Database) -> None:
     """Whatever time zone the server shows; in microseconds, as they are stored."""
     query = sa.text("SELECT CAST(extract(epoch FROM now()) * 1000000 AS bigint)")
