@@ -262,6 +262,8 @@ SCANS = {
     "registry.leases.sql._ANY_REPOSITORY": "its first row",
     "registry.leases.sql._COMPLETE_FROM": _ONE_ROW,
     "registry.queries.counters._TOTALS": "a row for each total, on PostgreSQL sixteen",
+    "registry.queries.identity._ALL": "a row for each time that a database took over a store",
+    "registry.queries.identity._COUNT": "the same",
     "registry.queries.pulls._COUNT_HISTORY": "the worker, once a day, of at most MAX_HISTORY",
     "registry.queries.reclaim.deadlines._SHIFT_REVIEWS": _CLOCK,
     "registry.queries.reclaim.deadlines._SHIFT_TOMBSTONES": _CLOCK,
