@@ -206,6 +206,12 @@ SETTINGS = (
     Setting("tls", "", parse_tls, "self-signed: make an authority and a certificate for here."),
     Setting("tls_names", "", parse_list, "More names for the self-signed certificate."),
     Setting("external_url", "", parse_url, "Where clients reach this registry, if by a proxy."),
+    Setting(
+        "hosts",
+        "",
+        parse_list,
+        "Names that a registry without accounts answers to beside its own; with commas.",
+    ),
     Setting("max_manifest", "4MiB", parse_size, "Largest manifest that is taken."),
     Setting("max_page", "1000", parse_number, "Most items in one page of a listing."),
     Setting("max_name", "255", parse_number, "Longest repository name, in characters."),
@@ -245,6 +251,7 @@ class Settings:
     tls: str
     tls_names: tuple[str, ...]
     external_url: str
+    hosts: tuple[str, ...]
     max_manifest: int
     max_page: int
     max_name: int

@@ -254,6 +254,8 @@ def run_server(
             registry,
             authenticator=authenticator,
             external_url=settings.external_url,
+            listen_host=host,
+            hosts=settings.hosts,
             scheme=scheme,
             threads=settings.threads,
             body_idle_seconds=settings.body_timeout.total_seconds(),

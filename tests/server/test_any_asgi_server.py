@@ -27,6 +27,7 @@ from ullage.server.app import App, create_app
 from ullage.server.http.authentication import Guard
 from ullage.server.http.bodies import Bodies
 from ullage.server.http.context import Context
+from ullage.server.http.origins import OwnOrigins
 from ullage.server.http.permissions import KNOWN
 from ullage.server.http.routes import Route, Router
 from ullage.server.http.threads import FairThreads, Threads
@@ -53,7 +54,7 @@ def converse(app: ASGIApp, conversation: Callable[[httpx.AsyncClient], Awaitable
 
     async def run() -> None:
         transport = httpx.ASGITransport(app, raise_app_exceptions=False)
-        async with httpx.AsyncClient(transport=transport, base_url="http://registry") as client:
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
             await conversation(client)
 
     asyncio.run(run())
@@ -310,7 +311,9 @@ def app_with(registry: Registry, handler: Callable[..., Awaitable[Response]]) ->
     """The application with a handler that is not ours."""
     threads = Threads(1, inline_reads=True)
     batches, bodies = WriteBatches(registry, threads), Bodies(threads, 60)
-    context = Context(registry, threads, batches, bodies, Guard(None, threads, FairThreads(1)))
+    origins = OwnOrigins(listen_host="", external_url="", hosts=())
+    guard = Guard(None, threads, FairThreads(1), origins)
+    context = Context(registry, threads, batches, bodies, guard)
     return App(context, Router([Route("x", "GET", "/x", handler, KNOWN)]), None)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Iterable
 from typing import Any
 
 from starlette.requests import ClientDisconnect
@@ -24,8 +25,9 @@ from ullage.server.http.authentication import Challenge, Guard
 from ullage.server.http.bodies import Bodies
 from ullage.server.http.context import Context
 from ullage.server.http.errors import error_response
+from ullage.server.http.origins import OwnOrigins
 from ullage.server.http.permissions import Audience
-from ullage.server.http.request import Request, raw_path
+from ullage.server.http.request import Request, raw_path, require_json
 from ullage.server.http.responses import json_response
 from ullage.server.http.routes import Route, Router
 from ullage.server.http.threads import FairThreads, Threads
@@ -35,6 +37,8 @@ log = logging.getLogger(__name__)
 
 # Logins at once; two of them compute (accounts/passwords.py), the others wait or look up.
 PASSWORD_THREADS = 4
+# What only clients of ours and scripts speak.
+OWN_INTERFACE = "/api/"
 ROUTES = (
     *distribution.ROUTES,
     *acr.ROUTES,
@@ -47,6 +51,8 @@ def create_app(
     *,
     authenticator: Authenticator | None = None,
     external_url: str = "",
+    listen_host: str = "",
+    hosts: Iterable[str] = (),
     scheme: str = "http",
     threads: int = 32,
     body_idle_seconds: float = 60.0,
@@ -54,11 +60,13 @@ def create_app(
 ) -> ASGIApp:
     """The registry as an application for any ASGI server.
 
-    Without an `authenticator` every request may do everything.
+    Without an `authenticator` every request may do everything, if it is made to one of the
+    registry's own names: `listen_host`, `hosts`, the one in `external_url` and those of loopback.
     """
     pool = Threads(threads, inline_reads=registry.db.inline_reads)
     passwords = FairThreads(PASSWORD_THREADS)
-    guard = Guard(authenticator, pool, passwords, external_url, scheme)
+    origins = OwnOrigins(listen_host=listen_host, external_url=external_url, hosts=hosts)
+    guard = Guard(authenticator, pool, passwords, origins, external_url, scheme)
     bodies = Bodies(pool, body_idle_seconds)
     context = Context(registry, pool, WriteBatches(registry, pool), bodies, guard)
     return App(context, Router(ROUTES), request_log)
@@ -114,6 +122,8 @@ class App:
             path = raw_path(request.scope)
             request.fields.require_plain(request.scope["http_version"])
             route, parts = self.router.find(request.method, path)
+            if path.startswith(OWN_INTERFACE):
+                require_json(request.fields)
             # A malformed name is refused before rights on it are.
             named = route.permission.audience is Audience.REPOSITORY
             name = self._context.name(parts[0]) if named else None

@@ -58,7 +58,9 @@ class AgreementMachine(RuleBasedStateMachine):
         self.folder = folder()
         self.clock = FakeClock()
         self.registry = registry_on(db, FileBlobStore(self.folder), self.clock)
-        self.client = TestClient(create_app(self.registry), headers={"host": "registry"})
+        self.client = TestClient(
+            create_app(self.registry, hosts=["registry"]), headers={"host": "registry"}
+        )
         self.images: dict[str, dict[str, Image]] = {name: {} for name in NAMES}
         self.tags: dict[str, dict[str, str]] = {name: {} for name in NAMES}
 

@@ -18,6 +18,7 @@ from ullage.accounts.authenticator import WITHOUT_ACCOUNTS, Authenticator, Login
 from ullage.accounts.directory import Account
 from ullage.authorization import Principal
 from ullage.oci.errors import Unauthorized
+from ullage.server.http.origins import OwnOrigins
 from ullage.server.http.permissions import Audience, Permission
 from ullage.server.http.threads import FairThreads, Line, Threads
 
@@ -54,14 +55,17 @@ class Guard:
     threads: Threads
     # Where passwords are checked, which is slow and must not delay other callers.
     slow_threads: FairThreads
+    # Where no caller is asked for credentials, the requests that are taken all the same.
+    origins: OwnOrigins
     # The URL clients know this registry by; "" to believe the Host header's name.
     external_url: str = ""
     # "https" where TLS is ours.
     scheme: str = "http"
 
     async def admit(self, request: Request, permission: Permission, name: str | None) -> Principal:
-        """The caller, if permitted. Raises Challenge, TooManyRequests."""
+        """The caller, if permitted. Raises Challenge, TooManyRequests, Denied."""
         if self.authenticator is None:
+            self.origins.require(request)
             return WITHOUT_ACCOUNTS
         if permission.audience is Audience.ANYBODY:
             return self.authenticator.anonymous

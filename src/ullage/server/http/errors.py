@@ -62,6 +62,12 @@ class FormTooLarge(Unsupported):
     """A token request longer than any client's."""
 
 
+class MediaTypeUnsupported(Unsupported):
+    """A body of another kind, such as any web page can send to any host without being asked."""
+
+    message = "send the body as application/json"
+
+
 class BodyTooLarge(Unsupported):
     """A body of a few words that is longer than any client's."""
 
@@ -118,6 +124,7 @@ STATUS: Mapping[type[RegistryError], int] = {
     BodyTooLarge: 413,
     UriTooLong: 414,
     EncodingUnsupported: 415,
+    MediaTypeUnsupported: 415,
     HeadersTooLarge: 431,
 }
 

@@ -14,7 +14,12 @@ from starlette import datastructures, requests
 from starlette.types import Receive, Scope
 
 from ullage.oci.errors import Unsupported
-from ullage.server.http.errors import EncodingUnsupported, HeadersTooLarge, UriTooLong
+from ullage.server.http.errors import (
+    EncodingUnsupported,
+    HeadersTooLarge,
+    MediaTypeUnsupported,
+    UriTooLong,
+)
 
 MAX_PATH_BYTES = 8 * 1024
 MAX_HEADER_BYTES = 32 * 1024
@@ -84,6 +89,19 @@ class Request(requests.Request):
     @property
     def headers(self) -> Headers:
         return self.fields
+
+
+def require_json(fields: Headers) -> None:
+    """A body says that it is JSON. Raises MediaTypeUnsupported.
+
+    Fetch Standard, "CORS-safelisted request-header": a page of any origin may send text/plain and
+    forms to any host; application/json it may not.
+    """
+    if fields.get("content-length", "0") == "0" and "transfer-encoding" not in fields:
+        return
+    kind = fields.get("content-type", "").partition(";")[0].strip().lower()
+    if kind != "application/json":
+        raise MediaTypeUnsupported({"content_type": kind[:100]})
 
 
 def raw_path(scope: Scope) -> str:

@@ -1,0 +1,80 @@
+"""Requests that a web page makes for its visitor, where no caller says who they are.
+
+A browser sends them with whatever access its machine has: to a registry on loopback, that is all
+there is. A page elsewhere cannot read the answers, but it can change things, and with a name of its
+own that leads to 127.0.0.1 (DNS rebinding) it can read, too. So an open registry answers only to
+its own names, and changes nothing for a page of another origin. Clients that are no browsers send
+no Origin and notice none of it.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterable
+from functools import lru_cache
+from urllib.parse import urlsplit
+
+from starlette.requests import Request
+
+from ullage.oci.errors import Denied
+
+_READING = frozenset({"GET", "HEAD", "OPTIONS"})
+# Fetch Metadata Request Headers, section 2.3: a page of ours, and no page at all.
+_OF_OURS = frozenset({"same-origin", "none"})
+# As many names as one machine is called by.
+_NAMES_KEPT = 64
+
+
+class OwnOrigins:
+    """The names that an open registry answers to, and the pages it changes something for."""
+
+    def __init__(self, *, listen_host: str, external_url: str, hosts: Iterable[str]) -> None:
+        self._external = external_url
+        given = (listen_host, urlsplit(external_url).hostname or "", *hosts)
+        self._names = frozenset(name.strip("[]").lower() for name in given if name)
+        self._is_own = lru_cache(_NAMES_KEPT)(self._is_own_name)
+
+    def require(self, request: Request) -> None:
+        """Raises Denied for another's name, and for a change that a foreign page asks for."""
+        host = request.headers.get("host", "")
+        if not self._is_own(host):
+            raise Denied(
+                {"host": host[:255]},
+                "this registry asks no caller for credentials, so it answers only to its own names;"
+                " start it with --hosts NAME to add this one, or with --auth",
+            )
+        if request.method not in _READING:
+            self._require_own_page(request, host)
+
+    def _require_own_page(self, request: Request, host: str) -> None:
+        origin = request.headers.get("origin")
+        site = request.headers.get("sec-fetch-site")
+        own = (f"http://{host}", f"https://{host}", self._external)
+        if (origin is None or origin in own) and (site is None or site in _OF_OURS):
+            return
+        raise Denied(
+            {"origin": (origin or "")[:255]},
+            "a web page of another origin asks for a change, and this registry asks no caller for"
+            " credentials; nothing was changed",
+        )
+
+    def _is_own_name(self, host: str) -> bool:
+        name = _without_port(host).lower().rstrip(".")
+        return name in self._names or _is_loopback(name)
+
+
+def _without_port(host: str) -> str:
+    """RFC 9110, section 7.2: a name or an address, and a port behind a colon."""
+    if host.startswith("["):
+        return host[1:].partition("]")[0]
+    return host.partition(":")[0]
+
+
+def _is_loopback(name: str) -> bool:
+    """RFC 6761, section 6.3, for names; addresses as their families define it."""
+    if name == "localhost" or name.endswith(".localhost"):
+        return True
+    try:
+        return ipaddress.ip_address(name).is_loopback
+    except ValueError:
+        return False
