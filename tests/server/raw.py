@@ -72,7 +72,7 @@ class Connection:
     ) -> Self:
         """Send a request; `length` announces another length than that of `body`."""
         announced = len(body) if length < 0 else length
-        head = f"{method} {path} HTTP/1.1\r\nHost: x\r\n{headers}"
+        head = f"{method} {path} HTTP/1.1\r\nHost: localhost\r\n{headers}"
         if announced or body:
             head += f"Content-Length: {announced}\r\n"
         return self.send(f"{head}\r\n".encode("latin-1") + body)

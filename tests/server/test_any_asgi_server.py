@@ -73,7 +73,7 @@ def scope_of(method: str, path: str, **changes: Any) -> dict[str, Any]:
         "raw_path": path.encode(),
         "query_string": query.encode(),
         "root_path": "",
-        "headers": [(b"host", b"registry")],
+        "headers": [(b"host", b"localhost")],
         "client": ("192.0.2.1", 1234),
         "server": ("registry", 80),
         **changes,

@@ -9,6 +9,7 @@ import pytest
 from tests.server.pushing import push_image, refused
 
 PLANS = "/api/v1/plans"
+JSON = {"Content-Type": "application/json"}
 DIGEST = "sha256:" + "0" * 64
 
 
@@ -91,7 +92,7 @@ def test_a_request_that_is_not_understood_plans_nothing(
     client: httpx.Client, body: str, expected: tuple[int, str]
 ) -> None:
     """A misspelt word must not mean "without it" where something is deleted."""
-    assert refused(client.post(PLANS, content=body)) == expected
+    assert refused(client.post(PLANS, content=body, headers=JSON)) == expected
 
 
 @pytest.mark.parametrize(

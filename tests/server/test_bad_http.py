@@ -14,10 +14,10 @@ from tests.server.raw import Answer, Connection
 from tests.support.server import UllageServer
 from ullage.oci.digest import digest_of
 
-PLAIN = b"GET /v2/ HTTP/1.1\r\nHost: x\r\n\r\n"
+PLAIN = b"GET /v2/ HTTP/1.1\r\nHost: localhost\r\n\r\n"
 CHUNKED = b"Transfer-Encoding: chunked\r\n\r\n"
-PUT = b"PUT /v2/app/manifests/v1 HTTP/1.1\r\nHost: x\r\n"
-POST = b"POST /v2/app/blobs/uploads/ HTTP/1.1\r\nHost: x\r\n"
+PUT = b"PUT /v2/app/manifests/v1 HTTP/1.1\r\nHost: localhost\r\n"
+POST = b"POST /v2/app/blobs/uploads/ HTTP/1.1\r\nHost: localhost\r\n"
 
 
 def answers(server: UllageServer, request: bytes) -> list[int]:
@@ -41,46 +41,52 @@ def answers(server: UllageServer, request: bytes) -> list[int]:
         # RFC 9112, section 3.2: exactly one Host, which an absolute form overrules.
         (b"GET /v2/ HTTP/1.1\r\n\r\n", [400, 200]),
         (b"GET /v2/ HTTP/1.1\r\nHost:\r\n\r\n", [400, 200]),
-        (b"GET /v2/ HTTP/1.1\r\nHost: x\r\nHost: x\r\n\r\n", [400, 200]),
-        (b"GET /v2/ HTTP/1.1\r\nHost: x\r\nhost: y\r\n\r\n", [400, 200]),
-        (b"GET http://other/v2/ HTTP/1.1\r\nHost: x\r\n\r\n", [200, 200]),
-        (b"GET http://other/v2/a%2Fb/tags/list?n=1 HTTP/1.1\r\nHost: x\r\n\r\n", [404, 200]),
-        (b"GET http://other HTTP/1.1\r\nHost: x\r\n\r\n", [404, 200]),
+        (b"GET /v2/ HTTP/1.1\r\nHost: localhost\r\nHost: localhost\r\n\r\n", [400, 200]),
+        (b"GET /v2/ HTTP/1.1\r\nHost: localhost\r\nhost: y\r\n\r\n", [400, 200]),
+        (b"GET http://other/v2/ HTTP/1.1\r\nHost: localhost\r\n\r\n", [200, 200]),
+        (
+            b"GET http://other/v2/a%2Fb/tags/list?n=1 HTTP/1.1\r\nHost: localhost\r\n\r\n",
+            [404, 200],
+        ),
+        (b"GET http://other HTTP/1.1\r\nHost: localhost\r\n\r\n", [404, 200]),
         # HTTP/1.0 knows neither Host nor connections that stay open.
         (b"GET /v2/ HTTP/1.0\r\n\r\n", [200]),
-        (b"GET /v2/nothing HTTP/1.0\r\nHost: x\r\n\r\n", [404]),
-        (b"GET /v2/ HTTP/1.0\r\nHost: x\r\nConnection: keep-alive\r\n\r\n", [200, 200]),
+        (b"GET /v2/nothing HTTP/1.0\r\nHost: localhost\r\n\r\n", [404]),
+        (b"GET /v2/ HTTP/1.0\r\nHost: localhost\r\nConnection: keep-alive\r\n\r\n", [200, 200]),
         # Methods.
-        (b"get /v2/ HTTP/1.1\r\nHost: x\r\n\r\n", [405, 200]),
-        (b"F" * 3000 + b" /v2/ HTTP/1.1\r\nHost: x\r\n\r\n", [405, 200]),
-        (b"OPTIONS * HTTP/1.1\r\nHost: x\r\n\r\n", [404, 200]),
-        (b"CONNECT other:80 HTTP/1.1\r\nHost: x\r\n\r\n", [404, 200]),
+        (b"get /v2/ HTTP/1.1\r\nHost: localhost\r\n\r\n", [405, 200]),
+        (b"F" * 3000 + b" /v2/ HTTP/1.1\r\nHost: localhost\r\n\r\n", [405, 200]),
+        (b"OPTIONS * HTTP/1.1\r\nHost: localhost\r\n\r\n", [404, 200]),
+        (b"CONNECT other:80 HTTP/1.1\r\nHost: localhost\r\n\r\n", [404, 200]),
         # Offers that are not taken.
         (
-            b"GET /v2/ HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n",
+            b"GET /v2/ HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n",
             [200, 200],
         ),
-        (b"GET /v2/ HTTP/1.1\r\nHost: x\r\nTE: trailers\r\nAccept: */*;q=x\r\n\r\n", [200, 200]),
-        (b"GET /v2/#part HTTP/1.1\r\nHost: x\r\n\r\n", [200, 200]),
+        (
+            b"GET /v2/ HTTP/1.1\r\nHost: localhost\r\nTE: trailers\r\nAccept: */*;q=x\r\n\r\n",
+            [200, 200],
+        ),
+        (b"GET /v2/#part HTTP/1.1\r\nHost: localhost\r\n\r\n", [200, 200]),
         # Bytes that are not text (a User-Agent is kept, quoted, and goes nowhere else).
-        (b"GET /v2/ HTTP/1.1\r\nHost: x\r\nUser-Agent: \xe9\xff\r\n\r\n", [200, 200]),
-        (b"GET /v2/\xc3\xa9/tags/list HTTP/1.1\r\nHost: x\r\n\r\n", [400, 200]),
+        (b"GET /v2/ HTTP/1.1\r\nHost: localhost\r\nUser-Agent: \xe9\xff\r\n\r\n", [200, 200]),
+        (b"GET /v2/\xc3\xa9/tags/list HTTP/1.1\r\nHost: localhost\r\n\r\n", [400, 200]),
         # What is no HTTP is not guessed at: closed.
-        (b"GET /v2/ HTTP/2.0\r\nHost: x\r\n\r\n", [400]),
+        (b"GET /v2/ HTTP/2.0\r\nHost: localhost\r\n\r\n", [400]),
         (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", []),
         (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" * 10, [400]),
-        (b"GET  HTTP/1.1\r\nHost: x\r\n\r\n", [400]),
-        (b"GET /v2/ a HTTP/1.1\r\nHost: x\r\n\r\n", [400]),
-        (b"GET /v2/\xff HTTP/1.1\r\nHost: x\r\n\r\n", [400]),
-        (b"GET /v2/?last=\xff HTTP/1.1\r\nHost: x\r\n\r\n", [400]),
-        (b"GET \\v2\\ HTTP/1.1\r\nHost: x\r\n\r\n", [400]),
-        (b"GET /v2/ HTTP/1.1\r\nHost: x\r\nX : a\r\n\r\n", [400]),
-        (b"GET /v2/ HTTP/1.1\r\nHost: x\r\nX: a\r\n b\r\n\r\n", [400]),
-        (b"GET /v2/ HTTP/1.1\r\nHost: x\r\nUser-Agent: \x1b[31m\r\n\r\n", [400]),
-        (b"GET /v2/ HTTP/1.1\r\nHost: x\r\nUser-Agent: \0\r\n\r\n", [400]),
-        (b"GET /v2/ HTTP/1.1\r\nHost: x\r\nUser-Agent: a\rb\r\n\r\n", [400]),
-        (b"GET /v2/ HTTP/1.1\r\nHost: x\r\n" + b"X: y\r\n" * 200 + b"\r\n", [431]),
-        (b"GET /" + b"a" * 70_000 + b" HTTP/1.1\r\nHost: x\r\n\r\n", [414]),
+        (b"GET  HTTP/1.1\r\nHost: localhost\r\n\r\n", [400]),
+        (b"GET /v2/ a HTTP/1.1\r\nHost: localhost\r\n\r\n", [400]),
+        (b"GET /v2/\xff HTTP/1.1\r\nHost: localhost\r\n\r\n", [400]),
+        (b"GET /v2/?last=\xff HTTP/1.1\r\nHost: localhost\r\n\r\n", [400]),
+        (b"GET \\v2\\ HTTP/1.1\r\nHost: localhost\r\n\r\n", [400]),
+        (b"GET /v2/ HTTP/1.1\r\nHost: localhost\r\nX : a\r\n\r\n", [400]),
+        (b"GET /v2/ HTTP/1.1\r\nHost: localhost\r\nX: a\r\n b\r\n\r\n", [400]),
+        (b"GET /v2/ HTTP/1.1\r\nHost: localhost\r\nUser-Agent: \x1b[31m\r\n\r\n", [400]),
+        (b"GET /v2/ HTTP/1.1\r\nHost: localhost\r\nUser-Agent: \0\r\n\r\n", [400]),
+        (b"GET /v2/ HTTP/1.1\r\nHost: localhost\r\nUser-Agent: a\rb\r\n\r\n", [400]),
+        (b"GET /v2/ HTTP/1.1\r\nHost: localhost\r\n" + b"X: y\r\n" * 200 + b"\r\n", [431]),
+        (b"GET /" + b"a" * 70_000 + b" HTTP/1.1\r\nHost: localhost\r\n\r\n", [414]),
     ],
 )
 def test_heads_of_all_kinds(server: UllageServer, request_head: bytes, expected: list[int]) -> None:
@@ -129,7 +135,7 @@ def test_chunked_overrules_a_length_and_the_connection_ends(
 ) -> None:
     """RFC 9112, section 6.1: what follows is never taken for a request (smuggling)."""
     location = start_upload(client, name)
-    smuggled = f"DELETE {location} HTTP/1.1\r\nHost: x\r\n\r\n".encode()
+    smuggled = f"DELETE {location} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode()
     for headers in (
         b"Content-Length: 6\r\n" + CHUNKED,
         CHUNKED[:-2] + b"Content-Length: 6\r\n\r\n",
@@ -150,7 +156,7 @@ def test_what_follows_a_body_is_the_next_request(server: UllageServer) -> None:
 @pytest.mark.parametrize("method", ["GET", "HEAD", "DELETE"])
 def test_a_body_where_none_belongs_is_skipped(server: UllageServer, method: str) -> None:
     """F38: its bytes are not the next request; one that is too long ends the connection."""
-    head = f"{method} /v2/app/manifests/v1 HTTP/1.1\r\nHost: x\r\n".encode()
+    head = f"{method} /v2/app/manifests/v1 HTTP/1.1\r\nHost: localhost\r\n".encode()
     hidden = PLAIN * 3
     length = b"Content-Length: %d\r\n\r\n" % len(hidden)
     assert answers(server, head + length + hidden) == [404, 200]
@@ -190,7 +196,7 @@ def test_what_came_before_a_broken_chunk_is_kept(
 ) -> None:
     """F31: for an upload a broken body is a broken line."""
     location = start_upload(client, name)
-    head = f"PATCH {location} HTTP/1.1\r\nHost: x\r\n".encode()
+    head = f"PATCH {location} HTTP/1.1\r\nHost: localhost\r\n".encode()
     with Connection(server) as connection:
         answer = connection.send(head + CHUNKED + b"5\r\nhello\r\n" + broken).answer()
         assert (answer.status, answer.code) == (400, "SIZE_INVALID")
@@ -214,7 +220,9 @@ def test_requests_may_come_before_the_last_answer(
     }
     paths = list(itertools.islice(itertools.cycle(expected), 40))
     with Connection(server) as connection:
-        connection.send(b"".join(f"GET {p} HTTP/1.1\r\nHost: x\r\n\r\n".encode() for p in paths))
+        connection.send(
+            b"".join(f"GET {p} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode() for p in paths)
+        )
         for path in paths:
             answer = connection.answer()
             status, body = expected[path]

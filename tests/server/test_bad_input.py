@@ -373,7 +373,9 @@ def test_a_content_range_that_is_none_is_400(
         *["\u0664-\u0667", "\uff14-\uff17", "4-13;q=1", "NaN-NaN", "4-13/", "bytes 4-13/-1"],
     ]:
         with Connection(server) as connection:
-            head = f"PATCH {location} HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n".encode()
+            head = (
+                f"PATCH {location} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 10\r\n".encode()
+            )
             head += b"Content-Range: " + covered.encode() + b"\r\n\r\n"
             answer = connection.send(head + b"4567890123").answer()
             assert (answer.status, answer.code) == (400, "RANGE_INVALID"), covered
@@ -563,9 +565,8 @@ def test_a_manifest_of_4_mib_is_taken_and_one_byte_more_is_413(
 def test_a_manifest_without_end_is_413(server: UllageServer, name: str) -> None:
     """CVE-2017-11468: as soon as it is too long, not when it ends."""
     with Connection(server) as connection:
-        head = (
-            f"PUT /v2/{name}/manifests/v1 HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
-        )
+        line = f"PUT /v2/{name}/manifests/v1 HTTP/1.1"
+        head = f"{line}\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
         connection.send(head.encode())
         for _ in range(5):
             connection.send(b"100000\r\n" + b" " * 0x100000 + b"\r\n")

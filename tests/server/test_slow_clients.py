@@ -67,7 +67,9 @@ def test_slow_clients_stop_nobody_else(tmp_path: Path) -> None:
             return connection.send(request)
 
         def pull(headers: str) -> list[Connection]:
-            head = f"GET /v2/app/blobs/{digest} HTTP/1.1\r\nHost: x\r\n{headers}\r\n".encode()
+            head = (
+                f"GET /v2/app/blobs/{digest} HTTP/1.1\r\nHost: localhost\r\n{headers}\r\n".encode()
+            )
             readers = [connect(head, receive_buffer=16384) for _ in range(EACH)]
             for reader in readers:
                 assert reader.head().startswith(b"HTTP/1.1 20")
@@ -75,8 +77,8 @@ def test_slow_clients_stop_nobody_else(tmp_path: Path) -> None:
 
         whole, part = pull(""), pull("Range: bytes=1-\r\n")
         silent = [connect(b"") for _ in range(EACH)]
-        heads = [connect(b"GET /v2/ HTTP/1.1\r\nHost: x\r\nX-Slow: ") for _ in range(EACH)]
-        chunk = "PATCH {} HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\n\r\n"
+        heads = [connect(b"GET /v2/ HTTP/1.1\r\nHost: localhost\r\nX-Slow: ") for _ in range(EACH)]
+        chunk = "PATCH {} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000000\r\n\r\n"
         bodies = [connect(chunk.format(session).encode()) for session in sessions]
 
         with dripping(heads + bodies, whole + part) as ticks:

@@ -269,7 +269,7 @@ def test_tls_from_1_2_on_is_spoken(server: UllageServer, version: ssl.TLSVersion
 @pytest.mark.parametrize(
     "said",
     [
-        b"GET /v2/ HTTP/1.1\r\nHost: x\r\n\r\n",
+        b"GET /v2/ HTTP/1.1\r\nHost: localhost\r\n\r\n",
         b"\x00" * 4096,
         b"\x16\x03\x01\xff\xff" + b"A" * 100,
         b"",
@@ -595,7 +595,7 @@ def _get(server: UllageServer, path: str) -> httpx.Response:
 
 def _ask(connection: socket.socket) -> bytes:
     """One request, and the head and body of its answer."""
-    connection.sendall(b"GET /v2/ HTTP/1.1\r\nHost: x\r\n\r\n")
+    connection.sendall(b"GET /v2/ HTTP/1.1\r\nHost: localhost\r\n\r\n")
     answer = connection.recv(65536)
     while answer.endswith(b"\r\n\r\n"):
         answer += connection.recv(65536)

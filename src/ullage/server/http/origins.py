@@ -37,7 +37,8 @@ class OwnOrigins:
     def require(self, request: Request) -> None:
         """Raises Denied for another's name, and for a change that a foreign page asks for."""
         host = request.headers.get("host", "")
-        if not self._is_own(host):
+        # HTTP/1.0 needs none, and no browser speaks that.
+        if host and not self._is_own(host):
             raise Denied(
                 {"host": host[:255]},
                 "this registry asks no caller for credentials, so it answers only to its own names;"
