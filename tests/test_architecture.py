@@ -50,7 +50,7 @@ class Room:
 # From the ground floor up. A room may import those before its row; two in one row never meet.
 ORDER = (
     words("oci"),
-    words("authorization quantities patterns failpoints"),
+    words("authorization quantities patterns failpoints documents"),
     words("blobs database"),
     words("registry"),
     words("accounts deletion"),
@@ -88,6 +88,7 @@ ROOMS = {
     "quantities": Room(words("oci"), others=PURE_WITH_TIMES),
     "patterns": Room(words("oci"), others=PURE | {"re2"}),
     "failpoints": Room(),
+    "documents": Room(words("oci"), others=PURE | {"msgspec"}),
     "blobs": _room("blobs"),
     "database": _room("database", "sqlalchemy"),
     "registry": _room("registry"),
@@ -123,6 +124,7 @@ RESERVED = {
     "bcrypt": "ullage.accounts.htpasswd",
     "jwt": "ullage.accounts.jwt",
     "re2": "ullage.patterns",
+    "msgspec": "ullage.documents",
     "granian": "ullage.server.listener",
     "uvloop": "ullage.server.listener",
 }
@@ -142,6 +144,7 @@ NARROWER = {
     # Decisions, from facts that come in.
     "ullage.cleanup.guardrails": Room(below("cleanup"), others=PURE_WITH_TIMES),
     "ullage.cleanup.filters": Room(below("cleanup"), others=PURE_WITH_TIMES),
+    "ullage.cleanup.retention.documents": Room(below("cleanup"), others=PURE_WITH_TIMES),
     "ullage.cleanup.retention.rules": Room(below("cleanup"), others=PURE_WITH_TIMES),
     "ullage.registry.pull.user_agents": Room(below("registry"), others=PURE_WITH_TIMES),
 }
@@ -153,13 +156,18 @@ INSIDE = {
     "ullage.cli.commands": ("ullage.cli.shell", "ullage.cli.client", "ullage.cli.commands"),
     "ullage.cleanup.guardrails": ("ullage.cleanup.guardrails", "ullage.cleanup.filters"),
     "ullage.cleanup.filters": ("ullage.cleanup.filters",),
-    "ullage.cleanup.retention.rules": ("ullage.cleanup.filters", "ullage.cleanup.guardrails"),
+    "ullage.cleanup.retention.documents": (),
+    "ullage.cleanup.retention.rules": (
+        "ullage.cleanup.filters",
+        "ullage.cleanup.guardrails",
+        "ullage.cleanup.retention.documents",
+    ),
     "ullage.registry.pull.user_agents": (),
 }
 # Pure modules see nothing of other rooms but what is pure itself.
 PURE_MODULES = frozenset(name for name, room in NARROWER.items() if "cli" not in name)
 PURE_OF_OURS = (
-    *(f"ullage.{name}" for name in ("oci", "authorization", "quantities", "patterns")),
+    *(f"ullage.{name}" for name in ("oci", "authorization", "quantities", "patterns", "documents")),
     "ullage.registry.pull.user_agents",
 )
 # What speaks SQL, and all of ours that such a module may know.

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
+from tests.support.cleaning import retention
 from tests.support.clock import FakeClock
 from tests.support.registry import ALICE, make_registry, push_blob, push_image
 from ullage import worker as worker_module
@@ -388,7 +389,7 @@ def test_it_runs_retention_rules_when_they_are_due(running: Running) -> None:
     for tag in ("old", "a", "b"):
         push_image(running.registry, "app", tag, [tag.encode()])
     rule = {"tags": "^old$", "older_than": "1h"}
-    set_retention(running.registry, {"rules": [rule]}, ALICE)
+    set_retention(running.registry, retention({"rules": [rule]}), ALICE)
     running.pass_time(DAY)
     wait_for(lambda: list_tags(running.registry, APP, 10, None).items == ("a", "b"))
 

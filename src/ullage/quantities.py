@@ -55,6 +55,11 @@ def parse_until(text: str, now: datetime) -> datetime:
     return found if found.tzinfo is not None else found.replace(tzinfo=UTC)
 
 
+def bytes_of(size: int | str | None) -> int | None:
+    """A number of bytes, given as one or as `parse_size` reads it. Raises ValueInvalid."""
+    return parse_size(size) if isinstance(size, str) else size
+
+
 def parse_size(text: str, largest: int = MAX_BYTES) -> int:
     """Bytes: `1048576`, `10GB` (1000), `1.5GiB` (1024), `10G`. Raises ValueInvalid."""
     match = _SIZE.fullmatch(text)

@@ -187,7 +187,7 @@ class Worker:
                 busy = True
         plan.expire_plans(registry)
         start_if_due(registry)
-        image_locks.expire_holds(registry)
+        image_locks.expire_locks(registry)
         while not self._stop.is_set() and execution.expire_jobs(registry):
             pass
         if time.monotonic() >= self._label_at:

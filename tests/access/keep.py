@@ -3,6 +3,7 @@
 from typing import Any
 
 from tests.support.clock import FakeClock
+from tests.support.documents import given
 from tests.support.registry import make_registry
 from ullage.accounts import tokens, users
 from ullage.accounts.authenticator import Authenticator, LoginFailed
@@ -48,7 +49,7 @@ class Keep:
         made = tokens.create_token(
             self.registry, OPERATOR, name, repositories=[["team/*", *actions]], **more
         )
-        return [password["value"] for password in made["credentials"]["passwords"]]
+        return [given(password.value) for password in made.credentials.passwords]
 
     # -- what a client tries
 

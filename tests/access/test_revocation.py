@@ -7,6 +7,7 @@ import bcrypt
 import pytest
 
 from tests.access.keep import OPERATOR, Keep
+from tests.support.documents import given
 from ullage.accounts import queries, scope_maps, signing_keys, users
 from ullage.accounts import tokens as scoped_tokens
 from ullage.accounts.authenticator import RECHECK_SECONDS
@@ -132,7 +133,7 @@ def test_the_two_passwords_of_a_token_are_replaced_one_at_a_time(keep: Keep) -> 
     assert keep.lets_in("ci", first)
     assert keep.lets_in("ci", second)
     made = scoped_tokens.generate_credentials(keep.registry, OPERATOR, "ci", slots=["password1"])
-    new = made["credentials"]["passwords"][0]["value"]
+    new = given(made.credentials.passwords[0].value)
     assert not keep.lets_in("ci", first)
     assert keep.lets_in("ci", second)
     assert keep.lets_in("ci", new)
@@ -348,7 +349,7 @@ def test_the_last_administrator_stays(keep: Keep, what: str) -> None:
     with pytest.raises(AccountInvalid, match="last administrator"):
         attempt()
     assert keep.lets_in("root", PASSWORD)
-    assert users.show_user(keep.registry, "root")["admin"] is True
+    assert users.show_user(keep.registry, "root").admin is True
     keep.user("second", PASSWORD, admin=True)
     attempt()
 

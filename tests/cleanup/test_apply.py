@@ -5,6 +5,7 @@ import json
 import pytest
 
 from tests.support.clock import FakeClock
+from tests.support.documents import given
 from tests.support.registry import (
     ALICE,
     push_blob,
@@ -16,14 +17,9 @@ from tests.support.registry import (
 from ullage.authorization import WITHOUT_ACCOUNTS, Principal
 from ullage.cleanup.guardrails import Caps
 from ullage.cleanup.plan.apply import apply_plan
-from ullage.cleanup.plan.plan import (
-    PLAN_LIFETIME,
-    Plan,
-    PlanRequest,
-    expire_plans,
-    get_plan,
-    make_plan,
-)
+from ullage.cleanup.plan.documents import PlanDocument
+from ullage.cleanup.plan.plan import PLAN_LIFETIME, expire_plans, get_plan, make_plan
+from ullage.cleanup.plan.preview import PlanRequest
 from ullage.database.transaction import Transaction
 from ullage.deletion.delete import delete_manifest, delete_repository, delete_tag
 from ullage.oci.digest import Digest, digest_of
@@ -42,7 +38,7 @@ APP = parse_repository_name("app")
 OTHER = parse_repository_name("other")
 
 
-def plan(registry: Registry, *digests: Digest, tags: tuple[str, ...] = ()) -> Plan:
+def plan(registry: Registry, *digests: Digest, tags: tuple[str, ...] = ()) -> PlanDocument:
     wanted = PlanRequest(repository=APP, digests=digests, tags=tuple(map(parse_tag, tags)))
     return make_plan(registry, wanted, WITHOUT_ACCOUNTS, ALICE)
 
@@ -75,10 +71,10 @@ def test_a_plan_is_carried_out_once_and_its_receipt_kept(registry: Registry) -> 
     push_image(registry, "app", "v2", [b"other"])
     made = plan(registry, image)
     receipt = apply_plan(registry, made.id, ALICE)
-    assert (receipt["freed_bytes"], receipt["manifest_count"], receipt["tag_count"]) == (5, 1, 1)
-    assert receipt["difference"] is None
+    assert (receipt.freed_bytes, receipt.manifest_count, receipt.tag_count) == (5, 1, 1)
+    assert receipt.difference is None
     assert apply_plan(registry, made.id, ALICE) == receipt
-    assert get_plan(registry, made.id, WITHOUT_ACCOUNTS).document["receipt"] == receipt
+    assert get_plan(registry, made.id, WITHOUT_ACCOUNTS).receipt == receipt
     (entry,) = registry.read(lambda tx: entries(tx, limit=1))
     assert (entry.action, entry.target, entry.detail["manifests"]) == (
         *("plan.apply", made.id, [image]),
@@ -90,7 +86,7 @@ def test_a_repository_is_deleted_by_a_plan(registry: Registry) -> None:
     push_image(registry, "other", "v1", [b"shared"])
     wanted = PlanRequest(repositories=(APP,))
     made = make_plan(registry, wanted, WITHOUT_ACCOUNTS, ALICE)
-    assert apply_plan(registry, made.id, ALICE)["freed_bytes"] == len(b"layer")
+    assert apply_plan(registry, made.id, ALICE).freed_bytes == len(b"layer")
     settle(registry)
     with pytest.raises(NameUnknown):
         plan(registry, tags=("v1",))
@@ -141,7 +137,7 @@ def test_a_layer_that_somebody_mounted_since_is_a_difference(registry: Registry)
     with pytest.raises(PlanChanged):
         apply_plan(registry, made.id, ALICE)
     receipt = apply_plan(registry, made.id, ALICE, allow_smaller=True)
-    assert (receipt["freed_bytes"], receipt["freed_later_bytes"]) == (0, len(layer))
+    assert (receipt.freed_bytes, receipt.freed_later_bytes) == (0, len(layer))
 
 
 def test_what_is_gone_already_may_be_left_out(registry: Registry) -> None:
@@ -153,7 +149,7 @@ def test_what_is_gone_already_may_be_left_out(registry: Registry) -> None:
     with pytest.raises(PlanChanged):
         apply_plan(registry, made.id, ALICE)
     receipt = apply_plan(registry, made.id, ALICE, allow_smaller=True)
-    assert (receipt["freed_bytes"], receipt["difference"]["gone"]) == (2, [f"app@{one}"])
+    assert (receipt.freed_bytes, given(receipt.difference).gone) == (2, [f"app@{one}"])
 
 
 def test_a_tag_that_was_removed_since_may_be_left_out(registry: Registry) -> None:
@@ -162,7 +158,7 @@ def test_a_tag_that_was_removed_since_may_be_left_out(registry: Registry) -> Non
     delete_tag(registry, APP, parse_tag("v1"), ALICE)
     with pytest.raises(PlanChanged):
         apply_plan(registry, made.id, ALICE)
-    assert apply_plan(registry, made.id, ALICE, allow_smaller=True)["tag_count"] == 0
+    assert apply_plan(registry, made.id, ALICE, allow_smaller=True).tag_count == 0
 
 
 def test_an_index_that_came_since_keeps_its_child(registry: Registry) -> None:
@@ -184,7 +180,7 @@ def test_a_repository_pushed_again_is_another_one(registry: Registry) -> None:
     assert push_image(registry, "app", "v1", [b"layer"]) == image
     with pytest.raises(PlanChanged):
         apply_plan(registry, made.id, ALICE)
-    assert apply_plan(registry, made.id, ALICE, allow_smaller=True)["manifest_count"] == 0
+    assert apply_plan(registry, made.id, ALICE, allow_smaller=True).manifest_count == 0
     assert exists(registry, image)
 
 
@@ -196,9 +192,9 @@ def test_a_lock_stays_and_the_plan_says_so(registry: Registry) -> None:
     before = plan(registry, index, loose)
     lock(registry, child)
     made = plan(registry, index, loose)
-    assert [item["digest"] for item in made.items] == [loose]
-    (stays,) = made.document["stays"]
-    assert (stays["digest"], stays["held_by"][0]["kind"]) == (index, "lock")
+    assert [item.digest for item in made.items] == [loose]
+    (stays,) = made.stays
+    assert (stays.digest, stays.held_by[0].kind) == (index, "lock")
     with pytest.raises(PlanChanged):
         apply_plan(registry, before.id, ALICE)
     apply_plan(registry, before.id, ALICE, allow_smaller=True)
@@ -209,9 +205,9 @@ def test_a_locked_repository_stays_whole(registry: Registry) -> None:
     image = push_image(registry, "app", "v1", [b"layer"])
     lock(registry, image)
     made = make_plan(registry, PlanRequest(repositories=(APP,)), WITHOUT_ACCOUNTS, ALICE)
-    (part,) = made.document["repositories"]
-    assert "deleteEnabled is false" in part["locked"]
-    assert (made.document["freed_bytes"], made.items) == (0, ())
+    (part,) = made.repositories
+    assert "deleteEnabled is false" in given(part.locked)
+    assert (made.freed_bytes, made.items) == (0, ())
     apply_plan(registry, made.id, ALICE)
     assert exists(registry, image)
 
@@ -226,10 +222,10 @@ def test_the_last_image_of_a_locked_repository_stays(registry: Registry) -> None
         attributes.set_of_repository(tx, repository_id, AttributeChanges(delete_enabled=False))
 
     registry.write(change)
-    assert [item["digest"] for item in plan(registry, one).items] == [one]
+    assert [item.digest for item in plan(registry, one).items] == [one]
     made = plan(registry, one, two)
     assert made.items == ()
-    assert {stays["held_by"][0]["by"] for stays in made.document["stays"]} == {
+    assert {stays.held_by[0].by for stays in made.stays} == {
         "deleteEnabled is false on repository 'app'"
     }
 
@@ -242,11 +238,11 @@ def test_a_lease_that_ended_since_frees_at_once_what_was_to_come_later(
     push_blob(registry, "app", b"promised")
     clock.advance(registry.limits.lease.total_seconds() / 2)
     made = plan(registry, image)
-    assert made.document["freed_later_bytes"] == len(b"promised")
+    assert made.freed_later_bytes == len(b"promised")
     clock.advance(registry.limits.lease.total_seconds() / 2)
     receipt = apply_plan(registry, made.id, ALICE)
-    assert (receipt["freed_bytes"], receipt["freed_later_bytes"]) == (len(b"promised"), 0)
-    assert receipt["difference"] is None
+    assert (receipt.freed_bytes, receipt.freed_later_bytes) == (len(b"promised"), 0)
+    assert receipt.difference is None
 
 
 def test_plans_are_forgotten_after_an_hour(registry: Registry, clock: FakeClock) -> None:
@@ -281,7 +277,7 @@ def test_a_list_that_nobody_read_does_not_empty_a_repository(registry: Registry)
     assert words == ["empty-repository", "most-of-repository", "newest-image", "only-tag"]
     with pytest.raises(PlanRefused):
         apply_plan(registry, made.id, ALICE, allow=words[1:])
-    assert apply_plan(registry, made.id, ALICE, allow=words)["manifest_count"] == 1
+    assert apply_plan(registry, made.id, ALICE, allow=words).manifest_count == 1
 
 
 def test_caps_hold_for_everybody(registry: Registry) -> None:
@@ -289,7 +285,7 @@ def test_caps_hold_for_everybody(registry: Registry) -> None:
     caps = Caps(max_manifests=1, max_bytes=10, max_percent=30)
     wanted = PlanRequest(repository=APP, digests=tuple(images[:2]), caps=caps)
     made = make_plan(registry, wanted, WITHOUT_ACCOUNTS, ALICE)
-    refusing = [each["rail"] for each in made.document["warnings"] if each["refuses"]]
+    refusing = [each.rail for each in made.warnings if each.refuses]
     assert refusing == ["most-of-repository", "max-manifests", "max-bytes"]
     with pytest.raises(PlanRefused):
         apply_plan(registry, made.id, ALICE)
@@ -297,7 +293,7 @@ def test_caps_hold_for_everybody(registry: Registry) -> None:
 
 def test_what_a_person_named_is_pointed_out_and_done(registry: Registry) -> None:
     made = plan(registry, push_image(registry, "app", "v1", [b"layer"]))
-    assert {each["rail"] for each in made.document["warnings"]} == {
+    assert {each.rail for each in made.warnings} == {
         *("empty-repository", "most-of-repository", "only-tag", "newest-image"),
     }
-    assert apply_plan(registry, made.id, ALICE)["manifest_count"] == 1
+    assert apply_plan(registry, made.id, ALICE).manifest_count == 1

@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
-from tests.support.cleaning import manifests, tags, wait_days
+from tests.support.cleaning import manifests, retention, rules, tags, wait_days
 from tests.support.registry import ALICE, push_image, push_index
 from ullage.cleanup.retention.backtest import parse_since, try_rules
+from ullage.cleanup.retention.documents import BacktestReport, RegretDocument
 from ullage.cleanup.retention.policy import set_retention
 from ullage.deletion.delete import delete_manifest, delete_repository, delete_tag
 from ullage.oci.digest import Digest
@@ -40,13 +41,13 @@ def pull(registry: Registry, reference: str, agent: str = NODE) -> None:
     write_pulls(registry)
 
 
-def tried(registry: Registry, *rules: dict[str, Any], days: int = 90) -> dict[str, Any]:
-    return try_rules(registry, list(rules), timedelta(days=days))
+def tried(registry: Registry, *those: dict[str, Any], days: int = 90) -> BacktestReport:
+    return try_rules(registry, rules(*those), timedelta(days=days))
 
 
-def deleted(report: dict[str, Any]) -> dict[str, str]:
+def deleted(report: BacktestReport) -> dict[str, str]:
     """What would have gone, and on which day."""
-    return {each["tag"] or each["digest"]: each["deleted"][:10] for each in report["deleted"]}
+    return {each.tag or each.digest: each.deleted[:10] for each in report.deleted}
 
 
 def test_it_says_what_would_have_gone_and_what_was_pulled_afterwards(registry: Registry) -> None:
@@ -62,16 +63,16 @@ def test_it_says_what_would_have_gone_and_what_was_pulled_afterwards(registry: R
     report = tried(registry, OLD)
     # More than ten days after 2026-01-01T00:00.
     assert deleted(report)["old-idle"] == deleted(report)[idle] == "2026-01-12"
-    assert (report["tags_deleted"], report["manifests_deleted"]) == (3, 3)
-    late = {each["tag"]: each["pulled_later"] for each in report["deleted"] if each["pulled_later"]}
+    assert (report.tags_deleted, report.manifests_deleted) == (3, 3)
+    late = {each.tag: each.pulled_later for each in report.deleted if each.pulled_later}
     assert late == {
-        "old-regretted": {"first": "2026-01-21T12:00:00+00:00", "by": "node", "pulls": 1},
+        "old-regretted": RegretDocument("2026-01-21T12:00:00+00:00", "node", 1),
         # By digest: the image itself.
-        None: {"first": "2026-01-21T12:00:00+00:00", "by": "node", "pulls": 1},
+        None: RegretDocument("2026-01-21T12:00:00+00:00", "node", 1),
     }
-    assert (report["pulled_later"], report["regret_percent"]) == (2, 33.33)
+    assert (report.pulled_later, report.regret_percent) == (2, 33.33)
     # The first are those that somebody would have missed.
-    assert [each["pulled_later"] is not None for each in report["deleted"]] == [
+    assert [each.pulled_later is not None for each in report.deleted] == [
         *(True, True, False, False, False, False)
     ]
     assert tags(registry) == ["a", "b", "c", "d", "old-idle", "old-regretted", "old-scanned"]
@@ -88,7 +89,7 @@ def test_pulls_keep_what_they_would_have_kept(registry: Registry) -> None:
         wait_days(registry, 5)
         pull(registry, child)
     report = tried(registry, {"tags": "^old", "not_pulled_for": "9d"})
-    assert [each["tag"] for each in report["deleted"] if each["tag"]] == ["old-idle"]
+    assert [each.tag for each in report.deleted if each.tag] == ["old-idle"]
 
 
 def test_pushes_and_deletions_happen_as_they_did(registry: Registry) -> None:
@@ -115,7 +116,7 @@ def test_pushes_and_deletions_happen_as_they_did(registry: Registry) -> None:
     # What is pushed again after it went is back, and no regret.
     image(registry, "old-pushed-again")
     pull(registry, "old-pushed-again")
-    assert tried(registry, OLD)["pulled_later"] == 0
+    assert tried(registry, OLD).pulled_later == 0
 
 
 def test_rails_hold_in_the_past_too(registry: Registry) -> None:
@@ -123,10 +124,10 @@ def test_rails_hold_in_the_past_too(registry: Registry) -> None:
         image(registry, tag)
     wait_days(registry, 20)
     report = tried(registry, OLD)
-    assert (report["tags_deleted"], len(report["notes"])) == (0, 1)
-    assert "most" not in report["notes"][0]
-    assert "2 of 3 tags in app" in report["notes"][0]
-    assert tried(registry, OLD | {"allow": ["most-of-repository"]})["tags_deleted"] == 2
+    assert (report.tags_deleted, len(report.notes)) == (0, 1)
+    assert "most" not in report.notes[0]
+    assert "2 of 3 tags in app" in report.notes[0]
+    assert tried(registry, OLD | {"allow": ["most-of-repository"]}).tags_deleted == 2
 
 
 def test_only_the_days_that_are_asked_for_are_replayed(registry: Registry) -> None:
@@ -141,9 +142,9 @@ def test_rules_that_are_set_are_tried_if_no_others_are_given(registry: Registry)
     for tag in ("old-1", "a", "b"):
         image(registry, tag)
     wait_days(registry, 30)
-    assert try_rules(registry, None, timedelta(days=90))["tags_deleted"] == 0
-    set_retention(registry, {"rules": [OLD]}, ALICE)
-    assert try_rules(registry, None, timedelta(days=90))["tags_deleted"] == 1
+    assert try_rules(registry, None, timedelta(days=90)).tags_deleted == 0
+    set_retention(registry, retention({"rules": [OLD]}), ALICE)
+    assert try_rules(registry, None, timedelta(days=90)).tags_deleted == 1
     assert len(manifests(registry)) == 3
 
 

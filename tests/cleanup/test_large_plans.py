@@ -5,8 +5,9 @@ from typing import Any
 
 import pytest
 
-from tests.support.cleaning import finish, manifests, outcomes, purge, retag, tags
+from tests.support.cleaning import finish, job_of, manifests, outcomes, purge, retag, tags
 from tests.support.clock import FakeClock
+from tests.support.documents import given
 from tests.support.fixtures import Assemble, Installation
 from tests.support.registry import ALICE, push_image, push_index, settle
 from ullage.authorization import WITHOUT_ACCOUNTS
@@ -16,16 +17,12 @@ from ullage.cleanup.guardrails import Caps
 from ullage.cleanup.job.execution import work
 from ullage.cleanup.job.jobs import cancel_job, get_job
 from ullage.cleanup.plan.apply import apply_plan
+from ullage.cleanup.plan.documents import PlanDocument
 from ullage.cleanup.plan.from_filter import plan_filter
-from ullage.cleanup.plan.plan import (
-    PLAN_LIFETIME,
-    Plan,
-    PlanRequest,
-    expire_plans,
-    get_plan,
-    make_plan,
-)
+from ullage.cleanup.plan.plan import PLAN_LIFETIME, expire_plans, get_plan, make_plan
+from ullage.cleanup.plan.preview import PlanRequest
 from ullage.deletion.delete import delete_manifest
+from ullage.documents import UNSET
 from ullage.oci.digest import Digest, digest_of
 from ullage.oci.errors import PlanRefused, PlanUnknown
 from ullage.oci.reference import parse_repository_name, parse_tag
@@ -58,14 +55,16 @@ def disk_bytes(registry: Registry) -> int:
     return registry_totals(registry).disk_bytes
 
 
-def plan_of(registry: Registry, *digests: Digest, tags: tuple[str, ...] = ()) -> Plan:
+def plan_of(registry: Registry, *digests: Digest, tags: tuple[str, ...] = ()) -> PlanDocument:
     wanted = PlanRequest(repository=APP, digests=digests, tags=tuple(map(parse_tag, tags)))
     made = make_plan(registry, wanted, WITHOUT_ACCOUNTS, ALICE)
     tick(registry)
     return made
 
 
-def filtered(registry: Registry, *filters: str, ago: str | None = "0d", **more: Any) -> Plan:
+def filtered(
+    registry: Registry, *filters: str, ago: str | None = "0d", **more: Any
+) -> PlanDocument:
     """A plan of a filter, for whatever there is by now."""
     tick(registry)
     usual: dict[str, Any] = {
@@ -93,22 +92,20 @@ def test_a_large_plan_is_a_job_and_its_receipt_is_whole_at_the_end(few: Registry
     disk = disk_bytes(few)
     made = plan_of(few, *going)
     begun = apply_plan(few, made.id, ALICE)
-    assert (begun["applied"], begun["manifest_count"], begun["freed_bytes"]) == (None, 0, 0)
+    assert (begun.applied, begun.manifest_count, begun.freed_bytes) == (None, 0, 0)
     assert manifests(few) >= set(going)
     # Asked twice, it is the same job.
-    assert apply_plan(few, made.id, ALICE)["job"] == begun["job"]
-    job = finish(few, begun["job"], n=2)
-    assert (job["kind"], job["state"], job["planned_bytes"]) == (
-        *("plan", "done", made.document["freed_bytes"]),
-    )
-    receipt = get_plan(few, made.id, WITHOUT_ACCOUNTS).document["receipt"]
+    assert apply_plan(few, made.id, ALICE).job == begun.job
+    job = finish(few, job_of(begun), n=2)
+    assert (job.kind, job.state, job.planned_bytes) == (*("plan", "done", made.freed_bytes),)
+    receipt = given(get_plan(few, made.id, WITHOUT_ACCOUNTS).receipt)
     assert receipt == apply_plan(few, made.id, ALICE)
     for name in ("freed_bytes", "freed_later_bytes", "manifest_count", "tag_count"):
-        assert receipt[name] == made.document[name]
-    assert receipt["applied"] is not None
+        assert getattr(receipt, name) == getattr(made, name)
+    assert receipt.applied is not None
     assert manifests(few).isdisjoint(going)
     assert tags(few) == ["stays"]
-    assert disk - disk_bytes(few) == receipt["freed_bytes"] > 0
+    assert disk - disk_bytes(few) == receipt.freed_bytes > 0
 
 
 def test_an_image_goes_whole_or_not_at_all(few: Registry) -> None:
@@ -120,8 +117,8 @@ def test_an_image_goes_whole_or_not_at_all(few: Registry) -> None:
     push_image(few, "app", "stays", [b"other"])
     # The index, its platform with a tag of its own, and what refers to it, all asked for.
     made = plan_of(few, index, arm, amd)
-    job = finish(few, apply_plan(few, made.id, ALICE)["job"], n=1)
-    assert (job["manifests_deleted"], job["tags_deleted"]) == (4, 2)
+    job = finish(few, job_of(apply_plan(few, made.id, ALICE)), n=1)
+    assert (job.manifests_deleted, job.tags_deleted) == (4, 2)
     assert manifests(few).isdisjoint({amd, arm, index, signature})
 
 
@@ -135,19 +132,19 @@ def test_what_changed_before_the_first_batch_refuses_the_whole_or_is_told(
     made = plan_of(few, *going)
     delete_manifest(few, APP, going[0], ALICE)
     receipt = apply_plan(few, made.id, ALICE, allow_smaller=allow_smaller)
-    job = finish(few, receipt["job"])
-    assert job["difference"]["gone"] == [f"app@{going[0]}"]
+    job = finish(few, job_of(receipt))
+    assert given(job.difference).gone == [f"app@{going[0]}"]
     if allow_smaller:
-        assert (job["state"], job["manifests_deleted"]) == ("done", 4)
-        receipt = get_plan(few, made.id, WITHOUT_ACCOUNTS).document["receipt"]
-        assert receipt["difference"]["counts"]["gone"] == 1
+        assert (job.state, job.manifests_deleted) == ("done", 4)
+        receipt = given(get_plan(few, made.id, WITHOUT_ACCOUNTS).receipt)
+        assert given(receipt.difference).counts.gone == 1
         return
-    assert (job["state"], job["manifests_deleted"]) == ("refused", 0)
+    assert (job.state, job.manifests_deleted) == ("refused", 0)
     assert manifests(few) > set(going[1:])
     # It may be applied after all.
-    assert "receipt" not in get_plan(few, made.id, WITHOUT_ACCOUNTS).document
+    assert get_plan(few, made.id, WITHOUT_ACCOUNTS).receipt is UNSET
     again = apply_plan(few, made.id, ALICE, allow_smaller=True)
-    assert finish(few, again["job"])["manifests_deleted"] == 4
+    assert finish(few, job_of(again)).manifests_deleted == 4
 
 
 def test_what_changes_while_it_goes_on_stays(few: Registry) -> None:
@@ -155,11 +152,11 @@ def test_what_changes_while_it_goes_on_stays(few: Registry) -> None:
     going = images(few)
     push_image(few, "app", "stays", [b"base"])
     made = plan_of(few, *going)
-    job_id = apply_plan(few, made.id, ALICE)["job"]
+    job_id = job_of(apply_plan(few, made.id, ALICE))
     work(few, CHOOSERS, "worker", 1)
     retag(few, "saved", going[4])
     job = finish(few, job_id, n=2)
-    assert (job["state"], job["manifests_deleted"]) == ("done", 4)
+    assert (job.state, job.manifests_deleted) == ("done", 4)
     assert going[4] in manifests(few)
     assert "changed" in str(outcomes(few, job_id)[going[4]])
 
@@ -171,7 +168,7 @@ def test_a_kill_forgets_nothing(installation: Installation) -> None:
     push_image(installation.registry, "app", "stays", [b"base"])
     tick(installation.registry)
     made = plan_of(installation.registry, *going)
-    job_id = apply_plan(installation.registry, made.id, ALICE)["job"]
+    job_id = job_of(apply_plan(installation.registry, made.id, ALICE))
     for _ in range(3):
         work(installation.registry, CHOOSERS, "first", 1)
     left = len(manifests(installation.registry))
@@ -182,32 +179,32 @@ def test_a_kill_forgets_nothing(installation: Installation) -> None:
     assert isinstance(installation.registry.now, FakeClock)
     installation.registry.now.advance(120)
     job = finish(installation.registry, job_id, token="second")
-    assert (job["state"], job["manifests_deleted"]) == ("done", 5)
+    assert (job.state, job.manifests_deleted) == ("done", 5)
 
 
 def test_a_cancelled_plan_may_be_applied_again(few: Registry) -> None:
     going = images(few)
     push_image(few, "app", "stays", [b"base"])
     made = plan_of(few, *going)
-    job_id = apply_plan(few, made.id, ALICE)["job"]
+    job_id = job_of(apply_plan(few, made.id, ALICE))
     work(few, CHOOSERS, "worker", 1)
     work(few, CHOOSERS, "worker", 2)
     cancel_job(few, job_id, WITHOUT_ACCOUNTS, ALICE)
     job = finish(few, job_id)
-    assert (job["state"], job["manifests_deleted"]) == ("cancelled", 2)
+    assert (job.state, job.manifests_deleted) == ("cancelled", 2)
     again = apply_plan(few, made.id, ALICE, allow_smaller=True)
-    assert finish(few, again["job"])["manifests_deleted"] == 3
+    assert finish(few, job_of(again)).manifests_deleted == 3
 
 
 def test_its_receipt_is_kept_as_long_as_its_job(few: Registry) -> None:
     going = images(few)
     made, forgotten = plan_of(few, *going), plan_of(few, *going)
-    job_id = apply_plan(few, made.id, ALICE, allow=())["job"]
+    job_id = job_of(apply_plan(few, made.id, ALICE, allow=()))
     assert isinstance(few.now, FakeClock)
     few.now.advance(PLAN_LIFETIME.total_seconds() + 1)
     expire_plans(few)
-    assert finish(few, job_id)["state"] == "done"
-    assert get_plan(few, made.id, WITHOUT_ACCOUNTS).document["receipt"]["job"] == job_id
+    assert finish(few, job_id).state == "done"
+    assert job_of(get_plan(few, made.id, WITHOUT_ACCOUNTS).receipt) == job_id
     with pytest.raises(PlanUnknown):
         get_plan(few, forgotten.id, WITHOUT_ACCOUNTS)
 
@@ -217,9 +214,7 @@ def test_large_repositories_go_at_once_after_a_look_that_holds_nobody_up(few: Re
     push_image(few, "other", "v1", [b"base"])
     made = make_plan(few, PlanRequest(repositories=(APP,)), WITHOUT_ACCOUNTS, ALICE)
     receipt = apply_plan(few, made.id, ALICE)
-    assert (receipt["freed_bytes"], receipt["manifest_count"]) == (
-        *(made.document["freed_bytes"], 5),
-    )
+    assert (receipt.freed_bytes, receipt.manifest_count) == (*(made.freed_bytes, 5),)
     assert apply_plan(few, made.id, ALICE) == receipt
     assert manifests(few) == set()
 
@@ -249,42 +244,40 @@ def test_a_plan_a_dry_run_and_the_purge_itself_say_the_same(
     old_and_new(registry)
     plan = filtered(registry, "app:^pr-", **more)
     dry = purge(registry, "app:^pr-", dry_run=True, **more)
-    say = {(item["digest"], *item["tags"]) for item in plan.items}
+    say = {(item.digest, *item.tags) for item in plan.items}
     done = purge(registry, "app:^pr-", **more)
-    document = plan.document
-    assert (document["tag_count"], document["manifest_count"]) == (
-        *(dry["tag_count"], dry["manifest_count"]),
+    document = plan
+    assert (document.tag_count, document.manifest_count) == (*(dry.tag_count, dry.manifest_count),)
+    assert (document.tag_count, document.manifest_count) == (
+        *(done.tags_deleted, done.manifests_deleted),
     )
-    assert (document["tag_count"], document["manifest_count"]) == (
-        *(done["tags_deleted"], done["manifests_deleted"]),
-    )
-    assert document["freed_bytes"] == dry["planned_bytes"] == done["freed_bytes"]
-    assert document["warnings"] == dry["warnings"]
-    assert sum(len(tags) for _, *tags in say) == document["tag_count"]
+    assert document.freed_bytes == dry.planned_bytes == done.freed_bytes
+    assert [*document.warnings] == [*dry.warnings]
+    assert sum(len(tags) for _, *tags in say) == document.tag_count
 
 
 def test_a_plan_of_a_filter_is_carried_out_as_it_was_shown(registry: Registry) -> None:
     old_and_new(registry)
     plan = filtered(registry, "app:^pr-", untagged=True)
-    why = sorted(item["why"] for item in plan.items)
+    why = sorted(item.why for item in plan.items)
     assert why == ["asked"] * 4 + ["child", "referrer"]
     disk = disk_bytes(registry)
-    job = finish(registry, apply_plan(registry, plan.id, ALICE)["job"], n=2)
-    receipt = get_plan(registry, plan.id, WITHOUT_ACCOUNTS).document["receipt"]
+    job = finish(registry, job_of(apply_plan(registry, plan.id, ALICE)), n=2)
+    receipt = given(get_plan(registry, plan.id, WITHOUT_ACCOUNTS).receipt)
     for name in ("freed_bytes", "manifest_count", "tag_count"):
-        assert receipt[name] == plan.document[name], name
-    assert (job["state"], receipt["difference"], tags(registry)) == ("done", None, ["keep"])
-    assert disk - disk_bytes(registry) == receipt["freed_bytes"] > 0
+        assert getattr(receipt, name) == getattr(plan, name), name
+    assert (job.state, receipt.difference, tags(registry)) == ("done", None, ["keep"])
+    assert disk - disk_bytes(registry) == receipt.freed_bytes > 0
 
 
 def test_tags_whose_image_stays_are_shown_as_such(registry: Registry) -> None:
     image = push_image(registry, "app", "pr-1", [b"own"])
     retag(registry, "keep", image)
     plan = filtered(registry, "app:^pr-", untagged=True)
-    assert [(item["digest"], item["tags"], item["why"]) for item in plan.items] == [
+    assert [(item.digest, item.tags, item.why) for item in plan.items] == [
         (image, ["pr-1"], "untagged")
     ]
-    assert plan.document["manifest_count"] == 0
+    assert plan.manifest_count == 0
 
 
 def _push(registry: Registry) -> None:
@@ -316,13 +309,13 @@ def test_a_filter_is_refused_or_does_less_when_the_world_changes(
     before = manifests(registry)
     tick(registry)
     change(registry)
-    job = finish(registry, apply_plan(registry, plan.id, ALICE)["job"])
-    assert (job["state"], manifests(registry) >= before) == ("refused", True)
-    assert job["difference"]["smaller"] is True
+    job = finish(registry, job_of(apply_plan(registry, plan.id, ALICE)))
+    assert (job.state, manifests(registry) >= before) == ("refused", True)
+    assert given(job.difference).smaller is True
     again = apply_plan(registry, plan.id, ALICE, allow_smaller=True)
-    assert finish(registry, again["job"])["state"] == "done"
-    receipt = get_plan(registry, plan.id, WITHOUT_ACCOUNTS).document["receipt"]
-    assert receipt["freed_bytes"] < plan.document["freed_bytes"]
+    assert finish(registry, job_of(again)).state == "done"
+    receipt = given(get_plan(registry, plan.id, WITHOUT_ACCOUNTS).receipt)
+    assert receipt.freed_bytes < plan.freed_bytes
 
 
 def test_rails_stop_a_filter_before_any_job(registry: Registry) -> None:
@@ -332,8 +325,8 @@ def test_rails_stop_a_filter_before_any_job(registry: Registry) -> None:
     with pytest.raises(PlanRefused):
         apply_plan(registry, plan.id, ALICE)
     allow = ("empty-repository", "only-tag", "most-of-repository")
-    job = finish(registry, apply_plan(registry, plan.id, ALICE, allow=allow)["job"])
-    assert (job["state"], manifests(registry)) == ("done", set())
+    job = finish(registry, job_of(apply_plan(registry, plan.id, ALICE, allow=allow)))
+    assert (job.state, manifests(registry)) == ("done", set())
 
 
 def test_nothing_that_is_held_by_now_goes(registry: Registry) -> None:
@@ -341,10 +334,10 @@ def test_nothing_that_is_held_by_now_goes(registry: Registry) -> None:
     orphan = push_image(registry, "app", None, [b"orphan"])
     push_image(registry, "app", "keep", [b"base"])
     plan = filtered(registry, "app:^pr-", untagged=True)
-    job_id = apply_plan(registry, plan.id, ALICE)["job"]
+    job_id = job_of(apply_plan(registry, plan.id, ALICE))
     work(registry, CHOOSERS, "worker", 1)
     push_index(registry, "app", "v1", [orphan])
     job = finish(registry, job_id)
-    assert (job["state"], job["manifests_deleted"]) == ("done", 0)
-    assert get_job(registry, job_id, WITHOUT_ACCOUNTS)["freed_bytes"] == 0
+    assert (job.state, job.manifests_deleted) == ("done", 0)
+    assert get_job(registry, job_id, WITHOUT_ACCOUNTS).freed_bytes == 0
     assert orphan in manifests(registry)

@@ -7,7 +7,10 @@ import pytest
 from tests.support.clock import FakeClock
 from tests.support.registry import ALICE, push_blob, push_image, push_index
 from ullage.authorization import WITHOUT_ACCOUNTS, Principal
-from ullage.cleanup.plan.plan import Plan, PlanRequest, make_plan
+from ullage.cleanup.plan.documents import PlanDocument
+from ullage.cleanup.plan.plan import make_plan
+from ullage.cleanup.plan.preview import PlanRequest
+from ullage.deletion.closure import KeepReason, KeptBy
 from ullage.oci.digest import Digest
 from ullage.oci.errors import ManifestUnknown, NameUnknown
 from ullage.oci.reference import parse_repository_name, parse_tag
@@ -22,15 +25,13 @@ def plan(
     *digests: Digest,
     tags: tuple[str, ...] = (),
     principal: Principal = WITHOUT_ACCOUNTS,
-) -> Plan:
+) -> PlanDocument:
     wanted = PlanRequest(repository=APP, digests=digests, tags=tuple(map(parse_tag, tags)))
     return make_plan(registry, wanted, principal, ALICE)
 
 
-def going(made: Plan) -> dict[str, tuple[Any, ...]]:
-    return {
-        item["digest"]: (item["why"], item.get("of"), tuple(item["tags"])) for item in made.items
-    }
+def going(made: PlanDocument) -> dict[str, tuple[Any, ...]]:
+    return {item.digest: (item.why, item.of or None, tuple(item.tags)) for item in made.items}
 
 
 def test_a_plan_names_everything_that_goes_and_why(registry: Registry) -> None:
@@ -44,9 +45,9 @@ def test_a_plan_names_everything_that_goes_and_why(registry: Registry) -> None:
         arm: ("child", index, ()),
         signature: ("referrer", index, ("sig",)),
     }
-    assert made.document["freed_bytes"] == len(b"{}" + b"amd" + b"arm64" + b"signature")
-    assert made.document["freed_later_bytes"] == 0
-    assert (made.document["manifest_count"], made.document["tag_count"]) == (4, 2)
+    assert made.freed_bytes == len(b"{}" + b"amd" + b"arm64" + b"signature")
+    assert made.freed_later_bytes == 0
+    assert (made.manifest_count, made.tag_count) == (4, 2)
 
 
 def test_a_child_of_a_living_index_stays_and_the_plan_says_so(registry: Registry) -> None:
@@ -55,9 +56,9 @@ def test_a_child_of_a_living_index_stays_and_the_plan_says_so(registry: Registry
     index = push_index(registry, "app", "v1", [child])
     made = plan(registry, child)
     assert made.items == ()
-    assert made.document["freed_bytes"] == 0
-    (stays,) = made.document["stays"]
-    assert (stays["digest"], stays["held_by"]) == (child, [{"kind": "index", "by": index}])
+    assert made.freed_bytes == 0
+    (stays,) = made.stays
+    assert (stays.digest, [*stays.held_by]) == (child, [KeptBy(KeepReason.INDEX, index)])
 
 
 def test_an_index_and_its_child_may_be_named_together_in_any_order(registry: Registry) -> None:
@@ -71,8 +72,8 @@ def test_shared_layers_stay_and_the_plan_names_who_holds_them(registry: Registry
     push_image(registry, "other", "v1", [b"shared"])
     push_image(registry, "app", "v2", [b"yours"])
     made = plan(registry, mine)
-    assert made.document["freed_bytes"] == len(b"mine")
-    held = {blob["bytes"]: blob["held_by"] for blob in made.document["kept"]}
+    assert made.freed_bytes == len(b"mine")
+    held = {blob.bytes: blob.held_by for blob in made.kept}
     assert held == {len(b"shared"): ["other"], len(b"{}"): ["app", "other"]}
 
 
@@ -81,9 +82,9 @@ def test_a_layer_that_another_image_of_the_repository_needs_stays(registry: Regi
     mine = push_image(registry, "app", "v1", [b"base", b"mine"])
     push_image(registry, "app", "v2", [b"base", b"yours"])
     made = plan(registry, mine)
-    assert made.document["freed_bytes"] == len(b"mine")
-    assert made.document["kept_bytes"] == len(b"base" + b"{}")
-    assert [blob["held_by"] for blob in made.document["kept"]] == [["app"], ["app"]]
+    assert made.freed_bytes == len(b"mine")
+    assert made.kept_bytes == len(b"base" + b"{}")
+    assert [blob.held_by for blob in made.kept] == [["app"], ["app"]]
 
 
 def test_who_may_not_read_a_repository_is_not_told_that_it_holds_a_layer(
@@ -92,7 +93,7 @@ def test_who_may_not_read_a_repository_is_not_told_that_it_holds_a_layer(
     mine = push_image(registry, "app", "v1", [b"shared"])
     push_image(registry, "other", "v1", [b"shared"])
     made = plan(registry, mine, principal=Principal("nobody"))
-    assert [blob["held_by"] for blob in made.document["kept"]] == [[], []]
+    assert [blob.held_by for blob in made.kept] == [[], []]
 
 
 def test_leased_bytes_come_back_later_and_the_plan_says_when(
@@ -102,18 +103,18 @@ def test_leased_bytes_come_back_later_and_the_plan_says_when(
     mine = push_image(registry, "app", "v1", [b"promised", b"mine"])
     push_blob(registry, "app", b"promised")
     made = plan(registry, mine)
-    assert made.document["freed_bytes"] == len(b"mine" + b"{}")
-    assert made.document["freed_later_bytes"] == len(b"promised")
-    (later,) = made.document["later"]
+    assert made.freed_bytes == len(b"mine" + b"{}")
+    assert made.freed_later_bytes == len(b"promised")
+    (later,) = made.later
     until = clock() + registry.limits.lease
-    assert (later["because"], later["until"]) == ("leased", until.isoformat())
+    assert (later.because, later.until) == ("leased", until.isoformat())
 
 
 def test_a_layer_that_only_a_lease_elsewhere_keeps_comes_back_later(registry: Registry) -> None:
     mine = push_image(registry, "app", "v1", [b"promised"])
     push_blob(registry, "other", b"promised")
     made = plan(registry, mine)
-    assert made.document["freed_later_bytes"] == len(b"promised")
+    assert made.freed_later_bytes == len(b"promised")
 
 
 def test_a_repository_is_planned_as_a_whole(registry: Registry) -> None:
@@ -122,10 +123,10 @@ def test_a_repository_is_planned_as_a_whole(registry: Registry) -> None:
     push_blob(registry, "app", b"loose")
     push_image(registry, "other", "v1", [b"shared"])
     made = make_plan(registry, PlanRequest(repositories=(APP,)), WITHOUT_ACCOUNTS, ALICE)
-    assert made.document["freed_bytes"] == len(b"mine" + b"loose")
-    assert made.document["manifest_count"] == 2
+    assert made.freed_bytes == len(b"mine" + b"loose")
+    assert made.manifest_count == 2
     both = make_plan(registry, PlanRequest(repositories=(OTHER, APP)), WITHOUT_ACCOUNTS, ALICE)
-    assert both.document["freed_bytes"] == len(b"{}" + b"shared" + b"mine" + b"loose")
+    assert both.freed_bytes == len(b"{}" + b"shared" + b"mine" + b"loose")
 
 
 def test_what_does_not_exist_cannot_be_planned(registry: Registry) -> None:
@@ -136,4 +137,4 @@ def test_what_does_not_exist_cannot_be_planned(registry: Registry) -> None:
         plan(registry, tags=("v2",))
     made = plan(registry, known, tags=("v2",))
     assert set(going(made)) == {known}
-    assert made.document["absent"] == ["v2"]
+    assert made.absent == ["v2"]

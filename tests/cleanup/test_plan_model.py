@@ -12,7 +12,6 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -25,10 +24,12 @@ from tests.support.soundness import assert_sound
 from ullage.authorization import WITHOUT_ACCOUNTS
 from ullage.blobs.files.store import FileBlobStore
 from ullage.cleanup.plan.apply import apply_plan
-from ullage.cleanup.plan.plan import Plan, PlanRequest, make_plan
+from ullage.cleanup.plan.documents import PlanDocument, Receipt
+from ullage.cleanup.plan.plan import make_plan
+from ullage.cleanup.plan.preview import PlanRequest
 from ullage.database.transaction import Database, Transaction
 from ullage.deletion.reclaim import erase_deleted, reclaim_due
-from ullage.oci.digest import Digest
+from ullage.oci.digest import Digest, parse_digest
 from ullage.oci.errors import PlanChanged, PlanUnknown
 from ullage.oci.reference import RepositoryName, Tag, parse_tag
 from ullage.registry.queries import attributes
@@ -51,7 +52,7 @@ class PlanMachine(RegistryMachine):
         self.folder = folder
         self.store = FileBlobStore(folder)  # type: ignore[assignment]
         self.registry = registry_on(db, self.store, self.clock)
-        self.kept: list[tuple[Plan, PlanRequest]] = []
+        self.kept: list[tuple[PlanDocument, PlanRequest]] = []
 
     # -- planning and carrying out at once
 
@@ -67,13 +68,13 @@ class PlanMachine(RegistryMachine):
             going = self._going(wanted)
             if locked is not None and model.tags[locked] in going:
                 going = set()
-            assert {item["digest"] for item in plan.items} == going
+            assert {item.digest for item in plan.items} == going
             before = self._needed()
             self._carry_out(plan)
         model.remove(going)
         self._forget_if_empty(wanted.repository)
         lost = sum(SIZES[digest] for digest in before - self._needed())
-        promised = plan.document["freed_bytes"] + plan.document["freed_later_bytes"]
+        promised = plan.freed_bytes + plan.freed_later_bytes
         assert promised == lost
 
     @precondition(lambda self: self.repositories)
@@ -109,7 +110,7 @@ class PlanMachine(RegistryMachine):
             assert self._manifests(wanted.repository) == before
             return
         gone = before - self._manifests(wanted.repository)
-        planned = {item["digest"] for item in plan.items}
+        planned = {item.digest for item in plan.items}
         assert gone <= planned if allow_smaller else gone == planned
         if wanted.repository in self.repositories:
             self.repositories[wanted.repository].remove(gone)
@@ -132,9 +133,9 @@ class PlanMachine(RegistryMachine):
             assert sum(line.fair_share_bytes for line in lines) == sum(parts)
         for name in sorted(self.repositories)[:1]:
             for line in by_image(self.registry, name, tags=False)[:2]:
-                wanted = PlanRequest(repository=name, digests=(line["digest"],))
-                plan = make_plan(self.registry, wanted, WITHOUT_ACCOUNTS, ALICE).document
-                assert plan["freed_bytes"] + plan["freed_later_bytes"] == line["exclusive_bytes"]
+                wanted = PlanRequest(repository=name, digests=(parse_digest(line.digest),))
+                plan = make_plan(self.registry, wanted, WITHOUT_ACCOUNTS, ALICE)
+                assert plan.freed_bytes + plan.freed_later_bytes == line.exclusive_bytes
 
     def _held_by_tags(self) -> set[Digest]:
         """The blobs of everything that a tag leads to: children and referrers too."""
@@ -181,7 +182,7 @@ class PlanMachine(RegistryMachine):
             going |= growing
         return going
 
-    def _carry_out(self, plan: Plan, *, allow_smaller: bool = False) -> dict[str, Any]:
+    def _carry_out(self, plan: PlanDocument, *, allow_smaller: bool = False) -> Receipt:
         """Apply it, let what is due go, and compare the files."""
         self._reclaim_all()
         while erase_deleted(self.registry):
@@ -192,11 +193,11 @@ class PlanMachine(RegistryMachine):
         while erase_deleted(self.registry):
             pass
         self._reclaim_all()
-        assert before - du(self.folder) == receipt["freed_bytes"]
-        if not receipt["difference"]:
-            planned = plan.document["freed_bytes"] + plan.document["freed_later_bytes"]
-            assert receipt["freed_bytes"] + receipt["freed_later_bytes"] == planned
-            assert receipt["freed_bytes"] >= plan.document["freed_bytes"]
+        assert before - du(self.folder) == receipt.freed_bytes
+        if not receipt.difference:
+            planned = plan.freed_bytes + plan.freed_later_bytes
+            assert receipt.freed_bytes + receipt.freed_later_bytes == planned
+            assert receipt.freed_bytes >= plan.freed_bytes
         assert apply_plan(self.registry, plan.id, ALICE) == receipt
         assert_sound(self.registry)
         return receipt

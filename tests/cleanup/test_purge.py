@@ -18,12 +18,13 @@ from tests.support.cleaning import (
     wait_days,
 )
 from tests.support.clock import FakeClock
+from tests.support.documents import given
 from tests.support.fixtures import Installation
 from tests.support.planting import plant_image
 from tests.support.registry import ALICE, push_image, push_index, settle
 from ullage.authorization import WITHOUT_ACCOUNTS, Action, Grant, Principal
 from ullage.cleanup.guardrails import Caps
-from ullage.cleanup.job.batch import CHANGED, GONE, HELD, MORE
+from ullage.cleanup.job.batch import CHANGED, GONE, MORE, NEEDED
 from ullage.cleanup.job.claims import CLAIM, release_jobs
 from ullage.cleanup.job.execution import MAX_FAILURES, expire_jobs, note_failure, work
 from ullage.cleanup.job.jobs import KEPT, MAX_OPEN, cancel_job, get_job, list_jobs
@@ -81,14 +82,14 @@ def test_filters(registry: Registry, filters: list[str], gone: set[str]) -> None
     job = purge(registry, *filters, allow=allow)
     left = {f"{name}:{tag}" for name in ("app", "app-two") for tag in tags(registry, name)}
     assert left == there - gone
-    assert (job["state"], job["tags_deleted"], job["manifests_deleted"]) == ("done", len(gone), 0)
+    assert (job.state, job.tags_deleted, job.manifests_deleted) == ("done", len(gone), 0)
 
 
 def test_a_purge_of_tags_untags_and_frees_nothing(registry: Registry) -> None:
     """azure.md section 4.2 step 3."""
     digest = image(registry, "v1")
     image(registry, "v2")
-    assert purge(registry, "app:v1")["freed_bytes"] == 0
+    assert purge(registry, "app:v1").freed_bytes == 0
     assert digest in manifests(registry)
 
 
@@ -100,15 +101,15 @@ def test_only_what_is_older_goes_and_the_newest_of_that_stay(registry: Registry)
     job = purge(registry, "app:.*", ago="3d", keep=2)
     # Days 0, 1, 2 and 3 are older than three days and a second.
     assert tags(registry) == ["day2", "day3", "day4", "day5"]
-    assert [part["tags"] for part in job["repositories"]] == [2]
+    assert [part.tags for part in job.repositories] == [2]
 
 
 def test_a_duration_beyond_all_reason_deletes_nothing(registry: Registry) -> None:
     """acr-cli#83: `--ago 999999d` deleted everything."""
     image(registry, "v1")
     job = purge(registry, "app:.*", ago="999999d", untagged=True)
-    assert (job["tag_count"], job["manifest_count"]) == (0, 0)
-    assert job["notes"] == ["999999d is longer than 150 years, and counts as 150 years"]
+    assert (job.tag_count, job.manifest_count) == (0, 0)
+    assert job.notes == ["999999d is longer than 150 years, and counts as 150 years"]
     assert tags(registry) == ["v1"]
 
 
@@ -144,7 +145,7 @@ def test_untagged_means_that_nothing_leads_there(registry: Registry) -> None:
     of_signature = image(registry, subject=signature)
     orphan = image(registry)
     job = purge(registry, untagged_only=True, ago=None)
-    assert outcomes(registry, job["id"]) == {orphan: "deleted"}
+    assert outcomes(registry, job.id) == {orphan: "deleted"}
     assert {child, signed, signature, of_signature} < manifests(registry)
 
 
@@ -154,7 +155,7 @@ def test_the_children_of_a_locked_untagged_index_are_no_candidates(registry: Reg
     index = push_index(registry, "app", None, [child])
     update_manifest(registry, APP, index, LOCKED, ALICE)
     job = purge(registry, untagged_only=True, ago=None, allow=["empty-repository"])
-    assert job["manifest_count"] == 0
+    assert job.manifest_count == 0
     assert manifests(registry) == {child, index}
 
 
@@ -163,7 +164,7 @@ def test_a_lock_on_a_child_keeps_the_whole_image(registry: Registry) -> None:
     index = push_index(registry, "app", None, [child])
     image(registry, "other")
     update_manifest(registry, APP, child, LOCKED, ALICE)
-    assert purge(registry, untagged_only=True, ago=None)["manifest_count"] == 0
+    assert purge(registry, untagged_only=True, ago=None).manifest_count == 0
     assert {child, index} < manifests(registry)
 
 
@@ -181,7 +182,7 @@ def test_an_index_that_is_a_referrer_lives_with_its_subject(registry: Registry) 
         "subject": {"mediaType": raw.media_type, "digest": subject, "size": 1},
     }
     referrer = push_manifest(registry, "app", None, index)
-    assert purge(registry, untagged_only=True, ago=None)["manifest_count"] == 0
+    assert purge(registry, untagged_only=True, ago=None).manifest_count == 0
     purge(registry, "app:v1", untagged=True)
     assert not {subject, child, referrer} & manifests(registry)
 
@@ -193,8 +194,8 @@ def test_orphans_go_with_what_they_hold(registry: Registry) -> None:
     index = push_index(registry, "app", None, [shared, own])
     signature = image(registry, subject=index)
     job = purge(registry, untagged_only=True, ago=None)
-    assert outcomes(registry, job["id"]) == dict.fromkeys([index, own, signature], "deleted")
-    assert job["manifests_deleted"] == job["manifest_count"] == 3
+    assert outcomes(registry, job.id) == dict.fromkeys([index, own, signature], "deleted")
+    assert job.manifests_deleted == job.manifest_count == 3
     assert shared in manifests(registry)
 
 
@@ -226,7 +227,7 @@ def test_what_loses_its_last_tag_goes_as_well(registry: Registry) -> None:
     child = image(registry)
     multi = push_index(registry, "app", "old-multi", [child])
     job = purge(registry, "app:^old", untagged=True)
-    assert (job["tags_deleted"], job["manifests_deleted"]) == (3, 3)
+    assert (job.tags_deleted, job.manifests_deleted) == (3, 3)
     assert manifests(registry) == {kept}
     assert not {old, child, multi} & manifests(registry)
 
@@ -242,7 +243,7 @@ def test_the_newest_orphans_stay_and_are_counted_apart(registry: Registry) -> No
     assert tags(registry) == ["day2", "day3"]
     # The images of day0 and day1 are orphans of the same ages now: the newest two are of day 3, 2.
     assert set(orphans[2:]) < manifests(registry)
-    assert job["manifests_deleted"] == 4
+    assert job.manifests_deleted == 4
 
 
 # --- predicted = done -----------------------------------------------------------------------------
@@ -258,17 +259,17 @@ def test_a_dry_run_says_what_the_purge_does_and_does_nothing(registry: Registry)
     before = manifests(registry), tags(registry)
     dry = purge(registry, "app:.*", untagged=True, dry_run=True)
     assert (manifests(registry), tags(registry)) == before
-    assert dry["state"] == "done"
-    assert dry["freed_bytes"] == dry["tags_deleted"] == 0
+    assert dry.state == "done"
+    assert dry.freed_bytes == dry.tags_deleted == 0
     done = purge(registry, "app:.*", untagged=True)
     for planned, did in (("tag_count", "tags_deleted"), ("manifest_count", "manifests_deleted")):
-        assert dry[planned] == done[planned] == done[did] > 0
-    assert dry["planned_bytes"] + dry["planned_later_bytes"] == (
-        done["freed_bytes"] + done["freed_later_bytes"]
+        assert getattr(dry, planned) == getattr(done, planned) == getattr(done, did) > 0
+    assert given(dry.planned_bytes) + given(dry.planned_later_bytes) == (
+        done.freed_bytes + done.freed_later_bytes
     )
-    assert done["freed_bytes"] > 0
-    assert dry["warnings"] == done["warnings"]
-    assert outcomes(registry, dry["id"]).keys() == outcomes(registry, done["id"]).keys()
+    assert done.freed_bytes > 0
+    assert dry.warnings == done.warnings
+    assert outcomes(registry, dry.id).keys() == outcomes(registry, done.id).keys()
 
 
 def test_bytes_come_back(registry: Registry, clock: FakeClock) -> None:
@@ -280,7 +281,7 @@ def test_bytes_come_back(registry: Registry, clock: FakeClock) -> None:
     job = purge(registry, untagged_only=True, ago=None)
     clock.advance(10)
     settle(registry)
-    assert before - registry_totals(registry).disk_bytes == job["freed_bytes"] > 0
+    assert before - registry_totals(registry).disk_bytes == job.freed_bytes > 0
 
 
 # --- what happens meanwhile -----------------------------------------------------------------------
@@ -294,7 +295,7 @@ def test_tagging_a_queued_manifest_saves_it(registry: Registry) -> None:
     retag(registry, "v1", saved)
     job = finish(registry, job_id)
     assert outcomes(registry, job_id) == {saved: CHANGED, lost: "deleted"}
-    assert (job["manifest_count"], job["manifests_deleted"]) == (2, 1)
+    assert (job.manifest_count, job.manifests_deleted) == (2, 1)
 
 
 def test_pushing_a_queued_tag_again_saves_it(registry: Registry) -> None:
@@ -321,7 +322,7 @@ def test_an_index_that_lists_a_queued_manifest_saves_it(registry: Registry) -> N
     job_id = begin(registry, untagged_only=True, ago=None)
     push_index(registry, "app", "multi", [child])
     finish(registry, job_id)
-    assert outcomes(registry, job_id) == {child: HELD}
+    assert outcomes(registry, job_id) == {child: NEEDED}
 
 
 def test_a_signature_that_came_since_saves_the_image(registry: Registry) -> None:
@@ -357,7 +358,7 @@ def test_a_repository_that_is_deleted_meanwhile_is_done(registry: Registry) -> N
     delete_repository(registry, APP, ALICE)
     image(registry, "v1")
     job = finish(registry, job_id)
-    assert job["state"] == "done"
+    assert job.state == "done"
     assert (tags(registry), tags(registry, "zoo")) == (["v1"], [])
 
 
@@ -370,9 +371,9 @@ def test_locked_tags_and_manifests_stay(registry: Registry) -> None:
     update_tag(registry, APP, parse_tag("v1"), LOCKED, ALICE)
     update_manifest(registry, APP, orphan, LOCKED, ALICE)
     job = purge(registry, "app:.*", untagged=True)
-    assert (job["tag_count"], job["manifest_count"]) == (0, 0)
+    assert (job.tag_count, job.manifest_count) == (0, 0)
     job = purge(registry, "app:.*", untagged=True, include_locked=True)
-    assert (job["tags_deleted"], job["manifests_deleted"]) == (1, 2)
+    assert (job.tags_deleted, job.manifests_deleted) == (1, 2)
 
 
 def test_a_locked_repository_stays_whatever_is_asked(registry: Registry) -> None:
@@ -380,7 +381,7 @@ def test_a_locked_repository_stays_whatever_is_asked(registry: Registry) -> None
     changes = AttributeChanges(write_enabled=False)
     update_repository(registry, APP, changes, ALICE)
     job = purge(registry, "app:.*", untagged=True, include_locked=True)
-    assert (job["tag_count"], job["manifest_count"]) == (0, 0)
+    assert (job.tag_count, job.manifest_count) == (0, 0)
     assert manifests(registry) == {digest}
 
 
@@ -389,7 +390,7 @@ def test_a_repository_locked_meanwhile_stays(registry: Registry) -> None:
     job_id = begin(registry, "app:.*", untagged=True)
     update_repository(registry, APP, AttributeChanges(write_enabled=False), ALICE)
     job = finish(registry, job_id)
-    assert (job["tags_deleted"], job["manifests_deleted"]) == (0, 0)
+    assert (job.tags_deleted, job.manifests_deleted) == (0, 0)
     assert "writeEnabled is false" in str(outcomes(registry, job_id)["v1"])
 
 
@@ -400,22 +401,22 @@ def test_an_expression_does_not_empty_repositories(registry: Registry) -> None:
     """gitlab#325429: a cleanup policy wiped all images of two repositories."""
     image(registry, "v1")
     job = purge(registry, ".*:.*", untagged=True)
-    assert job["state"] == "refused"
-    assert {warning["rail"] for warning in job["warnings"] if warning["refuses"]} == {
+    assert job.state == "refused"
+    assert {warning.rail for warning in job.warnings if warning.refuses} == {
         "empty-repository",
         "only-tag",
         "most-of-repository",
     }
     assert tags(registry) == ["v1"]
     # Whoever names it means it.
-    assert purge(registry, "app:.*", untagged=True)["state"] == "done"
+    assert purge(registry, "app:.*", untagged=True).state == "done"
 
 
 def test_rails_are_allowed_by_name(registry: Registry) -> None:
     image(registry, "v1")
     allow = ["empty-repository", "only-tag", "most-of-repository"]
     job = purge(registry, ".*:.*", untagged=True, allow=allow)
-    assert (job["state"], job["manifests_deleted"]) == ("done", 1)
+    assert (job.state, job.manifests_deleted) == ("done", 1)
 
 
 def test_orphans_are_what_a_purge_is_for(registry: Registry) -> None:
@@ -424,7 +425,7 @@ def test_orphans_are_what_a_purge_is_for(registry: Registry) -> None:
     for _ in range(9):
         image(registry)
     job = purge(registry, untagged_only=True, ago=None)
-    assert (job["state"], job["manifests_deleted"], job["warnings"]) == ("done", 9, [])
+    assert (job.state, job.manifests_deleted, job.warnings) == ("done", 9, [])
 
 
 def test_caps_hold_whatever_is_named(registry: Registry) -> None:
@@ -432,7 +433,7 @@ def test_caps_hold_whatever_is_named(registry: Registry) -> None:
         image(registry)
     image(registry, "v1")
     for caps in (Caps(max_manifests=2), Caps(max_bytes=5)):
-        assert purge(registry, "app:x", untagged=True, caps=caps)["state"] == "refused"
+        assert purge(registry, "app:x", untagged=True, caps=caps).state == "refused"
 
 
 # --- jobs -----------------------------------------------------------------------------------------
@@ -456,7 +457,7 @@ def test_a_job_goes_on_where_a_process_died(installation: Installation) -> None:
     assert isinstance(registry.now, FakeClock)
     registry.now.advance(CLAIM.total_seconds() + 1)
     job = finish(registry, job_id, token="second")
-    assert job["manifests_deleted"] == 5
+    assert job.manifests_deleted == 5
     assert outcomes(registry, job_id) == dict.fromkeys(orphans, "deleted")
     assert not orphans & manifests(registry)
 
@@ -478,7 +479,7 @@ def test_planning_that_was_cut_short_begins_anew(
     release_jobs(installation.registry)
     job = finish(installation.registry, job_id)
     assert outcomes(installation.registry, job_id) == dict.fromkeys(orphans, "deleted")
-    assert job["manifest_count"] == 5
+    assert job.manifest_count == 5
 
 
 def test_one_worker_at_a_time_has_a_job_in_hand(registry: Registry, clock: FakeClock) -> None:
@@ -492,7 +493,7 @@ def test_one_worker_at_a_time_has_a_job_in_hand(registry: Registry, clock: FakeC
     assert work(registry, CHOOSERS, "other", 1) == 1
     assert work(registry, CHOOSERS, "worker", 1) is None
     release_jobs(registry, "other")
-    assert finish(registry, job_id)["manifests_deleted"] == 2
+    assert finish(registry, job_id).manifests_deleted == 2
 
 
 def test_a_job_is_cancelled_between_two_batches(registry: Registry) -> None:
@@ -501,9 +502,9 @@ def test_a_job_is_cancelled_between_two_batches(registry: Registry) -> None:
         image(registry)
     job_id = begin(registry, untagged_only=True, ago=None)
     assert work(registry, CHOOSERS, "worker", 1) == 1
-    assert cancel_job(registry, job_id, WITHOUT_ACCOUNTS, ALICE)["cancelled"]
+    assert cancel_job(registry, job_id, WITHOUT_ACCOUNTS, ALICE).cancelled
     job = finish(registry, job_id)
-    assert (job["state"], job["manifests_deleted"]) == ("cancelled", 1)
+    assert (job.state, job.manifests_deleted) == ("cancelled", 1)
     assert len(manifests(registry)) == 3
 
 
@@ -514,7 +515,7 @@ def test_a_job_that_keeps_failing_is_given_up(registry: Registry) -> None:
     for _ in range(MAX_FAILURES):
         note_failure(registry, "worker", "OSError: no luck")
     job = finish(registry, job_id)
-    assert (job["state"], job["notes"]) == ("failed", ["OSError: no luck"])
+    assert (job.state, job.notes) == ("failed", ["OSError: no luck"])
 
 
 def test_jobs_are_forgotten_a_week_after_they_ended(registry: Registry, clock: FakeClock) -> None:
@@ -526,7 +527,7 @@ def test_jobs_are_forgotten_a_week_after_they_ended(registry: Registry, clock: F
     while expire_jobs(registry):
         pass
     with pytest.raises(JobUnknown):
-        get_job(registry, job["id"], WITHOUT_ACCOUNTS)
+        get_job(registry, job.id, WITHOUT_ACCOUNTS)
 
 
 def test_there_are_only_so_many_jobs(registry: Registry) -> None:
@@ -554,14 +555,14 @@ def test_a_purge_reaches_no_further_than_the_rights_of_who_asks(registry: Regist
         caps=Caps(),
         allow=["empty-repository", "only-tag", "most-of-repository"],
     )
-    job_id = start_purge(registry, purge, somebody, ALICE)["id"]
+    job_id = start_purge(registry, purge, somebody, ALICE).id
     finish(registry, job_id)
     assert (tags(registry, "team/app"), tags(registry, "rival/app")) == ([], ["v1"])
     stranger = Principal("stranger", (Grant("rival/*", frozenset(Action)),))
     with pytest.raises(JobUnknown):
         get_job(registry, job_id, stranger)
     assert list_jobs(registry, stranger) == []
-    assert [job["id"] for job in list_jobs(registry, somebody)] == [job_id]
+    assert [job.id for job in list_jobs(registry, somebody)] == [job_id]
 
 
 def test_what_a_job_deletes_is_in_the_audit_log(registry: Registry) -> None:
@@ -572,7 +573,7 @@ def test_what_a_job_deletes_is_in_the_audit_log(registry: Registry) -> None:
     said = [
         (entry.action, entry.subject, entry.target, entry.detail.get("manifests"))
         for entry in registry.read(lambda tx: entries(tx, limit=100))
-        if entry.target == job["id"]
+        if entry.target == job.id
     ]
-    assert ("purge.delete", "alice", job["id"], [digest]) in said
+    assert ("purge.delete", "alice", job.id, [digest]) in said
     assert {action for action, *_ in said} == {"purge.start", "purge.delete"}

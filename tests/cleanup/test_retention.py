@@ -8,16 +8,19 @@ from typing import Any
 
 import pytest
 
-from tests.support.cleaning import Document, finish, manifests, outcomes, retag, tags, wait_days
+from tests.support.cleaning import finish, manifests, outcomes, retag, retention, tags, wait_days
 from tests.support.clock import FakeClock
+from tests.support.documents import given
 from tests.support.fixtures import Installation
 from tests.support.planting import plant_image
 from tests.support.registry import ALICE, push_index
 from ullage.authorization import WITHOUT_ACCOUNTS
 from ullage.cleanup.job.batch import CHANGED, PULLED
 from ullage.cleanup.job.claims import release_jobs
+from ullage.cleanup.job.documents import Job
 from ullage.cleanup.job.execution import work
 from ullage.cleanup.job.jobs import get_job, list_jobs
+from ullage.cleanup.retention.documents import UntaggedPolicy
 from ullage.cleanup.retention.policy import get_retention, get_untagged, set_retention, set_untagged
 from ullage.cleanup.retention.run import explain_retention, start_if_due, start_run
 from ullage.deletion.delete import delete_tag
@@ -50,14 +53,14 @@ image.count = 0  # type: ignore[attr-defined]
 
 
 def rules(registry: Registry, *those: dict[str, Any], **more: Any) -> None:
-    set_retention(registry, {"rules": list(those), **more}, ALICE)
+    set_retention(registry, retention({"rules": list(those), **more}), ALICE)
 
 
 def queue(registry: Registry, *, dry_run: bool = False) -> str:
-    return str(start_run(registry, ALICE, dry_run=dry_run)["id"])
+    return str(start_run(registry, ALICE, dry_run=dry_run).id)
 
 
-def run(registry: Registry, *, dry_run: bool = False) -> Document:
+def run(registry: Registry, *, dry_run: bool = False) -> Job:
     return finish(registry, queue(registry, dry_run=dry_run))
 
 
@@ -65,7 +68,7 @@ def begin(registry: Registry) -> str:
     """A run that has chosen, so that the next piece of work deletes."""
     job_id = queue(registry)
     work(registry, CHOOSERS, "worker", 1)
-    assert get_job(registry, job_id, WITHOUT_ACCOUNTS)["state"] == "running"
+    assert get_job(registry, job_id, WITHOUT_ACCOUNTS).state == "running"
     return job_id
 
 
@@ -95,11 +98,11 @@ def test_rules_take_tags_with_their_images_and_orphans_and_nothing_else(
     assert tags(registry) == ["old-1", "old-2", "old-3", "old-keep", "release", "unrelated"]
     job = run(registry)
     for name in ("tag_count", "manifest_count", "planned_bytes"):
-        assert asked[name] == job[name]
-    assert (job["kind"], job["state"], job["tags_deleted"], job["manifests_deleted"]) == (
+        assert getattr(asked, name) == getattr(job, name)
+    assert (job.kind, job.state, job.tags_deleted, job.manifests_deleted) == (
         *("retention", "done", 2, 2),
     )
-    assert job["freed_bytes"] == job["planned_bytes"] > 0
+    assert job.freed_bytes == given(job.planned_bytes) > 0
     assert tags(registry) == ["old-3", "old-keep", "release", "unrelated"]
     assert {both, young, new_orphan} <= manifests(registry)
     assert orphan not in manifests(registry)
@@ -135,7 +138,7 @@ def test_an_index_goes_with_its_platforms_and_what_is_held_is_no_orphan(
     signature = image(registry, subject=kept)
     wait_days(registry, 40)
     rules(registry, OLD, ORPHANS)
-    assert run(registry)["manifests_deleted"] == 3
+    assert run(registry).manifests_deleted == 3
     assert not manifests(registry) & set(gone)
     assert {kept, signature} <= manifests(registry)
 
@@ -205,7 +208,7 @@ def test_setting_rules_stops_what_older_ones_have_chosen(registry: Registry) -> 
     rules(registry, OLD)
     job_id = begin(registry)
     rules(registry, ORPHANS)
-    assert finish(registry, job_id)["state"] == "cancelled"
+    assert finish(registry, job_id).state == "cancelled"
     assert "old-1" in tags(registry)
 
 
@@ -247,8 +250,8 @@ def test_rules_do_not_take_too_much_unless_they_say_so(
     # Other repositories are not held up by it.
     assert tags(registry, "other") == ["one", "three", "two"]
     assert tags(registry) == there
-    (warning,) = job["warnings"]
-    assert (warning["rail"], warning["repository"], warning["refuses"]) == (allow[0], "app", False)
+    (warning,) = job.warnings
+    assert (warning.rail, warning.repository, warning.refuses) == (allow[0], "app", False)
     rules(registry, OLD | {"allow": allow})
     run(registry)
     assert tags(registry) == left
@@ -264,10 +267,10 @@ def test_a_run_that_would_go_beyond_a_cap_deletes_nothing(
     wait_days(registry, 40)
     rules(registry, OLD, **cap)
     job = run(registry)
-    assert (job["state"], job["tags_deleted"]) == ("refused", 0)
-    assert [each["rail"] for each in job["warnings"]] == [next(iter(cap)).replace("_", "-")]
+    assert (job.state, job.tags_deleted) == ("refused", 0)
+    assert [each.rail for each in job.warnings] == [next(iter(cap)).replace("_", "-")]
     rules(registry, OLD, max_manifests=2, max_bytes="1GB")
-    assert run(registry)["manifests_deleted"] == 2
+    assert run(registry).manifests_deleted == 2
 
 
 def test_one_rule_does_not_allow_what_another_one_takes(registry: Registry) -> None:
@@ -300,9 +303,9 @@ def test_rules_run_once_a_day_by_the_registrys_clock(registry: Registry, clock: 
         pass
     assert start_if_due(registry)
     shown = get_retention(registry)
-    assert shown["last_run"] == clock().isoformat()
-    assert shown["next_run"] == (clock() + timedelta(days=1)).isoformat()
-    assert {job["by"] for job in list_jobs(registry, WITHOUT_ACCOUNTS)} == {"retention"}
+    assert shown.last_run == clock().isoformat()
+    assert shown.next_run == (clock() + timedelta(days=1)).isoformat()
+    assert {job.by for job in list_jobs(registry, WITHOUT_ACCOUNTS)} == {"retention"}
 
 
 def test_one_process_starts_a_run_that_is_due(registry: Registry, clock: FakeClock) -> None:
@@ -327,7 +330,7 @@ def test_disabled_rules_do_not_run(registry: Registry, clock: FakeClock) -> None
     rules(registry, ORPHANS, enabled=False)
     clock.advance(48 * 3600)
     assert not start_if_due(registry)
-    assert get_retention(registry)["next_run"] is None
+    assert get_retention(registry).next_run is None
     rules(registry, ORPHANS, every="1h")
     assert start_if_due(registry)
 
@@ -351,7 +354,7 @@ def test_a_run_goes_on_where_a_process_died(installation: Installation) -> None:
     installation.start()
     release_jobs(installation.registry)
     job = finish(installation.registry, job_id, token="another")
-    assert (job["state"], job["tags_deleted"], job["manifests_deleted"]) == ("done", 4, 4)
+    assert (job.state, job.tags_deleted, job.manifests_deleted) == ("done", 4, 4)
     assert tags(installation.registry) == [f"new-{n}" for n in range(4)]
 
 
@@ -365,9 +368,9 @@ def test_azs_policy_deletes_what_becomes_untagged_after_it_was_enabled(
     before, after = image(registry), image(registry, "v1")
     image(registry, "v2")
     wait_days(registry, 30)
-    assert get_untagged(registry) == {"days": 7, "lastUpdatedTime": None, "status": "disabled"}
+    assert get_untagged(registry) == UntaggedPolicy(7, None, "disabled")
     shown = set_untagged(registry, "enabled", 3, ALICE)
-    assert (shown["days"], shown["status"]) == (3, "enabled")
+    assert (shown.days, shown.status) == (3, "enabled")
     wait_days(registry, 1)
     delete_tag(registry, APP, parse_tag("v1"), ALICE)
     wait_days(registry, 2.9)
@@ -380,7 +383,7 @@ def test_azs_policy_deletes_what_becomes_untagged_after_it_was_enabled(
     assert after not in manifests(registry)
     # Rules of one's own come first, and az's policy stays when they are set.
     rules(registry, {"name": "mine", "repositories": "other", **ORPHANS})
-    assert get_untagged(registry)["status"] == "enabled"
+    assert get_untagged(registry).status == "enabled"
     with pytest.raises(ValueInvalid, match="should be from 0 to 365"):
         set_untagged(registry, "enabled", 366, ALICE)
 
@@ -399,7 +402,7 @@ def test_explain_says_which_rule_decides_and_why(registry: Registry) -> None:
 
     def said(reference: str) -> tuple[bool, str | None, str]:
         found = explain_retention(registry, APP, parse_reference(reference))
-        return found["goes"], found["rule"], found["because"]
+        return found.goes, found.rule, found.because
 
     assert said("old-1") == (True, "old", "updated at 2026-01-01T00:00:00+00:00, pulled: never")
     assert said("release") == (

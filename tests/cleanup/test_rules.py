@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import re
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 
+from tests.support.cleaning import retention, rules
 from ullage.cleanup.retention.rules import (
     Decider,
     Fact,
@@ -16,11 +18,12 @@ from ullage.cleanup.retention.rules import (
     Verdict,
     Why,
     parse_days,
-    parse_retention,
-    parse_rules,
     retention_document,
+    retention_of,
     rule_document,
+    rules_of,
 )
+from ullage.documents import packed
 from ullage.oci.errors import ValueInvalid
 
 NOW = datetime(2026, 6, 1, tzinfo=UTC)
@@ -31,8 +34,12 @@ def ago(days: float) -> datetime:
     return NOW - timedelta(days=days)
 
 
-def deciding(*rules: dict[str, Any]) -> Decider:
-    parsed = parse_rules(list(rules))
+def as_json(document: object) -> Any:
+    return json.loads(packed(document))
+
+
+def deciding(*those: dict[str, Any]) -> Decider:
+    parsed = rules_of(rules(*those))
     return Decider([(rule, _matches(rule)) for rule in parsed], NOW)
 
 
@@ -145,7 +152,7 @@ def test_azs_policy_spares_what_was_untagged_before() -> None:
 def test_a_rule_that_is_not_understood_is_refused(rule: Any) -> None:
     """A misspelt condition must not mean a rule without it."""
     with pytest.raises(ValueInvalid):
-        parse_rules([rule])
+        rules_of(rules(rule))
 
 
 @pytest.mark.parametrize(
@@ -165,11 +172,11 @@ def test_a_rule_that_is_not_understood_is_refused(rule: Any) -> None:
 )
 def test_a_policy_that_is_not_understood_is_refused(document: dict[str, Any]) -> None:
     with pytest.raises(ValueInvalid):
-        parse_retention(document, Untagged())
+        retention_of(retention(document), Untagged())
 
 
 def test_what_is_written_down_is_what_was_read() -> None:
-    rules: list[dict[str, Any]] = [
+    those: list[dict[str, Any]] = [
         {"name": "a", "repositories": "ci/.*", "tags": "^pr-", "older_than": "36h"},
         {"name": "b", "repositories": ".*", "untagged": True, "not_pulled_for": "1500ms"},
         {"name": "c", "repositories": ".*", "tags": "x", "keep": True},
@@ -181,16 +188,17 @@ def test_what_is_written_down_is_what_was_read() -> None:
             "allow": ["only-tag"],
         },
     ]
-    assert [rule_document(rule) for rule in parse_rules(rules)] == rules
+    assert [as_json(rule_document(rule)) for rule in rules_of(rules(*those))] == those
     document = {
         "enabled": False,
         "every": "12h",
         "max_manifests": 1000,
         "max_bytes": 10**9,
-        "rules": rules,
+        "rules": those,
     }
-    assert retention_document(parse_retention(document, Untagged())) == document
-    assert [rule.name for rule in parse_rules([UNTAGGED, {"tags": "x", "keep": True}])] == [
+    policy = retention_of(retention(document), Untagged())
+    assert as_json(retention_document(policy)) == document
+    assert [rule.name for rule in rules_of(rules(UNTAGGED, {"tags": "x", "keep": True}))] == [
         *("rule 1", "rule 2")
     ]
 

@@ -2,17 +2,19 @@
 
 import pytest
 
-from tests.support.cleaning import finish, manifests, tags, wait_days
+from tests.support.cleaning import finish, job_of, manifests, tags, wait_days
+from tests.support.documents import given
 from tests.support.registry import ALICE, push_image, push_index, settle
 from ullage.authorization import WITHOUT_ACCOUNTS
 from ullage.cleanup.plan.apply import apply_plan
-from ullage.cleanup.plan.plan import Plan, get_plan
+from ullage.cleanup.plan.documents import PlanDocument
+from ullage.cleanup.plan.plan import get_plan
 from ullage.cleanup.plan.suggest import suggest
 from ullage.oci.digest import Digest
 from ullage.oci.errors import NameUnknown
 from ullage.oci.reference import parse_repository_name, parse_tag
 from ullage.registry.context import Registry
-from ullage.registry.locks.image_locks import place_hold
+from ullage.registry.locks.image_locks import place_lock
 from ullage.registry.pull.pull_log import note_pull
 from ullage.registry.pull.read import get_manifest
 from ullage.usage.usage import registry_totals
@@ -20,13 +22,13 @@ from ullage.usage.usage import registry_totals
 APP = parse_repository_name("app")
 
 
-def suggested(registry: Registry, free: int, *names: str) -> Plan:
+def suggested(registry: Registry, free: int, *names: str) -> PlanDocument:
     repositories = tuple(map(parse_repository_name, names))
     return suggest(registry, free, repositories, WITHOUT_ACCOUNTS, ALICE)
 
 
-def digests(plan: Plan) -> set[str]:
-    return {str(item["digest"]) for item in plan.items}
+def digests(plan: PlanDocument) -> set[str]:
+    return {str(item.digest) for item in plan.items}
 
 
 def layer(name: str, size: int) -> bytes:
@@ -52,16 +54,16 @@ def test_a_layer_of_several_counts_once_and_with_the_last_of_them(registry: Regi
     push_image(registry, "app", None, [layer("alone", 100)])
     plan = suggested(registry, 900)
     assert digests(plan) == {first, second}
-    assert plan.document["freed_bytes"] == 1002
-    assert not any(warning["refuses"] for warning in plan.document["warnings"])
+    assert plan.freed_bytes == 1002
+    assert not any(warning.refuses for warning in plan.warnings)
 
 
 def test_what_a_live_image_shares_is_not_counted(registry: Registry) -> None:
     push_image(registry, "app", "latest", [layer("base", 1000)])
     push_image(registry, "app", None, [layer("base", 1000), b"own"])
     plan = suggested(registry, 500)
-    assert plan.document["freed_bytes"] == len(b"own")
-    assert plan.document["notes"] == ["there is not so much that may go"]
+    assert plan.freed_bytes == len(b"own")
+    assert plan.notes == ["there is not so much that may go"]
 
 
 def test_orphans_first_then_the_oldest_images_never_the_newest(registry: Registry) -> None:
@@ -77,15 +79,15 @@ def test_orphans_first_then_the_oldest_images_never_the_newest(registry: Registr
     assert digests(plan) == {images[0]}
     everything = suggested(registry, 10**9)
     assert images[5] not in digests(everything)
-    assert everything.document["tag_count"] == 3
-    assert not any(warning["refuses"] for warning in everything.document["warnings"])
+    assert everything.tag_count == 3
+    assert not any(warning.refuses for warning in everything.warnings)
 
 
 def test_locks_are_respected(registry: Registry) -> None:
     push_image(registry, "app", "latest", [b"kept"])
     held = push_image(registry, "app", None, [layer("held", 1000)])
     free = push_image(registry, "app", None, [layer("free", 500)])
-    place_hold(registry, APP, held, ALICE, reason="audit", owner=None, until=None)
+    place_lock(registry, APP, held, ALICE, reason="audit", owner=None, until=None)
     assert digests(suggested(registry, 400)) == {free}
 
 
@@ -100,14 +102,14 @@ def test_images_go_whole_and_what_comes_back_is_what_was_said(registry: Registry
     settle(registry)
     before = registry_totals(registry).disk_bytes
     plan = suggested(registry, 700)
-    assert {item["repository"] for item in plan.items} == {"app", "other"}
+    assert {item.repository for item in plan.items} == {"app", "other"}
     receipt = apply_plan(registry, plan.id, ALICE)
-    assert finish(registry, receipt["job"])["state"] == "done"
-    receipt = get_plan(registry, plan.id, WITHOUT_ACCOUNTS).document["receipt"]
-    assert receipt["freed_bytes"] == plan.document["freed_bytes"] >= 700
+    assert finish(registry, job_of(receipt)).state == "done"
+    receipt = given(get_plan(registry, plan.id, WITHOUT_ACCOUNTS).receipt)
+    assert receipt.freed_bytes == plan.freed_bytes >= 700
     wait_days(registry, 1)
     settle(registry)
-    assert before - registry_totals(registry).disk_bytes == receipt["freed_bytes"]
+    assert before - registry_totals(registry).disk_bytes == receipt.freed_bytes
     assert (len(manifests(registry)), tags(registry, "other")) == (1, ["new"])
 
 
@@ -120,8 +122,8 @@ def test_a_push_in_between_is_not_overrun(registry: Registry) -> None:
     from tests.support.cleaning import retag
 
     retag(registry, "saved", orphan)
-    job = finish(registry, apply_plan(registry, plan.id, ALICE)["job"])
-    assert (job["state"], orphan in manifests(registry)) == ("refused", True)
+    job = finish(registry, job_of(apply_plan(registry, plan.id, ALICE)))
+    assert (job.state, orphan in manifests(registry)) == ("refused", True)
     assert parse_tag("saved") in tags(registry)
 
 
@@ -130,7 +132,7 @@ def test_only_the_repositories_that_were_named(registry: Registry) -> None:
         push_image(registry, name, "latest", [b"kept"])
         push_image(registry, name, None, [layer(name, 100)])
     plan = suggested(registry, 1000, "other")
-    assert [item["repository"] for item in plan.items] == ["other"]
+    assert [item.repository for item in plan.items] == ["other"]
     with pytest.raises(NameUnknown):
         suggested(registry, 1, "absent")
 
@@ -146,7 +148,7 @@ def test_what_is_pulled_is_not_old(registry: Registry) -> None:
         found = get_manifest(registry, APP, reference)
         note_pull(registry, found.id, reference, "containerd/2.0.0")
     plan = suggested(registry, 10_000)
-    tagged = {tag for item in plan.items for tag in item["tags"]}
+    tagged = {tag for item in plan.items for tag in item.tags}
     assert tagged == {"forgotten"}
     assert unused in digests(plan)
     assert used not in digests(plan)

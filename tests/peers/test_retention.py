@@ -6,11 +6,13 @@ from typing import Any
 
 import pytest
 
-from tests.support.cleaning import Document, finish, manifests, outcomes, purge, retag, tags
+from tests.support.cleaning import finish, manifests, outcomes, purge, retag, retention, tags
 from tests.support.cleaning import wait_days as wait
+from tests.support.documents import given
 from tests.support.registry import ALICE, push_image, push_index
 from ullage.authorization import WITHOUT_ACCOUNTS
 from ullage.cleanup.job.batch import CHANGED
+from ullage.cleanup.job.documents import Job
 from ullage.cleanup.job.execution import work
 from ullage.cleanup.retention.policy import set_retention, set_untagged
 from ullage.cleanup.retention.run import explain_retention, start_run
@@ -19,7 +21,7 @@ from ullage.oci.digest import Digest
 from ullage.oci.errors import ValueInvalid
 from ullage.oci.reference import parse_reference, parse_repository_name, parse_tag
 from ullage.registry.context import Registry
-from ullage.registry.pull.pull_log import note_pull
+from ullage.registry.pull.pull_log import LastPull, note_pull
 from ullage.registry.pull.read import get_manifest
 from ullage.registry.queries.audit import entries
 from ullage.usage.why import explain
@@ -44,17 +46,16 @@ def pull(registry: Registry, reference: str, agent: str = NODE) -> None:
 
 
 def rules(registry: Registry, *those: dict[str, Any]) -> None:
-    set_retention(registry, {"rules": list(those)}, ALICE)
+    set_retention(registry, retention({"rules": list(those)}), ALICE)
 
 
-def run(registry: Registry) -> Document:
-    return finish(registry, str(start_run(registry, ALICE, dry_run=False)["id"]))
+def run(registry: Registry) -> Job:
+    return finish(registry, str(start_run(registry, ALICE, dry_run=False).id))
 
 
-def last_pull(registry: Registry, digest: Digest) -> dict[str, Any]:
-    (place,) = explain(registry, digest, WITHOUT_ACCOUNTS)["manifest"]
-    found: dict[str, Any] = place["last_pull"]
-    return found
+def last_pull(registry: Registry, digest: Digest) -> LastPull:
+    (place,) = given(explain(registry, digest, WITHOUT_ACCOUNTS).manifest)
+    return given(place.last_pull)
 
 
 # --- peers.md B4 ----------------------------------------------------------------------------------
@@ -69,11 +70,11 @@ def test_acr_520_a_tag_that_came_back_saves_what_retention_had_queued(registry: 
     wait(registry, 1)
     retag(registry, "v1", digest)
     wait(registry, 30)
-    assert run(registry)["manifests_deleted"] == 0
+    assert run(registry).manifests_deleted == 0
     # Untagged for real this time, queued, and tagged again before the deleting transaction.
     delete_tag(registry, APP, parse_tag("v1"), ALICE)
     wait(registry, 8)
-    job_id = str(start_run(registry, ALICE, dry_run=False)["id"])
+    job_id = str(start_run(registry, ALICE, dry_run=False).id)
     work(registry, CHOOSERS, "worker", 1)
     retag(registry, "v1", digest)
     finish(registry, job_id)
@@ -89,7 +90,7 @@ def test_acr_654_the_last_pull_is_known_by_class_of_puller(registry: Registry) -
     digest = image(registry, "v1")
     for agent in (NODE, SCANNER, "kaniko/v1.9.1", "skopeo/1.9.3", MIRROR):
         pull(registry, "v1", agent)
-    assert sorted(last_pull(registry, digest)["classes"]) == [
+    assert sorted(last_pull(registry, digest).classes) == [
         *("ci", "human", "node", "replication", "scanner")
     ]
 
@@ -151,8 +152,8 @@ def test_containers_roadmap_1036_1078_what_a_node_pulled_by_digest_is_held(
     assert {running, orphan, child, index} <= manifests(registry)
     assert tags(registry) == ["a", "b", "c", "v1", "v1-multi"]
     said = explain_retention(registry, APP, parse_tag("v1"))
-    assert (said["goes"], said["rule"]) == (False, "versions")
-    assert "somebody may be running it" in said["because"]
+    assert (said.goes, said.rule) == (False, "versions")
+    assert "somebody may be running it" in said.because
 
 
 def test_harbor_18794_only_an_explicit_override_crosses_the_hold_and_it_is_logged(
@@ -172,10 +173,10 @@ def test_harbor_18794_only_an_explicit_override_crosses_the_hold_and_it_is_logge
     job = run(registry)
     assert "v1" not in tags(registry)
     # It is said, and who allowed it can be looked up.
-    assert [each["rail"] for each in job["warnings"]] == ["pulled-recently"]
+    assert [each.rail for each in job.warnings] == ["pulled-recently"]
     found = registry.read(lambda tx: entries(tx, limit=10, action="policy.set"))
     assert found[0].subject == "alice"
-    assert found[0].detail["rules"][0]["allow"] == ["pulled-recently"]
+    assert found[0].detail["rules"][0].allow == ["pulled-recently"]
 
 
 # --- peers.md B21 ---------------------------------------------------------------------------------
@@ -190,7 +191,7 @@ def test_containers_roadmap_921_2728_rules_about_pulls_delete(registry: Registry
     for tag in ("a", "b"):
         pull(registry, tag)
     rules(registry, {"tags": ".*", "not_pulled_for": "60d"})
-    assert run(registry)["freed_bytes"] > 0
+    assert run(registry).freed_bytes > 0
     assert idle not in manifests(registry)
 
 
@@ -205,8 +206,8 @@ def test_gitlab_325429_a_policy_does_not_wipe_repositories(registry: Registry) -
     wait(registry, 100)
     rules(registry, {"tags": ".*", "older_than": "90d"})
     job = run(registry)
-    assert (job["tags_deleted"], job["manifests_deleted"]) == (0, 0)
-    assert [each["repository"] for each in job["warnings"]] == ["one", "two"]
+    assert (job.tags_deleted, job.manifests_deleted) == (0, 0)
+    assert [each.repository for each in job.warnings] == ["one", "two"]
     assert (tags(registry, "one"), tags(registry, "two")) == (["v1", "v2"], ["v1", "v2"])
 
 
@@ -219,5 +220,5 @@ def test_acr_cli_83_a_duration_never_wraps_round(registry: Registry, field: str)
         rules(registry, {"tags": "v1", field: "999999d"})
     rules(registry, {"tags": "v1", field: "36500d"})
     run(registry)
-    assert purge(registry, "app:.*", ago="999999d", untagged=True)["tags_deleted"] == 0
+    assert purge(registry, "app:.*", ago="999999d", untagged=True).tags_deleted == 0
     assert tags(registry) == ["v1", "v2", "v3"]

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from tests.support.cleaning import ask, finish, retag, wait_days
+from tests.support.cleaning import ask, finish, retag, retention, wait_days
 from tests.support.clock import FakeClock
 from tests.support.databases import emptied
 from tests.support.fixtures import registry_on
@@ -28,7 +28,8 @@ from ullage.check.check import check
 from ullage.check.findings import Finding, Mode
 from ullage.cleanup.job.execution import expire_jobs
 from ullage.cleanup.plan.apply import apply_plan
-from ullage.cleanup.plan.plan import PlanRequest, make_plan
+from ullage.cleanup.plan.plan import make_plan
+from ullage.cleanup.plan.preview import PlanRequest
 from ullage.cleanup.queries import jobs
 from ullage.cleanup.retention.policy import set_retention
 from ullage.cleanup.retention.run import start_run
@@ -146,7 +147,7 @@ def _digest(registry: Registry, name: str, tag: str) -> Any:
 
 def _restore_all(registry: Registry) -> None:
     for operation in operations(registry):
-        restore_operation(registry, operation["id"], ALICE, force=True)
+        restore_operation(registry, operation.id, ALICE, force=True)
 
 
 def _all_back(registry: Registry) -> None:
@@ -211,7 +212,7 @@ def _with_rules(registry: Registry) -> None:
     allow = list(ALLOW[:3])
     tagged = {"name": "old", "tags": ".*", "older_than": "1d", "allow": allow}
     orphans = {"name": "orphans", "untagged": True, "older_than": "1d", "allow": allow}
-    set_retention(registry, {"rules": [tagged, orphans]}, ALICE)
+    set_retention(registry, retention({"rules": [tagged, orphans]}), ALICE)
     _after(registry, days=30)
 
 

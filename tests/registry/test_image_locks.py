@@ -1,6 +1,5 @@
 """Locks with a reason (peers.md C13): what they cover, and that nothing gets round them."""
 
-import json
 from datetime import timedelta
 
 import pytest
@@ -8,10 +7,13 @@ import pytest
 from tests.support.cleaning import begin as begin_purge
 from tests.support.cleaning import finish, manifests, outcomes, purge, retag, tags
 from tests.support.clock import FakeClock
+from tests.support.documents import given
 from tests.support.registry import ALICE, push_blob, push_image, push_index
 from ullage.authorization import WITHOUT_ACCOUNTS
 from ullage.cleanup.plan.apply import apply_plan
-from ullage.cleanup.plan.plan import PlanRequest, make_plan
+from ullage.cleanup.plan.plan import make_plan
+from ullage.cleanup.plan.preview import PlanRequest
+from ullage.deletion.closure import KeepReason, KeptBy
 from ullage.deletion.delete import delete_blob, delete_manifest, delete_repository, delete_tag
 from ullage.oci.digest import Digest
 from ullage.oci.errors import (
@@ -25,7 +27,7 @@ from ullage.oci.errors import (
 from ullage.oci.reference import RepositoryName, Tag, parse_repository_name, parse_tag
 from ullage.quantities import parse_until
 from ullage.registry.context import Registry
-from ullage.registry.locks.image_locks import expire_holds, lift_holds, list_holds, place_hold
+from ullage.registry.locks.image_locks import expire_locks, lift_locks, list_locks, place_lock
 from ullage.registry.queries.audit import entries
 from ullage.usage.why import explain
 
@@ -41,7 +43,7 @@ def hold(
     name: RepositoryName = APP,
 ) -> None:
     until = None if days is None else registry.now() + timedelta(days=days)
-    place_hold(registry, name, reference, ALICE, reason="audit 7", owner="ops", until=until)
+    place_lock(registry, name, reference, ALICE, reason="audit 7", owner="ops", until=until)
 
 
 def pass_days(registry: Registry, days: float) -> None:
@@ -97,7 +99,7 @@ def test_no_way_of_deleting_gets_round_a_hold(registry: Registry, family: Family
     purge(registry, untagged_only=True, ago=None, include_locked=True)
     assert manifests(registry) >= family.all
     plan = make_plan(registry, PlanRequest(repositories=(APP,)), WITHOUT_ACCOUNTS, ALICE)
-    assert reason in plan.document["repositories"][0]["locked"]
+    assert reason in given(plan.repositories[0].locked)
     apply_plan(registry, plan.id, ALICE)
     assert manifests(registry) >= family.all
 
@@ -115,14 +117,14 @@ def test_plans_purges_and_why_say_who_holds_what_until_when_and_why(
     said = f"held by ops until {(registry.now() + timedelta(days=3)).isoformat()}: audit 7"
     wanted = PlanRequest(repository=APP, digests=(family.index, family.other))
     plan = make_plan(registry, wanted, WITHOUT_ACCOUNTS, ALICE)
-    (stays,) = plan.document["stays"]
-    assert (stays["digest"], stays["held_by"]) == (family.index, [{"kind": "hold", "by": said}])
-    assert [item["digest"] for item in plan.items] == [family.other]
+    (stays,) = plan.stays
+    assert (stays.digest, [*stays.held_by]) == (family.index, [KeptBy(KeepReason.HOLD, said)])
+    assert [item.digest for item in plan.items] == [family.other]
     job = purge(registry, "app:.*", untagged=True, dry_run=True, keep=0)
-    assert [stay["held_by"][0]["by"] for stay in job["stays"]] == [said]
-    assert job["tag_count"] == 1
+    assert [stay.held_by[0].by for stay in job.stays] == [said]
+    assert job.tag_count == 1
     why = explain(registry, family.arm, WITHOUT_ACCOUNTS)
-    assert {"kind": "hold", "by": said} in why["manifest"][0]["held_by"]
+    assert KeptBy(KeepReason.HOLD, said) in given(why.manifest)[0].held_by
 
 
 def test_it_ends_by_itself(registry: Registry, family: Family) -> None:
@@ -131,9 +133,9 @@ def test_it_ends_by_itself(registry: Registry, family: Family) -> None:
     with pytest.raises(Locked):
         delete_manifest(registry, APP, family.index, ALICE)
     pass_days(registry, 0.2)
-    assert list_holds(registry, WITHOUT_ACCOUNTS) == []
+    assert list_locks(registry, WITHOUT_ACCOUNTS) == []
     delete_manifest(registry, APP, family.index, ALICE)
-    expire_holds(registry)
+    expire_locks(registry)
     assert manifests(registry) == {family.other}
 
 
@@ -141,11 +143,11 @@ def test_lifting_is_audited(registry: Registry, family: Family) -> None:
     hold(registry, V1)
     hold(registry, V1)
     with pytest.raises(LockUnknown):
-        lift_holds(registry, APP, V2, ALICE)
+        lift_locks(registry, APP, V2, ALICE)
     with pytest.raises(LockUnknown):
         # Of exactly this: the tag's hold is not the repository's.
-        lift_holds(registry, APP, None, ALICE)
-    assert len(lift_holds(registry, APP, V1, ALICE)) == 2
+        lift_locks(registry, APP, None, ALICE)
+    assert len(lift_locks(registry, APP, V1, ALICE)) == 2
     lifted = registry.read(lambda tx: entries(tx, limit=2))
     assert {(entry.action, entry.subject, entry.target) for entry in lifted} == {
         ("lock.lift", "alice", "v1")
@@ -211,9 +213,9 @@ def test_what_nobody_can_mean_is_refused(
     push_image(registry, "app", "v1", [b"x"])
     until = None if days is None else registry.now() + timedelta(days=days)
     with pytest.raises(error):
-        place_hold(registry, APP, reference, ALICE, reason=reason, owner=None, until=until)
+        place_lock(registry, APP, reference, ALICE, reason=reason, owner=None, until=until)
     with pytest.raises(NameUnknown):
-        place_hold(
+        place_lock(
             registry,
             parse_repository_name("absent"),
             None,
@@ -241,5 +243,5 @@ def test_a_repository_that_comes_back_is_free(registry: Registry) -> None:
     pass_days(registry, 2)
     delete_repository(registry, APP, ALICE)
     push_image(registry, "app", "v1", [b"x"])
-    assert json.dumps(list_holds(registry, WITHOUT_ACCOUNTS)) == "[]"
+    assert list_locks(registry, WITHOUT_ACCOUNTS) == []
     delete_repository(registry, APP, ALICE)

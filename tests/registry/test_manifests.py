@@ -24,6 +24,7 @@ from tests.support.registry import (
     put_manifest,
     settle,
 )
+from ullage import documents
 from ullage.authorization import WITHOUT_ACCOUNTS
 from ullage.blobs.memory import MemoryBlobStore
 from ullage.check.queries import rows
@@ -224,7 +225,7 @@ def test_a_subject_need_not_be_there(registry: Registry) -> None:
     result = put(registry, image_manifest([], subject=subject))
     assert result.subject == subject
     page = list_referrers(registry, APP, subject, None, 10, None)
-    assert [each["digest"] for each in page.descriptors] == [result.digest]
+    assert [each.digest for each in page.descriptors] == [result.digest]
 
 
 def test_a_tag_moves(registry: Registry) -> None:
@@ -368,7 +369,7 @@ def test_referrers_are_listed_with_what_makes_them_useful(registry: Registry) ->
     for manifest in (signature, sbom, plain):
         put(registry, manifest, digest_of(json.dumps(manifest).encode()))
     page = list_referrers(registry, APP, subject, None, 10, None)
-    by_type = {each["artifactType"]: each for each in page.descriptors}
+    by_type = {each.artifact_type: each for each in page.descriptors}
     assert by_type.keys() == {
         "application/vnd.example.sig",
         "application/vnd.example.sbom",
@@ -376,15 +377,13 @@ def test_referrers_are_listed_with_what_makes_them_useful(registry: Registry) ->
         CONFIG,
     }
     raw = json.dumps(signature).encode()
-    assert by_type["application/vnd.example.sig"] == {
+    assert documents.plain(by_type["application/vnd.example.sig"]) == {
         **descriptor(MANIFEST, raw),
         "artifactType": "application/vnd.example.sig",
         "annotations": {"by": "alice"},
     }
     filtered = list_referrers(registry, APP, subject, "application/vnd.example.sbom", 10, None)
-    assert [each["artifactType"] for each in filtered.descriptors] == [
-        "application/vnd.example.sbom"
-    ]
+    assert [each.artifact_type for each in filtered.descriptors] == ["application/vnd.example.sbom"]
     assert list_referrers(registry, OTHER, subject, None, 10, None).descriptors == ()
     first = list_referrers(registry, APP, subject, None, 2, None)
     rest = list_referrers(registry, APP, subject, None, 2, first.next)

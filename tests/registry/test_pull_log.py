@@ -13,20 +13,25 @@ import sqlalchemy as sa
 
 from tests.support.cleaning import purge, wait_days
 from tests.support.clock import FakeClock
+from tests.support.documents import given
 from tests.support.fixtures import Installation
 from tests.support.registry import ALICE, push_image, push_index
 from ullage.authorization import WITHOUT_ACCOUNTS
-from ullage.cleanup.plan.plan import Plan, PlanRequest, make_plan
+from ullage.cleanup.plan.documents import PlanDocument
+from ullage.cleanup.plan.plan import make_plan
+from ullage.cleanup.plan.preview import PlanRequest
 from ullage.database.errors import DatabaseFull
 from ullage.database.schema import cleaning, content
 from ullage.database.transaction import Database, Transaction
 from ullage.deletion.delete import delete_manifest, delete_tag
+from ullage.documents import UNSET, plain, read
 from ullage.oci.digest import Digest
 from ullage.oci.errors import ValueInvalid
 from ullage.oci.reference import parse_reference, parse_repository_name, parse_tag
 from ullage.registry.context import Registry
 from ullage.registry.pull.pull_log import (
     HISTORY,
+    LastPull,
     classifier,
     forget_old_pulls,
     get_pullers,
@@ -38,7 +43,7 @@ from ullage.registry.pull.pull_log import (
 )
 from ullage.registry.pull.pull_recorder import PullRecorder
 from ullage.registry.pull.read import get_manifest
-from ullage.registry.pull.user_agents import Puller, Pullers
+from ullage.registry.pull.user_agents import Puller, Pullers, PullersRequest
 from ullage.registry.queries import pulls
 from ullage.registry.queries.content.repositories import find_repository
 from ullage.usage.usage import by_image
@@ -54,11 +59,10 @@ def pull(registry: Registry, reference: str, agent: str = NODE) -> None:
     note_pull(registry, get_manifest(registry, APP, wanted).id, wanted, agent)
 
 
-def last(registry: Registry, digest: Digest) -> dict[str, Any] | None:
+def last(registry: Registry, digest: Digest) -> LastPull | None:
     """What `ullage why` says."""
-    (place,) = explain(registry, digest, WITHOUT_ACCOUNTS)["manifest"]
-    found: dict[str, Any] | None = place["last_pull"]
-    return found
+    (place,) = given(explain(registry, digest, WITHOUT_ACCOUNTS).manifest)
+    return place.last_pull
 
 
 def tag_pulls(registry: Registry, *tags: str) -> dict[str, datetime]:
@@ -83,12 +87,7 @@ def test_a_pull_by_a_tag_counts_for_the_tag_and_its_manifest(registry: Registry)
     pull(registry, "v1")
     assert tag_pulls(registry, "v1", "v2") == {"v1": registry.now()}
     now = registry.now().isoformat()
-    assert last(registry, digest) == {
-        "at": now,
-        "by": "node",
-        "counts": True,
-        "classes": {"node": now},
-    }
+    assert last(registry, digest) == LastPull(now, "node", True, {"node": now})
 
 
 def test_a_pull_by_digest_counts_for_the_manifest_and_all_its_tags(registry: Registry) -> None:
@@ -124,9 +123,9 @@ def test_each_class_has_its_own_last_pull_and_time_only_grows(
     pull(registry, "v1")
     found = last(registry, digest)
     assert found is not None
-    assert (found["by"], found["counts"]) == ("scanner", False)
+    assert (found.by, found.counts) == ("scanner", False)
     clock.advance(3600 - 60)
-    assert found["classes"]["node"] == registry.now().isoformat()
+    assert found.classes["node"] == registry.now().isoformat()
     # A scanner's pull is known, and keeps nothing.
     assert tag_pulls(registry, "v1") == {"v1": registry.now()}
 
@@ -163,7 +162,7 @@ def test_several_processes_do_not_lose_or_regress_each_others_pulls(
     write_pulls(other)
     found = last(registry, digest)
     assert found is not None
-    assert found["at"] == late.isoformat()
+    assert found.at == late.isoformat()
     (day,) = registry.read(lambda tx: pulls.history(tx, APP, clock() - timedelta(days=1)))
     assert (day.tag, day.puller, day.pulls, day.at) == ("v1", "node", 2, late)
 
@@ -285,14 +284,14 @@ def test_patterns_of_ones_own_come_first_and_classes_can_be_left_out(registry: R
         "patterns": [{"agent": "^containerd/.*mirror", "class": "replication"}],
         "ignored": ["human"],
     }
-    shown = set_pullers(registry, policy, ALICE)
-    assert {name: shown[name] for name in policy} == policy
-    assert get_pullers(registry) == shown
+    document = set_pullers(registry, read(policy, PullersRequest, ValueInvalid), ALICE)
+    assert {name: plain(document)[name] for name in policy} == policy
+    assert get_pullers(registry) == document
     pull(registry, "v1", "containerd/2 of the mirror")
     found = last(registry, digest)
     assert found is not None
     # Replication is not left out any more.
-    assert (found["by"], found["counts"]) == ("replication", True)
+    assert (found.by, found.counts) == ("replication", True)
 
 
 @pytest.mark.parametrize(
@@ -313,14 +312,14 @@ def test_a_policy_that_is_not_understood_is_refused(
     registry: Registry, document: dict[str, Any]
 ) -> None:
     with pytest.raises(ValueInvalid):
-        set_pullers(registry, document, ALICE)
-    assert get_pullers(registry)["patterns"] == []
+        set_pullers(registry, read(document, PullersRequest, ValueInvalid), ALICE)
+    assert get_pullers(registry).patterns == []
 
 
 # --- before something goes ------------------------------------------------------------------------
 
 
-def plan_of(registry: Registry, *, computed: bool) -> Plan:
+def plan_of(registry: Registry, *, computed: bool) -> PlanDocument:
     wanted = PlanRequest(repository=APP, tags=(parse_tag("v1"),), computed=computed)
     return make_plan(registry, wanted, WITHOUT_ACCOUNTS, ALICE)
 
@@ -335,17 +334,17 @@ def test_a_plan_names_what_was_pulled_in_the_last_seven_days(
     push_image(registry, "app", "v3", [b"z"])
     pull(registry, digest, SCANNER)
     assert "pulled-recently" not in [
-        each["rail"] for each in plan_of(registry, computed=computed).document["warnings"]
+        each.rail for each in plan_of(registry, computed=computed).warnings
     ]
     pull(registry, digest)
     wait_days(registry, 6.9)
     plan = plan_of(registry, computed=computed)
-    (warning,) = [each for each in plan.document["warnings"] if each["rail"] == "pulled-recently"]
-    assert warning["refuses"] == computed
-    assert digest in warning["message"]
-    assert plan.items[0]["pulled"].startswith("2026-01-01")
+    (warning,) = [each for each in plan.warnings if each.rail == "pulled-recently"]
+    assert warning.refuses == computed
+    assert digest in warning.message
+    assert given(plan.items[0].pulled).startswith("2026-01-01")
     wait_days(registry, 0.2)
-    assert "pulled" not in plan_of(registry, computed=computed).items[0]
+    assert plan_of(registry, computed=computed).items[0].pulled is UNSET
 
 
 def test_a_purge_by_filter_stops_at_what_was_pulled(registry: Registry) -> None:
@@ -355,22 +354,22 @@ def test_a_purge_by_filter_stops_at_what_was_pulled(registry: Registry) -> None:
     pull(registry, digests[0])
     line: dict[str, Any] = {"ago": None, "untagged_only": True}
     job = purge(registry, "ap+:.*", **line)
-    assert (job["state"], [each["rail"] for each in job["warnings"]]) == (
+    assert (job.state, [each.rail for each in job.warnings]) == (
         "refused",
         ["pulled-recently"],
     )
-    assert purge(registry, "app:.*", **line, dry_run=True)["state"] == "done"
-    assert purge(registry, "ap+:.*", **line, allow=("pulled-recently",))["manifests_deleted"] == 2
+    assert purge(registry, "app:.*", **line, dry_run=True).state == "done"
+    assert purge(registry, "ap+:.*", **line, allow=("pulled-recently",)).manifests_deleted == 2
 
 
 def test_the_bill_of_images_says_when_each_was_pulled(registry: Registry) -> None:
     digest = push_image(registry, "app", "v1", [b"x"])
     push_image(registry, "app", "v2", [b"x"])
     pull(registry, "v1")
-    lines = {line["tag"]: line["last_pull"] for line in by_image(registry, APP, tags=True)}
+    lines = {line.tag: line.last_pull for line in by_image(registry, APP, tags=True)}
     assert lines == {"v1": registry.now().isoformat(), "v2": None}
     (line,) = by_image(registry, APP, tags=False)
-    assert (line["digest"], line["last_pull"]) == (digest, registry.now().isoformat())
+    assert (line.digest, line.last_pull) == (digest, registry.now().isoformat())
 
 
 # --- what it costs --------------------------------------------------------------------------------

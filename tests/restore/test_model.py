@@ -31,7 +31,8 @@ from ullage.blobs.memory import MemoryBlobStore
 from ullage.check.check import check
 from ullage.check.findings import Mode
 from ullage.cleanup.plan.apply import apply_plan
-from ullage.cleanup.plan.plan import PlanRequest, make_plan
+from ullage.cleanup.plan.plan import make_plan
+from ullage.cleanup.plan.preview import PlanRequest
 from ullage.database.schema import base
 from ullage.database.transaction import Database, Transaction
 from ullage.deletion.delete import delete_manifest, delete_repository, delete_tag
@@ -99,8 +100,8 @@ class UndoMachine(RuleBasedStateMachine):
             wanted = PlanRequest(repository=repository, digests=(digest,))
             plan = make_plan(self.registry, wanted, WITHOUT_ACCOUNTS, ALICE)
             receipt = apply_plan(self.registry, plan.id, ALICE, allow=GUARDRAILS)
-            assert disk - self._disk() == plan.document["freed_bytes"] == receipt["freed_bytes"]
-            operation = receipt["operation"]
+            assert disk - self._disk() == plan.freed_bytes == receipt.freed_bytes
+            operation = receipt.operation
         else:
             try:
                 deleted = delete_manifest(self.registry, repository, digest, ALICE)
@@ -177,7 +178,7 @@ class UndoMachine(RuleBasedStateMachine):
         shown = get_operation(self.registry, operation, WITHOUT_ACCOUNTS)
         freed = free_operation(self.registry, operation, ALICE)
         del self.operations[operation]
-        assert disk - self._disk() == freed["freed_bytes"] == shown["exclusive_bytes"]
+        assert disk - self._disk() == freed.freed_bytes == shown.exclusive_bytes
         self._look()
 
     @rule(on=st.booleans())

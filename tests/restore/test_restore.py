@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from tests.support.cleaning import begin, finish, purge, retag, wait_days
+from tests.support.documents import given
 from tests.support.planting import plant_image
 from tests.support.registry import ALICE, push_image, push_index, settle
 from tests.support.undoing import (
@@ -26,7 +27,8 @@ from ullage.check.findings import Mode
 from ullage.cleanup.job.execution import work
 from ullage.cleanup.job.jobs import get_job
 from ullage.cleanup.plan.apply import apply_plan
-from ullage.cleanup.plan.plan import PlanRequest, make_plan
+from ullage.cleanup.plan.plan import make_plan
+from ullage.cleanup.plan.preview import PlanRequest
 from ullage.deletion.delete import delete_manifest, delete_repository, delete_tag
 from ullage.deletion.soft_delete import get_policy, set_policy
 from ullage.failpoints import configure
@@ -107,7 +109,7 @@ def test_a_deleted_image_comes_back_with_tags_index_children_and_referrers(
     assert set(stands(registry)) == {one_tag(registry, "other")}
     assert stored(registry) == disk
     shown = get_operation(registry, operation, WITHOUT_ACCOUNTS)
-    assert (shown["manifest_count"], shown["tag_count"]) == (4, 2)
+    assert (shown.manifest_count, shown.tag_count) == (4, 2)
     restored = restore_operation(registry, operation, ALICE)
     assert (restored.manifest_count, restored.tag_count) == (4, 2)
     assert stands(registry) == before
@@ -219,13 +221,13 @@ def test_a_plan_is_one_operation_by_its_own_id(registry: Registry, whole: bool) 
     before = stands(registry), stands(registry, "web")
     disk = stored(registry)
     plan = make_plan(registry, wanted, WITHOUT_ACCOUNTS, ALICE)
-    document = plan.document
-    assert document["freed_bytes"] == 0
-    assert {blob["because"] for blob in document["later"]} == {"soft-deleted"}
-    assert document["restorable_until"] == document["later"][0]["until"]
+    document = plan
+    assert document.freed_bytes == 0
+    assert {blob.because for blob in document.later} == {"soft-deleted"}
+    assert document.restorable_until == document.later[0].until
     receipt = apply_plan(registry, plan.id, ALICE, allow=GUARDRAILS)
-    assert receipt["operation"] == plan.id
-    assert (receipt["freed_bytes"], stored(registry)) == (0, disk)
+    assert receipt.operation == plan.id
+    assert (receipt.freed_bytes, stored(registry)) == (0, disk)
     restore_operation(registry, plan.id, ALICE)
     assert (stands(registry), stands(registry, "web")) == before
 
@@ -253,10 +255,10 @@ def test_a_purge_is_one_operation_in_however_many_batches(registry: Registry) ->
     disk = stored(registry)
     job_id = begin(registry, "(app|web):^old-", untagged=True, allow=GUARDRAILS)
     job = finish(registry, job_id, n=3)
-    assert (job["state"], job["manifests_deleted"]) == ("done", 14)
-    assert job["planned_bytes"] == job["freed_bytes"] == 0
-    assert job["freed_later_bytes"] == job["planned_later_bytes"] > 0
-    assert job["operation"] == job_id
+    assert (job.state, job.manifests_deleted) == ("done", 14)
+    assert job.planned_bytes == job.freed_bytes == 0
+    assert job.freed_later_bytes == given(job.planned_later_bytes) > 0
+    assert job.operation == job_id
     assert (len(operations(registry)), stored(registry)) == (1, disk)
     restored = restore_operation(registry, job_id, ALICE)
     assert (restored.manifest_count, restored.tag_count) == (14, 14)
@@ -274,8 +276,8 @@ def test_a_purge_at_work_is_neither_restored_nor_freed(registry: Registry) -> No
         restore_operation(registry, job_id, ALICE)
     with pytest.raises(OperationDisallowed, match="still at work"):
         free_operation(registry, job_id, ALICE)
-    assert finish(registry, job_id)["state"] == "done"
-    assert get_job(registry, job_id, WITHOUT_ACCOUNTS)["operation"] == job_id
+    assert finish(registry, job_id).state == "done"
+    assert get_job(registry, job_id, WITHOUT_ACCOUNTS).operation == job_id
     restore_operation(registry, job_id, ALICE)
     assert stands(registry) == before
 
@@ -289,7 +291,7 @@ def test_restored_images_are_young_again_so_that_a_purge_that_chose_them_spares_
     wait_days(registry, 30)
     purge(registry, "app:.*", untagged_only=True, ago="7d")
     (operation,) = operations(registry)
-    restore_operation(registry, operation["id"], ALICE)
+    restore_operation(registry, operation.id, ALICE)
     purge(registry, "app:.*", untagged_only=True, ago="7d")
     assert old in stands(registry)
     wait_days(registry, 8)
@@ -432,7 +434,7 @@ def test_one_manifest_comes_back_with_its_children_and_the_tag_that_was_named(
     assert stands(registry).keys() == {index, first, second, signature}
     assert stands(registry)[index][0] == ["v1"]
     # The other tag is still deleted, and comes back by itself.
-    assert [each["id"] for each in operations(registry)] == [operation]
+    assert [each.id for each in operations(registry)] == [operation]
     restore_manifest(registry, APP, index, parse_tag("latest"), ALICE)
     assert stands(registry)[index][0] == ["latest", "v1"]
     assert operations(registry) == []
@@ -515,11 +517,11 @@ def test_freeing_an_operation_gives_back_what_it_says_to_the_byte(registry: Regi
     gone = image(registry, "v1", base, b"gone" * 100)
     other = delete(registry, image(registry, "v2", b"gone" * 100, b"other" * 7))
     operation, disk = delete(registry, gone), stored(registry)
-    assert get_operation(registry, operation, WITHOUT_ACCOUNTS)["exclusive_bytes"] == 0
-    assert free_operation(registry, operation, ALICE)["freed_bytes"] == 0
+    assert get_operation(registry, operation, WITHOUT_ACCOUNTS).exclusive_bytes == 0
+    assert free_operation(registry, operation, ALICE).freed_bytes == 0
     assert stored(registry) == disk
-    assert get_operation(registry, other, WITHOUT_ACCOUNTS)["exclusive_bytes"] == 435
-    assert free_operation(registry, other, ALICE)["freed_bytes"] == 435
+    assert get_operation(registry, other, WITHOUT_ACCOUNTS).exclusive_bytes == 435
+    assert free_operation(registry, other, ALICE).freed_bytes == 435
     assert disk - stored(registry) == 435
     with pytest.raises(OperationUnknown):
         free_operation(registry, other, ALICE)
@@ -533,7 +535,7 @@ def test_everything_deleted_is_freed_at_once(registry: Registry) -> None:
     delete_tag(registry, APP, parse_tag("keep"), ALICE)
     disk = stored(registry)
     freed = free_all(registry, WITHOUT_ACCOUNTS, ALICE)
-    assert (len(freed["operations"]), freed["freed_bytes"]) == (3, 64)
+    assert (len(freed.operations), freed.freed_bytes) == (3, 64)
     assert disk - stored(registry) == 64
     assert operations(registry) == []
 
@@ -548,8 +550,8 @@ def test_without_soft_delete_bytes_that_something_kept_needs_stay(registry: Regi
     plan = make_plan(registry, PlanRequest(repository=APP, digests=(two,)), WITHOUT_ACCOUNTS, ALICE)
     disk = stored(registry)
     receipt = apply_plan(registry, plan.id, ALICE, allow=("most-of-repository", "newest-image"))
-    assert plan.document["freed_bytes"] == receipt["freed_bytes"] == 27
-    assert (disk - stored(registry), receipt["operation"]) == (27, None)
+    assert plan.freed_bytes == receipt.freed_bytes == 27
+    assert (disk - stored(registry), receipt.operation) == (27, None)
     restore_operation(registry, operation, ALICE)
     assert one_tag(registry, "v1") == one
 
@@ -567,9 +569,9 @@ def test_soft_deleted_bytes_are_shown_as_such(registry: Registry) -> None:
     bill = registry_totals(registry)
     assert bill.soft_deleted_bytes == 400
     assert bill.tagged_bytes == before.tagged_bytes - 400
-    until = get_operation(registry, operation, WITHOUT_ACCOUNTS)["until"]
+    until = get_operation(registry, operation, WITHOUT_ACCOUNTS).until
     for each in (digest, digest_of(b"gone" * 100)):
-        said = why.explain(registry, each, WITHOUT_ACCOUNTS)["because"]
+        said = why.explain(registry, each, WITHOUT_ACCOUNTS).because
         assert said == f"nothing: soft-deleted until {until}"
 
 

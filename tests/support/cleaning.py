@@ -6,14 +6,20 @@ from datetime import timedelta
 from typing import Any
 
 from tests.support.clock import FakeClock
+from tests.support.documents import given
 from tests.support.registry import ALICE, put_manifest
 from ullage.authorization import WITHOUT_ACCOUNTS
 from ullage.cleanup.guardrails import Caps
+from ullage.cleanup.job.documents import Job
 from ullage.cleanup.job.execution import work
 from ullage.cleanup.job.jobs import get_items, get_job
+from ullage.cleanup.plan.documents import Receipt
 from ullage.cleanup.purge import purge_request, start_purge
+from ullage.cleanup.retention.documents import RetentionRequest, RuleDocument
 from ullage.database.transaction import Transaction
+from ullage.documents import UnsetType, read
 from ullage.oci.digest import Digest
+from ullage.oci.errors import ValueInvalid
 from ullage.oci.reference import parse_repository_name, parse_tag
 from ullage.registry.context import Registry
 from ullage.registry.pull.read import get_manifest
@@ -22,7 +28,19 @@ from ullage.registry.queries.content.repositories import find_repository
 from ullage.registry.queries.content.tags import all_tags
 from ullage.worker import CHOOSERS
 
-Document = dict[str, Any]
+
+def retention(document: dict[str, Any]) -> RetentionRequest:
+    """A retention policy as a client sends it."""
+    return read(document, RetentionRequest, ValueInvalid)
+
+
+def rules(*those: Any) -> tuple[RuleDocument, ...]:
+    return retention({"rules": list(those)}).rules
+
+
+def job_of(receipt: Receipt | UnsetType) -> str:
+    """The job that carries a plan out."""
+    return given(given(receipt).job)
 
 
 def ask(registry: Registry, *filters: str, ago: str | None = "0d", **more: Any) -> str:
@@ -39,17 +57,17 @@ def ask(registry: Registry, *filters: str, ago: str | None = "0d", **more: Any) 
         "allow": (),
     }
     purge = purge_request(filters=filters, ago=ago, **(usual | more))
-    return str(start_purge(registry, purge, WITHOUT_ACCOUNTS, ALICE)["id"])
+    return str(start_purge(registry, purge, WITHOUT_ACCOUNTS, ALICE).id)
 
 
-def finish(registry: Registry, job_id: str, *, token: str = "worker", n: int = 100) -> Document:
+def finish(registry: Registry, job_id: str, *, token: str = "worker", n: int = 100) -> Job:
     """Do all there is to do; the job when it is done."""
     while work(registry, CHOOSERS, token, n) is not None:
         pass
     return get_job(registry, job_id, WITHOUT_ACCOUNTS)
 
 
-def purge(registry: Registry, *filters: str, ago: str | None = "0d", **more: Any) -> Document:
+def purge(registry: Registry, *filters: str, ago: str | None = "0d", **more: Any) -> Job:
     """Ask for a purge and carry it out."""
     return finish(registry, ask(registry, *filters, ago=ago, **more))
 
@@ -58,14 +76,14 @@ def begin(registry: Registry, *filters: str, ago: str | None = "0d", **more: Any
     """Ask for a purge and plan it, so that the next piece of work deletes."""
     job_id = ask(registry, *filters, ago=ago, **more)
     work(registry, CHOOSERS, "worker", 1)
-    assert get_job(registry, job_id, WITHOUT_ACCOUNTS)["state"] == "running"
+    assert get_job(registry, job_id, WITHOUT_ACCOUNTS).state == "running"
     return job_id
 
 
 def outcomes(registry: Registry, job_id: str) -> dict[str, str | None]:
     """What became of each item: by tag, or by digest."""
     items = get_items(registry, job_id, WITHOUT_ACCOUNTS, 0, 1000)
-    return {item["tag"] or item["digest"]: item["reason"] or item["outcome"] for item in items}
+    return {item.tag or item.digest: item.reason or item.outcome for item in items}
 
 
 def tags(registry: Registry, name: str = "app") -> list[str]:

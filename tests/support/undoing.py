@@ -16,6 +16,7 @@ from ullage.registry.queries.content.manifests import all_digests, find_manifest
 from ullage.registry.queries.content.remove_manifests import blobs_of, children_of, tags_of
 from ullage.registry.queries.content.repositories import find_repository
 from ullage.restore.deleted import expire_operations, list_operations
+from ullage.restore.documents import Operation
 from ullage.usage import usage
 
 
@@ -27,7 +28,7 @@ def hard(registry: Registry) -> None:
     set_policy(registry, ALICE, enabled=False)
 
 
-def operations(registry: Registry) -> list[dict[str, Any]]:
+def operations(registry: Registry) -> list[Operation]:
     return list_operations(registry, WITHOUT_ACCOUNTS, 1000, None).items
 
 

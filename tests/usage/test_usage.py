@@ -3,12 +3,14 @@
 import pytest
 
 from tests.support.clock import FakeClock
+from tests.support.documents import given
 from tests.support.fixtures import registry_on
 from tests.support.registry import ALICE, push_blob, push_image, push_index, settle
 from tests.support.statements import listened
 from ullage.authorization import WITHOUT_ACCOUNTS, Action, Grant, Principal
 from ullage.blobs.memory import MemoryBlobStore
-from ullage.cleanup.plan.plan import PlanRequest, make_plan
+from ullage.cleanup.plan.plan import make_plan
+from ullage.cleanup.plan.preview import PlanRequest
 from ullage.database.transaction import Database, Transaction
 from ullage.deletion.delete import delete_manifest, delete_repository
 from ullage.oci.digest import Digest, digest_of
@@ -26,7 +28,7 @@ from ullage.usage.usage import (
     registry_totals,
     unexplained,
 )
-from ullage.usage.why import explain
+from ullage.usage.why import ReferringManifest, explain
 
 APP = parse_repository_name("app")
 READER = Principal("reader", (Grant("app", frozenset({Action.METADATA_READ})),))
@@ -109,13 +111,13 @@ def test_exclusive_is_what_deleting_it_alone_frees(registry: Registry) -> None:
     one = push_image(registry, "app", "one", [b"shared", b"first"])
     for tag in ("two", "also-two"):
         push_image(registry, "app", tag, [b"shared", b"second"])
-    lines = {line["tag"]: line for line in by_image(registry, APP, tags=True)}
-    assert {tag: line["exclusive_bytes"] for tag, line in lines.items()} == {
+    lines = {line.tag: line for line in by_image(registry, APP, tags=True)}
+    assert {tag: line.exclusive_bytes for tag, line in lines.items()} == {
         "one": len(b"first"),
         "two": len(b"second"),
         "also-two": len(b"second"),
     }
-    assert sum(line["fair_share_bytes"] for line in lines.values()) == 6 + 5 + 6 + 2
+    assert sum(line.fair_share_bytes for line in lines.values()) == 6 + 5 + 6 + 2
     assert delete_manifest(registry, APP, one, ALICE).freed_bytes == len(b"first")
 
 
@@ -124,8 +126,8 @@ def test_parts_are_on_the_bill_of_their_image(registry: Registry) -> None:
     index = push_index(registry, "app", "v1", [child])
     push_image(registry, "app", None, [b"signature"], subject=child, config=b"s")
     (line,) = by_image(registry, APP, tags=False)
-    assert (line["digest"], line["tags"], line["manifest_count"]) == (index, ["v1"], 3)
-    assert line["bytes"] == line["exclusive_bytes"] == len(b"amd64" + b"c" + b"signature" + b"s")
+    assert (line.digest, line.tags, line.manifest_count) == (index, ["v1"], 3)
+    assert line.bytes == line.exclusive_bytes == len(b"amd64" + b"c" + b"signature" + b"s")
 
 
 def test_who_may_not_read_a_repository_does_not_see_its_bill(registry: Registry) -> None:
@@ -176,13 +178,13 @@ def test_why_names_everything_that_holds_a_layer(registry: Registry) -> None:
     mine = push_image(registry, "app", "v1", [b"layer"])
     other = push_image(registry, "other", None, [b"layer"], config=b"[]")
     answer = explain(registry, digest_of(b"layer"), WITHOUT_ACCOUNTS)
-    assert answer["blob"]["held_by"] == [
-        {"repository": "app", "digest": mine, "tags": ["v1"]},
-        {"repository": "other", "digest": other, "tags": []},
+    assert given(answer.blob).held_by == [
+        ReferringManifest(repository="app", digest=mine, tags=["v1"]),
+        ReferringManifest(repository="other", digest=other, tags=[]),
     ]
-    assert answer["because"] == "held by 2 manifests"
-    seen = explain(registry, digest_of(b"layer"), READER)["blob"]
-    assert ([each["repository"] for each in seen["held_by"]], seen["elsewhere"]) == (["app"], True)
+    assert answer.because == "held by 2 manifests"
+    seen = given(explain(registry, digest_of(b"layer"), READER).blob)
+    assert ([each.repository for each in seen.held_by], seen.elsewhere) == (["app"], True)
 
 
 def test_why_says_what_holds_a_manifest(registry: Registry) -> None:
@@ -191,8 +193,8 @@ def test_why_says_what_holds_a_manifest(registry: Registry) -> None:
     signature = push_image(registry, "app", None, [b"signature"], subject=index)
 
     def held(digest: Digest) -> list[tuple[str, str]]:
-        (place,) = explain(registry, digest, WITHOUT_ACCOUNTS)["manifest"]
-        return [(each["kind"], each["by"]) for each in place["held_by"]]
+        (place,) = given(explain(registry, digest, WITHOUT_ACCOUNTS).manifest)
+        return [(each.kind, each.by) for each in place.held_by]
 
     assert held(child) == [("tag", "amd64"), ("index", index)]
     assert held(index) == [("tag", "v1")]
@@ -203,11 +205,11 @@ def test_why_says_what_bytes_wait_for(registry: Registry) -> None:
     loose = push_blob(registry, "app", b"loose")
     until = registry.now() + registry.limits.lease
     answer = explain(registry, loose, WITHOUT_ACCOUNTS)
-    assert answer["because"] == f"nothing: lease until {until.isoformat()}"
+    assert answer.because == f"nothing: lease until {until.isoformat()}"
     image = push_image(registry, "app", "v1", [b"gone"])
     delete_manifest(registry, APP, image, ALICE)
     due = registry.now() + registry.limits.read_grace
     answer = explain(registry, digest_of(b"gone"), WITHOUT_ACCOUNTS)
-    assert answer["because"] == f"nothing: deleted, due {due.isoformat()}"
+    assert answer.because == f"nothing: deleted, due {due.isoformat()}"
     with pytest.raises(BlobUnknown):
         explain(registry, digest_of(b"gone"), READER)

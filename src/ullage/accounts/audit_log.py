@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
-from typing import Any
 
+from ullage.accounts.documents import AuditDocument, audit_document
 from ullage.oci.errors import RegistryError, ValueInvalid
 from ullage.quantities import parse_duration
 from ullage.registry.context import Registry
 from ullage.registry.queries import audit
-from ullage.registry.queries.audit import AuditEntry
 
 MAX_ENTRIES = 10_000
 LONGEST_AGO = timedelta(days=99_999)
@@ -30,7 +29,7 @@ def list_audit(
     since: str | None = None,
     until: str | None = None,
     top: int = 100,
-) -> list[dict[str, Any]]:
+) -> list[AuditDocument]:
     """The newest entries first, those that match everything asked for. Raises TimeInvalid."""
     now = registry.now()
     found = registry.read(
@@ -44,7 +43,7 @@ def list_audit(
             until=_time(until, now),
         )
     )
-    return [_shown(entry) for entry in found]
+    return [audit_document(entry) for entry in found]
 
 
 def _time(text: str | None, now: datetime) -> datetime | None:
@@ -57,17 +56,3 @@ def _time(text: str | None, now: datetime) -> datetime | None:
     except ValueError:
         raise TimeInvalid({"time": text[:40]}) from None
     return parsed if parsed.tzinfo else parsed.replace(tzinfo=UTC)
-
-
-def _shown(entry: AuditEntry) -> dict[str, Any]:
-    return {
-        "id": entry.id,
-        "at": entry.at.isoformat(),
-        "subject": entry.subject,
-        "address": entry.address,
-        "request_id": entry.request_id,
-        "action": entry.action,
-        "repository": entry.repository,
-        "target": entry.target,
-        "detail": entry.detail,
-    }

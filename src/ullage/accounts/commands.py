@@ -35,13 +35,13 @@ from ullage.accounts.users import (
     show_user,
     update_user,
 )
+from ullage.documents import plain
 from ullage.oci.errors import RegistryError
 from ullage.registry.clients import Caller
 from ullage.registry.context import Registry
 
 Command = Callable[..., Any]
-# What a command line may ask a running server to do: each name with its function, and whether that
-# changes something (and so is told who asks).
+# Each name with its function, and whether that changes something: then it takes the caller, too.
 COMMANDS: dict[str, tuple[Command, bool]] = {
     "user create": (create_user, True),
     "user list": (list_users, False),
@@ -72,13 +72,13 @@ def run_command(registry: Registry, caller: Caller, request: Mapping[str, Any]) 
     if name not in COMMANDS:
         return _not_understood(f"there is no command {name[:100]}")
     command, changes = COMMANDS[name]
-    who = (registry, caller) if changes else (registry,)
+    first = (registry, caller) if changes else (registry,)
     try:
-        call = inspect.signature(command).bind(*who, **dict(request.get("arguments", {})))
+        call = inspect.signature(command).bind(*first, **dict(request.get("arguments", {})))
     except TypeError as error:
         return _not_understood(f"{name}: {error}")
     try:
-        return {"result": command(*call.args, **call.kwargs)}
+        return {"result": plain(command(*call.args, **call.kwargs))}
     except RegistryError as error:
         return {"error": error.message, "code": error.code}
 

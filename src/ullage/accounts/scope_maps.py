@@ -6,9 +6,9 @@ Each command is one transaction, with its audit entry in it, and answers as az a
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 from ullage.accounts import queries
+from ullage.accounts.documents import ScopeMapDocument, scope_map_document
 from ullage.accounts.names import AccountInvalid, known, require_name
 from ullage.accounts.queries import ScopeMap
 from ullage.authorization import SCOPE_MAP_ACTIONS, parse_pattern
@@ -25,26 +25,26 @@ def create_scope_map(
     name: str,
     repositories: Sequence[Sequence[str]],
     description: str = "",
-) -> dict[str, Any]:
+) -> ScopeMapDocument:
     require_name(name)
     actions = actions_of(repositories)
 
-    def make(tx: Transaction) -> dict[str, Any]:
+    def make(tx: Transaction) -> ScopeMapDocument:
         if queries.find_scope_map(tx, name) is not None:
             raise AccountInvalid(message=f"there is a scope map called {name} already")
         queries.put_scope_map(tx, name, description, actions, registry.now())
         registry.audit(tx, caller, "scope-map.create", target=name, detail={"actions": actions})
-        return _shown_scope_map(_scope_map(tx, name))
+        return scope_map_document(_scope_map(tx, name))
 
     return registry.write(make)
 
 
-def list_scope_maps(registry: Registry) -> list[dict[str, Any]]:
-    return [_shown_scope_map(found) for found in registry.read(queries.list_scope_maps)]
+def list_scope_maps(registry: Registry) -> list[ScopeMapDocument]:
+    return [scope_map_document(found) for found in registry.read(queries.list_scope_maps)]
 
 
-def show_scope_map(registry: Registry, name: str) -> dict[str, Any]:
-    return _shown_scope_map(registry.read(lambda tx: _scope_map(tx, name)))
+def show_scope_map(registry: Registry, name: str) -> ScopeMapDocument:
+    return scope_map_document(registry.read(lambda tx: _scope_map(tx, name)))
 
 
 def update_scope_map(
@@ -55,10 +55,10 @@ def update_scope_map(
     add: Sequence[Sequence[str]] = (),
     remove: Sequence[Sequence[str]] = (),
     description: str | None = None,
-) -> dict[str, Any]:
+) -> ScopeMapDocument:
     added, removed = actions_of(add), actions_of(remove)
 
-    def change(tx: Transaction) -> dict[str, Any]:
+    def change(tx: Transaction) -> ScopeMapDocument:
         found = _scope_map(tx, name)
         actions = sorted((set(found.actions) - set(removed)) | set(added))
         _require_few(actions)
@@ -66,7 +66,7 @@ def update_scope_map(
         queries.put_scope_map(tx, name, text, actions, registry.now())
         detail = {"added": added, "removed": removed}
         registry.audit(tx, caller, "scope-map.update", target=name, detail=detail)
-        return _shown_scope_map(_scope_map(tx, name))
+        return scope_map_document(_scope_map(tx, name))
 
     return registry.write(change)
 
@@ -74,11 +74,11 @@ def update_scope_map(
 def delete_scope_map(registry: Registry, caller: Caller, name: str) -> None:
     def remove(tx: Transaction) -> None:
         _scope_map(tx, name)
-        holders = queries.users_of_scope_map(tx, name)
-        if holders:
+        accounts = queries.users_of_scope_map(tx, name)
+        if accounts:
             raise AccountInvalid(
-                {"accounts": holders[:20]},
-                f"scope map {name} is used by {', '.join(holders[:5])}; give them another first",
+                {"accounts": accounts[:20]},
+                f"scope map {name} is used by {', '.join(accounts[:5])}; give them another first",
             )
         queries.delete_scope_map(tx, name)
         registry.audit(tx, caller, "scope-map.delete", target=name)
@@ -123,12 +123,3 @@ def actions_of(repositories: Iterable[Sequence[str]]) -> list[str]:
 
 def _scope_map(tx: Transaction, name: str) -> ScopeMap:
     return known(queries.find_scope_map(tx, name), f"there is no scope map called {name}")
-
-
-def _shown_scope_map(scope_map: ScopeMap) -> dict[str, Any]:
-    return {
-        "name": scope_map.name,
-        "description": scope_map.description,
-        "actions": list(scope_map.actions),
-        "creationDate": scope_map.created_at.isoformat(),
-    }

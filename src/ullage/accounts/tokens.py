@@ -6,11 +6,12 @@ Each command is one transaction, with its audit entry in it, and answers in the 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
 from ullage.accounts import queries
+from ullage.accounts.documents import TokenDocument, token_document
 from ullage.accounts.names import (
     AccountInvalid,
     enabled,
@@ -20,7 +21,7 @@ from ullage.accounts.names import (
     require_name,
 )
 from ullage.accounts.passwords import hash_password, new_password
-from ullage.accounts.queries import Token, TokenPassword
+from ullage.accounts.queries import Token
 from ullage.accounts.scope_maps import actions_of, require_scope_map
 from ullage.database.transaction import Transaction
 from ullage.registry.clients import Caller
@@ -39,7 +40,7 @@ def create_token(
     status: str = "enabled",
     expires_in_days: int | None = None,
     no_passwords: bool = False,
-) -> dict[str, Any]:
+) -> TokenDocument:
     """A repository-scoped token with two passwords, shown once.
 
     Its rights come from a scope map, or from `repositories` ([repository, action …] each), for
@@ -55,7 +56,7 @@ def create_token(
     actions = actions_of(repositories)
     own_map = f"{name}-scope-map"
 
-    def make(tx: Transaction) -> dict[str, Any]:
+    def make(tx: Transaction) -> TokenDocument:
         require_free(tx, name)
         if scope_map is None:
             _require_no_other(tx, own_map, actions)
@@ -69,24 +70,24 @@ def create_token(
         registry.audit(
             tx, caller, "token.create", target=name, detail={"scopeMap": scope_map or own_map}
         )
-        return _shown_token(_token(tx, name), queries.token_passwords(tx, name), secrets)
+        return token_document(_token(tx, name), queries.token_passwords(tx, name), secrets)
 
     return registry.write(make)
 
 
-def list_tokens(registry: Registry) -> list[dict[str, Any]]:
-    def find(tx: Transaction) -> list[dict[str, Any]]:
+def list_tokens(registry: Registry) -> list[TokenDocument]:
+    def find(tx: Transaction) -> list[TokenDocument]:
         return [
-            _shown_token(token, queries.token_passwords(tx, token.name))
+            token_document(token, queries.token_passwords(tx, token.name))
             for token in queries.list_tokens(tx)
         ]
 
     return registry.snapshot(find)
 
 
-def show_token(registry: Registry, name: str) -> dict[str, Any]:
+def show_token(registry: Registry, name: str) -> TokenDocument:
     return registry.snapshot(
-        lambda tx: _shown_token(_token(tx, name), queries.token_passwords(tx, name))
+        lambda tx: token_document(_token(tx, name), queries.token_passwords(tx, name))
     )
 
 
@@ -97,7 +98,7 @@ def update_token(
     *,
     status: str | None = None,
     scope_map: str | None = None,
-) -> dict[str, Any]:
+) -> TokenDocument:
     changes: dict[str, Any] = {}
     if status is not None:
         changes["enabled"] = enabled(status)
@@ -105,14 +106,14 @@ def update_token(
         changes["scope_map"] = scope_map
     require_changes(changes)
 
-    def change(tx: Transaction) -> dict[str, Any]:
+    def change(tx: Transaction) -> TokenDocument:
         require_scope_map(tx, scope_map)
         _token(tx, name)
         queries.update_token(tx, name, **changes)
         if status is not None:
             queries.end_tokens_of(tx, name)
         registry.audit(tx, caller, "token.update", target=name, detail=changes)
-        return _shown_token(_token(tx, name), queries.token_passwords(tx, name))
+        return token_document(_token(tx, name), queries.token_passwords(tx, name))
 
     return registry.write(change)
 
@@ -137,7 +138,7 @@ def generate_credentials(
     *,
     slots: Sequence[str] = SLOTS,
     expires_in_days: int | None = None,
-) -> dict[str, Any]:
+) -> TokenDocument:
     """New passwords for a token, one or both; what was bought with the old ones ends.
 
     The other password and what was bought with it go on working.
@@ -148,29 +149,29 @@ def generate_credentials(
     secrets = {slot: new_password() for slot in chosen}
     hashes = {slot: hash_password(secret) for slot, secret in secrets.items()}
 
-    def change(tx: Transaction) -> dict[str, Any]:
+    def change(tx: Transaction) -> TokenDocument:
         token = _token(tx, name)
         for slot, hashed in hashes.items():
             queries.set_token_password(tx, name, slot, hashed, expires_at, now)
         detail = {"passwords": sorted(chosen)}
         registry.audit(tx, caller, "token.credential.generate", target=name, detail=detail)
-        return _shown_token(token, queries.token_passwords(tx, name), secrets)
+        return token_document(token, queries.token_passwords(tx, name), secrets)
 
     return registry.write(change)
 
 
 def delete_credentials(
     registry: Registry, caller: Caller, name: str, slots: Sequence[str]
-) -> dict[str, Any]:
+) -> TokenDocument:
     """Take passwords from a token; what was bought with them ends."""
 
-    def change(tx: Transaction) -> dict[str, Any]:
+    def change(tx: Transaction) -> TokenDocument:
         _token(tx, name)
         for slot in slots or SLOTS:
             queries.delete_token_password(tx, name, slot)
         detail = {"passwords": sorted(slots or SLOTS)}
         registry.audit(tx, caller, "token.credential.delete", target=name, detail=detail)
-        return _shown_token(_token(tx, name), queries.token_passwords(tx, name))
+        return token_document(_token(tx, name), queries.token_passwords(tx, name))
 
     return registry.write(change)
 
@@ -199,24 +200,3 @@ def _expiry(now: datetime, days: int | None) -> datetime | None:
 
 def _token(tx: Transaction, name: str) -> Token:
     return known(queries.find_token(tx, name), f"there is no token called {name}")
-
-
-def _shown_token(
-    token: Token, passwords: Sequence[TokenPassword], secrets: Mapping[str, str] | None = None
-) -> dict[str, Any]:
-    shown = [
-        {
-            "name": password.slot,
-            "value": (secrets or {}).get(password.slot),
-            "creationTime": password.created_at.isoformat(),
-            "expiry": password.expires_at.isoformat() if password.expires_at else None,
-        }
-        for password in passwords
-    ]
-    return {
-        "name": token.name,
-        "status": "enabled" if token.enabled else "disabled",
-        "scopeMap": token.scope_map,
-        "creationDate": token.created_at.isoformat(),
-        "credentials": {"username": token.name, "passwords": shown},
-    }

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from ullage.accounts import queries
+from ullage.accounts.documents import UserDocument, user_document
 from ullage.accounts.names import (
     AccountInvalid,
     enabled,
@@ -20,11 +21,12 @@ from ullage.accounts.passwords import MAX_PASSWORD_BYTES, hash_password, new_pas
 from ullage.accounts.queries import User
 from ullage.accounts.scope_maps import require_scope_map
 from ullage.database.transaction import Transaction
+from ullage.documents import changed
 from ullage.registry.clients import Caller
 from ullage.registry.context import Registry
 
 MIN_PASSWORD = 8
-# Never accepted, whoever chooses them: what a default password would be (CVE-2026-4404).
+# Never accepted: what a default password would be (CVE-2026-4404).
 _KNOWN_DEFAULTS = {"password", "password1", "12345678", "admin123", "harbor12345", "changeme"}
 
 
@@ -51,30 +53,30 @@ def create_user(
     admin: bool = False,
     scope_map: str | None = None,
     password: str | None = None,
-) -> dict[str, Any]:
+) -> UserDocument:
     """A new user; its password is made here, and shown once, unless one is given."""
     require_name(name)
     secret = _chosen(password)
     hashed = hash_password(secret)
 
-    def make(tx: Transaction) -> dict[str, Any]:
+    def make(tx: Transaction) -> UserDocument:
         require_free(tx, name)
         require_scope_map(tx, scope_map)
         queries.insert_user(tx, name, hashed, admin=admin, scope_map=scope_map, now=registry.now())
         detail = {"admin": admin, "scopeMap": scope_map}
         registry.audit(tx, caller, "user.create", target=name, detail=detail)
-        return _shown_user(_user(tx, name))
+        return user_document(_user(tx, name))
 
-    shown = registry.write(make)
-    return shown if password is not None else {**shown, "password": secret}
-
-
-def list_users(registry: Registry) -> list[dict[str, Any]]:
-    return [_shown_user(user) for user in registry.read(queries.list_users)]
+    user = registry.write(make)
+    return user if password is not None else changed(user, password=secret)
 
 
-def show_user(registry: Registry, name: str) -> dict[str, Any]:
-    return _shown_user(registry.read(lambda tx: _user(tx, name)))
+def list_users(registry: Registry) -> list[UserDocument]:
+    return [user_document(user) for user in registry.read(queries.list_users)]
+
+
+def show_user(registry: Registry, name: str) -> UserDocument:
+    return user_document(registry.read(lambda tx: _user(tx, name)))
 
 
 def update_user(
@@ -85,7 +87,7 @@ def update_user(
     status: str | None = None,
     admin: bool | None = None,
     scope_map: str | None = None,
-) -> dict[str, Any]:
+) -> UserDocument:
     """Enable or disable a user, or change what it may do.
 
     Tokens signed for it before end with its status; other rights are theirs at once.
@@ -99,7 +101,7 @@ def update_user(
         changes["scope_map"] = scope_map or None
     require_changes(changes)
 
-    def change(tx: Transaction) -> dict[str, Any]:
+    def change(tx: Transaction) -> UserDocument:
         require_scope_map(tx, changes.get("scope_map"))
         before = _user(tx, name)
         queries.update_user(tx, name, **changes)
@@ -108,27 +110,27 @@ def update_user(
         if before.admin and before.enabled:
             _require_an_admin(tx)
         registry.audit(tx, caller, "user.update", target=name, detail=changes)
-        return _shown_user(_user(tx, name))
+        return user_document(_user(tx, name))
 
     return registry.write(change)
 
 
 def set_password(
     registry: Registry, caller: Caller, name: str, password: str | None = None
-) -> dict[str, Any]:
+) -> UserDocument:
     """Give a user another password; the old one and tokens signed for it end at once."""
     secret = _chosen(password)
     hashed = hash_password(secret)
 
-    def change(tx: Transaction) -> dict[str, Any]:
-        shown = _shown_user(_user(tx, name))
+    def change(tx: Transaction) -> UserDocument:
+        user = user_document(_user(tx, name))
         queries.update_user(tx, name, password_hash=hashed)
         queries.end_tokens_of(tx, name)
         registry.audit(tx, caller, "user.password", target=name)
-        return shown
+        return user
 
-    shown = registry.write(change)
-    return shown if password is not None else {**shown, "password": secret}
+    user = registry.write(change)
+    return user if password is not None else changed(user, password=secret)
 
 
 def delete_user(registry: Registry, caller: Caller, name: str) -> None:
@@ -161,13 +163,3 @@ def _chosen(password: str | None) -> str:
 
 def _user(tx: Transaction, name: str) -> User:
     return known(queries.find_user(tx, name), f"there is no user called {name}")
-
-
-def _shown_user(user: User) -> dict[str, Any]:
-    return {
-        "name": user.name,
-        "status": "enabled" if user.enabled else "disabled",
-        "admin": user.admin,
-        "scopeMap": user.scope_map,
-        "creationDate": user.created_at.isoformat(),
-    }

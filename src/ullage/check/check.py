@@ -17,13 +17,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
 from typing import Any
 
 from ullage.check import blobs, rows, store
 from ullage.check.findings import Mode, Report
 from ullage.check.run import Progress, Run
 from ullage.database.errors import DatabaseBroken, DatabaseBusy, DatabaseUnusable
+from ullage.documents import plain
 from ullage.oci.errors import StorageFull, Unavailable
 from ullage.registry.context import Registry
 from ullage.registry.errors import Damaged
@@ -67,11 +67,11 @@ def run_check(registry: Registry, request: dict[str, Any]) -> Iterator[dict[str,
         for step in _steps(running):
             if time.monotonic() - said >= 0.2:
                 said = time.monotonic()
-                yield {"progress": asdict(step)}
+                yield {"progress": plain(step)}
     except CheckImpossible as error:
         yield {"error": str(error)}
     else:
-        yield running.report().to_json()
+        yield plain(running.report())
 
 
 # What references say comes first, because it decides what may be repaired later; counters come

@@ -1,12 +1,12 @@
-"""What a check finds, and how it is told."""
+"""What a check finds, and its report in words."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from enum import Enum
-from typing import Any, Literal
+from typing import Literal
 
 from ullage.database.transaction import Transaction
 
@@ -16,7 +16,7 @@ NAMED_IMAGES = 20
 # Said of work that is late.
 WORKER = "; is the server running?"
 
-# What a report counts, and what one of them is called.
+# What a report counts, and the word for one of them.
 KINDS = {
     "repositories": "repository",
     "manifests": "manifest",
@@ -30,8 +30,8 @@ KINDS = {
 
 Severity = Literal["corruption", "security", "leak", "accounting", "hygiene", "warning"]
 DAMAGE = ("corruption", "security")
-# While one of these is damaged, what looks unused may be what the damaged row held. So nothing is
-# given up then: keeping too much is harmless.
+# While one of these is damaged, what looks unused may be what the damaged row referred to. So
+# nothing is given up then: keeping too much is harmless.
 REFERENCES = frozenset({"I1", "I3", "I4", "I5", "I6", "I11", "I19", "I29", "I32"})
 
 
@@ -80,11 +80,6 @@ class Report:
     seconds: float
     exit_code: int
 
-    def to_json(self) -> dict[str, Any]:
-        """The report in JSON's types."""
-        findings = [asdict(each) | {"affected": list(each.affected)} for each in self.findings]
-        return asdict(self) | {"mode": self.mode.value, "findings": findings}
-
 
 Mend = Callable[[Transaction], bool]
 
@@ -120,57 +115,54 @@ def done(work: Callable[[Transaction], None]) -> Mend:
 # --- for people -----------------------------------------------------------------------------------
 
 
-def render(report: dict[str, Any]) -> str:
-    """A report's JSON as text: a line for each finding, what was looked at, and what to do."""
-    lines = [_finding_line(finding) for finding in report["findings"]]
-    if report["omitted"]:
-        lines.append(f"… and {report['omitted']} more")
+def render(report: Report) -> str:
+    """A report as text: a line for each finding, what was looked at, and what to do."""
+    lines = [_finding_line(finding) for finding in report.findings]
+    if report.omitted:
+        lines.append(f"… and {report.omitted} more")
     lines += [_summary(report), _verdict(report), *_advice(report)]
     return "\n".join(_printable(line) for line in lines)
 
 
-def _finding_line(finding: dict[str, Any]) -> str:
-    repaired = "repaired: " if finding["repaired"] else ""
-    line = (
-        f"{finding['severity']} {finding['invariant']}: {finding['subject']}: "
-        f"{repaired}{finding['message']}"
-    )
-    if not finding["affected_count"]:
+def _finding_line(finding: Finding) -> str:
+    repaired = "repaired: " if finding.repaired else ""
+    line = f"{finding.severity} {finding.invariant}: {finding.subject}: {repaired}{finding.message}"
+    if not finding.affected_count:
         return line
-    more = finding["affected_count"] - len(finding["affected"])
-    return f"{line}; affects {', '.join(finding['affected'])}" + (f" and {more} more" * bool(more))
+    more = finding.affected_count - len(finding.affected)
+    return f"{line}; affects {', '.join(finding.affected)}" + (f" and {more} more" * bool(more))
 
 
-def _summary(report: dict[str, Any]) -> str:
+def _summary(report: Report) -> str:
     checked = ", ".join(
-        f"{report['checked'][many]} {one if report['checked'][many] == 1 else many}"
+        f"{report.checked[many]} {one if report.checked[many] == 1 else many}"
         for many, one in KINDS.items()
     )
-    size = Counter(report["bytes"])
+    size = Counter(report.bytes)
     stored = (
         f"{size['stored']} bytes stored: {size['blobs']} of blobs, {size['uploads']} of uploads, "
         f"{size['pending']} to be erased, {size['unknown']} unknown. "
     )
     hashed = f"{size['hashed']} bytes hashed. " if size["hashed"] else ""
     return (
-        f"Checked ({report['mode']}): {checked}. {stored * (report['mode'] != 'fast')}{hashed}"
-        f"{report['seconds']:.1f} s."
+        f"Checked ({report.mode.value}): {checked}. {stored * (report.mode is not Mode.FAST)}"
+        f"{hashed}{report.seconds:.1f} s."
     )
 
 
-def _verdict(report: dict[str, Any]) -> str:
-    counts = report["counts"]
+def _verdict(report: Report) -> str:
+    counts = report.counts
     if not counts:
         return "Everything is as it should be."
     found = ", ".join(f"{count} {severity}" for severity, count in counts.items())
-    repaired = f"; {report['repaired']} of them repaired" if report["repair"] else ""
+    repaired = f"; {report.repaired} of them repaired" if report.repair else ""
     return f"Found {sum(counts.values())}: {found}{repaired}."
 
 
-def _advice(report: dict[str, Any]) -> Iterator[str]:
-    left = [finding for finding in report["findings"] if not finding["repaired"]]
-    damaged = {finding["invariant"] for finding in left if finding["severity"] in DAMAGE}
-    if report["mendable"] and not report["repair"]:
+def _advice(report: Report) -> Iterator[str]:
+    left = [finding for finding in report.findings if not finding.repaired]
+    damaged = {finding.invariant for finding in left if finding.severity in DAMAGE}
+    if report.mendable and not report.repair:
         yield "Next: check with --repair, which mends what can be mended without losing anything."
     if "I2" in damaged:
         yield (
@@ -182,12 +174,12 @@ def _advice(report: dict[str, Any]) -> Iterator[str]:
             "Next: push the affected images again, or restore the database from a backup. "
             "Until then nothing is given up that might belong to them."
         )
-    if any(finding["invariant"] == "I30" for finding in left):
+    if any(finding.invariant == "I30" for finding in left):
         yield "Next: remove or mend the odd entries of the store by hand; they are left alone."
 
 
 def _printable(line: str) -> str:
-    """Names of files are anybody's, and must not speak to a terminal."""
+    """Names of files come from anywhere, and must not control a terminal."""
     return "".join(
         character if character.isprintable() else character.encode("unicode_escape").decode()
         for character in line

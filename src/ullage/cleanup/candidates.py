@@ -1,10 +1,10 @@
 """Choosing what a cleanup takes of a repository (azure.md section 4.2, deletion.md section 2).
 
-Nothing here changes anything. What is chosen is looked at again when it is deleted (cleaning.py).
+Nothing here changes anything. What is chosen is looked at again when it is deleted (job/batch.py).
 
 Only what nothing leads to is a candidate: no tag, no index that is there, no subject that is there.
 So what a locked index lists, or what refers to a live image, never is. What goes along with a
-candidate is what would go if somebody deleted it.
+candidate is what would go if it were deleted.
 """
 
 from __future__ import annotations
@@ -75,14 +75,14 @@ class Kept:
 
 
 def _not_reported(kept: Kept) -> None:
-    """Nobody asks what stays."""
+    """What stays is of no interest."""
 
 
 @dataclass(slots=True)
 class Selection:
     """What is chosen so far."""
 
-    # What locks with a reason cover, and who is told what stays.
+    # What locks with a reason cover, and what takes note of what stays.
     covered: Covered
     stays: Callable[[Kept], None] = _not_reported
     tags: set[Tag] = field(default_factory=set)
@@ -148,7 +148,7 @@ def take(
     orphans: Sequence[Candidate],
     add: Callable[[Item], None],
 ) -> int:
-    """Hand tags to `add` that somebody has decided about, and manifests: how many these are.
+    """Hand tags to `add` that were decided about, and manifests: how many these are.
 
     Along with the tags go the images that lose their last one by it.
     """
@@ -208,9 +208,9 @@ def _tags(
         ]
         eligible: list[TagCandidate] = []
         for tag in without_attached(registry, repository_id, wanted):
-            hold = taken.covered.of_tag(tag.name, tag.manifest_id)
-            if hold is not None:
-                taken.stays(Kept(name, tag.digest, (tag.name,), image_locks.described(hold)))
+            lock = taken.covered.of_tag(tag.name, tag.manifest_id)
+            if lock is not None:
+                taken.stays(Kept(name, tag.digest, (tag.name,), image_locks.in_words(lock)))
             elif tag.locked and not include_locked:
                 taken.stays(Kept(name, tag.digest, (tag.name,), f"tag '{tag.name}' is locked"))
             else:
@@ -266,9 +266,9 @@ def _unlocked(
     found: Iterator[Candidate], name: RepositoryName, taken: Selection, include_locked: bool
 ) -> Iterator[Candidate]:
     for each in found:
-        held = taken.covered.of([each.id]) if taken.covered is not NOTHING else {}
-        if held:
-            taken.stays(Kept(name, each.digest, (), held[each.id]))
+        locks = taken.covered.of([each.id]) if taken.covered is not NOTHING else {}
+        if locks:
+            taken.stays(Kept(name, each.digest, (), locks[each.id]))
         elif each.locked and not include_locked:
             taken.stays(Kept(name, each.digest, (), f"manifest '{each.digest}' is locked"))
         else:
@@ -344,7 +344,7 @@ def _choose_compound(
 
     closure, standing = registry.snapshot(read)
     for member, keeping in closure.kept.values():
-        locks = [hold.by for hold in keeping if hold.kind in (KeepReason.LOCK, KeepReason.HOLD)]
+        locks = [each.by for each in keeping if each.kind in (KeepReason.LOCK, KeepReason.HOLD)]
         if locks:
             taken.stays(Kept(name, member.row.digest, (), locks[0]))
     for id_, member in closure.going.items():

@@ -1,8 +1,4 @@
-"""Decisions about deletions: how much at once is too much; what an age or a size means.
-
-Pure: facts in, decisions out. Durations and sizes are read strictly, because a misread one deletes
-(Azure/acr-cli#83: `--ago 999999d` overflowed and matched everything).
-"""
+"""Decisions about deletions: how much at once is too much. Pure: facts in, decisions out."""
 
 from __future__ import annotations
 
@@ -10,7 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-# More than this share of a repository is named, and refused to a list that nobody read.
+from ullage.documents import Document
+
+# More than this share of a repository is pointed out, and refused to a list that no person read.
 DEFAULT_MAX_PERCENT = 50
 
 
@@ -32,13 +30,16 @@ class Guardrail(StrEnum):
 GUARDRAILS = tuple(Guardrail)
 
 
-@dataclass(frozen=True, slots=True)
-class Caps:
+class RunCaps(Document, frozen=True):
     """How much one run may delete at most; None for any amount."""
 
     max_manifests: int | None = None
     max_bytes: int | None = None
-    # Of one repository's manifests.
+
+
+class Caps(RunCaps, frozen=True):
+    """As RunCaps, and how much of one repository's manifests."""
+
     max_percent: int | None = None
 
 
@@ -60,8 +61,7 @@ class RepositoryShare:
     pulled: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Warning:
+class Warning(Document, frozen=True):
     """One rail that a deletion runs into. It `refuses`, or it is only to be read."""
 
     rail: Guardrail
@@ -73,11 +73,11 @@ class Warning:
 def guardrails(
     parts: Sequence[RepositoryShare], freed_bytes: int, caps: Caps, *, computed: bool
 ) -> tuple[Warning, ...]:
-    """What somebody should know before they delete this much.
+    """What a person should know before deleting this much.
 
-    Where a filter or a program made the list (`computed`), nobody read it: then every rail refuses
-    until it is allowed by name. What a person named one by one is only pointed out. Caps that were
-    given always refuse.
+    Where a filter or a program made the list (`computed`), no person read it: then every rail
+    refuses until it is allowed by name. What a person named one by one is only pointed out. Caps
+    that were given always refuse.
     """
     found: list[Warning] = []
     for part in parts:
@@ -121,7 +121,7 @@ def _of_repository(part: RepositoryShare, caps: Caps, computed: bool) -> list[Wa
 
 
 def _pulled(name: str, number: int, last: str, *, refuses: bool) -> list[Warning]:
-    """Somebody may be running it, and will pull it again."""
+    """It may be in use, and will be pulled again."""
     if not number:
         return []
     what = "a manifest" if number == 1 else f"{number} manifests"

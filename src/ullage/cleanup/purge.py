@@ -1,25 +1,27 @@
 """Purging by name, age and count, as `acr purge` does, on the server (azure.md section 4).
 
-Whoever asks gets a job. Its repositories are found while it is asked for, so that it never reaches
-further than the rights of whoever asks do.
+The answer is a job. Its repositories are found while it is asked for, so that it never reaches
+further than the caller's rights do.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Any
 
 from ullage.authorization import Action, Principal
 from ullage.cleanup.candidates import Kept, OrphanScope, Scope, TagScope, choose
 from ullage.cleanup.filters import Filter, Purge, check_purge, parse_ago, parse_filter
 from ullage.cleanup.guardrails import GUARDRAILS, Caps, RepositoryShare
+from ullage.cleanup.job.documents import AboutRepository, Job, PurgeJob
 from ullage.cleanup.job.jobs import start_job
 from ullage.cleanup.job.planning import Chosen
+from ullage.cleanup.plan.documents import KeptItem
 from ullage.cleanup.queries import candidates
 from ullage.cleanup.queries.jobs import Item, JobRow
-from ullage.deletion.closure import KeepReason, Why
+from ullage.deletion.closure import KeepReason, KeptBy, Why
+from ullage.documents import stored
 from ullage.oci.errors import ValueInvalid
 from ullage.oci.reference import RepositoryName
 from ullage.patterns import Matches, any_of, part, whole
@@ -58,7 +60,7 @@ def purge_request(
     caps: Caps,
     allow: Sequence[str],
 ) -> PurgeRequest:
-    """What somebody wants, read strictly. Raises ValueInvalid."""
+    """A purge in a client's words, read strictly. Raises ValueInvalid."""
     age, cut = parse_ago(ago) if ago is not None else (timedelta(0), False)
     purge = Purge(
         filters=tuple(map(parse_filter, filters)),
@@ -75,8 +77,8 @@ def purge_request(
 
 def start_purge(
     registry: Registry, purge_request: PurgeRequest, principal: Principal, caller: Caller
-) -> dict[str, Any]:
-    """Queue a purge of those repositories that the caller may delete from; the job as JSON.
+) -> Job:
+    """Queue a purge of those repositories that the caller may delete from.
 
     Raises ValueInvalid for what is no expression.
     """
@@ -85,92 +87,84 @@ def start_purge(
         raise ValueInvalid(
             {"unknown": unknown[:10]}, f"allow: expected some of {', '.join(GUARDRAILS)}"
         )
-    more = {
-        "dry_run": purge_request.dry_run,
-        "caps": asdict(purge_request.caps),
-        "allow": list(purge_request.allow),
-        "notes": list(purge_request.notes),
-    }
-    return start_job(
-        registry, "purge", request_of(registry, purge_request, principal) | more, caller
-    )
+    return start_job(registry, "purge", request_of(registry, purge_request, principal), caller)
 
 
-def request_of(
-    registry: Registry, purge_request: PurgeRequest, principal: Principal
-) -> dict[str, Any]:
-    """What a purge is to choose, as JSON: its filters, and the repositories that it is about.
+def request_of(registry: Registry, purge_request: PurgeRequest, principal: Principal) -> PurgeJob:
+    """What a purge is to choose: its filters, and the repositories that it is about.
 
     Raises ValueInvalid for what is no expression.
     """
     purge = purge_request.purge
     matchers = [(whole(each.repository), part(each.tag), each) for each in purge.filters]
     found = [
-        {
-            "id": repository_id,
-            "repository": name,
-            "named": any(name == each.repository for each in purge.filters),
-        }
+        AboutRepository(
+            name, repository_id, named=any(name == each.repository for each in purge.filters)
+        )
         for repository_id, name in registry.read(candidates.repositories)
         if (not purge.filters or any(matches(name) for matches, _, _ in matchers))
         and principal.may_all(purge_request.rights, name)
     ]
-    return {
-        "filters": [f"{each.repository}:{each.tag}" for each in purge.filters],
-        "ago_seconds": purge.ago.total_seconds(),
-        "keep": purge.keep,
-        "untagged": purge.untagged,
-        "untagged_only": purge.untagged_only,
-        "include_locked": purge.include_locked,
-        "before": (registry.now() - purge.ago).isoformat(),
-        "expressions": [[each.repository, each.tag] for each in purge.filters],
-        "repositories": found,
-    }
+    return PurgeJob(
+        filters=[f"{each.repository}:{each.tag}" for each in purge.filters],
+        ago_seconds=purge.ago.total_seconds(),
+        keep=purge.keep,
+        untagged=purge.untagged,
+        untagged_only=purge.untagged_only,
+        include_locked=purge.include_locked,
+        before=(registry.now() - purge.ago).isoformat(),
+        expressions=[(each.repository, each.tag) for each in purge.filters],
+        repositories=found,
+        dry_run=purge_request.dry_run,
+        caps=purge_request.caps,
+        allow=purge_request.allow,
+        notes=purge_request.notes,
+    )
 
 
 def choose_purge(registry: Registry, job: JobRow, add: Callable[[Item], None]) -> Chosen:
     """Everything that the purge takes, as it was asked for."""
     stays: list[Kept] = []
-    shares = choose_as_asked(registry, job.request, add, stays.append)
-    return Chosen(shares, list(job.request["notes"]), stays=[stay_shown(kept) for kept in stays])
+    request = stored(job.request, PurgeJob)
+    shares = choose_as_asked(registry, request, add, stays.append)
+    return Chosen(shares, list(request.notes), stays=[kept_document(kept) for kept in stays])
 
 
-def stay_shown(kept: Kept) -> dict[str, Any]:
-    """What a lock keeps, as JSON."""
-    return {
-        "repository": kept.repository,
-        "digest": kept.digest,
-        "tags": list(kept.tags),
-        "why": Why.ASKED,
-        "held_by": [{"kind": KeepReason.LOCK, "by": kept.because}],
-    }
+def kept_document(kept: Kept) -> KeptItem:
+    """What a lock keeps."""
+    return KeptItem(
+        repository=kept.repository,
+        digest=kept.digest,
+        tags=kept.tags,
+        why=Why.ASKED,
+        held_by=[KeptBy(KeepReason.LOCK, kept.because)],
+    )
 
 
 def choose_as_asked(
     registry: Registry,
-    request: Mapping[str, Any],
+    request: PurgeJob,
     add: Callable[[Item], None],
     stays: Callable[[Kept], None],
 ) -> list[RepositoryShare]:
     """Hand all that request_of() asks for to `add`, and what locks keep to `stays`."""
-    filters = [Filter(*expressions) for expressions in request["expressions"]]
+    filters = [Filter(*expressions) for expressions in request.expressions]
     matchers = [(whole(each.repository), part(each.tag)) for each in filters]
-    cutoff = datetime.fromisoformat(request["before"])
+    cutoff = datetime.fromisoformat(request.before)
     shares: list[RepositoryShare] = []
-    for found in request["repositories"]:
-        name = RepositoryName(found["repository"])
+    for found in request.repositories or ():
+        name = RepositoryName(found.repository)
         scope = _scope(request, cutoff, [tag for matches, tag in matchers if matches(name)])
-        share = choose(registry, found["id"], name, scope, add, named=found["named"], stays=stays)
+        share = choose(registry, found.id, name, scope, add, named=found.named, stays=stays)
         if share is not None:
             shares.append(share)
     return shares
 
 
-def _scope(request: Mapping[str, Any], cutoff: datetime, tags: Sequence[Matches]) -> Scope:
-    keep = request["keep"]
-    orphans = request["untagged"] or request["untagged_only"]
+def _scope(request: PurgeJob, cutoff: datetime, tags: Sequence[Matches]) -> Scope:
+    orphans = request.untagged or request.untagged_only
     return Scope(
-        tags=() if request["untagged_only"] else (TagScope(any_of(tags), cutoff, keep),),
-        orphans=OrphanScope(cutoff, keep) if orphans else None,
-        include_locked=request["include_locked"],
+        tags=() if request.untagged_only else (TagScope(any_of(tags), cutoff, request.keep),),
+        orphans=OrphanScope(cutoff, request.keep) if orphans else None,
+        include_locked=request.include_locked,
     )

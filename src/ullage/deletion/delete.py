@@ -77,7 +77,7 @@ def delete_tag(registry: Registry, name: RepositoryName, tag: Tag, caller: Calle
     def remove(tx: Transaction) -> Untagged:
         repository_id, policy = _require_repository(tx, name)
         attribute_locks.require_tag_deletable(tx, repository_id, name, tag)
-        image_locks.require_unheld(image_locks.covered(tx, repository_id, now).of_tag(tag), name)
+        image_locks.refuse(image_locks.covered(tx, repository_id, now).of_tag(tag), name)
         keeping = _begin(tx, registry, policy, "tag.delete", caller, tag, now)
         if keeping is not None:
             soft_delete.remember_tags(tx, repository_id, name, [tag], keeping)
@@ -116,7 +116,7 @@ def delete_manifest(
         _require_no_parent(tx, root)
         going = what_goes(StoredGraph(tx, repository_id), [root]).rows()
         attribute_locks.require_deletable(tx, name, [row.id for row in going])
-        image_locks.require_none_held(tx, repository_id, name, [row.id for row in going], now)
+        image_locks.require_none_locked(tx, repository_id, name, [row.id for row in going], now)
         if len(going) == count_manifests(tx, repository_id):
             # The repository goes with the last image in it.
             attribute_locks.require_repository_deletable(tx, repository_id, name, emptied=True)
@@ -191,7 +191,7 @@ def delete_blob(
         if repository_id is None:
             raise BlobUnknown({"digest": digest})
         attribute_locks.require_writable(tx, repository_id, name)
-        image_locks.require_unheld(image_locks.covered(tx, repository_id, now).whole, name)
+        image_locks.refuse(image_locks.covered(tx, repository_id, now).whole, name)
         lock_blobs(tx, [digest], to_drop=True)
         if digest not in linked_among(tx, repository_id, [digest]):
             raise BlobUnknown({"digest": digest})
@@ -235,7 +235,7 @@ def delete_repository(registry: Registry, name: RepositoryName, caller: Caller) 
     def mark(tx: Transaction) -> Deleted:
         repository_id, policy = _require_repository(tx, name)
         attribute_locks.require_repository_deletable(tx, repository_id, name)
-        image_locks.require_unheld(image_locks.covered(tx, repository_id, now).first(), name)
+        image_locks.refuse(image_locks.covered(tx, repository_id, now).first(), name)
         keeping = _begin(tx, registry, policy, "repository.delete", caller, None, now)
         deleted = Deleted(
             tuple(all_digests(tx, repository_id)),

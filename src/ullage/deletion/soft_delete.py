@@ -6,7 +6,6 @@ import json
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from typing import Any
 
 from ullage.database.transaction import Transaction
 from ullage.deletion.forecast import Fate, Forecast, Outcome
@@ -232,12 +231,3 @@ def remember_tags(
 ) -> None:
     """Keep what these tags point to, before they go from manifests that stay."""
     tags_queries.remember_tags(tx, keeping.operation_id, repository_id, repository, tags)
-
-
-def shown(policy: SoftDelete) -> dict[str, Any]:
-    """The policy as JSON, in the words of `az acr config soft-delete`."""
-    return {
-        "status": "enabled" if policy.enabled else "disabled",
-        "retentionDays": policy.days,
-        "lastUpdatedTime": policy.updated_at.isoformat() if policy.updated_at else None,
-    }

@@ -1,19 +1,19 @@
-"""What was deleted softly: listed, shown with the bytes it holds, and freed."""
+"""What was deleted softly: listed, with the bytes that it keeps, and freed."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 from ullage.authorization import Action, Principal
 from ullage.cleanup.queries import jobs
 from ullage.database.transaction import Transaction
 from ullage.deletion import soft_delete
 from ullage.deletion.forecast import forecast_whole
+from ullage.deletion.queries.operations import records
 from ullage.deletion.queries.operations.records import (
-    Operation,
     end_if_empty,
     find,
     first_begun_before,
@@ -27,6 +27,7 @@ from ullage.deletion.queries.operations.repositories import (
 )
 from ullage.deletion.queries.operations.tags import count_remembered, forget_all_tags, remembered
 from ullage.deletion.soft_delete import SoftDelete
+from ullage.documents import changed
 from ullage.failpoints import failpoint
 from ullage.oci.errors import NameUnknown, OperationDisallowed, OperationUnknown
 from ullage.oci.reference import RepositoryName
@@ -34,21 +35,22 @@ from ullage.registry.clients import Caller
 from ullage.registry.context import Registry
 from ullage.registry.queries.content.repositories import repository_exists
 from ullage.registry.queries.reclaim.erase_repository import mark_deleted
+from ullage.restore.documents import Freed, Operation, RepositoryPart, UntaggedTag
 from ullage.restore.queries import deleted
 from ullage.restore.queries.deleted import DeletedManifest, DeletedRepository, DeletedTag
 
 T = TypeVar("T")
 # What it takes to free something for good.
 TO_FREE = (Action.DELETE, Action.DELETED_RESTORE)
-# The worker itself is not asked by anybody.
+# Without a request there is no account.
 WORKER = Caller("", "", "worker")
 
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """Some operations as JSON, and what comes behind them; `next` is None at the end."""
+    """Some operations, and what comes behind them; `next` is None at the end."""
 
-    items: list[dict[str, Any]]
+    items: list[Operation]
     next: str | None
 
 
@@ -66,87 +68,84 @@ def list_operations(registry: Registry, principal: Principal, n: int, last: str 
             before = (found.deleted_at, found.id) if found is not None else None
             if before is None:
                 return Page([], None)
-        items: list[dict[str, Any]] = []
+        items: list[Operation] = []
         while len(items) < n:
             some = newest(tx, before, n)
-            items += _shown_together(tx, registry, some, policy, principal)
+            items += _documents(tx, registry, some, policy, principal)
             if len(some) < n:
                 break
             before = (some[-1].deleted_at, some[-1].id)
-        shown = items[:n]
-        return Page(shown, shown[-1]["id"] if len(items) >= n > 0 else None)
+        first = items[:n]
+        return Page(first, first[-1].id if len(items) >= n > 0 else None)
 
     return registry.snapshot(read) if n else Page([], None)
 
 
-def get_operation(registry: Registry, operation_id: str, principal: Principal) -> dict[str, Any]:
+def get_operation(registry: Registry, operation_id: str, principal: Principal) -> Operation:
     """One operation, with `exclusive_bytes`: what freeing it now would give back at once.
 
-    Raises OperationUnknown, also to those who may not read about one of its repositories.
+    Raises OperationUnknown, also where the caller may not read about one of its repositories.
     """
 
-    def read(tx: Transaction) -> dict[str, Any]:
+    def read(tx: Transaction) -> Operation:
         found = find(tx, operation_id)
         some = [found] if found is not None else []
-        shown = _shown_together(tx, registry, some, soft_delete.find_policy(tx), principal)
-        if not shown:
+        documents = _documents(tx, registry, some, soft_delete.find_policy(tx), principal)
+        if not documents:
             raise OperationUnknown({"operation": operation_id})
         tags = remembered(tx, operation_id, 1000)
-        named = [{"repository": t.repository, "tag": t.name, "digest": t.digest} for t in tags]
-        return shown[0] | {"untagged": named}
+        untagged = [UntaggedTag(tag.repository, tag.name, tag.digest) for tag in tags]
+        return changed(documents[0], untagged=untagged)
 
     return registry.snapshot(read)
 
 
-def _shown_together(
+def _documents(
     tx: Transaction,
     registry: Registry,
-    some: Sequence[Operation],
+    some: Sequence[records.Operation],
     policy: SoftDelete,
     principal: Principal,
-) -> list[dict[str, Any]]:
+) -> list[Operation]:
+    """Those of these operations that the caller may read about."""
     ids = [operation.id for operation in some]
     kept = kept_by(tx, ids)
     untagged = count_remembered(tx, ids)
-    shown = []
+    readable = []
     for operation in some:
         own, tags = kept.get(operation.id, []), untagged.get(operation.id, {})
         names = {each.name for each in own} | tags.keys()
         if all(principal.may(Action.DELETED_READ, name) for name in names):
-            shown.append(_shown(tx, registry, operation, policy, own, tags))
-    return shown
+            readable.append(_document(tx, registry, operation, policy, own, tags))
+    return readable
 
 
-def _shown(
+def _document(
     tx: Transaction,
     registry: Registry,
-    operation: Operation,
+    operation: records.Operation,
     policy: SoftDelete,
     kept: Sequence[KeptRepository],
     untagged: Mapping[str, int],
-) -> dict[str, Any]:
-    whole = {each.name: each for each in kept}
-    return {
-        "id": operation.id,
-        "kind": operation.kind,
-        "by": operation.subject,
-        "target": operation.target,
-        "deleted": operation.deleted_at.isoformat(),
-        "until": policy.until(operation.counts_from).isoformat(),
-        "manifest_count": sum(each.manifest_count for each in kept),
-        "tag_count": sum(each.tag_count for each in kept) + sum(untagged.values()),
-        "bytes": sum(each.blob_bytes for each in kept),
-        "exclusive_bytes": _frees(tx, registry, kept),
-        "repositories": [
-            {
-                "repository": name,
-                "manifests": whole[RepositoryName(name)].manifest_count if name in whole else 0,
-                "tags": (whole[RepositoryName(name)].tag_count if name in whole else 0)
-                + untagged.get(name, 0),
-            }
-            for name in sorted({*whole, *untagged})
+) -> Operation:
+    manifests = {str(each.name): each.manifest_count for each in kept}
+    tags = {str(each.name): each.tag_count for each in kept}
+    return Operation(
+        id=operation.id,
+        kind=operation.kind,
+        by=operation.subject,
+        target=operation.target,
+        deleted=operation.deleted_at.isoformat(),
+        until=policy.until(operation.counts_from).isoformat(),
+        manifest_count=sum(each.manifest_count for each in kept),
+        tag_count=sum(each.tag_count for each in kept) + sum(untagged.values()),
+        bytes=sum(each.blob_bytes for each in kept),
+        exclusive_bytes=_frees(tx, registry, kept),
+        repositories=[
+            RepositoryPart(name, manifests.get(name, 0), tags.get(name, 0) + untagged.get(name, 0))
+            for name in sorted({*manifests, *untagged})
         ],
-    }
+    )
 
 
 def _frees(tx: Transaction, registry: Registry, kept: Collection[KeptRepository]) -> int:
@@ -162,10 +161,10 @@ def lacking(
 ) -> list[RepositoryName]:
     """Repositories of an operation on which the caller lacks one of these rights.
 
-    Raises OperationUnknown, also to those who may not read about one of its repositories.
+    Raises OperationUnknown, also where the caller may not read about one of its repositories.
     """
-    shown = get_operation(registry, operation_id, principal)
-    names = [RepositoryName(part["repository"]) for part in shown["repositories"]]
+    operation = get_operation(registry, operation_id, principal)
+    names = [RepositoryName(part.repository) for part in operation.repositories]
     return [name for name in names if not principal.may_all(actions, name)]
 
 
@@ -199,7 +198,7 @@ def list_manifests(
 ) -> Listed[DeletedManifest]:
     """Manifests of a repository that are not there any more, the first deleted first.
 
-    Raises NameUnknown if there never was such a repository, as far as anybody can tell.
+    Raises NameUnknown if there never was such a repository, as far as is known.
     """
 
     def read(tx: Transaction) -> Listed[DeletedManifest]:
@@ -249,14 +248,14 @@ def _require_known(tx: Transaction, name: RepositoryName) -> None:
 # --- freeing --------------------------------------------------------------------------------------
 
 
-def free_operation(registry: Registry, operation_id: str, caller: Caller) -> dict[str, Any]:
-    """Give an operation up for good; the worker erases what it held.
+def free_operation(registry: Registry, operation_id: str, caller: Caller) -> Freed:
+    """Give an operation up for good; the worker erases what it kept.
 
-    How many bytes that frees, to the byte, unless somebody deletes or restores the same ones now.
+    How many bytes that frees, to the byte, unless the same ones are deleted or restored meanwhile.
     Raises OperationUnknown, OperationDisallowed while a job goes on deleting.
     """
 
-    def choose(tx: Transaction) -> list[Operation]:
+    def choose(tx: Transaction) -> list[records.Operation]:
         found = find(tx, operation_id)
         if found is None:
             raise OperationUnknown({"operation": operation_id})
@@ -274,14 +273,14 @@ def free_all(
     principal: Principal,
     caller: Caller,
     repository: RepositoryName | None = None,
-) -> dict[str, Any]:
+) -> Freed:
     """As free_operation, of every operation whose repositories the caller may delete for good.
 
     With `repository` only of those that took something from it.
     """
 
-    def choose(tx: Transaction) -> list[Operation]:
-        some: list[Operation] = []
+    def choose(tx: Transaction) -> list[records.Operation]:
+        some: list[records.Operation] = []
         before = None
         while page := newest(tx, before, 1000):
             some += page
@@ -304,21 +303,21 @@ def free_all(
 
 
 def _free_now(
-    registry: Registry, choose: Callable[[Transaction], list[Operation]], caller: Caller
-) -> dict[str, Any]:
+    registry: Registry, choose: Callable[[Transaction], list[records.Operation]], caller: Caller
+) -> Freed:
     def measure(tx: Transaction) -> int:
         kept = kept_by(tx, [operation.id for operation in choose(tx)])
         return _frees(tx, registry, [each for some in kept.values() for each in some])
 
-    def free(tx: Transaction) -> dict[str, Any]:
+    def free(tx: Transaction) -> Freed:
         return _free(tx, registry, choose(tx), caller)
 
-    # It takes as long as there is much of it, so nobody has to wait for it to be counted.
+    # Counting takes as long as there is much of it, so no other writer has to wait for it.
     freed_bytes = registry.snapshot(measure)
     freed = registry.write(free, freeing=True)
     failpoint("deleted.after_row")
     registry.wake()
-    return freed | {"freed_bytes": freed_bytes}
+    return changed(freed, freed_bytes=freed_bytes)
 
 
 def expire_operations(registry: Registry) -> int:
@@ -352,8 +351,8 @@ def _is_at_work(tx: Transaction, operation_id: str) -> bool:
 
 
 def _free(
-    tx: Transaction, registry: Registry, some: Sequence[Operation], caller: Caller
-) -> dict[str, Any]:
+    tx: Transaction, registry: Registry, some: Sequence[records.Operation], caller: Caller
+) -> Freed:
     now = registry.now()
     found = kept_by(tx, [operation.id for operation in some])
     hidden = sorted(each.repository_id for parts in found.values() for each in parts)
@@ -367,7 +366,5 @@ def _free(
         end_if_empty(tx, operation.id)
         detail = {"repositories": sorted({each.name for each in found.get(operation.id, [])})}
         registry.audit(tx, caller, "operation.free", target=operation.id, detail=detail)
-    return {
-        "operations": [operation.id for operation in some],
-        "manifest_count": sum(each.manifest_count for each in kept),
-    }
+    ids = [operation.id for operation in some]
+    return Freed(ids, sum(each.manifest_count for each in kept), freed_bytes=0)

@@ -101,12 +101,12 @@ class _One:
             hidden_id = _require_deleted(tx, self.name, self.digest).repository_id
         work = Restoring(self.registry, self.caller, "", force=self.force)
         if hidden_id is not None:
-            held = lock_kept(tx, hidden_id)
-            if held is None:
+            hidden = lock_kept(tx, hidden_id)
+            if hidden is None:
                 raise ManifestUnknown({"Name": self.name, "Revision": self.digest})
-            work.operation_id = held.operation_id
-            self._from_hidden(tx, work, held, live_id, tag, now)
-            end_if_empty(tx, held.operation_id)
+            work.operation_id = hidden.operation_id
+            self._from_hidden(tx, work, hidden, live_id, tag, now)
+            end_if_empty(tx, hidden.operation_id)
         if chosen is not None and chosen.repository_id is None:
             work.operation_id = chosen.operation_id
             remembered = RememberedTag(chosen.operation_id, self.name, chosen.name, self.digest)

@@ -1,12 +1,12 @@
 """Taking a deletion back: tags, indexes, children and referrers together, to the exact tags.
 
 Everything that an operation keeps goes back in batches of whole images, each in a transaction of
-its own; what is small, which is nearly everything, in one. Whoever is cut off in between restores
-again, and the rest comes back. A repository whose name nobody has taken since comes back as a row,
+its own; what is small, which is nearly everything, in one. After a crash in between, another
+restore brings the rest back. A repository whose name was not pushed to since comes back as a row,
 however large it is.
 
-The repository's row is held first, then the hidden one, then the blobs: the order of everybody else
-(metadata/content).
+The repository's row is locked first, then the hidden one, then the blobs: the order of every writer
+(registry/queries/content).
 """
 
 from __future__ import annotations
@@ -64,8 +64,8 @@ from ullage.registry.queries.reclaim.release_links import release_links
 from ullage.registry.queries.reclaim.reviews import cancel_reviews
 from ullage.registry.queries.references.manifests import all_manifests, children, tagged, tags_on
 
-# What holds no more manifests than this comes back in one transaction; what holds more, so many at
-# a time, and a few more where they hang together.
+# Up to so many manifests come back in one transaction; of more, so many at a time, and a few more
+# where they hang together.
 WHOLE = 500
 BATCH = 100
 # A conflict names so many tags.
@@ -102,8 +102,8 @@ def restore_operation(
 ) -> Restored:
     """Undo a deletion; whole, unless this process is stopped: then the rest waits for another call.
 
-    The caller has looked who asks. `force` lets tags that came back meanwhile be overwritten, which
-    is an operation of its own, and does without tags of manifests that are gone. Raises
+    The caller has checked the rights. `force` overwrites tags that came back meanwhile, which is an
+    operation of its own, and does without tags of manifests that are gone. Raises
     OperationUnknown, RestoreConflict with the tags, ManifestUnknown, Locked, OperationDisallowed
     while a job goes on deleting.
     """
@@ -123,7 +123,7 @@ def restore_operation(
 
 
 def _what_to_restore(tx: Transaction, operation_id: str, *, force: bool) -> list[KeptRepository]:
-    """What it keeps. Nothing is to be restored halfway, so whatever is in the way is found here."""
+    """What it keeps. Nothing is restored halfway, so all that is in the way is found here."""
     if find(tx, operation_id) is None:
         raise OperationUnknown({"operation": operation_id})
     job = jobs.find(tx, operation_id)
@@ -219,22 +219,22 @@ class Restoring:
         now, self.batch = self.registry.now(), Restored()
         live = ensure_repository(tx, kept.name, now)
         live_id = live.id
-        held = lock_kept(tx, kept.repository_id)
-        if held is None or held.operation_id != self.operation_id:
+        hidden = lock_kept(tx, kept.repository_id)
+        if hidden is None or hidden.operation_id != self.operation_id:
             drop_repository_if_empty(tx, live_id)
             return False
         attribute_locks.require_row_writable(live)
         if drop_repository_if_empty(tx, live_id):
-            show_repository(tx, held)
-            self.came_back(tx, held.name, held.manifest_count, held.tag_count)
+            show_repository(tx, hidden)
+            self.came_back(tx, hidden.name, hidden.manifest_count, hidden.tag_count)
             end_if_empty(tx, self.operation_id)
             return False
-        rows = self._next(tx, held)
+        rows = self._next(tx, hidden)
         if rows:
-            self._move(tx, held, live_id, rows, now)
-        if len(rows) < held.manifest_count:
+            self._move(tx, hidden, live_id, rows, now)
+        if len(rows) < hidden.manifest_count:
             return True
-        drop_hidden(tx, held.repository_id, now)
+        drop_hidden(tx, hidden.repository_id, now)
         # With what it kept: nothing has to come after the last batch for it to be over.
         end_if_empty(tx, self.operation_id)
         return False

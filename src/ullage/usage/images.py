@@ -1,8 +1,8 @@
 """The bill of one repository's images: what each would free, and its fair share.
 
-An image is a manifest that has a tag, or that nothing else holds; its parts are the manifests it
-lists and those that refer to it, and theirs. What a deletion of each would take is decided by the
-same function as for the deletion itself, on a copy of the repository in memory.
+An image is a manifest that has a tag, or that nothing else refers to; its parts are the manifests
+it lists and those that refer to it, and theirs. What a deletion of each would take is decided by
+the same function as for the deletion itself, on a copy of the repository in memory.
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
 
 from ullage.database.transaction import Transaction
 from ullage.deletion.closure import what_goes
+from ullage.documents import UNSET, Document, Time, UnsetType, changed
 from ullage.oci.digest import Digest
 from ullage.oci.reference import Tag
 from ullage.registry.pull.pull_log import pulled_tags, pullers
@@ -26,7 +26,7 @@ from ullage.usage.queries.usage import BlobRow
 
 @dataclass(slots=True)
 class MemoryGraph:
-    """A repository's manifests, as `Graph` wants them, and the blobs they hold."""
+    """A repository's manifests, as `Graph` wants them, and the blobs they refer to."""
 
     rows: dict[int, ManifestRow]
     ids: dict[Digest, int] = field(default_factory=dict)
@@ -52,9 +52,9 @@ class MemoryGraph:
         return {digest: self.rows[self.ids[digest]] for digest in digests if digest in self.ids}
 
     def is_image(self, row: ManifestRow) -> bool:
-        """Whether it stands for itself: tagged, or held by nothing."""
-        held = row.id in self.listing or (row.subject is not None and row.subject in self.ids)
-        return row.id in self.tagged or not held
+        """Whether it stands for itself: it has a tag, or belongs to no other manifest."""
+        part = row.id in self.listing or (row.subject is not None and row.subject in self.ids)
+        return row.id in self.tagged or not part
 
     def parts(self, root: int) -> set[int]:
         """The image with all it lists and all that refers to it."""
@@ -70,7 +70,7 @@ class MemoryGraph:
 
 
 def load(tx: Transaction, repository_id: int) -> MemoryGraph:
-    """Read a whole repository; costs what it holds."""
+    """Read a whole repository; costs as much as is in it."""
     rows = {row.id: row for row in all_manifests(tx, repository_id)}
     graph = MemoryGraph(rows, {row.digest: row.id for row in rows.values()})
     for parent, child in usage.listings_in(tx, repository_id):
@@ -87,11 +87,26 @@ def load(tx: Transaction, repository_id: int) -> MemoryGraph:
     return graph
 
 
-def image_entries(tx: Transaction, repository_id: int, *, by_tag: bool) -> list[dict[str, Any]]:
+class ImageEntry(Document, frozen=True, kw_only=True):
+    """A line of the bill: an image, or one `tag` of it."""
+
+    tag: str | UnsetType = UNSET
+    digest: str
+    bytes: int
+    exclusive_bytes: int
+    shared_bytes: int
+    manifest_count: int
+    tags: list[str] | UnsetType = UNSET
+    fair_share_bytes: int = 0
+    # By a class of pullers that counts.
+    last_pull: Time | None = None
+
+
+def image_entries(tx: Transaction, repository_id: int, *, by_tag: bool) -> list[ImageEntry]:
     """A line for each image, or one for each tag of it; largest fair share first.
 
     A part of several images counts for each of them in equal parts, an image with several tags for
-    each tag. A byte's holders are all manifests of the registry that refer to it.
+    each tag. A byte is shared by all manifests of the registry that refer to it.
     """
     graph = load(tx, repository_id)
     images = [row.id for row in graph.rows.values() if graph.is_image(row)]
@@ -108,44 +123,39 @@ def image_entries(tx: Transaction, repository_id: int, *, by_tag: bool) -> list[
     pulled = pulls.of_manifests(tx, images, counted)
     by_name = {tag: image for image in images for tag in graph.tagged.get(image, ())}
     pulled_by_name = pulled_tags(tx, repository_id, by_name, counted) if by_tag else {}
-    lines: list[dict[str, Any]] = []
+    lines: list[ImageEntry] = []
     for image in images:
         share = sum(fair[part] / images_of[part] for part in parts[image])
         line = _line(graph, image, parts[image])
         tags = graph.tagged.get(image, [])
         if by_tag:
-            lines += [
-                {"tag": tag}
-                | line
-                | {"fair_share_bytes": round(share / len(tags))}
-                | _last_pull(pulled_by_name.get(tag))
-                for tag in tags
-            ]
+            one_of = round(share / len(tags)) if tags else 0
+            for tag in tags:
+                last = _moment(pulled_by_name.get(tag))
+                lines.append(changed(line, tag=tag, fair_share_bytes=one_of, last_pull=last))
         else:
-            more = {"tags": tags, "fair_share_bytes": round(share)}
-            lines.append(line | more | _last_pull(pulled.get(image)))
-    return sorted(
-        lines, key=lambda line: (-line["fair_share_bytes"], line["digest"], line.get("tag", ""))
-    )
+            last = _moment(pulled.get(image))
+            whole = round(share)
+            lines.append(changed(line, tags=[*tags], fair_share_bytes=whole, last_pull=last))
+    return sorted(lines, key=lambda line: (-line.fair_share_bytes, line.digest, line.tag or ""))
 
 
-def _last_pull(at: datetime | None) -> dict[str, str | None]:
-    """By a class of pullers that counts."""
-    return {"last_pull": None if at is None else at.isoformat()}
+def _moment(at: datetime | None) -> str | None:
+    return None if at is None else at.isoformat()
 
 
-def _line(graph: MemoryGraph, image: int, parts: Collection[int]) -> dict[str, Any]:
+def _line(graph: MemoryGraph, image: int, parts: Collection[int]) -> ImageEntry:
     size = sum(
         {blob.digest: blob.size for part in parts for blob in graph.blobs.get(part, ())}.values()
     )
     exclusive = _exclusive_bytes(graph, image)
-    return {
-        "digest": graph.rows[image].digest,
-        "bytes": size,
-        "exclusive_bytes": exclusive,
-        "shared_bytes": size - exclusive,
-        "manifest_count": len(parts),
-    }
+    return ImageEntry(
+        digest=graph.rows[image].digest,
+        bytes=size,
+        exclusive_bytes=exclusive,
+        shared_bytes=size - exclusive,
+        manifest_count=len(parts),
+    )
 
 
 def _exclusive_bytes(graph: MemoryGraph, image: int) -> int:
@@ -154,5 +164,5 @@ def _exclusive_bytes(graph: MemoryGraph, image: int) -> int:
     for id_ in what_goes(graph, [graph.rows[image]]).going:
         for blob in graph.blobs.get(id_, ()):
             losing[blob] = losing.get(blob, 0) + 1
-    # Referred to by nothing else anywhere. Who links it without a reference is only leased it.
+    # Referred to by nothing else anywhere. A link without a reference is only a lease.
     return sum(blob.size for blob, count in losing.items() if blob.manifest_refs == count)

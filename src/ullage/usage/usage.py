@@ -1,19 +1,19 @@
 """The bill: how many bytes there are, what they are, and whose (docs/design/accounting.md).
 
-Exclusive bytes are those that deleting this alone would free. Shared bytes have other holders. A
-fair share is a byte's equal part for each of its holders, so that all shares sum to the disk.
+Exclusive bytes are those that deleting this alone would free. Shared bytes are needed elsewhere
+too. A fair share is a byte's equal part for each that needs it, so that all shares sum to the disk.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
 from fractions import Fraction
 from itertools import islice
-from typing import Any
+from typing import TYPE_CHECKING
 
 from ullage.authorization import Action, Principal
 from ullage.database.transaction import Transaction
+from ullage.documents import UNSET, Document, UnsetType, any_of
 from ullage.oci.reference import RepositoryName
 from ullage.registry.context import Registry
 from ullage.registry.errors import store_errors
@@ -21,7 +21,7 @@ from ullage.registry.pull.pull_log import write_pulls
 from ullage.registry.queries.content.repositories import require_repository
 from ullage.registry.queries.counters import totals
 from ullage.registry.queries.reclaim.tombstones import known_keys
-from ullage.usage.images import image_entries
+from ullage.usage.images import ImageEntry, image_entries
 from ullage.usage.queries import usage
 from ullage.usage.queries.usage import Portion, RepositoryRow, Space
 
@@ -30,8 +30,7 @@ LISTED_TOGETHER = 500
 SOFT_DELETED = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Totals:
+class Totals(Document, frozen=True):
     """Every byte of the blob store by what it is; `disk_bytes` is their sum.
 
     Manifests are rows of the database and counted beside it.
@@ -52,11 +51,13 @@ class Totals:
     manifest_bytes: int
     # Taken off the disk since the registry was made.
     reclaimed_bytes: int
+    # Where the store was listed: what is in it, and what of that nothing names.
+    store_bytes: int | UnsetType = UNSET
+    unexplained_bytes: int | UnsetType = UNSET
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """One line of the bill. `name` is None for what deleted repositories still hold.
+class Entry(Document, frozen=True):
+    """One line of the bill. `name` is None for what deleted repositories still take.
 
     With an `operation` it is what that one keeps of the repository, deleted softly.
     """
@@ -70,6 +71,31 @@ class Entry:
     manifest_count: int
     tag_count: int
     manifest_bytes: int
+
+
+class RepositoryEntry(Entry, frozen=True):
+    """One repository's line, with its bytes by what they are."""
+
+    tagged_bytes: int
+    untagged_bytes: int
+    leased_bytes: int
+
+
+if TYPE_CHECKING:
+    Line = Entry | ImageEntry
+else:
+    Line = any_of(Entry, ImageEntry)
+
+
+class Usage(Document, frozen=True, kw_only=True):
+    """The bill: lines, the largest fair share first, and what they are parts of."""
+
+    repository: RepositoryEntry | UnsetType = UNSET
+    by: str | UnsetType = UNSET
+    entries: Sequence[Line] | UnsetType = UNSET
+    # How many lines there are more.
+    omitted: int | UnsetType = UNSET
+    registry: Totals | UnsetType = UNSET
 
 
 def sees_everything(principal: Principal) -> bool:
@@ -153,7 +179,7 @@ def _known(registry: Registry, keys: list[str]) -> set[str]:
 def by_repository(registry: Registry, principal: Principal) -> list[Entry]:
     """A line for each repository the caller may read, largest fair share first.
 
-    For somebody who sees all of them, the fair shares sum to the bytes of all blobs. One look at
+    For a caller that sees all of them, the fair shares sum to the bytes of all blobs. One look at
     each blob, and at the links of those that are shared.
     """
     rows, portions = registry.snapshot(
@@ -170,10 +196,10 @@ def _may_see(principal: Principal, entry: Entry) -> bool:
     return principal.may(right, entry.name)
 
 
-def of_repository(registry: Registry, name: RepositoryName) -> dict[str, Any]:
-    """The repository's line, and what of it tags lead to, as JSON. Raises NameUnknown.
+def of_repository(registry: Registry, name: RepositoryName) -> RepositoryEntry:
+    """The repository's line, and what of it tags lead to. Raises NameUnknown.
 
-    Costs what the repository holds, whatever else the registry does.
+    Costs as much as is in the repository, whatever else the registry does.
     """
 
     def read(tx: Transaction) -> tuple[Entry, int, int]:
@@ -184,12 +210,13 @@ def of_repository(registry: Registry, name: RepositoryName) -> dict[str, Any]:
         return entry, tagged, usage.leased_bytes(tx, repository_id)
 
     entry, tagged, leased = registry.snapshot(read)
-    split = {
-        "tagged_bytes": tagged,
-        "untagged_bytes": entry.bytes - tagged - leased,
-        "leased_bytes": leased,
-    }
-    return asdict(entry) | split
+    line = {name: getattr(entry, name) for name in entry.__struct_fields__}
+    return RepositoryEntry(
+        **line,
+        tagged_bytes=tagged,
+        untagged_bytes=entry.bytes - tagged - leased,
+        leased_bytes=leased,
+    )
 
 
 def _entries(rows: Sequence[RepositoryRow], portions: Iterable[Portion]) -> list[Entry]:
@@ -229,7 +256,7 @@ def apportioned(shares: Sequence[Fraction]) -> list[int]:
 def by_namespace(registry: Registry) -> list[Entry]:
     """A line for each namespace: what names have before their first slash, or all of it.
 
-    For somebody who sees everything. Costs as by_repository.
+    For a caller that sees everything. Costs as by_repository.
     """
     rows, portions, spaces = registry.snapshot(
         lambda tx: (
@@ -281,10 +308,10 @@ def _by_size(entry: Entry) -> tuple[int, str, str]:
 # --- images and tags ------------------------------------------------------------------------------
 
 
-def by_image(registry: Registry, name: RepositoryName, *, tags: bool) -> list[dict[str, Any]]:
+def by_image(registry: Registry, name: RepositoryName, *, tags: bool) -> list[ImageEntry]:
     """A line for each image of a repository, or for each of its `tags`. Raises NameUnknown."""
 
-    def read(tx: Transaction) -> list[dict[str, Any]]:
+    def read(tx: Transaction) -> list[ImageEntry]:
         repository_id = require_repository(tx, name)
         return image_entries(tx, repository_id, by_tag=tags)
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from itertools import takewhile
 
+from ullage.cleanup.job.documents import findings, terms
 from ullage.cleanup.queries import candidates, jobs
 from ullage.cleanup.queries.jobs import BatchOutcome, Item, JobRow, PlacedItem
 from ullage.database.transaction import Transaction
@@ -41,7 +42,7 @@ from ullage.registry.queries.reclaim.release_links import Released
 # Why something stays that was chosen.
 GONE = "it was gone already"
 CHANGED = "it was pushed, tagged or changed meanwhile"
-HELD = "a tag, an index or a subject holds it by now"
+NEEDED = "a tag, an index or a subject holds it by now"
 MORE = "something that was not chosen would go along"
 PULLED = "somebody pulled it meanwhile"
 
@@ -131,18 +132,18 @@ def _begin(tx: Transaction, job: JobRow, now: datetime) -> Keeping | None:
     What could be taken back when it was chosen still can, whatever the policy says by now.
     """
     policy = soft_delete.find_policy(tx)
-    if job.findings.get("restorable"):
+    if findings(job).restorable:
         policy = replace(policy, enabled=True)
     return soft_delete.begin(tx, policy, job.id, f"{job.kind}.delete", _asker(job), None, now)
 
 
 def _include_locked(job: JobRow) -> bool:
-    return bool(job.request.get("include_locked"))
+    return terms(job).include_locked
 
 
 def _pulled_since(tx: Transaction, job: JobRow, manifest_ids: Collection[int]) -> set[int]:
-    """Which of these a policy must not delete, because somebody has come for them."""
-    since = job.request.get("unpulled_since")
+    """Which of these a policy must not delete, because they were pulled since."""
+    since = terms(job).unpulled_since
     if since is None:
         return set()
     moment = datetime.fromisoformat(since)
@@ -169,14 +170,14 @@ def _drop_tags(
     covered = image_locks.covered(tx, repository_id, now)
     for position, item, _, _ in some:
         assert item.tag is not None
-        hold = covered.of_tag(item.tag, item.manifest_id)
+        lock = covered.of_tag(item.tag, item.manifest_id)
         current = there.get(item.tag)
         if current is None:
             batch.skipped[position] = GONE
         elif (current.manifest_id, current.updated_at) != (item.manifest_id, item.seen_at):
             batch.skipped[position] = CHANGED
-        elif hold is not None:
-            batch.skipped[position] = image_locks.described(hold)
+        elif lock is not None:
+            batch.skipped[position] = image_locks.in_words(lock)
         elif current.locked and not _include_locked(job):
             batch.skipped[position] = f"tag '{item.tag}' is locked"
         elif item.manifest_id in pulled:
@@ -218,7 +219,7 @@ def _drop_manifests(
         elif current.updated_at != item.seen_at:
             batch.skipped[position] = CHANGED
         elif current.referenced and item.kind != "image":
-            batch.skipped[position] = HELD
+            batch.skipped[position] = NEEDED
         elif item.manifest_id in pulled:
             batch.skipped[position] = PULLED
     wanted = [each.item.digest for each in some if each.position not in batch.skipped]

@@ -32,7 +32,7 @@ def renew_claim(tx: Transaction, registry: Registry, job_id: str, token: str) ->
 
 
 def release_jobs(registry: Registry, token: str | None = None) -> None:
-    """Let others go on with what this worker has claimed; with what anybody has, without a token.
+    """Give back what this worker has claimed; without a token, what all workers have.
 
     The latter is for a start, where this process alone owns the database.
     """

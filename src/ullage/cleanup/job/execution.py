@@ -1,7 +1,7 @@
-"""Working on jobs: whoever claims one plans it, and then deletes what was chosen, some at a time.
+"""Working on jobs: a worker claims one, plans it, and then deletes what was chosen, in batches.
 
-After a crash it is planned again (job_planning.py), or goes on (cleaning.py). What fails all the
-time is given up, and what ended long ago is forgotten.
+After a crash it is planned again (planning.py), or goes on (batch.py). What fails all the time is
+given up, and what ended long ago is forgotten.
 """
 
 from __future__ import annotations
@@ -11,11 +11,13 @@ from collections.abc import Callable, Mapping
 
 from ullage.cleanup.job.batch import clean_some
 from ullage.cleanup.job.claims import ClaimLost, mine_or_waiting, renew_claim
+from ullage.cleanup.job.documents import findings, terms
 from ullage.cleanup.job.jobs import KEPT
 from ullage.cleanup.job.planning import WRITTEN_TOGETHER, Chooser, plan_job
 from ullage.cleanup.queries import jobs
 from ullage.cleanup.queries.jobs import JobRow
 from ullage.database.transaction import Transaction
+from ullage.documents import changed, plain
 from ullage.failpoints import failpoint
 from ullage.registry.context import Registry
 from ullage.registry.pull.pull_log import write_pulls
@@ -42,7 +44,7 @@ def work(
         return None
     try:
         if row.state == "running" and not row.cancelled:
-            if "unpulled_since" in row.request:
+            if terms(row).unpulled_since is not None:
                 # What was pulled until now stays.
                 write_pulls(registry)
             return _delete_some(registry, row.id, token, n, took)
@@ -53,7 +55,7 @@ def work(
 
 
 def _begin(registry: Registry, choosers: Mapping[str, Chooser], job_id: str, token: str) -> None:
-    """Plan the job, or end it where somebody has cancelled it."""
+    """Plan the job, or end it if it was cancelled."""
 
     def take(tx: Transaction) -> JobRow:
         row = renew_claim(tx, registry, job_id, token)
@@ -104,9 +106,10 @@ def note_failure(registry: Registry, token: str, message: str) -> None:
             return
         jobs.change(tx, row.id, failures=row.failures + 1)
         if row.failures + 1 >= MAX_FAILURES:
-            findings = row.findings | {"notes": [*row.findings.get("notes", []), message[:500]]}
+            found = findings(row)
+            found = changed(found, notes=[*found.notes, message[:500]])
             now = registry.now()
-            jobs.change(tx, row.id, state="failed", findings=findings, finished_at=now)
+            jobs.change(tx, row.id, state="failed", findings=plain(found), finished_at=now)
 
     registry.write(note, freeing=True)
 

@@ -7,16 +7,18 @@ short is made again from the beginning.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from dataclasses import dataclass, field, replace
 
-from ullage.cleanup.guardrails import Caps, RepositoryShare, Warning, purge_guardrails
+from ullage.cleanup.guardrails import RepositoryShare, Warning, purge_guardrails
 from ullage.cleanup.job.claims import ClaimLost, renew_claim
+from ullage.cleanup.job.documents import Findings, terms
+from ullage.cleanup.plan.documents import Difference, KeptItem, share_document
 from ullage.cleanup.queries import jobs
 from ullage.cleanup.queries.jobs import Item, JobRow
 from ullage.database.transaction import Transaction
 from ullage.deletion import soft_delete
 from ullage.deletion.forecast import forecast_manifests
+from ullage.documents import UNSET, changed, plain
 from ullage.failpoints import failpoint
 from ullage.oci.reference import RepositoryName
 from ullage.registry.context import Registry
@@ -41,9 +43,9 @@ class Chosen:
     notes: list[str]
     # What else there is to warn of.
     warnings: Sequence[Warning] = ()
-    # What might have gone, and why it does not: docs/reference/api.md describes it.
-    stays: list[dict[str, Any]] = field(default_factory=list)
-    # Of a plan that somebody has seen, its rails included: how many tags go, and which bytes.
+    # What might have gone, and why it does not.
+    stays: list[KeptItem] = field(default_factory=list)
+    # Of a plan that was looked at, its rails included: how many tags go, and which bytes.
     as_planned: AsPlanned | None = None
 
 
@@ -54,13 +56,13 @@ class AsPlanned:
     tag_count: int
     freed_bytes: int
     later_bytes: int
-    difference: dict[str, Any] | None
+    difference: Difference | None
 
 
 class Refused(Exception):
     """The job is not done at all; `findings` say why not."""
 
-    def __init__(self, findings: dict[str, Any]) -> None:
+    def __init__(self, findings: Findings) -> None:
         super().__init__()
         self.findings = findings
 
@@ -122,19 +124,16 @@ def plan_job(registry: Registry, chooser: Chooser, row: JobRow, token: str) -> N
     if planned is not None:
         registry.write(lambda tx: jobs.change(tx, row.id, tag_count=planned.tag_count))
         findings = _findings(chosen, (), planned.freed_bytes, planned.later_bytes)
-        findings |= {"difference": planned.difference} if planned.difference else {}
+        findings = changed(findings, difference=planned.difference or UNSET)
         _planned(registry, row, token, "running", findings)
         return
     freed, later = registry.snapshot(lambda tx: _bytes_of(tx, registry, row.id))
-    request = row.request
-    caps = Caps(**request.get("caps", {}))
+    request = terms(row)
     chosen = replace(chosen, shares=_with_pulls(registry, row.id, chosen.shares))
-    warnings = purge_guardrails(chosen.shares, freed + later, caps, keep=request.get("keep", 0))
+    warnings = purge_guardrails(chosen.shares, freed + later, request.caps, keep=request.keep)
     warnings = (*warnings, *chosen.warnings)
-    refused = any(
-        warning.refuses and warning.rail not in request.get("allow", []) for warning in warnings
-    )
-    state = "done" if request.get("dry_run") else "refused" if refused else "running"
+    refused = any(warning.refuses and warning.rail not in request.allow for warning in warnings)
+    state = "done" if request.dry_run else "refused" if refused else "running"
     _planned(registry, row, token, state, _findings(chosen, warnings, freed, later))
 
 
@@ -147,14 +146,12 @@ def _bytes_of(tx: Transaction, registry: Registry, job_id: str) -> tuple[int, in
     return found.freed_bytes, found.later_bytes
 
 
-def _planned(
-    registry: Registry, row: JobRow, token: str, state: str, findings: dict[str, Any]
-) -> None:
+def _planned(registry: Registry, row: JobRow, token: str, state: str, findings: Findings) -> None:
     def end(tx: Transaction) -> None:
         renew_claim(tx, registry, row.id, token)
         ended = None if state == "running" else registry.now()
-        restorable = {"restorable": soft_delete.find_policy(tx).enabled}
-        jobs.change(tx, row.id, state=state, findings=findings | restorable, finished_at=ended)
+        found = changed(findings, restorable=soft_delete.find_policy(tx).enabled)
+        jobs.change(tx, row.id, state=state, findings=plain(found), finished_at=ended)
 
     registry.write(end, freeing=True)
     failpoint("job.after_batch")
@@ -163,7 +160,7 @@ def _planned(
 def _with_pulls(
     registry: Registry, job_id: str, shares: list[RepositoryShare]
 ) -> list[RepositoryShare]:
-    """What goes of what somebody pulled lately."""
+    """What goes of what was pulled lately."""
     since = registry.now() - RECENTLY
     found = registry.read(lambda tx: pulls.recent_of_job(tx, job_id, since, pullers(tx).counted))
     return [
@@ -178,25 +175,13 @@ def _with_pulls(
     ]
 
 
-def _findings(
-    chosen: Chosen, warnings: tuple[Warning, ...], freed: int, later: int
-) -> dict[str, Any]:
+def _findings(chosen: Chosen, warnings: tuple[Warning, ...], freed: int, later: int) -> Findings:
     touched = [share for share in chosen.shares if share.tags_going or share.manifests_going]
-    return {
-        "planned_bytes": freed,
-        "planned_later_bytes": later,
-        "repositories": [_share_document(share) for share in touched[:NAMED]],
-        "warnings": [asdict(warning) for warning in warnings],
-        "notes": chosen.notes,
-        "stays": chosen.stays[:NAMED],
-    }
-
-
-def _share_document(share: RepositoryShare) -> dict[str, Any]:
-    return {
-        "repository": share.repository,
-        "tags": share.tags_going,
-        "of_tags": share.tags,
-        "manifests": share.manifests_going,
-        "of_manifests": share.manifests,
-    }
+    return Findings(
+        planned_bytes=freed,
+        planned_later_bytes=later,
+        repositories=[share_document(share) for share in touched[:NAMED]],
+        warnings=warnings,
+        notes=chosen.notes,
+        stays=chosen.stays[:NAMED],
+    )

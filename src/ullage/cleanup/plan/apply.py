@@ -1,20 +1,20 @@
-"""Carrying out a plan: exactly what was shown, or nothing (deletion.md section 4).
+"""Carrying out a plan: exactly what it shows, or nothing (deletion.md section 4).
 
-The deleting transaction looks again, with the same eyes. What goes must be what was going, on the
-same tags, and free the same bytes. `allow_smaller` accepts that some of it is gone or is held by
+The deleting transaction looks again, by the same code. What goes must be what was going, on the
+same tags, and free the same bytes. `allow_smaller` accepts that some of it is gone or is needed by
 now, never that anything else would go.
 
-What is too large for one transaction is a job's (plan_jobs.py): the whole is looked at before it
+What is too large for one transaction is a job's (as_job.py): the whole is looked at before it
 begins, and each part again when it goes.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Mapping
 from datetime import datetime
 from typing import Any
 
+from ullage.cleanup.job.documents import AboutRepository, PlanJob
 from ullage.cleanup.job.jobs import KEPT, queue_job
 from ullage.cleanup.plan.difference import (
     NAMED_DIFFERENCES,
@@ -24,12 +24,14 @@ from ullage.cleanup.plan.difference import (
     in_words,
     look_again,
 )
-from ullage.cleanup.plan.plan import receipt_of, unpacked
+from ullage.cleanup.plan.documents import Receipt, StoredPlanDocument
+from ullage.cleanup.plan.plan import read_plan, receipt_of
 from ullage.cleanup.plan.preview import Preview, sizes_of_uploads
 from ullage.cleanup.queries import plans
 from ullage.database.transaction import Transaction
 from ullage.deletion import soft_delete
 from ullage.deletion.delete import take_away, take_repository_away
+from ullage.documents import packed, plain
 from ullage.failpoints import failpoint
 from ullage.oci.errors import PlanChanged, PlanRefused, PlanUnknown, Unavailable
 from ullage.oci.reference import RepositoryName
@@ -40,7 +42,7 @@ from ullage.registry.queries.references.repositories import Stamp, stamp
 
 # The audit log has this many digests of one plan.
 AUDITED_DIGESTS = 10_000
-# How often a large repository is looked at again because somebody pushed to it meanwhile.
+# How often a large repository is looked at again because of pushes to it meanwhile.
 LOOKS = 3
 
 
@@ -51,19 +53,19 @@ def apply_plan(
     *,
     allow_smaller: bool = False,
     allow: Collection[str] = (),
-) -> dict[str, Any]:
-    """Delete what the plan shows; returns the receipt, the same one to whoever asks again.
+) -> Receipt:
+    """Delete what the plan shows; returns the receipt, the same one to every later call.
 
     A large plan's receipt names the job that carries it out, with what it has done so far.
 
-    `allow` names rails that may be run into. The caller has looked whether this is anybody who may
-    delete. Raises PlanUnknown, PlanRefused with the rails, PlanChanged with the difference.
+    `allow` names rails that may be run into. The caller has checked the rights. Raises
+    PlanUnknown, PlanRefused with the rails, PlanChanged with the difference.
     """
     now = registry.now()
     stored = registry.read(lambda tx: plans.find(tx, plan_id, now))
     if stored is None:
         raise PlanUnknown({"plan": plan_id})
-    plan = StoredPlan(unpacked(stored.document))
+    plan = StoredPlan(read_plan(stored))
     if plan.chosen or (plan.large(registry) and plan.wanted.repository is not None):
         return _start(registry, plan, caller, now, allow_smaller, allow)
     sizes = sizes_of_uploads(registry, plan.wanted.repositories)
@@ -72,13 +74,13 @@ def apply_plan(
             registry, plan, caller, now, sizes, allow_smaller=allow_smaller, allow=allow
         )
 
-    def carry_out(tx: Transaction) -> dict[str, Any]:
+    def carry_out(tx: Transaction) -> Receipt:
         receipt = _receipt(tx, plan, now)
         if receipt is not None:
             return receipt
         _require_allowed(plan.document, allow)
         receipt = _carry_out(tx, registry, plan, caller, now, sizes, allow_smaller)
-        plans.mark_applied(tx, plan_id, json.dumps(receipt), now)
+        plans.mark_applied(tx, plan_id, packed(receipt).decode(), now)
         return receipt
 
     receipt = registry.write(carry_out, freeing=True)
@@ -87,8 +89,8 @@ def apply_plan(
     return receipt
 
 
-def _receipt(tx: Transaction, plan: StoredPlan, now: datetime) -> dict[str, Any] | None:
-    """What came of the plan if somebody applied it; its row is locked. Raises PlanUnknown."""
+def _receipt(tx: Transaction, plan: StoredPlan, now: datetime) -> Receipt | None:
+    """What came of the plan if it was applied; its row is locked. Raises PlanUnknown."""
     current = plans.find(tx, plan.id, now, lock=True)
     if current is None:
         raise PlanUnknown({"plan": plan.id})
@@ -102,26 +104,24 @@ def _start(
     now: datetime,
     allow_smaller: bool,
     allow: Collection[str],
-) -> dict[str, Any]:
-    """Let a job carry the plan out (plan_jobs.py); the receipt has its id."""
+) -> Receipt:
+    """Let a job carry the plan out (as_job.py); the receipt has its id."""
 
-    def start(tx: Transaction) -> dict[str, Any]:
+    def start(tx: Transaction) -> Receipt:
         receipt = _receipt(tx, plan, now)
         if receipt is not None:
             return receipt
         _require_allowed(plan.document, allow)
-        request = {
-            "plan": plan.id,
-            "allow_smaller": allow_smaller,
-            "include_locked": bool(plan.document["asked"].get("include_locked")),
-            "repositories": [
-                {"repository": part["repository"]} for part in plan.document["repositories"]
-            ],
-        }
+        request = PlanJob(
+            plan=plan.id,
+            allow_smaller=allow_smaller,
+            include_locked=bool(plan.document.asked.include_locked),
+            repositories=[AboutRepository(part.repository) for part in plan.document.repositories],
+        )
         job_id = registry.fresh_key()
         queue_job(tx, registry, job_id, "plan", request, caller)
-        receipt = {"plan": plan.id, "job": job_id, "by": caller.subject}
-        plans.mark_applied(tx, plan.id, json.dumps(receipt), now, expires_at=now + KEPT)
+        receipt = Receipt(plan=plan.id, job=job_id, by=caller.subject)
+        plans.mark_applied(tx, plan.id, packed(receipt).decode(), now, expires_at=now + KEPT)
         applied = plans.find(tx, plan.id, now)
         assert applied is not None
         return receipt_of(tx, applied) or receipt
@@ -140,7 +140,7 @@ def _delete_large_repositories(
     *,
     allow_smaller: bool,
     allow: Collection[str],
-) -> dict[str, Any]:
+) -> Receipt:
     """As for small ones, but what takes long is looked at while others push and delete.
 
     If the repositories are as they were then, marking them deleted is a moment's work; the worker
@@ -153,7 +153,7 @@ def _delete_large_repositories(
 
     def carry_out(
         tx: Transaction, preview: Preview, stamps: Mapping[RepositoryName, Stamp | None]
-    ) -> dict[str, Any] | None:
+    ) -> Receipt | None:
         receipt = _receipt(tx, plan, now)
         if receipt is not None:
             return receipt
@@ -162,7 +162,7 @@ def _delete_large_repositories(
             if stamp(tx, name) != stamps[name]:
                 return None
         receipt = _delete(tx, registry, plan, caller, now, preview, allow_smaller)
-        plans.mark_applied(tx, plan.id, json.dumps(receipt), now)
+        plans.mark_applied(tx, plan.id, packed(receipt).decode(), now)
         return receipt
 
     _require_allowed(plan.document, allow)
@@ -179,17 +179,13 @@ def _delete_large_repositories(
     raise Unavailable(message="these repositories change all the time; try again")
 
 
-def _require_allowed(document: Mapping[str, Any], allow: Collection[str]) -> None:
-    refusing = [
-        warning
-        for warning in document["warnings"]
-        if warning["refuses"] and warning["rail"] not in allow
-    ]
+def _require_allowed(document: StoredPlanDocument, allow: Collection[str]) -> None:
+    refusing = [each for each in document.warnings if each.refuses and each.rail not in allow]
     if refusing:
-        words = sorted({str(warning["rail"]) for warning in refusing})
+        words = sorted({str(warning.rail) for warning in refusing})
         raise PlanRefused(
-            {"refused": refusing[:NAMED_DIFFERENCES], "allow": words},
-            f"the plan {refusing[0]['message']}; to do so, allow {', '.join(words)}",
+            {"refused": plain(refusing[:NAMED_DIFFERENCES]), "allow": words},
+            f"the plan {refusing[0].message}; to do so, allow {', '.join(words)}",
         )
 
 
@@ -204,7 +200,7 @@ def _carry_out(
     now: datetime,
     sizes: Mapping[str, int],
     allow_smaller: bool,
-) -> dict[str, Any]:
+) -> Receipt:
     preview = look_again(tx, registry, plan, now, sizes, to_delete=True)
     return _delete(tx, registry, plan, caller, now, preview, allow_smaller)
 
@@ -217,14 +213,13 @@ def _delete(
     now: datetime,
     preview: Preview,
     allow_smaller: bool,
-) -> dict[str, Any]:
+) -> Receipt:
     difference = difference_of(plan, preview)
-    if difference and not (allow_smaller and difference["smaller"]):
-        raise PlanChanged(difference, in_words(difference))
+    if difference and not (allow_smaller and difference.smaller):
+        raise PlanChanged(plain(difference), in_words(difference))
     keeping = None
     if any(closure.going for _, _, closure in preview.closures):
-        plan_id = plan.document["id"]
-        keeping = soft_delete.begin(tx, preview.policy, plan_id, "plan.apply", caller, None, now)
+        keeping = soft_delete.begin(tx, preview.policy, plan.id, "plan.apply", caller, None, now)
     for name, repository_id, closure in preview.closures:
         if not closure.going:
             continue
@@ -236,22 +231,22 @@ def _delete(
                 tx, registry, repository_id, rows, preview.references, now, keeping
             )
             if released.freed_bytes != preview.freed_bytes:
-                # Somebody was promised one of these blobs at this very moment.
+                # One of these blobs was leased to a pusher at this very moment.
                 raise PlanChanged({"freed_bytes": [preview.freed_bytes, released.freed_bytes]})
         failpoint("delete.in_transaction")
         _audit(tx, registry, plan, caller, name, preview)
-    return {
-        "plan": plan.document["id"],
-        "applied": now.isoformat(),
-        "by": caller.subject,
-        "freed_bytes": preview.freed_bytes,
-        "freed_later_bytes": preview.later_bytes,
-        "manifest_count": sum(part.manifests_going for part in preview.parts),
-        "tag_count": sum(part.tags_going for part in preview.parts),
-        "operation": keeping.operation_id if keeping else None,
-        "restorable_until": keeping.until.isoformat() if keeping else None,
-        "difference": difference or None,
-    }
+    return Receipt(
+        plan=plan.id,
+        applied=now.isoformat(),
+        by=caller.subject,
+        freed_bytes=preview.freed_bytes,
+        freed_later_bytes=preview.later_bytes,
+        manifest_count=sum(part.manifests_going for part in preview.parts),
+        tag_count=sum(part.tags_going for part in preview.parts),
+        operation=keeping.operation_id if keeping else None,
+        restorable_until=keeping.until.isoformat() if keeping else None,
+        difference=difference,
+    )
 
 
 def _audit(
@@ -271,6 +266,4 @@ def _audit(
     }
     if len(preview.closures) == 1:
         detail |= {"freed_bytes": preview.freed_bytes, "leased_bytes": preview.later_bytes}
-    registry.audit(
-        tx, caller, "plan.apply", repository=name, target=plan.document["id"], detail=detail
-    )
+    registry.audit(tx, caller, "plan.apply", repository=name, target=plan.id, detail=detail)

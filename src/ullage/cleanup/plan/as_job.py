@@ -1,25 +1,34 @@
 """Plans that a job carries out: what is too large for one transaction, and what filters chose.
 
 Before anything goes, all of the plan is looked at again. What has changed since it was made stays
-and is told, if whoever applied the plan allowed that less goes; else nothing goes at all. From then
-on each batch looks again at what it takes (cleaning.py).
+and is reported, if the apply allowed that less goes; else nothing goes at all. From then on each
+batch looks again at what it takes (job/batch.py).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from datetime import datetime
 
 from ullage.cleanup.guardrails import RepositoryShare
+from ullage.cleanup.job.documents import Findings, PlanJob
 from ullage.cleanup.job.planning import AsPlanned, Chosen, Refused
-from ullage.cleanup.plan.difference import StoredPlan, difference_of, in_words, look_again, named
+from ullage.cleanup.plan.difference import (
+    StoredPlan,
+    compared,
+    difference_of,
+    in_words,
+    look_again,
+)
+from ullage.cleanup.plan.documents import Bytes
 from ullage.cleanup.plan.from_filter import forecast_items, items_of, tags_going
-from ullage.cleanup.plan.plan import unpacked
+from ullage.cleanup.plan.plan import read_plan
 from ullage.cleanup.queries import candidates, plans
 from ullage.cleanup.queries.jobs import Item, ItemKind, JobRow
 from ullage.database.transaction import Transaction
 from ullage.deletion import soft_delete
 from ullage.deletion.closure import Why
+from ullage.documents import stored
 from ullage.oci.errors import PlanUnknown
 from ullage.oci.reference import Tag
 from ullage.registry.context import Registry
@@ -27,42 +36,40 @@ from ullage.registry.context import Registry
 
 def choose_plan(registry: Registry, job: JobRow, add: Callable[[Item], None]) -> Chosen:
     """Hand over what is left of the plan. Raises Refused with the difference."""
-    now = registry.now()
-    stored = registry.read(lambda tx: plans.find(tx, job.request["plan"], now))
-    if stored is None:
+    now, request = registry.now(), stored(job.request, PlanJob)
+    found = registry.read(lambda tx: plans.find(tx, request.plan, now))
+    if found is None:
         # It is kept for as long as a job may be asked about.
-        raise PlanUnknown({"plan": job.request["plan"]})
-    plan = StoredPlan(unpacked(stored.document))
+        raise PlanUnknown({"plan": request.plan})
+    plan = StoredPlan(read_plan(found))
     look = _look_at_items if plan.chosen else _look_at_manifests
     items, as_planned = registry.snapshot(lambda tx: look(tx, registry, plan))
     difference = as_planned.difference
-    if difference and not (job.request["allow_smaller"] and difference["smaller"]):
-        raise Refused({"notes": [in_words(difference)], "difference": difference})
+    if difference and not (request.allow_smaller and difference.smaller):
+        raise Refused(Findings(notes=[in_words(difference)], difference=difference))
     for item in items:
         add(item)
-    parts = plan.document["repositories"]
-    return Chosen(
-        [
-            RepositoryShare(
-                part["repository"],
-                named=True,
-                tags=part["of_tags"],
-                tags_going=part["tags"],
-                manifests=part["of_manifests"],
-                manifests_going=part["manifests"],
-            )
-            for part in parts
-        ],
-        list(plan.document.get("notes", ())),
-        as_planned=as_planned,
-    )
+    shares = [
+        RepositoryShare(
+            part.repository,
+            part.of_manifests,
+            part.manifests,
+            part.of_tags,
+            part.tags,
+            named=True,
+        )
+        for part in plan.document.repositories
+    ]
+    return Chosen(shares, list(plan.document.notes or ()), as_planned=as_planned)
 
 
 _Found = tuple[Sequence[Item], AsPlanned]
+# Repository's id and tag -> the manifest that it points to, and since when.
+_TagsNow = dict[tuple[int, Tag | None], tuple[int, datetime]]
 
 
 def _look_at_manifests(tx: Transaction, registry: Registry, plan: StoredPlan) -> _Found:
-    """What somebody named, one by one."""
+    """What a person named, one by one."""
     preview = look_again(tx, registry, plan, registry.now(), {}, to_delete=False)
     items: list[Item] = []
     for name, repository_id, closure in preview.closures:
@@ -72,7 +79,7 @@ def _look_at_manifests(tx: Transaction, registry: Registry, plan: StoredPlan) ->
             seen_at = standing[id_].updated_at
             items.append(Item(repository_id, name, kind, None, member.row.digest, id_, seen_at))
     tag_count = sum(part.tags_going for part in preview.parts)
-    difference = difference_of(plan, preview) or None
+    difference = difference_of(plan, preview)
     return items, AsPlanned(tag_count, preview.freed_bytes, preview.later_bytes, difference)
 
 
@@ -96,11 +103,17 @@ def _look_at_items(tx: Transaction, registry: Registry, plan: StoredPlan) -> _Fo
     tag_count = sum(item.kind == "tag" for item in left)
     tag_count += sum(map(len, tags_going(tx, left).values()))
     restorable = soft_delete.find_policy(tx).enabled
-    difference = _difference(plan.document, gone, freed, later, restorable)
+    # Never is there more than was chosen.
+    difference = compared(
+        plan,
+        Bytes(freed, later, restorable),
+        gone=[(item.repository, item.digest) for item in gone if item.kind != "tag"],
+        tags_gone=[(item.repository, item.tag) for item in gone if item.tag is not None],
+    )
     return left, AsPlanned(tag_count, freed, later, difference)
 
 
-def _tags_now(tx: Transaction, items: Sequence[Item]) -> dict[tuple[int, Tag | None], Any]:
+def _tags_now(tx: Transaction, items: Sequence[Item]) -> _TagsNow:
     wanted: dict[int, list[Tag]] = {}
     for item in items:
         if item.tag is not None:
@@ -109,36 +122,4 @@ def _tags_now(tx: Transaction, items: Sequence[Item]) -> dict[tuple[int, Tag | N
         (repository_id, name): (tag.manifest_id, tag.updated_at)
         for repository_id, names in wanted.items()
         for name, tag in candidates.tags_now(tx, repository_id, names).items()
-    }
-
-
-def _difference(
-    document: dict[str, Any], gone: Sequence[Item], freed: int, later: int, restorable: bool
-) -> dict[str, Any] | None:
-    """As plan_difference.difference_of: never is there more than was chosen."""
-    then = (document["freed_bytes"], document["freed_later_bytes"])
-    restorable_then = bool(document.get("restorable_until"))
-    same = freed + later == sum(then) and freed >= then[0] and restorable == restorable_then
-    if not gone and same:
-        return None
-    manifests = [(item.repository, item.digest) for item in gone if item.kind != "tag"]
-    tags = [(item.repository, item.tag) for item in gone if item.tag is not None]
-    return {
-        "smaller": freed + later <= sum(then) and restorable >= restorable_then,
-        "added": [],
-        "gone": named(manifests, "@"),
-        "tags_added": [],
-        "tags_gone": named(tags, ":"),
-        "counts": {
-            "added": 0,
-            "gone": len(manifests),
-            "tags_added": 0,
-            "tags_gone": len(tags),
-        },
-        "planned": {
-            "freed_bytes": then[0],
-            "freed_later_bytes": then[1],
-            "restorable": restorable_then,
-        },
-        "now": {"freed_bytes": freed, "freed_later_bytes": later, "restorable": restorable},
     }

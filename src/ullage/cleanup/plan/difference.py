@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
 
+from ullage.cleanup.plan.documents import Bytes, Difference, DifferenceCounts, StoredPlanDocument
 from ullage.cleanup.plan.preview import PlanRequest, Preview, preview_of
 from ullage.database.transaction import Transaction
 from ullage.deletion import soft_delete
+from ullage.documents import UNSET
 from ullage.oci.digest import Digest
 from ullage.oci.errors import ManifestUnknown, NameUnknown
 from ullage.oci.reference import RepositoryName, Tag
@@ -40,9 +41,9 @@ def look_again(
     """
     wanted = plan.wanted
     same: list[RepositoryName] = []
-    # In the order of their names, as they are in the plan: nobody waits in a circle.
+    # In the order of their names, as they are in the plan: no two wait for each other.
     for name, generation in zip(
-        sorted(set(wanted.names())), plan.document["generations"], strict=True
+        sorted(set(wanted.names())), plan.document.generations, strict=True
     ):
         find = lock_repository if to_delete else find_repository
         if find(tx, name) == generation:
@@ -76,49 +77,53 @@ def _narrowed(tx: Transaction, plan: StoredPlan, wanted: PlanRequest) -> PlanReq
 # --- the difference -------------------------------------------------------------------------------
 
 
-def difference_of(plan: StoredPlan, preview: Preview) -> dict[str, Any]:
-    """What is not as it was shown; {} if all is. `smaller`: nothing goes that was not to go."""
+def difference_of(plan: StoredPlan, preview: Preview) -> Difference | None:
+    """What is not as the plan has it; None if all is. `smaller`: nothing else goes than was to."""
     planned, now = plan.going(), going_of(preview)
-    added = sorted(now.keys() - planned.keys())
-    gone = sorted(planned.keys() - now.keys())
     both = sorted(planned.keys() & now.keys())
-    tags_added = [(key[0], tag) for key in both for tag in now[key] if tag not in planned[key]]
-    tags_gone = [(key[0], tag) for key in both for tag in planned[key] if tag not in now[key]]
-    bytes_then = (plan.document["freed_bytes"], plan.document["freed_later_bytes"])
-    bytes_now = (preview.freed_bytes, preview.later_bytes)
-    # A lease that has ended since only brings bytes back sooner.
-    as_shown = sum(bytes_now) == sum(bytes_then) and bytes_now[0] >= bytes_then[0]
-    # What was shown as going for a while must not go for good.
-    restorable_then = bool(plan.document.get("restorable_until"))
-    as_shown = as_shown and restorable_then == preview.policy.enabled
-    if as_shown and not (added or gone or tags_added or tags_gone):
-        return {}
-    return {
-        "smaller": not added
-        and not tags_added
-        and sum(bytes_now) <= sum(bytes_then)
-        and preview.policy.enabled >= restorable_then,
-        "added": named(added, "@"),
-        "gone": named(gone, "@"),
-        "tags_added": named(tags_added, ":"),
-        "tags_gone": named(tags_gone, ":"),
-        "counts": {
-            "added": len(added),
-            "gone": len(gone),
-            "tags_added": len(tags_added),
-            "tags_gone": len(tags_gone),
-        },
-        "planned": {
-            "freed_bytes": bytes_then[0],
-            "freed_later_bytes": bytes_then[1],
-            "restorable": restorable_then,
-        },
-        "now": {
-            "freed_bytes": bytes_now[0],
-            "freed_later_bytes": bytes_now[1],
-            "restorable": preview.policy.enabled,
-        },
-    }
+    return compared(
+        plan,
+        Bytes(preview.freed_bytes, preview.later_bytes, preview.policy.enabled),
+        added=sorted(now.keys() - planned.keys()),
+        gone=sorted(planned.keys() - now.keys()),
+        tags_added=[(key[0], tag) for key in both for tag in now[key] if tag not in planned[key]],
+        tags_gone=[(key[0], tag) for key in both for tag in planned[key] if tag not in now[key]],
+    )
+
+
+Pairs = Sequence[tuple[str, str]]
+
+
+def compared(
+    plan: StoredPlan,
+    now: Bytes,
+    *,
+    gone: Pairs,
+    tags_gone: Pairs,
+    added: Pairs = (),
+    tags_added: Pairs = (),
+) -> Difference | None:
+    """The difference of a plan and of what would go now; None if there is none."""
+    then = plan.bytes
+    bytes_then = then.freed_bytes + then.freed_later_bytes
+    bytes_now = now.freed_bytes + now.freed_later_bytes
+    # A lease that has ended since only brings bytes back sooner. What was to go for a while must
+    # not go for good.
+    same = bytes_now == bytes_then and now.freed_bytes >= then.freed_bytes
+    same = same and now.restorable == then.restorable
+    if same and not (added or gone or tags_added or tags_gone):
+        return None
+    less = bytes_now <= bytes_then and now.restorable >= then.restorable
+    return Difference(
+        less and not added and not tags_added,
+        _named(added, "@"),
+        _named(gone, "@"),
+        _named(tags_added, ":"),
+        _named(tags_gone, ":"),
+        DifferenceCounts(len(added), len(gone), len(tags_added), len(tags_gone)),
+        then,
+        now,
+    )
 
 
 def going_of(preview: Preview) -> dict[tuple[str, str], list[str]]:
@@ -130,81 +135,79 @@ def going_of(preview: Preview) -> dict[tuple[str, str], list[str]]:
     }
 
 
-def in_words(difference: Mapping[str, Any]) -> str:
+def in_words(difference: Difference) -> str:
     """The difference for people, with an example of each kind."""
-    words = {
-        "added": "would go too",
-        "gone": "would not go",
-        "tags_added": "is a tag by now",
-        "tags_gone": "is no tag any more",
-    }
+    counts, then, now = difference.counts, difference.planned, difference.now
+    kinds = (
+        (difference.added, counts.added, "would go too"),
+        (difference.gone, counts.gone, "would not go"),
+        (difference.tags_added, counts.tags_added, "is a tag by now"),
+        (difference.tags_gone, counts.tags_gone, "is no tag any more"),
+    )
     parts = []
-    for kind, said in words.items():
-        named, count = difference[kind], difference["counts"][kind]
+    for named, count, words in kinds:
         more = f" and {count - 1} more" if count > 1 else ""
-        parts += [f"{named[0]}{more} {said}"] if named else []
-    then, now = difference["planned"], difference["now"]
-    if then["restorable"] != now["restorable"]:
-        parts.append(f"soft delete is {'on' if now['restorable'] else 'off'} by now")
-    if (then["freed_bytes"], then["freed_later_bytes"]) != (
-        now["freed_bytes"],
-        now["freed_later_bytes"],
-    ):
+        parts += [f"{named[0]}{more} {words}"] if named else []
+    if then.restorable != now.restorable:
+        parts.append(f"soft delete is {'on' if now.restorable else 'off'} by now")
+    freed, later = now.freed_bytes, now.freed_later_bytes
+    if (then.freed_bytes, then.freed_later_bytes) != (freed, later):
         parts.append(
-            f"{now['freed_bytes']} bytes would be freed instead of {then['freed_bytes']}, "
-            f"{now['freed_later_bytes']} later instead of {then['freed_later_bytes']}"
+            f"{freed} bytes would be freed instead of {then.freed_bytes}, "
+            f"{later} later instead of {then.freed_later_bytes}"
         )
-    smaller = "; only less would go, which allow_smaller accepts" if difference["smaller"] else ""
+    smaller = "; only less would go, which allow_smaller accepts" if difference.smaller else ""
     return f"the registry has changed since the plan was made: {', '.join(parts)}{smaller}"
 
 
-def named(pairs: Sequence[tuple[str, str]], between: str) -> list[str]:
+def _named(pairs: Pairs, between: str) -> list[str]:
     """Some of these pairs, joined."""
     return [f"{name}{between}{what}" for name, what in pairs[:NAMED_DIFFERENCES]]
 
 
 @dataclass(frozen=True, slots=True)
 class StoredPlan:
-    """A plan's document, read."""
+    """A plan's document, and what follows from it."""
 
-    document: dict[str, Any]
+    document: StoredPlanDocument
 
     @property
     def id(self) -> str:
-        return str(self.document["id"])
+        return self.document.id
 
     @property
     def chosen(self) -> bool:
         """Whether a filter or a search made the list, so that its items are what counts."""
-        return "chosen" in self.document
+        return self.document.chosen is not UNSET
+
+    @property
+    def bytes(self) -> Bytes:
+        """What carrying it out was to free."""
+        document = self.document
+        restorable = document.restorable_until is not None
+        return Bytes(document.freed_bytes, document.freed_later_bytes, restorable)
 
     def large(self, registry: Registry) -> bool:
         """Whether carrying it out in one transaction would keep others waiting."""
-        return len(self.document["items"]) > registry.limits.max_plan_at_once
+        return len(self.document.items) > registry.limits.max_plan_at_once
 
     @property
     def wanted(self) -> PlanRequest:
-        asked = self.document["asked"]
-        repository = asked.get("repository")
+        asked = self.document.asked
         return PlanRequest(
-            repositories=tuple(map(RepositoryName, asked.get("repositories", ()))),
-            repository=RepositoryName(repository) if repository is not None else None,
-            digests=tuple(map(Digest, asked.get("digests", ()))),
-            tags=tuple(map(Tag, asked.get("tags", ()))),
+            repositories=tuple(map(RepositoryName, asked.repositories or ())),
+            repository=RepositoryName(asked.repository) if asked.repository else None,
+            digests=tuple(map(Digest, asked.digests or ())),
+            tags=tuple(map(Tag, asked.tags or ())),
         )
 
     def tagged(self) -> dict[Tag, Digest]:
         """What the tags that were asked for pointed to."""
-        asked = set(self.document["asked"].get("tags", ()))
-        return {
-            Tag(tag): Digest(item["digest"])
-            for item in (*self.document["items"], *self.document["stays"])
-            for tag in item["tags"]
-            if tag in asked
-        }
+        asked = set(self.document.asked.tags or ())
+        found = [(item.digest, item.tags) for item in self.document.items]
+        found += [(item.digest, item.tags) for item in self.document.stays]
+        return {Tag(tag): Digest(digest) for digest, tags in found for tag in tags if tag in asked}
 
-    def going(self) -> dict[tuple[str, str], list[str]]:
+    def going(self) -> dict[tuple[str, str], Sequence[str]]:
         """Each manifest that goes, with its tags."""
-        return {
-            (item["repository"], item["digest"]): item["tags"] for item in self.document["items"]
-        }
+        return {(item.repository, item.digest): item.tags for item in self.document.items}

@@ -1,22 +1,28 @@
 """Plans of what a filter or a search has chosen: tags and manifests of any number of repositories.
 
-The same code chooses as for a purge (choosing.py). The plan names every item as it was when it was
-chosen; carrying it out is a job (plan_jobs.py), which never takes anything else.
+The same code chooses as for a purge (candidates.py). The plan names every item as it was when it
+was chosen; carrying it out is a job (as_job.py), which never takes anything else.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from datetime import datetime
-from typing import Any
+from dataclasses import dataclass, field
 
 from ullage.authorization import Principal
 from ullage.cleanup import purge
 from ullage.cleanup.candidates import Kept
 from ullage.cleanup.guardrails import Caps, RepositoryShare, purge_guardrails
-from ullage.cleanup.plan.plan import Plan, keep_plan, kept_shown, later_shown
-from ullage.cleanup.queries.jobs import Item, ItemKind
+from ullage.cleanup.plan.documents import (
+    Asked,
+    ChosenItem,
+    KeptItem,
+    PlanDocument,
+    StoredPlanDocument,
+    share_document,
+)
+from ullage.cleanup.plan.plan import keep_plan, kept_blobs, later_blobs
+from ullage.cleanup.queries.jobs import Item
 from ullage.database.timestamps import from_micros, to_micros
 from ullage.database.transaction import Transaction
 from ullage.deletion import soft_delete
@@ -30,7 +36,7 @@ from ullage.registry.queries.content.manifests import find_manifests
 from ullage.registry.queries.content.remove_manifests import parents_of
 from ullage.registry.queries.references.manifests import tags_on
 
-# What holds back a filter; the counts say how many there are.
+# Of what locks keep from a filter, so many are named.
 NAMED_KEPT = 1000
 
 
@@ -40,9 +46,8 @@ class ChosenItems:
 
     items: Sequence[Item]
     shares: Sequence[RepositoryShare]
-    # What was asked for, as JSON.
-    asked: Mapping[str, Any]
-    kept: Sequence[dict[str, Any]] = ()
+    asked: Asked
+    kept: Sequence[KeptItem] = ()
     notes: Sequence[str] = ()
     caps: Caps = field(default_factory=Caps)
     # How many of the newest stay: then tags may be most of a repository's.
@@ -51,18 +56,26 @@ class ChosenItems:
 
 def plan_filter(
     registry: Registry, wanted: purge.PurgeRequest, principal: Principal, caller: Caller
-) -> Plan:
+) -> PlanDocument:
     """What a purge would do now, remembered for an hour. Raises ValueInvalid."""
     request = purge.request_of(registry, wanted, principal)
     items: list[Item] = []
     kept: list[Kept] = []
     shares = purge.choose_as_asked(registry, request, items.append, kept.append)
-    hidden = ("repositories", "expressions")
+    asked = Asked(
+        filters=request.filters,
+        ago_seconds=request.ago_seconds,
+        keep=request.keep,
+        untagged=request.untagged,
+        untagged_only=request.untagged_only,
+        include_locked=request.include_locked,
+        before=request.before,
+    )
     selection = ChosenItems(
         items,
         shares,
-        {name: value for name, value in request.items() if name not in hidden},
-        [purge.stay_shown(kept) for kept in kept],
+        asked,
+        [purge.kept_document(each) for each in kept],
         wanted.notes,
         wanted.caps,
         wanted.purge.keep,
@@ -72,14 +85,13 @@ def plan_filter(
 
 def plan_selection(
     registry: Registry, selection: ChosenItems, principal: Principal, caller: Caller
-) -> Plan:
+) -> PlanDocument:
     """Say what deleting these items would free, and remember it for an hour."""
     document = registry.snapshot(lambda tx: _document(tx, registry, selection))
     return keep_plan(registry, document, principal, caller)
 
 
-def _document(tx: Transaction, registry: Registry, selection: ChosenItems) -> dict[str, Any]:
-    """As plan.py's, with `chosen` in the place of items."""
+def _document(tx: Transaction, registry: Registry, selection: ChosenItems) -> StoredPlanDocument:
     items = selection.items
     names = list({item.repository_id: item.repository for item in items}.items())
     places = {repository_id: place for place, (repository_id, _) in enumerate(names)}
@@ -89,33 +101,29 @@ def _document(tx: Transaction, registry: Registry, selection: ChosenItems) -> di
     freed, later = found.freed_bytes, found.later_bytes
     policy = soft_delete.find_policy(tx)
     until = policy.until(registry.now()) if policy.enabled else None
-    warnings = purge_guardrails(
-        selection.shares, freed + later, selection.caps, keep=selection.keep
+    touched = [share for share in selection.shares if share.manifests_going or share.tags_going]
+    return StoredPlanDocument(
+        asked=selection.asked,
+        freed_bytes=freed,
+        freed_later_bytes=later,
+        kept_bytes=total(found.fates, Outcome.KEPT),
+        restorable_until=until.isoformat() if until else None,
+        manifest_count=sum(item.kind != "tag" for item in items),
+        tag_count=sum(item.kind == "tag" for item in items) + sum(map(len, tags.values())),
+        upload_count=0,
+        repositories=[share_document(share) for share in touched],
+        absent=[],
+        stays=selection.kept[:NAMED_KEPT],
+        later=later_blobs(found.fates),
+        kept=kept_blobs(tx, found.fates, found.references, names),
+        warnings=purge_guardrails(
+            selection.shares, freed + later, selection.caps, keep=selection.keep
+        ),
+        notes=selection.notes,
+        generations=[repository_id for repository_id, _ in names],
+        names=[name for _, name in names],
+        chosen=[_chosen(item, places[item.repository_id], reached, tags) for item in items],
     )
-    return {
-        "asked": dict(selection.asked),
-        "freed_bytes": freed,
-        "freed_later_bytes": later,
-        "kept_bytes": total(found.fates, Outcome.KEPT),
-        "restorable_until": until.isoformat() if until else None,
-        "manifest_count": sum(item.kind != "tag" for item in items),
-        "tag_count": sum(item.kind == "tag" for item in items) + sum(map(len, tags.values())),
-        "upload_count": 0,
-        "repositories": [
-            _share_document(share)
-            for share in selection.shares
-            if share.manifests_going or share.tags_going
-        ],
-        "absent": [],
-        "stays": list(selection.kept[:NAMED_KEPT]),
-        "later": later_shown(found.fates),
-        "kept": kept_shown(tx, found.fates, found.references, names),
-        "warnings": [asdict(warning) for warning in warnings],
-        "notes": list(selection.notes),
-        "generations": [repository_id for repository_id, _ in names],
-        "names": [name for _, name in names],
-        "chosen": [_packed(item, places[item.repository_id], reached, tags) for item in items],
-    }
 
 
 def forecast_items(tx: Transaction, registry: Registry, items: Sequence[Item]) -> Forecast:
@@ -157,49 +165,31 @@ def tags_going(tx: Transaction, items: Sequence[Item]) -> dict[int, list[Tag]]:
     return {id_: tags for id_, tags in left.items() if tags}
 
 
-def _packed(
+def _chosen(
     item: Item,
     place: int,
     reached: Mapping[int, tuple[Why, Digest]],
     tags: Mapping[int, list[Tag]],
-) -> list[Any]:
-    """One item as a list: there may be hundreds of thousands."""
-    packed: list[Any] = [
-        *(place, item.kind, item.tag, item.digest, item.manifest_id, to_micros(item.seen_at)),
-    ]
-    if item.manifest_id in reached or (item.kind != "tag" and item.manifest_id in tags):
-        packed += [tags.get(item.manifest_id, []), *reached.get(item.manifest_id, (Why.ASKED,))]
-    return packed
+) -> ChosenItem:
+    seen_at, own = to_micros(item.seen_at), item.kind == "tag"
+    why, of = reached.get(item.manifest_id, (Why.ASKED, None))
+    lost = () if own else tags.get(item.manifest_id, ())
+    return ChosenItem(
+        place, item.kind, item.tag, item.digest, item.manifest_id, seen_at, lost, why, of
+    )
 
 
-def items_of(document: Mapping[str, Any]) -> list[Item]:
+def items_of(document: StoredPlanDocument) -> list[Item]:
     """What a plan has chosen, in the order in which it goes."""
-    names = [RepositoryName(name) for name in document["names"]]
-    ids = document["generations"]
     return [
-        _item(ids[place], names[place], kind, tag, digest, manifest_id, from_micros(seen))
-        for place, kind, tag, digest, manifest_id, seen, *_ in document["chosen"]
+        Item(
+            document.generations[each.place],
+            RepositoryName(document.names[each.place]),
+            each.kind,
+            None if each.tag is None else Tag(each.tag),
+            Digest(each.digest),
+            each.manifest_id,
+            from_micros(each.seen_at),
+        )
+        for each in document.chosen or ()
     ]
-
-
-def _item(
-    repository_id: int,
-    name: RepositoryName,
-    kind: ItemKind,
-    tag: str | None,
-    digest: str,
-    manifest_id: int,
-    seen_at: datetime,
-) -> Item:
-    named = None if tag is None else Tag(tag)
-    return Item(repository_id, name, kind, named, Digest(digest), manifest_id, seen_at)
-
-
-def _share_document(share: RepositoryShare) -> dict[str, Any]:
-    return {
-        "repository": share.repository,
-        "manifests": share.manifests_going,
-        "of_manifests": share.manifests,
-        "tags": share.tags_going,
-        "of_tags": share.tags,
-    }

@@ -1,4 +1,4 @@
-"""Plans: what a deletion would take and free, to the byte, before anybody does it.
+"""Plans: what a deletion would take and free, to the byte, before it is done.
 
 A plan is made by the code that deletes (closure.py decides what goes along, forecast.py which bytes
 come back) and kept for an hour under an id. Carrying it out looks again in the deleting
@@ -7,50 +7,46 @@ transaction: what differs from what was shown is refused, with the difference.
 
 from __future__ import annotations
 
-import json
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
 from datetime import timedelta
-from typing import Any
 
 from ullage.authorization import Action, Principal
-from ullage.cleanup.guardrails import Caps, RepositoryShare, Warning, guardrails
+from ullage.cleanup.guardrails import guardrails
+from ullage.cleanup.job.documents import findings
+from ullage.cleanup.plan.documents import (
+    Asked,
+    ChosenItem,
+    KeptBlob,
+    KeptItem,
+    LaterBlob,
+    PlanDocument,
+    PlanHead,
+    PlanItem,
+    Receipt,
+    StoredPlanDocument,
+    share_document,
+)
 from ullage.cleanup.plan.preview import PlanRequest, Preview, preview_of, sizes_of_uploads
 from ullage.cleanup.queries import jobs, plans
 from ullage.cleanup.queries.plans import StoredPlan
 from ullage.database.transaction import Transaction
-from ullage.deletion.closure import KeptBy, Why
+from ullage.deletion.closure import Why
 from ullage.deletion.forecast import Fate, Outcome, total
+from ullage.documents import UNSET, changed, packed, unpacked
 from ullage.oci.digest import Digest
 from ullage.oci.errors import PlanUnknown, TooManyRequests
 from ullage.oci.reference import RepositoryName
-from ullage.quantities import parse_size
 from ullage.registry.clients import Caller
 from ullage.registry.context import Registry
 from ullage.registry.pull.pull_log import write_pulls
 from ullage.registry.queries.references.blobs import refers_more_often, some_repositories_with
 
-__all__ = ["Caps", "Plan", "PlanRequest", "get_plan", "make_plan", "parse_size"]
-
 PLAN_LIFETIME = timedelta(hours=1)
 MAX_PLANS = 10_000
 # The largest blobs of each fate that a plan names; their sums count all of them.
 NAMED_BLOBS = 100
-NAMED_HOLDERS = 5
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """What was shown to whoever asked; `document` is JSON, without what only some may read."""
-
-    id: str
-    document: dict[str, Any]
-    items: tuple[dict[str, Any], ...]
-
-    def repositories(self) -> tuple[str, ...]:
-        """Every repository the plan is about."""
-        return tuple(part["repository"] for part in self.document["repositories"])
+NAMED_REPOSITORIES = 5
 
 
 # --- making ---------------------------------------------------------------------------------------
@@ -58,7 +54,7 @@ class Plan:
 
 def make_plan(
     registry: Registry, wanted: PlanRequest, principal: Principal, caller: Caller
-) -> Plan:
+) -> PlanDocument:
     """Say what deleting `wanted` would do, and remember it for an hour.
 
     What is missing of several digests and tags is listed as absent; raises NameUnknown, or
@@ -74,13 +70,14 @@ def make_plan(
 
 
 def keep_plan(
-    registry: Registry, document: dict[str, Any], principal: Principal, caller: Caller
-) -> Plan:
+    registry: Registry, document: StoredPlanDocument, principal: Principal, caller: Caller
+) -> PlanDocument:
     """Remember a plan for an hour under a new id."""
     now = registry.now()
     plan_id = registry.fresh_key()
     expires_at = now + PLAN_LIFETIME
-    document |= {"id": plan_id, "created": now.isoformat(), "expires": expires_at.isoformat()}
+    times = {"created": now.isoformat(), "expires": expires_at.isoformat()}
+    document = changed(document, id=plan_id, **times)
 
     def keep(tx: Transaction) -> None:
         if plans.count(tx) >= MAX_PLANS:
@@ -89,10 +86,10 @@ def keep_plan(
 
     # A plan is how a full registry gets room again.
     registry.write(keep, freeing=True)
-    return _shown(plan_id, document, principal)
+    return _public(document, principal)
 
 
-def get_plan(registry: Registry, plan_id: str, principal: Principal) -> Plan:
+def get_plan(registry: Registry, plan_id: str, principal: Principal) -> PlanDocument:
     """The plan as it was made, with its receipt if it was carried out.
 
     Raises PlanUnknown, also if the caller may not see one of its repositories.
@@ -101,96 +98,101 @@ def get_plan(registry: Registry, plan_id: str, principal: Principal) -> Plan:
     stored = registry.read(lambda tx: plans.find(tx, plan_id, now))
     if stored is None:
         raise PlanUnknown({"plan": plan_id})
-    plan = _shown(plan_id, unpacked(stored.document), principal)
-    if not all(principal.may(Action.METADATA_READ, name) for name in plan.repositories()):
+    plan = _public(read_plan(stored), principal)
+    if not all(principal.may(Action.METADATA_READ, name) for name in plan.names()):
         raise PlanUnknown({"plan": plan_id})
     receipt = registry.read(lambda tx: receipt_of(tx, stored))
-    if receipt is not None:
-        plan.document["receipt"] = receipt
-    return plan
+    return plan if receipt is None else changed(plan, receipt=receipt)
 
 
-def receipt_of(tx: Transaction, plan: StoredPlan) -> dict[str, Any] | None:
+def receipt_of(tx: Transaction, plan: StoredPlan) -> Receipt | None:
     """What came of a plan, or has come of it so far; None if it is still to be carried out.
 
     A job that was refused, cancelled or failed leaves a plan that may be applied again.
     """
     if plan.receipt is None:
         return None
-    receipt: dict[str, Any] = json.loads(plan.receipt)
-    if "job" not in receipt:
+    receipt = unpacked(plan.receipt, Receipt)
+    if receipt.job is UNSET:
         return receipt
-    job = jobs.find(tx, receipt["job"])
+    job = jobs.find(tx, receipt.job)
     if job is None or job.state in ("refused", "cancelled", "failed"):
         return None
-    return receipt | {
-        "applied": job.finished_at.isoformat() if job.finished_at else None,
-        "freed_bytes": job.freed_bytes,
-        "freed_later_bytes": job.leased_bytes,
-        "manifest_count": job.manifests_deleted,
-        "tag_count": job.tags_deleted,
-        "difference": job.findings.get("difference"),
-        "operation": job.findings.get("operation"),
-    }
+    found = findings(job)
+    return changed(
+        receipt,
+        applied=job.finished_at.isoformat() if job.finished_at else None,
+        freed_bytes=job.freed_bytes,
+        freed_later_bytes=job.leased_bytes,
+        manifest_count=job.manifests_deleted,
+        tag_count=job.tags_deleted,
+        difference=found.difference or None,
+        operation=found.operation or None,
+    )
 
 
 def expire_plans(registry: Registry) -> None:
-    """Forget plans that nobody carried out in time."""
+    """Forget plans that were not carried out in time."""
     now = registry.now()
     if registry.read(lambda tx: plans.any_expired(tx, now)):
         registry.write(lambda tx: plans.forget_expired(tx, now), freeing=True)
 
 
-def _packed(document: Mapping[str, Any]) -> bytes:
-    return zlib.compress(json.dumps(document, separators=(",", ":")).encode(), 1)
+def _packed(document: StoredPlanDocument) -> bytes:
+    return zlib.compress(packed(document), 1)
 
 
-def unpacked(packed: bytes) -> dict[str, Any]:
+def read_plan(plan: StoredPlan) -> StoredPlanDocument:
     """A stored plan's document."""
-    document: dict[str, Any] = json.loads(zlib.decompress(packed))
-    return document
+    return unpacked(zlib.decompress(plan.document), StoredPlanDocument)
 
 
-def _shown(plan_id: str, document: dict[str, Any], principal: Principal) -> Plan:
-    """Who else holds a blob is told by name only to those who may know of that repository."""
-    document = dict(document)
-    if "chosen" in document:
-        items = tuple(_chosen_shown(document.pop("names"), document.pop("chosen")))
-    else:
-        items = tuple(document.pop("items"))
-    document.pop("generations")
-    document["kept"] = [
-        blob
-        | {
-            "held_by": [
-                name for name in blob["held_by"] if principal.may(Action.METADATA_READ, name)
-            ]
-        }
-        for blob in document["kept"]
+def _public(stored: StoredPlanDocument, principal: Principal) -> PlanDocument:
+    """As the caller may see it: other repositories are named only where they may be known."""
+    head = {name: getattr(stored, name) for name in PlanHead.__struct_fields__}
+    items = tuple(stored.items)
+    if stored.chosen is not UNSET:
+        items = tuple(_chosen_items(stored.names, stored.chosen))
+    kept = [
+        changed(
+            blob,
+            held_by=[name for name in blob.held_by if principal.may(Action.METADATA_READ, name)],
+        )
+        for blob in stored.kept
     ]
-    return Plan(plan_id, document, items)
+    return PlanDocument(
+        **head | {"kept": kept},
+        id=stored.id,
+        created=stored.created,
+        expires=stored.expires,
+        items=items,
+    )
 
 
-def _chosen_shown(names: Sequence[str], chosen: Sequence[Any]) -> Iterator[dict[str, Any]]:
+def _chosen_items(names: Sequence[str], chosen: Sequence[ChosenItem]) -> Iterator[PlanItem]:
     """Each manifest that a filter chose, or that only loses tags, with the tags that vanish."""
-    losing: dict[int, list[Any]] = {}
+    losing: dict[int, list[ChosenItem]] = {}
     for each in chosen:
-        if each[1] == "tag":
-            losing.setdefault(each[4], []).append(each)
-    for place, kind, _, digest, manifest_id, _, *more in chosen:
-        if kind == "tag":
+        if each.kind == "tag":
+            losing.setdefault(each.manifest_id, []).append(each)
+    for each in chosen:
+        if each.kind == "tag":
             continue
-        own, why, *of = more or ([], Why.ASKED)
-        lost = [tag[2] for tag in losing.pop(manifest_id, ())]
-        shown = {"repository": names[place], "digest": digest, "tags": lost + own, "why": why}
-        yield shown | ({"of": of[0]} if of else {})
+        lost = [str(tag.tag) for tag in losing.pop(each.manifest_id, ())]
+        yield PlanItem(
+            repository=names[each.place],
+            digest=each.digest,
+            tags=[*lost, *each.tags],
+            why=each.why,
+            of=UNSET if each.of is None else each.of,
+        )
     for tags in losing.values():
-        yield {
-            "repository": names[tags[0][0]],
-            "digest": tags[0][3],
-            "tags": [tag[2] for tag in tags],
-            "why": Why.UNTAGGED,
-        }
+        yield PlanItem(
+            repository=names[tags[0].place],
+            digest=tags[0].digest,
+            tags=[str(each.tag) for each in tags],
+            why=Why.UNTAGGED,
+        )
 
 
 # --- the document ---------------------------------------------------------------------------------
@@ -198,134 +200,113 @@ def _chosen_shown(names: Sequence[str], chosen: Sequence[Any]) -> Iterator[dict[
 
 def _document(
     tx: Transaction, registry: Registry, wanted: PlanRequest, preview: Preview
-) -> dict[str, Any]:
-    """The plan as JSON: docs/reference/api.md describes it."""
-    asked = {
-        "repositories": wanted.repositories,
-        "repository": wanted.repository,
-        "digests": wanted.digests,
-        "tags": wanted.tags,
-    }
+) -> StoredPlanDocument:
     until = preview.restorable_until
     gone = preview.freed_bytes + (preview.later_bytes if until else 0)
-    warnings = guardrails(preview.parts, gone, wanted.caps, computed=wanted.computed)
-    return {
-        "asked": {name: value for name, value in asked.items() if value},
-        "freed_bytes": preview.freed_bytes,
-        "freed_later_bytes": preview.later_bytes,
-        "kept_bytes": total(preview.fates, Outcome.KEPT),
-        # With soft delete: until when an apply at this moment could be taken back.
-        "restorable_until": until.isoformat() if until else None,
-        "manifest_count": sum(part.manifests_going for part in preview.parts),
-        "tag_count": sum(part.tags_going for part in preview.parts),
-        "upload_count": len(preview.uploads),
-        "repositories": [_share_document(part, preview) for part in preview.parts],
-        "absent": preview.absent,
-        "stays": _stays(preview),
-        "later": later_shown(preview.fates),
-        "kept": kept_shown(
+    return StoredPlanDocument(
+        asked=Asked(
+            repositories=wanted.repositories or UNSET,
+            repository=wanted.repository or UNSET,
+            digests=wanted.digests or UNSET,
+            tags=wanted.tags or UNSET,
+        ),
+        freed_bytes=preview.freed_bytes,
+        freed_later_bytes=preview.later_bytes,
+        kept_bytes=total(preview.fates, Outcome.KEPT),
+        restorable_until=until.isoformat() if until else None,
+        manifest_count=sum(part.manifests_going for part in preview.parts),
+        tag_count=sum(part.tags_going for part in preview.parts),
+        upload_count=len(preview.uploads),
+        repositories=[
+            share_document(part, preview.locked.get(RepositoryName(part.repository), UNSET))
+            for part in preview.parts
+        ],
+        absent=preview.absent,
+        stays=_stays(preview),
+        later=later_blobs(preview.fates),
+        kept=kept_blobs(
             tx,
             preview.fates,
             preview.references,
             [(repository_id, name) for name, repository_id, _ in preview.closures],
         ),
-        "warnings": [_warning_shown(warning) for warning in warnings],
-        "items": _items(preview),
-        # A repository that was deleted and pushed again is another one.
-        "generations": [repository_id for _, repository_id, _ in preview.closures],
-    }
+        warnings=guardrails(preview.parts, gone, wanted.caps, computed=wanted.computed),
+        items=_items(preview),
+        generations=[repository_id for _, repository_id, _ in preview.closures],
+    )
 
 
-def _share_document(part: RepositoryShare, preview: Preview) -> dict[str, Any]:
-    locked = preview.locked.get(RepositoryName(part.repository))
-    return ({"locked": locked} if locked is not None else {}) | {
-        "repository": part.repository,
-        "manifests": part.manifests_going,
-        "of_manifests": part.manifests,
-        "tags": part.tags_going,
-        "of_tags": part.tags,
-    }
-
-
-def _items(preview: Preview) -> list[dict[str, Any]]:
+def _items(preview: Preview) -> list[PlanItem]:
     """Every manifest that goes, what was asked for first."""
     return [
-        {
-            "repository": name,
-            "digest": member.row.digest,
-            "tags": preview.tags.get(member.row.id, []),
-            "why": member.why,
-        }
-        | ({} if member.of is None else {"of": member.of})
-        | ({} if id_ not in preview.pulled else {"pulled": preview.pulled[id_].isoformat()})
+        PlanItem(
+            repository=name,
+            digest=member.row.digest,
+            tags=preview.tags.get(member.row.id, ()),
+            why=member.why,
+            of=UNSET if member.of is None else member.of,
+            pulled=preview.pulled[id_].isoformat() if id_ in preview.pulled else UNSET,
+        )
         for name, _, closure in preview.closures
         for id_, member in closure.going.items()
     ]
 
 
-def _stays(preview: Preview) -> list[dict[str, Any]]:
+def _stays(preview: Preview) -> list[KeptItem]:
     return [
-        {
-            "repository": name,
-            "digest": member.row.digest,
-            "tags": preview.tags.get(member.row.id, []),
-            "why": member.why,
-            "held_by": [_hold_shown(hold) for hold in holds],
-        }
-        | ({} if member.of is None else {"of": member.of})
+        KeptItem(
+            repository=name,
+            digest=member.row.digest,
+            tags=preview.tags.get(member.row.id, ()),
+            why=member.why,
+            held_by=keepers,
+            of=UNSET if member.of is None else member.of,
+        )
         for name, _, closure in preview.closures
-        for member, holds in closure.kept.values()
+        for member, keepers in closure.kept.values()
     ]
 
 
-def _hold_shown(hold: KeptBy) -> dict[str, str]:
-    return {"kind": hold.kind, "by": hold.by}
-
-
-def _warning_shown(warning: Warning) -> dict[str, Any]:
-    return asdict(warning)
-
-
-def kept_shown(
+def kept_blobs(
     tx: Transaction,
     fates: Sequence[Fate],
     references: Mapping[Digest, int],
     repositories: Sequence[tuple[int, RepositoryName]],
-) -> list[dict[str, Any]]:
-    """The largest blobs that stay, and who goes on holding them."""
+) -> list[KeptBlob]:
+    """The largest blobs that stay, and what goes on needing them."""
     return [
-        {
-            "digest": fate.digest,
-            "bytes": fate.size,
-            "held_by": _holders(tx, fate.digest, references.get(fate.digest, 0), repositories),
-        }
+        KeptBlob(
+            fate.digest,
+            fate.size,
+            _still_need(tx, fate.digest, references.get(fate.digest, 0), repositories),
+        )
         for fate in _largest(fates, Outcome.KEPT)
     ]
 
 
-def _holders(
+def _still_need(
     tx: Transaction,
     digest: Digest,
     going: int,
     repositories: Sequence[tuple[int, RepositoryName]],
 ) -> list[str]:
-    """Repositories that go on holding the blob: a few of them."""
-    left = some_repositories_with(tx, digest, NAMED_HOLDERS + len(repositories))
+    """Repositories that go on needing the blob: a few of them."""
+    left = some_repositories_with(tx, digest, NAMED_REPOSITORIES + len(repositories))
     for repository_id, name in repositories:
         if name in left and not refers_more_often(tx, repository_id, digest, going):
             left.remove(name)
-    return left[:NAMED_HOLDERS]
+    return left[:NAMED_REPOSITORIES]
 
 
-def later_shown(fates: Sequence[Fate]) -> list[dict[str, Any]]:
+def later_blobs(fates: Sequence[Fate]) -> list[LaterBlob]:
     """The largest blobs that go later, and when and why."""
     return [
-        {
-            "digest": fate.digest,
-            "bytes": fate.size,
-            "because": fate.because,
-            "until": fate.until.isoformat() if fate.until else None,
-        }
+        LaterBlob(
+            fate.digest,
+            fate.size,
+            fate.because,
+            fate.until.isoformat() if fate.until else None,
+        )
         for fate in _largest(fates, Outcome.LATER)
     ]
 

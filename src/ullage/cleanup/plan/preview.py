@@ -37,14 +37,14 @@ from ullage.usage.queries import usage
 
 @dataclass(frozen=True, slots=True)
 class PlanRequest:
-    """What somebody wants deleted: whole repositories, or digests and tags of one."""
+    """What is to be deleted: whole repositories, or digests and tags of one."""
 
     repositories: tuple[RepositoryName, ...] = ()
     repository: RepositoryName | None = None
     digests: tuple[Digest, ...] = ()
     tags: tuple[Tag, ...] = ()
     caps: Caps = field(default_factory=Caps)
-    # A filter or a program made the list, so that nobody has read it.
+    # A filter or a program made the list, so that no person has read it.
     computed: bool = False
 
     def names(self) -> tuple[RepositoryName, ...]:
@@ -73,7 +73,7 @@ class Preview:
     at: datetime
     # What of it was pulled lately, and when last.
     pulled: Mapping[int, datetime] = field(default_factory=dict)
-    # Of blobs that nothing else has, which have no fate of their own here.
+    # Of blobs that nothing else needs, which have no fate of their own here.
     alone_bytes: int = 0
 
     @property
@@ -90,12 +90,12 @@ class Preview:
 
     @property
     def _surely(self) -> int:
-        """What comes back whatever anybody else has: at once, unless it could be taken back."""
+        """What comes back whatever others need: at once, unless it could be taken back."""
         return self.alone_bytes + sum(size for _, size in self.uploads)
 
 
 def sizes_of_uploads(registry: Registry, names: Sequence[RepositoryName]) -> dict[str, int]:
-    """What open sessions of these repositories really hold, asked outside any transaction."""
+    """The bytes of open sessions of these repositories, asked outside any transaction."""
 
     def keys(tx: Transaction) -> list[str]:
         ids = [find_repository(tx, name) for name in names]
@@ -117,7 +117,7 @@ def preview_of(
 ) -> Preview:
     """What deleting `wanted` would do, as of this transaction.
 
-    `to_delete` keeps everybody else off the blobs until it ends. Raises NameUnknown.
+    `to_delete` locks the blobs until it ends. Raises NameUnknown.
     """
     policy = soft_delete.find_policy(tx)
     if wanted.repository is None:
@@ -149,7 +149,7 @@ def preview_of(
 
 
 def _pulled_lately(tx: Transaction, closure: Closure, now: datetime) -> dict[int, datetime]:
-    """What goes of what somebody seems to need, and when it was pulled last."""
+    """What goes of what seems to be in use, and when it was pulled last."""
     last = pulls.of_manifests(tx, closure.going.keys(), pullers(tx).counted)
     return {id_: at for id_, at in last.items() if at >= now - RECENTLY}
 
@@ -172,9 +172,9 @@ def _look_at_whole(
         repository_id = require_repository(tx, name)
         lock = attribute_locks.lock_of_repository(tx, repository_id, name)
         lock = lock or attributes.first_lock_in(tx, repository_id)
-        hold = image_locks.covered(tx, repository_id, now).first()
-        if hold is not None:
-            locked[name] = image_locks.described(hold)
+        with_reason = image_locks.covered(tx, repository_id, now).first()
+        if with_reason is not None:
+            locked[name] = image_locks.in_words(with_reason)
         elif lock is not None:
             locked[name] = attribute_locks.described(name, lock)
         if name in locked:

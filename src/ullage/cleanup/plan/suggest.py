@@ -17,14 +17,15 @@ from functools import partial
 
 from ullage.authorization import Principal
 from ullage.cleanup.guardrails import RepositoryShare
+from ullage.cleanup.plan.documents import Asked, PlanDocument
 from ullage.cleanup.plan.from_filter import ChosenItems, forecast_items, plan_selection
-from ullage.cleanup.plan.plan import Plan
 from ullage.cleanup.purge import RIGHTS
 from ullage.cleanup.queries import candidates
 from ullage.cleanup.queries.jobs import Item, ItemKind
 from ullage.database.transaction import Transaction
 from ullage.deletion.closure import StoredGraph, Why, what_goes
 from ullage.deletion.unlocked import unlocked
+from ullage.documents import UNSET
 from ullage.oci.digest import Digest
 from ullage.oci.errors import NameUnknown
 from ullage.oci.reference import RepositoryName
@@ -73,7 +74,7 @@ def suggest(
     names: Sequence[RepositoryName],
     principal: Principal,
     caller: Caller,
-) -> Plan:
+) -> PlanDocument:
     """A plan that frees at least `free` bytes, or as many as it may, of these or all repositories.
 
     Only of those that the caller may delete from. Never what is locked, the newest image of a
@@ -101,7 +102,7 @@ def suggest(
     selection = ChosenItems(
         items,
         shares,
-        {"free_bytes": free} | ({"repositories": list(names)} if names else {}),
+        Asked(free_bytes=free, repositories=names or UNSET),
         notes=[] if enough else ["there is not so much that may go"],
     )
     return plan_selection(registry, selection, principal, caller)
@@ -142,9 +143,9 @@ def _stock(tx: Transaction, at: tuple[int, RepositoryName], now: datetime) -> _S
 
 
 def _lot(graph: MemoryGraph, id_: int, unused: timedelta, *, pulled: bool) -> int | None:
-    """With which lot it goes, if nobody has pushed, tagged or pulled it for so long."""
+    """With which lot it goes, if it was not pushed, tagged or pulled for so long."""
     if id_ not in graph.tagged:
-        # Somebody pulls it by its digest.
+        # It is pulled by its digest.
         return None if pulled and unused < RECENTLY else 0
     return next((lot for lot, least in enumerate(AGES, 1) if unused >= least), None)
 
@@ -160,12 +161,12 @@ class _Greedy:
         self.freed = 0
         self.taken: dict[int, None] = {}
         self._left: dict[BlobRow, int] = {}
-        self._holders: dict[BlobRow, list[int]] = {}
+        self._needing: dict[BlobRow, list[int]] = {}
         self._most: dict[BlobRow, int] = {}
         for number, image in enumerate(self.images):
             for blob, count in image.blobs.items():
                 self._left[blob] = blob.manifest_refs
-                self._holders.setdefault(blob, []).append(number)
+                self._needing.setdefault(blob, []).append(number)
                 self._most[blob] = max(count, self._most.get(blob, 0))
         self.gains = [self._gain(image) for image in self.images]
 
@@ -173,7 +174,7 @@ class _Greedy:
         return sum(blob.size for blob, count in image.blobs.items() if self._left[blob] <= count)
 
     def share(self, number: int) -> float:
-        """What is to be had of an image in the long run."""
+        """What an image gives back in the long run."""
         return sum(blob.size / self._left[blob] for blob in self.images[number].blobs)
 
     def take(self, number: int) -> list[int]:
@@ -185,7 +186,7 @@ class _Greedy:
             self._left[blob] -= count
             if not 0 < self._left[blob] <= self._most[blob]:
                 continue
-            for other in self._holders[blob]:
+            for other in self._needing[blob]:
                 if other not in self.taken and self.images[other].blobs[blob] == self._left[blob]:
                     self.gains[other] += blob.size
                     risen.append(other)

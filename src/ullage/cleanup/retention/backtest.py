@@ -1,7 +1,7 @@
-"""Rules tried out on what has been: what they would have deleted, and who came for it afterwards.
+"""Rules tried out on what has been: what they would have deleted, and later pulls of it.
 
 Pushes and deletions come from the audit log, which every one of them is in; pulls from the history
-that pulls.py keeps. Each day at midnight, UTC, the rules decide about the repository as it would
+that pull_log.py keeps. Each day at midnight, UTC, the rules decide about the repository as it would
 have been. Then whatever of their choice was pulled later is a regret.
 
 Not known is which index listed what is gone by now, so a manifest that never had a tag is left out.
@@ -15,12 +15,17 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from heapq import merge
-from typing import Any
 
 from ullage.cleanup.guardrails import RepositoryShare
 from ullage.cleanup.queries import candidates
+from ullage.cleanup.retention.documents import (
+    BacktestReport,
+    GoneDocument,
+    RegretDocument,
+    RuleDocument,
+)
 from ullage.cleanup.retention.policy import Compiled, compiled, decider, find_retention
-from ullage.cleanup.retention.rules import Fact, Rule, parse_rules
+from ullage.cleanup.retention.rules import Fact, Rule, rules_of
 from ullage.cleanup.retention.run import spared
 from ullage.database.transaction import Transaction
 from ullage.oci.errors import ValueInvalid
@@ -73,8 +78,10 @@ def parse_since(text: str) -> timedelta:
     return since
 
 
-def try_rules(registry: Registry, rules: object, since: timedelta) -> dict[str, Any]:
-    """What the rules (None: those that are set) would have deleted; as JSON. Raises ValueInvalid.
+def try_rules(
+    registry: Registry, rules: Sequence[RuleDocument] | None, since: timedelta
+) -> BacktestReport:
+    """What the rules (None: those that are set) would have deleted. Raises ValueInvalid.
 
     Costs what happened, times a look at each repository for each day.
     """
@@ -108,8 +115,8 @@ def try_rules(registry: Registry, rules: object, since: timedelta) -> dict[str, 
     return _report(gone, notes, repositories, now - since, now, oldest)
 
 
-def _wanted(registry: Registry, rules: object) -> Sequence[Rule]:
-    return registry.read(find_retention).in_force() if rules is None else parse_rules(rules)
+def _wanted(registry: Registry, rules: Sequence[RuleDocument] | None) -> Sequence[Rule]:
+    return registry.read(find_retention).in_force() if rules is None else rules_of(rules)
 
 
 def _midnights(since: datetime, until: datetime) -> list[datetime]:
@@ -300,34 +307,27 @@ def _report(
     since: datetime,
     until: datetime,
     oldest: datetime | None,
-) -> dict[str, Any]:
+) -> BacktestReport:
     regretted = [each for each in gone if each.regret is not None]
     named = sorted(gone, key=lambda each: (each.regret is None, each.at, each.repository))[:NAMED]
-    return {
-        "since": since.isoformat(),
-        "until": until.isoformat(),
-        # Before that nothing is known of pulls.
-        "pulls_since": oldest.isoformat() if oldest else None,
-        "repositories": repositories,
-        "tags_deleted": sum(each.tag is not None for each in gone),
-        "manifests_deleted": sum(each.tag is None for each in gone),
-        "pulled_later": len(regretted),
-        "regret_percent": round(100 * len(regretted) / len(gone), 2) if gone else 0.0,
-        "notes": [notes[name] for name in sorted(notes)],
-        "deleted": [_shown(each) for each in named],
-        "omitted": len(gone) - len(named),
-    }
+    return BacktestReport(
+        since=since.isoformat(),
+        until=until.isoformat(),
+        pulls_since=oldest.isoformat() if oldest else None,
+        repositories=repositories,
+        tags_deleted=sum(each.tag is not None for each in gone),
+        manifests_deleted=sum(each.tag is None for each in gone),
+        pulled_later=len(regretted),
+        regret_percent=round(100 * len(regretted) / len(gone), 2) if gone else 0.0,
+        notes=[notes[name] for name in sorted(notes)],
+        deleted=[_document(each) for each in named],
+        omitted=len(gone) - len(named),
+    )
 
 
-def _shown(gone: Gone) -> dict[str, Any]:
-    regret = gone.regret
-    return {
-        "repository": gone.repository,
-        "tag": gone.tag,
-        "digest": gone.digest,
-        "rule": gone.rule,
-        "deleted": gone.at.isoformat(),
-        "pulled_later": None
-        if regret is None
-        else {"first": regret.at.isoformat(), "by": regret.by, "pulls": regret.pulls},
-    }
+def _document(gone: Gone) -> GoneDocument:
+    regret, later = gone.regret, None
+    if regret is not None:
+        later = RegretDocument(regret.at.isoformat(), regret.by, regret.pulls)
+    at = gone.at.isoformat()
+    return GoneDocument(gone.repository, gone.tag, gone.digest, gone.rule, at, later)

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Any
 
 from ullage.cleanup.queries import jobs
+from ullage.cleanup.retention.documents import (
+    RetentionDocument,
+    RetentionRequest,
+    StoredUntagged,
+    UntaggedPolicy,
+)
 from ullage.cleanup.retention.rules import (
     Decider,
     Matches,
@@ -15,10 +20,11 @@ from ullage.cleanup.retention.rules import (
     Rule,
     Untagged,
     parse_days,
-    parse_retention,
     retention_document,
+    retention_of,
 )
 from ullage.database.transaction import Transaction
+from ullage.documents import changed, plain, stored
 from ullage.oci.errors import ValueInvalid
 from ullage.patterns import part, whole
 from ullage.registry.clients import Caller
@@ -27,7 +33,7 @@ from ullage.registry.queries import policies
 
 KIND = "retention"
 POLICY = "retention"
-# When rules ran last, in a row of its own: nobody sets it.
+# When rules ran last, in a row of its own: no request sets it.
 LAST_RUN = "retention.last"
 
 
@@ -37,14 +43,15 @@ def find_retention(tx: Transaction, *, lock: bool = False) -> Retention:
     if found is None:
         return Retention()
     document = dict(found.document)
-    return parse_retention(document, _read_untagged(document.pop("untagged", {})))
+    untagged = stored(document.pop("untagged", {}), StoredUntagged)
+    return retention_of(stored(document, RetentionRequest), _untagged(untagged))
 
 
-def _read_untagged(stored: Mapping[str, Any]) -> Untagged:
-    since, updated = stored.get("since"), stored.get("updated")
+def _untagged(document: StoredUntagged) -> Untagged:
+    since, updated = document.since, document.updated
     return Untagged(
-        enabled=stored.get("enabled", False),
-        days=stored.get("days", Untagged().days),
+        enabled=document.enabled,
+        days=Untagged().days if document.days is None else document.days,
         since=datetime.fromisoformat(since) if since else None,
         updated=datetime.fromisoformat(updated) if updated else None,
     )
@@ -52,15 +59,16 @@ def _read_untagged(stored: Mapping[str, Any]) -> Untagged:
 
 def _put(tx: Transaction, retention: Retention, now: datetime) -> None:
     untagged = retention.untagged
-    stored = {
-        "enabled": untagged.enabled,
-        "days": untagged.days,
-        "since": untagged.since.isoformat() if untagged.since else None,
-        "updated": untagged.updated.isoformat() if untagged.updated else None,
-    }
-    policies.put(tx, POLICY, retention_document(retention) | {"untagged": stored}, now)
+    kept = StoredUntagged(
+        untagged.enabled,
+        untagged.days,
+        untagged.since.isoformat() if untagged.since else None,
+        untagged.updated.isoformat() if untagged.updated else None,
+    )
+    document = plain(retention_document(retention)) | {"untagged": plain(kept)}
+    policies.put(tx, POLICY, document, now)
     if policies.find(tx, LAST_RUN) is None:
-        # Whoever sets rules has the time of one interval to look at what they would do.
+        # After setting rules there is the time of one interval to look at what they would do.
         policies.put(tx, LAST_RUN, {"at": now.isoformat()}, now)
     # What older rules have chosen and not yet deleted stays.
     jobs.cancel_open(tx, KIND)
@@ -71,49 +79,50 @@ def last_run(tx: Transaction) -> datetime | None:
     return None if found is None else datetime.fromisoformat(found.document["at"])
 
 
-def get_retention(registry: Registry) -> dict[str, Any]:
-    """The rules as JSON, and when they run."""
+def get_retention(registry: Registry) -> RetentionDocument:
+    """The rules, and when they run."""
 
-    def read(tx: Transaction) -> dict[str, Any]:
+    def read(tx: Transaction) -> RetentionDocument:
         retention, last = find_retention(tx), last_run(tx)
         running = bool(retention.in_force()) and last is not None
-        return retention_document(retention) | {
-            "last_run": last.isoformat() if last else None,
-            "next_run": (last + retention.every).isoformat() if running and last else None,
-        }
+        return changed(
+            retention_document(retention),
+            last_run=last.isoformat() if last else None,
+            next_run=(last + retention.every).isoformat() if running and last else None,
+        )
 
     return registry.read(read)
 
 
 def set_retention(
-    registry: Registry, document: Mapping[str, Any], caller: Caller
-) -> dict[str, Any]:
+    registry: Registry, document: RetentionRequest, caller: Caller
+) -> RetentionDocument:
     """Set the rules, in place of all that were. Raises ValueInvalid."""
-    compiled(parse_retention(document, Untagged()).rules)
+    compiled(retention_of(document, Untagged()).rules)
 
     def put(tx: Transaction) -> None:
-        wanted = parse_retention(document, find_retention(tx, lock=True).untagged)
+        wanted = retention_of(document, find_retention(tx, lock=True).untagged)
         _put(tx, wanted, registry.now())
-        detail = retention_document(wanted)
+        detail = plain(retention_document(wanted))
         registry.audit(tx, caller, "policy.set", target=POLICY, detail=detail)
 
     registry.write(put)
     return get_retention(registry)
 
 
-def get_untagged(registry: Registry) -> dict[str, Any]:
+def get_untagged(registry: Registry) -> UntaggedPolicy:
     """`az acr config retention show` (azure.md section 3.5)."""
     untagged = registry.read(find_retention).untagged
-    return {
-        "days": untagged.days,
-        "lastUpdatedTime": untagged.updated.isoformat() if untagged.updated else None,
-        "status": "enabled" if untagged.enabled else "disabled",
-    }
+    return UntaggedPolicy(
+        untagged.days,
+        untagged.updated.isoformat() if untagged.updated else None,
+        "enabled" if untagged.enabled else "disabled",
+    )
 
 
 def set_untagged(
     registry: Registry, status: str | None, days: object, caller: Caller
-) -> dict[str, Any]:
+) -> UntaggedPolicy:
     """`az acr config retention update` (azure.md section 3.3). Raises ValueInvalid."""
     if status not in (None, "enabled", "disabled"):
         raise ValueInvalid(message="status: expected enabled or disabled")

@@ -10,18 +10,19 @@ decided by the first rule about untagged manifests that is for its repository.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import Enum
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from ullage.cleanup.guardrails import Guardrail
+from ullage.cleanup.retention.documents import RetentionDocument, RetentionRequest, RuleDocument
+from ullage.documents import UNSET
 from ullage.oci.errors import ValueInvalid, shown
-from ullage.quantities import parse_duration, parse_size
+from ullage.quantities import bytes_of, parse_duration
 from ullage.registry.pull.user_agents import RECENTLY
 
-MAX_RULES = 100
 MAX_NAME = 100
 SHORTEST_EVERY = timedelta(minutes=10)
 USUAL_EVERY = timedelta(days=1)
@@ -92,75 +93,54 @@ class Retention:
         return (self.rules if self.enabled else ()) + (() if last is None else (last,))
 
 
-# --- reading them ---------------------------------------------------------------------------------
+# --- as JSON --------------------------------------------------------------------------------------
 
 
-def parse_retention(document: Mapping[str, Any], untagged: Untagged) -> Retention:
+def retention_of(document: RetentionRequest, untagged: Untagged) -> Retention:
     """`{"enabled": true, "every": "24h", "max_bytes": "1TB", "rules": [{…}]}`. Raises ValueInvalid.
 
-    A misspelt word is an error: it must not mean "without that condition".
+    Whether an expression is one is for its compiler to say.
     """
-    known = {"enabled", "every", "max_manifests", "max_bytes", "rules"}
-    _only(document, known, "the policy")
-    enabled = document.get("enabled", True)
-    if not isinstance(enabled, bool):
-        raise ValueInvalid(message="enabled: expected true or false")
-    every = _duration(document, "every", "the policy") or USUAL_EVERY
+    every = USUAL_EVERY if document.every is None else parse_duration(document.every)
     if every < SHORTEST_EVERY:
         raise ValueInvalid(message="every: at least 10m")
-    size = document.get("max_bytes")
     return Retention(
-        enabled=enabled,
+        enabled=document.enabled,
         every=every,
-        max_manifests=_number(document, "max_manifests", "the policy"),
-        max_bytes=parse_size(size)
-        if isinstance(size, str)
-        else _number(document, "max_bytes", "the policy"),
-        rules=parse_rules(document.get("rules", [])),
+        max_manifests=document.max_manifests,
+        max_bytes=bytes_of(document.max_bytes),
+        rules=rules_of(document.rules),
         untagged=untagged,
     )
 
 
-def parse_rules(value: object) -> tuple[Rule, ...]:
-    """A list of rules. Raises ValueInvalid; whether an expression is one is for who compiles it."""
-    if not isinstance(value, list) or len(value) > MAX_RULES:
-        raise ValueInvalid(message=f"rules: expected a list of at most {MAX_RULES}")
-    rules = tuple(_rule(each, number) for number, each in enumerate(value, 1))
+def rules_of(documents: Sequence[RuleDocument]) -> tuple[Rule, ...]:
+    """Rules from their documents. Raises ValueInvalid."""
+    rules = tuple(_rule(each, number) for number, each in enumerate(documents, 1))
     names = [rule.name for rule in rules]
     if len(set(names)) < len(names) or UNTAGGED in names:
         raise ValueInvalid(message="two rules have the same name")
     return rules
 
 
-_RULE = {
-    *("name", "repositories", "tags", "untagged", "keep", "older_than", "not_pulled_for"),
-    *("keep_newest", "allow"),
-}
-
-
-def _rule(value: object, number: int) -> Rule:
-    if not isinstance(value, dict):
-        raise ValueInvalid(message=f"rule {number}: expected an object")
-    name = _text(value, "name", f"rule {number}") or f"rule {number}"
-    _only(value, _RULE, name)
-    tags, untagged = _text(value, "tags", name), value.get("untagged", False)
-    if not isinstance(untagged, bool) or (tags is None) != untagged:
+def _rule(document: RuleDocument, number: int) -> Rule:
+    name = document.name or f"rule {number}"
+    if (document.tags is None) != document.untagged:
         raise ValueInvalid(message=f'{name}: expected either "tags" or "untagged": true')
-    keep, newest = value.get("keep", False), _number(value, "keep_newest", name) or 0
-    if not isinstance(keep, bool):
-        raise ValueInvalid(message=f"{name}: keep: expected true or false")
+    if any(each not in ALLOWED for each in document.allow):
+        raise ValueInvalid(message=f"{name}: allow: expected some of {', '.join(ALLOWED)}")
     rule = Rule(
         name=name[:MAX_NAME],
-        repositories=_text(value, "repositories", name) or ".*",
-        tags=tags,
-        keep=keep,
-        older_than=_duration(value, "older_than", name),
-        not_pulled_for=_duration(value, "not_pulled_for", name),
-        keep_newest=newest,
-        allow=_allow(value.get("allow", []), name),
+        repositories=document.repositories or ".*",
+        tags=document.tags,
+        keep=document.keep,
+        older_than=_duration(document.older_than),
+        not_pulled_for=_duration(document.not_pulled_for),
+        keep_newest=document.keep_newest or 0,
+        allow=document.allow,
     )
-    conditional = rule.older_than is not None or rule.not_pulled_for is not None or newest > 0
-    if keep == conditional:
+    times = (rule.older_than, rule.not_pulled_for)
+    if rule.keep == (times != (None, None) or rule.keep_newest > 0):
         raise ValueInvalid(
             message=f"{name}: expected keep, or a condition: older_than, not_pulled_for, "
             "keep_newest"
@@ -168,41 +148,8 @@ def _rule(value: object, number: int) -> Rule:
     return rule
 
 
-def _only(value: Mapping[str, Any], known: set[str], whose: str) -> None:
-    unknown = sorted(value.keys() - known)
-    if unknown:
-        raise ValueInvalid(message=f"{whose}: unknown: {', '.join(unknown[:10])}"[:300])
-
-
-def _text(value: Mapping[str, Any], name: str, whose: str) -> str | None:
-    text = value.get(name)
-    if text is not None and (not isinstance(text, str) or not text):
-        raise ValueInvalid(message=f"{whose}: {name}: expected a text")
-    return text
-
-
-def _number(value: Mapping[str, Any], name: str, whose: str) -> int | None:
-    number = value.get(name)
-    if number is not None and (
-        not isinstance(number, int) or isinstance(number, bool) or number < 0
-    ):
-        raise ValueInvalid(message=f"{whose}: {name}: expected a whole number")
-    return number
-
-
-def _duration(value: Mapping[str, Any], name: str, whose: str) -> timedelta | None:
-    text = value.get(name)
-    if text is None:
-        return None
-    if not isinstance(text, str):
-        raise ValueInvalid(message=f"{whose}: {name}: expected a duration such as 7d")
-    return parse_duration(text)
-
-
-def _allow(value: object, whose: str) -> tuple[str, ...]:
-    if not isinstance(value, list) or any(each not in ALLOWED for each in value):
-        raise ValueInvalid(message=f"{whose}: allow: expected some of {', '.join(ALLOWED)}")
-    return tuple(map(str, value))
+def _duration(text: str | None) -> timedelta | None:
+    return None if text is None else parse_duration(text)
 
 
 def parse_days(days: object) -> int:
@@ -214,20 +161,19 @@ def parse_days(days: object) -> int:
     return days
 
 
-def rule_document(rule: Rule) -> dict[str, Any]:
-    """What `parse_rules` reads."""
-    document = {
-        "name": rule.name,
-        "repositories": rule.repositories,
-        "tags": rule.tags,
-        "untagged": True if rule.tags is None else None,
-        "keep": True if rule.keep else None,
-        "older_than": _spelled(rule.older_than),
-        "not_pulled_for": _spelled(rule.not_pulled_for),
-        "keep_newest": rule.keep_newest or None,
-        "allow": list(rule.allow) or None,
-    }
-    return {name: value for name, value in document.items() if value is not None}
+def rule_document(rule: Rule) -> RuleDocument:
+    """What `rules_of` reads."""
+    return RuleDocument(
+        name=rule.name,
+        repositories=rule.repositories,
+        tags=rule.tags,
+        untagged=rule.tags is None,
+        keep=rule.keep,
+        older_than=_spelled(rule.older_than),
+        not_pulled_for=_spelled(rule.not_pulled_for),
+        keep_newest=rule.keep_newest or None,
+        allow=rule.allow,
+    )
 
 
 def _spelled(duration: timedelta | None) -> str | None:
@@ -241,15 +187,16 @@ def _spelled(duration: timedelta | None) -> str | None:
     return f"{milliseconds}ms"
 
 
-def retention_document(retention: Retention) -> dict[str, Any]:
-    """What `parse_retention` reads."""
-    caps = {"max_manifests": retention.max_manifests, "max_bytes": retention.max_bytes}
-    return {
-        "enabled": retention.enabled,
-        "every": _spelled(retention.every),
-        **{name: value for name, value in caps.items() if value is not None},
-        "rules": [rule_document(rule) for rule in retention.rules],
-    }
+def retention_document(retention: Retention) -> RetentionDocument:
+    """What `retention_of` reads."""
+    manifests, size = retention.max_manifests, retention.max_bytes
+    return RetentionDocument(
+        enabled=retention.enabled,
+        every=_spelled(retention.every) or "",
+        max_manifests=UNSET if manifests is None else manifests,
+        max_bytes=UNSET if size is None else size,
+        rules=tuple(map(rule_document, retention.rules)),
+    )
 
 
 # --- deciding -------------------------------------------------------------------------------------
@@ -262,7 +209,7 @@ class Fact(NamedTuple):
 
     # When it was pushed, or lost its last tag.
     updated_at: datetime
-    # By somebody who counts.
+    # By a class of pullers that counts.
     pulled_at: datetime | None = None
     locked: bool = False
 
@@ -277,9 +224,9 @@ class Why(Enum):
     BEFORE = "it was untagged before the policy was enabled at {since}"
     YOUNG = "it was updated at {updated}, less than {age} ago"
     PULLED = "it was pulled at {pulled}, less than {idle} ago"
-    # A newborn is not idle because nobody has come for it yet (harbor#18479).
+    # A newborn is not idle because it was not pulled yet (harbor#18479).
     NEWBORN = "it was pushed at {updated}, less than {idle} ago"
-    HELD = "it was pulled at {pulled}, so somebody may be running it"
+    IN_USE = "it was pulled at {pulled}, so somebody may be running it"
     GOES = "updated at {updated}, pulled: {pulled}"
 
 
@@ -360,7 +307,7 @@ class Decider:
         if self._within(rule.not_pulled_for, fact.updated_at):
             return Why.NEWBORN
         if Guardrail.PULLED not in rule.allow and self._within(RECENTLY, fact.pulled_at):
-            return Why.HELD
+            return Why.IN_USE
         return Why.GOES
 
     def _within(self, time: timedelta | None, when: datetime | None) -> bool:

@@ -7,19 +7,27 @@ repository that the rules would empty, or take most tags of, stays as it is unle
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Any
 
 from ullage.authorization import WITHOUT_ACCOUNTS
 from ullage.cleanup.candidates import FAR_FUTURE, PAGE, take, without_attached
-from ullage.cleanup.guardrails import Caps, Guardrail, RepositoryShare, Warning, purge_guardrails
+from ullage.cleanup.guardrails import (
+    Caps,
+    Guardrail,
+    RepositoryShare,
+    RunCaps,
+    Warning,
+    purge_guardrails,
+)
+from ullage.cleanup.job.documents import AboutRepository, Job, RetentionJob
 from ullage.cleanup.job.jobs import get_job, queue_job
 from ullage.cleanup.job.planning import Chosen
 from ullage.cleanup.queries import candidates, jobs
 from ullage.cleanup.queries.candidates import Candidate, TagCandidate
 from ullage.cleanup.queries.jobs import Item, JobRow
+from ullage.cleanup.retention.documents import Explanation, UntaggedRule, VerdictDocument
 from ullage.cleanup.retention.policy import (
     KIND,
     LAST_RUN,
@@ -36,10 +44,11 @@ from ullage.cleanup.retention.rules import (
     Rule,
     Untagged,
     Verdict,
-    parse_rules,
     rule_document,
+    rules_of,
 )
 from ullage.database.transaction import Transaction
+from ullage.documents import changed, stored
 from ullage.oci.digest import Digest
 from ullage.oci.errors import ManifestUnknown
 from ullage.oci.reference import RepositoryName, Tag
@@ -52,15 +61,15 @@ from ullage.registry.queries.content.manifests import get_manifest
 from ullage.registry.queries.content.remove_manifests import parents_of, tags_of
 from ullage.registry.queries.content.repositories import require_repository
 
-# Whom the audit log names for what rules delete.
+# The audit log's subject of what rules delete.
 WORKER = Caller(subject="retention", address="local", agent="ullage")
 
 
 # --- running --------------------------------------------------------------------------------------
 
 
-def start_run(registry: Registry, caller: Caller, *, dry_run: bool) -> dict[str, Any]:
-    """Run the rules now, or say what they would do; the job as JSON."""
+def start_run(registry: Registry, caller: Caller, *, dry_run: bool) -> Job:
+    """Run the rules now, or say what they would do."""
     job_id = registry.fresh_key()
 
     def start(tx: Transaction) -> None:
@@ -107,48 +116,46 @@ def _queue(
     rules, now = retention.in_force(), registry.now()
     matchers = compiled(rules)
     allowed = any(Guardrail.PULLED in rule.allow for rule in rules)
-    request = {
-        "rules": [rule_document(rule) for rule in rules if rule.since is None],
-        "untagged": [
-            {"days": rule.older_than.days, "since": rule.since.isoformat()}
+    request = RetentionJob(
+        rules=[rule_document(rule) for rule in rules if rule.since is None],
+        untagged=[
+            UntaggedRule(rule.older_than.days, rule.since.isoformat())
             for rule in rules
             if rule.since is not None and rule.older_than is not None
         ],
-        "at": now.isoformat(),
-        # Whatever was pulled since is not deleted: at least all that is not known by now.
-        "unpulled_since": (now if allowed else now - RECENTLY).isoformat(),
-        "dry_run": dry_run,
-        "caps": {"max_manifests": retention.max_manifests, "max_bytes": retention.max_bytes},
-        "repositories": [
-            {"id": repository_id, "repository": name, "named": True}
+        at=now.isoformat(),
+        unpulled_since=(now if allowed else now - RECENTLY).isoformat(),
+        dry_run=dry_run,
+        caps=RunCaps(retention.max_manifests, retention.max_bytes),
+        repositories=[
+            AboutRepository(name, repository_id, named=True)
             for repository_id, name in candidates.repositories(tx)
             if any(each.repository(name) for each in matchers)
         ],
-    }
+    )
     if not dry_run:
         policies.put(tx, LAST_RUN, {"at": now.isoformat()}, now)
     queue_job(tx, registry, job_id, KIND, request, caller)
 
 
-def _rules_of(request: Mapping[str, Any]) -> list[Compiled]:
+def _compiled(request: RetentionJob) -> list[Compiled]:
     """The rules as they were when the job was queued."""
     last = [
-        Untagged(
-            enabled=True, days=each["days"], since=datetime.fromisoformat(each["since"])
-        ).rule()
-        for each in request["untagged"]
+        Untagged(enabled=True, days=each.days, since=datetime.fromisoformat(each.since)).rule()
+        for each in request.untagged
     ]
-    return compiled([*parse_rules(request["rules"]), *(rule for rule in last if rule)])
+    return compiled([*rules_of(request.rules), *(rule for rule in last if rule)])
 
 
 def choose_retention(registry: Registry, job: JobRow, add: Callable[[Item], None]) -> Chosen:
     """Everything that the rules take, but of no repository that they must not take so much of."""
-    rules, now = _rules_of(job.request), datetime.fromisoformat(job.request["at"])
+    request = stored(job.request, RetentionJob)
+    rules, now = _compiled(request), datetime.fromisoformat(request.at)
     shares: list[RepositoryShare] = []
     warnings: list[Warning] = []
-    for found in job.request["repositories"]:
-        name = RepositoryName(found["repository"])
-        taken = _take(registry, found["id"], name, rules, now)
+    for found in request.repositories or ():
+        name = RepositoryName(found.repository)
+        taken = _take(registry, found.id, name, rules, now)
         if taken is None:
             continue
         refusal = spared(taken.share, taken.of_tags, taken.of_orphans)
@@ -162,7 +169,7 @@ def choose_retention(registry: Registry, job: JobRow, add: Callable[[Item], None
 
 
 @dataclass(slots=True)
-class Selection:
+class _Taken:
     share: RepositoryShare
     items: list[Item]
     # Which rules it is by.
@@ -176,7 +183,7 @@ def _take(
     name: RepositoryName,
     rules: Sequence[Compiled],
     now: datetime,
-) -> Selection | None:
+) -> _Taken | None:
     sums = registry.read(lambda tx: candidates.sums(tx, repository_id))
     deciding = decider(rules, name, now)
     if sums is None or deciding is None or not sums.writable:
@@ -196,7 +203,7 @@ def _take(
     of_tags, of_orphans = (
         {verdict.rule for _, verdict in some if verdict.rule} for some in (tags, orphans)
     )
-    return Selection(share, items, of_tags, of_orphans)
+    return _Taken(share, items, of_tags, of_orphans)
 
 
 def spared(
@@ -211,7 +218,7 @@ def spared(
                 f"leaves {share.repository} as it is, because otherwise it {warning.message}, "
                 f"which the rules do not allow ({names})"
             )
-            return replace(warning, message=message, refuses=False)
+            return changed(warning, message=message, refuses=False)
     return None
 
 
@@ -287,8 +294,8 @@ def judged_orphans(
 
 def explain_retention(
     registry: Registry, name: RepositoryName, reference: Tag | Digest
-) -> dict[str, Any]:
-    """Which rule decides about a tag or a manifest, and what it says, as JSON.
+) -> Explanation:
+    """Which rule decides about a tag or a manifest, and what it says.
 
     Raises NameUnknown, ManifestUnknown.
     """
@@ -304,17 +311,21 @@ def explain_retention(
         return repository_id, found.id, tags, listed, find_retention(tx)
 
     repository_id, manifest_id, tags, listed, retention = registry.read(read)
-    answer: dict[str, Any] = {"repository": name, "reference": reference}
+
+    def explained(verdict: VerdictDocument) -> Explanation:
+        goes, rule, because = verdict.goes, verdict.rule, verdict.because
+        return Explanation(
+            repository=name, reference=reference, goes=goes, rule=rule, because=because
+        )
+
     deciding = decider(compiled(retention.in_force()), name, registry.now())
     if deciding is None:
-        return answer | _said(None)
+        return explained(_document(None))
     if isinstance(reference, Digest) and listed:
-        return answer | _said(None, "an index holds it, and goes with it or keeps it")
+        return explained(_document(None, "an index holds it, and goes with it or keeps it"))
     if isinstance(reference, Digest) and not tags:
         found = _first(judged_orphans(registry, repository_id, deciding), id_=manifest_id)
-        if found is None:
-            return answer | _said(None, "it belongs to an image that is there")
-        return answer | _said(found)
+        return explained(_document(found, "it belongs to an image that is there"))
     wanted = set(tags) if isinstance(reference, Digest) else {reference}
     verdicts = {
         tag.name: verdict
@@ -323,19 +334,19 @@ def explain_retention(
     }
     if isinstance(reference, Tag):
         attached = "it belongs to an image that is there"
-        return answer | _said(verdicts.get(reference), attached)
+        return explained(_document(verdicts.get(reference), attached))
     goes = len(verdicts) == len(wanted) and all(each.goes for each in verdicts.values())
     because = "all of its tags go" if goes else "a tag of it stays"
-    shown = {tag: _said(verdict) for tag, verdict in sorted(verdicts.items())}
-    return answer | {"goes": goes, "rule": None, "because": because, "tags": shown}
+    by_tag = {str(tag): _document(verdict) for tag, verdict in sorted(verdicts.items())}
+    return changed(explained(VerdictDocument(goes, None, because)), tags=by_tag)
 
 
 def _first(judged: Iterator[tuple[Candidate, Verdict]], id_: int) -> Verdict | None:
     return next((verdict for each, verdict in judged if each.id == id_), None)
 
 
-def _said(verdict: Verdict | None, otherwise: str = "no rule is about it") -> dict[str, Any]:
+def _document(verdict: Verdict | None, otherwise: str = "no rule is about it") -> VerdictDocument:
     if verdict is None:
-        return {"goes": False, "rule": None, "because": otherwise}
+        return VerdictDocument(False, None, otherwise)
     rule = verdict.rule.name if verdict.rule else None
-    return {"goes": verdict.goes, "rule": rule, "because": verdict.because}
+    return VerdictDocument(verdict.goes, rule, verdict.because)

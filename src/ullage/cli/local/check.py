@@ -21,7 +21,8 @@ def check(invocation: Invocation) -> Result:
         raise Failure("--fast and --deep exclude each other", COULD_NOT)
     settings = settings_of(given)
     from ullage import wiring
-    from ullage.check.findings import render
+    from ullage.check.findings import Report, render
+    from ullage.documents import stored
 
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     mode = "fast" if given.fast else "deep" if given.deep else "default"
@@ -33,7 +34,7 @@ def check(invocation: Invocation) -> Result:
         raise Failure(str(error), COULD_NOT) from None
     if "exit_code" not in report:
         raise Failure(str(report.get("error", "the check did not finish")), COULD_NOT)
-    text = json.dumps(report, indent=2) if given.json else render(report)
+    text = json.dumps(report, indent=2) if given.json else render(stored(report, Report))
     return Result(text=f"{text}\n", code=int(report["exit_code"]))
 
 

@@ -1,6 +1,6 @@
-"""Who pulled what, and when last: what policies have to know before they delete.
+"""Pulls by class of puller, and the last of each: what policies have to know before they delete.
 
-Recorded off the way of pulls (recorder.py): the worker writes down every few seconds, and at a
+Recorded off the way of pulls (pull_recorder.py): the worker writes down every few seconds, and at a
 clean stop. A crash forgets the last seconds. Several processes write the same rows; the later
 moment stays.
 
@@ -14,9 +14,9 @@ import logging
 from collections.abc import Callable, Collection, Mapping
 from datetime import datetime, timedelta
 from functools import lru_cache
-from typing import Any
 
 from ullage.database.transaction import Transaction
+from ullage.documents import Document, Time, plain
 from ullage.oci.digest import Digest
 from ullage.oci.errors import RegistryError
 from ullage.oci.reference import Tag
@@ -24,7 +24,17 @@ from ullage.patterns import Matches, part
 from ullage.registry.clients import Caller
 from ullage.registry.context import Registry
 from ullage.registry.pull.pull_recorder import MAX_AGENT, Pulls, Seen
-from ullage.registry.pull.user_agents import USUAL, Puller, Pullers, parse_pullers, puller_document
+from ullage.registry.pull.user_agents import (
+    USUAL,
+    Puller,
+    PullerName,
+    Pullers,
+    PullersDocument,
+    PullersRequest,
+    parse_pullers,
+    pullers_document,
+    pullers_of,
+)
 from ullage.registry.queries import policies, pulls
 from ullage.registry.queries.content.remove_manifests import parents_of
 
@@ -34,7 +44,7 @@ POLICY = "pullers"
 # What is remembered for replays.
 HISTORY = timedelta(days=400)
 MAX_HISTORY = 2_000_000
-# Indexes of indexes of …: nobody goes deeper.
+# Indexes of indexes of …: none are nested deeper.
 MAX_DEPTH = 8
 # Manifests that one transaction writes about.
 AT_ONCE = 250
@@ -94,8 +104,8 @@ def _write(tx: Transaction, taken: Pulls, classify: Callable[[str], Puller]) -> 
             tags[of_tag] = max(seen.at, tags.get(of_tag, seen.at))
         _count(days, manifest, tag or "", puller, seen)
     pulls.note_manifests(tx, manifests)
-    held = pulls.lock_tags(tx, {key[:2] for key in tags}) if tags else set()
-    pulls.note_tags(tx, {key: at for key, at in tags.items() if key[:2] in held})
+    locked = pulls.lock_tags(tx, {key[:2] for key in tags}) if tags else set()
+    pulls.note_tags(tx, {key: at for key, at in tags.items() if key[:2] in locked})
     pulls.note_days(tx, days)
 
 
@@ -148,7 +158,7 @@ def pullers(tx: Transaction) -> Pullers:
 
 @lru_cache(maxsize=4)
 def classifier(policy: Pullers) -> Callable[[str], Puller]:
-    """Tells a User-Agent's class; what it has told once it remembers."""
+    """Tells a User-Agent's class, and remembers its answers."""
     matchers: list[tuple[Matches, Puller]] = [
         (part(each.agent), each.puller) for each in (*policy.patterns, *USUAL)
     ]
@@ -160,42 +170,51 @@ def classifier(policy: Pullers) -> Callable[[str], Puller]:
     return classify
 
 
-def get_pullers(registry: Registry) -> dict[str, Any]:
-    """The policy as JSON, with the usual patterns that come behind its own."""
-    usual = [{"agent": each.agent, "class": each.puller} for each in USUAL]
-    return puller_document(registry.read(pullers)) | {"usual": usual}
+def get_pullers(registry: Registry) -> PullersDocument:
+    """The policy, with the usual patterns that come behind its own."""
+    return pullers_document(registry.read(pullers), USUAL)
 
 
-def set_pullers(registry: Registry, document: Mapping[str, Any], caller: Caller) -> dict[str, Any]:
+def set_pullers(registry: Registry, request: PullersRequest, caller: Caller) -> PullersDocument:
     """Set the policy. Pulls keep the class that they were given when they were written down.
 
     Raises ValueInvalid.
     """
-    wanted = parse_pullers(document)
+    wanted = pullers_of(request)
     classifier(wanted)
+    document = plain(pullers_document(wanted))
 
     def put(tx: Transaction) -> None:
-        policies.put(tx, POLICY, puller_document(wanted), registry.now())
-        detail = puller_document(wanted)
-        registry.audit(tx, caller, "policy.set", target=POLICY, detail=detail)
+        policies.put(tx, POLICY, document, registry.now())
+        registry.audit(tx, caller, "policy.set", target=POLICY, detail=document)
 
     registry.write(put)
     return get_pullers(registry)
 
 
-# --- what is shown --------------------------------------------------------------------------------
+# --- the last ones --------------------------------------------------------------------------------
 
 
-def last_pulls(tx: Transaction, ids: Collection[int]) -> dict[int, dict[str, Any]]:
-    """What `ullage why` says about these manifests' pulls, as JSON."""
+class LastPull(Document, frozen=True):
+    """The last pull of a manifest, and the last by each class of pullers."""
+
+    at: Time
+    by: PullerName
+    # Whether pulls by this class keep an image.
+    counts: bool
+    classes: dict[str, Time]
+
+
+def last_pulls(tx: Transaction, ids: Collection[int]) -> dict[int, LastPull]:
+    """The last pulls of those of these manifests that were pulled."""
     counted = pullers(tx).counted
     return {
-        id_: {
-            "at": found[0].at.isoformat(),
-            "by": found[0].puller,
-            "counts": found[0].puller in counted,
-            "classes": {each.puller: each.at.isoformat() for each in found},
-        }
+        id_: LastPull(
+            found[0].at.isoformat(),
+            found[0].puller,
+            found[0].puller in counted,
+            {each.puller: each.at.isoformat() for each in found},
+        )
         for id_, found in pulls.last_by_class(tx, ids).items()
     }
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import logging
 from dataclasses import dataclass
-from typing import Any
 
 from ullage.authorization import Principal
 from ullage.blobs.protocol import KeyUnknown, Reader
 from ullage.database.transaction import Transaction
+from ullage.documents import UNSET, Document, UnsetType, plain
 from ullage.oci.digest import Digest
 from ullage.oci.errors import BlobUnknown, ManifestUnknown, NameUnknown, RegistryError, Unavailable
 from ullage.oci.reference import RepositoryName, Tag
@@ -43,11 +43,21 @@ class Page:
     more: bool
 
 
+class Descriptor(Document, frozen=True, rename="camel"):
+    """distribution-spec, "Listing Referrers": a descriptor of the answer."""
+
+    media_type: str
+    digest: str
+    size: int
+    artifact_type: str | UnsetType = UNSET
+    annotations: dict[str, str] | UnsetType = UNSET
+
+
 @dataclass(frozen=True, slots=True)
 class ReferrersPage:
-    """Descriptors as the referrers API shows them; `next` is where the next page starts, if any."""
+    """Some referrers; `next` is where the next page starts, if any."""
 
-    descriptors: tuple[dict[str, Any], ...]
+    descriptors: tuple[Descriptor, ...]
     next: str | None
 
 
@@ -224,30 +234,26 @@ def list_referrers(
     rows = registry.read(
         lambda tx: manifests.list_referrers(tx, name, digest, artifact_type, n + 1, last)
     )
-    descriptors: list[dict[str, Any]] = []
+    descriptors: list[Descriptor] = []
     size = 0
     for row in rows[:n]:
         descriptor = _descriptor(row)
-        size += len(json.dumps(descriptor))
+        size += len(json.dumps(plain(descriptor)))
         if descriptors and size > REFERRERS_BYTES:
             break
         descriptors.append(descriptor)
     more = len(rows) > len(descriptors) > 0
-    return ReferrersPage(tuple(descriptors), descriptors[-1]["digest"] if more else None)
+    return ReferrersPage(tuple(descriptors), descriptors[-1].digest if more else None)
 
 
-def _descriptor(row: ReferrerRow) -> dict[str, Any]:
-    """distribution-spec, "Listing Referrers": what a descriptor of the answer carries."""
-    descriptor: dict[str, Any] = {
-        "mediaType": row.media_type,
-        "digest": row.digest,
-        "size": row.size,
-    }
-    if row.artifact_type is not None:
-        descriptor["artifactType"] = row.artifact_type
-    if row.annotations:
-        descriptor["annotations"] = row.annotations
-    return descriptor
+def _descriptor(row: ReferrerRow) -> Descriptor:
+    return Descriptor(
+        row.media_type,
+        row.digest,
+        row.size,
+        row.artifact_type if row.artifact_type is not None else UNSET,
+        row.annotations or UNSET,
+    )
 
 
 def _page(items: list[str], n: int) -> Page:

@@ -6,15 +6,15 @@ looks at everything every night, and so says nothing about what is needed (harbo
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from enum import StrEnum
-from typing import Any
+from typing import Annotated
 
+from ullage.documents import UNSET, Document, Meta, RequestBody, Text, UnsetType, member, read
 from ullage.oci.errors import ValueInvalid, shown
 
-# What was pulled within this time is not deleted because it was not read.
+# What was pulled within this time is not deleted by a list that no person has read.
 RECENTLY = timedelta(days=7)
 MAX_PATTERNS = 100
 
@@ -86,44 +86,63 @@ USUAL = (
 )
 
 
-def parse_pullers(document: Mapping[str, Any]) -> Pullers:
+# --- as JSON --------------------------------------------------------------------------------------
+
+# A word that is not in the list is refused in words of our own.
+PullerName = Annotated[str, Meta(extra_json_schema={"enum": [str(each) for each in Puller]})]
+
+
+class PatternDocument(RequestBody, frozen=True):
+    """An expression (RE2) that some part of a User-Agent matches, and the class it stands for."""
+
+    agent: Text
+    puller: PullerName = member(name="class")
+
+
+class PullersRequest(RequestBody, frozen=True):
+    """Classes of pullers. What is left out is as usual."""
+
+    patterns: Annotated[tuple[PatternDocument, ...], Meta(max_length=MAX_PATTERNS)] = ()
+    # Classes whose pulls keep nothing.
+    ignored: tuple[PullerName, ...] | UnsetType = UNSET
+
+
+class PullersDocument(Document, frozen=True):
+    """The classes of pullers in force, with the usual patterns that come behind the own ones."""
+
+    patterns: list[PatternDocument]
+    ignored: list[PullerName]
+    usual: list[PatternDocument] | UnsetType = UNSET
+
+
+def parse_pullers(document: object) -> Pullers:
     """`{"patterns": [{"agent": "^mirror/", "class": "replication"}], "ignored": ["scanner"]}`.
 
-    What is left out is as usual. Raises ValueInvalid; whether an expression is valid is found out
-    where it is compiled.
+    Raises ValueInvalid; whether an expression is one is for its compiler to say.
     """
-    unknown = sorted(document.keys() - {"patterns", "ignored"})
-    if unknown:
-        raise ValueInvalid(message=f"unknown: {', '.join(unknown[:10])}"[:200])
-    patterns = document.get("patterns", [])
-    if not isinstance(patterns, list) or len(patterns) > MAX_PATTERNS:
-        raise ValueInvalid(message=f"patterns: expected a list of at most {MAX_PATTERNS}")
-    ignored = document.get("ignored", [*Pullers().ignored])
-    if not isinstance(ignored, list):
-        raise ValueInvalid(message="ignored: expected a list of classes")
-    return Pullers(tuple(map(_pattern, patterns)), frozenset(map(_puller, ignored)))
+    return pullers_of(read(document, PullersRequest, ValueInvalid))
 
 
-def _pattern(value: object) -> Pattern:
-    if not isinstance(value, dict) or value.keys() != {"agent", "class"}:
-        raise ValueInvalid(message='patterns: expected {"agent": …, "class": …}')
-    agent = value["agent"]
-    if not isinstance(agent, str) or not agent:
-        raise ValueInvalid(message="agent: expected an expression")
-    return Pattern(agent, _puller(value["class"]))
+def pullers_of(request: PullersRequest) -> Pullers:
+    """The policy of a request. Raises ValueInvalid."""
+    patterns = tuple(Pattern(each.agent, _puller(each.puller)) for each in request.patterns)
+    if request.ignored is UNSET:
+        return Pullers(patterns)
+    return Pullers(patterns, frozenset(map(_puller, request.ignored)))
 
 
-def _puller(value: object) -> Puller:
-    if isinstance(value, str) and value in list(Puller):
-        return Puller(value)
-    raise ValueInvalid(
-        message=f"{shown(str(value)[:40])} is no class of pullers: {', '.join(Puller)}"
+def _puller(name: str) -> Puller:
+    if name in list(Puller):
+        return Puller(name)
+    raise ValueInvalid(message=f"{shown(name)} is no class of pullers: {', '.join(Puller)}")
+
+
+def pullers_document(pullers: Pullers, usual: tuple[Pattern, ...] = ()) -> PullersDocument:
+    """What `parse_pullers` reads, and the `usual` patterns for a reader."""
+    return PullersDocument(
+        _patterns(pullers.patterns), sorted(pullers.ignored), _patterns(usual) if usual else UNSET
     )
 
 
-def puller_document(pullers: Pullers) -> dict[str, Any]:
-    """What `parse_pullers` reads."""
-    return {
-        "patterns": [{"agent": each.agent, "class": each.puller} for each in pullers.patterns],
-        "ignored": sorted(pullers.ignored),
-    }
+def _patterns(patterns: tuple[Pattern, ...]) -> list[PatternDocument]:
+    return [PatternDocument(agent=each.agent, puller=each.puller) for each in patterns]

@@ -2,70 +2,90 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from starlette.requests import Request
 from starlette.responses import Response
 
 from ullage.authorization import Action
+from ullage.documents import Document, RequestBody
 from ullage.oci.digest import Digest, parse_digest
-from ullage.oci.errors import PlanInvalid
+from ullage.oci.errors import (
+    LockUnknown,
+    ManifestUnknown,
+    NameUnknown,
+    PlanInvalid,
+    TooManyRequests,
+)
 from ullage.oci.reference import RepositoryName, Tag, parse_tag
-from ullage.oci.strict_json import JSONValue
 from ullage.registry.locks import image_locks
+from ullage.registry.locks.image_locks import LockDocument
 from ullage.server.http.context import Context, caller_of, principal_of, query_of
-from ullage.server.http.json_bodies import only, read_body, require
+from ullage.server.http.json_bodies import read_body, require
+from ullage.server.http.operations import Operation, Parameter
 from ullage.server.http.permissions import KNOWN
 from ullage.server.http.responses import json_response
 from ullage.server.http.routes import Route
 
-_LOCK = {"repository", "tag", "digest", "reason", "owner", "until"}
+
+class LockRequest(RequestBody, frozen=True):
+    """A lock of a tag, of a manifest by its digest, or without either of the whole repository."""
+
+    repository: str | None = None
+    tag: str | None = None
+    digest: str | None = None
+    reason: str | None = None
+    owner: str | None = None
+    # A date, a date and time, or a duration from now on; without it until it is lifted.
+    until: str | None = None
 
 
-async def place(context: Context, request: Request) -> Response:
-    """Hold a repository, a tag or a manifest until a moment, or until it is lifted."""
-    body = await read_body(context, request)
-    only(body, _LOCK)
-    name = context.name(_text(body, "repository") or "")
+class Locks(Document, frozen=True):
+    """Locks with a reason, the oldest first."""
+
+    locks: list[LockDocument]
+
+
+async def place_lock(context: Context, request: Request) -> Response:
+    """Lock a repository, a tag or a manifest until a moment, or until the lock is lifted."""
+    body = await read_body(context, request, LockRequest)
+    name = context.name(body.repository or "")
     require(principal_of(request), [name], Action.METADATA_WRITE)
-    reference = _reference(_text(body, "tag"), _text(body, "digest"))
-    until = _text(body, "until")
+    reference, until = _reference(body.tag, body.digest), body.until
     placed = await context.threads.submit(
-        image_locks.place_hold,
+        image_locks.place_lock,
         context.registry,
         name,
         reference,
         caller_of(request),
-        reason=_text(body, "reason") or "",
-        owner=_text(body, "owner"),
+        reason=body.reason or "",
+        owner=body.owner,
         until=image_locks.end_of(context.registry, until) if until is not None else None,
     )
     return json_response(placed, status=201)
 
 
-async def listed(context: Context, request: Request) -> Response:
-    """All that is held in what the caller may read, or in one repository."""
+async def list_locks(context: Context, request: Request) -> Response:
+    """All locks in what the caller may read, or in one repository."""
     name, principal = query_of(request).one("repository"), principal_of(request)
     repository: RepositoryName | None = None
     if name is not None:
         repository = context.name(name)
         require(principal, [repository], Action.METADATA_READ)
     found = await context.threads.submit(
-        image_locks.list_holds, context.registry, principal, repository
+        image_locks.list_locks, context.registry, principal, repository
     )
-    return json_response({"locks": found})
+    return json_response(Locks(found))
 
 
-async def lift(context: Context, request: Request) -> Response:
-    """Lift what holds exactly this."""
+async def lift_locks(context: Context, request: Request) -> Response:
+    """Lift the locks of exactly this."""
     query = query_of(request)
     name = context.name(query.one("repository") or "")
     require(principal_of(request), [name], Action.METADATA_WRITE)
     reference = _reference(query.one("tag"), query.one("digest"))
     lifted = await context.threads.submit(
-        image_locks.lift_holds, context.registry, name, reference, caller_of(request)
+        image_locks.lift_locks, context.registry, name, reference, caller_of(request)
     )
-    return json_response({"locks": lifted})
+    return json_response(Locks(lifted))
 
 
 def _reference(tag: str | None, digest: str | None) -> Tag | Digest | None:
@@ -76,15 +96,25 @@ def _reference(tag: str | None, digest: str | None) -> Tag | Digest | None:
     return None if tag is None else parse_tag(tag)
 
 
-def _text(body: Mapping[str, JSONValue], name: str) -> str | None:
-    value = body.get(name)
-    if value is not None and not isinstance(value, str):
-        raise PlanInvalid(message=f"{name}: expected a text")
-    return value
-
-
+_PATH = "/api/v1/locks"
+_PLACE = Operation(
+    {201: LockDocument},
+    request=(LockRequest,),
+    errors=(NameUnknown, ManifestUnknown, TooManyRequests),
+    example={"repository": "app", "tag": "v1", "reason": "audit 2026-114", "until": "90d"},
+)
+_LIST = Operation({200: Locks}, query=(Parameter("repository", "only of this one", example="app"),))
+_LIFT = Operation(
+    {200: Locks},
+    query=(
+        Parameter("repository", "the repository", required=True, example="app"),
+        Parameter("tag", "the tag that is locked", example="v1"),
+        Parameter("digest", "the manifest that is locked"),
+    ),
+    errors=(NameUnknown, LockUnknown),
+)
 ROUTES = (
-    Route("locks", "POST", "/api/v1/locks", place, KNOWN),
-    Route("locks", "GET", "/api/v1/locks", listed, KNOWN),
-    Route("locks", "DELETE", "/api/v1/locks", lift, KNOWN),
+    Route("locks", "POST", _PATH, place_lock, KNOWN, _PLACE),
+    Route("locks", "GET", _PATH, list_locks, KNOWN, _LIST),
+    Route("locks", "DELETE", _PATH, lift_locks, KNOWN, _LIFT),
 )

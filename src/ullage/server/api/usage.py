@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
-from typing import Any
+from collections.abc import Sequence
 
 from starlette.requests import Request
 from starlette.responses import Response
 
 from ullage.authorization import Action
+from ullage.documents import UNSET, UnsetType, changed
 from ullage.oci.digest import parse_digest
-from ullage.oci.errors import ValueInvalid
+from ullage.oci.errors import BlobUnknown, NameUnknown, ValueInvalid
 from ullage.oci.reference import RepositoryName
 from ullage.server.http.context import Context, principal_of, query_of
-from ullage.server.http.json_bodies import (
-    require,
-)
+from ullage.server.http.json_bodies import require
+from ullage.server.http.operations import Operation, Parameter
 from ullage.server.http.permissions import ALL_REPOSITORIES, KNOWN
 from ullage.server.http.responses import json_response
 from ullage.server.http.routes import Route
@@ -40,14 +39,13 @@ async def get_usage(context: Context, request: Request) -> Response:
         entries = await context.threads.submit(usage.by_namespace, context.registry)
     else:
         entries = await context.threads.submit(usage.by_repository, context.registry, principal)
-    answer = _listed(by, [asdict(entry) for entry in entries], top)
+    totals: usage.Totals | UnsetType = UNSET
     if everything:
         totals = await context.threads.submit(usage.registry_totals, context.registry)
-        answer["registry"] = asdict(totals)
         if query.one("check") == "true":
             stored, unexplained = await context.threads.submit(usage.unexplained, context.registry)
-            answer["registry"] |= {"store_bytes": stored, "unexplained_bytes": unexplained}
-    return json_response(answer)
+            totals = changed(totals, store_bytes=stored, unexplained_bytes=unexplained)
+    return json_response(changed(_bill(by, entries, top), registry=totals))
 
 
 async def _usage_of(
@@ -57,16 +55,16 @@ async def _usage_of(
         raise ValueInvalid({"by": by[:40]}, "by: of a repository, repository, image or tag")
     found = await context.threads.submit(usage.of_repository, context.registry, repository)
     if by == "repository":
-        return json_response({"repository": found})
+        return json_response(usage.Usage(repository=found))
     lines = await context.threads.submit(
         usage.by_image, context.registry, repository, tags=by == "tag"
     )
-    return json_response({"repository": found} | _listed(by, lines, top))
+    return json_response(changed(_bill(by, lines, top), repository=found))
 
 
-def _listed(by: str, lines: list[dict[str, Any]], top: int | None) -> dict[str, Any]:
-    shown = lines if top is None else lines[:top]
-    return {"by": by, "entries": shown, "omitted": len(lines) - len(shown)}
+def _bill(by: str, lines: Sequence[usage.Line], top: int | None) -> usage.Usage:
+    first = lines if top is None else lines[:top]
+    return usage.Usage(by=by, entries=first, omitted=len(lines) - len(first))
 
 
 def _top(text: str | None) -> int | None:
@@ -78,7 +76,7 @@ def _top(text: str | None) -> int | None:
 
 
 async def get_why(context: Context, request: Request, reference: str) -> Response:
-    """Everything that holds a manifest or blob, or what its bytes wait for."""
+    """Everything that keeps a manifest or blob, or what its bytes wait for."""
     return json_response(
         await context.threads.submit(
             why.explain, context.registry, parse_digest(reference), principal_of(request)
@@ -86,7 +84,19 @@ async def get_why(context: Context, request: Request, reference: str) -> Respons
     )
 
 
+_BY = {"type": "string", "enum": ["repository", "namespace", "image", "tag"]}
+_USAGE = Operation(
+    {200: usage.Usage},
+    query=(
+        Parameter("by", "repository or namespace; of a repository, image or tag", _BY),
+        Parameter("repository", "only this one", example="app"),
+        Parameter("top", "the first so many lines", {"type": "integer", "minimum": 0}),
+        Parameter("check", "true also lists the store", example="true"),
+    ),
+    errors=(NameUnknown,),
+)
+_WHY = Operation({200: why.Reasons}, errors=(BlobUnknown,))
 ROUTES = (
-    Route("usage", "GET", "/api/v1/usage", get_usage, KNOWN),
-    Route("why", "GET", "/api/v1/why/{digest}", get_why, KNOWN),
+    Route("usage", "GET", "/api/v1/usage", get_usage, KNOWN, _USAGE),
+    Route("why", "GET", "/api/v1/why/{digest}", get_why, KNOWN, _WHY),
 )

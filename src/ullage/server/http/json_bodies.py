@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import string
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable
+from typing import TypeVar
 
 from starlette.requests import Request
 
+from ullage import documents
 from ullage.authorization import Action, Principal
-from ullage.cleanup.plan.plan import Caps, parse_size
-from ullage.oci.errors import ManifestTooLarge, PlanInvalid, ValueInvalid
+from ullage.oci.errors import ManifestTooLarge, PlanInvalid, RegistryError, ValueInvalid
 from ullage.oci.reference import RepositoryName
 from ullage.oci.strict_json import JSONInvalid, JSONValue, loads
 from ullage.server.http.authentication import Challenge
@@ -19,10 +19,20 @@ from ullage.server.http.errors import FormTooLarge
 
 # A list of 10,000 digests fits.
 MAX_BODY_BYTES = 1024 * 1024
-_CAPS = {"max_manifests", "max_bytes", "max_percent"}
+T = TypeVar("T", bound=documents.RequestBody)
 
 
-async def read_body(context: Context, request: Request) -> Mapping[str, JSONValue]:
+async def read_body(
+    context: Context,
+    request: Request,
+    kind: type[T],
+    refusal: type[RegistryError] = PlanInvalid,
+) -> T:
+    """What was sent, as a document of this kind. Raises PlanInvalid, FormTooLarge, `refusal`."""
+    return documents.read(await read_object(context, request), kind, refusal)
+
+
+async def read_object(context: Context, request: Request) -> dict[str, JSONValue]:
     """The JSON object that was sent; {} if nothing was. Raises PlanInvalid, FormTooLarge."""
     try:
         async with context.bodies.whole(request, MAX_BODY_BYTES) as raw:
@@ -33,50 +43,6 @@ async def read_body(context: Context, request: Request) -> Mapping[str, JSONValu
         raise PlanInvalid(message=f"the body is {error}") from None
     if not isinstance(value, dict):
         raise PlanInvalid(message="expected a JSON object")
-    return value
-
-
-def caps(value: JSONValue) -> Caps:
-    if value is None:
-        return Caps()
-    if not isinstance(value, dict):
-        raise PlanInvalid(message="caps: expected an object")
-    only(value, _CAPS)
-    size = value.get("max_bytes")
-    return Caps(
-        max_manifests=number(value, "max_manifests"),
-        max_bytes=parse_size(size) if isinstance(size, str) else number(value, "max_bytes"),
-        max_percent=number(value, "max_percent"),
-    )
-
-
-def only(body: Mapping[str, Any], known: set[str]) -> None:
-    """A misspelt word must not mean "without it" where something is deleted."""
-    unknown = sorted(body.keys() - known)
-    if unknown:
-        raise PlanInvalid({"unknown": unknown[:10]}, f"unknown: {', '.join(unknown[:10])}"[:200])
-
-
-def texts(body: Mapping[str, JSONValue], name: str) -> list[str]:
-    value = body.get(name, [])
-    if not isinstance(value, list) or not all(isinstance(each, str) for each in value):
-        raise PlanInvalid(message=f"{name}: expected a list of texts")
-    return [str(each) for each in value]
-
-
-def flag(body: Mapping[str, JSONValue], name: str) -> bool:
-    value = body.get(name, False)
-    if not isinstance(value, bool):
-        raise PlanInvalid(message=f"{name}: expected true or false")
-    return value
-
-
-def number(body: Mapping[str, JSONValue], name: str) -> int | None:
-    value = body.get(name)
-    if value is None:
-        return None
-    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-        raise PlanInvalid(message=f"{name}: expected a whole number")
     return value
 
 

@@ -9,6 +9,8 @@ from functools import lru_cache
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from ullage.documents import plain
+
 API_VERSION = {"Docker-Distribution-Api-Version": "registry/2.0"}
 
 
@@ -61,7 +63,7 @@ class FixedResponse(Response):
 
 
 # json.dumps would make an encoder each time.
-_in_json = json.JSONEncoder(ensure_ascii=True, separators=(",", ":")).encode
+_in_json = json.JSONEncoder(ensure_ascii=True, separators=(",", ":"), default=plain).encode
 
 
 def json_response(

@@ -14,6 +14,7 @@ from functools import lru_cache
 from starlette.responses import Response
 
 from ullage.server.http.errors import MethodNotAllowed, NotFound
+from ullage.server.http.operations import Operation
 from ullage.server.http.parameters import decoded_path
 from ullage.server.http.permissions import Permission
 
@@ -31,6 +32,7 @@ class Route:
     handler: Callable[..., Awaitable[Response]]
     # There is no default: a route without one is an error.
     permission: Permission
+    operation: Operation | None = None
 
 
 class Router:
