@@ -130,6 +130,7 @@ TABLE = (
     ),
     Row("GET", "/api/v1/policies/soft-delete", "known", 200, 200),
     Row("PATCH", "/api/v1/policies/soft-delete", Everywhere(POLICIES), 200, 200),
+    Row("GET", "/api/v1/openapi.json", "known", 200, 200),
     Row("GET", "/api/v1/locks", "known", 200, 200, METADATA),
     Row("POST", "/api/v1/locks", "known", 201, 404, METADATA_CHANGE),
     Row("DELETE", "/api/v1/locks", "known", 200, 404, METADATA_CHANGE),

@@ -1,5 +1,6 @@
 """Pages of the reference that follow from the code: `python -m tests.support.generate_docs`."""
 
+import json
 from collections.abc import Container, Iterable, Iterator
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from ullage.cli.shell.help import described, placeholder, spelled, usage
 from ullage.config import SETTINGS
 from ullage.oci import errors
 from ullage.oci.errors import RegistryError
+from ullage.server.api import routes
 from ullage.server.http import errors as http_errors
 
 FOLDER = Path(__file__).resolve().parents[2] / "docs" / "reference"
@@ -145,7 +147,17 @@ def _table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
     return "\n" + "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
 
 
-PAGES = {"settings.md": settings_page, "errors.md": errors_page, "cli.md": cli_page}
+def openapi_page() -> str:
+    """docs/reference/openapi.json."""
+    return json.dumps(routes.description(), indent=1, ensure_ascii=False) + "\n"
+
+
+PAGES = {
+    "settings.md": settings_page,
+    "errors.md": errors_page,
+    "cli.md": cli_page,
+    "openapi.json": openapi_page,
+}
 
 
 if __name__ == "__main__":

@@ -2,8 +2,42 @@
 
 from __future__ import annotations
 
-from ullage.server.api import deleted, jobs, locks, plans, policies, usage
+from functools import cache
+from typing import Any
 
+from starlette.requests import Request
+from starlette.responses import Response
+
+from ullage.documents import Document
+from ullage.server.api import deleted, jobs, locks, plans, policies, usage
+from ullage.server.http.context import Context
+from ullage.server.http.operations import Operation
+from ullage.server.http.permissions import KNOWN
+from ullage.server.http.responses import json_response
+from ullage.server.http.routes import Route
+
+
+class Description(Document, frozen=True):
+    """An OpenAPI 3.1 document."""
+
+    openapi: str
+    paths: dict[str, Any]
+
+
+async def get_description(context: Context, request: Request) -> Response:
+    """The description of these routes, as OpenAPI 3.1."""
+    return json_response(description())
+
+
+@cache
+def description() -> dict[str, Any]:
+    """What docs/reference/openapi.json has; made when it is asked for first."""
+    from ullage.server.api import openapi
+
+    return openapi.describe(ROUTES)
+
+
+_DESCRIPTION = Operation({200: Description})
 ROUTES = (
     *plans.ROUTES,
     *usage.ROUTES,
@@ -11,4 +45,5 @@ ROUTES = (
     *locks.ROUTES,
     *policies.ROUTES,
     *deleted.ROUTES,
+    Route("openapi", "GET", "/api/v1/openapi.json", get_description, KNOWN, _DESCRIPTION),
 )
