@@ -161,7 +161,11 @@ def test_only_promises_are_unlogged(postgres_url: str) -> None:
     open_database(postgres_url).close()
     with connected(postgres_url) as connection:
         query = "SELECT relname FROM pg_class WHERE relkind = 'r' AND relpersistence = 'u'"
-        assert set(connection.execute(sa.text(query)).scalars()) == {"leases", "lease_memory"}
+        assert set(connection.execute(sa.text(query)).scalars()) == {
+            "leases",
+            "lease_memory",
+            "processes",
+        }
 
 
 def test_opening_again_changes_nothing(new_url: str) -> None:

@@ -219,6 +219,7 @@ _TOTAL = "the bill of the whole registry, which says so"
 _UPLOADS = "open uploads, of which there are at most Limits.max_uploads"
 _FOUND = "not a table, but what the statement itself has found"
 _JOBS = "jobs, of which there are a few, and those of the last days"
+_PROCESSES = "a row for each server process, and for those that died lately"
 SCANS = {
     "accounts.queries._USERS": _FEW,
     "accounts.queries._TOKENS": _FEW,
@@ -264,6 +265,8 @@ SCANS = {
     "registry.queries.counters._TOTALS": "a row for each total, on PostgreSQL sixteen",
     "registry.queries.identity._ALL": "a row for each time that a database took over a store",
     "registry.queries.identity._COUNT": "the same",
+    "registry.queries.processes._SILENT": _PROCESSES,
+    "registry.queries.processes._FORGET": _PROCESSES,
     "registry.queries.pulls._COUNT_HISTORY": "the worker, once a day, of at most MAX_HISTORY",
     "registry.queries.reclaim.deadlines._SHIFT_REVIEWS": _CLOCK,
     "registry.queries.reclaim.deadlines._SHIFT_TOMBSTONES": _CLOCK,

@@ -151,7 +151,7 @@ def test_a_worker_that_dies_is_relieved(registry: Registry, clock: FakeClock) ->
     """F4, R24: no worker keeps a tombstone for longer than its claim."""
     size = bury_image(registry, b"layer")
     until = clock() + RECLAIM_CLAIM
-    claimed = registry.write(lambda tx: claim_tombstones(tx, clock(), until, 500))
+    claimed = registry.write(lambda tx: claim_tombstones(tx, "dead", None, clock(), until, 500))
     assert len(claimed) == 2
     assert reclaim_due(registry) == 0
     clock.advance(RECLAIM_CLAIM.total_seconds())
@@ -165,7 +165,7 @@ def test_a_start_takes_over_at_once_where_one_process_owns_everything(
     """F4: bytes that a killed server had in hand need not wait for its claims to end."""
     size = bury_image(registry, b"layer")
     until = clock() + RECLAIM_CLAIM
-    registry.write(lambda tx: claim_tombstones(tx, clock(), until, 500))
+    registry.write(lambda tx: claim_tombstones(tx, "dead", None, clock(), until, 500))
     recover(registry)
     alone = registry.db.dialect == "sqlite"
     assert reclaim_due(registry) == (2 if alone else 0)
@@ -178,13 +178,13 @@ def test_bytes_erased_by_a_worker_that_died_are_counted_once(
     """F4, R6: killed after the unlinking, before the row: done again, a missing file is fine."""
     size = bury_image(registry, b"layer")
     until = clock() + RECLAIM_CLAIM
-    claimed = registry.write(lambda tx: claim_tombstones(tx, clock(), until, 500))
+    claimed = registry.write(lambda tx: claim_tombstones(tx, "dead", None, clock(), until, 500))
     faulty.delete(tombstone.storage_key for tombstone in claimed)
     clock.advance(RECLAIM_CLAIM.total_seconds())
     settle(registry)
     assert pending_and_reclaimed(registry) == (0, size)
     # The dead one was only slow, and comes to its end: nothing happens twice (R24).
-    registry.write(lambda tx: drop_tombstones(tx, claimed))
+    registry.write(lambda tx: drop_tombstones(tx, "dead", claimed))
     assert pending_and_reclaimed(registry) == (0, size)
 
 

@@ -183,7 +183,7 @@ def test_a_session_that_stays_claimed_is_no_reason_to_refuse_what_was_done(
         """Claims of a database that goes away at the wrong moment."""
 
         def __init__(self, inner: Claims) -> None:
-            self.claim, self.renew = inner.claim, inner.renew
+            self.claim, self.renew, self.fence = inner.claim, inner.renew, inner.fence
 
         def release(self, *_: object) -> None:
             raise DatabaseBusy("gone")

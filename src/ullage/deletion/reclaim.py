@@ -49,7 +49,7 @@ REVIEW_BATCH = 200
 # Each batch syncs up to 256 directories: the more it erases, the fewer times.
 RECLAIM_BATCH = 2000
 ERASE_BATCH = 200
-# A worker that dies with claimed tombstones keeps others from them for this long.
+# A worker that is held up with claimed tombstones keeps others from them for this long.
 RECLAIM_CLAIM = timedelta(seconds=60)
 MAX_BACKOFF = timedelta(hours=1)
 
@@ -100,8 +100,9 @@ def reclaim_due(registry: Registry) -> int:
     now = registry.now()
     if not registry.read(lambda tx: tombstone_due(tx, now)):
         return 0
+    token, until = registry.fresh_key(), now + RECLAIM_CLAIM
     claimed = registry.write(
-        lambda tx: claim_tombstones(tx, now, now + RECLAIM_CLAIM, RECLAIM_BATCH),
+        lambda tx: claim_tombstones(tx, token, registry.process, now, until, RECLAIM_BATCH),
         freeing=True,
     )
     if not claimed:
@@ -111,12 +112,12 @@ def reclaim_due(registry: Registry) -> int:
     if failed:
         backoff = min(timedelta(seconds=2 ** min(failed[0].attempts + 1, 20)), MAX_BACKOFF)
         log.error("%d objects could not be erased, next try in %s", len(failed), backoff)
-        registry.write(lambda tx: postpone_tombstones(tx, failed, now + backoff))
+        registry.write(lambda tx: postpone_tombstones(tx, token, failed, now + backoff))
     erased = [tombstone for tombstone in claimed if tombstone not in failed]
     failpoint("reclaim.before_drop")
-    registry.write(lambda tx: drop_tombstones(tx, erased), freeing=True)
+    dropped = registry.write(lambda tx: drop_tombstones(tx, token, erased), freeing=True)
     failpoint("reclaim.after_drop")
-    return len(erased)
+    return dropped
 
 
 def _erase(registry: Registry, tombstones: Sequence[Tombstone]) -> list[Tombstone]:

@@ -68,6 +68,9 @@ class Registry:
     blob_cache: BlobCache = field(default_factory=BlobCache)
     # Upload sessions without bytes, where they are kept in memory.
     memory_sessions: MemorySessions | None = None
+    # By this name this process gives signs of life, where others may be at work on the same
+    # database (queries/processes.py); None where it is alone, or gives none.
+    process: str | None = None
     # How far the storage keys have come, and what the store says of that.
     store_mark: StoreMark = field(default_factory=StoreMark)
 

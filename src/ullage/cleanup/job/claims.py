@@ -25,7 +25,8 @@ def mine_or_waiting(tx: Transaction, token: str, now: datetime) -> JobRow | None
 def renew_claim(tx: Transaction, registry: Registry, job_id: str, token: str) -> JobRow:
     """Lock the job's row and renew the claim. Raises ClaimLost."""
     now = registry.now()
-    row = jobs.find(tx, job_id) if jobs.claim(tx, job_id, token, now, now + CLAIM) else None
+    claimed = jobs.claim(tx, job_id, token, registry.process, now, now + CLAIM)
+    row = jobs.find(tx, job_id) if claimed else None
     if row is None:
         raise ClaimLost
     return row

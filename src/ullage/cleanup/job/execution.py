@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 
 from ullage.cleanup.job.batch import clean_some
 from ullage.cleanup.job.claims import ClaimLost, mine_or_waiting, renew_claim
@@ -101,9 +102,9 @@ def note_failure(registry: Registry, token: str, message: str) -> None:
 
     def note(tx: Transaction) -> None:
         job_id = jobs.claimed_by(tx, token)
-        row = jobs.find(tx, job_id) if job_id is not None else None
-        if row is None:
+        if job_id is None:
             return
+        row = renew_claim(tx, registry, job_id, token)
         jobs.change(tx, row.id, failures=row.failures + 1)
         if row.failures + 1 >= MAX_FAILURES:
             found = findings(row)
@@ -111,7 +112,9 @@ def note_failure(registry: Registry, token: str, message: str) -> None:
             now = registry.now()
             jobs.change(tx, row.id, state="failed", findings=plain(found), finished_at=now)
 
-    registry.write(note, freeing=True)
+    # Where another worker has it by now, it is that one's business.
+    with suppress(ClaimLost):
+        registry.write(note, freeing=True)
 
 
 def expire_jobs(registry: Registry) -> int:

@@ -109,8 +109,7 @@ class _Writer:
 
 def plan_job(registry: Registry, chooser: Chooser, row: JobRow, token: str) -> None:
     """Choose what goes, from the beginning: nothing is deleted before all of it is known."""
-    registry.write(lambda tx: jobs.change(tx, row.id, state="planning"), freeing=True)
-    while registry.write(lambda tx: jobs.drop_items(tx, row.id, WRITTEN_TOGETHER), freeing=True):
+    while registry.write(lambda tx: _begin_again(tx, registry, row.id, token), freeing=True):
         pass
     writer = _Writer(registry, row.id, token)
     write_pulls(registry)
@@ -122,7 +121,7 @@ def plan_job(registry: Registry, chooser: Chooser, row: JobRow, token: str) -> N
     writer.flush()
     planned = chosen.as_planned
     if planned is not None:
-        registry.write(lambda tx: jobs.change(tx, row.id, tag_count=planned.tag_count))
+        registry.write(lambda tx: _count_tags(tx, registry, row.id, token, planned.tag_count))
         findings = _findings(chosen, (), planned.freed_bytes, planned.later_bytes)
         findings = changed(findings, difference=planned.difference or UNSET)
         _planned(registry, row, token, "running", findings)
@@ -135,6 +134,20 @@ def plan_job(registry: Registry, chooser: Chooser, row: JobRow, token: str) -> N
     refused = any(warning.refuses and warning.rail not in request.allow for warning in warnings)
     state = "done" if request.dry_run else "refused" if refused else "running"
     _planned(registry, row, token, state, _findings(chosen, warnings, freed, later))
+
+
+def _begin_again(tx: Transaction, registry: Registry, job_id: str, token: str) -> int:
+    """Forget some of what an earlier plan has written down; how much. Raises ClaimLost."""
+    renew_claim(tx, registry, job_id, token)
+    jobs.change(tx, job_id, state="planning")
+    return jobs.drop_items(tx, job_id, WRITTEN_TOGETHER)
+
+
+def _count_tags(
+    tx: Transaction, registry: Registry, job_id: str, token: str, tag_count: int
+) -> None:
+    renew_claim(tx, registry, job_id, token)
+    jobs.change(tx, job_id, tag_count=tag_count)
 
 
 def _bytes_of(tx: Transaction, registry: Registry, job_id: str) -> tuple[int, int]:

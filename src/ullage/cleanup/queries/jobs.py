@@ -22,6 +22,7 @@ from ullage.database.timestamps import from_micros, to_micros
 from ullage.database.transaction import Row, Transaction
 from ullage.oci.digest import Digest
 from ullage.oci.reference import RepositoryName, Tag
+from ullage.registry.queries.processes import free
 
 _jobs = cleaning.jobs
 _items = cleaning.job_items
@@ -169,7 +170,7 @@ def _job(row: Row) -> JobRow:
     return JobRow(**values)
 
 
-_FREE = sa.or_(_jobs.c.claim.is_(None), _jobs.c.claimed_until <= bindparam("now"))
+_FREE = free(_jobs)
 _MINE = _jobs.c.claim == bindparam("token")
 _OLDEST_OPEN = sa.select(_jobs.c.id).where(_OPEN).order_by(_jobs.c.created_at, _jobs.c.id).limit(1)
 _WAITING = Statement(_OLDEST_OPEN.where(_FREE))
@@ -177,9 +178,13 @@ _CLAIMED_BY = Statement(_OLDEST_OPEN.where(_MINE))
 _CLAIM = Statement(
     _jobs.update()
     .where(_THIS_ONE, _OPEN, sa.or_(_MINE, _FREE))
-    .values(claim=bindparam("token"), claimed_until=bindparam("until"))
+    .values(
+        claim=bindparam("token"),
+        claimed_by=bindparam("process"),
+        claimed_until=bindparam("until"),
+    )
 )
-_RELEASE = _jobs.update().values(claim=None, claimed_until=None)
+_RELEASE = _jobs.update().values(claim=None, claimed_by=None, claimed_until=None)
 _RELEASE_MINE = Statement(_RELEASE.where(_MINE))
 _RELEASE_ALL = Statement(_RELEASE.where(_jobs.c.claim.is_not(None)))
 
@@ -196,10 +201,15 @@ def claimed_by(tx: Transaction, token: str) -> str | None:
     return found
 
 
-def claim(tx: Transaction, job_id: str, token: str, now: datetime, until: datetime) -> bool:
-    """Take a job that no worker has claimed, or renew one's own claim; False if another has it."""
+def claim(
+    tx: Transaction, job_id: str, token: str, process: str | None, now: datetime, until: datetime
+) -> bool:
+    """Take a job that no worker has claimed, or renew one's own claim; False if another has it.
+
+    The row is locked: until the transaction ends, the claim cannot be lost.
+    """
     times = {"now": to_micros(now), "until": to_micros(until)}
-    return bool(tx.change(_CLAIM, job_id=job_id, token=token, **times))
+    return bool(tx.change(_CLAIM, job_id=job_id, token=token, process=process, **times))
 
 
 def release_claims(tx: Transaction, token: str | None = None) -> None:
@@ -221,7 +231,8 @@ def change(tx: Transaction, job_id: str, **values: Any) -> None:
     if "findings" in values:
         values["findings"] = json.dumps(values["findings"])
     if values.get("finished_at") is not None:
-        values |= {"finished_at": to_micros(values["finished_at"]), "claim": None}
+        values |= {"finished_at": to_micros(values["finished_at"])}
+        values |= {"claim": None, "claimed_by": None, "claimed_until": None}
     _SET.set(tx, job_id, values)
 
 

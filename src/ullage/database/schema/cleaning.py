@@ -50,8 +50,9 @@ jobs = sa.Table(
     sa.Column("leased_bytes", sa.BigInteger, nullable=False, server_default="0"),
     sa.Column("cancelled", sa.Boolean, nullable=False, server_default=sa.false()),
     sa.Column("failures", sa.Integer, nullable=False, server_default="0"),
-    # Which process works on it, until when.
+    # Which worker of which process works on it, until when.
     sa.Column("claim", sa.Text),
+    sa.Column("claimed_by", sa.Text),
     sa.Column("claimed_until", Moment),
     sa.Index("ix_jobs_finished_at", "finished_at"),
     sqlite_with_rowid=False,

@@ -18,8 +18,10 @@ uploads = sa.Table(
     sa.Column("offset", sa.BigInteger, nullable=False),
     sa.Column("created_at", Moment, nullable=False),
     sa.Column("expires_at", Moment, nullable=False),
-    # Only on PostgreSQL, where several processes serve one session: which one does, until when.
+    # Only on PostgreSQL, where several processes serve one session: which request of which process
+    # works on it, until when.
     sa.Column("claim", sa.Text),
+    sa.Column("claimed_by", sa.Text),
     sa.Column("claimed_until", Moment),
     sa.Index("ix_uploads_repository_id", "repository_id"),
     sa.Index("ix_uploads_expires_at", "expires_at"),
@@ -53,7 +55,8 @@ finished_uploads = sa.Table(
     metadata,
     # Remembered for a while so that a client that lost the answer to its last PUT may ask again.
     sa.Column("id", sa.Text, primary_key=True),
-    sa.Column("repository_id", Id, nullable=False),
+    # By name: the repository may be deleted, and pushed to again, before the client asks.
+    sa.Column("repository", Name, nullable=False),
     sa.Column("subject", sa.Text, nullable=False),
     sa.Column("digest", Name, nullable=False),
     sa.Column("forget_at", Moment, nullable=False),
@@ -81,6 +84,10 @@ tombstones = sa.Table(
     sa.Column("size", sa.BigInteger, nullable=False),
     sa.Column("due_at", Moment, nullable=False),
     sa.Column("attempts", sa.Integer, nullable=False, server_default="0"),
+    # Which piece of work of which process erases it, until when; with a time alone, it failed, and
+    # is tried again from then on.
+    sa.Column("claim", sa.Text),
+    sa.Column("claimed_by", sa.Text),
     sa.Column("claimed_until", Moment),
     sa.Index("ix_tombstones_due_at", "due_at"),
     sqlite_with_rowid=False,
@@ -121,7 +128,20 @@ lease_memory = sa.Table(
     sqlite_with_rowid=False,
 )
 
-for _forgetful in (leases, lease_memory):
+processes = sa.Table(
+    "processes",
+    metadata,
+    # Which processes are at work, on PostgreSQL, where there may be several. UNLOGGED: each writes
+    # its row again within a second.
+    sa.Column("id", sa.Text, primary_key=True),
+    sa.Column("host", sa.Text, nullable=False),
+    sa.Column("started_at", Moment, nullable=False),
+    # The last sign of life. What a process has claimed is free when it gives none any more.
+    sa.Column("beat_at", Moment, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+for _forgetful in (leases, lease_memory, processes):
     sa.event.listen(
         _forgetful,
         "after_create",

@@ -33,6 +33,8 @@ class AdoptedUpload:
     name: RepositoryName
     caller: Caller
     upload: Upload
+    # Of the request that ends it (UploadClaim).
+    fence: str | None
     digest: Digest
     size: int
     # The storage key of a copy that the row names and that is not there; the bytes replace it.
@@ -41,7 +43,8 @@ class AdoptedUpload:
     def record(self, tx: Transaction) -> StoredBlob:
         """Make the bytes the blob, linked in its repository and leased to its pusher.
 
-        Raises BlobUploadUnknown if the session has ended, or its repository is gone; Locked.
+        Raises BlobUploadUnknown if the session has ended, its repository is gone, or another
+        request has it by now; Locked.
         """
         registry, upload, digest, size = self.registry, self.upload, self.digest, self.size
         now = registry.now()
@@ -53,7 +56,7 @@ class AdoptedUpload:
         )
         link_and_lease(tx, registry, repository_id, digest, size, self.caller, now, counted=new)
         forget_at = now + registry.limits.finished_upload
-        uploads.remember_finished(tx, upload, repository_id, digest, forget_at)
+        uploads.remember_finished(tx, upload, self.name, digest, forget_at)
         detail = {"bytes": size, "stored": key == upload.key}
         registry.audit(
             tx, self.caller, "blob.upload", repository=self.name, target=digest, detail=detail
@@ -69,7 +72,7 @@ class AdoptedUpload:
             ended = reserved_keys.release(tx, upload.key)
         else:
             repository = lock_repository_row(tx, upload.repository_id)
-            ended = repository is not None and uploads.delete_upload(tx, upload.id)
+            ended = repository is not None and uploads.finish_upload(tx, upload.id, self.fence)
         if repository is None or not ended:
             raise BlobUploadUnknown({"upload": upload.id})
         attribute_locks.require_row_writable(repository)

@@ -11,7 +11,7 @@ from ullage.blobs.protocol import Append, KeyUnknown, Reader
 from ullage.database.transaction import Transaction
 from ullage.failpoints import failpoint
 from ullage.oci.digest import Digest, Hasher
-from ullage.oci.errors import BlobUploadUnknown, DigestInvalid
+from ullage.oci.errors import BlobUploadUnknown, DigestInvalid, Unavailable
 from ullage.oci.reference import RepositoryName
 from ullage.registry.clients import Caller
 from ullage.registry.context import Registry
@@ -104,7 +104,14 @@ class AppendSession:
             failpoint("upload.finish.before_row")
             lost = lost_copy(self._registry, digest, self.offset)
         adopted = AdoptedUpload(
-            self._registry, self._name, self._caller, self._upload, digest, self.offset, lost
+            self._registry,
+            self._name,
+            self._caller,
+            self._upload,
+            self._claim.fence,
+            digest,
+            self.offset,
+            lost,
         )
         return _PreparedCommit(self, adopted)
 
@@ -114,9 +121,10 @@ class AppendSession:
         registry.hashers.forget(upload.id)
         self._append.close()
         try:
-            if self._append.offset != upload.offset:
+            # Not where another request has the session by now: its bytes would be cut off.
+            if self._append.offset != upload.offset and self._claim.renew():
                 registry.blobs.append(upload.key, upload.offset).close()
-        except (KeyUnknown, OSError):
+        except (KeyUnknown, OSError, Unavailable):
             # The session is gone, or its bytes are beyond repair; its next request is told so.
             pass
         finally:
@@ -133,12 +141,12 @@ class AppendSession:
             raise
 
     def _record_offset(self, tx: Transaction, offset: int) -> Upload | None:
-        """Record that so many bytes are safe; None if the session has ended meanwhile."""
+        """Record that so many bytes are safe; None if the session has ended, or is another's."""
         upload, now = self._upload, self._registry.now()
         expires_at = now + self._registry.limits.upload_idle
         if upload.repository_id is None:
             return store_session(tx, self._name, upload, offset, now, expires_at)
-        if not uploads.set_offset(tx, upload.id, offset, expires_at):
+        if not uploads.set_offset(tx, upload.id, self._claim.fence, offset, expires_at):
             return None
         return dataclasses.replace(upload, offset=offset)
 
@@ -158,6 +166,8 @@ class AppendSession:
 
     def _commit_bytes(self) -> None:
         failpoint("upload.finish.before_commit")
+        # What is committed is closed for good, also to a request that has the session by now.
+        self._claim.keep_alive(self._upload)
         try:
             with store_errors():
                 self._append.commit()

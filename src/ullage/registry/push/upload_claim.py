@@ -6,6 +6,7 @@ import logging
 import time
 
 from ullage.database.errors import DatabaseBroken, DatabaseBusy, DatabaseFull
+from ullage.oci.errors import BlobUploadUnknown
 from ullage.registry.context import Registry
 from ullage.registry.errors import database_errors
 from ullage.registry.push.sessions import memory_sessions_of
@@ -14,6 +15,9 @@ from ullage.registry.queries.upload_claims import CLAIM_PERIOD
 from ullage.registry.queries.uploads import Upload
 
 log = logging.getLogger(__name__)
+
+# How often a claim is renewed in the time for which it lasts.
+RENEWALS = 3
 
 
 class UploadClaim:
@@ -25,7 +29,7 @@ class UploadClaim:
         self._token = token
         self._renewed = time.monotonic()
         self._renew_every = min(
-            CLAIM_PERIOD.total_seconds() / 3, registry.limits.upload_idle.total_seconds() / 4
+            CLAIM_PERIOD.total_seconds() / RENEWALS, registry.limits.upload_idle.total_seconds() / 4
         )
 
     @classmethod
@@ -36,20 +40,35 @@ class UploadClaim:
             taken = registry.claims.claim(registry.db, upload_id, token, registry.now())
         return cls(registry, upload_id, token) if taken else None
 
+    @property
+    def fence(self) -> str | None:
+        """What the session's row has as its claim for as long as this is one."""
+        return self._registry.claims.fence(self._token)
+
     def keep_alive(self, upload: Upload) -> None:
-        """Keep the claim and its session from expiring: a slow upload is not an idle one."""
+        """Keep the claim and its session from expiring: a slow upload is not an idle one.
+
+        Raises BlobUploadUnknown if the claim ran out and another request has the session.
+        """
         if time.monotonic() - self._renewed < self._renew_every:
             return
         self._renewed = time.monotonic()
+        if not self.renew() or not self._prolong(upload):
+            raise BlobUploadUnknown({"upload": upload.id})
+
+    def renew(self) -> bool:
+        """Have the claim for its whole time again; False if it is lost. Raises Unavailable."""
         registry = self._registry
-        now = registry.now()
         with database_errors():
-            registry.claims.renew(registry.db, upload.id, self._token, now)
-        expires_at = now + registry.limits.upload_idle
+            return registry.claims.renew(registry.db, self._upload_id, self._token, registry.now())
+
+    def _prolong(self, upload: Upload) -> bool:
+        registry = self._registry
+        expires_at = registry.now() + registry.limits.upload_idle
         if upload.repository_id is None:
             memory_sessions_of(registry).prolong(upload.id, expires_at)
-            return
-        registry.write(lambda tx: uploads.prolong(tx, upload.id, expires_at))
+            return True
+        return registry.write(lambda tx: uploads.prolong(tx, upload.id, self.fence, expires_at))
 
     def release(self) -> None:
         """End the claim. One that cannot be released ends by itself, so nothing fails for it."""

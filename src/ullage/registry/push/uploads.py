@@ -191,7 +191,7 @@ def _finish_committed(
             raise DigestInvalid({"expected": digest, "found": found})
         registry.blobs.commit(upload.key)
         lost = lost_copy(registry, digest, size)
-        adopted = AdoptedUpload(registry, name, caller, upload, digest, size, lost)
+        adopted = AdoptedUpload(registry, name, caller, upload, claim.fence, digest, size, lost)
         blob = registry.write(adopted.record)
         forget_memory_session(registry, upload)
         return blob

@@ -14,6 +14,7 @@ from ullage.database.timestamps import to_micros
 from ullage.database.transaction import Transaction
 from ullage.oci.digest import Digest
 from ullage.oci.reference import RepositoryName
+from ullage.registry.queries.processes import free
 
 _uploads = space.uploads
 _finished = space.finished_uploads
@@ -107,40 +108,53 @@ def find_upload(tx: Transaction, name: RepositoryName, upload_id: str) -> Upload
     return Upload(*row) if row else None
 
 
+# The request at work has it still (upload_claims.py: fence). A late one changes nothing.
+_CLAIMED = sa.and_(_THIS_ONE, _uploads.c.claim.is_not_distinct_from(bindparam("fence")))
 _SET_OFFSET = Statement(
     _uploads.update()
-    .where(_THIS_ONE)
+    .where(_CLAIMED)
     .values(offset=bindparam("offset"), expires_at=bindparam("expires_at"))
 )
 
 
-def set_offset(tx: Transaction, upload_id: str, offset: int, expires_at: datetime) -> bool:
-    """Record how many bytes are safe; False if the session has ended meanwhile."""
-    changed = tx.change(_SET_OFFSET, id=upload_id, offset=offset, expires_at=to_micros(expires_at))
+def set_offset(
+    tx: Transaction, upload_id: str, fence: str | None, offset: int, expires_at: datetime
+) -> bool:
+    """Record how many bytes are safe; False if the session has ended or is another request's."""
+    values = {"offset": offset, "expires_at": to_micros(expires_at)}
+    return tx.change(_SET_OFFSET, id=upload_id, fence=fence, **values) == 1
+
+
+_PROLONG = Statement(_uploads.update().where(_CLAIMED).values(expires_at=bindparam("expires_at")))
+
+
+def prolong(tx: Transaction, upload_id: str, fence: str | None, expires_at: datetime) -> bool:
+    """Bytes are arriving: keep the session from expiring. False as set_offset."""
+    changed = tx.change(_PROLONG, id=upload_id, fence=fence, expires_at=to_micros(expires_at))
     return changed == 1
 
 
-_PROLONG = Statement(_uploads.update().where(_THIS_ONE).values(expires_at=bindparam("expires_at")))
+_FINISH = Statement(_uploads.delete().where(_CLAIMED))
 
 
-def prolong(tx: Transaction, upload_id: str, expires_at: datetime) -> None:
-    """Bytes are arriving: keep the session from expiring."""
-    tx.change(_PROLONG, id=upload_id, expires_at=to_micros(expires_at))
+def finish_upload(tx: Transaction, upload_id: str, fence: str | None) -> bool:
+    """End the session for the request that has claimed it; False as set_offset."""
+    return tx.change(_FINISH, id=upload_id, fence=fence) == 1
 
 
 _DELETE = Statement(_uploads.delete().where(_THIS_ONE))
 
 
 def delete_upload(tx: Transaction, upload_id: str) -> bool:
-    """End the session; False if another did. The one that ends it answers for its bytes."""
+    """End the session whatever request is at work on it; False if it has ended.
+
+    The transaction that ends a session answers for its bytes.
+    """
     return tx.change(_DELETE, id=upload_id) == 1
 
 
 # Idle for too long, and not being worked on.
-_EXPIRED = sa.and_(
-    _uploads.c.expires_at <= bindparam("now"),
-    sa.or_(_uploads.c.claimed_until.is_(None), _uploads.c.claimed_until <= bindparam("now")),
-)
+_EXPIRED = sa.and_(_uploads.c.expires_at <= bindparam("now"), free(_uploads))
 _DELETE_EXPIRED = Statement(_uploads.delete().where(_THIS_ONE, _EXPIRED))
 
 
@@ -195,17 +209,17 @@ def shift_uploads(tx: Transaction, by_microseconds: int) -> None:
     tx.change(_SHIFT, by=by_microseconds)
 
 
-_REMEMBER = Statement.insert(_finished, ("id", "repository_id", "subject", "digest", "forget_at"))
+_REMEMBER = Statement.insert(_finished, ("id", "repository", "subject", "digest", "forget_at"))
 
 
 def remember_finished(
-    tx: Transaction, upload: Upload, repository_id: int, digest: Digest, forget_at: datetime
+    tx: Transaction, upload: Upload, name: RepositoryName, digest: Digest, forget_at: datetime
 ) -> None:
     """So that a client that lost the answer to its last PUT may ask again."""
     tx.change(
         _REMEMBER,
         id=upload.id,
-        repository_id=repository_id,
+        repository=name,
         subject=upload.subject,
         digest=digest,
         forget_at=to_micros(forget_at),
@@ -213,9 +227,7 @@ def remember_finished(
 
 
 _FIND_FINISHED = Statement(
-    sa.select(_finished.c.subject, _finished.c.digest)
-    .join(_repositories, _repositories.c.id == _finished.c.repository_id)
-    .where(given(_finished, "id"), given(_repositories, "name"))
+    sa.select(*_finished.c["subject", "digest"]).where(given(_finished, "id", "repository"))
 )
 
 
@@ -223,7 +235,7 @@ def find_finished(
     tx: Transaction, name: RepositoryName, upload_id: str
 ) -> tuple[str, Digest] | None:
     """The account that finished this session, and as which blob."""
-    row = tx.row(_FIND_FINISHED, id=upload_id, name=name)
+    row = tx.row(_FIND_FINISHED, id=upload_id, repository=name)
     return (row[0], Digest(row[1])) if row else None
 
 

@@ -15,6 +15,7 @@ from ullage.database.timestamps import to_micros
 from ullage.database.transaction import Transaction
 from ullage.oci.digest import Digest
 from ullage.registry.queries.counters import add_to_counters
+from ullage.registry.queries.processes import free
 
 _blobs = content.blobs
 _tombstones = space.tombstones
@@ -46,10 +47,7 @@ def bury(
         add_to_counters(tx, spread, pending_bytes=size)
 
 
-_DUE = sa.and_(
-    _tombstones.c.due_at <= bindparam("now"),
-    sa.or_(_tombstones.c.claimed_until.is_(None), _tombstones.c.claimed_until <= bindparam("now")),
-)
+_DUE = sa.and_(_tombstones.c.due_at <= bindparam("now"), free(_tombstones))
 _THESE = among(_tombstones.c.storage_key, "keys")
 _CLAIMABLE = Statement(
     sa.select(*_tombstones.c["storage_key", "size", "attempts"])
@@ -64,20 +62,26 @@ _CLAIMABLE = Statement(
 _CLAIM = Statement(
     _tombstones.update()
     .where(_THESE)
-    .values(claimed_until=bindparam("claimed_until"), attempts=_tombstones.c.attempts + 1)
+    .values(
+        claim=bindparam("token"),
+        claimed_by=bindparam("process"),
+        claimed_until=bindparam("until"),
+        attempts=_tombstones.c.attempts + 1,
+    )
 )
 
 
 def claim_tombstones(
-    tx: Transaction, now: datetime, claimed_until: datetime, limit: int
+    tx: Transaction, token: str, process: str | None, now: datetime, until: datetime, limit: int
 ) -> list[Tombstone]:
-    """Take up to `limit` due tombstones; no other process gets them before `claimed_until`.
+    """Take up to `limit` due tombstones; only who has the `token` may change them before `until`.
 
     A key that a blob or an upload session still uses, or may use, is never handed out, whatever
     wrote its tombstone: the last guard before bytes are gone for good (invariant I12).
     """
     claimed = [Tombstone(*row) for row in tx.rows(_CLAIMABLE, now=to_micros(now), limit=limit)]
-    tx.change(_CLAIM, keys=_keys(claimed), claimed_until=to_micros(claimed_until))
+    own = {"token": token, "process": process, "until": to_micros(until)}
+    tx.change(_CLAIM, keys=_keys(claimed), **own)
     return claimed
 
 
@@ -85,8 +89,11 @@ def _keys(tombstones: Sequence[Tombstone]) -> list[str]:
     return [tombstone.storage_key for tombstone in tombstones]
 
 
+_UNCLAIMED = {"claim": None, "claimed_by": None}
 _RELEASE_ALL = Statement(
-    _tombstones.update().where(_tombstones.c.claimed_until.is_not(None)).values(claimed_until=None)
+    _tombstones.update()
+    .where(_tombstones.c.claimed_until.is_not(None))
+    .values(claimed_until=None, **_UNCLAIMED)
 )
 
 
@@ -95,31 +102,36 @@ def release_tombstones(tx: Transaction) -> None:
     tx.change(_RELEASE_ALL)
 
 
+# Of those that were claimed, what no other process has claimed since.
+_MINE = sa.and_(_THESE, _tombstones.c.claim == bindparam("token"))
 _LOCK = Statement(
-    sa.select(_tombstones.c.size)
-    .where(_THESE)
-    .order_by(_tombstones.c.storage_key)
-    .with_for_update()
+    sa.select(_tombstones.c.size).where(_MINE).order_by(_tombstones.c.storage_key).with_for_update()
 )
-_DROP = Statement(_tombstones.delete().where(_THESE))
+_DROP = Statement(_tombstones.delete().where(_MINE))
 
 
-def drop_tombstones(tx: Transaction, tombstones: Sequence[Tombstone]) -> None:
-    """Their bytes are off the disk, durably. What another process dropped first is not counted."""
+def drop_tombstones(tx: Transaction, token: str, tombstones: Sequence[Tombstone]) -> int:
+    """Their bytes are off the disk, durably; how many were dropped.
+
+    What another process has claimed since is for that one to drop, and to count.
+    """
     keys = _keys(tombstones)
-    gone = sum(tx.values(_LOCK, keys=keys))
-    tx.change(_DROP, keys=keys)
-    add_to_counters(tx, 0, pending_bytes=-gone, reclaimed_bytes=gone)
+    sizes = tx.values(_LOCK, keys=keys, token=token)
+    tx.change(_DROP, keys=keys, token=token)
+    add_to_counters(tx, 0, pending_bytes=-sum(sizes), reclaimed_bytes=sum(sizes))
+    return len(sizes)
 
 
 _POSTPONE = Statement(
-    _tombstones.update().where(_THESE).values(claimed_until=bindparam("claimed_until"))
+    _tombstones.update().where(_MINE).values(claimed_until=bindparam("until"), **_UNCLAIMED)
 )
 
 
-def postpone_tombstones(tx: Transaction, tombstones: Sequence[Tombstone], until: datetime) -> None:
-    """Erasing failed: try these again then."""
-    tx.change(_POSTPONE, keys=_keys(tombstones), claimed_until=to_micros(until))
+def postpone_tombstones(
+    tx: Transaction, token: str, tombstones: Sequence[Tombstone], until: datetime
+) -> None:
+    """Erasing failed: try these again then, unless another process has claimed them since."""
+    tx.change(_POSTPONE, keys=_keys(tombstones), token=token, until=to_micros(until))
 
 
 _ANY_DUE = Statement(sa.select(_tombstones.c.storage_key).where(_DUE).limit(1))
