@@ -216,7 +216,7 @@ SETTINGS = (
     Setting("max_page", "1000", parse_number, "Most items in one page of a listing."),
     Setting("max_name", "255", parse_number, "Longest repository name, in characters."),
     Setting("max_uploads", "1000", parse_number, "Most upload sessions open at once."),
-    Setting("max_descriptors", "1000", parse_number, "Most layers or children of one manifest."),
+    Setting("max_descriptors", "16384", parse_number, "Most layers or children of one manifest."),
     Setting("upload_idle", "24h", parse_duration, "An idle upload ends after this."),
     Setting("lease", "1h", parse_duration, "How long a blob is kept for the push that needs it."),
     Setting("read_grace", "2s", parse_duration, "From a deletion to the erasing of its bytes."),

@@ -614,21 +614,29 @@ def test_what_is_not_ours_to_read_is_let_through() -> None:
 def test_the_number_of_descriptors_is_limited(where: str) -> None:
     """S31. Counted before they are read, well formed or not, in unknown types too."""
     for one in (descriptor("a"), {}, 5):
-        refuse(unknown(**{where: [one] * 4}), match="4 descriptors - expected", max_descriptors=3)
+        refuse(
+            unknown(**{where: [one] * 4}),
+            match="4 layers or children - expected",
+            max_descriptors=3,
+        )
         accept(unknown(**{where: [one] * 3}), max_descriptors=3)
 
 
-def test_config_and_subject_count_as_descriptors() -> None:
-    body = image(subject=descriptor("subject"))
-    refuse(body, match="4 descriptors - expected at most 3", max_descriptors=3)
-    accept(body, max_descriptors=4)
-    accept(image(subject=None), max_descriptors=3)
+def test_config_and_subject_are_not_counted() -> None:
+    accept(image(subject=descriptor("subject")), max_descriptors=2)
+    refuse(image(), match="2 layers or children - expected at most 1", max_descriptors=1)
 
 
-def test_the_default_limit_is_a_thousand_descriptors() -> None:
-    layers = [descriptor(str(number)) for number in range(1000)]
-    refuse(image(layers=layers), match="1001 descriptors - expected at most 1000")
-    assert len(parse(image(layers=layers[:999])).required_blobs) == 1000
+def test_the_refusal_names_the_setting() -> None:
+    refuse(image(), match="setting --max-descriptors allows more$", max_descriptors=1)
+
+
+def test_an_image_may_have_as_many_layers_as_fit_into_its_bytes() -> None:
+    """4 MiB bound it before the number does; others take thousands."""
+    layers = [descriptor(str(number)) for number in range(16_384)]
+    assert len(parse(image(layers=layers)).required_blobs) == 16_385
+    more = [*layers, descriptor("one more")]
+    refuse(image(layers=more), match="16385 layers or children - expected at most 16384")
 
 
 @pytest.mark.parametrize("body", [image, unknown])

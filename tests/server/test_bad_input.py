@@ -609,8 +609,10 @@ def test_limits_are_those_of_the_settings(tmp_path: Path) -> None:
         manifest = image(client, long, [b"1", b"2"])
         assert put_manifest(client, long, "v1", manifest).status_code == 201
         assert refused(client.get(f"/v2/{long}a/tags/list")) == (400, "NAME_INVALID")
-        four = image(client, "app", [b"1", b"2", b"3"])
-        assert refused(put_manifest(client, "app", "v1", four)) == (400, "MANIFEST_INVALID")
+        four = image(client, "app", [b"1", b"2", b"3", b"4"])
+        answer = put_manifest(client, "app", "v1", four)
+        assert refused(answer) == (400, "MANIFEST_INVALID")
+        assert "--max-descriptors" in answer.json()["errors"][0]["message"]
         padded = manifest | {"x": " " * 2048}
         assert refused(put_manifest(client, long, "v2", padded)) == (413, "MANIFEST_INVALID")
 

@@ -14,7 +14,8 @@ from ullage.oci.strict_json import JSONValue
 class ManifestLimits:
     """How much one manifest may contain. Its bytes are limited where they are received."""
 
-    max_descriptors: int = 1000
+    # Layers, blobs and children. Config and subject are one each, and are not counted.
+    max_descriptors: int = 16_384
     max_depth: int = 32
     # Of the manifest and its descriptors together; the bytes are those of keys and values in UTF-8.
     max_annotations: int = 4000
@@ -27,9 +28,9 @@ DEFAULT = ManifestLimits()
 
 def check_limits(body: Object, limits: ManifestLimits) -> None:
     """Count what is there before it is read, well formed or not."""
-    descriptors = list(_descriptor_values(body))
-    _check_limit("descriptors", len(descriptors), limits.max_descriptors)
-    annotations = list(_annotation_values((body, *descriptors)))
+    listed = list(_listed_values(body))
+    _check_limit("layers or children", len(listed), limits.max_descriptors, "--max-descriptors")
+    annotations = list(_annotation_values((body, body.get("config"), body.get("subject"), *listed)))
     _check_limit("annotations", sum(map(len, annotations)), limits.max_annotations)
     size = sum(
         _utf8_length(text) for pairs in annotations for pair in pairs.items() for text in pair
@@ -37,15 +38,13 @@ def check_limits(body: Object, limits: ManifestLimits) -> None:
     _check_limit("bytes of annotations", size, limits.max_annotation_bytes)
 
 
-def _check_limit(what: str, found: int, limit: int) -> None:
+def _check_limit(what: str, found: int, limit: int, setting: str | None = None) -> None:
     if found > limit:
-        raise ManifestInvalid(message=f"manifest: {found} {what} - expected at most {limit}")
+        hint = f"; the registry's setting {setting} allows more" if setting else ""
+        raise ManifestInvalid(message=f"manifest: {found} {what} - expected at most {limit}{hint}")
 
 
-def _descriptor_values(body: Object) -> Iterator[JSONValue]:
-    for name in ("config", "subject"):
-        if body.get(name) is not None:
-            yield body[name]
+def _listed_values(body: Object) -> Iterator[JSONValue]:
     for name in ("layers", "blobs", "manifests"):
         values = body.get(name)
         if isinstance(values, list):
