@@ -219,6 +219,21 @@ def test_an_image_without_layers_and_an_index_without_manifests_are_fine() -> No
     assert parse(index(manifests=[])).required_children == ()
 
 
+@pytest.mark.parametrize("media_type", [*IMAGES, *INDEXES, None])
+def test_an_array_that_is_null_is_an_empty_one(media_type: str | None) -> None:
+    """Go writes an array that nothing was put into as null (`regctl image create`)."""
+    if media_type not in INDEXES:
+        manifest = parse(image(media_type, layers=None))
+        assert (manifest.layers, names(manifest.required_blobs)) == ((), [digest("config")])
+    if media_type not in IMAGES:
+        assert parse(index(media_type, manifests=None)).manifests == ()
+
+
+@pytest.mark.parametrize("media_type", IMAGES)
+def test_what_is_no_array_may_not_be_null(media_type: str) -> None:
+    refuse(image(media_type, config=None), match="^config: missing or null")
+
+
 def test_an_index_of_layers_refers_to_them_as_blobs() -> None:
     """BuildKit's registry cache is an index of layers and of a configuration of its own."""
     cached = [
@@ -407,13 +422,11 @@ def test_any_other_schema_version_than_2_is_refused(media_type: str, version: ob
 @pytest.mark.parametrize("media_type", IMAGES)
 def test_an_image_without_config_or_layers_is_refused(media_type: str, name: str) -> None:
     refuse(without(image(media_type), name), media_type, match=f"^{name}: missing")
-    refuse(image(media_type, **{name: None}), media_type, match=f"^{name}: missing or null")
 
 
 @pytest.mark.parametrize("media_type", INDEXES)
 def test_an_index_without_manifests_is_refused(media_type: str) -> None:
     refuse(without(index(media_type), "manifests"), media_type, match="^manifests: missing")
-    refuse(index(media_type, manifests=None), media_type, match="^manifests: missing or null")
 
 
 @pytest.mark.parametrize("body", [[], "", 1, None, True, [image()]])

@@ -84,7 +84,7 @@ def parse_manifest(
     """Read a manifest from its bytes and the Content-Type it came with, if any.
 
     A type that is not known is accepted when the body names it; whatever in it looks like a
-    descriptor is then optional. A field that is null counts as missing.
+    descriptor is then optional. A field that is null counts as missing, an array as empty.
     Raises ManifestInvalid, and nothing else, saying where in the document what was expected.
     """
     body = _document(raw, limits)
