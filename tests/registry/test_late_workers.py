@@ -166,7 +166,8 @@ def test_a_worker_on_a_job_that_another_finished_meanwhile_undoes_nothing_of_it(
         while work(late, CHOOSERS, "late", 2) is not None:
             pass
         job = get_job(registry, job_id, WITHOUT_ACCOUNTS)
-        assert (job.state, job["manifests_deleted"], job["tags_deleted"]) == ("done", 3, 3), at
+        counts = (job.state, job.manifests_deleted, job.tags_deleted)
+        assert counts == ("done", 3, 3), at
         assert stands(registry) == {}
         settle(registry)
         assert_sound(registry)
