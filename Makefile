@@ -39,7 +39,7 @@ install: $(VENV)/runtime.stamp ## leave the command at .venv/bin/ullage
 
 # No server or program of other people, and of everything only what is quick: the inner loop. Without
 # compiled modules, which some environments forbid, each process would compile all tests again.
-QUICK = not (postgresql or client or slow$(if $(AREA),, or thorough))
+QUICK = not (postgresql or client or browser or slow$(if $(AREA),, or thorough))
 quick: lint ## lint, types, quick tests, in a minute (AREA=cleanup: of one)
 	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m "$(QUICK)" \
 		--durations 5 --durations-min 2 $(PYTEST_ARGS) tests/$(AREA)
