@@ -57,7 +57,7 @@ ORDER = (
     words("usage check"),
     words("cleanup"),
     words("restore"),
-    words("server worker"),
+    words("server worker heartbeat"),
     words("wiring"),
     words("cli"),
 )
@@ -100,6 +100,7 @@ ROOMS = {
     "restore": _room("restore"),
     "server": _room("server", "starlette anyio", everything=True),
     "worker": Room(below("worker"), never=HTTP),
+    "heartbeat": Room(below("heartbeat"), never=HTTP),
     "wiring": _room("wiring", "starlette", everything=True),
     "cli": _room("cli", "jmespath yaml pygments", everything=True),
     "config": Room(words("quantities oci")),

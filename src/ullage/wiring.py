@@ -34,7 +34,14 @@ from ullage.database.errors import (
 from ullage.database.opening import name_for_people, open_database, sqlite_file
 from ullage.database.transaction import Database, database_time
 from ullage.deletion.reclaim import recover
-from ullage.oci.errors import RegistryError, StorageFull, Unavailable
+    with (
+        closing(listening),
+        open_registry(settings, adopt=adopt) as (registry, worker),
+        Heartbeat(registry),
+    ):
+        with _as_cannot_start(settings):
+            password = _make_ready(settings, registry)
+            authenticator = _authenticator(settings, registry)
 from ullage.registry.clients import Caller
 from ullage.registry.context import Limits, Registry
 from ullage.registry.identity import (
@@ -171,20 +178,25 @@ def _assemble(
         if not adopt:
             raise
         adopt_store(db, blobs, clock(), _fresh_key)
+<<<<<<< HEAD
     except DatabaseDamaged as error:
         # It is only read, so nothing can be erased.
         log.error("whose storage it is cannot be told: %s", error)
+=======
+    process = secrets.token_hex(8) if db.dialect == "postgresql" else None
+>>>>>>> a01f62a (What a killed process had claimed is free after five seconds)
     worker: Worker
     registry = Registry(
         db=db,
         blobs=blobs,
         leases=open_leases(db, settings.lease, clock()),
-        claims=open_claims(db),
+        claims=open_claims(db, process),
         memory_sessions=open_memory_sessions(db),
         now=clock,
         fresh_key=_fresh_key,
         limits=limits_of(settings),
         wake=lambda: worker.wake(),
+        process=process,
     )
     worker = Worker(registry, clock, scrub_period=settings.scrub)
     return registry, worker
@@ -244,10 +256,23 @@ def run_server(
     except AddressUnusable as error:
         raise CannotStart(str(error)) from error
     port = listening.getsockname()[1]
+<<<<<<< HEAD
     with closing(listening), open_registry(settings, adopt=adopt) as (registry, worker):
         with _as_cannot_start(settings):
             password = _make_ready(settings, registry)
             authenticator = _authenticator(settings, registry)
+=======
+    with (
+        closing(listening),
+        open_registry(settings, adopt=adopt) as (registry, worker),
+        Heartbeat(registry),
+    ):
+        ended = _recover(registry)
+        if ended:
+            log.warning("ended %d uploads that a crash had cut off", ended)
+        password = ensure_admin(registry, OPERATOR) if settings.auth else None
+        authenticator = _authenticator(settings, registry)
+>>>>>>> a01f62a (What a killed process had claimed is free after five seconds)
         request_log = RequestLog()
         scheme = "https" if tls else "http"
         app = create_app(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable, Hashable, Mapping, Sequence
+from functools import partial
 from typing import Any, TypeVar
 
 import psycopg
@@ -74,9 +75,9 @@ class PostgresDatabase:
         # Compiling statements pays for none of ours. Where tables have no statistics yet it takes
         # seconds for what runs in milliseconds.
         options = f"-c jit=off -c lock_timeout={LOCK_TIMEOUT_MS} -c statement_timeout=60000"
-        self._engine = sa.create_engine(
+        connect = partial(
+            sa.create_engine,
             url.set(drivername="postgresql+psycopg"),
-            pool_size=pool_size,
             max_overflow=0,
             pool_timeout=10,
             pool_pre_ping=False,
@@ -88,6 +89,9 @@ class PostgresDatabase:
                 "keepalives_count": 3,
             },
         )
+        self._engine = connect(pool_size=pool_size)
+        # Connected when it is first used.
+        self._apart = connect(pool_size=1)
         self._reading = self._engine.execution_options(isolation_level="AUTOCOMMIT")
         self._snapshots = self._engine.execution_options(
             isolation_level="REPEATABLE READ", postgresql_readonly=True
@@ -119,6 +123,9 @@ class PostgresDatabase:
     def write(self, work: Work[T], *, freeing: bool = False) -> T:
         return self._patiently(self._engine, work)
 
+    def write_apart(self, work: Work[T]) -> T:
+        return self._patiently(self._apart, work)
+
     def write_each(self, works: Sequence[Work[Any]]) -> list[Any]:
         return [self._outcome(work) for work in works]
 
@@ -146,6 +153,7 @@ class PostgresDatabase:
 
     def close(self) -> None:
         self._engine.dispose()
+        self._apart.dispose()
 
     def _patiently(self, engine: sa.Engine, work: Work[T]) -> T:
         """Run `work` in a transaction, again if it lost a race that a second try can win."""

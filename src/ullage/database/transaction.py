@@ -147,6 +147,9 @@ class Database(Protocol):
         Raises DatabaseFull, DatabaseBusy or DatabaseBroken, or what `work` raised (rolled back).
         """
 
+    def write_apart(self, work: Work[T]) -> T:
+        """As `write`, of little that must not wait for a connection that other work is using."""
+
     def write_each(self, works: Sequence[Work[Any]]) -> list[Any]:
         """As `write`, of several that may share a commit; one that fails undoes only itself.
 

@@ -173,6 +173,9 @@ class SqliteDatabase:
         (job,) = self._writer.submit([Job(work, freeing)])
         return cast(T, job.future.result())
 
+    def write_apart(self, work: Work[T]) -> T:
+        return self.write(work)
+
     def write_each(self, works: Sequence[Work[Any]]) -> list[Any]:
         try:
             jobs = self._writer.submit([Job(work, freeing=False) for work in works])
