@@ -7,7 +7,15 @@ from urllib.parse import quote
 import httpx
 import pytest
 
-from tests.access.house import EVERY_ACTION, House, digest_of, image, without_what_differs
+from tests.access.house import (
+    EVERY_ACTION,
+    House,
+    basic,
+    bearer,
+    digest_of,
+    image,
+    without_what_differs,
+)
 
 SECRET = b"the layer of rival/app"
 ABSENT = b"a layer that was never pushed"
@@ -113,6 +121,50 @@ def test_mounting_takes_the_right_to_read_that_the_token_carries(house: House) -
     assert mount(house, narrow, digest, "team/app").status_code == 202
     wide = house.bearer("writer", target, "repository:team/app:pull")
     assert mount(house, wide, digest, "team/app").status_code == 201
+
+
+@pytest.mark.parametrize("kind", ["basic", "bearer", "another scope"])
+def test_an_account_may_pull_what_all_may_pull(house: House, kind: str) -> None:
+    """azure.md section 1.7: logging in takes no right away."""
+    headers = {
+        "basic": house.basic("writer"),
+        "bearer": house.bearer("writer", "repository:open/app:pull"),
+        "another scope": house.bearer("writer", "repository:team/app:pull,push"),
+    }[kind]
+    digest = digest_of(b"the layer of open/app")
+    for path in ("manifests/v1", f"blobs/{digest}", "tags/list"):
+        assert house.client.get(f"/v2/open/app/{path}", headers=headers).status_code == 200
+    # Nothing more than that.
+    assert house.client.post("/v2/open/app/blobs/uploads/", headers=headers).status_code == 401
+    assert house.client.delete("/v2/open/app/manifests/v1", headers=headers).status_code == 401
+
+
+@pytest.mark.parametrize(
+    "scopes",
+    [
+        [],
+        ["repository:team/target:pull,push"],
+        ["repository:team/target:pull,push", "repository:open/app:pull"],
+    ],
+)
+def test_what_all_may_pull_is_a_source_of_mounts(house: House, scopes: list[str]) -> None:
+    """As docker mounts a public base: with Basic, and with tokens for either or both."""
+    headers = house.bearer("writer", *scopes) if scopes else house.basic("writer")
+    digest = digest_of(b"the layer of open/app")
+    assert mount(house, headers, digest, "open/app").status_code == 201
+    deleted = house.client.delete(f"/v2/team/target/blobs/{digest}", headers=house.basic("admin"))
+    assert deleted.status_code == 202
+
+
+def test_bad_credentials_open_not_even_what_all_may_pull(house: House) -> None:
+    """A client that means to be an account learns that it is not."""
+    house.token("former", ["team/*", "content/read"])
+    token = house.bearer("former", "repository:open/app:pull")
+    assert house.client.get("/v2/open/app/manifests/v1", headers=token).status_code == 200
+    house.manage("token update", name="former", enabled=False)
+    for headers in (basic("writer", "wrong"), house.basic("former"), token, bearer("nonsense")):
+        found = house.client.get("/v2/open/app/manifests/v1", headers=headers)
+        assert found.status_code == 401
 
 
 def test_a_manifest_refers_only_to_what_its_own_repository_has(house: House) -> None:

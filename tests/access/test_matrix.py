@@ -148,7 +148,7 @@ EVERYTHING = frozenset(
         *("deleted_read", "deleted_restore"),
     }
 )
-# What each may do, by the first component of a repository's name.
+# What each may do, by the first component of a repository's name, on top of what all may.
 RIGHTS: dict[str, dict[str, frozenset[str]]] = {
     "anonymous": {"open": frozenset({"pull"})},
     "reader": {"team": frozenset({"pull"})},
@@ -161,9 +161,16 @@ RIGHTS: dict[str, dict[str, frozenset[str]]] = {
     "other-tenant": {"rival": EVERYTHING},
 }
 REPOSITORIES = ("team/app", "team/absent", "rival/app", "rival/absent", "open/app", "open/absent")
-# "empty" is a valid token that carries no right at all: what an account may do is not what a token
-# made for something else allows (CVE-2025-68944, the other way round).
+# "empty" is a valid token that carries no right of its account: what an account may do is not what
+# a token made for something else allows (CVE-2025-68944, the other way round).
 KINDS = ("none", "basic", "bearer", "empty")
+
+
+def rights(role: str, kind: str, repository: str) -> frozenset[str]:
+    """What these credentials allow in a repository."""
+    area = repository.partition("/")[0]
+    own = RIGHTS[role].get(area, frozenset()) if kind != "empty" else frozenset()
+    return own | RIGHTS["anonymous"].get(area, frozenset())
 
 
 def expected(role: str, kind: str, row: Row, repository: str) -> int:
@@ -176,8 +183,8 @@ def expected(role: str, kind: str, row: Row, repository: str) -> int:
     if row.need == "known":
         if kind == "none":
             return 401
-        granted = RIGHTS[role].get(repository.partition("/")[0], frozenset())
-        if not row.rights <= (granted if kind != "empty" else frozenset()):
+        granted = rights(role, kind, repository)
+        if not row.rights <= granted:
             return row.lacking
         # On what does not exist no caller lacks a right.
         return allowed if row.more <= granted or not exists else 401
@@ -186,10 +193,7 @@ def expected(role: str, kind: str, row: Row, repository: str) -> int:
         return allowed if (role, kind) == ("admin", "basic") else 401
     if row.need in ("catalog", "deleted_catalog"):
         return 401 if role == "anonymous" or kind == "empty" else allowed
-    if kind == "empty":
-        return 401
-    has = RIGHTS[role].get(repository.partition("/")[0], frozenset())
-    return allowed if has >= set(row.need) else 401
+    return allowed if rights(role, kind, repository) >= set(row.need) else 401
 
 
 CALLERS = sorted(
@@ -420,7 +424,7 @@ def test_every_route_declares_the_need_that_the_table_names() -> None:
 
 def test_a_route_without_a_need_cannot_be_made() -> None:
     """One place decides: a route that does not say whose it is is an error, not open."""
-    assert inspect.signature(Route).parameters["need"].default is inspect.Parameter.empty
+    assert inspect.signature(Route).parameters["permission"].default is inspect.Parameter.empty
 
     async def handler() -> httpx.Response:
         raise AssertionError

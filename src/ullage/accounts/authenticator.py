@@ -73,7 +73,7 @@ class Authenticator:
         anonymous_pull: Sequence[str] = (),
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`anonymous_pull` are the patterns of repositories that all may pull."""
+        """`anonymous_pull` are the patterns of repositories that all may pull, accounts too."""
         self._registry = registry
         self._accounts = found_in
         self._monotonic = monotonic
@@ -105,7 +105,7 @@ class Authenticator:
             # No account has that name, and none has to be remembered.
             raise LoginFailed
         self._require_patience(address, name)
-        account = self._accounts.find(name, self._registry.now())
+        account = self._find(name, self._registry.now())
         known = self._known_match(name, account.hashes, password) if account else None
         if account is None or known is None:
             return None
@@ -125,13 +125,22 @@ class Authenticator:
         known = self.quick_login(name, password, address)
         if known is not None:
             return known
-        account = self._accounts.find(name, self._registry.now())
+        account = self._find(name, self._registry.now())
         matched = self._matched(name, account.hashes if account else (), password)
         if matched is None or account is None:
             self._throttle.failed(address, name)
             raise LoginFailed
         self._throttle.succeeded(address, name)
         return replace(account, credential=credential_of(matched))
+
+    def _find(self, name: str, now: datetime) -> Account | None:
+        """The account that can log in: with its own rights, and with those that all have."""
+        account = self._accounts.find(name, now)
+        everyones = self.anonymous.grants
+        if account is None or not everyones:
+            return account
+        own = account.principal
+        return replace(account, principal=replace(own, grants=merged(own.grants + everyones)))
 
     def _require_patience(self, address: str, name: str) -> None:
         wait = self._throttle.wait(address, name)
@@ -206,7 +215,7 @@ class Authenticator:
     def _standing(self, claims: dict[str, Any], now: datetime) -> Account | None:
         """The account a token was made for, if its password would still get one."""
         subject = claims["sub"]
-        account = self._accounts.find(subject, now) if isinstance(subject, str) else None
+        account = self._find(subject, now) if isinstance(subject, str) else None
         if account is None or account.generation != claims["gen"]:
             return None
         for credential in map(credential_of, account.hashes):
@@ -242,8 +251,10 @@ class Authenticator:
         if not isinstance(subject, str):
             raise TokenInvalid("sub is no string")
         asked, catalogs = grants_of(claims.get("access"))
+        # What takes no token at all is not refused to a token that asked for something else.
+        everyones = self.anonymous.grants
         if subject == "":
-            return replace(self.anonymous, grants=narrowed(self.anonymous.grants, asked))
+            return self.anonymous
         account = self._standing(claims, now)
         if account is None:
             raise TokenInvalid("the account or its password was changed or disabled")
@@ -252,7 +263,7 @@ class Authenticator:
         listing_deleted = "deleted_catalog" in catalogs and may.listing
         return Principal(
             subject,
-            narrowed(may.grants, asked),
+            merged(narrowed(may.grants, asked) + everyones),
             admin=may.admin,
             listing=listing,
             # A catalog token says that it may list; the account says which names it may read.
