@@ -27,7 +27,7 @@ from ullage.cleanup.guardrails import Caps
 from ullage.cleanup.job.batch import CHANGED, GONE, MORE, NEEDED
 from ullage.cleanup.job.claims import CLAIM, release_jobs
 from ullage.cleanup.job.execution import MAX_FAILURES, expire_jobs, note_failure, work
-from ullage.cleanup.job.jobs import KEPT, MAX_OPEN, cancel_job, get_job, list_jobs
+from ullage.cleanup.job.jobs import KEPT, LISTED, MAX_OPEN, cancel_job, get_job, list_jobs
 from ullage.cleanup.purge import purge_request, start_purge
 from ullage.deletion.delete import delete_repository, delete_tag
 from ullage.failpoints import configure
@@ -563,6 +563,24 @@ def test_a_purge_reaches_no_further_than_the_rights_of_who_asks(registry: Regist
         get_job(registry, job_id, stranger)
     assert list_jobs(registry, stranger) == []
     assert [job.id for job in list_jobs(registry, somebody)] == [job_id]
+
+
+def test_jobs_of_others_keep_none_out_of_the_list(registry: Registry) -> None:
+    """S17: the last hundred of those that a caller may know of, however many others ask for."""
+    assert isinstance(registry.now, FakeClock)
+    for name in ("team/app", "rival/app"):
+        image(registry, "v1", name)
+    mine = ask(registry, "team/app:.*", dry_run=True)
+    finish(registry, mine)
+    # More than two pages of them, several in the same moment.
+    for number in range(2 * LISTED + 1):
+        registry.now.advance(number % 2)
+        finish(registry, ask(registry, "rival/app:.*", dry_run=True))
+    tenant = Principal("tenant", (Grant("team/*", frozenset({Action.METADATA_READ})),))
+    assert [job.id for job in list_jobs(registry, tenant)] == [mine]
+    rival = Principal("rival", (Grant("rival/*", frozenset({Action.METADATA_READ})),))
+    theirs = [job.id for job in list_jobs(registry, rival)]
+    assert (len(theirs), len(set(theirs)), mine in theirs) == (LISTED, LISTED, False)
 
 
 def test_what_a_job_deletes_is_in_the_audit_log(registry: Registry) -> None:

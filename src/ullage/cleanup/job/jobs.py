@@ -5,7 +5,9 @@ A job is planned first (planning.py), and then carried out a batch at a time (ex
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from datetime import timedelta
+from itertools import islice
 
 from ullage.authorization import Action, Principal
 from ullage.cleanup.job.documents import (
@@ -70,8 +72,20 @@ def get_job(registry: Registry, job_id: str, principal: Principal) -> Job:
 
 def list_jobs(registry: Registry, principal: Principal) -> list[Job]:
     """The last hundred jobs, newest first, of those the caller may know of."""
-    rows = registry.read(lambda tx: jobs.newest(tx, LISTED))
-    return [job_document(row) for row in rows if _may(principal, Action.METADATA_READ, row)]
+
+    def read(tx: Transaction) -> list[JobRow]:
+        visible = (row for row in _newest(tx) if _may(principal, Action.METADATA_READ, row))
+        return list(islice(visible, LISTED))
+
+    return [job_document(row) for row in registry.snapshot(read)]
+
+
+def _newest(tx: Transaction) -> Iterator[JobRow]:
+    """All jobs that are kept, newest first."""
+    some = jobs.newest(tx, LISTED)
+    while some:
+        yield from some
+        some = jobs.newest(tx, LISTED, some[-1])
 
 
 def get_items(

@@ -137,7 +137,16 @@ _THIS_ONE = _jobs.c.id == bindparam("job_id")
 _OPEN = _jobs.c.finished_at.is_(None)
 _ROWS = sa.select(*(_jobs.c[name] for name in _COLUMNS))
 _FIND = Statement(_ROWS.where(_THIS_ONE))
-_NEWEST = Statement(_ROWS.order_by(_jobs.c.created_at.desc(), _jobs.c.id).limit(LIMIT))
+_BEHIND = sa.or_(
+    _jobs.c.created_at < bindparam("at", type_=sa.BigInteger),
+    sa.and_(
+        _jobs.c.created_at == bindparam("at", type_=sa.BigInteger),
+        _jobs.c.id > bindparam("id", type_=sa.Text),
+    ),
+)
+_NEWEST = Statement(
+    _ROWS.where(_BEHIND).order_by(_jobs.c.created_at.desc(), _jobs.c.id).limit(LIMIT)
+)
 _OF_KIND = sa.or_(bindparam("kind", type_=sa.Text).is_(None), given(_jobs, "kind"))
 _COUNT_OPEN = Statement(sa.select(sa.func.count()).select_from(_jobs).where(_OPEN, _OF_KIND))
 
@@ -147,9 +156,11 @@ def find(tx: Transaction, job_id: str) -> JobRow | None:
     return None if row is None else _job(row)
 
 
-def newest(tx: Transaction, limit: int) -> list[JobRow]:
-    """The jobs that were asked for last, newest first."""
-    return [_job(row) for row in tx.rows(_NEWEST, limit=limit)]
+def newest(tx: Transaction, limit: int, after: JobRow | None = None) -> list[JobRow]:
+    """The jobs that were asked for last, newest first, behind one of them."""
+    # Every job was asked for before the end of time.
+    at, id_ = (2**62, "") if after is None else (to_micros(after.created_at), after.id)
+    return [_job(row) for row in tx.rows(_NEWEST, at=at, id=id_, limit=limit)]
 
 
 def count_open(tx: Transaction, kind: str | None = None) -> int:
