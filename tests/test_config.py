@@ -16,6 +16,7 @@ from ullage.config import (
     parse_number,
     parse_path,
 )
+from ullage.wiring import warn_of_plain_passwords
 
 
 def load(
@@ -174,3 +175,26 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, content: bytes | No
         config.write_bytes(content)
     with pytest.raises(ConfigError, match=f"^configuration file {config}: "):
         load(config=config)
+
+
+@pytest.mark.parametrize(
+    ("listen", "more", "warns"),
+    [
+        ("0.0.0.0:5000", {"auth": "true"}, True),
+        ("192.0.2.1:5000", {"auth": "true", "external_url": "http://registry.example"}, True),
+        ("0.0.0.0:5000", {"auth": "true", "external_url": "https://registry.example"}, False),
+        ("127.0.0.1:5000", {"auth": "true"}, False),
+        ("127.0.0.1:5000", {}, False),
+    ],
+)
+def test_passwords_that_are_readable_on_the_way_are_one_line_at_the_start(
+    caplog: pytest.LogCaptureFixture, listen: str, more: dict[str, str], warns: bool
+) -> None:
+    """RFC 7617, section 4: Basic is clear text without TLS."""
+    warn_of_plain_passwords(load({"listen": listen, **more}))
+    assert len(caplog.records) == warns
+    if warns:
+        message = caplog.records[0].getMessage()
+        assert listen in message
+        assert "--tls" in message
+        assert "\n" not in message

@@ -251,6 +251,8 @@ def run_server(
     """
     host = settings.listen.host
     tls, authority = _tls(settings)
+    if tls is None:
+        warn_of_plain_passwords(settings)
     try:
         listening = listen_on(host, settings.listen.port)
     except AddressUnusable as error:
@@ -317,6 +319,19 @@ def run_server(
 
 # The person at this machine: the user that may use the data folder.
 OPERATOR = Caller(subject="operator", address="local", agent="ullage")
+
+
+def warn_of_plain_passwords(settings: Settings) -> None:
+    """Say so once where accounts of other machines log in without TLS, as far as can be seen."""
+    if settings.listen.loopback or not (settings.auth or settings.htpasswd):
+        return
+    if not settings.external_url.startswith("https:"):
+        log.warning(
+            "listen: %s without TLS: passwords are readable on the way, unless a proxy in front "
+            "speaks TLS. Add --tls, or --tls-cert and --tls-key, or behind a proxy --external-url "
+            "https://...",
+            settings.listen,
+        )
 
 
 def _tls(settings: Settings) -> tuple[Tls | None, Path | None]:

@@ -142,6 +142,30 @@ def test_an_anonymous_token_that_is_too_weak_is_told_so(house: House) -> None:
     assert 'error="insufficient_scope"' in response.headers["www-authenticate"]
 
 
+@pytest.mark.parametrize(
+    ("forwarded", "scheme"),
+    [
+        ("https", "https"),
+        ("HTTPS", "https"),
+        # The first is what the client spoke.
+        ("https, http", "https"),
+        ("http", "http"),
+        ("http, https", "http"),
+        ("", "http"),
+        ('https"', "http"),
+        ("ftp", "http"),
+    ],
+)
+def test_behind_a_proxy_with_tls_the_password_is_asked_for_over_tls(
+    house: House, forwarded: str, scheme: str
+) -> None:
+    """X-Forwarded-Proto: else skopeo sends the password in clear, and crane none at all."""
+    response = house.client.get("/v2/", headers={"X-Forwarded-Proto": forwarded})
+    assert response.status_code == 401
+    realm = f'Bearer realm="{scheme}://{house.server.host}/oauth2/token"'
+    assert response.headers["www-authenticate"].startswith(realm + ",")
+
+
 def test_a_wrong_password_is_a_challenge(house: House) -> None:
     response = house.client.get("/v2/", headers=basic("reader", "wrong"))
     assert response.status_code == 401

@@ -59,7 +59,7 @@ class Guard:
     origins: OwnOrigins
     # The URL clients know this registry by; "" to believe the Host header's name.
     external_url: str = ""
-    # "https" where TLS is ours.
+    # "https" where TLS is ours; behind a proxy with TLS its header says so.
     scheme: str = "http"
 
     async def admit(self, request: Request, permission: Permission, name: str | None) -> Principal:
@@ -142,7 +142,16 @@ class Guard:
         if not _HOST.fullmatch(host):
             server = request.scope.get("server") or ("localhost", None)
             host = f"{server[0]}:{server[1]}" if server[1] else str(server[0])
-        return f"{self.scheme}://{host}"
+        return f"{self._scheme_of(request)}://{host}"
+
+    def _scheme_of(self, request: Request) -> str:
+        """ "https" where TLS is ours, or a proxy's in front of us by what the header says.
+
+        The header only ever upgrades, so it is believed from any sender: a forged one misleads
+        its own sender, and to nothing that is readable on the way.
+        """
+        forwarded = request.headers.get("x-forwarded-proto", "").partition(",")[0]
+        return "https" if forwarded.strip().lower() == "https" else self.scheme
 
 
 def basic_credentials(text: str) -> tuple[str, str]:
