@@ -20,8 +20,10 @@ from ullage.accounts import scope_maps, signing_keys, tokens, users
 from ullage.accounts.audit_log import TimeInvalid, list_audit
 from ullage.accounts.names import AccountInvalid, AccountUnknown
 from ullage.database.transaction import Transaction
+from ullage.deletion import delete
 from ullage.deletion.delete import delete_manifest
 from ullage.documents import plain
+from ullage.oci.reference import RepositoryName
 from ullage.registry.clients import Caller
 from ullage.registry.queries import audit
 
@@ -74,6 +76,23 @@ def test_each_command_leaves_one_entry(books: Keep) -> None:
         "user.delete",
         "key.rotate",
     ]
+
+
+def test_a_deleted_repository_is_described(books: Keep, monkeypatch: pytest.MonkeyPatch) -> None:
+    """S57: how much went, and what, as far as a thousand manifests; here two."""
+    registry = books.registry
+    monkeypatch.setattr(delete, "MOST_AUDITED", 2)
+    digests = sorted(push_image(registry, "a", f"v{n}", [f"layer {n}".encode()]) for n in range(3))
+    delete.delete_repository(registry, RepositoryName("a"), OPERATOR)
+    entry = list_audit(registry)[0]
+    assert (entry.action, entry.repository) == ("repository.delete", "a")
+    assert entry.detail == {
+        "manifest_count": 3,
+        "tag_count": 3,
+        # One config for all.
+        "bytes": len("{}") + 3 * len("layer 0"),
+        "manifests": digests[:2],
+    }
 
 
 def test_an_entry_says_when_which_account_from_where_and_what(books: Keep) -> None:

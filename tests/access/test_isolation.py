@@ -161,7 +161,7 @@ def test_bad_credentials_open_not_even_what_all_may_pull(house: House) -> None:
     house.token("former", ["team/*", "content/read"])
     token = house.bearer("former", "repository:open/app:pull")
     assert house.client.get("/v2/open/app/manifests/v1", headers=token).status_code == 200
-    house.manage("token update", name="former", enabled=False)
+    house.manage("token update", name="former", status="disabled")
     for headers in (basic("writer", "wrong"), house.basic("former"), token, bearer("nonsense")):
         found = house.client.get("/v2/open/app/manifests/v1", headers=headers)
         assert found.status_code == 401

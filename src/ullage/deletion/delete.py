@@ -10,6 +10,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 from ullage.database.transaction import Transaction
 from ullage.deletion import soft_delete
@@ -40,8 +41,12 @@ from ullage.registry.queries.content.repositories import (
     touch_repository,
 )
 from ullage.registry.queries.content.tags import all_tags
+from ullage.registry.queries.references.links import bytes_in
 from ullage.registry.queries.reclaim.erase_repository import mark_deleted
 from ullage.registry.queries.reclaim.release_links import Released, release_links
+
+# The audit log names so many manifests of a repository that was deleted as a whole.
+MOST_AUDITED = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,8 +247,8 @@ def delete_repository(registry: Registry, name: RepositoryName, caller: Caller) 
             tuple(all_tags(tx, repository_id)),
             operation=keeping.operation_id if keeping else None,
         )
+        detail = _described(deleted, bytes_in(tx, repository_id))
         take_repository_away(tx, repository_id, name, now, keeping)
-        detail = _kept_under(keeping)
         registry.audit(tx, caller, "repository.delete", repository=name, detail=detail)
         failpoint("delete.in_transaction")
         return deleted
@@ -280,6 +285,17 @@ def _begin(
     if not policy.enabled:
         return None
     return soft_delete.begin(tx, policy, registry.fresh_key(), kind, caller, target, now)
+
+
+def _described(deleted: Deleted, stored_bytes: int) -> dict[str, Any]:
+    """A whole repository, for the audit log: `bytes` are those of its blobs, shared ones too."""
+    described: dict[str, Any] = {
+        "manifest_count": len(deleted.manifests),
+        "tag_count": len(deleted.tags),
+        "bytes": stored_bytes,
+        "manifests": deleted.manifests[:MOST_AUDITED],
+    }
+    return described | ({"operation": deleted.operation} if deleted.operation else {})
 
 
 def _kept_under(keeping: Keeping | None) -> dict[str, str]:

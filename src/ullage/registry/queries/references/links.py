@@ -16,6 +16,7 @@ from ullage.oci.digest import Digest
 from ullage.registry.leases.lease import Link
 
 _repositories = content.repositories
+_blobs = content.blobs
 _repo_blobs = content.repo_blobs
 _manifest_blobs = content.manifest_blobs
 _reviews = space.reviews
@@ -46,6 +47,18 @@ def links_in(tx: Transaction, repository_id: int, digests: Collection[Digest]) -
     """A repository's links to those of these blobs that it links."""
     rows = tx.rows(_LINKS_IN, repository_id=repository_id, digests=digests) if digests else ()
     return [Link(repository_id, Digest(row[0]), from_micros(row[1])) for row in rows]
+
+
+_BYTES_IN = Statement(
+    sa.select(sa.func.coalesce(sa.func.sum(_blobs.c.size), 0))
+    .join(_repo_blobs, _repo_blobs.c.digest == _blobs.c.digest)
+    .where(given(_repo_blobs, "repository_id"))
+)
+
+
+def bytes_in(tx: Transaction, repository_id: int) -> int:
+    """Bytes of all blobs that a repository links, also of those that others link too."""
+    return int(tx.value(_BYTES_IN, repository_id=repository_id))
 
 
 _ERASING = Statement(sa.select(_repositories.c.id).where(_repositories.c.deleted_at.is_not(None)))
