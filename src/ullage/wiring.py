@@ -34,14 +34,8 @@ from ullage.database.errors import (
 from ullage.database.opening import name_for_people, open_database, sqlite_file
 from ullage.database.transaction import Database, database_time
 from ullage.deletion.reclaim import recover
-    with (
-        closing(listening),
-        open_registry(settings, adopt=adopt) as (registry, worker),
-        Heartbeat(registry),
-    ):
-        with _as_cannot_start(settings):
-            password = _make_ready(settings, registry)
-            authenticator = _authenticator(settings, registry)
+from ullage.heartbeat import Heartbeat
+from ullage.oci.errors import RegistryError, StorageFull, Unavailable
 from ullage.registry.clients import Caller
 from ullage.registry.context import Limits, Registry
 from ullage.registry.identity import (
@@ -178,13 +172,10 @@ def _assemble(
         if not adopt:
             raise
         adopt_store(db, blobs, clock(), _fresh_key)
-<<<<<<< HEAD
     except DatabaseDamaged as error:
         # It is only read, so nothing can be erased.
         log.error("whose storage it is cannot be told: %s", error)
-=======
     process = secrets.token_hex(8) if db.dialect == "postgresql" else None
->>>>>>> a01f62a (What a killed process had claimed is free after five seconds)
     worker: Worker
     registry = Registry(
         db=db,
@@ -258,23 +249,14 @@ def run_server(
     except AddressUnusable as error:
         raise CannotStart(str(error)) from error
     port = listening.getsockname()[1]
-<<<<<<< HEAD
-    with closing(listening), open_registry(settings, adopt=adopt) as (registry, worker):
-        with _as_cannot_start(settings):
-            password = _make_ready(settings, registry)
-            authenticator = _authenticator(settings, registry)
-=======
     with (
         closing(listening),
         open_registry(settings, adopt=adopt) as (registry, worker),
         Heartbeat(registry),
     ):
-        ended = _recover(registry)
-        if ended:
-            log.warning("ended %d uploads that a crash had cut off", ended)
-        password = ensure_admin(registry, OPERATOR) if settings.auth else None
-        authenticator = _authenticator(settings, registry)
->>>>>>> a01f62a (What a killed process had claimed is free after five seconds)
+        with _as_cannot_start(settings):
+            password = _make_ready(settings, registry)
+            authenticator = _authenticator(settings, registry)
         request_log = RequestLog()
         scheme = "https" if tls else "http"
         app = create_app(

@@ -93,7 +93,7 @@ def _job(one: Registry, other: Registry) -> Callable[[], bool]:
     def goes_on() -> bool:
         while work(other, CHOOSERS, "the other's worker", 10) is not None:
             pass
-        return bool(get_job(other, job_id, WITHOUT_ACCOUNTS)["state"] == "done")
+        return bool(get_job(other, job_id, WITHOUT_ACCOUNTS).state == "done")
 
     return goes_on
 

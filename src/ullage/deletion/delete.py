@@ -41,9 +41,9 @@ from ullage.registry.queries.content.repositories import (
     touch_repository,
 )
 from ullage.registry.queries.content.tags import all_tags
-from ullage.registry.queries.references.links import bytes_in
 from ullage.registry.queries.reclaim.erase_repository import mark_deleted
 from ullage.registry.queries.reclaim.release_links import Released, release_links
+from ullage.registry.queries.references.links import bytes_in
 
 # The audit log names so many manifests of a repository that was deleted as a whole.
 MOST_AUDITED = 1000
