@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from itertools import islice
 
-from ullage.cleanup.filters import attached_to, tag_goes
+from ullage.cleanup.filters import tag_goes
 from ullage.cleanup.guardrails import RepositoryShare
 from ullage.cleanup.queries import candidates
 from ullage.cleanup.queries.candidates import Candidate, TagCandidate
@@ -23,13 +23,14 @@ from ullage.cleanup.queries.jobs import Item, ItemKind
 from ullage.database.transaction import Transaction
 from ullage.deletion.closure import Closure, KeepReason, StoredGraph, Why
 from ullage.deletion.unlocked import unlocked
+from ullage.oci.attached import image_named_in
 from ullage.oci.digest import Digest
 from ullage.oci.reference import RepositoryName, Tag
 from ullage.patterns import Matches
 from ullage.registry.context import Registry
 from ullage.registry.locks import image_locks
 from ullage.registry.locks.image_locks import NOTHING, Covered
-from ullage.registry.queries.content.manifests import find_manifests
+from ullage.registry.queries.content.manifests import ManifestRow, find_manifests
 
 PAGE = 1000
 # Behind every moment that is written down.
@@ -104,6 +105,9 @@ class _GraphWithout(StoredGraph):
             for id_, tags in super().tags(ids).items()
         }
         return {id_: tags for id_, tags in left.items() if tags}
+
+    def tagged(self, tags: Collection[Tag]) -> Mapping[Tag, ManifestRow]:
+        return super().tagged([tag for tag in tags if tag not in self._without])
 
 
 def choose(
@@ -225,7 +229,7 @@ def without_attached(
     registry: Registry, repository_id: int, tags: list[TagCandidate]
 ) -> list[TagCandidate]:
     """Signatures in tags such as sha256-….sig live as long as their image (cosign#507)."""
-    images = {tag.name: attached_to(tag.name) for tag in tags}
+    images = {tag.name: image_named_in(tag.name) for tag in tags}
     wanted = {digest for digest in images.values() if digest is not None}
     if not wanted:
         return tags

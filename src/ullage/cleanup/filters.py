@@ -135,16 +135,6 @@ def check_purge(purge: Purge, *, ago_given: bool) -> None:
         raise ValueInvalid(message="--ago is required when not using --untagged-only")
 
 
-# A tag by which cosign and its like attach something to an image: the digest is in its name.
-_ATTACHED = re.compile(r"(sha256|sha512)-([0-9a-f]{64}|[0-9a-f]{128})(?:\.[A-Za-z0-9]+)?")
-
-
-def attached_to(tag: str) -> str | None:
-    """The digest of the image that a tag such as `sha256-….sig` belongs to."""
-    match = _ATTACHED.fullmatch(tag)
-    return f"{match[1]}:{match[2]}" if match else None
-
-
 def tag_goes(
     tag: str,
     updated_at: datetime,

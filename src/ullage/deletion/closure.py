@@ -12,12 +12,13 @@ from enum import StrEnum
 from typing import Protocol
 
 from ullage.database.transaction import Transaction
+from ullage.oci.attached import attached_tags, attached_to
 from ullage.oci.digest import Digest
 from ullage.oci.reference import Tag
 from ullage.registry.queries.content.manifests import ManifestRow, find_manifests
 from ullage.registry.queries.content.remove_manifests import parents_of, referrers_of
 from ullage.registry.queries.references import manifests
-from ullage.registry.queries.references.manifests import tags_on
+from ullage.registry.queries.references.manifests import tagged, tags_on
 
 
 class Why(StrEnum):
@@ -86,6 +87,9 @@ class Graph(Protocol):
     def tags(self, ids: Collection[int]) -> Mapping[int, Sequence[Tag]]:
         """The tags on those of these that have any."""
 
+    def tagged(self, tags: Collection[Tag]) -> Mapping[Tag, ManifestRow]:
+        """What those of these tags that exist point to."""
+
     def find(self, digests: Collection[Digest]) -> Mapping[Digest, ManifestRow]:
         """Those of these that exist."""
 
@@ -109,6 +113,9 @@ class StoredGraph:
     def tags(self, ids: Collection[int]) -> Mapping[int, Sequence[Tag]]:
         return tags_on(self._tx, ids)
 
+    def tagged(self, tags: Collection[Tag]) -> Mapping[Tag, ManifestRow]:
+        return tagged(self._tx, self._repository_id, tags)
+
     def find(self, digests: Collection[Digest]) -> Mapping[Digest, ManifestRow]:
         return find_manifests(self._tx, self._repository_id, digests)
 
@@ -117,8 +124,10 @@ def what_goes(graph: Graph, roots: Iterable[ManifestRow]) -> Closure:
     """`roots`, their referrers and the children that nothing else keeps, and theirs, and so on.
 
     What was asked for stays only if a live index lists it. A referrer goes with its subject, tagged
-    or not, unless a live index lists it. A child stays if it has a tag of its own, another live
-    parent, or a live subject. Each round looks again at what an earlier one kept: what
+    or not, unless a live index lists it. What a tag such as `sha256-….sig` attaches to an image is
+    its referrer, too, but stays if it has another tag. A child stays if it has a tag of its own,
+    another live parent, or a live subject. A tag that attaches it to what goes or is not there
+    keeps nothing. Each round looks again at what an earlier one kept: what
     kept it last may have joined those that go.
     """
     going: dict[int, Member] = {}
@@ -138,10 +147,14 @@ def _reach(graph: Graph, members: Sequence[Member], reached: dict[int, Member]) 
     digests = {member.row.id: member.row.digest for member in members}
     for parent, row in graph.children(digests.keys()):
         reached.setdefault(row.id, Member(row, Why.CHILD, digests[parent]))
-    for row in graph.referrers(set(digests.values())):
+    referrers = [(row.subject, row) for row in graph.referrers(set(digests.values()))]
+    names = {tag: digest for digest in digests.values() for tag in attached_tags(digest)}
+    referrers += [(names[tag], row) for tag, row in graph.tagged(names).items()]
+    for subject, row in referrers:
         known = reached.get(row.id)
-        if known is None or known.why is Why.CHILD:
-            reached[row.id] = Member(row, Why.REFERRER, row.subject)
+        attached = known is not None and known.why is Why.REFERRER and not _follows(known)
+        if known is None or known.why is Why.CHILD or (attached and subject == row.subject):
+            reached[row.id] = Member(row, Why.REFERRER, subject)
 
 
 def _kept(
@@ -153,12 +166,35 @@ def _kept(
         for parent, digest in sorted(parents.items()):
             if parent not in going:
                 kept.setdefault(child, []).append(KeptBy(KeepReason.INDEX, digest))
-    children = {id_: member.row for id_, member in members.items() if member.why is Why.CHILD}
-    for child, tags in graph.tags(children.keys()).items():
-        kept.setdefault(child, []).extend(KeptBy(KeepReason.TAG, tag) for tag in tags)
-    living = graph.find({row.subject for row in children.values() if row.subject is not None})
-    for child, row in children.items():
-        subject = living.get(row.subject) if row.subject is not None else None
-        if subject is not None and subject.id not in going:
-            kept.setdefault(child, []).append(KeptBy(KeepReason.SUBJECT, subject.digest))
-    return kept
+    hanging = {id_: member for id_, member in members.items() if member.why in _HANGING}
+    tags = graph.tags(hanging.keys())
+    subjects = {id_: _subjects(member.row, tags.get(id_, ())) for id_, member in hanging.items()}
+    there = graph.find({digest for some in subjects.values() for digest in some})
+    for id_, member in hanging.items():
+        living = {digest for digest, row in there.items() if row.id not in going} & subjects[id_]
+        if not _follows(member):
+            own = (tag for tag in tags.get(id_, ()) if not is_attached(tag, member.row.digest))
+            kept.setdefault(id_, []).extend(KeptBy(KeepReason.TAG, tag) for tag in own)
+        keeping = [KeptBy(KeepReason.SUBJECT, digest) for digest in sorted(living)]
+        kept.setdefault(id_, []).extend(keeping)
+    return {id_: keeping for id_, keeping in kept.items() if keeping}
+
+
+# What goes only because something else does.
+_HANGING = (Why.CHILD, Why.REFERRER)
+
+
+def _follows(member: Member) -> bool:
+    """Whether it goes with its subject whatever tags it has: it names the subject itself."""
+    return member.why is Why.REFERRER and member.of == member.row.subject
+
+
+def is_attached(tag: str, digest: Digest) -> bool:
+    """Whether a tag on this manifest attaches it to another one, there or not."""
+    return attached_to(tag) not in (None, digest)
+
+
+def _subjects(row: ManifestRow, tags: Iterable[Tag]) -> set[Digest]:
+    """What a manifest refers to, by itself or by its tags."""
+    named = {row.subject, *(attached_to(tag) for tag in tags)}
+    return {digest for digest in named if digest is not None and digest != row.digest}

@@ -28,7 +28,7 @@ class Limits:
     """What one client may ask of the registry, and how long things last. Sizes in bytes."""
 
     max_manifest_bytes: int = 4 * 1024 * 1024
-    max_manifest_descriptors: int = 1000
+    max_manifest_descriptors: int = 16_384
     max_page_size: int = 1000
     max_name_length: int = 255
     max_uploads: int = 1000

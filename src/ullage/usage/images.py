@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from ullage.database.transaction import Transaction
-from ullage.deletion.closure import what_goes
-from ullage.documents import UNSET, Document, Time, UnsetType, changed
+from ullage.deletion.closure import is_attached, what_goes
+from ullage.oci.attached import attached_tags, attached_to
 from ullage.oci.digest import Digest
 from ullage.oci.reference import Tag
 from ullage.registry.pull.pull_log import pulled_tags, pullers
@@ -33,7 +33,8 @@ class MemoryGraph:
     listed: dict[int, list[int]] = field(default_factory=dict)
     listing: dict[int, dict[int, Digest]] = field(default_factory=dict)
     referring: dict[Digest, list[int]] = field(default_factory=dict)
-    tagged: dict[int, list[Tag]] = field(default_factory=dict)
+    tags_on: dict[int, list[Tag]] = field(default_factory=dict)
+    named: dict[Tag, int] = field(default_factory=dict)
     blobs: dict[int, list[BlobRow]] = field(default_factory=dict)
 
     def children(self, ids: Collection[int]) -> Iterable[tuple[int, ManifestRow]]:
@@ -46,15 +47,30 @@ class MemoryGraph:
         return {id_: self.listing[id_] for id_ in ids if id_ in self.listing}
 
     def tags(self, ids: Collection[int]) -> Mapping[int, Sequence[Tag]]:
-        return {id_: self.tagged[id_] for id_ in ids if id_ in self.tagged}
+        return {id_: self.tags_on[id_] for id_ in ids if id_ in self.tags_on}
+
+    def tagged(self, tags: Collection[Tag]) -> Mapping[Tag, ManifestRow]:
+        return {tag: self.rows[self.named[tag]] for tag in tags if tag in self.named}
 
     def find(self, digests: Collection[Digest]) -> Mapping[Digest, ManifestRow]:
         return {digest: self.rows[self.ids[digest]] for digest in digests if digest in self.ids}
 
     def is_image(self, row: ManifestRow) -> bool:
-        """Whether it stands for itself: it has a tag, or belongs to no other manifest."""
-        part = row.id in self.listing or (row.subject is not None and row.subject in self.ids)
-        return row.id in self.tagged or not part
+        """Whether it stands for itself: tagged, or held by nothing."""
+        subjects = [row.subject, *map(attached_to, self._attaching(row))]
+        held = row.id in self.listing or any(
+            subject in self.ids for subject in subjects if subject is not None
+        )
+        return bool(self.own_tags(row)) or not held
+
+    def own_tags(self, row: ManifestRow) -> list[Tag]:
+        """Its tags without those that attach it to another image, there or not."""
+        tags = self.tags_on.get(row.id, [])
+        return [tag for tag in tags if not is_attached(tag, row.digest)]
+
+    def _attaching(self, row: ManifestRow) -> list[Tag]:
+        tags = self.tags_on.get(row.id, [])
+        return [tag for tag in tags if is_attached(tag, row.digest)]
 
     def parts(self, root: int) -> set[int]:
         """The image with all it lists and all that refers to it."""
@@ -62,7 +78,13 @@ class MemoryGraph:
         frontier = [root]
         while frontier:
             id_ = frontier.pop()
-            reached = [*self.listed.get(id_, ()), *self.referring.get(self.rows[id_].digest, ())]
+            digest = self.rows[id_].digest
+            attached = (self.named.get(tag) for tag in attached_tags(digest))
+            reached = [
+                *self.listed.get(id_, ()),
+                *self.referring.get(digest, ()),
+                *(each for each in attached if each is not None),
+            ]
             fresh = [each for each in reached if each not in found]
             found.update(fresh)
             frontier += fresh
@@ -80,7 +102,8 @@ def load(tx: Transaction, repository_id: int) -> MemoryGraph:
         if row.subject is not None:
             graph.referring.setdefault(row.subject, []).append(row.id)
     for manifest_id, tag in usage.tags_in(tx, repository_id):
-        graph.tagged.setdefault(manifest_id, []).append(tag)
+        graph.tags_on.setdefault(manifest_id, []).append(tag)
+        graph.named[tag] = manifest_id
     linked = {blob.digest: blob for blob in usage.blobs_linked(tx, repository_id)}
     for manifest_id, digest in usage.references_in(tx, repository_id):
         graph.blobs.setdefault(manifest_id, []).append(linked[digest])
@@ -121,13 +144,13 @@ def image_entries(tx: Transaction, repository_id: int, *, by_tag: bool) -> list[
     }
     counted = pullers(tx).counted
     pulled = pulls.of_manifests(tx, images, counted)
-    by_name = {tag: image for image in images for tag in graph.tagged.get(image, ())}
+    by_name = {tag: image for image in images for tag in graph.tags_on.get(image, ())}
     pulled_by_name = pulled_tags(tx, repository_id, by_name, counted) if by_tag else {}
     lines: list[ImageEntry] = []
     for image in images:
         share = sum(fair[part] / images_of[part] for part in parts[image])
         line = _line(graph, image, parts[image])
-        tags = graph.tagged.get(image, [])
+        tags = graph.tags_on.get(image, [])
         if by_tag:
             one_of = round(share / len(tags)) if tags else 0
             for tag in tags:

@@ -137,15 +137,16 @@ def _stock(tx: Transaction, at: tuple[int, RepositoryName], now: datetime) -> _S
         if lot is None or not going or going & spared or going & locked:
             continue
         blobs = Counter(blob for id_ in going for blob in graph.blobs.get(id_, ()))
-        tags = sum(len(graph.tagged.get(id_, ())) for id_ in going)
+        # A tag that attaches an orphan to an image that is not there is no loss.
+        tags = sum(len(graph.tags_on.get(id_, ())) for id_ in going) if lot else 0
         stock.images.append(_Image(repository_id, row.digest, lot, tags, blobs))
     return stock
 
 
 def _lot(graph: MemoryGraph, id_: int, unused: timedelta, *, pulled: bool) -> int | None:
-    """With which lot it goes, if it was not pushed, tagged or pulled for so long."""
-    if id_ not in graph.tagged:
-        # It is pulled by its digest.
+    """With which lot it goes, if nobody has pushed, tagged or pulled it for so long."""
+    if not graph.own_tags(graph.rows[id_]):
+        # Somebody pulls it by its digest.
         return None if pulled and unused < RECENTLY else 0
     return next((lot for lot, least in enumerate(AGES, 1) if unused >= least), None)
 
@@ -280,9 +281,9 @@ def _items(
         standing = candidates.standing(tx, going.keys())
         tags = tags_on(tx, going.keys())
         # By kind, as a job deletes those of a kind together.
-        ordered = sorted(going.items(), key=lambda each: _kind(each[1].why, each[0] in tags))
-        for id_, member in ordered:
-            kind = _kind(member.why, id_ in tags)
+        kinds = {id_: _kind(each.why, standing[id_].referenced) for id_, each in going.items()}
+        for id_, member in sorted(going.items(), key=lambda each: kinds[each[0]]):
+            kind = kinds[id_]
             seen_at = standing[id_].updated_at
             digest = member.row.digest
             items.append(Item(repository_id, stock.name, kind, None, digest, id_, seen_at))

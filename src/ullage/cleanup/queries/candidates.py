@@ -16,8 +16,10 @@ from ullage.database.schema import base, content
 from ullage.database.statements import LIMIT, Statement, among, given
 from ullage.database.timestamps import from_micros, to_micros
 from ullage.database.transaction import Transaction
+from ullage.oci.attached import SUFFIXES
 from ullage.oci.digest import Digest
 from ullage.oci.reference import RepositoryName, Tag
+from ullage.registry.queries.references.attached import ATTACHED_TO
 
 _repositories = content.repositories
 _manifests = content.manifests
@@ -34,7 +36,7 @@ class TagCandidate(NamedTuple):
 
 
 class Candidate(NamedTuple):
-    """A manifest without a tag that no index lists and that refers to nothing that is there.
+    """A manifest that no tag keeps, that no index lists and that refers to nothing that is there.
 
     `alone`: it lists nothing and nothing refers to it, so nothing goes along.
     """
@@ -136,7 +138,7 @@ def orphan_page(
 def left_alone(
     tx: Transaction, repository_id: int, before: datetime, losing: dict[int, int]
 ) -> Iterator[Candidate]:
-    """Which manifests would be orphans without so many of their tags: id -> how many they lose."""
+    """Which manifests become orphans without so many of their tags: id -> how many they lose."""
     tags: dict[int, int] = {}
     if losing:
         tags.update(tx.rows(_TAGS_OF, ids=losing))
@@ -147,7 +149,7 @@ def left_alone(
 
 
 class Standing(NamedTuple):
-    """A manifest as it is now; `referenced` by a tag or an index, or its subject is there."""
+    """A manifest as it is now; `referenced` by a tag that keeps it, an index or a subject."""
 
     updated_at: datetime
     referenced: bool
@@ -199,7 +201,34 @@ def digests_there(tx: Transaction, repository_id: int, digests: Collection[str])
 
 _subjects = _manifests.alias()
 _referrers = _manifests.alias()
-_TAGGED = sa.exists().where(_tags.c.manifest_id == _manifests.c.id)
+_images = _manifests.alias()
+_ON_IT = _tags.c.manifest_id == _manifests.c.id
+# A tag that attaches a manifest to an image that is not there keeps nothing.
+_TAGGED = sa.exists().where(
+    _ON_IT,
+    sa.or_(
+        ATTACHED_TO.is_(None),
+        sa.exists()
+        .where(
+            _images.c.repository_id == _tags.c.repository_id,
+            _images.c.digest == ATTACHED_TO,
+        )
+        .correlate(_tags),
+    ),
+)
+_ATTACHING = (
+    sa.exists()
+    .where(
+        _tags.c.repository_id == _manifests.c.repository_id,
+        _tags.c.name.in_(
+            [
+                sa.func.replace(_manifests.c.digest, ":", "-") + sa.literal(suffix)
+                for suffix in SUFFIXES
+            ]
+        ),
+    )
+    .correlate(_manifests)
+)
 _UNREFERENCED = (
     ~sa.exists().where(_children.c.child_id == _manifests.c.id),
     ~sa.exists().where(
@@ -216,6 +245,7 @@ _CANDIDATE = sa.select(
             _referrers.c.repository_id == _manifests.c.repository_id,
             _referrers.c.subject == _manifests.c.digest,
         ),
+        _ATTACHING,
     ),
 )
 
@@ -244,6 +274,8 @@ _BARE = Statement(
         given(_manifests, "repository_id"),
         _manifests.c.updated_at < bindparam("before"),
         among(_manifests.c.id, "ids"),
+        # What has no tag that keeps it is an orphan as it is.
+        _TAGGED,
         *_UNREFERENCED,
     ).order_by(_manifests.c.id)
 )

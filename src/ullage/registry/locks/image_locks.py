@@ -13,7 +13,7 @@ from datetime import datetime
 
 from ullage.authorization import Action, Principal
 from ullage.database.transaction import Transaction
-from ullage.documents import Document, Time, plain
+from ullage.oci.attached import attached_tags
 from ullage.oci.digest import Digest
 from ullage.oci.errors import (
     Locked,
@@ -111,6 +111,8 @@ def _spread(
         manifests.update(dict.fromkeys(reached, lock))
         rows = [row for _, row in children(tx, reached.keys())]
         rows += referrers_of(tx, repository_id, set(reached.values()))
+        names = [tag for digest in reached.values() for tag in attached_tags(digest)]
+        rows += tagged(tx, repository_id, names).values()
         reached = {row.id: row.digest for row in rows}
 
 

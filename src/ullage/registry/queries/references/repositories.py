@@ -11,6 +11,7 @@ from ullage.database.schema import content
 from ullage.database.statements import Statement, given
 from ullage.database.transaction import Transaction
 from ullage.oci.reference import Tag
+from ullage.registry.queries.references.attached import ATTACHED_TO
 
 _repositories = content.repositories
 _tags = content.tags
@@ -21,7 +22,7 @@ class Share(NamedTuple):
 
     manifests: int
     tags: int
-    # The tag that was set last, and the manifest it points to.
+    # The tag that was set last, and the manifest it points to; signatures in tags are no images.
     newest_tag: Tag | None
     newest_manifest_id: int | None
 
@@ -33,7 +34,7 @@ _COUNTS = Statement(
 )
 _NEWEST_TAG = Statement(
     sa.select(_tags.c.name, _tags.c.manifest_id)
-    .where(given(_tags, "repository_id"))
+    .where(given(_tags, "repository_id"), ATTACHED_TO.is_(None))
     .order_by(_tags.c.updated_at.desc(), _tags.c.name)
     .limit(1)
 )
