@@ -86,6 +86,12 @@ def parse_tls(name: str, text: str) -> str:
     return text
 
 
+def parse_protect(name: str, text: str) -> str:
+    if text not in ("az", "all", "none"):
+        raise _wrong(name, text, "az, all or none")
+    return text
+
+
 def parse_url(name: str, text: str) -> str:
     """`https://registry.example.com`: where clients reach the registry, without a path."""
     if text and not _URL.fullmatch(text):
@@ -146,6 +152,7 @@ _KINDS: dict[Callable[[str, str], Any], str] = {
     parse_list: "NAMES",
     parse_optional_path: "FILE",
     parse_tls: "self-signed",
+    parse_protect: "az|all|none",
     parse_url: "URL",
 }
 
@@ -220,6 +227,12 @@ SETTINGS = (
     Setting("upload_idle", "24h", parse_duration, "An idle upload ends after this."),
     Setting("lease", "1h", parse_duration, "How long a blob is kept for the push that needs it."),
     Setting("read_grace", "2s", parse_duration, "From a deletion to the erasing of its bytes."),
+    Setting(
+        "protect_referrers",
+        "az",
+        parse_protect,
+        "Whose deletions of a living image's signatures, by digest, are refused: az, all or none.",
+    ),
     Setting("min_free", "8MiB", parse_size, "Uploads are refused when the disk has less room."),
     Setting("unknown_share", "1", parse_number, "Percent of the store a comparison may erase."),
     Setting("scrub", "30d", parse_scrub, "How often each blob is read and hashed, or off."),
@@ -260,6 +273,7 @@ class Settings:
     upload_idle: timedelta
     lease: timedelta
     read_grace: timedelta
+    protect_referrers: str
     min_free: int
     unknown_share: int
     scrub: timedelta | None

@@ -75,6 +75,7 @@ def limits_of(settings: Settings) -> Limits:
         upload_idle=settings.upload_idle,
         lease=settings.lease,
         read_grace=settings.read_grace,
+        protect_referrers=settings.protect_referrers,
         max_unknown_percent=settings.unknown_share,
     )
 

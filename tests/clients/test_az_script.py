@@ -73,6 +73,30 @@ def test_the_script_deletes_orphans_and_nothing_that_anything_needs(
     view.assert_disk_holds(*kept_images, f"{NAME}:old")
 
 
+def test_the_present_query_deletes_orphans_and_no_signature_of_a_living_image(
+    registry: Registry,
+) -> None:
+    """Promise 6: `[?tags[0]==null]` selects `[]`, too; what it must not delete is refused."""
+    az, view, http = Azure(registry), registry.view, registry.http
+    platforms = [untagged(registry, name) for name in ("amd64", "arm64")]
+    multi = tagged(registry, "multi", index_of(http, NAME, platforms))
+    signed = push_image(http, NAME, "signed", (payload("signed"),))
+    signature, sbom = sign(registry, signed, "signature"), sign(registry, multi, "SBOM")
+    by_tag = push_image(http, NAME, signed.replace(":", "-") + ".sig", (payload("by tag"),))
+    orphan = untagged(registry, "orphan")
+
+    said = az(script(NAME, enabled=True).replace("tags==null", "tags[0]==null"))
+    # xargs's code for one that failed of many. az says what the registry said, once each.
+    assert (said.code, said.out) == (123, ""), said.err
+    assert "Traceback" not in said.err
+    assert said.err.count("is part of the index") == len(platforms)
+    for subject in (signed, multi):
+        assert said.err.count(f"an SBOM or the like of {subject}, which is there") == 1
+    assert not view.has_manifest(f"{NAME}@{orphan}")
+    kept = (*platforms, multi, signed, signature, sbom, by_tag)
+    view.assert_pullable(*(f"{NAME}@{digest}" for digest in kept))
+
+
 def test_a_locked_orphan_is_refused_and_the_others_go(registry: Registry) -> None:
     """azure.md sections 3.2 and 5.4: az says so once, and does not try again for a minute."""
     az, view = Azure(registry), registry.view

@@ -46,7 +46,8 @@ from ullage.oci.errors import (
     OperationDisallowed,
 )
 from ullage.oci.reference import parse_repository_name, parse_tag
-from ullage.registry.context import Registry
+from ullage.registry.clients import Caller
+from ullage.registry.context import Limits, Registry
 from ullage.registry.pull.read import (
     get_manifest,
     list_referrers,
@@ -550,3 +551,52 @@ def test_a_manifest_without_blobs_frees_nothing(site: Site, registry: Registry) 
     digest = push_manifest(registry, "app", "v1", raw)
     assert digest == descriptor(INDEX, json.dumps(raw).encode())["digest"]
     assert site.delete(digest) == Deleted((digest,), (V1,), 0, 0)
+
+
+# --- clients that know nothing of referrers -------------------------------------------------------
+
+AZ, ACR, COSIGN = (
+    Caller("alice", "127.0.0.1", agent)
+    for agent in (
+        "python-requests/2.28.2",
+        "Go/go1.21.5 (amd64-linux) go-autorest/v14.2.1",
+        "cosign/v2.4.1 (linux; amd64) go-containerregistry/v0.20.2",
+    )
+)
+
+
+@pytest.mark.parametrize("tagged", [False, True], ids=["subject", "tag"])
+@pytest.mark.parametrize(
+    ("protect", "refused", "may"),
+    [("az", [AZ, ACR], COSIGN), ("all", [AZ, ACR, COSIGN], None), ("none", [], AZ)],
+)
+def test_a_living_images_referrer_is_not_deleted_by_who_knows_nothing_of_it(
+    db: Database,
+    store: MemoryBlobStore,
+    clock: FakeClock,
+    protect: str,
+    refused: list[Caller],
+    may: Caller | None,
+    tagged: bool,
+) -> None:
+    """Promise 6: `[?tags[0]==null]`, Microsoft's present query, selects signatures, too."""
+    registry = registry_on(db, store, clock, limits=Limits(protect_referrers=protect))
+    image = push_image(registry, "app", "v1", [b"v1"])
+    tag = f"{image.replace(':', '-')}.sig" if tagged else None
+    subject = None if tagged else image
+    signature = push_image(registry, "app", tag, [b"signature"], subject=subject)
+    for caller in refused:
+        with pytest.raises(OperationDisallowed) as refusal:
+            delete_manifest(registry, APP, signature, caller)
+        assert image in refusal.value.message
+        assert "--protect-referrers" in refusal.value.message
+    if may is not None:
+        assert delete_manifest(registry, APP, signature, may).manifests == (signature,)
+    else:
+        assert signature in delete_manifest(registry, APP, image, COSIGN).manifests
+
+
+def test_az_may_delete_a_referrer_of_what_is_not_there(registry: Registry) -> None:
+    missing = digest_of(b"missing")
+    stray = push_image(registry, "app", None, [b"stray"], subject=missing)
+    assert delete_manifest(registry, APP, stray, AZ).manifests == (stray,)

@@ -168,7 +168,7 @@ def _kept(
                 kept.setdefault(child, []).append(KeptBy(KeepReason.INDEX, digest))
     hanging = {id_: member for id_, member in members.items() if member.why in _HANGING}
     tags = graph.tags(hanging.keys())
-    subjects = {id_: _subjects(member.row, tags.get(id_, ())) for id_, member in hanging.items()}
+    subjects = {id_: subjects_of(member.row, tags.get(id_, ())) for id_, member in hanging.items()}
     there = graph.find({digest for some in subjects.values() for digest in some})
     for id_, member in hanging.items():
         living = {digest for digest, row in there.items() if row.id not in going} & subjects[id_]
@@ -194,7 +194,7 @@ def is_attached(tag: str, digest: Digest) -> bool:
     return attached_to(tag) not in (None, digest)
 
 
-def _subjects(row: ManifestRow, tags: Iterable[Tag]) -> set[Digest]:
+def subjects_of(row: ManifestRow, tags: Iterable[Tag]) -> set[Digest]:
     """What a manifest refers to, by itself or by its tags."""
     named = {row.subject, *(attached_to(tag) for tag in tags)}
     return {digest for digest in named if digest is not None and digest != row.digest}

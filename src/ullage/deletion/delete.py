@@ -14,7 +14,7 @@ from typing import Any
 
 from ullage.database.transaction import Transaction
 from ullage.deletion import soft_delete
-from ullage.deletion.closure import StoredGraph, what_goes
+from ullage.deletion.closure import StoredGraph, subjects_of, what_goes
 from ullage.deletion.queries.operations.repositories import hide_repository
 from ullage.deletion.soft_delete import Keeping, SoftDelete
 from ullage.failpoints import failpoint
@@ -106,8 +106,10 @@ def delete_manifest(
 ) -> Deleted:
     """Remove an image: the manifest, its tags, its referrers, and children that only it keeps.
 
-    Raises NameUnknown, ManifestUnknown, OperationDisallowed if a live index lists it, Locked if it
-    or something that would go along is locked, or if it is the last in a repository that is.
+    Raises NameUnknown, ManifestUnknown, OperationDisallowed if a live index lists it, or if it
+    refers to a living image and the client is one that `protect_referrers` keeps from deleting it,
+    Locked if it or something that would go along is locked, or if it is the last in a repository
+    that is.
     """
     now = registry.now()
 
@@ -119,6 +121,8 @@ def delete_manifest(
                 {"Name": name, "Revision": digest}, f"manifest {digest} is not found"
             )
         _require_no_parent(tx, root)
+        if _protects_referrers(registry, caller):
+            _require_no_subject(tx, repository_id, root)
         going = what_goes(StoredGraph(tx, repository_id), [root]).rows()
         attribute_locks.require_deletable(tx, name, [row.id for row in going])
         image_locks.require_none_locked(tx, repository_id, name, [row.id for row in going], now)
@@ -316,4 +320,22 @@ def _require_no_parent(tx: Transaction, root: ManifestRow) -> None:
         raise OperationDisallowed(
             {"digest": root.digest, "parents": parents[:10]},
             f"{root.digest} is part of the index {parents[0]}; delete that one instead",
+        )
+
+
+def _protects_referrers(registry: Registry, caller: Caller) -> bool:
+    """Whether this client may break what it does not know of, and the registry does not let it."""
+    protect = registry.limits.protect_referrers
+    return protect == "all" or (protect == "az" and caller.is_azure)
+
+
+def _require_no_subject(tx: Transaction, repository_id: int, root: ManifestRow) -> None:
+    named = subjects_of(root, tags_of(tx, [root.id]))
+    living = sorted(find_manifests(tx, repository_id, named)) if named else []
+    if living:
+        raise OperationDisallowed(
+            {"digest": root.digest, "subjects": living[:10]},
+            f"{root.digest} is a signature, an SBOM or the like of {living[0]}, which is there, "
+            "and goes with it; to delete it alone use `ullage plan` and `ullage apply`, cosign, "
+            "oras or regctl, or set --protect-referrers none",
         )

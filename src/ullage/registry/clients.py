@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -14,6 +15,9 @@ _CONFIRMING = ("docker/", "Docker-Client/")
 # Clients of containers/image look whether the source has a blob before they mount it from there
 # (docker_image_dest.go, TryReusingBlob). Others mount without asking.
 _ASKING_SOURCE = ("containers/", "skopeo/", "Buildah/", "buildah/", "libpod/", "podman/")
+# az sends its deletions with Python's requests, acr with Go's autorest, others with Azure's SDKs.
+# They know manifests with and without tags, and nothing of referrers.
+_AZURE = re.compile(r"(?i)(?:azurecli|azsdk-|python-requests/|go/go\S* .*autorest)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +29,11 @@ class Caller:
     agent: str
     # This request's name in both sides' logs and in the audit log.
     request_id: str = ""
+
+    @property
+    def is_azure(self) -> bool:
+        """Whether it is az or acr."""
+        return _AZURE.match(self.agent) is not None
 
     @property
     def pusher(self) -> Pusher:

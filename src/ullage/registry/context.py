@@ -41,6 +41,8 @@ class Limits:
     lease: timedelta = timedelta(hours=1)
     # From a deletion to the erasing of bytes: time for a request that is about to open them.
     read_grace: timedelta = timedelta(seconds=2)
+    # Whose deletions of a living image's referrers, by digest, are refused: az, all or none.
+    protect_referrers: str = "az"
     # A plan of more manifests is carried out in the background, some at a time.
     max_plan_at_once: int = 1000
     # How long a finished upload is remembered, for clients that lost the answer.
