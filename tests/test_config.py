@@ -46,7 +46,7 @@ def test_a_flag_comes_before_a_variable_before_the_file(tmp_path: Path) -> None:
     environment = {"ULLAGE_THREADS": "2", "ULLAGE_MAX_PAGE": "2"}
     settings = load({"threads": "3", "max_page": None}, environment, config)
     found = (settings.threads, settings.max_page, settings.max_name, settings.max_uploads)
-    assert found == (3, 2, 1, 1000)
+    assert found == (3, 2, 1, 5000)
     assert settings.read_grace == timedelta(seconds=1)
 
 

@@ -222,7 +222,9 @@ SETTINGS = (
     Setting("max_manifest", "4MiB", parse_size, "Largest manifest that is taken."),
     Setting("max_page", "1000", parse_number, "Most items in one page of a listing."),
     Setting("max_name", "255", parse_number, "Longest repository name, in characters."),
-    Setting("max_uploads", "1000", parse_number, "Most upload sessions open at once."),
+    Setting("max_uploads", "5000", parse_number, "Most upload sessions open at once."),
+    Setting("max_account_uploads", "200", parse_number, "Of these, most of one account."),
+    Setting("max_repository_uploads", "100", parse_number, "Of these, most in one repository."),
     Setting("max_descriptors", "16384", parse_number, "Most layers or children of one manifest."),
     Setting("upload_idle", "24h", parse_duration, "An idle upload ends after this."),
     Setting("lease", "1h", parse_duration, "How long a blob is kept for the push that needs it."),
@@ -269,6 +271,8 @@ class Settings:
     max_page: int
     max_name: int
     max_uploads: int
+    max_account_uploads: int
+    max_repository_uploads: int
     max_descriptors: int
     upload_idle: timedelta
     lease: timedelta
@@ -385,7 +389,10 @@ def _require_sense(settings: Settings) -> None:
         )
     if settings.tls and settings.tls_cert:
         raise ConfigError("tls, tls_cert: either a certificate of your own or a self-signed one")
-    counts = ("max_manifest", "max_page", "max_name", "max_uploads", "max_descriptors", "threads")
+    counts = (
+        *("max_manifest", "max_page", "max_name", "max_descriptors", "threads"),
+        *("max_uploads", "max_account_uploads", "max_repository_uploads"),
+    )
     for name in counts:
         if getattr(settings, name) < 1:
             raise _wrong(name, getattr(settings, name), "at least 1")

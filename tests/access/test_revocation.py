@@ -17,6 +17,11 @@ from ullage.accounts.names import AccountInvalid, AccountUnknown
 from ullage.accounts.passwords import new_password
 from ullage.accounts.signing_keys import KEYS_RECHECK_SECONDS
 from ullage.authorization import Action, Grant, narrowed, parse_scopes
+from ullage.oci.errors import BlobUploadUnknown
+from ullage.oci.reference import parse_repository_name
+from ullage.registry.clients import Caller
+from ullage.registry.push.sessions import get_upload, start_upload
+from ullage.registry.push.uploads import add_to_upload
 
 PASSWORD = "a password that is long"
 DAY = 86_400
@@ -519,3 +524,18 @@ def test_a_file_that_cannot_be_used_is_named_at_the_start(tmp_path: Path) -> Non
     path.write_text("ada:{SHA}x\n")
     with pytest.raises(HtpasswdInvalid, match=r"line 1.*bcrypt"):
         HtpasswdAccounts(path)
+
+
+@pytest.mark.parametrize("with_bytes", [False, True])
+def test_disabling_an_account_ends_its_uploads(keep: Keep, with_bytes: bool) -> None:
+    """It could go on with none of them, and they would keep others out."""
+    registry, name = keep.registry, parse_repository_name("app")
+    keep.user("ada", "a password that is long")
+    ada, grace = (Caller(who, "192.0.2.1", "test") for who in ("ada", "grace"))
+    hers, others = (start_upload(registry, name, who) for who in (ada, grace))
+    if with_bytes:
+        add_to_upload(registry, name, hers.id, ada, 0, [b"some bytes"])
+    users.update_user(registry, OPERATOR, "ada", status="disabled")
+    with pytest.raises(BlobUploadUnknown):
+        get_upload(registry, name, hers.id, ada)
+    assert get_upload(registry, name, others.id, grace).id == others.id

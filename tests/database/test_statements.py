@@ -275,6 +275,8 @@ SCANS = {
     "registry.queries.references.losses._LOSING_ALL_KNOWN": _FOUND,
     "registry.queries.references.losses._LOSING_SOME_DOUBTED": _FOUND,
     "registry.queries.reserved_keys._ALL": "keys of sessions without bytes: a few thousand at most",
+    "registry.queries.uploads._ALL_OF": _UPLOADS,
+    "registry.queries.uploads._FIND_EMPTY": _UPLOADS,
     "registry.queries.uploads._COUNT": _UPLOADS,
     "registry.queries.uploads._COUNT_FOR": _UPLOADS,
     "registry.queries.uploads._KEYS_IN_DELETED": _UPLOADS,

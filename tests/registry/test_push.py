@@ -375,21 +375,78 @@ def test_an_idle_session_expires(registry: Registry, clock: FakeClock) -> None:
 def test_each_chunk_prolongs_the_session(registry: Registry, clock: FakeClock) -> None:
     """R17: by the last activity, not by the start: a slow upload is not an idle one."""
     upload = begin(registry)
+    clock.advance(registry.limits.empty_upload_idle.total_seconds() - 1)
     for number in range(3):
-        clock.advance(registry.limits.upload_idle.total_seconds() - 1)
         assert expire_uploads(registry) == 0
         append(registry, upload, b"chunk", start=number * 5)
+        clock.advance(registry.limits.upload_idle.total_seconds() - 1)
 
 
-def test_the_number_of_sessions_is_limited(installation: Installation) -> None:
+def test_a_session_without_a_byte_expires_sooner(registry: Registry, clock: FakeClock) -> None:
+    upload = begin(registry)
+    clock.advance(10 * 60 - 1)
+    assert expire_uploads(registry) == 0
+    clock.advance(1)
+    assert expire_uploads(registry) == 1
+    with pytest.raises(BlobUploadUnknown):
+        get_upload(registry, APP, upload.id, ALICE)
+
+
+ACCOUNT, REPOSITORY, ALL = (
+    Limits(max_account_uploads=2),
+    Limits(max_repository_uploads=2),
+    Limits(max_uploads=2),
+)
+
+
+@pytest.mark.parametrize("limits", [ACCOUNT, REPOSITORY, ALL])
+def test_the_number_of_sessions_with_bytes_is_limited(
+    installation: Installation, limits: Limits
+) -> None:
     installation.stop()
-    installation.start(Limits(max_uploads=2))
+    installation.start(limits)
     registry = installation.registry
     uploads = [begin(registry) for _ in range(2)]
+    for upload in uploads:
+        append(registry, upload, DATA)
     with pytest.raises(TooManyRequests):
         begin(registry)
     cancel_upload(registry, APP, uploads[0].id, ALICE)
     begin(registry)
+
+
+@pytest.mark.parametrize("limits", [ACCOUNT, REPOSITORY, ALL])
+def test_a_session_without_a_byte_makes_way(installation: Installation, limits: Limits) -> None:
+    """Opening sessions costs a client nothing, so it gets nothing for it: the first ends first."""
+    installation.stop()
+    installation.start(limits)
+    registry = installation.registry
+    clock = registry.now
+    assert isinstance(clock, FakeClock)
+    kept = begin(registry)
+    append(registry, kept, DATA)
+    opened = []
+    for _ in range(3):
+        clock.advance(1)
+        opened.append(begin(registry))
+    for upload in opened[:2]:
+        with pytest.raises(BlobUploadUnknown):
+            get_upload(registry, APP, upload.id, ALICE)
+    finish_upload(registry, APP, opened[2].id, ALICE, digest_of(b""))
+    finish_upload(registry, APP, kept.id, ALICE, digest_of(DATA))
+
+
+def test_empty_sessions_of_one_account_end_none_of_another(installation: Installation) -> None:
+    """The account with most of them makes way, and a whole blob is taken all the same."""
+    installation.stop()
+    installation.start(Limits(max_repository_uploads=3))
+    registry = installation.registry
+    mine = begin(registry)
+    mallory = Caller("mallory", "192.0.2.66", "test")
+    for _ in range(10):
+        start_upload(registry, APP, mallory)
+    push_blob(registry, str(APP), b"a whole blob")
+    assert get_upload(registry, APP, mine.id, ALICE).id == mine.id
 
 
 def test_uploads_are_refused_before_the_disk_is_full(assemble: Assemble) -> None:

@@ -26,6 +26,7 @@ from ullage.accounts.scope_maps import actions_of, require_scope_map
 from ullage.database.transaction import Transaction
 from ullage.registry.clients import Caller
 from ullage.registry.context import Registry
+from ullage.registry.push.sessions import end_uploads_of
 
 SLOTS = ("password1", "password2")
 
@@ -115,7 +116,10 @@ def update_token(
         registry.audit(tx, caller, "token.update", target=name, detail=changes)
         return token_document(_token(tx, name), queries.token_passwords(tx, name))
 
-    return registry.write(change)
+    document = registry.write(change)
+    if changes.get("enabled") is False:
+        end_uploads_of(registry, name)
+    return document
 
 
 def delete_token(registry: Registry, caller: Caller, name: str) -> None:

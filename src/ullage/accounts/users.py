@@ -24,6 +24,7 @@ from ullage.database.transaction import Transaction
 from ullage.documents import changed
 from ullage.registry.clients import Caller
 from ullage.registry.context import Registry
+from ullage.registry.push.sessions import end_uploads_of
 
 MIN_PASSWORD = 8
 # Never accepted: what a default password would be (CVE-2026-4404).
@@ -112,7 +113,10 @@ def update_user(
         registry.audit(tx, caller, "user.update", target=name, detail=changes)
         return user_document(_user(tx, name))
 
-    return registry.write(change)
+    document = registry.write(change)
+    if changes.get("enabled") is False:
+        end_uploads_of(registry, name)
+    return document
 
 
 def set_password(

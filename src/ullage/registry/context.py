@@ -31,12 +31,17 @@ class Limits:
     max_manifest_descriptors: int = 16_384
     max_page_size: int = 1000
     max_name_length: int = 255
-    max_uploads: int = 1000
+    # Open at once: all, of one account, in one repository. One without a byte makes way for others.
+    max_uploads: int = 5000
+    max_account_uploads: int = 200
+    max_repository_uploads: int = 100
     # Uploads are refused while the store has less room than this: deletions need some.
     min_free_bytes: int = 8 * 1024 * 1024
     # Most of the store that one comparison with the database may erase, in percent.
     max_unknown_percent: int = 1
     upload_idle: timedelta = timedelta(hours=24)
+    # The same for a session that has no byte yet.
+    empty_upload_idle: timedelta = timedelta(minutes=10)
     # How long a promise to a pusher lasts (deletion.md section 3.2).
     lease: timedelta = timedelta(hours=1)
     # From a deletion to the erasing of bytes: time for a request that is about to open them.

@@ -35,7 +35,7 @@ from ullage.registry.push.sessions_in_memory import MemorySession, MemorySession
 from ullage.registry.queries import reserved_keys, uploads
 from ullage.registry.queries.content.repositories import drop_repository_if_empty, ensure_repository
 from ullage.registry.queries.reclaim import tombstones
-from ullage.registry.queries.uploads import Upload
+from ullage.registry.queries.uploads import OpenUploads, Upload
 
 __all__ = ["Upload"]
 
@@ -77,14 +77,16 @@ def _start_in_memory(
     registry: Registry, memory: MemorySessions, name: RepositoryName, caller: Caller, algorithm: str
 ) -> Upload:
     """A session in memory; the database knows only its key (sessions_in_memory.py)."""
-    stored, writable = registry.cached_read(
-        ("uploading", name), lambda tx: uploads.count_uploads_for(tx, name), lambda _: 0
+    stored = registry.cached_read(
+        ("uploading", name, caller.subject),
+        lambda tx: uploads.count_uploads_for(tx, name, caller.subject),
+        lambda _: 0,
     )
-    attribute_locks.require(name, writable=writable)
-    _require_few(registry, stored + len(memory))
+    attribute_locks.require(name, writable=stored.writable)
+    _make_way(registry, stored, name, caller)
     key = memory.take_key() or _reserve_keys(registry, memory)
     upload = Upload(registry.fresh_key(), None, caller.subject, key, algorithm, 0)
-    memory.add(MemorySession(upload, name, registry.now() + registry.limits.upload_idle))
+    memory.add(MemorySession(upload, name, registry.now() + registry.limits.empty_upload_idle))
     return upload
 
 
@@ -94,6 +96,48 @@ def _reserve_keys(registry: Registry, memory: MemorySessions) -> str:
     failpoint("upload.reserve.after_row")
     memory.add_keys(others)
     return first
+
+
+def _make_way(
+    registry: Registry, stored: OpenUploads, name: RepositoryName, caller: Caller
+) -> None:
+    """End a session without a byte where there are too many: it keeps no other out.
+
+    Raises TooManyRequests where all of them have bytes.
+    """
+    limits, memory = registry.limits, registry.memory_sessions
+    in_memory = len(memory) if memory is not None else 0
+    fewest = min(limits.max_uploads, limits.max_account_uploads, limits.max_repository_uploads)
+    if stored.all + in_memory < fewest:
+        return
+    shares: list[tuple[int, int, str | None, RepositoryName | None]] = [
+        (stored.of_repository, limits.max_repository_uploads, None, name),
+        (stored.all, limits.max_uploads, None, None),
+    ]
+    if caller.subject:
+        # Without accounts all clients are one.
+        shares.insert(0, (stored.of_account, limits.max_account_uploads, caller.subject, None))
+    for count, most, subject, repository in shares:
+        if memory is not None:
+            count += memory.count(subject=subject, name=repository)
+        if count >= most and not _end_empty(registry, subject, repository):
+            whose = "in this repository" if repository else "of this account" if subject else ""
+            raise TooManyRequests(
+                message=f"{most} uploads {whose} are open and have bytes; finish or cancel some"
+                " first".replace("  ", " ")
+            )
+
+
+def _end_empty(registry: Registry, subject: str | None, name: RepositoryName | None) -> bool:
+    """End the session without a byte that makes way; False if there is none."""
+    memory, now = registry.memory_sessions, registry.now()
+    found = memory.find_empty(subject=subject, name=name) if memory is not None else None
+    if found is None:
+        found = registry.read(lambda tx: uploads.find_empty(tx, now, subject=subject, name=name))
+    # One that has ended by itself meanwhile, or that bytes have come to, has made way, too.
+    if found is not None:
+        end_upload(registry, found, only_if_empty=True)
+    return found is not None
 
 
 def _require_few(registry: Registry, count: int) -> None:
@@ -115,6 +159,8 @@ def _start_stored(
 ) -> Upload:
     """A session as a row, for any process to go on with."""
     now = registry.now()
+    stored = registry.read(lambda tx: uploads.count_uploads_for(tx, name, caller.subject))
+    _make_way(registry, stored, name, caller)
     upload_id, key = registry.fresh_key(), _key_for_row(registry)
 
     def open_session(tx: Transaction) -> Upload:
@@ -122,7 +168,7 @@ def _start_stored(
         repository = ensure_repository(tx, name, now)
         attribute_locks.require_row_writable(repository)
         upload = Upload(upload_id, repository.id, caller.subject, key, algorithm, 0)
-        uploads.insert_upload(tx, upload, now, now + registry.limits.upload_idle)
+        uploads.insert_upload(tx, upload, now, now + registry.limits.empty_upload_idle)
         return upload
 
     # The row names the key before a byte exists under it, so a crash leaves nothing unknown.
@@ -174,10 +220,18 @@ def cancel_upload(registry: Registry, name: RepositoryName, upload_id: str, call
         raise BlobUploadUnknown({"upload": upload_id})
 
 
-def end_upload(registry: Registry, upload: Upload, *, only_if_expired: bool = False) -> bool:
+def end_upload(
+    registry: Registry,
+    upload: Upload,
+    *,
+    only_if_expired: bool = False,
+    only_if_empty: bool = False,
+) -> bool:
     """End a session for whatever reason and bury its bytes; False if it had ended already."""
     if upload.repository_id is None:
-        return _end_in_memory(registry, upload, only_if_expired=only_if_expired)
+        return _end_in_memory(
+            registry, upload, only_if_expired=only_if_expired, only_if_empty=only_if_empty
+        )
     repository_id = upload.repository_id
     size = registry.blobs.size(upload.key) or 0
     now = registry.now()
@@ -186,6 +240,8 @@ def end_upload(registry: Registry, upload: Upload, *, only_if_expired: bool = Fa
     def end(tx: Transaction) -> bool:
         if only_if_expired:
             ended = uploads.delete_expired_upload(tx, upload.id, now)
+        elif only_if_empty:
+            ended = uploads.delete_empty_upload(tx, upload.id, now)
         else:
             ended = uploads.delete_upload(tx, upload.id)
         if not ended:
@@ -202,9 +258,23 @@ def end_upload(registry: Registry, upload: Upload, *, only_if_expired: bool = Fa
     return ended
 
 
-def _end_in_memory(registry: Registry, upload: Upload, *, only_if_expired: bool) -> bool:
+def end_uploads_of(registry: Registry, subject: str) -> int:
+    """End all sessions of an account that may not go on with them; how many those were."""
+    found = registry.read(lambda tx: uploads.uploads_of_account(tx, subject))
+    if registry.memory_sessions is not None:
+        sessions = registry.memory_sessions.all()
+        found += [each.upload for each in sessions if each.upload.subject == subject]
+    return sum(end_upload(registry, upload) for upload in found)
+
+
+def _end_in_memory(
+    registry: Registry, upload: Upload, *, only_if_expired: bool, only_if_empty: bool
+) -> bool:
     memory, now = memory_sessions_of(registry), registry.now()
-    session = memory.remove(upload.id, expired_at=now if only_if_expired else None)
+    if only_if_empty:
+        session = memory.remove_empty(upload.id)
+    else:
+        session = memory.remove(upload.id, expired_at=now if only_if_expired else None)
     if session is None:
         return False
     registry.hashers.forget(upload.id)

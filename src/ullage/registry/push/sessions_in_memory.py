@@ -13,6 +13,7 @@ registry/push/sessions.py).
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -68,13 +69,14 @@ class MemorySessions:
         session = self._sessions.get(upload_id)
         return session.upload if session is not None and session.name == name else None
 
-    def begin(self, upload: Upload) -> bool:
+    def begin(self, upload: Upload, expires_at: datetime) -> bool:
         """Bytes are about to be written; whether they are the first. KeyUnknown if it has ended."""
         with self._lock:
             session = self._sessions.get(upload.id)
             if session is None:
                 raise KeyUnknown(upload.key)
             first, session.began = not session.began, True
+            session.expires_at = expires_at
             return first
 
     def prolong(self, upload_id: str, expires_at: datetime) -> None:
@@ -100,6 +102,31 @@ class MemorySessions:
             sessions = list(self._sessions.values())
         return [session.upload for session in sessions if session.expires_at <= now]
 
+    def count(self, *, subject: str | None = None, name: RepositoryName | None = None) -> int:
+        """How many there are, or are an account's or a repository's."""
+        return sum(_is_of(session, subject, name) for session in self.all())
+
+    def find_empty(
+        self, *, subject: str | None = None, name: RepositoryName | None = None
+    ) -> Upload | None:
+        """The session that makes way for another, among all, or an account's or a repository's.
+
+        It has no byte yet: of the account that has most of them, the one that was opened first.
+        """
+        empty = [each for each in self.all() if not each.began and _is_of(each, subject, name)]
+        counts = Counter(session.upload.subject for session in empty)
+        # The first of equals is the oldest: they are kept in the order in which they came.
+        heaviest = max(empty, key=lambda each: counts[each.upload.subject], default=None)
+        return heaviest.upload if heaviest is not None else None
+
+    def remove_empty(self, upload_id: str) -> MemorySession | None:
+        """As remove, unless bytes have come since it was found."""
+        with self._lock:
+            session = self._sessions.get(upload_id)
+            if session is None or session.began:
+                return None
+            return self._sessions.pop(upload_id)
+
     def all(self) -> list[MemorySession]:
         with self._lock:
             return list(self._sessions.values())
@@ -113,6 +140,10 @@ class MemorySessions:
         with self._lock:
             for session in self._sessions.values():
                 session.expires_at += by
+
+
+def _is_of(session: MemorySession, subject: str | None, name: RepositoryName | None) -> bool:
+    return subject in (None, session.upload.subject) and name in (None, session.name)
 
 
 def open_memory_sessions(db: Database) -> MemorySessions | None:

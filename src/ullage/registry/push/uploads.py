@@ -68,7 +68,8 @@ def _open(registry: Registry, upload: Upload) -> Append:
     """The session's bytes, to add to. Raises KeyUnknown if it has ended, or they are committed."""
     if upload.repository_id is not None:
         return registry.blobs.append(upload.key, upload.offset)
-    if memory_sessions_of(registry).begin(upload):
+    expires_at = registry.now() + registry.limits.upload_idle
+    if memory_sessions_of(registry).begin(upload, expires_at):
         return registry.blobs.begin(upload.key)
     try:
         return registry.blobs.append(upload.key, 0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
+from typing import NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy import bindparam
@@ -81,6 +82,15 @@ def count_uploads(tx: Transaction) -> int:
 _COUNT_FOR = Statement(
     sa.select(
         sa.select(sa.func.count()).select_from(_uploads).scalar_subquery(),
+        sa.select(sa.func.count())
+        .select_from(_uploads)
+        .where(given(_uploads, "subject"))
+        .scalar_subquery(),
+        sa.select(sa.func.count())
+        .select_from(_uploads)
+        .join(_repositories, _repositories.c.id == _uploads.c.repository_id)
+        .where(given(_repositories, "name"))
+        .scalar_subquery(),
         sa.select(_repositories.c.write_enabled)
         .where(given(_repositories, "name"))
         .scalar_subquery(),
@@ -88,11 +98,60 @@ _COUNT_FOR = Statement(
 )
 
 
-def count_uploads_for(tx: Transaction, name: RepositoryName) -> tuple[int, bool]:
-    """How many sessions there are, and whether one may be opened in a repository, which need not
-    exist yet."""
-    count, writable = tx.rows(_COUNT_FOR, name=name)[0]
-    return count, writable is None or bool(writable)
+class OpenUploads(NamedTuple):
+    """How many sessions have a row: all, an account's, a repository's; and whether the repository,
+    which need not exist yet, takes another."""
+
+    all: int
+    of_account: int
+    of_repository: int
+    writable: bool
+
+
+def count_uploads_for(tx: Transaction, name: RepositoryName, subject: str) -> OpenUploads:
+    row = tx.rows(_COUNT_FOR, name=name, subject=subject)[0]
+    return OpenUploads(row[0], row[1], row[2], row[3] is None or bool(row[3]))
+
+
+# Without a byte, and no request is at work on it: of the account that has most of them, the one
+# that was opened first.
+_others = _uploads.alias()
+_OF_SUBJECT = bindparam("of_subject", type_=sa.Text)
+_OF_NAME = bindparam("of_name", type_=sa.Text)
+_EMPTY = sa.and_(_uploads.c.offset == 0, free(_uploads))
+_FIND_EMPTY = Statement(
+    sa.select(*_COLUMNS)
+    .join(_repositories, _repositories.c.id == _uploads.c.repository_id)
+    .where(
+        _EMPTY,
+        sa.or_(_OF_SUBJECT.is_(None), _uploads.c.subject == _OF_SUBJECT),
+        sa.or_(_OF_NAME.is_(None), _repositories.c.name == _OF_NAME),
+    )
+    .order_by(
+        sa.select(sa.func.count())
+        .select_from(_others)
+        .where(_others.c.subject == _uploads.c.subject)
+        .scalar_subquery()
+        .desc(),
+        _uploads.c.expires_at,
+        _uploads.c.id,
+    )
+    .limit(1)
+)
+_DELETE_EMPTY = Statement(_uploads.delete().where(_THIS_ONE, _EMPTY))
+
+
+def find_empty(
+    tx: Transaction, now: datetime, *, subject: str | None, name: RepositoryName | None
+) -> Upload | None:
+    """The session that makes way for another, among all, or an account's or a repository's."""
+    row = tx.row(_FIND_EMPTY, now=to_micros(now), of_subject=subject, of_name=name)
+    return Upload(*row) if row else None
+
+
+def delete_empty_upload(tx: Transaction, upload_id: str, now: datetime) -> bool:
+    """As delete_upload, unless a request came to the session since it was found."""
+    return tx.change(_DELETE_EMPTY, id=upload_id, now=to_micros(now)) == 1
 
 
 _FIND = Statement(
@@ -187,6 +246,13 @@ _SHIFT = Statement(_uploads.update().values(expires_at=_uploads.c.expires_at + b
 
 def uploads_of(tx: Transaction, repository_id: int, limit: int) -> list[Upload]:
     return [Upload(*row) for row in tx.rows(_SOME_OF, repository_id=repository_id, limit=limit)]
+
+
+_ALL_OF = Statement(sa.select(*_COLUMNS).where(given(_uploads, "subject")))
+
+
+def uploads_of_account(tx: Transaction, subject: str) -> list[Upload]:
+    return [Upload(*row) for row in tx.rows(_ALL_OF, subject=subject)]
 
 
 def keys_in(tx: Transaction, repository_id: int) -> dict[str, int]:
