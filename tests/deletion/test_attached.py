@@ -11,7 +11,8 @@ from tests.support.soundness import assert_sound
 from tests.support.statements import listened
 from ullage.authorization import WITHOUT_ACCOUNTS
 from ullage.cleanup.plan.apply import apply_plan
-from ullage.cleanup.plan.plan import PlanRequest, make_plan
+from ullage.cleanup.plan.plan import make_plan
+from ullage.cleanup.plan.preview import PlanRequest
 from ullage.cleanup.plan.suggest import suggest
 from ullage.database.transaction import Database
 from ullage.deletion.delete import delete_manifest
@@ -21,7 +22,7 @@ from ullage.oci.errors import Locked
 from ullage.oci.reference import parse_repository_name, parse_tag
 from ullage.registry.attributes import update_tag
 from ullage.registry.context import Registry
-from ullage.registry.locks.image_locks import place_hold
+from ullage.registry.locks.image_locks import place_lock
 from ullage.registry.queries.attributes import AttributeChanges
 from ullage.usage.usage import by_image
 
@@ -94,7 +95,7 @@ def test_a_lock_on_what_is_attached_refuses_the_deletion(registry: Registry) -> 
 def test_a_lock_with_a_reason_covers_what_is_attached(registry: Registry) -> None:
     app = image(registry, "v1")
     attached = attach(registry, app)
-    place_hold(registry, APP, app, ALICE, reason="audit", owner=None, until=None)
+    place_lock(registry, APP, app, ALICE, reason="audit", owner=None, until=None)
     with pytest.raises(Locked):
         delete_manifest(registry, APP, attached, ALICE)
 
@@ -105,7 +106,7 @@ def test_untagged_cleanups_take_what_is_attached_to_nothing(registry: Registry) 
     signature = attach(registry, app)
     stray = attach(registry, "sha256:" + "0" * 64)
     job = purge(registry, untagged_only=True, ago=None)
-    assert job["manifests_deleted"] == 1
+    assert job.manifests_deleted == 1
     assert manifests(registry) == {app, signature}
     assert stray not in manifests(registry)
     assert_sound(registry)
@@ -116,7 +117,7 @@ def test_a_purge_takes_signatures_along(registry: Registry) -> None:
     attach(registry, old)
     kept = attach(registry, new)
     job = purge(registry, "app:^old$", untagged=True)
-    assert (job["tags_deleted"], job["manifests_deleted"]) == (1, 2)
+    assert (job.tags_deleted, job.manifests_deleted) == (1, 2)
     assert manifests(registry) == {new, kept}
 
 
@@ -124,7 +125,7 @@ def test_a_stray_signature_whose_tag_matches_is_counted_once(registry: Registry)
     image(registry, "v1")
     attach(registry, "sha256:" + "0" * 64)
     job = purge(registry, "app:sig$", untagged=True)
-    assert (job["tags_deleted"], job["manifests_deleted"]) == (1, 1)
+    assert (job.tags_deleted, job.manifests_deleted) == (1, 1)
     assert tags(registry) == ["v1"]
 
 
@@ -144,8 +145,8 @@ def test_suggest_finds_stray_signatures_and_spares_others(registry: Registry) ->
     attach(registry, app)
     stray = attach(registry, "sha256:" + "0" * 64)
     plan = suggest(registry, 10**9, (), WITHOUT_ACCOUNTS, ALICE)
-    assert {item["digest"] for item in plan.items} == {stray}
-    assert not any(warning["refuses"] for warning in plan.document["warnings"])
+    assert {item.digest for item in plan.items} == {stray}
+    assert not any(warning.refuses for warning in plan.warnings)
 
 
 def test_a_plan_shows_what_is_attached_and_frees_what_it_says(registry: Registry) -> None:
@@ -155,12 +156,12 @@ def test_a_plan_shows_what_is_attached_and_frees_what_it_says(registry: Registry
     image(registry, "v2")
     wanted = PlanRequest(repository=APP, digests=(app,))
     plan = make_plan(registry, wanted, WITHOUT_ACCOUNTS, ALICE)
-    assert {item["digest"]: item["why"] for item in plan.items} == {
+    assert {item.digest: item.why for item in plan.items} == {
         app: "asked",
         attached: "referrer",
     }
     receipt = apply_plan(registry, plan.id, ALICE, allow=("most-of-repository",))
-    assert receipt["freed_bytes"] == plan.document["freed_bytes"] > 1000
+    assert receipt.freed_bytes == plan.freed_bytes > 1000
     assert_sound(registry)
 
 
@@ -168,8 +169,8 @@ def test_the_bill_counts_what_is_attached_as_part_of_its_image(registry: Registr
     app = image(registry, "v1")
     attach(registry, app)
     [line] = by_image(registry, APP, tags=False)
-    assert (line["digest"], line["manifest_count"]) == (app, 2)
-    assert line["exclusive_bytes"] == line["bytes"]
+    assert (line.digest, line.manifest_count) == (app, 2)
+    assert line.exclusive_bytes == line.bytes
 
 
 def test_the_cost_of_a_deletion_does_not_grow_with_the_tags_around(

@@ -13,6 +13,7 @@ from datetime import datetime
 
 from ullage.database.transaction import Transaction
 from ullage.deletion.closure import is_attached, what_goes
+from ullage.documents import UNSET, Document, Time, UnsetType, changed
 from ullage.oci.attached import attached_tags, attached_to
 from ullage.oci.digest import Digest
 from ullage.oci.reference import Tag

@@ -144,9 +144,9 @@ def _stock(tx: Transaction, at: tuple[int, RepositoryName], now: datetime) -> _S
 
 
 def _lot(graph: MemoryGraph, id_: int, unused: timedelta, *, pulled: bool) -> int | None:
-    """With which lot it goes, if nobody has pushed, tagged or pulled it for so long."""
+    """With which lot it goes, if it was not pushed, tagged or pulled for so long."""
     if not graph.own_tags(graph.rows[id_]):
-        # Somebody pulls it by its digest.
+        # It is pulled by its digest.
         return None if pulled and unused < RECENTLY else 0
     return next((lot for lot, least in enumerate(AGES, 1) if unused >= least), None)
 

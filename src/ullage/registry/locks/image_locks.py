@@ -13,6 +13,7 @@ from datetime import datetime
 
 from ullage.authorization import Action, Principal
 from ullage.database.transaction import Transaction
+from ullage.documents import Document, Time, plain
 from ullage.oci.attached import attached_tags
 from ullage.oci.digest import Digest
 from ullage.oci.errors import (
