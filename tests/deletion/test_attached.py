@@ -204,6 +204,6 @@ def test_the_cost_of_a_deletion_does_not_grow_with_the_tags_around(
     ],
 )
 def test_which_tags_attach(tag: str, digest: str | None, named: bool) -> None:
-    """reach.md R2; a cleanup by age spares other suffixes, too, while the image is there."""
+    """deletion.md section 2. A cleanup by age spares other suffixes, too, with their image."""
     assert attached_to(tag) == digest
     assert (image_named_in(tag) is not None) is named
