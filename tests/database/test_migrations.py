@@ -346,10 +346,13 @@ def test_a_migration_from_the_baseline_that_is_killed_is_done_by_the_next_start(
     assert killed.returncode == -9, killed.stderr.decode()
     with connected(migrated_url) as connection:
         assert _planted_parts(connection) == (NEWEST, False, False, False)
-    # The version before still opens it, and the newer one finishes.
+    # The version before still opens it, and the newer one finishes and says so.
+    said = []
     for newest, scripts in ((NEWEST, SCRIPTS), ("b9999", planted), ("b9999", planted)):
         done = _open(migrated_url, newest=newest, scripts=scripts)
         assert done.returncode == 0, done.stderr.decode()
+        said.append(f"migrated from schema {NEWEST} to b9999" in done.stderr.decode())
+    assert said == [False, True, False]
     with connected(migrated_url) as connection:
         assert _planted_parts(connection) == ("b9999", True, True, True)
         lengths = connection.execute(sa.text("SELECT id, length FROM repositories")).all()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -14,7 +15,8 @@ import sqlalchemy as sa
 from tests.database.test_transaction import insert, keys
 from tests.support.actors import Actor, observing
 from ullage.database import postgresql
-from ullage.database.errors import DatabaseBusy, DatabaseFull
+from ullage.database.errors import DatabaseBusy, DatabaseFull, DatabaseUnusable
+from ullage.database.opening import open_database
 from ullage.database.postgresql import MAX_ATTEMPTS, PostgresDatabase
 from ullage.database.schema import space
 from ullage.database.statements import Statement
@@ -246,3 +248,15 @@ def test_all_processes_go_by_the_server_s_clock(postgres_db: Database) -> None:
     before = postgres_db.read(lambda tx: tx.execute_directly(query).scalar_one())
     told = to_micros(database_time(postgres_db))
     assert before <= told <= postgres_db.read(lambda tx: tx.execute_directly(query).scalar_one())
+
+
+def test_postgresql_without_its_driver_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is missing, and what to install; no password in it."""
+    monkeypatch.delitem(sys.modules, "ullage.database.postgresql")
+    monkeypatch.setitem(sys.modules, "psycopg", None)
+    with pytest.raises(DatabaseUnusable) as refused:
+        open_database("postgresql://ada:secret@127.0.0.1/registry")
+    message = str(refused.value)
+    assert "ullage[postgres]" in message
+    assert "secret" not in message
+    assert "\n" not in message

@@ -57,10 +57,19 @@ def open_database(
             without_log=without_log,
         )
     if parsed.get_backend_name() == "postgresql":
-        from ullage.database.postgresql import PostgresDatabase
-
-        return PostgresDatabase(parsed)
+        return _open_postgresql(parsed)
     raise DatabaseUnusable(
         f"database: {parsed.render_as_string()!r} - expected sqlite:///path or "
         "postgresql://user@host/name"
     )
+
+
+def _open_postgresql(url: sa.URL) -> Database:
+    try:
+        from ullage.database.postgresql import PostgresDatabase
+    except ImportError as error:
+        raise DatabaseUnusable(
+            f"database: {url.render_as_string()!r} - PostgreSQL takes a driver that is not"
+            f" installed ({error}): install ullage[postgres]"
+        ) from error
+    return PostgresDatabase(url)

@@ -6,6 +6,7 @@ memory for as long as the process lives.
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import sqlalchemy as sa
@@ -13,6 +14,8 @@ import sqlalchemy as sa
 from ullage.database.errors import DatabaseUnusable
 from ullage.database.schema import accounts, cleaning, content, space, undo  # noqa: F401
 from ullage.database.schema.base import metadata
+
+log = logging.getLogger(__name__)
 
 # The newest of `versions/`: tests/database/test_migrations.py proves that it is.
 NEWEST = "b0003"
@@ -80,4 +83,5 @@ def _migrate(connection: sa.Connection, version: str) -> None:
             f"database: it is of a newer version ({version}), this is {NEWEST} - start the version "
             "of Ullage that used it last, or a later one"
         )
+    log.warning("the database is migrated from schema %s to %s", version, NEWEST)
     command.upgrade(config, "head")
