@@ -37,12 +37,14 @@ serve: $(VENV)/runtime.stamp ## install what is needed and serve on 127.0.0.1:50
 install: $(VENV)/runtime.stamp ## leave the command at .venv/bin/ullage
 	@echo "ready: $(BIN)/ullage"
 
-# No server or program of other people, and of everything only what is quick: the inner loop. Without
-# compiled modules, which some environments forbid, each process would compile all tests again.
+# No server or program of other people; of everything only what is quick, and no area that starts and
+# kills whole servers all the time. Without compiled modules, which some environments forbid, each
+# process would compile all tests again.
 QUICK = not (postgresql or client or browser or slow$(if $(AREA),, or thorough))
+LEFT_OUT = $(if $(AREA),,$(addprefix --ignore tests/,access clients crash peers tls))
 quick: lint ## lint, types, quick tests, in a minute (AREA=cleanup: of one)
 	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m "$(QUICK)" \
-		--durations 5 --durations-min 2 $(PYTEST_ARGS) tests/$(AREA)
+		--durations 5 --durations-min 2 $(PYTEST_ARGS) $(strip $(LEFT_OUT) tests/$(AREA))
 
 test: lint ## everything: lint, format, types, tests (PYTEST_ARGS=…)
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(PYTEST_ARGS)

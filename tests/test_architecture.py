@@ -308,6 +308,7 @@ PLANTED_ROOMS = [
 
 
 @pytest.mark.parametrize(("room", "target"), PLANTED_ROOMS)
+@pytest.mark.thorough
 def test_a_planted_import_of_a_closed_room_is_caught(room: str, target: str) -> None:
     module = "ullage" if room == "__init__" else f"ullage.{room}.planted"
     for planted in (
@@ -557,6 +558,7 @@ def test_no_import_leads_back_to_where_it_came_from() -> None:
     assert circles(import_graph(our_sources())) == []
 
 
+@pytest.mark.thorough
 def test_a_planted_circle_is_found() -> None:
     sources = our_sources()
     text, is_package = sources["ullage.oci.errors"]
@@ -608,6 +610,7 @@ def import_and_watch(
     )
 
 
+@pytest.mark.thorough
 def test_importing_makes_no_file_socket_process_or_thread(tmp_path: Path) -> None:
     # env.py is a script that Alembic runs, and __main__ is the program itself.
     scripts = ("ullage.__main__", "ullage.database.migrations.env")

@@ -13,6 +13,8 @@ from bench.measure import Result, Row
 from tests.support.require import require_command
 from tests.support.server import UllageServer
 
+pytestmark = pytest.mark.thorough
+
 
 @pytest.fixture
 def growth() -> Growth:

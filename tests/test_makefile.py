@@ -59,13 +59,17 @@ def test_quick_is_lint_and_the_tests_that_need_no_other_server() -> None:
     for part in ("ruff check .", "ruff format --check .", "-m mypy"):
         assert part in commands
     marks = re.findall(r'-m pytest .* -m "([^"]+)" .* tests/$', commands, re.MULTILINE)
-    assert marks == ["not (postgresql or client or slow or thorough)"]
+    assert marks == ["not (postgresql or client or browser or slow or thorough)"]
+    left_out = re.findall(r"--ignore (\S+)", commands)
+    assert left_out == [f"tests/{area}" for area in ("access", "clients", "crash", "peers", "tls")]
+    assert [folder for folder in left_out if not (ROOT / folder).is_dir()] == []
 
 
 def test_quick_of_an_area_takes_all_of_its_tests_on_sqlite_but_the_slow_ones() -> None:
     commands = what_it_would_do("quick", "AREA=cleanup")
     marks = re.findall(r'-m pytest .* -m "([^"]+)" .* tests/cleanup$', commands, re.MULTILINE)
-    assert marks == ["not (postgresql or client or slow)"]
+    assert marks == ["not (postgresql or client or browser or slow)"]
+    assert "--ignore" not in commands
 
 
 def test_an_area_that_there_is_not_is_refused_with_those_that_there_are() -> None:

@@ -15,6 +15,8 @@ import pytest
 from tests.support.require import require_command
 from ullage import __version__
 
+pytestmark = pytest.mark.thorough
+
 ROOT = Path(__file__).resolve().parents[1]
 PAPERS = ("LICENSE", "README.md", "SECURITY.md", "pyproject.toml", ".gitignore", "tools")
 # Releasing does not look at more of the package than this.

@@ -9,11 +9,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import httpx
+import pytest
 
 from bench.loading import load
 from bench.pushing import push
 from bench.workload import INDEX, Generator, Made, Unfinished, Workload
 from tests.support.server import UllageServer
+
+pytestmark = pytest.mark.thorough
 
 SMALL = Workload(seed=7, repositories=25, median_tags=2, tags=30, orphans=40)
 NOW = datetime(2026, 1, 1, tzinfo=UTC)

@@ -346,7 +346,6 @@ def test_cve_2023_20902_cve_2025_59350_secrets_are_compared_in_constant_time() -
     "password",
     ["", "admin", "password", "Harbor12345", "changeme", "short", "CHANGEME", "x" * 1025],
 )
-@pytest.mark.thorough
 def test_cve_2026_4404_no_default_password_works_or_can_be_chosen(
     keep: Keep, password: str
 ) -> None:

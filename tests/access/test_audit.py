@@ -209,7 +209,6 @@ def test_the_list_is_filtered_by_everything_asked_for(books: Keep) -> None:
             list_audit(registry, since=wrong)
 
 
-@pytest.mark.thorough
 def test_each_acknowledged_request_leaves_one_entry_with_its_id(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
@@ -261,7 +260,6 @@ def _everything_a_client_does(house: House) -> list[str]:
 # --- secrets --------------------------------------------------------------------------------------
 
 
-@pytest.mark.thorough
 def test_no_secret_is_ever_written_anywhere(tmp_path_factory: pytest.TempPathFactory) -> None:
     """S57, S60, CVE-2025-48374: canaries in every place where a credential can be typed."""
     data = tmp_path_factory.mktemp("canary") / "data"

@@ -158,7 +158,6 @@ def at_a_terminal(tmp_path: Path) -> Iterator[tuple[str, int]]:
         os.close(ours)
 
 
-@pytest.mark.thorough
 def test_on_a_terminal_lines_are_for_people(at_a_terminal: tuple[str, int]) -> None:
     """Readable lines on a terminal."""
     url, terminal = at_a_terminal

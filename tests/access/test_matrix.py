@@ -381,7 +381,6 @@ FORMS = {
 
 
 @pytest.mark.parametrize(("role", "kind"), CALLERS)
-@pytest.mark.thorough
 def test_each_cell_of_the_matrix_has_the_status_that_the_tables_call_for(
     house: House, role: str, kind: str
 ) -> None:

@@ -321,7 +321,6 @@ class Asking:
         return int(self._connection.recv(65536).split(b" ")[1])
 
 
-@pytest.mark.thorough
 def test_a_flood_of_guesses_does_not_keep_pulls_waiting(house: House) -> None:
     """S39: passwords are hashed by threads of their own, at both endpoints that take them."""
     pull = house.bearer("reader", "repository:team/app:pull")

@@ -363,7 +363,6 @@ def test_fifty_thousand_bad_tokens_are_refused_and_nothing_else_happens(keep: Ke
         [{"Type": "repository", "Name": "*", "Actions": ["pull"]}],
     ],
 )
-@pytest.mark.thorough
 def test_rights_that_cannot_be_read_are_none(keep: Keep, access: object) -> None:
     """S3: even from a token with the right signature."""
     forger = forger_for(keep)

@@ -12,6 +12,8 @@ from tests.server.pushing import push_image
 from tests.support.article import SCRIPT
 from tests.support.server import UllageServer, command_environment
 
+pytestmark = pytest.mark.thorough
+
 
 @pytest.fixture
 def shell(tmp_path: Path, at_home: Path, here: UllageServer) -> dict[str, str]:

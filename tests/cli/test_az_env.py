@@ -10,6 +10,8 @@ import pytest
 from tests.cli.conftest import Ullage
 from tests.support.server import UllageServer
 
+pytestmark = pytest.mark.thorough
+
 HOST = "myregistry.localhost"
 
 

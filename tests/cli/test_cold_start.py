@@ -12,6 +12,8 @@ import pytest
 
 from tests.support.server import UllageServer, command_environment
 
+pytestmark = pytest.mark.thorough
+
 # Each costs more than all that a listing needs.
 HEAVY = {
     "typer", "click", "rich", "pydantic", "sqlalchemy", "alembic", "granian", "starlette", "anyio",
@@ -63,7 +65,6 @@ UNUSED = {
 }  # fmt: skip
 
 
-@pytest.mark.thorough
 def test_a_server_on_sqlite_keeps_nothing_in_memory_that_others_need(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", SERVED, tmp_path / "data"],

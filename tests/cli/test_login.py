@@ -13,6 +13,8 @@ from tests.cli.terminal import at_terminal
 from tests.support.server import UllageServer, run_ullage
 from ullage.cli.client import saved
 
+pytestmark = pytest.mark.thorough
+
 PASSWORD = "correct horse"
 
 
@@ -56,7 +58,6 @@ def typed(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
     monkeypatch.setattr("sys.stdin", io.StringIO(text))
 
 
-@pytest.mark.thorough
 def test_login_is_saved_only_if_it_is_right(
     ullage: Ullage, guarded: Guarded, authority: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -7,6 +7,8 @@ from tests.cli.terminal import at_terminal
 from tests.server.pushing import push_image
 from tests.support.server import UllageServer
 
+pytestmark = pytest.mark.thorough
+
 SURE = "Are you sure you want to continue? (y/n): "
 
 
@@ -40,7 +42,6 @@ def without_bytes(screen: str) -> str:
         (["no", "n"], 1, False),
     ],
 )
-@pytest.mark.thorough
 def test_deleting_by_tag_asks_until_the_answer_is_y_or_n(
     here: UllageServer,
     client: httpx.Client,

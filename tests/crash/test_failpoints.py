@@ -43,8 +43,6 @@ from tests.crash.mounts import fill, tmpfs
 from tests.support.postgres import PostgresServer
 from ullage.failpoints import NAMES
 
-pytestmark = pytest.mark.thorough
-
 SOURCE = Path(ullage.__file__).parent
 # In the order in which they are uploaded: the first in one request, the second in two, the third
 # in chunks. So the third pass of most failpoints is in the third way to upload.

@@ -31,8 +31,6 @@ from tests.crash.harness import (
 from tests.crash.mounts import fill, tmpfs
 from tests.support.server import run_ullage
 
-pytestmark = pytest.mark.thorough
-
 MIB = 1024 * 1024
 DISK = 48 * MIB
 LAYER = 3 * MIB

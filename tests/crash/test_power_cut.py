@@ -35,8 +35,6 @@ from tests.crash.harness import (
 from tests.crash.mounts import Disk, ext4
 from ullage.blobs.files.direct import AFTER_BYTES, BUFFER_BYTES
 
-pytestmark = pytest.mark.thorough
-
 DATA = some_bytes("power", 50_000)
 # The middle of it goes to the disk past the page cache.
 LARGE = some_bytes("direct", AFTER_BYTES + 2 * BUFFER_BYTES + 777)

@@ -16,8 +16,6 @@ from tests.crash.harness import CrashServer, ForkServer, User, wait_until
 from tests.crash.postgres import CrashingPostgres
 from tests.crash.trial import ARGUMENTS, Trial
 
-pytestmark = pytest.mark.thorough
-
 KILLS = int(os.environ.get("ULLAGE_KILLS", "0"))
 ON_SQLITE, ON_POSTGRESQL = KILLS or 120, KILLS or 40
 SEED = int(os.environ.get("ULLAGE_SEED", "1"))

@@ -22,6 +22,8 @@ from ullage.database.schema import space
 from ullage.database.sqlite.database import SqliteDatabase
 from ullage.database.transaction import Transaction
 
+pytestmark = pytest.mark.thorough
+
 ROWS = 3000
 # Writes so many rows, and is killed.
 _DIE = """

@@ -78,6 +78,7 @@ def test_the_newest_migration_is_the_one_that_a_start_looks_for() -> None:
 
 
 @pytest.mark.parametrize("new", [True, False])
+@pytest.mark.thorough
 def test_a_database_that_is_new_or_up_to_date_needs_no_alembic(
     database_url: str, new: bool
 ) -> None:
@@ -204,6 +205,7 @@ def _everything(url: str) -> object:
         ),
     ],
 )
+@pytest.mark.thorough
 def test_a_database_that_no_migration_leads_from_is_refused_in_one_line_and_left_alone(
     new_url: str, version: str, expected: str, tmp_path: Path
 ) -> None:

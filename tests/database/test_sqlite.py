@@ -121,6 +121,7 @@ def _open_in_another_process(path: Path) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.thorough
 def test_a_second_process_is_refused_and_told_who_owns_the_database(path: Path) -> None:
     """reliability.md F51: two registries on one database refuse, with what to do instead."""
     with opened(path):

@@ -343,12 +343,14 @@ def test_all_statements_are_looked_at() -> None:
 
 
 @pytest.mark.parametrize("name", sorted(STATEMENTS))
+@pytest.mark.thorough
 def test_every_statement_can_be_built_for_both_dialects(name: str) -> None:
     built = [STATEMENTS[name].built(sql_dialect_of(each)) for each in ("sqlite", "postgresql")]
     assert built[0].lists == built[1].lists
 
 
 @pytest.mark.parametrize("name", sorted(STATEMENTS.keys() - POSTGRESQL_ONLY))
+@pytest.mark.thorough
 def test_no_statement_reads_a_whole_table(plain_sqlite: Database, name: str) -> None:
     """No statement on a hot path scans; what may is listed with its reason."""
     found = scans(plain_sqlite, STATEMENTS[name])

@@ -333,6 +333,7 @@ def test_a_body_of_another_type_than_its_content_type_is_refused(
         {**image(None), **index(None)},
     ],
 )
+@pytest.mark.thorough
 def test_a_document_that_is_image_and_index_is_refused_as_every_type(
     media_type: str | None, sent_as: str | None, both: dict[str, Any]
 ) -> None:

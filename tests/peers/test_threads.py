@@ -217,7 +217,6 @@ def test_harbor_12948_deleting_an_image_asks_nothing_about_the_other_tags(
     assert len(client.get(f"/v2/{name}/tags/list").json()["tags"]) == 295
 
 
-@pytest.mark.thorough
 def test_harbor_19991_a_killed_cleanup_goes_on_where_it_was(tmp_path: Path) -> None:
     """peers.md B9: 263,290 deletions, all or nothing, and a restart from zero."""
     with UllageServer(
@@ -323,7 +322,6 @@ def test_acr_446_which_repositories_tags_and_images_take_the_space(
     assert all(each["exclusive_bytes"] < 100 < each["shared_bytes"] for each in by_tag)
 
 
-@pytest.mark.thorough
 def test_acr_660_an_empty_registry_is_empty_on_the_disk_too(tmp_path: Path) -> None:
     """peers.md B17: an empty registry showed 185 GB; purge, and usage unchanged."""
     with (

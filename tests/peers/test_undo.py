@@ -65,7 +65,6 @@ def test_harbor_22039_the_trash_gives_back_what_was_thrown_away(client: httpx.Cl
     assert (bill(client)["soft_deleted_bytes"], bill(client)["tagged_bytes"]) == (0, tagged)
 
 
-@pytest.mark.thorough
 def test_acr_813_soft_delete_is_recursive_frees_on_demand_and_blocks_no_push(
     client: httpx.Client,
 ) -> None:

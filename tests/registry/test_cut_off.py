@@ -281,6 +281,7 @@ def _findings(registry: Registry) -> set[Finding]:
 
 @pytest.mark.parametrize("large", [False, True], ids=["small", "large"])
 @pytest.mark.parametrize("name", USE_CASES)
+@pytest.mark.thorough
 def test_what_is_cut_off_after_any_commit_is_whole_and_is_done_by_the_next_attempt(
     sqlite_db: Database,
     clock: FakeClock,

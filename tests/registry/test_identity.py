@@ -46,6 +46,8 @@ from ullage.registry.queries.identity import KeyLine
 from ullage.registry.storage_keys import gave_out, make_key
 from ullage.wiring import CannotStart, open_registry
 
+pytestmark = pytest.mark.thorough
+
 APP = parse_repository_name("app")
 NOWHERE = Places("db", "store")
 

@@ -518,6 +518,7 @@ def test_a_new_registry_has_nothing_to_forget(installation: Installation, clock:
     assert delete(registry, push_image(registry, "app", "v1", [LAYER])).freed_bytes == ALL_BYTES
 
 
+@pytest.mark.thorough
 def test_a_server_crash_under_running_processes_is_noticed(
     postgres_db: Database, store: MemoryBlobStore, clock: FakeClock
 ) -> None:

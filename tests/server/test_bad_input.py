@@ -27,6 +27,8 @@ from tests.support.registry import CONFIG, INDEX, LAYER, MANIFEST
 from tests.support.server import UllageServer
 from ullage.oci.digest import digest_of
 
+pytestmark = pytest.mark.thorough
+
 DIGEST = digest_of(b"data")
 
 

@@ -11,6 +11,8 @@ import pytest
 from tests.server.pushing import push_image, start_upload
 from tests.support.server import UllageServer, run_ullage
 
+pytestmark = pytest.mark.thorough
+
 IMAGES = 40
 PAGE = 4096
 

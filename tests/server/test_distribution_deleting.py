@@ -162,6 +162,7 @@ def test_a_blob_deleted_before_its_manifest_comes_is_missing(
 
 
 @pytest.mark.parametrize("backend", ["sqlite", pytest.param("pg", marks=pytest.mark.postgresql)])
+@pytest.mark.thorough
 def test_deleting_gives_exactly_the_unshared_bytes_back(
     tmp_path: Path, request: pytest.FixtureRequest, backend: str
 ) -> None:

@@ -29,6 +29,8 @@ from ullage.server.http.parameters import (
 )
 from ullage.server.http.routes import Route, Router
 
+pytestmark = pytest.mark.thorough
+
 SIZES = st.integers(0, 2**63 - 1)
 # Text that looks like a header about ranges, or not at all.
 RANGES = st.one_of(

@@ -162,6 +162,7 @@ def test_a_config_that_says_nothing_is_no_reason_to_refuse_an_image(
 
 
 @pytest.mark.parametrize("what", ["repositories", "tags", "manifests"])
+@pytest.mark.thorough
 def test_what_is_empty_is_null(tmp_path: Path, what: str) -> None:
     """azure.md section 0, rule 5: acr-cli takes the last element of anything that is not null."""
     with UllageServer(tmp_path) as server, httpx.Client(base_url=server.url) as client:
