@@ -18,7 +18,7 @@ pytestmark = pytest.mark.thorough
 HEAVY = {
     "typer", "click", "rich", "pydantic", "sqlalchemy", "alembic", "granian", "starlette", "anyio",
     "cryptography", "argon2", "jwt", "httpx", "urllib3", "requests", "jmespath", "yaml", "pygments",
-    "keyring", "asyncio", "urllib.request", "subprocess", "concurrent.futures", "tempfile",
+    "keyring", "msgspec", "asyncio", "urllib.request", "subprocess", "concurrent.futures", "tempfile",
     "ullage.wiring", "ullage.registry.context", "ullage.config", "ullage.cli.local",
 }  # fmt: skip
 
@@ -62,6 +62,8 @@ run_server(load_settings({"data": sys.argv[1], "listen": "127.0.0.1:0"}, {}), to
 UNUSED = {
     "alembic", "mako", "psycopg", "sqlalchemy.dialects.postgresql", "sqlalchemy.orm", "click",
     "jmespath", "yaml", "pygments", "ullage.cli.client.registry", "ullage.database.postgresql",
+    # Until it is asked for.
+    "ullage.server.api.openapi",
 }  # fmt: skip
 
 

@@ -176,7 +176,7 @@ def test_harbor_18794_only_an_explicit_override_crosses_the_hold_and_it_is_logge
     assert [each.rail for each in job.warnings] == ["pulled-recently"]
     found = registry.read(lambda tx: entries(tx, limit=10, action="policy.set"))
     assert found[0].subject == "alice"
-    assert found[0].detail["rules"][0].allow == ["pulled-recently"]
+    assert found[0].detail["rules"][0]["allow"] == ["pulled-recently"]
 
 
 # --- peers.md B21 ---------------------------------------------------------------------------------
