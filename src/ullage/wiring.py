@@ -43,6 +43,7 @@ from ullage.registry.identity import (
     StoreForeign,
     adopt_store,
     advance,
+    complete_without_blob,
     require_no_loss,
     require_same,
 )
@@ -89,8 +90,8 @@ def open_registry(
 ) -> Iterator[tuple[Registry, Worker]]:
     """A registry with its worker, not started. Raises CannotStart.
 
-    `adopt`: the database may take over a store that another one, or another state of it, wrote to,
-    and do without its log. `looking`: a damaged database is read as far as it goes.
+    `adopt`: the database may take over a store that another one, or another state of it, wrote to.
+    `looking`: a damaged database is read as far as it goes.
     """
     os.umask(0o077)
     with _as_cannot_start(settings):
@@ -101,7 +102,6 @@ def open_registry(
             settings.database_url,
             ballast_bytes=settings.ballast,
             read_only_on_damage=settings.read_only_on_damage or looking,
-            without_log=adopt,
         )
     try:
         with _as_cannot_start(settings):
@@ -172,13 +172,17 @@ def _assemble(
     clock = SteadyClock(system_time if db.dialect == "sqlite" else lambda: database_time(db))
     try:
         require_same(db, blobs, _places(settings))
+        taking_over = adopt and db.log_missing
     except StoreForeign:
         if not adopt:
             raise
-        adopt_store(db, blobs, clock(), _fresh_key)
+        taking_over = True
     except DatabaseDamaged as error:
         # It is only read, so nothing can be erased.
         log.error("whose storage it is cannot be told: %s", error)
+        taking_over = False
+    if taking_over:
+        adopt_store(db, blobs, clock(), _fresh_key)
     process = secrets.token_hex(8) if db.dialect == "postgresql" else None
     worker: Worker
     registry = Registry(
@@ -226,11 +230,32 @@ def _recover(registry: Registry) -> int:
     return ended
 
 
+def _do_without_log(settings: Settings, registry: Registry) -> None:
+    """Start although the database was not closed and has no log. Raises CannotStart if it is lost.
+
+    Whatever opens a SQLite file takes its log in. But uploads that have all their bytes and no blob
+    say that what was committed last is not in the file.
+    """
+    place = name_for_people(settings.database_url)
+    uploads = complete_without_blob(registry)
+    if uploads:
+        raise CannotStart(
+            f"the database {place} was not closed, its log {Path(place).name}-wal is missing, and "
+            f"{uploads} uploads that were complete are not in it: what was pushed last is lost "
+            "with the log - put that file back, or a backup of the database in its place, or "
+            "start once with --adopt-store, which goes on without it and erases nothing"
+        )
+    log.warning("%s was not closed and has no log: the last changes may be missing", place)
+    registry.db.go_on()
+
+
 def _make_ready(settings: Settings, registry: Registry) -> str | None:
     """What a start writes; the password of the first account, if it made one."""
     if registry.unready is not None:
         log.critical("%s: pulls are served as far as it goes, nothing is changed", registry.unready)
         return None
+    if registry.db.log_missing:
+        _do_without_log(settings, registry)
     ended = _recover(registry)
     if ended:
         log.warning("ended %d uploads that a crash had cut off", ended)

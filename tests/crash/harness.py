@@ -662,6 +662,9 @@ def _connected(url: str) -> Iterator[sa.Connection]:
             yield connection
     finally:
         engine.dispose()
+        if engine.dialect.name == "sqlite":
+            # The last to close took the log in; that it was there is for the next start to see.
+            Path(f"{engine.url.database}-wal").touch(0o600)
 
 
 def read_ledger(url: str) -> Ledger:

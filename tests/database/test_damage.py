@@ -17,7 +17,7 @@ import pytest
 import sqlalchemy as sa
 
 from tests.support.server import command_environment
-from ullage.database.errors import DatabaseDamaged, DatabaseUnusable
+from ullage.database.errors import DatabaseDamaged
 from ullage.database.schema import space
 from ullage.database.sqlite.database import SqliteDatabase
 from ullage.database.transaction import Transaction
@@ -154,21 +154,20 @@ def test_a_damaged_file_can_be_read_as_far_as_it_goes(ruined: Path) -> None:
         SqliteDatabase(ruined)
 
 
-def test_a_lost_log_is_noticed(path: Path) -> None:
+def test_a_missing_log_is_noticed_until_somebody_goes_on_without_it(path: Path) -> None:
     """It is part of the database until somebody closes that: what was committed last is in it."""
     crashed(path)
     path.with_name("ullage.db-wal").unlink()
     for _ in range(2):
-        with pytest.raises(DatabaseUnusable) as caught:
-            SqliteDatabase(path)
-        (line,) = str(caught.value).splitlines()
-        assert "was not closed, and its log ullage.db-wal is missing" in line
-        assert "--adopt-store" in line
-    # Nothing had been folded in, so that nothing is what is left.
-    with opened(path, without_log=True) as db:
-        assert db.read(count) < ROWS
-    with opened(path):
-        pass
+        with opened(path) as db:
+            assert db.log_missing
+            # Nothing had been taken in, so that nothing is what is left.
+            assert db.read(count) < ROWS
+    with opened(path) as db:
+        db.go_on()
+        assert not db.log_missing
+    with opened(path) as db:
+        assert not db.log_missing
 
 
 def test_a_closed_database_needs_neither_log_nor_look(

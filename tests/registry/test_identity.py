@@ -19,7 +19,7 @@ import pytest
 
 from tests.support.clock import FakeClock
 from tests.support.fixtures import registry_on
-from tests.support.registry import push_image, settle
+from tests.support.registry import ALICE, push_blob, push_image, settle
 from tests.support.server import run_ullage
 from ullage.blobs.files.store import LABEL
 from ullage.blobs.memory import MemoryBlobStore
@@ -42,6 +42,8 @@ from ullage.registry.identity import (
     require_same,
 )
 from ullage.registry.pull.read import get_manifest, open_blob
+from ullage.registry.push.sessions import start_upload
+from ullage.registry.push.uploads import append_upload
 from ullage.registry.queries.identity import KeyLine
 from ullage.registry.storage_keys import gave_out, make_key
 from ullage.wiring import CannotStart, open_registry
@@ -73,6 +75,8 @@ class Folder:
             recover(registry)
             advance(registry)
             yield registry
+            # Copies that were not needed are gone, so that what goes later goes wrongly.
+            settle(registry)
 
     def refusal(self) -> str:
         with pytest.raises(CannotStart) as caught, self.served():
@@ -119,13 +123,13 @@ def folder(tmp_path: Path) -> Folder:
     return folder
 
 
-def assert_a_day_erases_nothing(folder: Folder) -> None:
-    """Not one file fewer, whatever the worker does in 24 h after the database took over."""
+def assert_days_erase_nothing(folder: Folder) -> None:
+    """Not one file fewer, whatever the worker does in the days after the database took over."""
     before = folder.files()
     with folder.served(adopt=True) as registry:
         clock = FakeClock(registry.now())
         later = replace(registry, now=clock)
-        for _ in range(5):
+        for _ in range(12):
             reconcile(later, later.blobs.list())
             settle(later)
             clock.advance(timedelta(hours=5, minutes=59).total_seconds())
@@ -151,7 +155,7 @@ def test_a_missing_database_beside_a_full_store(folder: Folder) -> None:
     assert "copy the right database back" in line
     assert "--adopt-store" in line
     assert not folder.database.exists(), "none was made"
-    assert_a_day_erases_nothing(folder)
+    assert_days_erase_nothing(folder)
 
 
 def test_an_empty_database_beside_a_full_store(folder: Folder) -> None:
@@ -159,7 +163,7 @@ def test_an_empty_database_beside_a_full_store(folder: Folder) -> None:
     folder.database.touch()
     line = folder.refusal()
     assert line.startswith(f"the database {folder.database} is empty, but {folder.path} holds")
-    assert_a_day_erases_nothing(folder)
+    assert_days_erase_nothing(folder)
 
 
 def test_a_new_database_beside_a_full_store(folder: Folder) -> None:
@@ -168,7 +172,7 @@ def test_a_new_database_beside_a_full_store(folder: Folder) -> None:
     open_database(f"sqlite:///{folder.database}").close()
     line = folder.refusal()
     assert line.startswith(f"the database {folder.database} is new, but {folder.path} holds")
-    assert_a_day_erases_nothing(folder)
+    assert_days_erase_nothing(folder)
 
 
 def test_another_database_beside_a_full_store(folder: Folder, tmp_path: Path) -> None:
@@ -180,7 +184,7 @@ def test_another_database_beside_a_full_store(folder: Folder, tmp_path: Path) ->
     line = folder.refusal()
     assert f"{folder.database} is registry {other.registry_id}" in line
     assert f"belong to registry {folder.registry_id}" in line
-    assert_a_day_erases_nothing(folder)
+    assert_days_erase_nothing(folder)
 
 
 def test_a_database_older_by_less_than_a_minute_erases_nothing_for_a_day(
@@ -210,6 +214,41 @@ def copy_while_served(database: Path, copy: Path) -> None:
         source.backup(target)
 
 
+def test_an_older_database_gives_up_no_upload_that_the_lost_state_completed(
+    folder: Folder, tmp_path: Path
+) -> None:
+    """Sessions that were open when it was copied have become blobs since, and images."""
+    with folder.served() as registry:
+        upload = start_upload(registry, APP, ALICE)
+        session = append_upload(registry, APP, upload.id, ALICE)
+        session.write(b"half")
+        session.close()
+        # One more stays in memory: its key is only reserved.
+        push_blob(registry, "app", b"first")
+        copy_while_served(folder.database, tmp_path / "copy")
+        session = append_upload(registry, APP, upload.id, ALICE)
+        session.write(b"whole")
+        session.commit(digest_of(b"halfwhole"))
+        push_image(registry, "app", "later", [b"later" * 100, b"halfwhole"], config=b"{ }")
+        settle(registry)
+        begin_batch(registry)
+    folder.lose_database()
+    shutil.copy(tmp_path / "copy", folder.database)
+    folder.age()
+    assert "is older than the blobs" in folder.refusal()
+    before = folder.files()
+    with folder.served(adopt=True) as registry:
+        clock = FakeClock(registry.now())
+        for _ in range(8):
+            later = replace(registry, now=clock)
+            reconcile(later, later.blobs.list())
+            settle(later)
+            clock.advance(timedelta(hours=5, minutes=59).total_seconds())
+    lost = before.keys() - folder.files().keys()
+    # But for what it knew, and nothing in it needs: its lease ran out.
+    assert {before[key] for key in lost} <= {len(b"first")}
+
+
 def test_an_older_database_is_told_from_the_label(folder: Folder) -> None:
     """A start, a minute with changes, 256 uploads: each moves the label on."""
     put_back = folder.keep("older")
@@ -220,7 +259,7 @@ def test_an_older_database_is_told_from_the_label(folder: Folder) -> None:
     line = folder.refusal()
     assert line.startswith(f"the database {folder.database} is older than the blobs in")
     assert "copy the latest database back with its -wal file" in line
-    assert_a_day_erases_nothing(folder)
+    assert_days_erase_nothing(folder)
 
 
 def test_a_newer_database_beside_an_older_store(folder: Folder) -> None:
@@ -232,7 +271,7 @@ def test_a_newer_database_beside_an_older_store(folder: Folder) -> None:
     line = folder.refusal()
     assert line.startswith(f"the database {folder.database} is newer than the blobs in")
     assert "mount or name the latest storage" in line
-    assert_a_day_erases_nothing(folder)
+    assert_days_erase_nothing(folder)
 
 
 def test_an_empty_store_beside_a_full_database(folder: Folder) -> None:

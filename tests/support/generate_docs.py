@@ -100,7 +100,11 @@ def _command(command: Command, told: Container[Flag]) -> str:
     parts.append(f"{command.help} {command.more}".strip() + "\n")
     shown = [flag for flag in command.flags if not flag.hidden and flag not in told]
     if command.words == ("serve",):
-        parts.append("Its flags are the [settings](settings.md).\n")
+        # What stays the same from one start to the next has a page of its own.
+        settings = {setting.flag for setting in SETTINGS} | {"--config"}
+        shown = [flag for flag in shown if flag.names[0] not in settings]
+        parts.append("Its flags are the [settings](settings.md), and:\n")
+        parts.append(_flag_table("", shown))
     elif shown:
         parts.append(_flag_table("", shown))
     if command.examples:

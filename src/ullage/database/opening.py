@@ -32,12 +32,11 @@ def open_database(
     *,
     ballast_bytes: int = 0,
     read_only_on_damage: bool = False,
-    without_log: bool = False,
 ) -> Database:
     """Open `sqlite:///path` or `postgresql://…`, bringing its tables up to date.
 
     A SQLite file that was not closed is looked at first: a damaged one is refused or, if
-    `read_only_on_damage`, read only; one without its log is refused unless `without_log`.
+    `read_only_on_damage`, read only.
     Raises DatabaseUnusable with what to change, DatabaseInUse if another process owns the file.
     """
     try:
@@ -54,7 +53,6 @@ def open_database(
             Path(parsed.database),
             ballast_bytes=ballast_bytes,
             read_only_on_damage=read_only_on_damage,
-            without_log=without_log,
         )
     if parsed.get_backend_name() == "postgresql":
         return _open_postgresql(parsed)

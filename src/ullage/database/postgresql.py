@@ -70,6 +70,7 @@ class PostgresDatabase:
     dialect: Dialect = "postgresql"
     inline_reads = False
     damage: str | None = None
+    log_missing = False
 
     def __init__(self, url: sa.URL, *, pool_size: int = 16) -> None:
         # Compiling statements pays for none of ours. Where tables have no statistics yet it takes
@@ -109,6 +110,9 @@ class PostgresDatabase:
             raise DatabaseUnusable(
                 f"database: cannot use {url.render_as_string()}: {_first_line(error)}"
             ) from error
+
+    def go_on(self) -> None:
+        """Its log is its server's affair."""
 
     def read(self, work: Work[T]) -> T:
         return self._patiently(self._reading, work)

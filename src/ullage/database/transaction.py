@@ -127,6 +127,12 @@ class Database(Protocol):
     inline_reads: bool
     # What was found malformed in it; None for nothing. A SQLite database takes no change then.
     damage: str | None
+    # It was not closed, and the log of what was committed last is not there. That may have been
+    # taken in since, by whatever opened the file, or be lost.
+    log_missing: bool
+
+    def go_on(self) -> None:
+        """Take it without its log."""
 
     def read(self, work: Work[T]) -> T:
         """Run `work` reading; every statement sees what was committed last."""

@@ -16,7 +16,7 @@ from datetime import datetime, timedelta
 from itertools import islice
 from typing import NamedTuple
 
-from ullage.blobs.protocol import BlobStore
+from ullage.blobs.protocol import BlobStore, KeyUnknown
 from ullage.database.transaction import Database, Transaction
 from ullage.registry.context import Registry
 from ullage.registry.queries import identity
@@ -211,18 +211,48 @@ def _other_state(db: Database, facts: _Facts, label: Label, places: Places) -> s
 def adopt_store(db: Database, store: BlobStore, now: datetime, fresh: Callable[[], str]) -> None:
     """Let this database write to this store, whatever wrote there before; erases nothing.
 
-    A new key line begins, so that nothing there is taken for this state's own, and for a day
-    nothing is erased but what somebody deletes.
+    A new key line begins, and no object of before counts as the database's own any more, unless a
+    row names it. For a day nothing is erased but what somebody deletes.
     """
+    sessions = db.read(identity.session_keys)
+    finished = [(id_, key) for id_, key in sessions if is_complete(store, key, store.size(key))]
 
     def adopt(tx: Transaction) -> None:
         identity.registry_id(tx, fresh())
+        # Bytes that are complete became a blob, in the state that was lost.
+        identity.forget_sessions(tx, finished)
+        identity.disown_key_lines(tx)
         identity.open_key_line(tx, fresh(), fresh())
         identity.note_adoption(tx, now, now + ADOPTION_GRACE)
 
     before = _label_of(store)
     db.write(adopt)
     log.warning("the database took over the storage; it was labelled %s", before or "not at all")
+
+
+def is_complete(store: BlobStore, key: str, size: int | None) -> bool:
+    """Whether an object is closed for good, as an upload's is just before its blob gets its row.
+
+    A crash in that moment leaves it so. But so are all blobs that are younger than the database, if
+    that was copied back from another day or lost its log.
+    """
+    if size is None:
+        return False
+    try:
+        store.append(key, size).close()
+    except KeyUnknown:
+        return store.size(key) is not None
+    except OSError:
+        # Another request is at work on it.
+        return False
+    return False
+
+
+def complete_without_blob(registry: Registry) -> int:
+    """How many uploads have all their bytes and no blob. A crash leaves a few, a lost log many."""
+    size = registry.blobs.size
+    sessions = registry.read(identity.session_keys)
+    return sum(is_complete(registry.blobs, key, size(key)) for _, key in sessions)
 
 
 def begin_batch(

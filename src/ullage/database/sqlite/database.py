@@ -28,7 +28,7 @@ from ullage.database.sqlite.soundness import (
     Stopped,
     damaged,
     find_problem,
-    require_log,
+    has_log,
 )
 from ullage.database.sqlite.writer import Job, Writer
 from ullage.database.transaction import Transaction, Work
@@ -54,16 +54,13 @@ class SqliteDatabase:
         *,
         ballast_bytes: int = 0,
         read_only_on_damage: bool = False,
-        without_log: bool = False,
         large_bytes: int = LARGE_BYTES,
     ) -> None:
-        """Open it. Raises DatabaseUnusable, DatabaseDamaged, DatabaseInUse; DatabaseFull.
-
-        `without_log`: go on although the log of what was committed last is gone.
-        """
+        """Open it. Raises DatabaseUnusable, DatabaseDamaged, DatabaseInUse; DatabaseFull."""
         self.path = path
         self.damage: str | None = None
         self._owner = Owner(path)
+        self.log_missing = self._owner.was_open and not has_log(path)
         self._ballast = Ballast(path.with_name("ballast"), ballast_bytes)
         # Of a check beside serving: whether it came to its end.
         self._checked = True
@@ -73,7 +70,7 @@ class SqliteDatabase:
             # Opening takes room, too.
             self._ballast.release_if_scarce()
             check_beside = self._owner.unclean and not self._look(
-                large_bytes, read_only_on_damage=read_only_on_damage, without_log=without_log
+                large_bytes, read_only_on_damage=read_only_on_damage
             )
             self._readers = sqlite_engine(path, query_only=True, untouched=self.damage is not None)
             self._local = threading.local()
@@ -85,10 +82,11 @@ class SqliteDatabase:
         except BaseException:
             self._owner.close()
             raise
-        self._opened = self.damage is None
-        if self._opened:
-            self._owner.opened()
+        self._opened = False
+        if self.damage is None:
             self._ballast.ensure()
+            if not self.log_missing:
+                self.go_on()
         if check_beside:
             self._checked = False
             self._checker = threading.Thread(
@@ -96,13 +94,17 @@ class SqliteDatabase:
             )
             self._checker.start()
 
-    def _look(self, large_bytes: int, *, read_only_on_damage: bool, without_log: bool) -> bool:
-        """After a crash: is all of it there, and sound? False if that takes too long to wait for.
+    def go_on(self) -> None:
+        """The owner takes it as it is; until then it stands as it was found, log or no log."""
+        self.log_missing = False
+        self._opened = True
+        self._owner.opened()
 
-        Raises DatabaseUnusable, DatabaseDamaged.
+    def _look(self, large_bytes: int, *, read_only_on_damage: bool) -> bool:
+        """After a crash: is it sound? False if that takes too long to wait for.
+
+        Raises DatabaseDamaged.
         """
-        if self._owner.was_open and not without_log:
-            require_log(self.path)
         if self.path.stat().st_size > large_bytes:
             return False
         problem = find_problem(self.path)

@@ -12,8 +12,6 @@ from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
-from ullage.database.errors import DatabaseUnusable
-
 # A larger file is looked at beside serving: quick_check reads all of it.
 LARGE_BYTES = 1024**3
 # Steps of SQLite's machine.
@@ -29,14 +27,9 @@ def damaged(path: Path, problem: str) -> str:
     return f"the database {path} is damaged ({problem}) - {_ADVICE}"
 
 
-def require_log(path: Path) -> None:
-    """Raise DatabaseUnusable if a database that was open when its process died lacks its log."""
-    if not path.with_name(path.name + "-wal").exists():
-        raise DatabaseUnusable(
-            f"the database {path} was not closed, and its log {path.name}-wal is missing: what was "
-            "pushed last is lost with it - put that file back, or a backup of the database in its "
-            "place, or start once with --adopt-store, which goes on without it and erases nothing"
-        )
+def has_log(path: Path) -> bool:
+    """Whether the log is there that a database has from its first commit until it is closed."""
+    return path.with_name(path.name + "-wal").exists()
 
 
 class Stopped(Exception):

@@ -128,7 +128,7 @@ class Writer:
             try:
                 if self._broken is None:
                     self._connection = closing.enter_context(self._open())
-            except BaseException as error:  # noqa: BLE001 - handed to whoever waits
+            except BaseException as error:  # noqa: BLE001 - handed to the caller
                 opened.set_exception(error)
                 return
             opened.set_result(None)
@@ -271,7 +271,7 @@ class Writer:
             if is_damage(error):
                 raise
             job.failure = error
-        except BaseException as error:  # noqa: BLE001 - handed to whoever waits
+        except BaseException as error:  # noqa: BLE001 - handed to the caller
             job.failure = error
 
     def _run_in_savepoint(self, connection: sa.Connection, job: Job) -> None:

@@ -13,7 +13,6 @@ import logging
 from collections.abc import Mapping
 from datetime import datetime, timedelta
 
-from ullage.blobs.protocol import KeyUnknown
 from ullage.database.transaction import Transaction
 from ullage.failpoints import failpoint
 from ullage.oci.digest import ALGORITHMS
@@ -29,7 +28,7 @@ from ullage.oci.reference import RepositoryName
 from ullage.registry.clients import Caller
 from ullage.registry.context import Registry
 from ullage.registry.errors import store_errors
-from ullage.registry.identity import begin_batch
+from ullage.registry.identity import begin_batch, is_complete
 from ullage.registry.locks import attribute_locks
 from ullage.registry.push.sessions_in_memory import MemorySession, MemorySessions
 from ullage.registry.queries import reserved_keys, uploads
@@ -235,7 +234,9 @@ def end_upload(
     repository_id = upload.repository_id
     size = registry.blobs.size(upload.key) or 0
     now = registry.now()
-    due_at = now + DOUBT if only_if_expired and _is_complete(registry, upload.key, size) else now
+    due_at = (
+        now + DOUBT if only_if_expired and is_complete(registry.blobs, upload.key, size) else now
+    )
 
     def end(tx: Transaction) -> bool:
         if only_if_expired:
@@ -330,27 +331,11 @@ def end_forgotten_sessions(registry: Registry) -> int:
     doubtful = {
         key: now + DOUBT
         for key, size in sizes.items()
-        if size is not None and _is_complete(registry, key, size)
+        if size is not None and is_complete(registry.blobs, key, size)
     }
     buried = _bury_reserved(registry, sizes, doubtful, now)
     failpoint("recover.after_row")
     return buried
-
-
-def _is_complete(registry: Registry, key: str, size: int) -> bool:
-    """Whether an upload's bytes are closed for good, as just before its blob gets its row.
-
-    A crash in that moment leaves them so. But so do all blobs that are younger than the database,
-    if that was copied back from another day.
-    """
-    try:
-        registry.blobs.append(key, size).close()
-    except KeyUnknown:
-        return registry.blobs.size(key) is not None
-    except OSError:
-        # Another request is at work on it.
-        return False
-    return False
 
 
 def keep_memory_sessions(registry: Registry) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -120,3 +121,34 @@ def next_batch(tx: Transaction, of: int, known: int) -> KeyLine | None:
     """
     row = tx.row(_NEXT_BATCH, of=of, known=known)
     return None if row is None else KeyLine(*row)
+
+
+_DISOWN = Statement(_lines.update().values(last=0))
+
+
+def disown_key_lines(tx: Transaction) -> None:
+    """What was given out so far proves nothing any more."""
+    tx.change(_DISOWN)
+
+
+_SESSIONS = (
+    Statement(sa.select(sa.null(), space.reserved_keys.c.storage_key)),
+    Statement(sa.select(space.uploads.c.id, space.uploads.c.storage_key)),
+)
+_FORGET_RESERVED = Statement(
+    space.reserved_keys.delete().where(space.reserved_keys.c.storage_key == bindparam("key"))
+)
+_FORGET_UPLOAD = Statement(
+    space.uploads.delete().where(space.uploads.c.storage_key == bindparam("key"))
+)
+
+
+def session_keys(tx: Transaction) -> list[tuple[str | None, str]]:
+    """Uploads that are no blob yet: their ids, if they have rows, and their storage keys."""
+    return [(id_, key) for statement in _SESSIONS for id_, key in tx.rows(statement)]
+
+
+def forget_sessions(tx: Transaction, sessions: Collection[tuple[str | None, str]]) -> None:
+    """End uploads without a tombstone: their bytes stay, and no row names them."""
+    for id_, key in sessions:
+        tx.change(_FORGET_RESERVED if id_ is None else _FORGET_UPLOAD, key=key)
