@@ -18,8 +18,8 @@ pytestmark = pytest.mark.thorough
 HEAVY = {
     "typer", "click", "rich", "pydantic", "sqlalchemy", "alembic", "granian", "starlette", "anyio",
     "cryptography", "argon2", "jwt", "httpx", "urllib3", "requests", "jmespath", "yaml", "pygments",
-    "keyring", "msgspec", "asyncio", "urllib.request", "subprocess", "concurrent.futures", "tempfile",
-    "ullage.wiring", "ullage.registry.context", "ullage.config", "ullage.cli.local",
+    "keyring", "msgspec", "asyncio", "urllib.request", "subprocess", "concurrent.futures",
+    "tempfile", "ullage.wiring", "ullage.registry.context", "ullage.config", "ullage.cli.local",
 }  # fmt: skip
 
 IMPORTED = """
