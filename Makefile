@@ -69,6 +69,13 @@ audit: $(AUDIT)/audit.stamp ## are there known weaknesses in what is pinned?
 release: $(VENV)/runtime.stamp ## check, build, say what to publish (VERSION=0.2.0: tag it)
 	@$(BIN)/python -m tools.release $(if $(VERSION),--version "$(VERSION)")
 
+# --- the release gates in full (docs/reliability.md); goes on where an interrupted run was
+GATE ?=
+COUNT ?=
+.PHONY: prove
+prove: $(VENV)/dev.stamp ## kills, power cuts, races … in release counts (GATE=G4 COUNT=5000)
+	PYTHONPATH=src $(BIN)/python -m tests.prove $(GATE:%=--gate %) $(COUNT:%=--count %)
+
 # The development set is solved under the runtime set, so that both fit into one environment.
 # LOCK_ARGS=--upgrade takes what is newest.
 LOCK = $(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes \

@@ -193,10 +193,14 @@ class CrashServer(UllageServer):
             flags += ["--storage", f"file:{self._given_storage}"]
         return flags
 
+    def run_check(self, *flags: str) -> tuple[int, str]:
+        """The exit code of `ullage check`, and what it said."""
+        log = self.log_path.with_suffix(".check")
+        return self._forkserver.run(["ullage", "check", *self.place(), *flags], log)
+
     def check(self, *flags: str) -> None:
         """`ullage check` finds nothing wrong."""
-        log = self.log_path.with_suffix(".check")
-        code, said = self._forkserver.run(["ullage", "check", *self.place(), *flags], log)
+        code, said = self.run_check(*flags)
         assert code == 0, f"ullage check {' '.join(flags)} ended with {code}:\n{said}\n{self.log}"
 
     def drive(self, what: str, *arguments: str, armed: str = "") -> int:
@@ -212,7 +216,7 @@ class CrashServer(UllageServer):
         self._said_before = self.log_path.stat().st_size if self.log_path.exists() else 0
         self._spawned = time.monotonic()
         argv = ["ullage", "serve", "--listen", self._listen, *self.place(), *self.arguments]
-        env = {"ULLAGE_FAILPOINTS": self.armed} if self.armed else {}
+        env = self.env | ({"ULLAGE_FAILPOINTS": self.armed} if self.armed else {})
         process = self._forkserver.start(argv, env, self.log_path)
         # It does all that is asked of the real one.
         self._process = cast("subprocess.Popen[bytes]", process)

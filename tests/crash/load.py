@@ -110,7 +110,9 @@ class Crowd:
         """Let so many more operations be acknowledged, or so much time pass."""
         with self.progress:
             target = self.acknowledged + operations
-            self.progress.wait_for(lambda: self.acknowledged >= target, seconds)
+            self.progress.wait_for(
+                lambda: self.acknowledged >= target or self.stop.is_set(), seconds
+            )
 
     def children(self) -> dict[str, list[str]]:
         """What each manifest that anybody ever pushed lists."""

@@ -42,6 +42,8 @@ DELETED_REPOSITORIES_BREAK_PUSHES = True
 CLIENTS = 8
 # Strikes between two judgements.
 FLOCK = 20
+# Operations between two judgements, where nobody strikes.
+JUDGED_EVERY = 1_000
 ARGUMENTS = ("--lease", f"{LEASE_SECONDS}s", "--read-grace", "0s", "--upload-idle", "5s")
 # Names that nothing is expected under, of which some are looked at each time; in the end, all.
 SOME_GONE = 60
@@ -69,24 +71,38 @@ class Trial:
 
     def run(self, strikes: int, strike: Callable[[Trial], None]) -> None:
         """Strike so many times; `strike` lets somebody die and brings everybody back."""
-        while strikes:
-            flock = min(FLOCK, strikes)
-            self._under_load(flock, strike)
+
+        def strike_now_and_then() -> None:
+            for _ in range(min(FLOCK, strikes - self.struck)):
+                self.crowd.wait_for(self.chance.choice([1, 3, 10, 20]), seconds=2)
+                strike(self)
+                self.struck += 1
+
+        while self.struck < strikes:
+            self._under_load(strike_now_and_then)
             self.judge()
-            strikes -= flock
-            self.struck += flock
         self._judge_the_end()
 
-    def _under_load(self, strikes: int, strike: Callable[[Trial], None]) -> None:
+    def run_in_peace(self, operations: int) -> None:
+        """Nobody dies: then every request is answered, and never with a 5xx."""
+        while (left := operations - self.crowd.acknowledged) > 0:
+            some = min(JUDGED_EVERY, left)
+            self._under_load(lambda some=some: self.crowd.wait_for(some, seconds=600))  # type: ignore[misc]
+            self.judge()
+            acts = [act for client in self._clients for act in client.acts]
+            unanswered = [act for act in acts if act.outcome == "unknown"]
+            assert not unanswered, unanswered[0]
+        self._judge_the_end()
+
+    def _under_load(self, meanwhile: Callable[[], None]) -> None:
         self.crowd.stop.clear()
         with ThreadPoolExecutor(CLIENTS) as pool:
             lives = [pool.submit(client.live) for client in self._clients]
+            for life in lives:
+                # Nobody waits for clients that are gone.
+                life.add_done_callback(lambda life: self.crowd.stop.set())
             try:
-                for _ in range(strikes):
-                    self.crowd.wait_for(self.chance.choice([1, 3, 10, 20]), seconds=2)
-                    strike(self)
-                    for life in lives:
-                        assert not life.done(), life.result()
+                meanwhile()
             finally:
                 self.crowd.stop.set()
         for life in lives:
@@ -122,7 +138,7 @@ class Trial:
             _require_no_failure(server.log)
 
     def _let_jobs_end(self) -> None:
-        if len(self.servers) > 1 or self._database.startswith("postgresql"):
+        if self.struck and self._database.startswith("postgresql"):
             # Claims of the dead last for a minute.
             for server in self.servers:
                 server.kill9()
@@ -258,6 +274,7 @@ class Trial:
         starts = sorted(start for server in self.servers for start in server.starts)
         return {
             "struck": self.struck,
+            "operations": self.crowd.acknowledged,
             "seconds": round(monotonic() - self._began, 1),
             **dict(sorted(outcomes.items())),
             "start_seconds_median": round(starts[len(starts) // 2], 3),

@@ -1,7 +1,7 @@
 """Thousands of requests that are almost right, against a real server: no 5xx, no hang, no growth.
 
 The requests are mutated from valid ones by a seeded generator, so a failure can be had again:
-ULLAGE_FUZZ_REQUESTS says how many (3,200 unless told), ULLAGE_FUZZ_SEED which.
+ULLAGE_FUZZ_REQUESTS says how many (10,000 unless told), ULLAGE_FUZZ_SEED which.
 """
 
 import os
@@ -23,7 +23,7 @@ from tests.support.registry import INDEX, MANIFEST
 from tests.support.server import UllageServer, run_ullage
 from ullage.oci.digest import digest_of
 
-REQUESTS = int(os.environ.get("ULLAGE_FUZZ_REQUESTS", "3200"))
+REQUESTS = int(os.environ.get("ULLAGE_FUZZ_REQUESTS", "10000"))
 SEED = int(os.environ.get("ULLAGE_FUZZ_SEED", "1"))
 CLIENTS = 4
 # Nobody should wait this long for an answer, also on a busy machine.
