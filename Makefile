@@ -26,7 +26,7 @@ PIP := python -m pip --disable-pip-version-check --quiet
 
 SHELL := /bin/sh
 .DELETE_ON_ERROR:
-.PHONY: help serve install quick test lint format bench audit release lock clean
+.PHONY: help serve install quick test lint format bench audit release prove lock clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' Makefile
@@ -69,11 +69,10 @@ audit: $(AUDIT)/audit.stamp ## are there known weaknesses in what is pinned?
 release: $(VENV)/runtime.stamp ## check, build, say what to publish (VERSION=0.2.0: tag it)
 	@$(BIN)/python -m tools.release $(if $(VERSION),--version "$(VERSION)")
 
-# --- the release gates in full (docs/reliability.md); goes on where an interrupted run was
+# --- the release gates in full (docs/proof.md); goes on where an interrupted run was
 GATE ?=
 COUNT ?=
-.PHONY: prove
-prove: $(VENV)/dev.stamp ## kills, power cuts, races … in release counts (GATE=G4 COUNT=5000)
+prove: $(VENV)/dev.stamp ## the release gates in full (GATE=G4 COUNT=5000)
 	PYTHONPATH=src $(BIN)/python -m tests.prove $(GATE:%=--gate %) $(COUNT:%=--count %)
 
 # The development set is solved under the runtime set, so that both fit into one environment.

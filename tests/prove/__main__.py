@@ -22,7 +22,7 @@ def main() -> int:
     parser.add_argument("--count", type=int, help="so much of it, instead of the gate's own count")
     parser.add_argument("--again", action="store_true", help="forget what was done before")
     parser.add_argument("--folder", type=Path, default=ROOT / ".prove", help="for the progress")
-    parser.add_argument("--page", type=Path, default=ROOT / "docs" / "reliability.md")
+    parser.add_argument("--page", type=Path, default=ROOT / "docs" / "proof.md")
     asked = parser.parse_args()
     wanted = set(asked.gate or (gate.id for gate in GATES))
     for name in sorted(wanted & ABSENT.keys()):

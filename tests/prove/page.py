@@ -1,4 +1,4 @@
-"""docs/reliability.md: the newest run of each gate as a row of its table."""
+"""docs/proof.md: the newest run of each gate as a row of its table."""
 
 from __future__ import annotations
 

@@ -22,9 +22,7 @@ def commit_of(root: Path) -> str:
         return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
 
     # What proving itself writes is no difference.
-    changed = git(
-        "status", "--porcelain", "--untracked-files=no", "--", ".", ":!docs/reliability.md"
-    )
+    changed = git("status", "--porcelain", "--untracked-files=no", "--", ".", ":!docs/proof.md")
     return git("rev-parse", "--short=10", "HEAD") + ("+" if changed else "")
 
 

@@ -44,7 +44,7 @@ def tests() -> Pretended:
 
 @pytest.fixture
 def proving(tmp_path: Path, tests: Pretended) -> Proving:
-    page = tmp_path / "page.md"
+    page = tmp_path / "proof.md"
     page.write_text(PAGE)
     return Proving(tmp_path / "progress", page, "abc", tests, say=lambda text: None)
 
@@ -100,7 +100,7 @@ def test_what_cannot_run_here_is_not_called_passed(proving: Proving, tests: Pret
 
 
 def test_each_gate_has_one_row_the_newest(tmp_path: Path) -> None:
-    page = tmp_path / "page.md"
+    page = tmp_path / "proof.md"
     page.write_text(PAGE)
     for gate, result in (("G10", "old"), ("G4", "first"), ("G10", "new")):
         put_row(page, Row(gate, "what", "1", "1", "1", "abc", result))
