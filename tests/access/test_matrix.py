@@ -428,5 +428,5 @@ def test_a_route_without_a_need_cannot_be_made() -> None:
     async def handler() -> httpx.Response:
         raise AssertionError
 
-    with pytest.raises(TypeError, match="need"):
+    with pytest.raises(TypeError, match="permission"):
         Route("hidden", "GET", "/hidden", handler)  # type: ignore[call-arg, arg-type]

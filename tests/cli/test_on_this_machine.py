@@ -215,8 +215,8 @@ def same_umask() -> Iterator[None]:
             {"database": "sqlite://"},
             "database: 'sqlite://' - expected sqlite:///path or postgresql:",
         ),
-        ({"data": "{tmp}/a-file"}, "database: cannot write in {tmp}/a-file"),
-        ({"database": "sqlite:///{tmp}/a-file"}, "database: "),
+        ({"data": "{tmp}/a-file"}, "storage: "),
+        ({"database": "sqlite:///{tmp}/a-file"}, "the database {tmp}/a-file is "),
     ],
 )
 def test_what_cannot_be_opened_is_said_with_what_to_change(

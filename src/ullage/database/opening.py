@@ -24,7 +24,13 @@ def sqlite_file(url: str) -> Path | None:
 def name_for_people(url: str) -> str:
     """What a message calls a database: its file, or its URL without the password."""
     path = sqlite_file(url)
-    return sa.make_url(url).render_as_string() if path is None else str(path)
+    if path is not None:
+        return str(path)
+    try:
+        return sa.make_url(url).render_as_string()
+    except sa.exc.ArgumentError:
+        # What is wrong with it is said where it is opened.
+        return url
 
 
 def open_database(
