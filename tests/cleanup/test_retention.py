@@ -21,8 +21,9 @@ from ullage.cleanup.job.documents import Job
 from ullage.cleanup.job.execution import work
 from ullage.cleanup.job.jobs import get_job, list_jobs
 from ullage.cleanup.retention.documents import UntaggedPolicy
+from ullage.cleanup.retention.explain import explain_retention
 from ullage.cleanup.retention.policy import get_retention, get_untagged, set_retention, set_untagged
-from ullage.cleanup.retention.run import explain_retention, start_if_due, start_run
+from ullage.cleanup.retention.run import start_if_due, start_run
 from ullage.deletion.delete import delete_tag
 from ullage.failpoints import configure
 from ullage.oci.digest import Digest

@@ -14,8 +14,9 @@ from ullage.authorization import WITHOUT_ACCOUNTS
 from ullage.cleanup.job.batch import CHANGED
 from ullage.cleanup.job.documents import Job
 from ullage.cleanup.job.execution import work
+from ullage.cleanup.retention.explain import explain_retention
 from ullage.cleanup.retention.policy import set_retention, set_untagged
-from ullage.cleanup.retention.run import explain_retention, start_run
+from ullage.cleanup.retention.run import start_run
 from ullage.deletion.delete import delete_tag
 from ullage.oci.digest import Digest
 from ullage.oci.errors import ValueInvalid

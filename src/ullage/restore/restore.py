@@ -18,7 +18,6 @@ from functools import partial
 
 from ullage.cleanup.queries import jobs
 from ullage.database.transaction import Transaction
-from ullage.deletion.queries.operations import move_manifests as move_manifests_queries
 from ullage.deletion.queries.operations.move_manifests import Clash, drop_tags, rows_of, some_roots
 from ullage.deletion.queries.operations.records import begin, end_if_empty, find
 from ullage.deletion.queries.operations.repositories import (
@@ -38,10 +37,8 @@ from ullage.deletion.queries.operations.tags import (
 from ullage.failpoints import failpoint
 from ullage.oci.digest import Digest
 from ullage.oci.errors import (
-    ManifestUnknown,
     OperationDisallowed,
     OperationUnknown,
-    RestoreConflict,
 )
 from ullage.oci.reference import RepositoryName, Tag
 from ullage.registry.clients import Caller
@@ -55,7 +52,6 @@ from ullage.registry.queries.content.repositories import (
     add_to_repository,
     drop_repository_if_empty,
     ensure_repository,
-    find_repository,
     lock_repository,
     touch_repository,
 )
@@ -63,13 +59,12 @@ from ullage.registry.queries.reclaim.erase_repository import mark_deleted
 from ullage.registry.queries.reclaim.release_links import release_links
 from ullage.registry.queries.reclaim.reviews import cancel_reviews
 from ullage.registry.queries.references.manifests import all_manifests, children, tagged, tags_on
+from ullage.restore.conflicts import refuse, require_manifests, require_room
 
 # Up to so many manifests come back in one transaction; of more, so many at a time, and a few more
 # where they hang together.
 WHOLE = 500
 BATCH = 100
-# A conflict names so many tags.
-NAMED = 100
 
 
 @dataclass(slots=True)
@@ -134,72 +129,8 @@ def _what_to_restore(tx: Transaction, operation_id: str, *, force: bool) -> list
         )
     kept = kept_by(tx, [operation_id]).get(operation_id, [])
     if not force:
-        _require_room(tx, kept, remembered(tx, operation_id))
+        require_room(tx, kept, remembered(tx, operation_id))
     return kept
-
-
-def _require_room(
-    tx: Transaction, kept: Sequence[KeptRepository], tags: Sequence[RememberedTag]
-) -> None:
-    for each in kept:
-        live_id = find_repository(tx, each.name)
-        if live_id is not None:
-            _refuse(
-                each.name, move_manifests_queries.clashes(tx, each.repository_id, live_id, NAMED)
-            )
-    for name in sorted({tag.repository for tag in tags}):
-        own = [tag for tag in tags if tag.repository == name]
-        _refuse(name, _clashes_of_remembered(tx, name, own))
-        hidden = [each.repository_id for each in kept if each.name == name]
-        _require_manifests(tx, name, own, hidden)
-
-
-def _require_manifests(
-    tx: Transaction, name: RepositoryName, tags: Sequence[RememberedTag], hidden: Sequence[int]
-) -> None:
-    """Raises ManifestUnknown for a tag whose manifest is neither there nor comes back."""
-    live_id = find_repository(tx, name)
-    left = {tag.digest for tag in tags}
-    for place in (*hidden, *([] if live_id is None else [live_id])):
-        left -= find_manifests(tx, place, left).keys()
-    for tag in tags:
-        if tag.digest in left:
-            raise ManifestUnknown(
-                {"Name": name, "Revision": tag.digest},
-                f"{name}:{tag.name} pointed to {tag.digest}, which was deleted later; restore that "
-                "first, or force does without this tag",
-            )
-
-
-def _clashes_of_remembered(
-    tx: Transaction, name: RepositoryName, tags: Sequence[RememberedTag]
-) -> list[Clash]:
-    live_id = find_repository(tx, name)
-    if live_id is None:
-        return []
-    there = tagged(tx, live_id, [tag.name for tag in tags])
-    return [
-        Clash(tag.name, tag.digest, there[tag.name].digest)
-        for tag in tags
-        if tag.name in there and there[tag.name].digest != tag.digest
-    ]
-
-
-def _refuse(name: RepositoryName, clashes: Sequence[Clash]) -> None:
-    if clashes:
-        first = clashes[0]
-        more = f" and {len(clashes) - 1} more tags" if len(clashes) > 1 else ""
-        raise RestoreConflict(
-            {
-                "name": name,
-                "tags": [
-                    {"tag": each.name, "digest": each.live_digest, "deleted": each.digest}
-                    for each in clashes[:NAMED]
-                ],
-            },
-            f"{name}:{first.name}{more} points to something else by now; "
-            "force overwrites it, and can be taken back too",
-        )
 
 
 @dataclass(slots=True)
@@ -286,7 +217,7 @@ class Restoring:
         if not clashes:
             return same
         if not self.force:
-            _refuse(name, clashes)
+            refuse(name, clashes)
         names = [clash.name for clash in clashes]
         attribute_locks.require_tags_writable(tx, live_id, name, names)
         self.overwriting = self.overwriting or self.registry.fresh_key()
@@ -331,7 +262,7 @@ class Restoring:
         digests = [tag.digest for tag in tags]
         rows = find_manifests(tx, live_id, digests) if live_id is not None else {}
         if not self.force:
-            _require_manifests(tx, name, tags, [])
+            require_manifests(tx, name, tags, [])
         # Of a name that was taken away twice, one of them.
         found = {tag.name: tag for tag in tags if tag.digest in rows}
         self.batch.missing += [(name, tag.name) for tag in tags if tag.name not in found]

@@ -13,8 +13,8 @@ from ullage.oci.digest import parse_digest
 from ullage.oci.errors import ManifestTooLarge, Unsupported
 from ullage.oci.reference import Tag, parse_tag
 from ullage.oci.strict_json import JSONInvalid, loads
-from ullage.restore import deleted
-from ullage.restore.deleted import Listed
+from ullage.restore import listings
+from ullage.restore.listings import Listed
 from ullage.restore.manifest import restore_manifest
 from ullage.server.acr.data_plane import MAX_CHANGES_BYTES, PAGE, PREFIX, timestamp
 from ullage.server.http.context import Context, caller_of, principal_of, query_of
@@ -30,7 +30,7 @@ async def list_repositories(context: Context, request: Request) -> Response:
     query = query_of(request)
     n = page_size(query, context.registry.limits.max_page_size, PAGE)
     found = await context.threads.submit(
-        deleted.list_repositories, context.registry, principal_of(request), n, query.one("last")
+        listings.list_repositories, context.registry, principal_of(request), n, query.one("last")
     )
     return _page("_catalog", "repositories", n, found, lambda row: {"repository": row.name})
 
@@ -40,7 +40,7 @@ async def list_manifests(context: Context, request: Request, name: str) -> Respo
     repository, query = context.name(name), query_of(request)
     n = page_size(query, context.registry.limits.max_page_size, PAGE)
     found = await context.threads.submit(
-        deleted.list_manifests, context.registry, repository, n, query.one("last")
+        listings.list_manifests, context.registry, repository, n, query.one("last")
     )
     return _page(
         f"{quote(repository, safe='')}/_manifests",
@@ -56,7 +56,7 @@ async def list_tags(context: Context, request: Request, name: str) -> Response:
     repository, query = context.name(name), query_of(request)
     n = page_size(query, context.registry.limits.max_page_size, PAGE)
     found = await context.threads.submit(
-        deleted.list_tags, context.registry, repository, n, query.one("last")
+        listings.list_tags, context.registry, repository, n, query.one("last")
     )
     return _page(
         f"{quote(repository, safe='')}/_tags",

@@ -9,7 +9,7 @@ from starlette.responses import Response
 
 from ullage.authorization import Action
 from ullage.cleanup.job.documents import Job
-from ullage.cleanup.retention import backtest, policy, run
+from ullage.cleanup.retention import backtest, explain, policy, run
 from ullage.cleanup.retention.documents import (
     BacktestReport,
     Explanation,
@@ -131,7 +131,7 @@ async def explain_retention(context: Context, request: Request) -> Response:
     reference = parse_digest(digest) if digest is not None else parse_tag(tag or "")
     require(principal_of(request), [repository], Action.METADATA_READ)
     found = await context.threads.submit(
-        run.explain_retention, context.registry, repository, reference
+        explain.explain_retention, context.registry, repository, reference
     )
     return json_response(found)
 
