@@ -217,12 +217,12 @@ def test_each_acknowledged_request_leaves_one_entry_with_its_id(
         house.token("writer", ["team/*", "content/read", "content/write"])
         done = _everything_a_client_does(house)
         log = house.manage("audit list", top=1000)
-        by_request = [e.request_id for e in log if e.request_id.startswith("do-")]
+        by_request = [e["request_id"] for e in log if e["request_id"].startswith("do-")]
         assert sorted(by_request) == sorted(done)
-        [deleted] = [e for e in log if e.request_id == "do-delete-manifest"]
-        assert deleted.address == "127.0.0.1"
-        assert deleted.subject == "admin"
-        assert deleted.detail.freed_bytes > 0
+        [deleted] = [e for e in log if e["request_id"] == "do-delete-manifest"]
+        assert deleted["address"] == "127.0.0.1"
+        assert deleted["subject"] == "admin"
+        assert deleted["detail"]["freed_bytes"] > 0
 
 
 def _everything_a_client_does(house: House) -> list[str]:
@@ -297,7 +297,7 @@ def _use_every_credential(house: House) -> list[str]:
     house.manage("user create", name="ada", password="canary-user-password")
     house.manage("user password", name="ada", password="canary-next-password")
     made = house.manage("token create", name="ci", repositories=[["*", "content/read"]])
-    secrets = [p.value for p in made.credentials.passwords]
+    secrets = [p["value"] for p in made["credentials"]["passwords"]]
     secrets += ["canary-user-password", "canary-next-password", house.ADMIN_PASSWORD]
 
     def bad(canary: str) -> str:
@@ -329,8 +329,8 @@ def _use_every_credential(house: House) -> list[str]:
             send(client.post(path, content=urlencode(fields), headers=form))
     account = {"scope": "repository:a:pull", "offline_token": "true"}
     answer = client.get("/oauth2/token", params=account, headers=house.basic("admin")).json()
-    secrets += [answer.access_token, answer.refresh_token]
-    client.get("/v2/a/tags/list", headers=bearer(answer.access_token))
+    secrets += [answer["access_token"], answer["refresh_token"]]
+    client.get("/v2/a/tags/list", headers=bearer(answer["access_token"]))
     return secrets
 
 
@@ -370,4 +370,4 @@ def test_indexes_count_as_changes_too(house: House) -> None:
     house.push_index("team/audited")
     after = house.manage("audit list", action="manifest.push", top=1000)
     assert len(after) == before + 1
-    assert after[0].repository == "team/audited"
+    assert after[0]["repository"] == "team/audited"

@@ -421,7 +421,7 @@ def test_every_route_declares_the_need_that_the_table_names() -> None:
     assert declared == {(row.method, row.path): row.need for row in TABLE}
 
 
-def test_a_route_without_a_need_cannot_be_made() -> None:
+def test_a_route_without_a_permission_cannot_be_made() -> None:
     """One place decides: a route that does not say whose it is is an error, not open."""
     assert inspect.signature(Route).parameters["permission"].default is inspect.Parameter.empty
 

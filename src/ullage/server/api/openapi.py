@@ -42,6 +42,7 @@ _ALTERNATIVES = (PurgeJob, PlanJob, RetentionJob, Entry, ImageEntry)
 _ANYWHERE = (
     errors.Unsupported,
     errors.Unauthorized,
+    errors.Denied,
     errors.TooManyRequests,
     errors.Unavailable,
     http_errors.UriTooLong,
@@ -55,6 +56,7 @@ _OF_BODIES = (
     errors.PlanInvalid,
     errors.SizeInvalid,
     http_errors.FormTooLarge,
+    http_errors.MediaTypeUnsupported,
     http_errors.BodyTimeout,
 )
 _ID = {"type": "string", "pattern": "^[0-9a-f]{32}$"}
