@@ -5,6 +5,7 @@
 
 import argparse
 import sys
+from dataclasses import replace
 
 from ullage.config import load_settings
 from ullage.deletion import delete
@@ -12,6 +13,7 @@ from ullage.deletion.reconcile import reconcile
 from ullage.oci.reference import parse_repository_name
 from ullage.registry.clients import Caller
 from ullage.registry.context import Registry
+from ullage.registry.identity import begin_batch
 from ullage.wiring import open_registry
 
 ANONYMOUS = Caller(subject="", address="127.0.0.1", agent="drive")
@@ -19,7 +21,7 @@ ANONYMOUS = Caller(subject="", address="127.0.0.1", agent="drive")
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("what", choices=["delete-repository", "reconcile"])
+    parser.add_argument("what", choices=["delete-repository", "leave-unknown", "reconcile"])
     parser.add_argument("--data")
     parser.add_argument("--database")
     parser.add_argument("repository", nargs="?")
@@ -27,7 +29,13 @@ def main() -> None:
     settings = load_settings({"data": asked.data, "database": asked.database}, {})
     with open_registry(settings) as (registry, _):
         if asked.what == "reconcile":
-            reconcile(registry, registry.blobs.list())
+            # However large its share of a small store.
+            limits = replace(registry.limits, max_unknown_percent=100)
+            reconcile(replace(registry, limits=limits), registry.blobs.list())
+        elif asked.what == "leave-unknown":
+            # As a defect would: under a key that the database gave out and names nowhere.
+            key, *_ = begin_batch(registry, lambda tx, keys: None)
+            registry.blobs.create(key)
         else:
             _delete_repository(registry, asked.repository)
 

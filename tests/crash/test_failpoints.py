@@ -455,12 +455,13 @@ def test_freeing_what_was_deleted_goes_on_after_a_kill(
 def test_unknown_bytes_survive_a_kill_before_they_are_buried_and_go_the_next_time(
     forkserver: ForkServer, stock: Stock, tmp_path: Path
 ) -> None:
-    """Nothing of ours leaves unknown bytes; a restored backup may."""
+    """damage.md section 2: nothing of ours leaves any, but for a defect."""
     journal = stock.copy(tmp_path / "data")
     with CrashServer(forkserver, tmp_path / "data") as server, User("", journal) as user:
-        unknown = tmp_path / "data" / "uploads" / ("0" * 32)
-        unknown.write_bytes(UNUSED)
-        unknown.chmod(0o600)
+        uploads = tmp_path / "data" / "uploads"
+        before = set(uploads.iterdir())
+        assert server.drive("leave-unknown") == 0
+        (unknown,) = set(uploads.iterdir()) - before
         two_days_ago = time.time() - 2 * 86400
         os.utime(unknown, (two_days_ago, two_days_ago))
         armed = "reconcile.before_tombstone=kill"

@@ -174,12 +174,20 @@ def test_a_small_share_of_objects_may_not_be_a_large_one_of_bytes(registry: Regi
 def test_nothing_is_erased_in_the_first_day_after_a_take_over(
     registry: Registry, store: MemoryBlobStore, clock: FakeClock
 ) -> None:
-    key, *_ = own_keys(registry)
-    store_bytes(registry.blobs, key, b"unknown")
+    before, *_ = own_keys(registry)
+    store_bytes(registry.blobs, before, b"of a state that may be lost")
     adopt_store(registry.db, store, clock(), registry.fresh_key)
+    after, *_ = own_keys(registry)
+    store_bytes(registry.blobs, after, b"unknown")
     clock.advance(ADOPTION_GRACE.total_seconds() - 1)
     assert reconcile(registry, listing(registry, age=OLD)) == 0
-    (finding,) = check(registry, Mode.DEFAULT, repair=True).findings
-    assert "left alone for a day" in finding.message
+    messages = {
+        finding.subject: finding.message
+        for finding in check(registry, Mode.DEFAULT, repair=True).findings
+    }
+    assert "left alone for a day" in messages[f"object {after}"]
+    assert "this database never wrote" in messages[f"object {before}"]
     clock.advance(1)
     assert reconcile(registry, listing(registry, age=OLD)) == 1
+    settle(registry)
+    assert keys_in_store(registry) == {before}, "for good"
