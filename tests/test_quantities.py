@@ -140,6 +140,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[UllageServer]:
         server.assert_no_500()
 
 
+@pytest.mark.thorough
 def test_the_api_takes_the_same(server: UllageServer) -> None:
     """The policy that was set is answered with bytes, and with the largest unit that fits."""
     with httpx.Client(base_url=server.url, timeout=30) as client:
@@ -164,6 +165,7 @@ def test_the_api_takes_the_same(server: UllageServer) -> None:
             assert tried.status_code == 400, text
 
 
+@pytest.mark.thorough
 def test_a_command_hands_on_what_was_typed(
     server: UllageServer, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

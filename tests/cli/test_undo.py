@@ -13,6 +13,8 @@ from tests.cli.conftest import Done, Ullage
 from tests.server.pushing import push_image
 from tests.support.server import UllageServer
 
+pytestmark = pytest.mark.thorough
+
 
 @pytest.fixture(scope="module")
 def soft_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[UllageServer]:

@@ -258,6 +258,7 @@ def test_a_new_process_finds_a_wrong_digest_too(installation: Installation) -> N
         finish_upload(installation.registry, APP, upload.id, ALICE, digest_of(DATA[:4]))
 
 
+@pytest.mark.thorough
 def test_a_chunk_by_another_process_is_not_left_out_of_the_digest(
     postgres_db: Database, store: MemoryBlobStore, clock: FakeClock
 ) -> None:

@@ -118,6 +118,7 @@ def test_a_repository_without_a_manifest_does_not_exist(client: httpx.Client, na
 # --- the catalog ----------------------------------------------------------------------------------
 
 
+@pytest.mark.thorough
 def test_the_catalog_lists_repositories_page_by_page(tmp_path: Path) -> None:
     """Docker's `_catalog`, with limits of the server's own; nothing of what holds no manifest."""
     names = ["a", "a-b", "a.b", "a/b", "a0", "b/c/d", "b_c", "z"]

@@ -13,6 +13,8 @@ import pytest
 from tests.server.pushing import push_image
 from tests.support.server import UllageServer
 
+pytestmark = pytest.mark.thorough
+
 JSON = {"Content-Type": "application/json"}
 PURGE = json.dumps({"filters": ["app:.*"], "ago": "0d"}).encode()
 EVIL = "http://evil.example"
