@@ -136,8 +136,9 @@ def test_what_the_package_imports_is_what_it_asks_for() -> None:
         for path in (ROOT / "src").rglob("*.py")
         for name in re.findall(r"^ *(?:from|import) (\w+)", path.read_text("utf-8"), re.MULTILINE)
     }
-    found = imported & packages_distributions().keys() - {"ullage"} - sys.stdlib_module_names
-    brought_by = {name: {_spelled(of) for of in packages_distributions()[name]} for name in found}
+    brings = packages_distributions()
+    found = imported & brings.keys() - {"ullage"} - sys.stdlib_module_names
+    brought_by = {name: {_spelled(of) for of in brings[name]} for name in found}
     assert {name: of for name, of in brought_by.items() if not of & names} == {}
     assert len(found) > 10
 
