@@ -31,7 +31,10 @@ RunTests = Callable[[Sequence[str], Mapping[str, str], Path], Ran]
 
 
 def run_pytest(tests: Sequence[str], environment: Mapping[str, str], folder: Path) -> Ran:
-    """Run these tests in a process of its own; all it says is in `folder`."""
+    """Run these tests in a process of its own; all it says is in `folder`.
+
+    Raises KeyboardInterrupt if that process is ended by a signal.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     report, log = folder / "report.xml", folder / "said.txt"
     report.unlink(missing_ok=True)
@@ -48,8 +51,11 @@ def run_pytest(tests: Sequence[str], environment: Mapping[str, str], folder: Pat
             stderr=said,
         )
     seconds = time.monotonic() - began
+    if done.returncode < 0:
+        # Somebody ended it, which says nothing about what is tried.
+        raise KeyboardInterrupt(f"pytest was ended by signal {-done.returncode}")
     if not report.exists():
-        return Ran(0, seconds, failure=_end_of(log))
+        return Ran(0, seconds, failure=f"pytest ended with {done.returncode}: {_end_of(log)}")
     ran = read_report(report, seconds)
     if done.returncode == 0:
         return ran
