@@ -257,8 +257,17 @@ class Restoring:
     def put_tags_back(
         self, tx: Transaction, name: RepositoryName, tags: Sequence[RememberedTag], now: datetime
     ) -> None:
-        """Of one operation. Raises ManifestUnknown unless forced, RestoreConflict, Locked."""
+        """Of one operation. Raises ManifestUnknown unless forced, RestoreConflict, Locked.
+
+        Those that another restore has put back meanwhile are left alone: somebody may have taken
+        them away again.
+        """
         live_id = lock_repository(tx, name)
+        # A statement after the lock, so that it sees what was done while the lock was waited for.
+        left = set(remembered(tx, tags[0].operation_id))
+        tags = [tag for tag in tags if tag in left]
+        if not tags:
+            return
         digests = [tag.digest for tag in tags]
         rows = find_manifests(tx, live_id, digests) if live_id is not None else {}
         if not self.force:
