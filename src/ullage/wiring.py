@@ -20,6 +20,13 @@ from ullage.authorization import ScopeInvalid, parse_pattern
 from ullage.blobs.opening import open_blob_store
 from ullage.blobs.protocol import BlobStore, StoreUnusable
 from ullage.check.check import run_check
+from ullage.check.store_identity import (
+    Places,
+    StoreForeign,
+    adopt_store,
+    require_no_loss,
+    require_same,
+)
 from ullage.cleanup.job.claims import release_jobs
 from ullage.clock import SteadyClock, system_time
 from ullage.config import Settings
@@ -38,15 +45,7 @@ from ullage.heartbeat import Heartbeat
 from ullage.oci.errors import RegistryError, StorageFull, Unavailable
 from ullage.registry.clients import Caller
 from ullage.registry.context import Limits, Registry
-from ullage.registry.identity import (
-    Places,
-    StoreForeign,
-    adopt_store,
-    advance,
-    complete_without_blob,
-    require_no_loss,
-    require_same,
-)
+from ullage.registry.identity import advance, complete_without_blob
 from ullage.registry.leases.opening import open_leases
 from ullage.registry.push.sessions import keep_memory_sessions
 from ullage.registry.push.sessions_in_memory import open_memory_sessions

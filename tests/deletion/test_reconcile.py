@@ -19,12 +19,13 @@ from ullage.blobs.memory import MemoryBlobStore
 from ullage.blobs.protocol import StoredObject
 from ullage.check.check import check
 from ullage.check.findings import Mode
+from ullage.check.store_identity import adopt_store
 from ullage.database.transaction import Database
 from ullage.deletion.delete import delete_manifest
 from ullage.deletion.reconcile import UNKNOWN_KEY_GRACE, reconcile
 from ullage.oci.reference import parse_repository_name
 from ullage.registry.context import Registry
-from ullage.registry.identity import ADOPTION_GRACE, adopt_store, begin_batch
+from ullage.registry.identity import ADOPTION_GRACE, begin_batch
 from ullage.registry.push.sessions import start_upload
 from ullage.registry.queries.counters import totals
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -11,14 +10,13 @@ from sqlalchemy import bindparam
 
 from ullage.database.schema import accounts, space
 from ullage.database.statements import Statement
-from ullage.database.timestamps import from_micros, to_micros
+from ullage.database.timestamps import from_micros
 from ullage.database.transaction import Transaction
-from ullage.registry.queries.reclaim import deadlines
 
 _facts = accounts.registry_facts
 _lines = space.key_lines
 
-_ID, _ADOPTED_AT = "id", "adopted_at"
+_ID, ADOPTED_AT = "id", "adopted_at"
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,13 +34,6 @@ class KeyLine:
 
 
 _FACT = Statement(sa.select(_facts.c.value).where(_facts.c.name == bindparam("name")))
-_SET_FACT = Statement.insert(
-    _facts,
-    ("name", "value"),
-    lambda insert: insert.on_conflict_do_update(
-        index_elements=["name"], set_={"value": insert.excluded.value}
-    ),
-)
 _ADD_FACT = Statement.insert(
     _facts,
     ("name", "value"),
@@ -64,14 +55,8 @@ def registry_id(tx: Transaction, fresh: str) -> str:
 
 def adopted_at(tx: Transaction) -> datetime | None:
     """When this database took over a store that another state had written to; None for never."""
-    found = tx.value(_FACT, name=_ADOPTED_AT)
+    found = tx.value(_FACT, name=ADOPTED_AT)
     return None if found is None else from_micros(int(found))
-
-
-def note_adoption(tx: Transaction, now: datetime, nothing_before: datetime) -> None:
-    """The store is this database's from now on; nothing that was due is due before then."""
-    tx.change(_SET_FACT, name=_ADOPTED_AT, value=str(to_micros(now)))
-    deadlines.postpone_all(tx, nothing_before)
 
 
 _COLUMNS = (_lines.c.number, _lines.c.name, _lines.c.secret, _lines.c.last, _lines.c.noted)
@@ -123,32 +108,12 @@ def next_batch(tx: Transaction, of: int, known: int) -> KeyLine | None:
     return None if row is None else KeyLine(*row)
 
 
-_DISOWN = Statement(_lines.update().values(last=0))
-
-
-def disown_key_lines(tx: Transaction) -> None:
-    """What was given out so far proves nothing any more."""
-    tx.change(_DISOWN)
-
-
 _SESSIONS = (
     Statement(sa.select(sa.null(), space.reserved_keys.c.storage_key)),
     Statement(sa.select(space.uploads.c.id, space.uploads.c.storage_key)),
-)
-_FORGET_RESERVED = Statement(
-    space.reserved_keys.delete().where(space.reserved_keys.c.storage_key == bindparam("key"))
-)
-_FORGET_UPLOAD = Statement(
-    space.uploads.delete().where(space.uploads.c.storage_key == bindparam("key"))
 )
 
 
 def session_keys(tx: Transaction) -> list[tuple[str | None, str]]:
     """Uploads that are no blob yet: their ids, if they have rows, and their storage keys."""
     return [(id_, key) for statement in _SESSIONS for id_, key in tx.rows(statement)]
-
-
-def forget_sessions(tx: Transaction, sessions: Collection[tuple[str | None, str]]) -> None:
-    """End uploads without a tombstone: their bytes stay, and no row names them."""
-    for id_, key in sessions:
-        tx.change(_FORGET_RESERVED if id_ is None else _FORGET_UPLOAD, key=key)

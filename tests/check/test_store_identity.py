@@ -23,6 +23,7 @@ from tests.support.registry import ALICE, push_blob, push_image, settle
 from tests.support.server import run_ullage
 from ullage.blobs.files.store import LABEL
 from ullage.blobs.memory import MemoryBlobStore
+from ullage.check.store_identity import Places, StoreForeign, adopt_store, require_same
 from ullage.config import Settings, load_settings
 from ullage.database.opening import open_database
 from ullage.database.transaction import Database
@@ -32,15 +33,7 @@ from ullage.oci.digest import digest_of
 from ullage.oci.errors import BlobUnknown
 from ullage.oci.reference import parse_repository_name, parse_tag
 from ullage.registry.context import Registry
-from ullage.registry.identity import (
-    Places,
-    StoreForeign,
-    adopt_store,
-    advance,
-    begin_batch,
-    parse_label,
-    require_same,
-)
+from ullage.registry.identity import advance, begin_batch, parse_label
 from ullage.registry.pull.read import get_manifest, open_blob
 from ullage.registry.push.sessions import start_upload
 from ullage.registry.push.uploads import append_upload

@@ -1,0 +1,54 @@
+"""A database takes over a store that another state has written to."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from datetime import datetime
+
+from sqlalchemy import bindparam
+
+from ullage.database.schema import accounts, space
+from ullage.database.statements import Statement
+from ullage.database.timestamps import to_micros
+from ullage.database.transaction import Transaction
+from ullage.registry.queries.identity import ADOPTED_AT
+from ullage.registry.queries.reclaim import deadlines
+
+_facts = accounts.registry_facts
+_lines = space.key_lines
+
+_SET_FACT = Statement.insert(
+    _facts,
+    ("name", "value"),
+    lambda insert: insert.on_conflict_do_update(
+        index_elements=["name"], set_={"value": insert.excluded.value}
+    ),
+)
+
+
+def note_adoption(tx: Transaction, now: datetime, nothing_before: datetime) -> None:
+    """The store is this database's from now on; nothing that was due is due before then."""
+    tx.change(_SET_FACT, name=ADOPTED_AT, value=str(to_micros(now)))
+    deadlines.postpone_all(tx, nothing_before)
+
+
+_DISOWN = Statement(_lines.update().values(last=0))
+
+
+def disown_key_lines(tx: Transaction) -> None:
+    """What was given out so far proves nothing any more."""
+    tx.change(_DISOWN)
+
+
+_FORGET_RESERVED = Statement(
+    space.reserved_keys.delete().where(space.reserved_keys.c.storage_key == bindparam("key"))
+)
+_FORGET_UPLOAD = Statement(
+    space.uploads.delete().where(space.uploads.c.storage_key == bindparam("key"))
+)
+
+
+def forget_sessions(tx: Transaction, sessions: Collection[tuple[str | None, str]]) -> None:
+    """End uploads without a tombstone: their bytes stay, and no row names them."""
+    for id_, key in sessions:
+        tx.change(_FORGET_RESERVED if id_ is None else _FORGET_UPLOAD, key=key)

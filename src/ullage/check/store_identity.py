@@ -1,0 +1,185 @@
+"""A store and a database that belong together: judged at a start, kept apart from all others.
+
+A start compares the store's label (registry/identity.py) with what the database knows. So it sees
+that one of the two was lost, exchanged or copied back from another day, before a request could be
+answered or a byte erased. docs/design/damage.md section 1.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from itertools import islice
+from typing import NamedTuple
+
+from ullage.blobs.protocol import BlobStore
+from ullage.check.queries import adoption
+from ullage.database.transaction import Database, Transaction
+from ullage.registry.identity import ADOPTION_GRACE, Label, is_complete, label_of
+from ullage.registry.queries import identity
+from ullage.registry.queries.counters import totals
+from ullage.registry.queries.identity import KeyLine
+from ullage.registry.queries.reclaim.tombstones import known_keys
+
+log = logging.getLogger(__name__)
+
+# Processes on one PostgreSQL database write the label one after the other, not in order.
+_LATE_LABELS = 64
+# Objects of a store without a label that are looked up in the database.
+_SAMPLE = 1000
+_ON = "start once with --adopt-store"
+
+
+class StoreForeign(Exception):
+    """The database and the store do not belong together. One line: both, and the ways on."""
+
+
+class Places(NamedTuple):
+    """What an operator calls the two."""
+
+    database: str
+    storage: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Facts:
+    """What the database knows of itself."""
+
+    registry: str | None
+    lines: list[KeyLine]
+    blobs: int
+    bytes: int
+
+    @property
+    def used(self) -> bool:
+        return bool(self.lines or self.blobs)
+
+
+def _facts(tx: Transaction) -> _Facts:
+    counted = totals(tx)
+    return _Facts(
+        identity.find_registry_id(tx),
+        identity.key_lines(tx),
+        counted["blob_count"],
+        counted["blob_bytes"],
+    )
+
+
+def require_no_loss(store: BlobStore, places: Places, *, missing: bool) -> None:
+    """Before a database is made where there is none. Raises StoreForeign if the store has objects.
+
+    `missing`: there is no file; otherwise there is an empty one.
+    """
+    if not _holds_objects(store):
+        return
+    there = f"there is no database at {places.database}"
+    what = there if missing else f"the database {places.database} is empty"
+    raise StoreForeign(_without_database(what, label_of(store), places))
+
+
+def require_same(db: Database, store: BlobStore, places: Places) -> None:
+    """Raise StoreForeign unless the database is the one that writes to this store."""
+    facts, label = db.read(_facts), label_of(store)
+    problem = _problem(db, store, facts, label, places)
+    if problem is not None:
+        raise StoreForeign(problem)
+
+
+def _problem(
+    db: Database, store: BlobStore, facts: _Facts, label: Label | None, places: Places
+) -> str | None:
+    if not _holds_objects(store):
+        return _empty_store(facts, places) if facts.blobs else None
+    if label is None:
+        return None if _names_some(db, store) else _foreign(facts, label, places)
+    if label.registry != facts.registry:
+        return _foreign(facts, label, places)
+    return _other_state(db, facts, label, places)
+
+
+def _holds_objects(store: BlobStore) -> bool:
+    return any(found.problem is None for found in store.list())
+
+
+def _names_some(db: Database, store: BlobStore) -> bool:
+    """Whether the database names any of the first objects of a store: nobody guesses a key."""
+    sound = (found.key for found in store.list() if found.problem is None)
+    sample = list(islice(sound, _SAMPLE))
+    return bool(db.read(lambda tx: known_keys(tx, sample)))
+
+
+def _foreign(facts: _Facts, label: Label | None, places: Places) -> str:
+    if not facts.used:
+        return _without_database(f"the database {places.database} is new", label, places)
+    owner = f"registry {label.registry}" if label else "another registry: it names none of them"
+    return (
+        f"the database {places.database} is registry {facts.registry}, the blobs in "
+        f"{places.storage} belong to {owner} - name the database and the storage that belong "
+        f"together, or {_ON}, which takes over the storage and erases nothing in it"
+    )
+
+
+def _without_database(what: str, label: Label | None, places: Places) -> str:
+    owner = f" of registry {label.registry}, written {label.written}" if label else ""
+    return (
+        f"{what}, but {places.storage} holds blobs{owner} - copy the right database back, or "
+        f"{_ON}, which begins a new database beside these blobs and erases none of them"
+    )
+
+
+def _empty_store(facts: _Facts, places: Places) -> str:
+    return (
+        f"the database {places.database} names {facts.blobs} blobs of registry {facts.registry}, "
+        f"but {places.storage} is empty - mount or name the right storage, or {_ON}, which goes "
+        "on with the empty one: blobs that are missing are taken from the next push"
+    )
+
+
+def _other_state(db: Database, facts: _Facts, label: Label, places: Places) -> str | None:
+    """Of one registry, but of two moments."""
+    by_name = {line.name: line for line in facts.lines}
+    line = by_name.get(label.line)
+    if line is None or label.batch > line.last:
+        return (
+            f"the database {places.database} is older than the blobs in {places.storage} (registry "
+            f"{label.registry}, written {label.written}): what was pushed or deleted in between "
+            "is not in it - copy the latest database back with its -wal file, or "
+            f"{_ON}, which goes on with this one and erases nothing that it does not know"
+        )
+    late = _LATE_LABELS if db.dialect == "postgresql" else 0
+    newest = facts.lines[-1]
+    if label.batch + late < line.noted or (line is not newest and newest.noted):
+        return (
+            f"the database {places.database} is newer than the blobs in {places.storage} (registry "
+            f"{label.registry}, written {label.written}): what was pushed in between is missing - "
+            f"mount or name the latest storage, or {_ON}, which goes on with this one: blobs that "
+            "are missing are taken from the next push"
+        )
+    return None
+
+
+# --- taking over ----------------------------------------------------------------------------------
+
+
+def adopt_store(db: Database, store: BlobStore, now: datetime, fresh: Callable[[], str]) -> None:
+    """Let this database write to this store, whatever wrote there before; erases nothing.
+
+    A new key line begins, and no object of before counts as the database's own any more, unless a
+    row names it. For a day nothing is erased but what somebody deletes.
+    """
+    sessions = db.read(identity.session_keys)
+    finished = [(id_, key) for id_, key in sessions if is_complete(store, key, store.size(key))]
+
+    def adopt(tx: Transaction) -> None:
+        identity.registry_id(tx, fresh())
+        # Bytes that are complete became a blob, in the state that was lost.
+        adoption.forget_sessions(tx, finished)
+        adoption.disown_key_lines(tx)
+        identity.open_key_line(tx, fresh(), fresh())
+        adoption.note_adoption(tx, now, now + ADOPTION_GRACE)
+
+    before = label_of(store)
+    db.write(adopt)
+    log.warning("the database took over the storage; it was labelled %s", before or "not at all")
