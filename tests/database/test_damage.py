@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import shutil
 import sqlite3
+import struct
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -125,6 +126,30 @@ def test_a_damaged_file_is_refused_in_one_line_and_left_as_it_is(ruined: Path) -
         assert line.startswith(f"the database {ruined} is damaged (")
         assert "put a backup of the database in its place" in line
     assert {each: each.read_bytes() for each in before} == before
+
+
+@pytest.mark.parametrize("clean", [False, True])
+@pytest.mark.parametrize("read_only", [False, True])
+def test_a_file_whose_schema_is_damaged_is_refused_with_what_to_do(
+    path: Path, read_only: bool, clean: bool
+) -> None:
+    if clean:
+        with opened(path):
+            pass
+    else:
+        crashed(path, rows=0)
+        fold_log(path)
+    # The first page of the schema is not a leaf: it leads to the last one (SQLite file format 1.6).
+    (last,) = struct.unpack(">I", path.read_bytes()[108:112])
+    ruin(path, last)
+    with pytest.raises(DatabaseDamaged) as caught:
+        SqliteDatabase(path, read_only_on_damage=read_only)
+    (line,) = str(caught.value).splitlines()
+    told = "too damaged to be read (" if read_only else "damaged ("
+    assert line.startswith(f"the database {path} is {told}")
+    assert "put a backup of the database in its place" in line
+    # What would not work is not advised.
+    assert ("--read-only-on-damage" in line) is not read_only
 
 
 def test_a_file_that_is_cut_short_is_damaged(path: Path) -> None:

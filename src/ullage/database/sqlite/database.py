@@ -29,6 +29,7 @@ from ullage.database.sqlite.soundness import (
     damaged,
     find_problem,
     has_log,
+    unreadable,
 )
 from ullage.database.sqlite.writer import Job, Writer
 from ullage.database.transaction import Transaction, Work
@@ -42,6 +43,11 @@ MAX_RECALLED_BYTES = 8 * 1024 * 1024
 RECALLED_BYTES = 1024
 # Pages given back to the disk in one quiet moment.
 FREE_PAGES_AT_ONCE = 256
+
+
+def _read_schema(tx: Transaction) -> None:
+    """Raises DatabaseDamaged if not even the tables' names can be read: then nothing can."""
+    tx.execute_directly(sa.text("SELECT count(*) FROM sqlite_schema"))
 
 
 class SqliteDatabase:
@@ -79,6 +85,13 @@ class SqliteDatabase:
             self._engine = sqlite_engine(path, query_only=False)
             self._writer = Writer(self._engine, self._ballast, self._damaged, self.damage)
             self._recalled = _Recalled(0)
+            if self.damage is not None:
+                self.read(_read_schema)
+        except DatabaseDamaged as error:
+            self._owner.close()
+            problem = str(error).removeprefix("database: ")
+            told = damaged if not read_only_on_damage else unreadable
+            raise DatabaseDamaged(told(path, problem)) from error
         except BaseException:
             self._owner.close()
             raise
@@ -110,7 +123,7 @@ class SqliteDatabase:
         problem = find_problem(self.path)
         if problem is not None:
             if not read_only_on_damage:
-                raise DatabaseDamaged(damaged(self.path, problem))
+                raise DatabaseDamaged(problem)
             self._damaged(problem)
         return True
 

@@ -18,13 +18,21 @@ LARGE_BYTES = 1024**3
 _ASK_EVERY = 100_000
 _ADVICE = (
     "stop here, copy it and its -wal file somewhere safe, and put a backup of the database in its "
-    "place; --read-only-on-damage serves pulls meanwhile"
+    "place"
 )
 
 
 def damaged(path: Path, problem: str) -> str:
     """What to tell an operator, in one line."""
-    return f"the database {path} is damaged ({problem}) - {_ADVICE}"
+    return (
+        f"the database {path} is damaged ({problem}) - {_ADVICE}; --read-only-on-damage serves "
+        "pulls meanwhile"
+    )
+
+
+def unreadable(path: Path, problem: str) -> str:
+    """The same of one from which no pull can be served."""
+    return f"the database {path} is too damaged to be read ({problem}) - {_ADVICE}"
 
 
 def has_log(path: Path) -> bool:
