@@ -74,7 +74,7 @@ def settings_page() -> str:
     rows = [
         (
             f"`{setting.name}`",
-            f"`{setting.flag}` {setting.kind}",
+            f"`{setting.flag}` {setting.kind}".replace("|", "\\|"),
             f"`{setting.variable}`",
             f"`{setting.default}`" if setting.default else "",
             setting.help,

@@ -1,1 +1,1 @@
-"""The command line: `ullage …`. Commands that need the services import them when they run."""
+"""The command line: `ullage …`. Commands that open a data folder import that late."""

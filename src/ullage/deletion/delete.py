@@ -164,7 +164,7 @@ def take_away(
     """Remove manifests with all that hangs on them, and give back what nothing needs any more.
 
     With `keeping` they can be restored, and nothing is given back. The caller has
-    locked the repository's row and has decided; `references` is content.blobs_of() them.
+    locked the repository's row and has decided; `references` is what blobs_of() said.
     """
     if keeping is not None:
         released = soft_delete.keep_manifests(

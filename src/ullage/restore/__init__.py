@@ -1,0 +1,1 @@
+"""Taking a deletion back, while soft delete keeps what it took."""

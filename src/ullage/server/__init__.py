@@ -1,1 +1,1 @@
-"""HTTP: from requests to calls of the services, and from results and errors to responses."""
+"""HTTP: from requests to calls of the use cases, and from results and errors to responses."""

@@ -7,4 +7,7 @@ a grant runs, the repository's link to the blob is not dropped (deletion.md sect
 Leases guard a decision, not data, so they need not be durable. Where one process owns the database
 they live in its memory; on PostgreSQL in an UNLOGGED table. What may have been forgotten after a
 crash counts as leased for one lease period.
+
+`lease.py` says what leases do, `memory.py` and `sql.py` keep the grants, and `release_links` asks
+them before a link goes.
 """

@@ -1,0 +1,1 @@
+"""What must not be deleted or overwritten: Azure's switches, and locks with a reason."""

@@ -1,0 +1,1 @@
+"""Reading blobs and manifests, and remembering when an image was pulled."""

@@ -1,0 +1,1 @@
+"""From bytes to an image: upload sessions, links and mounts, manifests."""

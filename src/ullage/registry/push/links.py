@@ -1,4 +1,4 @@
-"""Giving a repository a blob: the link, the lease that protects it, the review afterwards."""
+"""Giving a repository a blob, by upload or by mount: link, lease, and the review afterwards."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def link_and_lease(
     """Link a blob in a repository and promise it to its pusher.
 
     Until a manifest refers to it, it has to be reviewed when the promise ends. A new blob comes
-    `counted` (reclaim.adopt_blob).
+    `counted` (adopt_blob).
     """
     new = link_blob(tx, repository_id, digest, size, now, counted=counted)
     until = registry.leases.grant(tx, repository_id, digest, caller.pusher, now)

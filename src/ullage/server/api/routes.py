@@ -1,4 +1,8 @@
-"""Ullage's own interface, in one table: `/api/v1`."""
+"""Ullage's own interface, in one table: `/api/v1`.
+
+Each module has its own `ROUTES`; `openapi.py` describes them all. CONTRIBUTING.md says what else a
+new route takes.
+"""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ class Context:
 
 
 def caller_of(request: Request) -> Caller:
-    """The caller, as services see it; App has put the principal into the scope."""
+    """The caller, as use cases see it; App has put the principal into the scope."""
     client = request.scope.get("client")
     agent = request.headers.get("user-agent", "")[:MAX_AGENT]
     return Caller(

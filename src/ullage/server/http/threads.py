@@ -1,4 +1,4 @@
-"""Where blocking work of the services runs, off the event loop."""
+"""Where the blocking work of use cases runs, off the event loop."""
 
 from __future__ import annotations
 

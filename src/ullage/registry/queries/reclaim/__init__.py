@@ -1,4 +1,5 @@
 """Giving space back: which links and blobs nothing needs, and the tombstones of their bytes.
 
-docs/design/deletion.md section 3.3 has the protocol.
+`release_links` is the one place where a blob is condemned. docs/design/deletion.md section 3.3 has
+the protocol.
 """
