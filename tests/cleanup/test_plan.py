@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from tests.support.clock import FakeClock
+from tests.support.planting import plant_blobs
 from tests.support.registry import ALICE, push_blob, push_image, push_index
 from ullage.authorization import WITHOUT_ACCOUNTS, Principal
 from ullage.cleanup.plan.documents import PlanDocument
@@ -120,7 +121,7 @@ def test_a_layer_that_only_a_lease_elsewhere_keeps_comes_back_later(registry: Re
 def test_a_repository_is_planned_as_a_whole(registry: Registry) -> None:
     push_image(registry, "app", "v1", [b"shared", b"mine"])
     push_image(registry, "app", "v2", [b"mine"])
-    push_blob(registry, "app", b"loose")
+    plant_blobs(registry, "app", [b"loose"])
     push_image(registry, "other", "v1", [b"shared"])
     made = make_plan(registry, PlanRequest(repositories=(APP,)), WITHOUT_ACCOUNTS, ALICE)
     assert made.freed_bytes == len(b"mine" + b"loose")

@@ -88,7 +88,6 @@ class PlanMachine(RegistryMachine):
         self._carry_out(make_plan(self.registry, wanted, WITHOUT_ACCOUNTS, ALICE))
         for name in chosen:
             del self.repositories[name]
-            self.promises = {key: value for key, value in self.promises.items() if key[0] != name}
         self.quiet = False
 
     # -- carrying out later

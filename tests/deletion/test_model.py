@@ -306,8 +306,8 @@ class RegistryMachine(RuleBasedStateMachine):
                 delete_repository(self.registry, name, ALICE)
             return
         delete_repository(self.registry, name, ALICE)
+        # What was promised there still does for a manifest, in the next one of that name.
         del self.repositories[name]
-        self.promises = {key: value for key, value in self.promises.items() if key[0] != name}
         self.quiet = False
 
     # -- time passing, stopping and starting

@@ -23,7 +23,7 @@ from tests.support.actors import Actor, Observer, interleave, observing
 from tests.support.clock import FakeClock
 from tests.support.fixtures import registry_on
 from tests.support.planting import image_manifest, plant_blobs, plant_image
-from tests.support.registry import ALICE, push_index, push_manifest, settle
+from tests.support.registry import ALICE, push_blob, push_index, push_manifest, settle
 from tests.support.soundness import assert_sound
 from ullage.blobs.memory import MemoryBlobStore
 from ullage.database.transaction import Database
@@ -469,29 +469,46 @@ def test_r15_referrer_against_the_deletion_of_its_subject(arena: Arena) -> None:
     arena.meet(prepare)
 
 
-@pytest.mark.parametrize("step", ["upload", "manifest"])
+@pytest.mark.parametrize("step", ["upload", "manifest", "head", "mount"])
 def test_r16_push_against_the_deletion_of_its_repository(arena: Arena, step: str) -> None:
-    """What comes before goes along; what comes after is in a new repository, or is refused."""
+    """What comes before goes along, but for what was promised, which the next incarnation keeps.
+
+    No step of a push is refused, except that a HEAD may be answered 404.
+    """
     registry = arena.registry
 
     def prepare(number: int) -> Meeting:
-        name = name_of(number)
-        plant_image(registry, name, "v1", [b"old"])
-        plant_blobs(registry, name, [layer_of(number)])
-        session = session_with(registry, name, b"uploaded")
+        name, source = name_of(number), name_of(number, "source")
+        layer = layer_of(number)
+        old = [b"old", layer] if step == "head" else [b"old"]
+        plant_image(registry, name, "v1", old, config=b"of the old one")
+        if step == "mount":
+            plant_image(registry, source, "v1", [layer])
+        if step == "manifest":
+            push_blob(registry, name, layer, BOB)
+        push_blob(registry, name, b"{}", BOB)
+        session = session_with(registry, name, layer) if step == "upload" else None
 
         def push() -> None:
-            if step == "upload":
-                session.commit(digest_of(b"uploaded"))
+            if session is not None:
+                session.commit(digest_of(layer))
+            elif step == "head":
+                stat_blob_for_push(registry, name, digest_of(layer), BOB)
+            elif step == "mount":
+                assert mount_blob(registry, name, source, digest_of(layer), BOB)
             else:
                 put(registry, name, number)
 
         def check(pushing: Failure, deletion: Failure) -> None:
             assert deletion is None
-            assert isinstance(pushing, BlobUploadUnknown | ManifestBlobUnknown | None)
             assert not readable(registry, name, parse_tag("v1"))
-            assert not readable(registry, name, parse_tag("bob"))
-            session.abandon()
+            if step == "head":
+                assert isinstance(pushing, BlobUnknown | None)
+            else:
+                assert pushing is None
+            if step != "manifest" and pushing is None:
+                put(registry, name, number)
+                assert readable(registry, name, parse_tag("bob"))
 
         return Meeting(push, lambda: delete_repository(registry, name, ALICE), check)
 

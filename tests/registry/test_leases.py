@@ -276,17 +276,53 @@ def test_bytes_that_another_repository_keeps_are_not_said_to_come_back(
     assert delete(registry, digest) == Deleted((digest,), ("v1",), 0, 0)  # type: ignore[arg-type]
 
 
-def test_promises_in_a_deleted_repository_are_void(registry: Registry, clock: FakeClock) -> None:
-    """It was asked to go with everything in it; the new one starts from nothing."""
+def test_promises_in_a_deleted_repository_are_kept_by_the_next_one(
+    registry: Registry, clock: FakeClock
+) -> None:
+    """R16. They were made to a push, which knows nothing of the deletion; they end as any others.
+
+    More of it in tests/deletion/test_pushes_while_repositories_go.py.
+    """
     push_image(registry, "app", "v1", [LAYER])
     head(registry, BOB)
     delete_repository(registry, APP, ALICE)
     settle(registry)
     clock.advance(registry.limits.read_grace.total_seconds())
     settle(registry)
+    assert stored_bytes(registry) == len(LAYER)
+    head(registry, BOB)
+    clock.advance(registry.limits.lease.total_seconds())
+    settle(registry)
+    clock.advance(registry.limits.read_grace.total_seconds())
+    settle(registry)
     assert stored_bytes(registry) == 0
     with pytest.raises(ManifestBlobUnknown):
         put(registry, BOB)
+
+
+def test_what_one_commit_redeems_and_two_deletions_in_it_pass_on_is_redeemed(
+    registry: Registry,
+) -> None:
+    """SQLite commits several transactions as one, and promises are taken back once it has."""
+    push_blob(registry, "app", LAYER, BOB)
+    first = registry.read(lambda tx: find_repository(tx, APP))
+    assert first is not None
+    second, third = first + 1, first + 2
+    now = registry.now()
+
+    def redeem_and_delete_twice(tx: Transaction) -> None:
+        registry.leases.redeem(tx, first, [DIGEST], BOB.pusher)
+        registry.leases.leave(tx, first, now)
+        registry.leases.follow(tx, first, second)
+        registry.leases.leave(tx, second, now)
+        registry.leases.follow(tx, second, third)
+
+    registry.write(redeem_and_delete_twice)
+    for repository_id in (first, second, third):
+        promised = registry.read(
+            lambda tx, id_=repository_id: registry.leases.leased_in(tx, id_, now)  # type: ignore[misc]
+        )
+        assert promised.digests == set()
 
 
 # --- clients that ask twice -----------------------------------------------------------------------

@@ -17,6 +17,7 @@ from ullage.deletion import soft_delete
 from ullage.deletion.closure import StoredGraph, subjects_of, what_goes
 from ullage.deletion.queries.operations.repositories import hide_repository
 from ullage.deletion.soft_delete import Keeping, SoftDelete
+from ullage.deletion.succession import found_successors
 from ullage.failpoints import failpoint
 from ullage.oci.digest import Digest
 from ullage.oci.errors import BlobUnknown, ManifestUnknown, NameUnknown, OperationDisallowed
@@ -252,7 +253,7 @@ def delete_repository(registry: Registry, name: RepositoryName, caller: Caller) 
             operation=keeping.operation_id if keeping else None,
         )
         detail = _described(deleted, bytes_in(tx, repository_id))
-        take_repository_away(tx, repository_id, name, now, keeping)
+        take_repositories_away(tx, registry, {name: repository_id}, now, keeping)
         registry.audit(tx, caller, "repository.delete", repository=name, detail=detail)
         failpoint("delete.in_transaction")
         return deleted
@@ -263,18 +264,23 @@ def delete_repository(registry: Registry, name: RepositoryName, caller: Caller) 
     return deleted
 
 
-def take_repository_away(
+def take_repositories_away(
     tx: Transaction,
-    repository_id: int,
-    name: RepositoryName,
+    registry: Registry,
+    going: Mapping[RepositoryName, int],
     now: datetime,
     keeping: Keeping | None,
 ) -> None:
-    """Make a repository vanish with all in it; the caller has locked its row and has decided."""
-    if keeping is not None:
-        hide_repository(tx, keeping.operation_id, repository_id, name)
-    else:
-        mark_deleted(tx, repository_id, now)
+    """Make repositories vanish with all in them; the caller has locked their rows and has decided.
+
+    What pushers count on lives on under their names.
+    """
+    for name, repository_id in going.items():
+        if keeping is not None:
+            hide_repository(tx, keeping.operation_id, repository_id, name)
+        else:
+            mark_deleted(tx, repository_id, now)
+    found_successors(tx, registry, going, now)
 
 
 def _begin(

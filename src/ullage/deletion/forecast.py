@@ -8,8 +8,8 @@ would leave without a reference are looked at any closer.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from typing import TypeAlias
@@ -26,7 +26,7 @@ from ullage.registry.queries.references.blobs import (
     references_among,
     shared_in,
 )
-from ullage.registry.queries.references.links import links_in, links_of
+from ullage.registry.queries.references.links import links_in, links_of, promised_links
 
 
 class Outcome(StrEnum):
@@ -48,6 +48,9 @@ class Fate:
     because: str | None = None
 
 
+# Until when a blob stays, and why.
+_Wait: TypeAlias = tuple[datetime, str]
+
 LEASED = "leased"
 ERASING = "a deleted repository is being erased"
 
@@ -56,14 +59,15 @@ ERASING = "a deleted repository is being erased"
 class Loss:
     """What a deletion takes from blobs: so many references of each, and links of `repository_ids`.
 
-    Of `whole` repositories every link goes, and no lease keeps it; else a link goes with the last
-    reference.
+    Of `whole` repositories every link goes, but what is `promised` lives on in the next one of that
+    name; else a link goes with the last reference.
     """
 
     repository_ids: frozenset[int]
     references: Mapping[Digest, int]
     links: Mapping[Digest, int]
     whole: bool = False
+    promised: Mapping[Digest, _Wait] = field(default_factory=dict)
 
 
 def forecast(
@@ -106,26 +110,56 @@ class Forecast:
 
 
 def forecast_whole(
-    tx: Transaction, leases: Leases, repository_ids: frozenset[int], now: datetime
+    tx: Transaction,
+    leases: Leases,
+    repository_ids: frozenset[int],
+    now: datetime,
+    *,
+    hidden: bool = False,
 ) -> Forecast:
     """As forecast, for all that these repositories link; references are those to shared blobs.
 
-    Most blobs are linked by one repository only, and go with it.
+    Most blobs are linked by one repository only, and go with it. In `hidden` ones nothing is
+    promised.
     """
     blobs: dict[Digest, ReferencedBlob] = {}
     links: dict[Digest, int] = {}
+    promised: dict[Digest, _Wait] = {}
+    fates: list[Fate] = []
     alone_bytes = 0
     for repository_id in sorted(repository_ids):
         alone_bytes += alone_in(tx, repository_id)
+        for digest, size, wait in () if hidden else _promised_in(tx, leases, repository_id, now):
+            promised[digest] = max(wait, promised.get(digest, wait))
+            if size is not None:
+                alone_bytes -= size
+                fates.append(Fate(digest, size, Outcome.LATER, *wait))
         for digest, blob in shared_in(tx, repository_id):
             blobs[digest] = blob
             links[digest] = links.get(digest, 0) + 1
     alone = [digest for digest, blob in blobs.items() if blob.repository_count == links[digest]]
-    fates = [Fate(digest, blobs.pop(digest).size, Outcome.FREED) for digest in alone]
+    for digest in alone:
+        size = blobs.pop(digest).size
+        waits = digest in promised
+        fates.append(
+            Fate(digest, size, Outcome.LATER, *promised[digest])
+            if waits
+            else Fate(digest, size, Outcome.FREED)
+        )
     references = references_among(tx, repository_ids, blobs.keys())
-    loss = Loss(repository_ids, references, links, whole=True)
+    loss = Loss(repository_ids, references, links, whole=True, promised=promised)
     fates += _fates(tx, leases, blobs, loss, now)
     return Forecast(alone_bytes, sorted(fates, key=lambda fate: fate.digest), references)
+
+
+def _promised_in(
+    tx: Transaction, leases: Leases, repository_id: int, now: datetime
+) -> Iterator[tuple[Digest, int | None, _Wait]]:
+    """What pushers are promised in a repository; with its size if no other links it."""
+    links = promised_links(tx, repository_id, leases.leased_in(tx, repository_id, now))
+    for link, until in leases.peek(tx, links.keys(), now).items():
+        blob = links[link]
+        yield link.digest, blob.size if blob.repository_count <= 1 else None, (until, LEASED)
 
 
 def forecast_manifests(
@@ -181,15 +215,12 @@ def _fates(
     return fates
 
 
-_Wait: TypeAlias = tuple[datetime, str]
-
-
 def _leased_here(
     tx: Transaction, leases: Leases, digests: Collection[Digest], loss: Loss, now: datetime
 ) -> dict[Digest, _Wait]:
-    """Promises that keep a repository's own links."""
+    """Promises that keep a repository's own links, or those of the next one of its name."""
     if loss.whole:
-        return {}
+        return {digest: loss.promised[digest] for digest in digests if digest in loss.promised}
     links = [
         link
         for repository_id in loss.repository_ids

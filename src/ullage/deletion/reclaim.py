@@ -175,7 +175,7 @@ def erase_deleted(registry: Registry) -> int:
         sessions = uploads.uploads_of(tx, repository_id, ERASE_BATCH)
         for upload in sessions:
             # Otherwise another process has ended it meanwhile, and answers for its bytes.
-            if uploads.delete_upload(tx, upload.id):
+            if uploads.delete_upload(tx, upload.id) is not None:
                 size = sizes.get(upload.key, upload.offset)
                 tombstones_queries.bury(tx, repository_id, upload.key, size, now)
         drop_repository_if_empty(tx, repository_id)

@@ -148,7 +148,7 @@ def _frees(tx: Transaction, registry: Registry, kept: Collection[KeptRepository]
     ids = frozenset(each.repository_id for each in kept)
     if not ids:
         return 0
-    return forecast_whole(tx, registry.leases, ids, registry.now()).freed_bytes
+    return forecast_whole(tx, registry.leases, ids, registry.now(), hidden=True).freed_bytes
 
 
 def lacking(

@@ -34,6 +34,7 @@ from ullage.deletion.queries.operations.tags import (
     remember_tags,
     remembered,
 )
+from ullage.deletion.succession import give_way
 from ullage.failpoints import failpoint
 from ullage.oci.digest import Digest
 from ullage.oci.errors import (
@@ -43,13 +44,14 @@ from ullage.oci.errors import (
 from ullage.oci.reference import RepositoryName, Tag
 from ullage.registry.clients import Caller
 from ullage.registry.context import Registry
-from ullage.registry.locks import attribute_locks
+from ullage.registry.locks import attribute_locks, image_locks
 from ullage.registry.queries.content.blobs import lock_blobs
 from ullage.registry.queries.content.manifests import ManifestRow, find_manifests, touch_manifest
 from ullage.registry.queries.content.move_manifests import move_manifests
 from ullage.registry.queries.content.remove_manifests import blobs_of, parents_of, referrers_of
 from ullage.registry.queries.content.repositories import (
     add_to_repository,
+    count_manifests,
     drop_repository_if_empty,
     ensure_repository,
     lock_repository,
@@ -155,8 +157,11 @@ class Restoring:
             drop_repository_if_empty(tx, live_id)
             return False
         attribute_locks.require_row_writable(live)
-        if drop_repository_if_empty(tx, live_id):
+        dropped = drop_repository_if_empty(tx, live_id)
+        if dropped or self._gives_way(tx, live_id, now):
             show_repository(tx, hidden)
+            if not dropped:
+                give_way(tx, self.registry, live_id, hidden.repository_id, now)
             self.came_back(tx, hidden.name, hidden.manifest_count, hidden.tag_count)
             end_if_empty(tx, self.operation_id)
             return False
@@ -169,6 +174,13 @@ class Restoring:
         # With what it kept: nothing has to come after the last batch for it to be over.
         end_if_empty(tx, self.operation_id)
         return False
+
+    def _gives_way(self, tx: Transaction, live_id: int, now: datetime) -> bool:
+        """Take the live repository's name away if there is nothing but what pushers count on."""
+        if count_manifests(tx, live_id) or image_locks.covered(tx, live_id, now).first():
+            return False
+        mark_deleted(tx, live_id, now)
+        return True
 
     def _next(self, tx: Transaction, kept: KeptRepository) -> list[ManifestRow]:
         """Manifests that hang together with none that is not among them."""

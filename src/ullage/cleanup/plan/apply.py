@@ -26,11 +26,11 @@ from ullage.cleanup.plan.difference import (
 )
 from ullage.cleanup.plan.documents import Receipt, StoredPlanDocument
 from ullage.cleanup.plan.plan import read_plan, receipt_of
-from ullage.cleanup.plan.preview import Preview, sizes_of_uploads
+from ullage.cleanup.plan.preview import Preview
 from ullage.cleanup.queries import plans
 from ullage.database.transaction import Transaction
 from ullage.deletion import soft_delete
-from ullage.deletion.delete import take_away, take_repository_away
+from ullage.deletion.delete import take_away, take_repositories_away
 from ullage.documents import packed, plain
 from ullage.failpoints import failpoint
 from ullage.oci.errors import PlanChanged, PlanRefused, PlanUnknown, Unavailable
@@ -68,10 +68,9 @@ def apply_plan(
     plan = StoredPlan(read_plan(stored))
     if plan.chosen or (plan.large(registry) and plan.wanted.repository is not None):
         return _start(registry, plan, caller, now, allow_smaller, allow)
-    sizes = sizes_of_uploads(registry, plan.wanted.repositories)
     if plan.large(registry):
         return _delete_large_repositories(
-            registry, plan, caller, now, sizes, allow_smaller=allow_smaller, allow=allow
+            registry, plan, caller, now, allow_smaller=allow_smaller, allow=allow
         )
 
     def carry_out(tx: Transaction) -> Receipt:
@@ -79,7 +78,7 @@ def apply_plan(
         if receipt is not None:
             return receipt
         _require_allowed(plan.document, allow)
-        receipt = _carry_out(tx, registry, plan, caller, now, sizes, allow_smaller)
+        receipt = _carry_out(tx, registry, plan, caller, now, allow_smaller)
         plans.mark_applied(tx, plan_id, packed(receipt).decode(), now)
         return receipt
 
@@ -136,7 +135,6 @@ def _delete_large_repositories(
     plan: StoredPlan,
     caller: Caller,
     now: datetime,
-    sizes: Mapping[str, int],
     *,
     allow_smaller: bool,
     allow: Collection[str],
@@ -149,7 +147,7 @@ def _delete_large_repositories(
 
     def look_on(tx: Transaction) -> tuple[Preview, dict[RepositoryName, Stamp | None]]:
         stamps = {name: stamp(tx, name) for name in plan.wanted.repositories}
-        return look_again(tx, registry, plan, now, sizes, to_delete=False), stamps
+        return look_again(tx, registry, plan, now, to_delete=False), stamps
 
     def carry_out(
         tx: Transaction, preview: Preview, stamps: Mapping[RepositoryName, Stamp | None]
@@ -198,10 +196,9 @@ def _carry_out(
     plan: StoredPlan,
     caller: Caller,
     now: datetime,
-    sizes: Mapping[str, int],
     allow_smaller: bool,
 ) -> Receipt:
-    preview = look_again(tx, registry, plan, now, sizes, to_delete=True)
+    preview = look_again(tx, registry, plan, now, to_delete=True)
     return _delete(tx, registry, plan, caller, now, preview, allow_smaller)
 
 
@@ -220,12 +217,14 @@ def _delete(
     keeping = None
     if any(closure.going for _, _, closure in preview.closures):
         keeping = soft_delete.begin(tx, preview.policy, plan.id, "plan.apply", caller, None, now)
+    whole = plan.wanted.repository is None
+    if whole:
+        going = {name: id_ for name, id_, closure in preview.closures if closure.going}
+        take_repositories_away(tx, registry, going, now, keeping)
     for name, repository_id, closure in preview.closures:
         if not closure.going:
             continue
-        if plan.wanted.repository is None:
-            take_repository_away(tx, repository_id, name, now, keeping)
-        else:
+        if not whole:
             rows = closure.rows()
             released = take_away(
                 tx, registry, repository_id, rows, preview.references, now, keeping

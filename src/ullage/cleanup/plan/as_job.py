@@ -70,7 +70,7 @@ _TagsNow = dict[tuple[int, Tag | None], tuple[int, datetime]]
 
 def _look_at_manifests(tx: Transaction, registry: Registry, plan: StoredPlan) -> _Found:
     """What a person named, one by one."""
-    preview = look_again(tx, registry, plan, registry.now(), {}, to_delete=False)
+    preview = look_again(tx, registry, plan, registry.now(), to_delete=False)
     items: list[Item] = []
     for name, repository_id, closure in preview.closures:
         standing = candidates.standing(tx, closure.going.keys())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -30,7 +30,6 @@ def look_again(
     registry: Registry,
     plan: StoredPlan,
     now: datetime,
-    sizes: Mapping[str, int],
     *,
     to_delete: bool,
 ) -> Preview:
@@ -48,7 +47,7 @@ def look_again(
         find = lock_repository if to_delete else find_repository
         if find(tx, name) == generation:
             same.append(name)
-    nothing = Preview([], {}, {}, [], [], [], [], {}, soft_delete.find_policy(tx), now)
+    nothing = Preview([], {}, {}, [], [], [], 0, {}, soft_delete.find_policy(tx), now)
     if wanted.repository is None:
         narrowed = PlanRequest(repositories=tuple(same))
     elif not same:
@@ -56,7 +55,7 @@ def look_again(
     else:
         narrowed = _narrowed(tx, plan, wanted)
     try:
-        return preview_of(tx, registry, narrowed, now, sizes, to_delete=to_delete)
+        return preview_of(tx, registry, narrowed, now, to_delete=to_delete)
     except (NameUnknown, ManifestUnknown):
         return nothing
 

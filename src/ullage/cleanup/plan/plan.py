@@ -27,7 +27,7 @@ from ullage.cleanup.plan.documents import (
     StoredPlanDocument,
     share_document,
 )
-from ullage.cleanup.plan.preview import PlanRequest, Preview, preview_of, sizes_of_uploads
+from ullage.cleanup.plan.preview import PlanRequest, Preview, preview_of
 from ullage.cleanup.queries import jobs, plans
 from ullage.cleanup.queries.plans import StoredPlan
 from ullage.database.transaction import Transaction
@@ -62,9 +62,8 @@ def make_plan(
     """
     now = registry.now()
     write_pulls(registry)
-    sizes = sizes_of_uploads(registry, wanted.repositories)
     document = registry.snapshot(
-        lambda tx: _document(tx, registry, wanted, preview_of(tx, registry, wanted, now, sizes))
+        lambda tx: _document(tx, registry, wanted, preview_of(tx, registry, wanted, now))
     )
     return keep_plan(registry, document, principal, caller)
 
@@ -216,7 +215,7 @@ def _document(
         restorable_until=until.isoformat() if until else None,
         manifest_count=sum(part.manifests_going for part in preview.parts),
         tag_count=sum(part.tags_going for part in preview.parts),
-        upload_count=len(preview.uploads),
+        upload_count=preview.uploads,
         repositories=[
             share_document(part, preview.locked.get(RepositoryName(part.repository), UNSET))
             for part in preview.parts

@@ -29,7 +29,7 @@ from ullage.registry.queries import attributes, pulls, uploads
 from ullage.registry.queries.content.blobs import lock_blobs
 from ullage.registry.queries.content.manifests import ManifestRow, find_manifests
 from ullage.registry.queries.content.remove_manifests import blobs_of
-from ullage.registry.queries.content.repositories import find_repository, require_repository
+from ullage.registry.queries.content.repositories import require_repository
 from ullage.registry.queries.references import repositories as repositories_queries
 from ullage.registry.queries.references.manifests import all_manifests, tagged, tags_on
 from ullage.usage.queries import usage
@@ -64,8 +64,8 @@ class Preview:
     fates: list[Fate]
     parts: list[RepositoryShare]
     absent: list[str]
-    # (key, bytes) of every open session, where whole repositories go.
-    uploads: list[tuple[str, int]]
+    # Open sessions, where whole repositories go: they stay, under the same names.
+    uploads: int
     # Whole repositories that stay, with everything in them, and why.
     locked: Mapping[RepositoryName, str]
     # Whether it could be taken back, and as of when this was found out.
@@ -82,28 +82,11 @@ class Preview:
 
     @property
     def freed_bytes(self) -> int:
-        return total(self.fates, Outcome.FREED) + (0 if self.policy.enabled else self._surely)
+        return total(self.fates, Outcome.FREED) + (0 if self.policy.enabled else self.alone_bytes)
 
     @property
     def later_bytes(self) -> int:
-        return total(self.fates, Outcome.LATER) + (self._surely if self.policy.enabled else 0)
-
-    @property
-    def _surely(self) -> int:
-        """What comes back whatever others need: at once, unless it could be taken back."""
-        return self.alone_bytes + sum(size for _, size in self.uploads)
-
-
-def sizes_of_uploads(registry: Registry, names: Sequence[RepositoryName]) -> dict[str, int]:
-    """The bytes of open sessions of these repositories, asked outside any transaction."""
-
-    def keys(tx: Transaction) -> list[str]:
-        ids = [find_repository(tx, name) for name in names]
-        return [key for id_ in ids if id_ is not None for key in uploads.keys_in(tx, id_)]
-
-    if not names:
-        return {}
-    return {key: registry.blobs.size(key) or 0 for key in registry.read(keys)}
+        return total(self.fates, Outcome.LATER) + (self.alone_bytes if self.policy.enabled else 0)
 
 
 def preview_of(
@@ -111,7 +94,6 @@ def preview_of(
     registry: Registry,
     wanted: PlanRequest,
     now: datetime,
-    upload_sizes: Mapping[str, int],
     *,
     to_delete: bool = False,
 ) -> Preview:
@@ -121,7 +103,7 @@ def preview_of(
     """
     policy = soft_delete.find_policy(tx)
     if wanted.repository is None:
-        return _look_at_whole(tx, registry, wanted.repositories, now, upload_sizes, policy)
+        return _look_at_whole(tx, registry, wanted.repositories, now, policy)
     name = wanted.repository
     repository_id = require_repository(tx, name)
     roots, absent = _roots(tx, repository_id, wanted)
@@ -140,7 +122,7 @@ def preview_of(
         ),
         parts=[_part(tx, name, repository_id, closure, tags, pulled)],
         absent=absent,
-        uploads=[],
+        uploads=0,
         locked={},
         policy=policy,
         at=now,
@@ -159,13 +141,12 @@ def _look_at_whole(
     registry: Registry,
     names: Sequence[RepositoryName],
     now: datetime,
-    upload_sizes: Mapping[str, int],
     policy: SoftDelete,
 ) -> Preview:
     closures: list[tuple[RepositoryName, int, Closure]] = []
     tags: dict[int, list[Tag]] = {}
     parts: list[RepositoryShare] = []
-    sessions: list[tuple[str, int]] = []
+    sessions = 0
     locked: dict[RepositoryName, str] = {}
     pulled: dict[int, datetime] = {}
     for name in sorted(set(names)):
@@ -191,8 +172,7 @@ def _look_at_whole(
         own_pulled = _pulled_lately(tx, closure, now)
         pulled |= own_pulled
         parts.append(_part(tx, name, repository_id, closure, own_tags, own_pulled))
-        for key, offset in uploads.keys_in(tx, repository_id).items():
-            sessions.append((key, upload_sizes.get(key, offset)))
+        sessions += uploads.count_uploads_in(tx, repository_id)
     ids = frozenset(id_ for name, id_, _ in closures if name not in locked)
     found = forecast_whole(tx, registry.leases, ids, now)
     return Preview(

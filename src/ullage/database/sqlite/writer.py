@@ -280,6 +280,8 @@ class Writer:
         self._do(connection, job)
         if job.failure is not None:
             saving.control("ROLLBACK TO job")
+            # Before the next one runs, which may ask for what this one has put back.
+            job.end(committed=False)
         saving.control("RELEASE job")
 
     @staticmethod

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from datetime import datetime, timedelta
 from typing import NamedTuple, Protocol
 
@@ -73,11 +73,20 @@ class Leases(Protocol):
         transaction: it is promised to no pusher before the transaction has ended.
         """
 
-    def peek(self, tx: Transaction, links: Sequence[Link], now: datetime) -> dict[Link, datetime]:
+    def peek(self, tx: Transaction, links: Collection[Link], now: datetime) -> dict[Link, datetime]:
         """As `running`, for links of any repositories and for nothing but to know: no promise."""
 
     def leased_in(self, tx: Transaction, repository_id: int, now: datetime) -> Promised:
         """All that is promised in a repository, to know, as `peek`."""
+
+    def leave(self, tx: Transaction, repository_id: int, now: datetime) -> Promised:
+        """In the transaction that has taken a repository's name away: what is promised there.
+
+        Nothing more is, unless the transaction is rolled back.
+        """
+
+    def follow(self, tx: Transaction, repository_id: int, successor_id: int) -> None:
+        """After `leave`: what was promised there is promised in another repository instead."""
 
     def forget(self, tx: Transaction, repository_id: int, digests: Iterable[Digest]) -> None:
         """The link is gone by an explicit request, and every promise with it."""
@@ -103,12 +112,15 @@ class Promised(NamedTuple):
 _LINKED = Statement(
     sa.select(content.repo_blobs.c.digest)
     .join(content.blobs, content.blobs.c.digest == content.repo_blobs.c.digest)
+    .join(content.repositories, content.repositories.c.id == content.repo_blobs.c.repository_id)
     .where(
-        given(content.repo_blobs, "repository_id", "digest"), content.blobs.c.damaged_at.is_(None)
+        given(content.repo_blobs, "repository_id", "digest"),
+        content.blobs.c.damaged_at.is_(None),
+        content.repositories.c.name.is_not(None),
     )
 )
 
 
 def is_linked(tx: Transaction, repository_id: int, digest: Digest) -> bool:
-    """Whether the repository has the blob, undamaged: only that can be promised."""
+    """Whether the repository is there and has the blob, undamaged: only that can be promised."""
     return tx.row(_LINKED, repository_id=repository_id, digest=digest) is not None

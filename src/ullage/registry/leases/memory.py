@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -43,6 +43,9 @@ class MemoryLeases:
         self._grants: dict[tuple[int, Digest], dict[str, _Grant]] = {}
         # Links being dropped by a transaction that has not ended: a promise would come too late.
         self._going: dict[tuple[int, Digest], int] = {}
+        # Repositories that a transaction that has not ended takes away, and where their promises
+        # live on.
+        self._leaving: dict[int, int | None] = {}
         self._started = now
         self._complete_from = self._load(db, now)
 
@@ -62,11 +65,13 @@ class MemoryLeases:
         with self._lock:
             if link in self._going:
                 return False
-            grant = self._grants.get(link, {}).get(pusher.key)
+            grant = self._grants.get(self._place(link), {}).get(pusher.key)
             if grant is not None and now < grant.confirm_until:
                 # The same push asking again. What it was promised still stands.
                 grant.confirm_until = now
                 return True
+            if repository_id in self._leaving:
+                return False
             self._add(link, pusher, now)
         # Granted first, looked at second: what drops the link from now on sees the grant.
         if db.cached_read(("linked", *link), lambda tx: is_linked(tx, *link), lambda _: 0):
@@ -88,10 +93,12 @@ class MemoryLeases:
 
         def take_back() -> None:
             with self._lock:
-                if witness and pusher.key not in self._grants.get((repository_id, witness), {}):
+                if witness and pusher.key not in self._grants.get(
+                    self._place((repository_id, witness)), {}
+                ):
                     return
                 for link in links:
-                    self._take_back(link, pusher.key)
+                    self._take_back(self._place(link), pusher.key)
 
         tx.after_commit(take_back)
 
@@ -112,7 +119,7 @@ class MemoryLeases:
         tx.at_end(lambda: self._settled(going))
         return leased
 
-    def peek(self, tx: Transaction, links: Sequence[Link], now: datetime) -> dict[Link, datetime]:
+    def peek(self, tx: Transaction, links: Collection[Link], now: datetime) -> dict[Link, datetime]:
         with self._lock:
             ends = {link: self._until(link, now) for link in links}
         return {link: until for link, until in ends.items() if until is not None}
@@ -121,6 +128,43 @@ class MemoryLeases:
         with self._lock:
             promised = {digest for id_, digest in self._grants if id_ == repository_id}
             return Promised(promised, self._started if now < self._complete_from else None)
+
+    def leave(self, tx: Transaction, repository_id: int, now: datetime) -> Promised:
+        with self._lock:
+            self._leaving[repository_id] = None
+        tx.at_end(lambda: self._left(repository_id))
+        return self.leased_in(tx, repository_id, now)
+
+    def follow(self, tx: Transaction, repository_id: int, successor_id: int) -> None:
+        # At once: what runs before the same commit already sees the successor.
+        self._move(repository_id, successor_id)
+        committed: list[bool] = []
+        tx.after_commit(lambda: committed.append(True))
+        tx.at_end(lambda: None if committed else self._move(successor_id, repository_id))
+
+    def _move(self, source_id: int, target_id: int) -> None:
+        with self._lock:
+            if source_id in self._leaving:
+                self._leaving[source_id] = target_id
+            for link in [link for link in self._grants if link[0] == source_id]:
+                grants = self._grants.setdefault((target_id, link[1]), {})
+                for key, grant in self._grants.pop(link).items():
+                    there = grants.setdefault(key, _Grant(0, grant.until, grant.confirm_until))
+                    there.count += grant.count
+                    there.until = max(there.until, grant.until)
+                    there.confirm_until = max(there.confirm_until, grant.confirm_until)
+
+    def _left(self, repository_id: int) -> None:
+        with self._lock:
+            self._leaving.pop(repository_id, None)
+
+    def _place(self, link: tuple[int, Digest]) -> tuple[int, Digest]:
+        """Where a promise is kept that was made while its repository was there."""
+        repository_id, digest = link
+        # One commit may take several incarnations away, one after the other.
+        while (successor_id := self._leaving.get(repository_id)) is not None:
+            repository_id = successor_id
+        return repository_id, digest
 
     def forget(self, tx: Transaction, repository_id: int, digests: Iterable[Digest]) -> None:
         links = [(repository_id, digest) for digest in digests]

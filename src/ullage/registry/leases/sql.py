@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -20,9 +20,18 @@ from ullage.registry.leases.shared_grants import SharedGrants
 _leases = space.leases
 # Nothing of an offer has to outlive a crash, so nothing waits for a disk: neither the
 # client nor the next request for the same blob, which waits for the row lock of this one.
+# The repository's row is locked first, as a foreign key would: this waits for a transaction that
+# takes its name away, and that one for this. So it promises before the other looks what is
+# promised, or not at all.
 _SHARE_BLOB = Statement(
     sa.select(content.blobs.c.digest, sa.func.set_config("synchronous_commit", "off", sa.true()))
-    .where(given(content.blobs, "digest"), content.blobs.c.damaged_at.is_(None))
+    .select_from(content.repositories.join(content.blobs, sa.true()))
+    .where(
+        content.repositories.c.id == bindparam("repository_id"),
+        content.repositories.c.name.is_not(None),
+        given(content.blobs, "digest"),
+        content.blobs.c.damaged_at.is_(None),
+    )
     .with_for_update(read=True, key_share=True)
 )
 _THESE = sa.and_(given(_leases, "repository_id"), among(_leases.c.digest, "digests"))
@@ -43,6 +52,12 @@ _LEASED_IN = Statement(
     .distinct()
 )
 _FORGET = Statement(_leases.delete().where(_THESE))
+_FORGET_ALL_IN = Statement(_leases.delete().where(given(_leases, "repository_id")))
+_MOVE = Statement(
+    _leases.update()
+    .where(_leases.c.repository_id == bindparam("source"))
+    .values(repository_id=bindparam("target"))
+)
 _COMPLETE_FROM = Statement(sa.select(space.lease_memory.c.complete_from))
 _CONFIRM_GRANT = Statement(
     _leases.update()
@@ -127,7 +142,7 @@ class SqlLeases:
         n: int,
     ) -> bool:
         """Promise the blob `n` times, once for each request that asked for it together."""
-        if tx.row(_SHARE_BLOB, digest=digest) is None:
+        if tx.row(_SHARE_BLOB, repository_id=repository_id, digest=digest) is None:
             return False
         # A new statement, so that it sees what was committed while the lock was waited for.
         if not is_linked(tx, repository_id, digest):
@@ -162,7 +177,7 @@ class SqlLeases:
         leased = self._running(tx, links, now, self._complete_from(tx, now))
         return {link.digest: until for link, until in leased.items()}
 
-    def peek(self, tx: Transaction, links: Sequence[Link], now: datetime) -> dict[Link, datetime]:
+    def peek(self, tx: Transaction, links: Collection[Link], now: datetime) -> dict[Link, datetime]:
         complete_from = self._known_complete_from(tx)
         if complete_from is None:
             # Forgotten in a crash; the next that may write remembers.
@@ -198,6 +213,14 @@ class SqlLeases:
             complete_from = now + self.period
         doubted = complete_from - self.period if now < complete_from else None
         return Promised({Digest(digest) for digest in found}, doubted)
+
+    def leave(self, tx: Transaction, repository_id: int, now: datetime) -> Promised:
+        return self.leased_in(tx, repository_id, now)
+
+    def follow(self, tx: Transaction, repository_id: int, successor_id: int) -> None:
+        # Of a repository that is new, or was hidden: nothing is promised there that counts.
+        tx.change(_FORGET_ALL_IN, repository_id=successor_id)
+        tx.change(_MOVE, source=repository_id, target=successor_id)
 
     def forget(self, tx: Transaction, repository_id: int, digests: Iterable[Digest]) -> None:
         tx.change(_FORGET, repository_id=repository_id, digests=digests)

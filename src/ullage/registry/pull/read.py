@@ -111,14 +111,21 @@ def stat_blob_for_push(
     out no bytes, so it goes on where nothing may be pulled. Raises BlobUnknown.
     """
     blob = _find_blob(registry, name, digest)
-    with database_errors():
-        promised = registry.leases.offer(
-            registry.db, blob.repository_id, digest, caller.pusher, registry.now()
-        )
-    if not promised:
-        # It is being deleted at this moment: the client uploads it, which is always safe.
-        raise BlobUnknown({"digest": digest})
+    while not _promised(registry, blob, caller):
+        again = _find_blob(registry, name, digest)
+        if again.repository_id == blob.repository_id:
+            # It is being deleted at this moment: the client uploads it, which is always safe.
+            raise BlobUnknown({"digest": digest})
+        # The repository was deleted in between, and another push keeps the blob in the next one.
+        blob = again
     return blob
+
+
+def _promised(registry: Registry, blob: StoredBlob, caller: Caller) -> bool:
+    with database_errors():
+        return registry.leases.offer(
+            registry.db, blob.repository_id, blob.digest, caller.pusher, registry.now()
+        )
 
 
 class BlobReader:

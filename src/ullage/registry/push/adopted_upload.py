@@ -16,11 +16,7 @@ from ullage.registry.locks import attribute_locks
 from ullage.registry.push.links import link_and_lease
 from ullage.registry.queries import reserved_keys, uploads
 from ullage.registry.queries.content.blobs import StoredBlob
-from ullage.registry.queries.content.repositories import (
-    RepositoryForUpdate,
-    ensure_repository,
-    lock_repository_row,
-)
+from ullage.registry.queries.content.repositories import RepositoryForUpdate, ensure_repository
 from ullage.registry.queries.reclaim.adopt_blob import adopt_blob
 from ullage.registry.queries.uploads import Upload
 
@@ -43,8 +39,7 @@ class AdoptedUpload:
     def record(self, tx: Transaction) -> StoredBlob:
         """Make the bytes the blob, linked in its repository and leased to its pusher.
 
-        Raises BlobUploadUnknown if the session has ended, its repository is gone, or another
-        request has it by now; Locked.
+        Raises BlobUploadUnknown if the session has ended, or another request has it by now; Locked.
         """
         registry, upload, digest, size = self.registry, self.upload, self.digest, self.size
         now = registry.now()
@@ -66,14 +61,13 @@ class AdoptedUpload:
     def _end_session(self, tx: Transaction, now: datetime) -> RepositoryForUpdate:
         """End the session; from here on this transaction answers for its key."""
         upload = self.upload
-        repository: RepositoryForUpdate | None
+        # By its name: if it was deleted meanwhile, its sessions go on in the next one.
+        repository = ensure_repository(tx, self.name, now)
         if upload.repository_id is None:
-            repository = ensure_repository(tx, self.name, now)
             ended = reserved_keys.release(tx, upload.key)
         else:
-            repository = lock_repository_row(tx, upload.repository_id)
-            ended = repository is not None and uploads.finish_upload(tx, upload.id, self.fence)
-        if repository is None or not ended:
+            ended = uploads.finish_upload(tx, upload.id, self.fence, repository.id)
+        if not ended:
             raise BlobUploadUnknown({"upload": upload.id})
         attribute_locks.require_row_writable(repository)
         return repository

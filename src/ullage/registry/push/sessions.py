@@ -231,7 +231,6 @@ def end_upload(
         return _end_in_memory(
             registry, upload, only_if_expired=only_if_expired, only_if_empty=only_if_empty
         )
-    repository_id = upload.repository_id
     size = registry.blobs.size(upload.key) or 0
     now = registry.now()
     due_at = (
@@ -239,13 +238,14 @@ def end_upload(
     )
 
     def end(tx: Transaction) -> bool:
+        # By now it may be another one of that name.
         if only_if_expired:
-            ended = uploads.delete_expired_upload(tx, upload.id, now)
+            repository_id = uploads.delete_expired_upload(tx, upload.id, now)
         elif only_if_empty:
-            ended = uploads.delete_empty_upload(tx, upload.id, now)
+            repository_id = uploads.delete_empty_upload(tx, upload.id, now)
         else:
-            ended = uploads.delete_upload(tx, upload.id)
-        if not ended:
+            repository_id = uploads.delete_upload(tx, upload.id)
+        if repository_id is None:
             return False
         drop_repository_if_empty(tx, repository_id)
         tombstones.bury(tx, repository_id, upload.key, size, due_at)

@@ -138,7 +138,6 @@ _FIND_EMPTY = Statement(
     )
     .limit(1)
 )
-_DELETE_EMPTY = Statement(_uploads.delete().where(_THIS_ONE, _EMPTY))
 
 
 def find_empty(
@@ -147,11 +146,6 @@ def find_empty(
     """The session that makes way for another, among all, or an account's or a repository's."""
     row = tx.row(_FIND_EMPTY, now=to_micros(now), of_subject=subject, of_name=name)
     return Upload(*row) if row else None
-
-
-def delete_empty_upload(tx: Transaction, upload_id: str, now: datetime) -> bool:
-    """As delete_upload, unless a request came to the session since it was found."""
-    return tx.change(_DELETE_EMPTY, id=upload_id, now=to_micros(now)) == 1
 
 
 _FIND = Statement(
@@ -193,33 +187,46 @@ def prolong(tx: Transaction, upload_id: str, fence: str | None, expires_at: date
     return changed == 1
 
 
-_FINISH = Statement(_uploads.delete().where(_CLAIMED))
+_FINISH = Statement(_uploads.delete().where(_CLAIMED, given(_uploads, "repository_id")))
 
 
-def finish_upload(tx: Transaction, upload_id: str, fence: str | None) -> bool:
-    """End the session for the request that has claimed it; False as set_offset."""
-    return tx.change(_FINISH, id=upload_id, fence=fence) == 1
+def finish_upload(tx: Transaction, upload_id: str, fence: str | None, repository_id: int) -> bool:
+    """End the session, of this repository, for the request that has claimed it.
+
+    False as set_offset.
+    """
+    return tx.change(_FINISH, id=upload_id, fence=fence, repository_id=repository_id) == 1
 
 
-_DELETE = Statement(_uploads.delete().where(_THIS_ONE))
+_DELETE_ANY = _uploads.delete().where(_THIS_ONE).returning(_uploads.c.repository_id)
+_DELETE = Statement(_DELETE_ANY)
 
 
-def delete_upload(tx: Transaction, upload_id: str) -> bool:
-    """End the session whatever request is at work on it; False if it has ended.
+def delete_upload(tx: Transaction, upload_id: str) -> int | None:
+    """End the session whatever request is at work on it; its repository, None if it has ended.
 
     The transaction that ends a session answers for its bytes.
     """
-    return tx.change(_DELETE, id=upload_id) == 1
+    found: int | None = tx.value(_DELETE, id=upload_id)
+    return found
 
 
 # Idle for too long, and not being worked on.
 _EXPIRED = sa.and_(_uploads.c.expires_at <= bindparam("now"), free(_uploads))
-_DELETE_EXPIRED = Statement(_uploads.delete().where(_THIS_ONE, _EXPIRED))
+_DELETE_EXPIRED = Statement(_DELETE_ANY.where(_EXPIRED))
+_DELETE_EMPTY = Statement(_DELETE_ANY.where(_EMPTY))
 
 
-def delete_expired_upload(tx: Transaction, upload_id: str, now: datetime) -> bool:
+def delete_expired_upload(tx: Transaction, upload_id: str, now: datetime) -> int | None:
     """As delete_upload, unless its client came back to the session since it was found expired."""
-    return tx.change(_DELETE_EXPIRED, id=upload_id, now=to_micros(now)) == 1
+    found: int | None = tx.value(_DELETE_EXPIRED, id=upload_id, now=to_micros(now))
+    return found
+
+
+def delete_empty_upload(tx: Transaction, upload_id: str, now: datetime) -> int | None:
+    """As delete_upload, unless a request came to the session since it was found without a byte."""
+    found: int | None = tx.value(_DELETE_EMPTY, id=upload_id, now=to_micros(now))
+    return found
 
 
 _FIND_EXPIRED = Statement(
@@ -234,7 +241,7 @@ def expired_uploads(tx: Transaction, now: datetime, limit: int) -> list[Upload]:
 
 _OF_REPOSITORY = given(_uploads, "repository_id")
 _SOME_OF = Statement(sa.select(*_COLUMNS).where(_OF_REPOSITORY).limit(LIMIT))
-_KEYS_IN = Statement(sa.select(_uploads.c.storage_key, _uploads.c.offset).where(_OF_REPOSITORY))
+_COUNT_IN = Statement(sa.select(sa.func.count()).select_from(_uploads).where(_OF_REPOSITORY))
 _KEYS_IN_DELETED = Statement(
     sa.select(_uploads.c.storage_key)
     .join(_repositories, _repositories.c.id == _uploads.c.repository_id)
@@ -255,9 +262,9 @@ def uploads_of_account(tx: Transaction, subject: str) -> list[Upload]:
     return [Upload(*row) for row in tx.rows(_ALL_OF, subject=subject)]
 
 
-def keys_in(tx: Transaction, repository_id: int) -> dict[str, int]:
-    """Storage keys of a repository's sessions, each with the bytes that count."""
-    return dict(tx.rows(_KEYS_IN, repository_id=repository_id))
+def count_uploads_in(tx: Transaction, repository_id: int) -> int:
+    """How many sessions a repository has."""
+    return int(tx.value(_COUNT_IN, repository_id=repository_id))
 
 
 def keys_in_deleted_repositories(tx: Transaction) -> list[str]:

@@ -75,20 +75,14 @@ def lock_repository(tx: Transaction, name: RepositoryName) -> int | None:
 
 
 _LOCK_ROW = Statement(
-    sa.select(_repositories.c.name, _repositories.c.write_enabled)
+    sa.select(_repositories.c.id)
     .where(_THIS_ONE, _repositories.c.name.is_not(None))
     .with_for_update(key_share=True)
 )
 
 
-def lock_repository_row(tx: Transaction, repository_id: int) -> RepositoryForUpdate | None:
-    """As lock_repository, for one that may have been deleted meanwhile: then None."""
-    row = tx.row(_LOCK_ROW, repository_id=repository_id)
-    return RepositoryForUpdate(repository_id, RepositoryName(row[0]), bool(row[1])) if row else None
-
-
 def lock_repository_id(tx: Transaction, repository_id: int) -> bool:
-    """As lock_repository_row, for a caller that need not know more about it."""
+    """As lock_repository, for one that may have been deleted meanwhile: then False."""
     return tx.row(_LOCK_ROW, repository_id=repository_id) is not None
 
 

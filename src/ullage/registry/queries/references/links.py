@@ -7,13 +7,14 @@ from datetime import datetime
 from typing import NamedTuple
 
 import sqlalchemy as sa
+from sqlalchemy import bindparam
 
 from ullage.database.schema import content, space, undo
 from ullage.database.statements import Statement, among, given, same
-from ullage.database.timestamps import from_micros
+from ullage.database.timestamps import from_micros, to_micros
 from ullage.database.transaction import Transaction
 from ullage.oci.digest import Digest
-from ullage.registry.leases.lease import Link
+from ullage.registry.leases.lease import Link, Promised
 
 _repositories = content.repositories
 _blobs = content.blobs
@@ -47,6 +48,39 @@ def links_in(tx: Transaction, repository_id: int, digests: Collection[Digest]) -
     """A repository's links to those of these blobs that it links."""
     rows = tx.rows(_LINKS_IN, repository_id=repository_id, digests=digests) if digests else ()
     return [Link(repository_id, Digest(row[0]), from_micros(row[1])) for row in rows]
+
+
+_PROMISED = (
+    sa.select(*_repo_blobs.c["digest", "linked_at"], *_blobs.c["size", "repository_count"])
+    .join(_blobs, _blobs.c.digest == _repo_blobs.c.digest)
+    .where(given(_repo_blobs, "repository_id"), _blobs.c.damaged_at.is_(None))
+)
+_PROMISED_BY_NAME = Statement(_PROMISED.where(among(_repo_blobs.c.digest, "digests")))
+_PROMISED_BEFORE = Statement(_PROMISED.where(_repo_blobs.c.linked_at <= bindparam("linked_until")))
+
+
+class PromisedBlob(NamedTuple):
+    """A blob that a link leads to, and how many repositories have such links."""
+
+    size: int
+    repository_count: int
+
+
+def promised_links(
+    tx: Transaction, repository_id: int, promised: Promised
+) -> dict[Link, PromisedBlob]:
+    """A repository's links that are promised to pushers, or may be: after a crash, for a while.
+
+    Not those whose bytes are damaged: no promise of them can be kept.
+    """
+    rows = tx.rows(_PROMISED_BY_NAME, repository_id=repository_id, digests=promised.digests)
+    if promised.linked_until is not None:
+        until = to_micros(promised.linked_until)
+        rows += tx.rows(_PROMISED_BEFORE, repository_id=repository_id, linked_until=until)
+    return {
+        Link(repository_id, Digest(digest), from_micros(linked_at)): PromisedBlob(size, count)
+        for digest, linked_at, size, count in rows
+    }
 
 
 _BYTES_IN = Statement(
