@@ -94,14 +94,22 @@ ENDPOINTS = [
 
 @refuses
 @pytest.mark.parametrize(("method", "path"), ENDPOINTS)
-def test_a_name_that_is_none_is_400(server: UllageServer, method: str, path: str) -> None:
-    """S24: the grammar of names, whole and in ASCII, after decoding exactly once; 255 at most."""
-    code = None if method == "HEAD" else "NAME_INVALID"
+def test_a_name_that_is_none_is_not_found_and_not_written(
+    server: UllageServer, method: str, path: str
+) -> None:
+    """S24: the grammar of names, whole and in ASCII, after decoding exactly once; 255 at most.
+
+    distribution-spec, "Pulling manifests" and "Pulling blobs": what a registry does not have is a
+    404; "Listing Referrers" knows none.
+    """
+    reads = method in ("GET", "HEAD") and "/referrers/" not in path
+    status, code = (404, "NAME_UNKNOWN") if reads else (400, "NAME_INVALID")
     with Connection(server) as connection:
         for name in BAD_NAMES:
             connection.request(method, path.format(name))
             answer = connection.answer(to_head=method == "HEAD")
-            assert (answer.status, answer.code) == (400, code), name
+            expected = (status, None if method == "HEAD" else code)
+            assert (answer.status, answer.code) == expected, name
 
 
 def test_an_encoded_slash_in_a_name_is_a_slash(server: UllageServer, client: httpx.Client) -> None:
@@ -120,7 +128,7 @@ def test_an_encoded_slash_in_a_name_is_a_slash(server: UllageServer, client: htt
         "/v2/encoded/slash/manifests%2Fv1": (404, "NOT_FOUND"),
         "/v2%2Fencoded/slash/manifests/v1": (404, "NOT_FOUND"),
         "/v2/encoded/slash/tags%2flist": (404, "NOT_FOUND"),
-        "/v2/../v2/encoded/slash/manifests/v1": (400, "NAME_INVALID"),
+        "/v2/../v2/encoded/slash/manifests/v1": (404, "NAME_UNKNOWN"),
         "/v2/%2e%2e/v2/": (404, "NOT_FOUND"),
         "/v2/.": (404, "NOT_FOUND"),
     }.items():
@@ -168,17 +176,22 @@ def test_endpoints_words_may_be_parts_of_a_name(client: httpx.Client, name: str)
 
 
 @refuses
-def test_a_tag_that_is_none_is_400(server: UllageServer) -> None:
-    """S25: `[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}`, whole and in ASCII."""
+def test_a_tag_that_is_none_is_not_found_and_not_written(server: UllageServer) -> None:
+    """S25: `[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}`, whole and in ASCII.
+
+    distribution-spec, "Pulling manifests": a manifest that is not there is a 404, however named.
+    """
     tags = [
         *[".", "..", ".a", "-a", "a" * 129, "a+b", "a@b", "a*", "~", "a%20", "%20", "a%0a"],
         *["%00", "a%00b", "a%2Fb", "%2e%2e", "..%2f..", "a%25", "a%2", "%", "%C3%A9", "%FF"],
-        *["a%252e", "%EF%BC%A1", "%ED%A0%80", "a%0d%0aX-Y"],
+        *["a%252e", "%EF%BC%A1", "%ED%A0%80", "a%0d%0aX-Y", ".INVALID_MANIFEST_NAME"],
     ]
     for tag in tags:
-        for method in ("GET", "PUT", "DELETE"):
-            refusal = ask(server, method, f"/v2/app/manifests/{tag}")
-            assert refusal == (400, "TAG_INVALID"), (method, tag)
+        path = f"/v2/app/manifests/{tag}"
+        for method in ("PUT", "DELETE"):
+            assert ask(server, method, path) == (400, "TAG_INVALID"), (method, tag)
+        assert ask(server, "GET", path) == (404, "MANIFEST_UNKNOWN"), tag
+        assert ask(server, "HEAD", path) == (404, None), tag
 
 
 HEX = DIGEST.hex
@@ -609,7 +622,7 @@ def test_limits_are_those_of_the_settings(tmp_path: Path) -> None:
         long = "a" * 300
         manifest = image(client, long, [b"1", b"2"])
         assert put_manifest(client, long, "v1", manifest).status_code == 201
-        assert refused(client.get(f"/v2/{long}a/tags/list")) == (400, "NAME_INVALID")
+        assert refused(client.get(f"/v2/{long}a/tags/list")) == (404, "NAME_UNKNOWN")
         four = image(client, "app", [b"1", b"2", b"3", b"4"])
         answer = put_manifest(client, "app", "v1", four)
         assert refused(answer) == (400, "MANIFEST_INVALID")

@@ -13,7 +13,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from ullage.accounts.authenticator import Authenticator
 from ullage.authorization import Principal
-from ullage.oci.errors import NameInvalid, RangeInvalid, RegistryError, SizeInvalid
+from ullage.oci.errors import NameInvalid, NameUnknown, RangeInvalid, RegistryError, SizeInvalid
 from ullage.registry.context import Registry
 from ullage.server.acr import routes as acr
 from ullage.server.acr.data_plane import PREFIX, no_such_page
@@ -136,7 +136,7 @@ class App:
             name = self._context.name(parts[0])
             return error_response(error, range_headers(name, parts[1], error))
         except NameInvalid as error:
-            return no_such_page() if path.startswith(PREFIX) else error_response(error)
+            return no_such_page() if path.startswith(PREFIX) else _not_a_name(request, path, error)
         except RegistryError as error:
             return error_response(error)
 
@@ -176,6 +176,17 @@ class App:
             seconds=seconds,
             agent=request.headers.get("user-agent", ""),
         )
+
+
+def _not_a_name(request: Request, path: str, error: NameInvalid) -> Response:
+    """distribution-spec, "Error Codes": what cannot be read is not there, and cannot be written.
+
+    "Listing Referrers" knows no 404.
+    """
+    reads = request.method in ("GET", "HEAD") and path.startswith("/v2/")
+    if reads and "/referrers/" not in path:
+        return error_response(NameUnknown(error.detail, error.message))
+    return error_response(error)
 
 
 def _add_request_id(response: Response, scope: Scope) -> None:

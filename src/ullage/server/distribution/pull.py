@@ -9,8 +9,8 @@ from starlette.responses import Response
 
 from ullage.authorization import Action
 from ullage.oci.digest import Digest, parse_digest
-from ullage.oci.errors import RangeInvalid
-from ullage.oci.reference import parse_reference
+from ullage.oci.errors import ManifestUnknown, RangeInvalid, TagInvalid
+from ullage.oci.reference import Tag, parse_reference
 from ullage.registry.pull import read
 from ullage.registry.pull.pull_log import note_pull
 from ullage.server.http.blob_response import (
@@ -87,7 +87,7 @@ def _range_asked(request: Request, digest: Digest) -> str | None:
 
 async def get_manifest(context: Context, request: Request, name: str, reference: str) -> Response:
     """distribution-spec, "Pulling manifests". What was pushed is served, whatever Accept lists."""
-    wanted = parse_reference(reference)
+    wanted = _manifest_wanted(reference)
     manifest = await context.threads.read(
         read.get_manifest, context.registry, context.name(name), wanted
     )
@@ -98,6 +98,14 @@ async def get_manifest(context: Context, request: Request, name: str, reference:
         return FixedResponse(304, _manifest_headers(manifest.digest))
     head = _manifest_head(manifest.digest, manifest.media_type, len(manifest.raw))
     return FixedResponse.ready(200, head, b"" if request.method == "HEAD" else manifest.raw)
+
+
+def _manifest_wanted(reference: str) -> Tag | Digest:
+    """Raises ManifestUnknown for what is no tag: there can be none; and DigestInvalid."""
+    try:
+        return parse_reference(reference)
+    except TagInvalid as error:
+        raise ManifestUnknown(error.detail, error.message) from None
 
 
 def _manifest_headers(digest: Digest) -> dict[str, str]:
