@@ -72,7 +72,7 @@ def test_what_it_says_to_try_next_works(tmp_path: Path, flags: tuple[str, ...]) 
     with UllageServer(folder / "data", *flags) as server:
         password = admin_password(server) if "--auth" in flags else ""
         catalog = told(server, "_catalog")
-        assert json.loads(paste(catalog, password=password)) == {"repositories": None}
+        assert json.loads(paste(catalog, password=password)) == {"repositories": []}
         paste(told(server, " check "))
         if "--tls" in flags:
             # As a client that reads the variables, without being told of the authority.

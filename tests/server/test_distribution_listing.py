@@ -126,7 +126,7 @@ def test_the_catalog_lists_repositories_page_by_page(tmp_path: Path) -> None:
         UllageServer(tmp_path / "data", "--max-page", "3") as server,
         httpx.Client(base_url=server.url) as client,
     ):
-        assert client.get("/v2/_catalog").json() == {"repositories": None}
+        assert client.get("/v2/_catalog").json() == {"repositories": []}
         for name in reversed(names):
             push_image(client, name, "v1")
         start_upload(client, "uploading/only")
@@ -136,14 +136,14 @@ def test_the_catalog_lists_repositories_page_by_page(tmp_path: Path) -> None:
             "?n=1000": [names[0:3], names[3:6], names[6:]],
             "?n=2": [names[0:2], names[2:4], names[4:6], names[6:]],
             "?n=1&last=b_c": [["z"]],
-            "?n=0": [None],
+            "?n=0": [[]],
             "?last=a.z": [names[3:6], names[6:]],
         }.items():
             found = [page.json()["repositories"] for page in pages(client, f"/v2/_catalog{query}")]
             assert found == expected, query
         digest = client.get("/v2/z/manifests/v1").headers["Docker-Content-Digest"]
         assert client.delete(f"/v2/z/manifests/{digest}").status_code == 202
-        assert client.get("/v2/_catalog?last=b_c").json() == {"repositories": None}
+        assert client.get("/v2/_catalog?last=b_c").json() == {"repositories": []}
         server.assert_no_500()
 
 

@@ -37,7 +37,7 @@ def test_it_says_where_it_is_and_what_to_try_next(tmp_path: Path) -> None:
         push, catalog, check = (line.strip() for line in commands)
         image = f"{server.host}/IMAGE"
         assert push == f"docker tag IMAGE {image} && docker push {image}"
-        assert httpx.get(catalog.removeprefix("curl ")).json() == {"repositories": None}
+        assert httpx.get(catalog.removeprefix("curl ")).json() == {"repositories": []}
         name, *arguments = check.split()
         assert name == "ullage"
         assert run_ullage(*arguments).returncode == 0

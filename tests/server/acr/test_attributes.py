@@ -168,7 +168,13 @@ def test_what_is_empty_is_null(tmp_path: Path, what: str) -> None:
     with UllageServer(tmp_path) as server, httpx.Client(base_url=server.url) as client:
         if what == "repositories":
             assert client.get("/acr/v1/_catalog").json() == {"repositories": None}
-            assert client.get("/v2/_catalog").json() == {"repositories": None}
+            for agent, found in (
+                ("python-requests/2.32.3 AZURECLI/2.91.0", None),
+                ("Go/go1.22 (amd64-linux) go-autorest/v14.2.1 acr/0.14", None),
+                ("docker/27.0.1 go/go1.21", []),
+            ):
+                answer = client.get("/v2/_catalog", headers={"User-Agent": agent})
+                assert answer.json() == {"repositories": found}, agent
             return
         digest = push_image(client, "app", "v1")
         assert client.delete("/acr/v1/app/_tags/v1").status_code == 202
