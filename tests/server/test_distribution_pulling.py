@@ -246,11 +246,14 @@ def test_one_range_of_a_blob_is_206(
 def test_a_range_without_a_byte_is_416(
     client: httpx.Client, name: str, data: bytes, asked: str
 ) -> None:
-    """RFC 9110, section 15.5.17: with the blob's size."""
+    """RFC 9110, section 15.5.17: with the blob's size, and in words of its own."""
     digest = push_blob(client, name, data)
     answer = client.get(f"/v2/{name}/blobs/{digest}", headers={"Range": asked})
     assert refused(answer) == (416, "RANGE_INVALID")
     assert answer.headers["Content-Range"] == f"bytes */{len(data)}"
+    (error,) = answer.json()["errors"]
+    assert error["message"] == "no byte of the blob is in the range that is asked for"
+    assert error["detail"] == {"size": len(data)}
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from starlette.responses import Response
 
 from ullage.authorization import Action
 from ullage.oci.digest import Digest, parse_digest
-from ullage.oci.errors import ManifestUnknown, RangeInvalid, TagInvalid
+from ullage.oci.errors import ManifestUnknown, TagInvalid
 from ullage.oci.reference import Tag, parse_reference
 from ullage.registry.pull import read
 from ullage.registry.pull.pull_log import note_pull
@@ -44,12 +44,9 @@ async def get_blob(context: Context, request: Request, name: str, reference: str
     )
     try:
         span = byte_range(_range_asked(request, digest), reader.size)
-    except RangeNotSatisfiable:
+    except RangeNotSatisfiable as error:
         reader.close()
-        return error_response(
-            RangeInvalid({"size": reader.size}, offset=reader.size),
-            {"Content-Range": f"bytes */{reader.size}"},
-        )
+        return error_response(error, {"Content-Range": f"bytes */{reader.size}"})
     headers = API_VERSION | blob_headers(digest, reader.size)
     if span is None:
         return BlobResponse(context.threads, reader, (0, reader.size), 200, headers)

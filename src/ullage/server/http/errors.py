@@ -20,8 +20,11 @@ from ullage.server.http.responses import API_VERSION, json_response
 _RETRY_AFTER = {429: "5", 503: "1", 507: "60"}
 
 
-class RangeNotSatisfiable(Exception):
-    """No byte of the blob is in the asked range."""
+class RangeNotSatisfiable(RegistryError):
+    """RFC 9110, section 15.5.17. Not to be confused with a chunk that does not go on."""
+
+    code = RangeInvalid.code
+    message = "no byte of the blob is in the range that is asked for"
 
 
 class NotFound(RegistryError):
@@ -118,6 +121,7 @@ STATUS: Mapping[type[RegistryError], int] = {
     NotFound: 404,
     MethodNotAllowed: 405,
     ContentRangeMalformed: 400,
+    RangeNotSatisfiable: 416,
     ScopeInvalid: 400,
     BodyTimeout: 408,
     FormTooLarge: 413,

@@ -39,7 +39,7 @@ def byte_range(header: str | None, size: int) -> tuple[int, int] | None:
         if last and int(last) < start:
             return None
     if start >= stop:
-        raise RangeNotSatisfiable
+        raise RangeNotSatisfiable({"size": size})
     return start, stop
 
 
