@@ -123,6 +123,27 @@ def test_a_folder_is_where_it_was_named_from(monkeypatch: pytest.MonkeyPatch) ->
     assert parse_path("data", "~/ullage") == Path("/home/somebody/ullage")
 
 
+def test_proxies_are_addresses_and_networks_from_any_source(tmp_path: Path) -> None:
+    config = tmp_path / "ullage.toml"
+    config.write_text('trusted_proxies = ["192.0.2.1", "unix:"]')
+    by_file = load(config=config).trusted_proxies
+    assert by_file == ("192.0.2.1/32", "unix:")
+    by_variable = load(environment={"ULLAGE_TRUSTED_PROXIES": "10.0.0.0/8"}).trusted_proxies
+    assert by_variable == ("10.0.0.0/8",)
+    by_flag = load({"trusted_proxies": "::1, 2001:db8::/32"}).trusted_proxies
+    assert by_flag == ("::1/128", "2001:db8::/32")
+    assert load().trusted_proxies == ()
+
+
+@pytest.mark.parametrize(
+    "text", ["proxy.example", "10.0.0.1/8", "10.0.0.0/33", "[::1]", "1.2.3.4:80"]
+)
+def test_no_proxies(text: str) -> None:
+    """A mistyped network must not trust more than was meant, or less."""
+    with pytest.raises(ConfigError, match=r"^--trusted-proxies: .* - expected addresses and netw"):
+        load({"trusted_proxies": text})
+
+
 @pytest.mark.parametrize("text", ["", "a\0b", "~no-such-user-anywhere/x"])
 def test_no_folder(text: str) -> None:
     """An empty variable, as in `ULLAGE_DATA=$UNSET`, is not the current folder."""
@@ -183,6 +204,7 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, content: bytes | No
         ("0.0.0.0:5000", {"auth": "true"}, True),
         ("192.0.2.1:5000", {"auth": "true", "external_url": "http://registry.example"}, True),
         ("0.0.0.0:5000", {"auth": "true", "external_url": "https://registry.example"}, False),
+        ("0.0.0.0:5000", {"auth": "true", "trusted_proxies": "10.0.0.0/8"}, False),
         ("127.0.0.1:5000", {"auth": "true"}, False),
         ("127.0.0.1:5000", {}, False),
     ],

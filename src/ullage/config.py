@@ -76,6 +76,18 @@ def parse_list(name: str, text: str) -> tuple[str, ...]:
     return tuple(word for word in (part.strip() for part in text.split(",")) if word)
 
 
+def parse_proxies(name: str, text: str) -> tuple[str, ...]:
+    """Comma separated addresses and networks, and `unix:` for peers at a Unix socket."""
+    try:
+        return tuple(
+            word if word == "unix:" else str(ipaddress.ip_network(word))
+            for word in parse_list(name, text)
+        )
+    except ValueError as error:
+        expected = f"addresses and networks such as 127.0.0.1,10.0.0.0/8 ({error})"
+        raise _wrong(name, text, expected) from None
+
+
 def parse_optional_path(name: str, text: str) -> Path | None:
     return parse_path(name, text) if text else None
 
@@ -150,6 +162,7 @@ _KINDS: dict[Callable[[str, str], Any], str] = {
     parse_number: "NUMBER",
     parse_switch: "true|false",
     parse_list: "NAMES",
+    parse_proxies: "NETWORKS",
     parse_optional_path: "FILE",
     parse_tls: "self-signed",
     parse_protect: "az|all|none",
@@ -219,6 +232,12 @@ SETTINGS = (
         parse_list,
         "Names that a registry without accounts answers to beside its own; with commas.",
     ),
+    Setting(
+        "trusted_proxies",
+        "",
+        parse_proxies,
+        "Addresses and networks of proxies that may say which client they ask for; with commas.",
+    ),
     Setting("max_manifest", "4MiB", parse_size, "Largest manifest that is taken."),
     Setting("max_page", "1000", parse_number, "Most items in one page of a listing."),
     Setting("max_name", "255", parse_number, "Longest repository name, in characters."),
@@ -267,6 +286,7 @@ class Settings:
     tls_names: tuple[str, ...]
     external_url: str
     hosts: tuple[str, ...]
+    trusted_proxies: tuple[str, ...]
     max_manifest: int
     max_page: int
     max_name: int

@@ -293,6 +293,7 @@ def run_server(
             external_url=settings.external_url,
             listen_host=host,
             hosts=settings.hosts,
+            trusted_proxies=settings.trusted_proxies,
             scheme=scheme,
             threads=settings.threads,
             body_idle_seconds=settings.body_timeout.total_seconds(),
@@ -335,11 +336,11 @@ def warn_of_plain_passwords(settings: Settings) -> None:
     """Say so once where accounts of other machines log in without TLS, as far as can be seen."""
     if settings.listen.loopback or not (settings.auth or settings.htpasswd):
         return
-    if not settings.external_url.startswith("https:"):
+    if not (settings.trusted_proxies or settings.external_url.startswith("https:")):
         log.warning(
             "listen: %s without TLS: passwords are readable on the way, unless a proxy in front "
-            "speaks TLS. Add --tls, or --tls-cert and --tls-key, or behind a proxy --external-url "
-            "https://...",
+            "speaks TLS. Add --tls, or --tls-cert and --tls-key, or behind a proxy "
+            "--trusted-proxies ADDRESS or --external-url https://...",
             settings.listen,
         )
 

@@ -27,6 +27,7 @@ from ullage.server.http.context import Context
 from ullage.server.http.errors import error_response
 from ullage.server.http.origins import OwnOrigins
 from ullage.server.http.permissions import Audience
+from ullage.server.http.proxies import Proxies
 from ullage.server.http.request import Request, raw_path, require_json
 from ullage.server.http.responses import json_response
 from ullage.server.http.routes import Route, Router
@@ -53,6 +54,7 @@ def create_app(
     external_url: str = "",
     listen_host: str = "",
     hosts: Iterable[str] = (),
+    trusted_proxies: Iterable[str] = (),
     scheme: str = "http",
     threads: int = 32,
     body_idle_seconds: float = 60.0,
@@ -62,6 +64,7 @@ def create_app(
 
     Without an `authenticator` every request may do everything, if it is made to one of the
     registry's own names: `listen_host`, `hosts`, the one in `external_url` and those of loopback.
+    `trusted_proxies` are the networks of proxies that are believed which client they ask for.
     """
     pool = Threads(threads, inline_reads=registry.db.inline_reads)
     passwords = FairThreads(PASSWORD_THREADS)
@@ -69,13 +72,20 @@ def create_app(
     guard = Guard(authenticator, pool, passwords, origins, external_url, scheme)
     bodies = Bodies(pool, body_idle_seconds)
     context = Context(registry, pool, WriteBatches(registry, pool), bodies, guard)
-    return App(context, Router(ROUTES), request_log)
+    return App(context, Router(ROUTES), request_log, Proxies(trusted_proxies))
 
 
 class App:
-    def __init__(self, context: Context, router: Router, request_log: RequestLog | None) -> None:
+    def __init__(
+        self,
+        context: Context,
+        router: Router,
+        request_log: RequestLog | None,
+        proxies: Proxies | None = None,
+    ) -> None:
         self._context = context
         self._log = request_log
+        self._proxies = proxies or Proxies()
         self.router = router
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -85,6 +95,7 @@ class App:
             return
         began = time.perf_counter()
         request = Request(scope, receive)
+        self._proxies.locate(request)
         scope["ullage.request_id"] = request_id_of(request.headers.get("x-request-id"))
         status = 0
         try:

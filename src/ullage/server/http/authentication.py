@@ -147,9 +147,12 @@ class Guard:
     def _scheme_of(self, request: Request) -> str:
         """ "https" where TLS is ours, or a proxy's in front of us by what the header says.
 
-        The header only ever upgrades, so it is believed from any sender: a forged one misleads
+        From a sender that is no trusted proxy the header only ever upgrades: a forged one misleads
         its own sender, and to nothing that is readable on the way.
         """
+        told: str | None = request.scope.get("ullage.scheme")
+        if told is not None:
+            return told
         forwarded = request.headers.get("x-forwarded-proto", "").partition(",")[0]
         return "https" if forwarded.strip().lower() == "https" else self.scheme
 
