@@ -9,6 +9,7 @@ expire, and a token is short however many rights there are.
 from __future__ import annotations
 
 import hashlib
+import math
 import threading
 import time
 from collections import OrderedDict
@@ -27,7 +28,7 @@ from ullage.accounts.jwt import (
 )
 from ullage.accounts.passwords import RememberedLogins, hash_password, new_password
 from ullage.accounts.signing_keys import TokenKeys
-from ullage.accounts.throttle import Throttle, network_of
+from ullage.accounts.throttle import MemoryCounts, Throttle, network_of
 from ullage.authorization import (
     WITHOUT_ACCOUNTS,
     Action,
@@ -77,7 +78,7 @@ class Authenticator:
         self._registry = registry
         self._accounts = found_in
         self._monotonic = monotonic
-        self._throttle = Throttle(monotonic)
+        self._throttle = Throttle(MemoryCounts(monotonic))
         self._logins = RememberedLogins()
         # Verified when there is no such account, so that this takes as long as a wrong password.
         self._dummy = hash_password(new_password())
@@ -101,10 +102,10 @@ class Authenticator:
         """
         if name == NULL_USER:
             return self.account_of_refresh_token(password)
-        if len(name) > MAX_NAME:
+        if not 0 < len(name) <= MAX_NAME:
             # No account has that name, and none has to be remembered.
             raise LoginFailed
-        self._require_patience(address, name)
+        self._require_patience(self._throttle.wait(address, name, password))
         account = self._find(name, self._registry.now())
         known = self._known_match(name, account.hashes, password) if account else None
         if account is None or known is None:
@@ -125,10 +126,11 @@ class Authenticator:
         known = self.quick_login(name, password, address)
         if known is not None:
             return known
+        self._require_patience(self._throttle.take_turn(address, name, password))
         account = self._find(name, self._registry.now())
         matched = self._matched(name, account.hashes if account else (), password)
         if matched is None or account is None:
-            self._throttle.failed(address, name)
+            self._throttle.failed(address, name, password)
             raise LoginFailed
         self._throttle.succeeded(address, name)
         return replace(account, credential=credential_of(matched))
@@ -142,12 +144,14 @@ class Authenticator:
         own = account.principal
         return replace(account, principal=replace(own, grants=merged(own.grants + everyones)))
 
-    def _require_patience(self, address: str, name: str) -> None:
-        wait = self._throttle.wait(address, name)
+    def _require_patience(self, wait: float) -> None:
         if wait > 0:
+            seconds = math.ceil(wait)
             raise TooManyRequests(
-                {"retry_after_seconds": round(wait, 1)},
-                "too many failed logins for this account from this address; wait and try again",
+                {"retry_after_seconds": seconds},
+                "too many failed logins for this account from this address; try again in "
+                f"{seconds} s",
+                retry_after=seconds,
             )
 
     def _known_match(self, name: str, hashes: tuple[str, ...], password: str) -> str | None:

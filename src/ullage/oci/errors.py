@@ -26,19 +26,25 @@ class RegistryError(Exception):
 
     `code` is the word a client's program looks at, `message` the sentence its user reads, `detail`
     the facts of this one case, as JSON values (az shows it if it is a text). Without a `message`
-    the class's own is used.
+    the class's own is used. `retry_after`: after so many seconds the same request may be granted;
+    None where that is no matter of time, or nobody knows when.
     """
 
     code: str = "UNKNOWN"
     message: str = "the request cannot be granted"
+    retry_after: float | None = None
 
     def __init__(
         self,
         detail: Mapping[str, object] | Sequence[Mapping[str, object]] | str | None = None,
         message: str | None = None,
+        *,
+        retry_after: float | None = None,
     ) -> None:
         if message is not None:
             self.message = message
+        if retry_after is not None:
+            self.retry_after = retry_after
         self.detail = detail
         super().__init__(self.message)
 

@@ -47,7 +47,7 @@ def _of_the_database(error: BaseException) -> Exception | None:
     if isinstance(error, DatabaseFull):
         return StorageFull(message="no space left for the registry's database")
     if isinstance(error, DatabaseBusy):
-        return Unavailable(message="the registry's database is busy; try again")
+        return Unavailable(message="the registry's database is busy; try again", retry_after=1)
     if isinstance(error, DatabaseDamaged):
         return Damaged(message="the registry's database is damaged; ask its operator")
     if isinstance(error, DatabaseBroken):
@@ -74,9 +74,11 @@ def _of_the_store(error: BaseException) -> Exception | None:
         return None
     if error.errno == errno.EBUSY:
         # The request that claimed it before has not ended yet.
-        return Unavailable(message="another request is writing this upload; try again")
+        return Unavailable(
+            message="another request is writing this upload; try again", retry_after=1
+        )
     log.error("the blob store failed: %s", error)
-    return Unavailable(message="the registry's storage failed; try again")
+    return Unavailable(message="the registry's storage failed; try again", retry_after=1)
 
 
 _DATABASE, _STORE = ErrorTranslation(_of_the_database), ErrorTranslation(_of_the_store)

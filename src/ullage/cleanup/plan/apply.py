@@ -174,7 +174,7 @@ def _delete_large_repositories(
             failpoint("delete.after_row")
             registry.wake()
             return receipt
-    raise Unavailable(message="these repositories change all the time; try again")
+    raise Unavailable(message="these repositories change all the time; try again", retry_after=1)
 
 
 def _require_allowed(document: StoredPlanDocument, allow: Collection[str]) -> None:

@@ -194,7 +194,7 @@ def _lost(registry: Registry, name: RepositoryName, blob: StoredBlob, what: str)
     """What to say of a blob whose bytes are not there; nobody is told again that it is."""
     # Deleted since the row was read, or replaced by a push, is no damage: this look says so.
     if stat_blob(registry, name, blob.digest).key != blob.key:
-        return Unavailable(message="this blob has just been pushed again; try again")
+        return Unavailable(message="this blob has just been pushed again; try again", retry_after=1)
     if quarantine_blob(registry, blob.digest, blob.key, what):
         return BlobUnknown({"digest": blob.digest}, f"{_DAMAGED}; push an image that has it again")
     return Unavailable({"digest": blob.digest}, f"{_DAMAGED}; ask the registry's operator")

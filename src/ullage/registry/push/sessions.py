@@ -123,7 +123,8 @@ def _make_way(
             whose = "in this repository" if repository else "of this account" if subject else ""
             raise TooManyRequests(
                 message=f"{most} uploads {whose} are open and have bytes; finish or cancel some"
-                " first".replace("  ", " ")
+                " first".replace("  ", " "),
+                retry_after=limits.upload_idle.total_seconds(),
             )
 
 

@@ -46,7 +46,9 @@ def append_upload(
         # Where claims are kept with the sessions, there is none on a session that is not there.
         get_upload(registry, name, upload_id, caller)
         raise Unavailable(
-            {"upload": upload_id}, "another request is working on this upload; try again"
+            {"upload": upload_id},
+            "another request is working on this upload; try again",
+            retry_after=1,
         )
     try:
         # Read once it is claimed: until then, another request may have moved it on.
@@ -183,7 +185,9 @@ def _finish_committed(
     upload = get_upload(registry, name, upload_id, caller)
     claim = UploadClaim.take(registry, upload_id)
     if claim is None:
-        raise Unavailable({"upload": upload_id}, "another request is finishing this upload")
+        raise Unavailable(
+            {"upload": upload_id}, "another request is finishing this upload", retry_after=1
+        )
     try:
         with registry.blobs.open(upload.key) as reader:
             found = hash_stored(reader, digest.algorithm, reader.size).digest()

@@ -64,7 +64,9 @@ class Bodies:
                 if len(body) > limit:
                     raise _too_large(limit)
                 if self._manifest_bytes > MANIFESTS_BYTES:
-                    raise TooManyRequests(message="too many manifests at once; try again")
+                    raise TooManyRequests(
+                        message="too many manifests at once; try again", retry_after=1
+                    )
             yield bytes(body)
         finally:
             self._manifest_bytes -= len(body)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,9 +16,6 @@ from ullage.oci.errors import (
     Unsupported,
 )
 from ullage.server.http.responses import API_VERSION, json_response
-
-# Worth trying again, after this many seconds.
-_RETRY_AFTER = {429: "5", 503: "1", 507: "60"}
 
 
 class RangeNotSatisfiable(RegistryError):
@@ -147,8 +145,9 @@ def error_response(error: RegistryError, headers: Mapping[str, str] | None = Non
     if error.detail is not None:
         entry["detail"] = error.detail
     extra = {**API_VERSION, **(headers or {})}
-    if status in _RETRY_AFTER:
-        extra["Retry-After"] = _RETRY_AFTER[status]
+    if error.retry_after is not None:
+        # RFC 9110, section 10.2.3: whole seconds.
+        extra["Retry-After"] = str(max(1, math.ceil(error.retry_after)))
     if isinstance(error, MethodNotAllowed):
         extra["Allow"] = error.allowed
     if isinstance(error, EncodingUnsupported):
