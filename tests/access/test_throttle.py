@@ -56,7 +56,7 @@ class Waiting:
 
     def look(self, password: str, address: str = GUESSER, name: str = "ada") -> bool:
         """Whether a password is looked at now; if so, it is wrong unless it is "right"."""
-        if self.throttle.take_turn(address, name, password) > 0:
+        if self.throttle.wait(address, name, password) > 0:
             return False
         if password == "right":
             self.throttle.succeeded(address, name)
@@ -119,7 +119,7 @@ def test_with_one_wrong_password_a_second_the_right_one_gets_in_at_its_second_tr
     for _ in range(120):
         waiting.look(f"guess {waiting.now}")
         waiting.now += 1
-    refused = waiting.throttle.take_turn(GUESSER, "ada", "right")
+    refused = waiting.throttle.wait(GUESSER, "ada", "right")
     for _ in range(math.ceil(refused)):
         waiting.now += 1
         waiting.look(f"guess {waiting.now}")
@@ -153,16 +153,30 @@ def test_guessing_stays_slow_however_often_each_guess_is_sent(times: int) -> Non
 def test_a_wait_is_the_truth() -> None:
     """The password is looked at when it was told to come, and not before."""
     waiting = Waiting()
+    waiting.fail(10)
+    waits = []
     for number in range(40):
-        waiting.look(f"guess {number}")
+        password = f"another {number}"
+        waits.append(waiting.throttle.wait(GUESSER, "ada", password))
+        if waits[-1]:
+            waiting.now += waits[-1] - 0.001
+            assert waiting.throttle.wait(GUESSER, "ada", password) > 0
+            waiting.now += 0.001
+            assert waiting.throttle.wait(GUESSER, "ada", password) == 0
+        waiting.throttle.failed(GUESSER, "ada", password)
         waiting.now += 0.3
-        wait = waiting.throttle.wait(GUESSER, "ada", "right")
-        if wait:
-            began, waiting.now = waiting.now, waiting.now + wait - 0.001
-            assert waiting.throttle.wait(GUESSER, "ada", "right") > 0
-            waiting.now = began + wait
-            assert waiting.throttle.wait(GUESSER, "ada", "right") == 0
-            waiting.now = began
+    assert len(set(waits)) > 2
+
+
+def test_a_turn_is_one_passwords_until_it_was_looked_at() -> None:
+    """It is asked for before the line for a thread and behind it; no other gets in meanwhile."""
+    waiting = Waiting()
+    waiting.fail(20)
+    assert waiting.throttle.wait(GUESSER, "ada", "one") == 0
+    assert waiting.throttle.wait(GUESSER, "ada", "other") > 0
+    assert waiting.throttle.wait(GUESSER, "ada", "one") == 0
+    waiting.throttle.failed(GUESSER, "ada", "one")
+    assert waiting.throttle.wait(GUESSER, "ada", "one") > 0
 
 
 def test_many_accounts_from_one_address_lock_out_none_of_them() -> None:
@@ -175,7 +189,7 @@ def test_many_accounts_from_one_address_lock_out_none_of_them() -> None:
     for number in range(5000):
         waiting.look("x", name=f"another-user-{number}")
         waiting.now += 0.001
-    refused = waiting.throttle.take_turn(GUESSER, "bob", "right")
+    refused = waiting.throttle.wait(GUESSER, "bob", "right")
     assert refused <= 2
     for number in range(2000):
         waiting.look("x", name=f"third-user-{number}")
@@ -222,11 +236,17 @@ def test_what_is_remembered_is_bounded() -> None:
     for number in range(CAPACITY + 1000):
         throttle.failed(GUESSER, f"user-{number}", "x")
         throttle.succeeded(OTHER, f"user-{number}")
-        throttle.take_turn(GUESSER, "ada", f"guess {number}")
+        throttle.wait(GUESSER, "ada", f"guess {number}")
         waiting.now += 0.1
-        throttle.take_turn(f"192.0.2.{number % 250}", f"user-{number}", "x")
+        throttle.wait(f"192.0.2.{number % 250}", f"user-{number}", "x")
     assert len(waiting.counts) <= CAPACITY
-    for remembered in (throttle._trusted, throttle._wrong, throttle._unseen, throttle._turns):
+    for remembered in (
+        throttle._trusted,
+        throttle._wrong,
+        throttle._unseen,
+        throttle._turns,
+        throttle._having_turn,
+    ):
         assert 0 < len(remembered) <= CAPACITY
 
 
@@ -364,7 +384,7 @@ def finished_in(*lines: Line) -> list[Line]:
     return done
 
 
-def test_parties_take_turns_and_within_a_party_its_names_do() -> None:
+def test_parties_waits_and_within_a_party_its_names_do() -> None:
     """The last to come waits for one piece of work of each, not for all there is."""
     flood = [Line("flood", f"user-{number}") for number in range(50)]
     again = [Line("other", "ada")] * 20

@@ -105,7 +105,7 @@ class Authenticator:
         if not 0 < len(name) <= MAX_NAME:
             # No account has that name, and none has to be remembered.
             raise LoginFailed
-        self._require_patience(self._throttle.wait(address, name, password))
+        self._require_patience(address, name, password)
         account = self._find(name, self._registry.now())
         known = self._known_match(name, account.hashes, password) if account else None
         if account is None or known is None:
@@ -126,7 +126,6 @@ class Authenticator:
         known = self.quick_login(name, password, address)
         if known is not None:
             return known
-        self._require_patience(self._throttle.take_turn(address, name, password))
         account = self._find(name, self._registry.now())
         matched = self._matched(name, account.hashes if account else (), password)
         if matched is None or account is None:
@@ -144,7 +143,8 @@ class Authenticator:
         own = account.principal
         return replace(account, principal=replace(own, grants=merged(own.grants + everyones)))
 
-    def _require_patience(self, wait: float) -> None:
+    def _require_patience(self, address: str, name: str, password: str) -> None:
+        wait = self._throttle.wait(address, name, password)
         if wait > 0:
             seconds = math.ceil(wait)
             raise TooManyRequests(

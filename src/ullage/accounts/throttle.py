@@ -31,6 +31,8 @@ FORGET_SECONDS = 900.0
 # looked at this often; and this often one that comes again.
 ACCOUNT_TURN_SECONDS = 10.0
 ADDRESS_TURN_SECONDS = 1.0
+# Longer than a password waits for a thread that looks at it.
+TURN_LASTS_SECONDS = 60.0
 # One that was refused unseen may come again after this.
 AGAIN_SECONDS = 1.0
 # An account that logged in at an address is not slowed by others' mistakes there, for a day.
@@ -140,18 +142,39 @@ class Throttle:
         self._secret = secrets.token_bytes(32)
         # Which account logged in from where, and when: a guesser behind its proxy does not slow it.
         self._trusted: OrderedDict[tuple[str, str], float] = OrderedDict()
-        # Passwords, sealed: which were wrong, which were refused unseen, and when.
+        # Passwords, sealed: which were wrong, were refused unseen, or have their turn, and since
+        # when.
         self._wrong: OrderedDict[bytes, float] = OrderedDict()
         self._unseen: OrderedDict[bytes, float] = OrderedDict()
+        self._having_turn: OrderedDict[bytes, float] = OrderedDict()
         self._turns: OrderedDict[tuple[str, str | None], _Turns] = OrderedDict()
 
     def wait(self, address: str, name: str, password: str) -> float:
-        """Seconds until this password may be looked at; 0 if now, for a caller that does not."""
-        return self._wait(network_of(address), name, password, taking=False)
+        """Seconds until this password may be looked at; 0 if now.
 
-    def take_turn(self, address: str, name: str, password: str) -> float:
-        """As wait; if it is 0 the caller looks at the password."""
-        return self._wait(network_of(address), name, password, taking=True)
+        Then it has its turn until the caller says that it failed, and no other has the same one.
+        """
+        address = network_of(address)
+        account, whole = self._counts.find(address, name)
+        if not account.number and whole.number < FREE_PER_ADDRESS:
+            return 0.0
+        now = self._counts.now()
+        with self._lock:
+            limits = self._limits(address, name, account, whole, now)
+            if not limits:
+                return 0.0
+            seal = self._seal(address, name, password)
+            if now - self._having_turn.get(seal, -math.inf) < TURN_LASTS_SECONDS:
+                return 0.0
+            due = max(self._due(limit, seal, now) for limit in limits)
+            if due > now:
+                # From the first time on, so that asking often does not push its turn back.
+                _put(self._unseen, seal, self._unseen.get(seal, now))
+                return due - now
+            for limit in limits:
+                self._take(limit, now)
+            _put(self._having_turn, seal, now)
+            return 0.0
 
     def failed(self, address: str, name: str, password: str) -> None:
         """The password was looked at, and wrong."""
@@ -160,6 +183,7 @@ class Throttle:
         seal = self._seal(address, name, password)
         with self._lock:
             self._unseen.pop(seal, None)
+            self._having_turn.pop(seal, None)
             _put(self._wrong, seal, self._counts.now())
 
     def succeeded(self, address: str, name: str) -> None:
@@ -176,26 +200,6 @@ class Throttle:
 
     def _trusts(self, address: str, name: str) -> bool:
         return self._counts.now() - self._trusted.get((address, name), -math.inf) < TRUST_SECONDS
-
-    def _wait(self, address: str, name: str, password: str, *, taking: bool) -> float:
-        account, whole = self._counts.find(address, name)
-        if not account.number and whole.number < FREE_PER_ADDRESS:
-            return 0.0
-        now = self._counts.now()
-        with self._lock:
-            limits = self._limits(address, name, account, whole, now)
-            if not limits:
-                return 0.0
-            seal = self._seal(address, name, password)
-            due = max(self._due(limit, seal, now) for limit in limits)
-            if due > now:
-                # From the first time on, so that asking often does not push its turn back.
-                _put(self._unseen, seal, self._unseen.get(seal, now))
-                return due - now
-            if taking:
-                for limit in limits:
-                    self._take(limit, now)
-            return 0.0
 
     def _limits(
         self, address: str, name: str, account: Failures, whole: Failures, now: float
