@@ -2,13 +2,16 @@
 
 import os
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.cli.conftest import Ullage
-from tests.support.server import UllageServer
+from tests.support.require import require_command
+from tests.support.server import UllageServer, command_environment
+from ullage.cli.commands import az_env
 
 pytestmark = pytest.mark.thorough
 
@@ -115,7 +118,7 @@ def test_what_would_fail_in_az_is_explained_here(
     }
     done = ullage("az-env", *(word.format(**known) for word in line))
     assert done.err.startswith(f"ERROR: {expected.format(**known)}"), done
-    assert (done.code in (1, 2), done.out) == (True, "")
+    assert (done.code in (1, 2), done.out) == (True, az_env.failure_script())
 
 
 def test_a_registry_that_asks_nobody_is_not_for_az(ullage: Ullage, tmp_path: Path) -> None:
@@ -125,3 +128,78 @@ def test_a_registry_that_asks_nobody_is_not_for_az(ullage: Ullage, tmp_path: Pat
         done = ullage("az-env", "--name", "myregistry", *line)
     assert done.code == 1
     assert done.err.endswith("Serve the registry with --auth.\n")
+
+
+def test_without_a_url_it_is_the_default_registry(
+    ullage: Ullage, secured: UllageServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As its help says; on a fresh machine that is neither a variable nor a saved one."""
+    monkeypatch.setattr(az_env, "DEFAULT", f"http://{secured.host}")
+    done = ullage("az-env", "--name", "myregistry", "--data", str(secured.data))
+    port = secured.host.partition(":")[2]
+    assert done.out.startswith(f"# Azure's CLI for https://{HOST}:{port}."), done
+
+
+SHELLS = ("bash", "zsh", "dash", "fish")
+
+
+@pytest.mark.parametrize("line", ["--name myregistry --url 127.0.0.1:1", "--nmae myregistry", ""])
+@pytest.mark.parametrize("shell", SHELLS)
+def test_a_failure_stops_the_script_that_evaluates_it(
+    shell: str, line: str, tmp_path: Path, at_home: Path
+) -> None:
+    """The next line would be plain az, with the password for a registry somewhere in Azure."""
+    script = tmp_path / "script"
+    script.write_text(f'eval "$({sys.executable} -m ullage az-env {line})"\necho went on\n')
+    done = subprocess.run(
+        [require_command(shell), str(script)],
+        env=command_environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (1, ""), done
+    assert done.stderr.startswith("ERROR: ")
+    config = at_home / "conf" / "ullage" / "az" / "az-env-failed.invalid" / "clouds.config"
+    assert "suffix_acr_login_server_endpoint = .az-env-failed.invalid\n" in config.read_text()
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh"])
+def test_a_failure_leaves_a_shell_open_that_a_person_uses(shell: str, tmp_path: Path) -> None:
+    """It would take the message with it. What keeps az from the internet is there all the same."""
+    (tmp_path / "failure").write_text(az_env.failure_script())
+    line = f'eval "$(cat {tmp_path}/failure)"; echo "ended with $?" "$AZURE_CONFIG_DIR"\n'
+    done = subprocess.run(
+        [require_command(shell), "-i"],
+        env=command_environment(),
+        input=line.replace("; ", "\n"),
+        capture_output=True,
+        text=True,
+        check=False,
+        start_new_session=True,
+    )
+    assert "ended with 1 " in done.stdout, done
+    assert "/ullage/az/az-env-failed.invalid" in done.stdout
+
+
+def test_a_failure_ends_a_function_that_evaluates_it(tmp_path: Path) -> None:
+    (tmp_path / "failure").write_text(az_env.failure_script())
+    code = f'f() {{ eval "$(cat {tmp_path}/failure)"; echo went on; }}; f; echo "$?"'
+    for shell in ("bash", "zsh", "dash"):
+        line = [require_command(shell), "-c", code]
+        done = subprocess.run(line, capture_output=True, text=True, check=False)
+        assert done.stdout == "1\n", shell
+
+
+def test_az_reaches_no_registry_after_a_failure(tmp_path: Path, at_home: Path) -> None:
+    """The real az: a name that no resolver knows, and not myregistry.azurecr.io."""
+    az = require_command("az")
+    (tmp_path / "failure").write_text(az_env.failure_script())
+    with_account = "repository list --name myregistry -u admin -p PASSWORD"
+    code = f"f() {{ . {tmp_path}/failure; }}; f; {az} acr {with_account}"
+    done = subprocess.run(
+        ["bash", "-c", code], env=command_environment(), capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert "registry login server 'myregistry.az-env-failed.invalid'" in done.stderr
+    assert "azurecr.io" not in done.stderr

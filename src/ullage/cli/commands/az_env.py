@@ -1,6 +1,7 @@
 """`ullage az-env`: what makes Azure's own command line reach a registry on this machine.
 
-azure.md section 1.9. Prints shell code and changes nothing itself: `eval "$(ullage az-env …)"`.
+azure.md section 1.9. Prints shell code and changes nothing itself: `eval "$(ullage az-env …)"`. The
+shell does not see the exit status in there, so a failure is shell code, too.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import re
 from pathlib import Path
 
 from ullage.cli.client import saved
-from ullage.cli.client.address import Origin
+from ullage.cli.client.address import DEFAULT, Origin
 from ullage.cli.shell import flags
 from ullage.cli.shell.commands import Command, Flag
 from ullage.cli.shell.errors import Failure, Unreachable
@@ -19,6 +20,10 @@ from ullage.cli.shell.invocation import Invocation, Result
 # What az 2.91 takes for a registry's name; 2.45 takes more.
 _NAME = re.compile(r"[a-zA-Z0-9]{5,50}")
 _DOMAIN = "localhost"
+# az takes a cloud that it does not know for the default one, so that one has to lead nowhere.
+_NOWHERE = "az-env-failed.invalid"
+_MAKE_FOLDER = 'mkdir -p "$AZURE_CONFIG_DIR"'
+_LOGIN_ENDPOINTS = ("active_directory", "resource_manager")
 
 
 def az_env(invocation: Invocation) -> Result:
@@ -55,8 +60,40 @@ def script(name: str, origin: Origin, authority: Path, folder: Path) -> str:
         f"# {origin.host} has to lead to this machine. If it does not, add to /etc/hosts:",
         f"#   127.0.0.1 {origin.host}",
         *(f"export {variable}={shlex.quote(value)}" for variable, value in exports.items()),
-        'mkdir -p "$AZURE_CONFIG_DIR"',
-        f"printf '%s' {shlex.quote(config)} > \"$AZURE_CONFIG_DIR/clouds.config\"",
+        _MAKE_FOLDER,
+        _writing(config),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _writing(config: str) -> str:
+    import shlex
+
+    return f"printf '%s' {shlex.quote(config)} > \"$AZURE_CONFIG_DIR/clouds.config\""
+
+
+def failure_script() -> str:
+    """Shell code for when there is no such code to give: it stops what evaluates it.
+
+    A script or function ends with status 1. A shell with a person in front stays open; there, and
+    wherever else az is started next, it finds a cloud whose registries no resolver knows (RFC 6761,
+    section 6.4), so no password leaves the machine. For bash, zsh, sh and fish.
+    """
+    import shlex
+
+    config = f"[AzureCloud]\nsuffix_acr_login_server_endpoint = .{_NOWHERE}\n" + "".join(
+        f"endpoint_{name} = https://{_NOWHERE}\n" for name in _LOGIN_ENDPOINTS
+    )
+    write = _writing(config)
+    folder = shlex.quote(str(saved.folder() / "az" / _NOWHERE))
+    lines = [
+        "# ullage az-env failed; the message is on stderr. Until it succeeds az gets no further.",
+        f"export AZURE_CONFIG_DIR={folder}",
+        "export AZURE_CORE_COLLECT_TELEMETRY=0",
+        # Where az can have no folder of its own it does not start at all.
+        f"{_MAKE_FOLDER} && {write} || export AZURE_CONFIG_DIR=/dev/null/az",
+        "return 1 2>/dev/null || eval 'case $- in *i*) ;; *) false ;; esac' 2>/dev/null || exit 1",
+        "false",
     ]
     return "\n".join(lines) + "\n"
 
@@ -74,8 +111,8 @@ def _login_server(invocation: Invocation, name: str) -> Origin:
     return Origin("https", host, found.port_for(found.scheme or "https"))
 
 
-def _default(invocation: Invocation) -> str | None:
-    return os.environ.get("ULLAGE_REGISTRY") or invocation.defaults.get("registry")
+def _default(invocation: Invocation) -> str:
+    return os.environ.get("ULLAGE_REGISTRY") or invocation.defaults.get("registry") or DEFAULT
 
 
 def _authority(invocation: Invocation) -> Path:
@@ -180,10 +217,12 @@ COMMANDS = (
             next(flag for flag in flags.REGISTRY if flag.names == ("--ca-file",)),
         ),
         az_env,
+        on_failure=failure_script,
         more="For a registry served with --auth --tls self-signed --tls-names NAME.localhost. "
         "The command changes nothing; the shell that evaluates what it prints gets variables for "
         "az and a configuration folder of its own. Your login to Azure is not touched, and is back "
-        "in the next shell.",
+        "in the next shell. When the command fails, what it prints ends the script that evaluates "
+        "it, and az reaches nothing until it succeeds.",
         examples=(
             'eval "$(ullage az-env --name myregistry)"',
             "az acr repository list --name myregistry -u admin -p PASSWORD",

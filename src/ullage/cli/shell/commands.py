@@ -83,7 +83,8 @@ class Command:
 
     `run` returns None if there is nothing to print. `exits` are the exit codes of its own: what the
     registry does not find is a 3 if it has one, else a 1. `more` is help below the first line.
-    `common` are flags that other commands have, too.
+    `common` are flags that other commands have, too. `on_failure` makes what a shell that evaluates
+    the output is to be told when the command fails, usage errors included.
     """
 
     words: tuple[str, ...]
@@ -96,6 +97,7 @@ class Command:
     exits: Mapping[int, str] = field(default_factory=dict)
     hidden: bool = False
     common: tuple[Flag, ...] = GLOBAL
+    on_failure: Callable[[], str] | None = None
 
     @property
     def name(self) -> str:

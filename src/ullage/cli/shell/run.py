@@ -16,6 +16,13 @@ from ullage.cli.shell.invocation import Invocation
 def run(command: Command, arguments: Sequence[str]) -> int:
     """Carry a command out and print its result. azure.md section 3.2 has the codes."""
     console = Console(_level(arguments))
+    code = _outcome(command, arguments, console)
+    if code and command.on_failure is not None:
+        sys.stdout.write(command.on_failure())
+    return code
+
+
+def _outcome(command: Command, arguments: Sequence[str], console: Console) -> int:
     try:
         return _run(command, arguments, console)
     except Failure as failure:
