@@ -38,6 +38,8 @@ from ullage.database.errors import (
     DatabaseFull,
     DatabaseUnusable,
 )
+from ullage.database.migrations.upgrade import Tables
+from ullage.database.opening import migrate as migrate_database
 from ullage.database.opening import name_for_people, open_database, sqlite_file
 from ullage.database.transaction import Database, database_time
 from ullage.deletion.reclaim import recover
@@ -85,7 +87,11 @@ def limits_of(settings: Settings) -> Limits:
 
 @contextmanager
 def open_registry(
-    settings: Settings, *, adopt: bool = False, looking: bool = False
+    settings: Settings,
+    *,
+    adopt: bool = False,
+    looking: bool = False,
+    tables_may: Tables = Tables.UPDATE,
 ) -> Iterator[tuple[Registry, Worker]]:
     """A registry with its worker, not started. Raises CannotStart.
 
@@ -101,6 +107,7 @@ def open_registry(
             settings.database_url,
             ballast_bytes=settings.ballast,
             read_only_on_damage=settings.read_only_on_damage or looking,
+            tables_may=tables_may,
         )
     try:
         with _as_cannot_start(settings):
@@ -262,13 +269,19 @@ def _make_ready(settings: Settings, registry: Registry) -> str | None:
 
 
 def run_server(
-    settings: Settings, announce: Callable[[Started], None], *, adopt: bool = False
+    settings: Settings,
+    announce: Callable[[Started], None],
+    *,
+    adopt: bool = False,
+    migrates: bool = True,
 ) -> bool:
     """Serve until told to stop. `announce` is called once the registry answers.
 
-    False if requests had to be cut off. Raises CannotStart.
+    False if requests had to be cut off. An older database is refused unless it `migrates` it.
+    Raises CannotStart.
     """
     host = settings.listen.host
+    tables_may = Tables.UPDATE if migrates else Tables.MAKE
     tls, authority = _tls(settings)
     if tls is None:
         warn_of_plain_passwords(settings)
@@ -279,7 +292,7 @@ def run_server(
     port = listening.getsockname()[1]
     with (
         closing(listening),
-        open_registry(settings, adopt=adopt) as (registry, worker),
+        open_registry(settings, adopt=adopt, tables_may=tables_may) as (registry, worker),
         Heartbeat(registry),
     ):
         with _as_cannot_start(settings):
@@ -414,7 +427,7 @@ def manage(settings: Settings, request: Mapping[str, Any]) -> dict[str, Any]:
             return answer
         raise CannotStart("the server gave no answer")
     _require_registry(settings)
-    with open_registry(settings) as (registry, _):
+    with open_registry(settings, tables_may=Tables.LEAVE) as (registry, _):
         return run_command(registry, OPERATOR, request)
 
 
@@ -425,8 +438,16 @@ def check(settings: Settings, request: Mapping[str, Any]) -> Iterable[dict[str, 
         yield from answers
         return
     _require_registry(settings)
-    with open_registry(settings, looking=True) as (registry, _):
+    with open_registry(settings, looking=True, tables_may=Tables.LEAVE) as (registry, _):
         yield from run_check(registry, dict(request))
+
+
+def migrate(settings: Settings) -> tuple[str, str]:
+    """Bring the database up to date: the schema that it had, and the one it has."""
+    _require_registry(settings)
+    os.umask(0o077)
+    with _as_cannot_start(settings):
+        return migrate_database(settings.database_url)
 
 
 def _require_registry(settings: Settings) -> None:

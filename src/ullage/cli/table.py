@@ -52,11 +52,12 @@ def remote() -> tuple[Command, ...]:
 
 def local() -> tuple[Command, ...]:
     """Those that work on this machine, which are slow to import."""
-    from ullage.cli.local import audit, check, scope_map, serve, token, user
+    from ullage.cli.local import audit, check, migrate, scope_map, serve, token, user
 
     return (
         *serve.COMMANDS,
         *check.COMMANDS,
+        *migrate.COMMANDS,
         *user.COMMANDS,
         *token.COMMANDS,
         *scope_map.COMMANDS,

@@ -19,6 +19,14 @@ class DatabaseUnusable(Exception):
     """The database cannot be opened. The text tells an operator what to change."""
 
 
+class DatabaseOutdated(DatabaseUnusable):
+    """Its tables are of an older version, and were not to be changed. `version` is theirs."""
+
+    def __init__(self, message: str, version: str) -> None:
+        super().__init__(message)
+        self.version = version
+
+
 class DatabaseDamaged(DatabaseUnusable):
     """The engine found its own data malformed. Nothing may be written any more."""
 

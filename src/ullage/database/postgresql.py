@@ -17,7 +17,7 @@ import sqlalchemy as sa
 
 from ullage.database.dialects import Dialect
 from ullage.database.errors import DatabaseBusy, DatabaseDamaged, DatabaseFull, DatabaseUnusable
-from ullage.database.migrations.upgrade import upgrade
+from ullage.database.migrations.upgrade import Tables, upgrade
 from ullage.database.transaction import Row, Transaction, Work, as_by_sqlalchemy
 
 T = TypeVar("T")
@@ -72,7 +72,9 @@ class PostgresDatabase:
     damage: str | None = None
     log_missing = False
 
-    def __init__(self, url: sa.URL, *, pool_size: int = 16) -> None:
+    def __init__(
+        self, url: sa.URL, *, pool_size: int = 16, tables_may: Tables = Tables.UPDATE
+    ) -> None:
         # Compiling statements pays for none of ours. Where tables have no statistics yet it takes
         # seconds for what runs in milliseconds.
         options = f"-c jit=off -c lock_timeout={LOCK_TIMEOUT_MS} -c statement_timeout=60000"
@@ -102,10 +104,10 @@ class PostgresDatabase:
                 # Several processes may start at once; one of them makes the tables.
                 connection.execute(sa.text("SET LOCAL lock_timeout = '60s'"))
                 connection.execute(sa.text("SELECT pg_advisory_xact_lock(7813298311)"))
-                upgrade(connection)
+                upgrade(connection, tables_may)
         except BaseException as error:
             self._engine.dispose()
-            if not isinstance(error, sa.exc.OperationalError):
+            if not isinstance(error, sa.exc.DBAPIError):
                 raise
             raise DatabaseUnusable(
                 f"database: cannot use {url.render_as_string()}: {_first_line(error)}"

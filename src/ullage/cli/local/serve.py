@@ -26,7 +26,10 @@ def serve(invocation: Invocation) -> Result:
     )
     logging.getLogger("alembic").setLevel(logging.WARNING)
     try:
-        clean = run_server(settings, announce, adopt=invocation.given.adopt_store)
+        given = invocation.given
+        clean = run_server(
+            settings, announce, adopt=given.adopt_store, migrates=not given.no_migrate
+        )
     except CannotStart as error:
         raise Failure(str(error)) from None
     return Result(text="", code=0 if clean else 1)
@@ -42,6 +45,10 @@ COMMANDS = (
         LOCAL["serve"],
         (
             *setting_flags(),
+            Flag(
+                ("--no-migrate",),
+                "Do not start with a database of an older version, instead of migrating it.",
+            ),
             Flag(
                 ("--adopt-store",),
                 "Take over a storage that another database wrote to; erases nothing in it.",

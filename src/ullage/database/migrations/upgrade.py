@@ -7,11 +7,12 @@ memory for as long as the process lives.
 from __future__ import annotations
 
 import logging
+from enum import Enum
 from pathlib import Path
 
 import sqlalchemy as sa
 
-from ullage.database.errors import DatabaseUnusable
+from ullage.database.errors import DatabaseOutdated, DatabaseUnusable
 from ullage.database.schema import accounts, cleaning, content, space, undo  # noqa: F401
 from ullage.database.schema.base import metadata
 
@@ -32,13 +33,36 @@ _VERSION = sa.Table(
 )
 
 
-def upgrade(connection: sa.Connection) -> None:
+class Tables(Enum):
+    """What opening a database may do to its tables."""
+
+    # Make them, or bring those of an older version up to date.
+    UPDATE = "update"
+    # Make them where there are none; `ullage serve --no-migrate`.
+    MAKE = "make"
+    # Nothing: a command that looks changes nothing, and leaves changing to the server.
+    LEAVE = "leave"
+
+
+_OTHERWISE = {
+    Tables.MAKE: "start without --no-migrate",
+    Tables.LEAVE: "start the server",
+}
+
+
+def upgrade(connection: sa.Connection, tables_may: Tables = Tables.UPDATE) -> None:
     """Apply what is missing, inside the connection's transaction if it has one.
 
-    Raises DatabaseUnusable, having changed nothing, if no migration leads from there to here.
+    Raises DatabaseUnusable, having changed nothing, if no migration leads from there to here;
+    DatabaseOutdated if one does, and it is not to be applied.
     """
     tables = set(sa.inspect(connection).get_table_names())
     version = _version(connection, tables)
+    if version is None and tables_may is Tables.LEAVE:
+        raise DatabaseUnusable(
+            "database: there is no registry in it - name the right one, or start the server once, "
+            "which makes one"
+        )
     if version is None:
         _create(connection, tables)
     elif version in BEFORE_THE_FIRST_RELEASE:
@@ -48,7 +72,7 @@ def upgrade(connection: sa.Connection) -> None:
             "over with skopeo sync or crane while the old version still serves"
         )
     elif version != NEWEST:
-        _migrate(connection, version)
+        _migrate(connection, version, tables_may)
 
 
 def _create(connection: sa.Connection, tables: set[str]) -> None:
@@ -69,7 +93,7 @@ def _version(connection: sa.Connection, tables: set[str]) -> str | None:
     return None if found is None else str(found)
 
 
-def _migrate(connection: sa.Connection, version: str) -> None:
+def _migrate(connection: sa.Connection, version: str, tables_may: Tables) -> None:
     from alembic import command
     from alembic.config import Config
     from alembic.script import ScriptDirectory
@@ -82,6 +106,12 @@ def _migrate(connection: sa.Connection, version: str) -> None:
         raise DatabaseUnusable(
             f"database: it is of a newer version ({version}), this is {NEWEST} - start the version "
             "of Ullage that used it last, or a later one"
+        )
+    if tables_may is not Tables.UPDATE:
+        raise DatabaseOutdated(
+            f"database: schema {version}, this is {NEWEST}: {_OTHERWISE[tables_may]}, or run "
+            "`ullage migrate`",
+            version,
         )
     log.warning("the database is migrated from schema %s to %s", version, NEWEST)
     command.upgrade(config, "head")

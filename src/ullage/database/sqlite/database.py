@@ -16,6 +16,7 @@ import sqlalchemy as sa
 
 from ullage.database.dialects import Dialect
 from ullage.database.errors import DatabaseBusy, DatabaseDamaged
+from ullage.database.migrations.upgrade import Tables
 from ullage.database.sqlite.ballast import Ballast
 from ullage.database.sqlite.connection import (
     SqliteTransaction,
@@ -61,6 +62,7 @@ class SqliteDatabase:
         ballast_bytes: int = 0,
         read_only_on_damage: bool = False,
         large_bytes: int = LARGE_BYTES,
+        tables_may: Tables = Tables.UPDATE,
     ) -> None:
         """Open it. Raises DatabaseUnusable, DatabaseDamaged, DatabaseInUse; DatabaseFull."""
         self.path = path
@@ -83,7 +85,9 @@ class SqliteDatabase:
             self._open_readers: list[sa.Connection] = []
             self._open_readers_lock = threading.Lock()
             self._engine = sqlite_engine(path, query_only=False)
-            self._writer = Writer(self._engine, self._ballast, self._damaged, self.damage)
+            self._writer = Writer(
+                self._engine, self._ballast, self._damaged, self.damage, tables_may
+            )
             self._recalled = _Recalled(0)
             if self.damage is not None:
                 self.read(_read_schema)

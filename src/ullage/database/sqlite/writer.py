@@ -18,7 +18,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from ullage.database.errors import DatabaseBroken, DatabaseBusy, DatabaseDamaged, DatabaseFull
-from ullage.database.migrations.upgrade import upgrade
+from ullage.database.migrations.upgrade import Tables, upgrade
 from ullage.database.sqlite.ballast import Ballast
 from ullage.database.sqlite.connection import SqliteTransaction, is_damage, sqlite_errors
 from ullage.database.transaction import Transaction, Work
@@ -68,11 +68,13 @@ class Writer:
         ballast: Ballast,
         damaged: Callable[[str], None] = lambda _: None,
         damage: str | None = None,
+        tables_may: Tables = Tables.UPDATE,
     ) -> None:
         """`damaged` is told of malformed data; with `damage` there is no writing from the start."""
         self._engine = engine
         self._ballast = ballast
         self._damaged = damaged
+        self._tables_may = tables_may
         # Jobs that were handed over together are committed together.
         self._queue: queue.SimpleQueue[Sequence[Job] | Callable[[], None] | None]
         self._queue = queue.SimpleQueue()
@@ -144,7 +146,7 @@ class Writer:
             try:
                 # All or nothing. SQLite can undo changes of tables; Alembic does not count on it.
                 connection.exec_driver_sql("BEGIN IMMEDIATE")
-                upgrade(connection)
+                upgrade(connection, self._tables_may)
                 connection.exec_driver_sql("COMMIT")
             except BaseException:
                 # Closing takes back what was not committed.

@@ -1,0 +1,39 @@
+"""`ullage migrate`."""
+
+from __future__ import annotations
+
+import logging
+
+from ullage.cli.local.settings import PLACE, settings_of
+from ullage.cli.shell.commands import HELP, Command
+from ullage.cli.shell.errors import Failure
+from ullage.cli.shell.groups import LOCAL
+from ullage.cli.shell.invocation import Invocation, Result
+
+
+def migrate(invocation: Invocation) -> Result:
+    settings = settings_of(invocation.given)
+    from ullage import wiring
+
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    try:
+        before, after = wiring.migrate(settings)
+    except (wiring.CannotStart, OSError) as error:
+        raise Failure(str(error)) from None
+    if before == after:
+        return Result(text=f"The database has schema {after} already.\n")
+    return Result(text=f"Migrated the database from schema {before} to {after}.\n")
+
+
+COMMANDS = (
+    Command(
+        ("migrate",),
+        LOCAL["migrate"],
+        PLACE,
+        migrate,
+        more="`ullage serve` does it when it starts, unless it is told --no-migrate. No older "
+        "version can use the database afterwards: make a backup before. No server may run on it.",
+        examples=("ullage migrate", "ullage migrate --data /srv/registry"),
+        common=(HELP,),
+    ),
+)
