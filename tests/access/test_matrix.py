@@ -75,6 +75,7 @@ TABLE = (
     Row("GET", "/v2/{name}/blobs/uploads/{session}", PUSH, 204, 404),
     Row("DELETE", "/v2/{name}/blobs/uploads/{session}", PUSH, 204, 404),
     Row("GET", "/v2/_catalog", "catalog", 200, 200),
+    Row("GET", "/", "anybody", 200, 200),
     # azure.md sections 2.3-2.6.
     Row("GET", "/acr/v1/_catalog", "catalog", 200, 200),
     Row("GET", "/acr/v1/{name}", READ, 200, 404),
@@ -178,6 +179,8 @@ def expected(role: str, kind: str, row: Row, repository: str) -> int:
     exists = repository.endswith("/app")
     allowed = row.existing if exists else row.absent
     if row.need == "anybody":
+        if row.path == "/":
+            return allowed
         # The token endpoint takes no tokens.
         return 401 if row.method in ("GET", "HEAD") and kind in ("bearer", "empty") else allowed
     if row.need == "known":

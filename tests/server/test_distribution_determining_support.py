@@ -4,6 +4,7 @@ import httpx
 import pytest
 
 from tests.server.pushing import refused, start_upload
+from ullage import __version__
 
 
 @pytest.mark.parametrize("path", ["/v2/", "/v2"])
@@ -11,6 +12,18 @@ def test_the_base_answers_200(client: httpx.Client, path: str) -> None:
     answer = client.get(path)
     assert (answer.status_code, answer.json()) == (200, {})
     assert answer.headers["Docker-Distribution-Api-Version"] == "registry/2.0"
+
+
+def test_the_root_says_what_answers(client: httpx.Client) -> None:
+    """Charts and balancers probe it; a HEAD is enough for them."""
+    answer = client.get("/", headers={"Accept": "text/html"})
+    assert answer.status_code == 200
+    told = answer.json()
+    assert (told["name"], told["version"]) == ("ullage", __version__)
+    for path in told["paths"].values():
+        assert client.get(path).status_code == 200, path
+    assert client.head("/").status_code == 200
+    assert refused(client.post("/")) == (405, "UNSUPPORTED")
 
 
 def test_every_answer_names_the_api_version(client: httpx.Client, name: str) -> None:
@@ -73,7 +86,6 @@ def test_another_method_is_told_which_there_are(
 @pytest.mark.parametrize(
     "path",
     [
-        "/",
         "/v1/",
         "/v2/x",
         "/v2/_catalog/",

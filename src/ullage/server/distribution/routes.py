@@ -9,6 +9,7 @@ from __future__ import annotations
 from starlette.requests import Request
 from starlette.responses import Response
 
+from ullage import __version__
 from ullage.server.distribution.discovery import list_referrers, list_repositories, list_tags
 from ullage.server.distribution.management import delete_blob, delete_manifest
 from ullage.server.distribution.pull import get_blob, get_manifest, head_blob
@@ -21,7 +22,7 @@ from ullage.server.distribution.push_blobs import (
 )
 from ullage.server.distribution.push_manifests import put_manifest
 from ullage.server.http.context import Context
-from ullage.server.http.permissions import CATALOG, DELETE, KNOWN, PULL, PUSH
+from ullage.server.http.permissions import ANYBODY, CATALOG, DELETE, KNOWN, PULL, PUSH
 from ullage.server.http.responses import json_response
 from ullage.server.http.routes import Route
 
@@ -31,6 +32,18 @@ async def get_base(context: Context, request: Request) -> Response:
     return json_response({})
 
 
+async def get_root(context: Context, request: Request) -> Response:
+    """What this is, for balancers that ask whether it answers, and for people who open it."""
+    return json_response({"name": "ullage", "version": __version__, "paths": PATHS})
+
+
+# What a reader of `/` may want next.
+PATHS = {
+    "distribution": "/v2/",
+    "repositories": "/v2/_catalog",
+    "azure": "/acr/v1/_catalog",
+    "ullage": "/api/v1/openapi.json",
+}
 # distribution-spec, "Endpoints". `{name}` may contain slashes; the last marker in a path counts.
 ROUTES = (
     Route("end-1", "GET", "/v2/", get_base, KNOWN),
@@ -49,4 +62,5 @@ ROUTES = (
     Route("end-13", "GET", "/v2/{name}/blobs/uploads/{session}", get_upload, PUSH),
     Route("end-14", "DELETE", "/v2/{name}/blobs/uploads/{session}", cancel_upload, PUSH),
     Route("catalog", "GET", "/v2/_catalog", list_repositories, CATALOG),
+    Route("root", "GET", "/", get_root, ANYBODY),
 )
