@@ -117,6 +117,15 @@ class Connection:
             return True
         return False
 
+    def is_gone(self) -> bool:
+        """Whether the server has closed by now, without waiting."""
+        try:
+            return self._socket.recv(1, socket.MSG_DONTWAIT | socket.MSG_PEEK) == b""
+        except BlockingIOError:
+            return False
+        except ConnectionResetError:
+            return True
+
     def half_close(self) -> Self:
         """Say that nothing more will be sent, but go on listening."""
         with suppress(OSError):  # Closed from the other side already.

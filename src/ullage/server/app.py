@@ -102,7 +102,12 @@ class App:
             response = await self._response(request)
             status = response.status_code
             _add_request_id(response, scope)
+            unread = status >= 400 and request.has_unread_body
+            if unread:
+                response.headers["Connection"] = "close"
             await response(scope, receive, send)
+            if unread:
+                await self._context.bodies.linger(request)
         except ClientDisconnect:
             # The client left in the middle of the response.
             pass

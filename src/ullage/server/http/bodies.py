@@ -18,6 +18,7 @@ from ullage.oci.errors import ManifestTooLarge, SizeInvalid, TooManyRequests
 from ullage.registry.push.append_session import AppendSession
 from ullage.server.http.errors import BodyTimeout
 from ullage.server.http.parameters import decimal_header
+from ullage.server.http.request import BODY_IS_OVER
 from ullage.server.http.threads import Threads
 
 PIECE_BYTES = 1024 * 1024
@@ -35,6 +36,11 @@ MANIFESTS_BYTES = 128 * 1024 * 1024
 
 # The chunks of Azure's SDK are half as long.
 DISCARDED_BYTES = 8 * 1024 * 1024
+# What is read of a body behind its refusal, and for how long, until the connection closes.
+LINGER_BYTES = 64 * 1024 * 1024
+LINGER_SECONDS = 1.0
+# Connections that are read so at once, with up to a mebibyte of buffer each; more close right away.
+MAX_LINGERING = 64
 
 
 class Bodies:
@@ -45,6 +51,7 @@ class Bodies:
         self._idle_seconds = idle_seconds
         self._reserved = 0
         self._manifest_bytes = 0
+        self._lingering = 0
 
     @asynccontextmanager
     async def whole(self, request: Request, limit: int) -> AsyncIterator[bytes]:
@@ -89,6 +96,27 @@ class Bodies:
         except (BodyTimeout, ClientDisconnect):
             return
 
+    async def linger(self, request: Request) -> None:
+        """Read on behind a refusal, so that a client that is still sending comes to see it.
+
+        RFC 9112, section 9.6: a connection that closes while bytes arrive is reset, and the reset
+        takes the response along that its client had not read yet.
+        """
+        if self._lingering >= MAX_LINGERING:
+            return
+        self._lingering += 1
+        size = 0
+        try:
+            async with asyncio.timeout(LINGER_SECONDS):
+                async for chunk in self._chunks(request):
+                    size += len(chunk)
+                    if size > LINGER_BYTES:
+                        return
+        except (TimeoutError, BodyTimeout, ClientDisconnect):
+            return
+        finally:
+            self._lingering -= 1
+
     def reserve_memory(self, size: int) -> int:
         """Count what arrived; how much of one body to keep before it is handed over."""
         self._reserved += size
@@ -124,6 +152,8 @@ class Bodies:
                 raise ClientDisconnect
             chunk, more = message.get("body", b""), message.get("more_body", False)
             received += len(chunk)
+            if not more or received == announced:
+                request.scope[BODY_IS_OVER] = True
             if chunk:
                 yield chunk
 

@@ -21,6 +21,8 @@ from ullage.server.http.errors import (
     UriTooLong,
 )
 
+# In a request's scope once the last byte of its body was read.
+BODY_IS_OVER = "ullage.body_is_over"
 MAX_PATH_BYTES = 8 * 1024
 MAX_HEADER_BYTES = 32 * 1024
 # Headers with one value: of two, one reader takes the first and another one the last.
@@ -89,6 +91,13 @@ class Request(requests.Request):
     @property
     def headers(self) -> Headers:
         return self.fields
+
+    @property
+    def has_unread_body(self) -> bool:
+        """Whether more of the body was announced than was read."""
+        announced = self.fields.get("content-length", "0") != "0"
+        left = announced or "transfer-encoding" in self.fields
+        return left and BODY_IS_OVER not in self.scope
 
 
 def require_json(fields: Headers) -> None:
