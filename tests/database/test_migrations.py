@@ -165,6 +165,7 @@ def test_only_promises_are_unlogged(postgres_url: str) -> None:
         assert set(connection.execute(sa.text(query)).scalars()) == {
             "leases",
             "lease_memory",
+            "login_failures",
             "processes",
         }
 

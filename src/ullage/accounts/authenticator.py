@@ -27,8 +27,9 @@ from ullage.accounts.jwt import (
     TokenInvalid,
 )
 from ullage.accounts.passwords import RememberedLogins, hash_password, new_password
+from ullage.accounts.shared_counts import open_counts
 from ullage.accounts.signing_keys import TokenKeys
-from ullage.accounts.throttle import MemoryCounts, Throttle, network_of
+from ullage.accounts.throttle import Throttle, network_of
 from ullage.authorization import (
     WITHOUT_ACCOUNTS,
     Action,
@@ -78,7 +79,7 @@ class Authenticator:
         self._registry = registry
         self._accounts = found_in
         self._monotonic = monotonic
-        self._throttle = Throttle(MemoryCounts(monotonic))
+        self._throttle = Throttle(open_counts(registry, monotonic))
         self._logins = RememberedLogins()
         # Verified when there is no such account, so that this takes as long as a wrong password.
         self._dummy = hash_password(new_password())

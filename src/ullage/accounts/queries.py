@@ -6,14 +6,14 @@ import json
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 
 import sqlalchemy as sa
 from sqlalchemy import bindparam
 
 from ullage.database.schema import accounts
 from ullage.database.setters import Setters
-from ullage.database.statements import Statement, given
+from ullage.database.statements import Statement, among, given
 from ullage.database.timestamps import from_micros, to_micros
 from ullage.database.transaction import Row, Transaction
 
@@ -22,6 +22,7 @@ _tokens = accounts.tokens
 _passwords = accounts.token_passwords
 _scope_maps = accounts.scope_maps
 _keys = accounts.signing_keys
+_failures = accounts.login_failures
 
 
 def _all(table: sa.Table) -> Statement:
@@ -332,3 +333,48 @@ def add_signing_key(
         tx.change(_DELETE_KEYS)
     tx.change(_RETIRE_KEYS, retired_at=to_micros(now))
     tx.change(_INSERT_KEY, kid=kid, private_pem=private_pem, created_at=to_micros(now))
+
+
+# --- failed logins --------------------------------------------------------------------------------
+
+_FAILURES_OF = Statement(
+    sa.select(*_failures.c["key", "number", "last_at"]).where(among(_failures.c.key, "keys"))
+)
+# Those that still count, less what is forgiven for the time since, and one more.
+_COUNT_FAILURE = Statement.text(
+    "INSERT INTO login_failures (key, number, last_at) VALUES (:key, 1, :now)"
+    " ON CONFLICT (key) DO UPDATE SET last_at = excluded.last_at, number = 1 + CASE"
+    " WHEN excluded.last_at - login_failures.last_at > :forget THEN 0"
+    " WHEN login_failures.number <= (excluded.last_at - login_failures.last_at) * :drain THEN 0"
+    " ELSE login_failures.number - (excluded.last_at - login_failures.last_at) * :drain END"
+)
+_FORGET_FAILURES = Statement(_failures.delete().where(given(_failures, "key")))
+_DROP_FAILURES = Statement(_failures.delete().where(_failures.c.last_at <= bindparam("before")))
+
+
+def login_failures(tx: Transaction, keys: Sequence[str]) -> dict[str, tuple[float, float]]:
+    """How many failed logins count for a key, and when the last one was, in seconds since 1970."""
+    rows = tx.rows(_FAILURES_OF, keys=keys)
+    return {key: (float(number), from_micros(last_at).timestamp()) for key, number, last_at in rows}
+
+
+def count_login_failure(
+    tx: Transaction, key: str, now: datetime, forget: timedelta, drain: float
+) -> None:
+    """One more; `drain` are forgiven in a second, and all after `forget` without another one."""
+    tx.change(
+        _COUNT_FAILURE,
+        key=key,
+        now=to_micros(now),
+        forget=forget // timedelta(microseconds=1),
+        drain=drain / 1e6,
+    )
+
+
+def forget_login_failures(tx: Transaction, key: str) -> None:
+    tx.change(_FORGET_FAILURES, key=key)
+
+
+def drop_login_failures(tx: Transaction, before: datetime) -> None:
+    """Those of which none came since then."""
+    tx.change(_DROP_FAILURES, before=to_micros(before))

@@ -68,7 +68,7 @@ class Counts(Protocol):
         """One more of both."""
 
     def forget(self, address: str, name: str) -> None:
-        """The account's are over."""
+        """The account's are over; asked only where there were some."""
 
 
 class MemoryCounts:
@@ -140,6 +140,8 @@ class Throttle:
         self._counts = counts
         self._lock = threading.Lock()
         self._secret = secrets.token_bytes(32)
+        # Accounts with mistakes that a success is to end.
+        self._mistaken: OrderedDict[tuple[str, str], None] = OrderedDict()
         # Which account logged in from where, and when: a guesser behind its proxy does not slow it.
         self._trusted: OrderedDict[tuple[str, str], float] = OrderedDict()
         # Passwords, sealed: which were wrong, were refused unseen, or have their turn, and since
@@ -156,6 +158,9 @@ class Throttle:
         """
         address = network_of(address)
         account, whole = self._counts.find(address, name)
+        if account.number:
+            with self._lock:
+                _put(self._mistaken, (address, name), None)
         if not account.number and whole.number < FREE_PER_ADDRESS:
             return 0.0
         now = self._counts.now()
@@ -182,6 +187,7 @@ class Throttle:
         self._counts.add(address, name)
         seal = self._seal(address, name, password)
         with self._lock:
+            _put(self._mistaken, (address, name), None)
             self._unseen.pop(seal, None)
             self._having_turn.pop(seal, None)
             _put(self._wrong, seal, self._counts.now())
@@ -189,9 +195,12 @@ class Throttle:
     def succeeded(self, address: str, name: str) -> None:
         """The password was right."""
         address = network_of(address)
-        self._counts.forget(address, name)
         with self._lock:
+            mistaken = (address, name) in self._mistaken
+            self._mistaken.pop((address, name), None)
             _put(self._trusted, (address, name), self._counts.now())
+        if mistaken:
+            self._counts.forget(address, name)
 
     def trusts(self, address: str, name: str) -> bool:
         """Whether this account was logged in to from there, not long ago."""
@@ -209,7 +218,9 @@ class Throttle:
         count = account.at(now, 0.0)
         if count >= FREE_PER_ACCOUNT:
             pause = min(2.0 ** min(count - FREE_PER_ACCOUNT, 10), LONGEST_WAIT)
-            limits.append(_Limit((address, name), account.last + pause, ACCOUNT_TURN_SECONDS))
+            limits.append(
+                _Limit((address, name), min(account.last, now) + pause, ACCOUNT_TURN_SECONDS)
+            )
         count = whole.at(now, ADDRESS_DRAIN)
         if count > FREE_PER_ADDRESS - 1 and not self._trusts(address, name):
             seconds = (count - (FREE_PER_ADDRESS - 1)) / ADDRESS_DRAIN
@@ -223,8 +234,9 @@ class Throttle:
             return limit.until
         turns = self._turns.get(limit.key) or _Turns()
         came_at = self._unseen.get(seal, now)
-        again = max(turns.again + limit.turn_seconds, came_at + AGAIN_SECONDS)
-        return min(limit.until, turns.first + limit.turn_seconds, again)
+        again = max(min(turns.again, now) + limit.turn_seconds, came_at + AGAIN_SECONDS)
+        first = min(turns.first, now) + limit.turn_seconds
+        return min(limit.until, first, again)
 
     def _take(self, limit: _Limit, now: float) -> None:
         """Use up the turn that _due found."""

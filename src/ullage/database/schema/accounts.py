@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlalchemy as sa
 
-from ullage.database.schema.base import Id, Moment, Name, metadata
+from ullage.database.schema.base import Id, Moment, Name, metadata, unlogged
 
 users = sa.Table(
     "users",
@@ -77,6 +77,21 @@ registry_facts = sa.Table(
     sa.Column("value", sa.Text, nullable=False),
     sqlite_with_rowid=False,
 )
+
+login_failures = sa.Table(
+    "login_failures",
+    metadata,
+    # Wrong passwords, on PostgreSQL, where several processes count together. UNLOGGED: what is
+    # forgotten is forgiven.
+    # A hash of an address and an account, or of an address alone.
+    sa.Column("key", sa.Text, primary_key=True),
+    # How many still counted at the last one.
+    sa.Column("number", sa.Double, nullable=False),
+    sa.Column("last_at", Moment, nullable=False),
+    sa.Index("ix_login_failures_last_at", "last_at"),
+    sqlite_with_rowid=False,
+)
+unlogged(login_failures)
 
 audit = sa.Table(
     "audit",

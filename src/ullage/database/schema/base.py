@@ -35,6 +35,18 @@ def locked(table: sa.Table) -> sa.ColumnElement[bool]:
     return sa.or_(table.c.delete_enabled.is_(sa.false()), table.c.write_enabled.is_(sa.false()))
 
 
+def unlogged(*tables: sa.Table) -> None:
+    """Let PostgreSQL empty these when it crashes, and write to no log for them."""
+    for table in tables:
+        sa.event.listen(
+            table,
+            "after_create",
+            sa.DDL("ALTER TABLE %(table)s SET UNLOGGED").execute_if(  # type: ignore[no-untyped-call]
+                dialect="postgresql"
+            ),
+        )
+
+
 def only_where(index: sa.Index, condition: sa.ColumnElement[bool]) -> None:
     """Make an index hold only the rows that `condition` is true of.
 

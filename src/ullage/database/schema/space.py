@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlalchemy as sa
 
-from ullage.database.schema.base import Id, Moment, Name, metadata
+from ullage.database.schema.base import Id, Moment, Name, metadata, unlogged
 
 uploads = sa.Table(
     "uploads",
@@ -141,11 +141,4 @@ processes = sa.Table(
     sqlite_with_rowid=False,
 )
 
-for _forgetful in (leases, lease_memory, processes):
-    sa.event.listen(
-        _forgetful,
-        "after_create",
-        sa.DDL("ALTER TABLE %(table)s SET UNLOGGED").execute_if(  # type: ignore[no-untyped-call]
-            dialect="postgresql"
-        ),
-    )
+unlogged(leases, lease_memory, processes)
