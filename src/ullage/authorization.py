@@ -31,6 +31,8 @@ class Action(StrEnum):
 ALL_ACTIONS = frozenset(Action)
 # Lists of repositories: those that there are, and those that were deleted softly.
 CATALOGS = frozenset({"catalog", "deleted_catalog"})
+# What administrators do: accounts, keys, the audit log, the uploads of others, checks.
+ADMINISTRATION = "admin"
 # The words of scope maps (az acr scope-map create --repository R content/read …).
 SCOPE_MAP_ACTIONS = {
     "content/read": Action.PULL,
@@ -198,6 +200,9 @@ def granted(principal: Principal, requests: Iterable[ScopeRequest]) -> list[dict
         if request.kind == "registry" and request.name in CATALOGS:
             if principal.listing:
                 access.append({"type": "registry", "name": request.name, "actions": ["*"]})
+        elif request.kind == "registry" and request.name == ADMINISTRATION:
+            if principal.admin:
+                access.append({"type": "registry", "name": request.name, "actions": ["*"]})
         elif request.kind == "repository":
             access += _granted_repository(principal, request)
     return access
@@ -237,7 +242,9 @@ def narrowed(granted: Sequence[Grant], asked: Sequence[Grant]) -> tuple[Grant, .
 
 
 def grants_of(access: object) -> tuple[tuple[Grant, ...], frozenset[str]]:
-    """What a token's `access` claim asks for: grants, and which of CATALOGS it may list.
+    """What a token's `access` claim asks for: grants, and what of the registry as a whole.
+
+    That is any of CATALOGS and ADMINISTRATION.
 
     The claim is signed, so it is ours; but it is read as strictly as if it were not.
     """
@@ -250,7 +257,7 @@ def grants_of(access: object) -> tuple[tuple[Grant, ...], frozenset[str]]:
         if not isinstance(name, str) or not isinstance(verbs, list):
             continue
         if entry.get("type") == "registry":
-            listing |= {name} & CATALOGS
+            listing |= {name} & (CATALOGS | {ADMINISTRATION})
         elif entry.get("type") == "repository" and _PATTERN.fullmatch(name):
             grants.append(Grant(name, frozenset(a for a in Action if a.value in verbs)))
     return merged(grants), frozenset(listing)

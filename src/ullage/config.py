@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import ipaddress
+import os
 import re
 import tomllib
 from collections.abc import Callable, Mapping
@@ -311,6 +312,13 @@ class Settings:
     @property
     def database_url(self) -> str:
         return self.database or f"sqlite:///{self.data / 'ullage.db'}"
+
+    @property
+    def has_registry(self) -> bool:
+        """Whether one was made there, or a server runs there; unknown where a database is named."""
+        # Not Path.exists: what may not be looked at is not there, either.
+        there = (os.path.exists(self.data / name) for name in ("ullage.db", "control.sock"))  # noqa: PTH110
+        return bool(self.database) or any(there)
 
     @property
     def https(self) -> bool:

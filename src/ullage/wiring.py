@@ -416,7 +416,7 @@ def _handlers(registry: Registry, authenticator: Authenticator | None) -> dict[s
             authenticator.look_again()
         yield answer
 
-    return {"check": lambda request: run_check(registry, request), "manage": manage}
+    return {"check": lambda request: run_check(registry, request, OPERATOR), "manage": manage}
 
 
 def manage(settings: Settings, request: Mapping[str, Any]) -> dict[str, Any]:
@@ -426,7 +426,7 @@ def manage(settings: Settings, request: Mapping[str, Any]) -> dict[str, Any]:
         for answer in answers:
             return answer
         raise CannotStart("the server gave no answer")
-    _require_registry(settings)
+    require_registry(settings)
     with open_registry(settings, tables_may=Tables.LEAVE) as (registry, _):
         return run_command(registry, OPERATOR, request)
 
@@ -437,21 +437,22 @@ def check(settings: Settings, request: Mapping[str, Any]) -> Iterable[dict[str, 
     if answers is not None:
         yield from answers
         return
-    _require_registry(settings)
+    require_registry(settings)
     with open_registry(settings, looking=True, tables_may=Tables.LEAVE) as (registry, _):
-        yield from run_check(registry, dict(request))
+        yield from run_check(registry, dict(request), OPERATOR)
 
 
 def migrate(settings: Settings) -> tuple[str, str]:
     """Bring the database up to date: the schema that it had, and the one it has."""
-    _require_registry(settings)
+    require_registry(settings)
     os.umask(0o077)
     with _as_cannot_start(settings):
         return migrate_database(settings.database_url)
 
 
-def _require_registry(settings: Settings) -> None:
-    if not settings.database and not (settings.data / "ullage.db").exists():
+def require_registry(settings: Settings) -> None:
+    """Raise CannotStart where no registry was ever made."""
+    if not settings.has_registry:
         raise CannotStart(f"there is no registry in {settings.data}; name its folder with --data")
 
 

@@ -174,7 +174,15 @@ def test_cve_2026_41888_no_way_of_deleting_forgets_the_right_to(
         "/api/v1/deleted/{operation}",
         # These cancel a job and lift a lock; nothing is deleted.
         "/api/v1/jobs/{job}",
+        # Accounts and their rights, for administrators: the matrix.
+        "/api/v1/keys/{key}",
         "/api/v1/locks",
+        "/api/v1/scope-maps/{scope_map}",
+        "/api/v1/tokens/{token}",
+        "/api/v1/tokens/{token}/credentials",
+        # Upload sessions of others, which are no images yet.
+        "/api/v1/uploads",
+        "/api/v1/users/{user}",
         "/v2/{name}/blobs/uploads/{session}",
         "/v2/{name}/blobs/{digest}",
         "/v2/{name}/manifests/{reference}",

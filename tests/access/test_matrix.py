@@ -17,8 +17,8 @@ from ullage.server.app import ROUTES
 from ullage.server.http.permissions import Audience
 from ullage.server.http.routes import Route
 
-# The callers a route is for: "anybody", "known" (any account or token), of a "catalog", or the
-# rights that are needed on the repository in the path.
+# The callers a route is for: "anybody", "known" (any account or token), of a "catalog",
+# "administrators", or the rights that are needed on the repository in the path.
 Permission = str | frozenset[str]
 PULL: Permission = frozenset({"pull"})
 PUSH: Permission = frozenset({"pull", "push"})
@@ -131,6 +131,32 @@ TABLE = (
     ),
     Row("GET", "/api/v1/policies/soft-delete", "known", 200, 200),
     Row("PATCH", "/api/v1/policies/soft-delete", Everywhere(POLICIES), 200, 200),
+    # B27: what is managed. Of accounts the first kind of status is of one that there is.
+    Row("GET", "/api/v1/users", "administrators", 200, 200),
+    Row("POST", "/api/v1/users", "administrators", 201, 201),
+    Row("GET", "/api/v1/users/{user}", "administrators", 200, 404),
+    Row("PATCH", "/api/v1/users/{user}", "administrators", 200, 404),
+    Row("DELETE", "/api/v1/users/{user}", "administrators", 204, 404),
+    Row("POST", "/api/v1/users/{user}/password", "administrators", 200, 404),
+    Row("GET", "/api/v1/tokens", "administrators", 200, 200),
+    Row("POST", "/api/v1/tokens", "administrators", 201, 201),
+    Row("GET", "/api/v1/tokens/{token}", "administrators", 200, 404),
+    Row("PATCH", "/api/v1/tokens/{token}", "administrators", 200, 404),
+    Row("DELETE", "/api/v1/tokens/{token}", "administrators", 204, 404),
+    Row("POST", "/api/v1/tokens/{token}/credentials", "administrators", 200, 404),
+    Row("DELETE", "/api/v1/tokens/{token}/credentials", "administrators", 200, 404),
+    Row("GET", "/api/v1/scope-maps", "administrators", 200, 200),
+    Row("POST", "/api/v1/scope-maps", "administrators", 201, 201),
+    Row("GET", "/api/v1/scope-maps/{scope_map}", "administrators", 200, 404),
+    Row("PATCH", "/api/v1/scope-maps/{scope_map}", "administrators", 200, 404),
+    Row("DELETE", "/api/v1/scope-maps/{scope_map}", "administrators", 204, 404),
+    Row("GET", "/api/v1/keys", "administrators", 200, 200),
+    Row("POST", "/api/v1/keys", "administrators", 201, 201),
+    Row("DELETE", "/api/v1/keys/{key}", "administrators", 200, 404),
+    Row("GET", "/api/v1/audit", "administrators", 200, 200),
+    Row("GET", "/api/v1/uploads", "administrators", 200, 200),
+    Row("DELETE", "/api/v1/uploads", "administrators", 200, 404),
+    Row("POST", "/api/v1/check", "administrators", 200, 200),
     Row("GET", "/api/v1/openapi.json", "known", 200, 200),
     Row("GET", "/api/v1/locks", "known", 200, 200, METADATA),
     Row("POST", "/api/v1/locks", "known", 201, 404, METADATA_CHANGE),
@@ -191,6 +217,9 @@ def expected(role: str, kind: str, row: Row, repository: str) -> int:
             return row.lacking
         # On what does not exist no caller lacks a right.
         return allowed if row.more <= granted or not exists else 401
+    if row.need == "administrators":
+        # A token says so only if it was asked for, too.
+        return allowed if role == "admin" and kind in ("basic", "bearer") else 401
     if isinstance(row.need, Everywhere):
         # A token for one repository says nothing about the others, whosever it is.
         return allowed if (role, kind) == ("admin", "basic") else 401
@@ -235,13 +264,15 @@ class Attempt:
             return self.house.basic(self.role)
         if self.kind == "empty":
             return self.house.bearer(account)
-        catalogs = ("registry:catalog:*", "registry:deleted_catalog:*")
-        return self.house.bearer(account, f"repository:{repository}:*", *catalogs)
+        whole = [f"registry:{name}:*" for name in ("catalog", "deleted_catalog", "admin")]
+        return self.house.bearer(account, f"repository:{repository}:*", *whole)
 
     def status(self, row: Row, repository: str, *, unused: bool) -> int:
         """What the server answers. Content to be used up is `unused` where that may succeed."""
         if row.path.startswith("/acr/"):
             return self._acr_status(row, repository, unused=unused)
+        if row.need == "administrators":
+            return self._administration_status(row, repository, unused=unused)
         headers, path, content = self.headers(repository), row.path, None
         there = repository.endswith("/app")
         fill = {"name": repository, "digest": _layer(repository), "reference": "v1"}
@@ -296,6 +327,48 @@ class Attempt:
                 content = FORMS[endpoint]
                 headers = headers | {"Content-Type": "application/x-www-form-urlencoded"}
         return self.house.status(row.method, path.format(**fill), headers, content)
+
+    def _administration_status(self, row: Row, repository: str, *, unused: bool) -> int:
+        """As status, at an account, key or upload that was made for it."""
+        path, kind = row.path, row.path.split("/")[3]
+        name, there = f"m-{uuid.uuid4().hex[:12]}", repository.endswith("/app") and unused
+        fill = dict.fromkeys(("user", "token", "scope_map"), name) | {"key": "0" * 16}
+        rights = [["team/app", "content/read"]]
+        manage = self.house.manage
+        content: dict[str, object] | None = None
+        match kind:
+            case "users" if there and "{" in path:
+                manage("user create", name=name, password=f"long enough {name}")
+            case "tokens" if there and "{" in path:
+                manage("token create", name=name, repositories=rights, no_passwords=True)
+            case "scope-maps" if there and "{" in path:
+                manage("scope-map create", name=name, repositories=rights)
+            case "keys" if there and "{" in path:
+                # One that has signed nothing: other tests go on with their tokens.
+                fill["key"] = manage("key rotate")["kid"]
+                manage("key rotate")
+            case "uploads" if row.method == "DELETE":
+                session = self._session(repository, mine=False) if there else BAIT
+                path += f"?upload={session}"
+        match row.method, kind:
+            case "POST", "users" if "{" not in path:
+                content = {"name": name, "password": f"long enough {name}"}
+            case "POST", "tokens" if "{" not in path:
+                content = {"name": name, "repositories": rights, "noPasswords": True}
+            case "POST", "scope-maps":
+                content = {"name": name, "repositories": rights}
+            case "POST", "users" | "tokens":
+                content = {"slots": ["password1"]} if kind == "tokens" else {}
+            case "PATCH", "scope-maps":
+                content = {"description": "changed"}
+            case "PATCH", _:
+                content = {"status": "disabled"}
+            case "POST", "check":
+                content = {"mode": "fast"}
+            case "POST", _:
+                content = {}
+        body = None if content is None else json.dumps(content).encode()
+        return self.house.status(row.method, path.format(**fill), self.headers(repository), body)
 
     def _plan(self, wanted: dict[str, object]) -> str:
         """A plan of the administrator's."""

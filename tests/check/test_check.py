@@ -1462,7 +1462,7 @@ def test_a_store_that_cannot_be_listed_makes_the_check_impossible(
     assert check(registry, Mode.FAST).exit_code == 0
     with pytest.raises(CheckImpossible, match="Permission denied"):
         check(registry, Mode.DEFAULT)
-    assert list(run_check(registry, {"mode": "default"})) == [
+    assert list(run_check(registry, {"mode": "default"}, ALICE)) == [
         {"error": "the blob store: [Errno 13] Permission denied"}
     ]
 
@@ -1479,7 +1479,7 @@ def test_progress_tells_stages_and_bytes(memory_site: Site) -> None:
 
 def test_a_request_is_answered_with_a_report_that_json_can_carry(memory_site: Site) -> None:
     set_raw(memory_site)
-    *_, answer = run_check(memory_site.registry, {"mode": "fast", "repair": False})
+    *_, answer = run_check(memory_site.registry, {"mode": "fast", "repair": False}, ALICE)
     report = json.loads(json.dumps(answer))
     assert report["exit_code"] == 2
     assert report["mode"] == "fast"
@@ -1492,7 +1492,7 @@ def test_a_request_that_makes_no_sense_is_refused(
     memory_site: Site, request_: dict[str, object]
 ) -> None:
     with pytest.raises(ValueError, match=r"slow|repair"):
-        list(run_check(memory_site.registry, request_))
+        list(run_check(memory_site.registry, request_, ALICE))
 
 
 def test_a_clean_report_reads_well(site: Site) -> None:

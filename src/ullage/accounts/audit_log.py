@@ -29,13 +29,18 @@ def list_audit(
     since: str | None = None,
     until: str | None = None,
     top: int = 100,
+    before: int | None = None,
 ) -> list[AuditDocument]:
-    """The newest entries first, those that match everything asked for. Raises TimeInvalid."""
+    """The newest entries first, those that match everything asked for; `before` is an entry's id.
+
+    Raises TimeInvalid.
+    """
     now = registry.now()
     found = registry.read(
         lambda tx: audit.entries(
             tx,
             limit=max(1, min(top, MAX_ENTRIES)),
+            before=before,
             subject=subject,
             action=action,
             repository=repository,

@@ -31,6 +31,7 @@ from ullage.accounts.shared_counts import open_counts
 from ullage.accounts.signing_keys import TokenKeys
 from ullage.accounts.throttle import Throttle, network_of
 from ullage.authorization import (
+    ADMINISTRATION,
     WITHOUT_ACCOUNTS,
     Action,
     Grant,
@@ -183,8 +184,6 @@ class Authenticator:
         principal = account.principal if account else self.anonymous
         now = self._registry.now()
         access = granted(principal, scopes)
-        if principal.admin:
-            access.append({"type": "registry", "name": "admin", "actions": ["*"]})
         bearer = account.bearer if account else ANONYMOUS
         token, lifetime = self.keys.authority().access_token(bearer, access, now)
         if len(token) > MAX_TOKEN_BYTES:
@@ -255,7 +254,7 @@ class Authenticator:
         subject = claims["sub"]
         if not isinstance(subject, str):
             raise TokenInvalid("sub is no string")
-        asked, catalogs = grants_of(claims.get("access"))
+        asked, of_registry = grants_of(claims.get("access"))
         # What takes no token at all is not refused to a token that asked for something else.
         everyones = self.anonymous.grants
         if subject == "":
@@ -264,12 +263,12 @@ class Authenticator:
         if account is None:
             raise TokenInvalid("the account or its password was changed or disabled")
         may = account.principal
-        listing = "catalog" in catalogs and may.listing
-        listing_deleted = "deleted_catalog" in catalogs and may.listing
+        listing = "catalog" in of_registry and may.listing
+        listing_deleted = "deleted_catalog" in of_registry and may.listing
         return Principal(
             subject,
             merged(narrowed(may.grants, asked) + everyones),
-            admin=may.admin,
+            admin=may.admin and ADMINISTRATION in of_registry,
             listing=listing,
             # A catalog token says that it may list; the account says which names it may read.
             listed=may.readable() if listing else (),

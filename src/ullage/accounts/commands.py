@@ -17,7 +17,7 @@ from ullage.accounts.scope_maps import (
     show_scope_map,
     update_scope_map,
 )
-from ullage.accounts.signing_keys import rotate_key
+from ullage.accounts.signing_keys import list_keys, revoke_key, rotate_key
 from ullage.accounts.tokens import (
     create_token,
     delete_credentials,
@@ -39,6 +39,7 @@ from ullage.documents import plain
 from ullage.oci.errors import RegistryError
 from ullage.registry.clients import Caller
 from ullage.registry.context import Registry
+from ullage.registry.push.open_uploads import cancel_uploads, list_uploads
 
 Command = Callable[..., Any]
 # Each name with its function, and whether that changes something: then it takes the caller, too.
@@ -61,8 +62,12 @@ COMMANDS: dict[str, tuple[Command, bool]] = {
     "scope-map show": (show_scope_map, False),
     "scope-map update": (update_scope_map, True),
     "scope-map delete": (delete_scope_map, True),
+    "key list": (list_keys, False),
     "key rotate": (rotate_key, True),
+    "key revoke": (revoke_key, True),
     "audit list": (list_audit, False),
+    "upload list": (list_uploads, False),
+    "upload cancel": (cancel_uploads, True),
 }
 
 

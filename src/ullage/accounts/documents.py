@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from ullage.accounts.queries import ScopeMap, Token, TokenPassword, User
+from ullage.accounts.queries import KeyFacts, ScopeMap, Token, TokenPassword, User
 from ullage.documents import UNSET, Document, Time, UnsetType
 from ullage.registry.queries.audit import AuditEntry
 
@@ -52,6 +52,15 @@ class ScopeMapDocument(Document, frozen=True, rename="camel"):
     description: str
     actions: Sequence[str]
     creation_date: Time
+
+
+class KeyDocument(Document, frozen=True, rename="camel"):
+    """A key that signs access tokens or, once it is retired, only verifies them."""
+
+    kid: str
+    signs: bool
+    creation_date: Time
+    retirement_date: Time | None
 
 
 class AuditDocument(Document, frozen=True):
@@ -102,6 +111,11 @@ def scope_map_document(scope_map: ScopeMap) -> ScopeMapDocument:
         scope_map.actions,
         scope_map.created_at.isoformat(),
     )
+
+
+def key_document(facts: KeyFacts) -> KeyDocument:
+    retired = facts.retired_at.isoformat() if facts.retired_at else None
+    return KeyDocument(facts.kid, retired is None, facts.created_at.isoformat(), retired)
 
 
 def audit_document(entry: AuditEntry) -> AuditDocument:

@@ -19,6 +19,11 @@ class AccountInvalid(RegistryError):
     message = "the account cannot be made or changed like this"
 
 
+class AccountConflict(AccountInvalid):
+    code = "ACCOUNT_CONFLICT"
+    message = "the name is taken, or something still needs this"
+
+
 class AccountUnknown(RegistryError):
     code = "ACCOUNT_UNKNOWN"
     message = "there is no such account"
@@ -34,7 +39,7 @@ def require_name(name: str) -> None:
 
 def require_free(tx: Transaction, name: str) -> None:
     if queries.find_user(tx, name) or queries.find_token(tx, name):
-        raise AccountInvalid({"name": name}, f"there is an account called {name} already")
+        raise AccountConflict({"name": name}, f"there is an account called {name} already")
 
 
 def require_changes(changes: Mapping[str, Any]) -> None:

@@ -7,6 +7,7 @@ import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy import bindparam
@@ -323,6 +324,35 @@ def signing_keys(tx: Transaction, not_retired_before: datetime) -> list[tuple[st
     """(kid, private key) of every key that may still verify, the signing one first."""
     rows = tx.rows(_SIGNING_KEYS, moment=to_micros(not_retired_before))
     return [(kid, private_pem) for kid, private_pem in rows]
+
+
+_KEYS = Statement(
+    sa.select(_keys.c.kid, _keys.c.created_at, _keys.c.retired_at).order_by(
+        _keys.c.retired_at.is_not(None), _keys.c.created_at.desc()
+    )
+)
+_DELETE_KEY = Statement(_keys.delete().where(given(_keys, "kid")))
+
+
+class KeyFacts(NamedTuple):
+    """A signing key without its secret. The one that is not retired signs."""
+
+    kid: str
+    created_at: datetime
+    retired_at: datetime | None
+
+
+def key_facts(tx: Transaction) -> list[KeyFacts]:
+    """Every key, the signing one first."""
+    return [
+        KeyFacts(kid, from_micros(made), None if retired is None else from_micros(retired))
+        for kid, made, retired in tx.rows(_KEYS)
+    ]
+
+
+def delete_signing_key(tx: Transaction, kid: str) -> bool:
+    """What it signed is good for nothing any more; False if there is no such key."""
+    return tx.change(_DELETE_KEY, kid=kid) > 0
 
 
 def add_signing_key(

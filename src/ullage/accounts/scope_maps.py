@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 
 from ullage.accounts import queries
 from ullage.accounts.documents import ScopeMapDocument, scope_map_document
-from ullage.accounts.names import AccountInvalid, known, require_name
+from ullage.accounts.names import AccountConflict, AccountInvalid, known, require_name
 from ullage.accounts.queries import ScopeMap
 from ullage.authorization import SCOPE_MAP_ACTIONS, parse_pattern
 from ullage.database.transaction import Transaction
@@ -17,6 +17,7 @@ from ullage.registry.clients import Caller
 from ullage.registry.context import Registry
 
 MAX_ACTIONS = 500
+MAX_DESCRIPTION = 1000
 
 
 def create_scope_map(
@@ -27,11 +28,12 @@ def create_scope_map(
     description: str = "",
 ) -> ScopeMapDocument:
     require_name(name)
+    _require_short(description)
     actions = actions_of(repositories)
 
     def make(tx: Transaction) -> ScopeMapDocument:
         if queries.find_scope_map(tx, name) is not None:
-            raise AccountInvalid(message=f"there is a scope map called {name} already")
+            raise AccountConflict(message=f"there is a scope map called {name} already")
         queries.put_scope_map(tx, name, description, actions, registry.now())
         registry.audit(tx, caller, "scope-map.create", target=name, detail={"actions": actions})
         return scope_map_document(_scope_map(tx, name))
@@ -56,6 +58,7 @@ def update_scope_map(
     remove: Sequence[Sequence[str]] = (),
     description: str | None = None,
 ) -> ScopeMapDocument:
+    _require_short(description or "")
     added, removed = actions_of(add), actions_of(remove)
 
     def change(tx: Transaction) -> ScopeMapDocument:
@@ -76,7 +79,7 @@ def delete_scope_map(registry: Registry, caller: Caller, name: str) -> None:
         _scope_map(tx, name)
         accounts = queries.users_of_scope_map(tx, name)
         if accounts:
-            raise AccountInvalid(
+            raise AccountConflict(
                 {"accounts": accounts[:20]},
                 f"scope map {name} is used by {', '.join(accounts[:5])}; give them another first",
             )
@@ -92,6 +95,11 @@ def delete_scope_map(registry: Registry, caller: Caller, name: str) -> None:
 def require_scope_map(tx: Transaction, name: str | None) -> None:
     if name is not None:
         _scope_map(tx, name)
+
+
+def _require_short(description: str) -> None:
+    if len(description) > MAX_DESCRIPTION:
+        raise AccountInvalid(message=f"a description has at most {MAX_DESCRIPTION} characters")
 
 
 def _require_few(actions: Sequence[str]) -> None:

@@ -8,7 +8,9 @@ from datetime import datetime
 from typing import Any
 
 from ullage.accounts import queries
+from ullage.accounts.documents import KeyDocument, key_document
 from ullage.accounts.jwt import KEY_OVERLAP, KeyUnknown, SigningKey, TokenAuthority, new_signing_key
+from ullage.accounts.names import AccountUnknown
 from ullage.database.transaction import Transaction
 from ullage.registry.clients import Caller
 from ullage.registry.context import Registry
@@ -70,16 +72,39 @@ class TokenKeys:
         return TokenAuthority(self._audience, [SigningKey(*key) for key in keys])
 
 
-def rotate_key(registry: Registry, caller: Caller, *, revoke: bool = False) -> dict[str, Any]:
+def list_keys(registry: Registry) -> list[KeyDocument]:
+    """Every key without its secret, the one that signs first."""
+    return [key_document(facts) for facts in registry.read(queries.key_facts)]
+
+
+def rotate_key(registry: Registry, caller: Caller, *, revoke: bool = False) -> KeyDocument:
     """Sign with a new key from now on; the old one verifies until what it signed has expired.
 
     With `revoke` it verifies nothing any more, and every token there is ends.
     """
     key = new_signing_key()
 
-    def rotate(tx: Transaction) -> None:
+    def rotate(tx: Transaction) -> KeyDocument:
         queries.add_signing_key(tx, key.kid, key.private_pem, registry.now(), alone=revoke)
         registry.audit(tx, caller, "key.rotate", target=key.kid, detail={"revoke": revoke})
+        return key_document(queries.key_facts(tx)[0])
 
-    registry.write(rotate)
-    return {"kid": key.kid}
+    return registry.write(rotate)
+
+
+def revoke_key(registry: Registry, caller: Caller, kid: str) -> list[KeyDocument]:
+    """End all tokens that this key signed; the keys that are left.
+
+    If it is the one that signs, a new one does from now on. Raises AccountUnknown.
+    """
+    fresh = new_signing_key()
+
+    def revoke(tx: Transaction) -> list[KeyDocument]:
+        if not queries.delete_signing_key(tx, kid):
+            raise AccountUnknown(message=f"there is no signing key {kid[:64]}")
+        if all(facts.retired_at for facts in queries.key_facts(tx)):
+            queries.add_signing_key(tx, fresh.kid, fresh.private_pem, registry.now())
+        registry.audit(tx, caller, "key.revoke", target=kid)
+        return [key_document(facts) for facts in queries.key_facts(tx)]
+
+    return registry.write(revoke)

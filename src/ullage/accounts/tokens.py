@@ -13,6 +13,7 @@ from typing import Any
 from ullage.accounts import queries
 from ullage.accounts.documents import TokenDocument, token_document
 from ullage.accounts.names import (
+    AccountConflict,
     AccountInvalid,
     enabled,
     known,
@@ -187,7 +188,7 @@ def _require_no_other(tx: Transaction, name: str, actions: Sequence[str]) -> Non
     """A scope map of this name that others use, and that says something else, must stay."""
     found = queries.find_scope_map(tx, name)
     if found is not None and list(found.actions) != list(actions):
-        raise AccountInvalid(
+        raise AccountConflict(
             {"scopeMap": name},
             f"there is a scope map called {name} with other rights already; "
             f"use it with --scope-map {name}, or choose another name for the token",

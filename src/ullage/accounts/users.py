@@ -10,6 +10,7 @@ from typing import Any
 from ullage.accounts import queries
 from ullage.accounts.documents import UserDocument, user_document
 from ullage.accounts.names import (
+    AccountConflict,
     AccountInvalid,
     enabled,
     known,
@@ -150,7 +151,7 @@ def delete_user(registry: Registry, caller: Caller, name: str) -> None:
 
 def _require_an_admin(tx: Transaction) -> None:
     if not any(user.admin and user.enabled for user in queries.list_users(tx)):
-        raise AccountInvalid(message="this is the last administrator; make another one first")
+        raise AccountConflict(message="this is the last administrator; make another one first")
 
 
 def _chosen(password: str | None) -> str:

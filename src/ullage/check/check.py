@@ -25,6 +25,7 @@ from ullage.check.run import Progress, Run
 from ullage.database.errors import DatabaseBroken, DatabaseBusy, DatabaseUnusable
 from ullage.documents import plain
 from ullage.oci.errors import StorageFull, Unavailable
+from ullage.registry.clients import Caller
 from ullage.registry.context import Registry
 from ullage.registry.errors import Damaged
 
@@ -52,11 +53,14 @@ def check(
     return running.report()
 
 
-def run_check(registry: Registry, request: dict[str, Any]) -> Iterator[dict[str, Any]]:
+def run_check(
+    registry: Registry, request: dict[str, Any], caller: Caller
+) -> Iterator[dict[str, Any]]:
     """The check as an answer to `{"mode": "fast" | "default" | "deep", "repair": bool}`.
 
     Yields {"progress": …} at intervals, and at the end the report, or {"error": text} if the check
-    is impossible. Raises ValueError for another request.
+    is impossible. That it repairs is in the audit log from its beginning on. Raises ValueError for
+    another request.
     """
     mode, repair = Mode(request.get("mode", "default")), request.get("repair", False)
     if not isinstance(repair, bool):
@@ -64,6 +68,10 @@ def run_check(registry: Registry, request: dict[str, Any]) -> Iterator[dict[str,
     running = Run(registry, mode, repair)
     said = time.monotonic()
     try:
+        if repair:
+            with _check_errors():
+                detail = {"mode": mode.value}
+                registry.write(lambda tx: registry.audit(tx, caller, "check.repair", detail=detail))
         for step in _steps(running):
             if time.monotonic() - said >= 0.2:
                 said = time.monotonic()

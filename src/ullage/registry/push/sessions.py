@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
 
 from ullage.database.transaction import Transaction
@@ -226,11 +226,19 @@ def end_upload(
     *,
     only_if_expired: bool = False,
     only_if_empty: bool = False,
+    record: Callable[[Transaction], None] | None = None,
 ) -> bool:
-    """End a session for whatever reason and bury its bytes; False if it had ended already."""
+    """End a session for whatever reason and bury its bytes; False if it had ended already.
+
+    `record` is done in the same transaction, if it had not.
+    """
     if upload.repository_id is None:
         return _end_in_memory(
-            registry, upload, only_if_expired=only_if_expired, only_if_empty=only_if_empty
+            registry,
+            upload,
+            only_if_expired=only_if_expired,
+            only_if_empty=only_if_empty,
+            record=record,
         )
     size = registry.blobs.size(upload.key) or 0
     now = registry.now()
@@ -250,6 +258,8 @@ def end_upload(
             return False
         drop_repository_if_empty(tx, repository_id)
         tombstones.bury(tx, repository_id, upload.key, size, due_at)
+        if record is not None:
+            record(tx)
         return True
 
     ended = registry.write(end, freeing=True)
@@ -270,7 +280,12 @@ def end_uploads_of(registry: Registry, subject: str) -> int:
 
 
 def _end_in_memory(
-    registry: Registry, upload: Upload, *, only_if_expired: bool, only_if_empty: bool
+    registry: Registry,
+    upload: Upload,
+    *,
+    only_if_expired: bool,
+    only_if_empty: bool,
+    record: Callable[[Transaction], None] | None,
 ) -> bool:
     memory, now = memory_sessions_of(registry), registry.now()
     if only_if_empty:
@@ -283,9 +298,12 @@ def _end_in_memory(
     if not session.began:
         # Nothing was ever written under it.
         memory.add_keys([upload.key])
+        if record is not None:
+            registry.write(record, freeing=True)
         return True
     try:
-        _bury_reserved(registry, {upload.key: registry.blobs.size(upload.key)}, {}, now)
+        sizes = {upload.key: registry.blobs.size(upload.key)}
+        _bury_reserved(registry, sizes, {}, now, record)
     except BaseException:
         memory.add(session)
         raise
@@ -299,6 +317,7 @@ def _bury_reserved(
     sizes: Mapping[str, int | None],
     due_later: Mapping[str, datetime],
     now: datetime,
+    record: Callable[[Transaction], None] | None = None,
 ) -> int:
     """Cross reserved keys out, with tombstones for what is stored under them; how many those are.
 
@@ -313,6 +332,8 @@ def _bury_reserved(
             if reserved_keys.release(tx, key) and size is not None:
                 tombstones.bury(tx, 0, key, size, due_later.get(key, now))
                 buried += 1
+        if record is not None:
+            record(tx)
         return buried
 
     return registry.write(bury, freeing=True)

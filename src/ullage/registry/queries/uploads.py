@@ -11,7 +11,7 @@ from sqlalchemy import bindparam
 
 from ullage.database.schema import content, space
 from ullage.database.statements import LIMIT, Statement, given
-from ullage.database.timestamps import to_micros
+from ullage.database.timestamps import from_micros, to_micros
 from ullage.database.transaction import Transaction
 from ullage.oci.digest import Digest
 from ullage.oci.reference import RepositoryName
@@ -256,6 +256,29 @@ def uploads_of(tx: Transaction, repository_id: int, limit: int) -> list[Upload]:
 
 
 _ALL_OF = Statement(sa.select(*_COLUMNS).where(given(_uploads, "subject")))
+
+
+class ListedUpload(NamedTuple):
+    """A session as it is shown: of which repository, and until when."""
+
+    upload: Upload
+    repository: str
+    expires_at: datetime
+
+
+_OPEN = Statement(
+    sa.select(*_COLUMNS, _repositories.c.name, _uploads.c.expires_at).join(
+        _repositories, _repositories.c.id == _uploads.c.repository_id
+    )
+)
+
+
+def open_uploads(tx: Transaction) -> list[ListedUpload]:
+    """All sessions; there are at most as many as may be open."""
+    return [
+        ListedUpload(Upload(*facts), name, from_micros(expires_at))
+        for *facts, name, expires_at in tx.rows(_OPEN)
+    ]
 
 
 def uploads_of_account(tx: Transaction, subject: str) -> list[Upload]:

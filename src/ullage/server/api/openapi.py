@@ -10,12 +10,14 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from ullage.accounts.names import ACCOUNT_NAME
 from ullage.cleanup.job.documents import PlanJob, PurgeJob, RetentionJob
 from ullage.documents import SCHEMAS, UNSET, Document, schemas
 from ullage.oci import errors
 from ullage.oci.errors import RegistryError
 from ullage.server.http import errors as http_errors
 from ullage.server.http.operations import Operation, Parameter
+from ullage.server.http.permissions import Audience
 from ullage.server.http.routes import Route
 from ullage.usage.images import ImageEntry
 from ullage.usage.usage import Entry
@@ -59,8 +61,17 @@ _OF_BODIES = (
     http_errors.MediaTypeUnsupported,
     http_errors.BodyTimeout,
 )
+_ADMINISTRATORS = "For administrators; a token takes the scope `registry:admin:*`."
+_WITH_ACCOUNTS = " Refused with 403 where no accounts are asked for."
 _ID = {"type": "string", "pattern": "^[0-9a-f]{32}$"}
-_PATH_SCHEMAS = {"digest": {"type": "string", "pattern": "^sha(256|512):[0-9a-f]+$"}}
+_ACCOUNT = {"type": "string", "pattern": f"^{ACCOUNT_NAME.pattern}$"}
+_PATH_SCHEMAS = {
+    "digest": {"type": "string", "pattern": "^sha(256|512):[0-9a-f]+$"},
+    "user": _ACCOUNT,
+    "token": _ACCOUNT,
+    "scope_map": _ACCOUNT,
+    "key": {"type": "string", "pattern": "^[0-9a-f]{16}$"},
+}
 _HEADERS = {
     "Location": "The path of what was made.",
     "Link": "The next page (RFC 8288), if there is one.",
@@ -73,7 +84,12 @@ def describe(routes: Iterable[Route]) -> JSON:
     paths: dict[str, JSON] = {}
     for route, operation in described:
         paths.setdefault(route.path, {})[route.method.lower()] = _operation(route, operation)
-    kinds = {kind for _, each in described for kind in (*each.answers.values(), *each.request)}
+    kinds = {
+        kind
+        for _, each in described
+        for kind in (*each.answers.values(), *each.request)
+        if kind is not None
+    }
     named = schemas([*sorted(kinds, key=lambda kind: kind.__name__), *_ALTERNATIVES, Errors])
     modules = sorted({route.handler.__module__ for route, _ in described})
     found: JSON = {
@@ -149,7 +165,11 @@ def _operation(route: Route, operation: Operation) -> JSON:
         + [_in_query(parameter) for parameter in operation.query],
         "responses": _responses(operation, writes=route.method != "GET"),
     }
-    if rights:
+    if route.permission.audience is Audience.ADMINISTRATORS:
+        found["description"] = _ADMINISTRATORS + (
+            _WITH_ACCOUNTS if route.permission.takes_accounts else ""
+        )
+    elif rights:
         found["description"] = f"Takes {rights} on all repositories (`*`)."
     if operation.request:
         found["requestBody"] = _body(operation)
@@ -188,6 +208,9 @@ def _any_of(kinds: Sequence[type]) -> JSON:
 def _responses(operation: Operation, *, writes: bool) -> JSON:
     found: JSON = {}
     for status, kind in sorted(operation.answers.items()):
+        if kind is None:
+            found[str(status)] = {"description": "Done."}
+            continue
         found[str(status)] = {
             "description": _first_line(kind),
             "content": {"application/json": {"schema": _any_of([kind])}},

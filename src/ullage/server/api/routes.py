@@ -13,7 +13,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from ullage.documents import Document
-from ullage.server.api import deleted, jobs, locks, plans, policies, usage
+from ullage.server.api import accounts, deleted, jobs, locks, operating, plans, policies, usage
 from ullage.server.http.context import Context
 from ullage.server.http.operations import Operation
 from ullage.server.http.permissions import KNOWN
@@ -49,5 +49,7 @@ ROUTES = (
     *locks.ROUTES,
     *policies.ROUTES,
     *deleted.ROUTES,
+    *accounts.ROUTES,
+    *operating.ROUTES,
     Route("openapi", "GET", "/api/v1/openapi.json", get_description, KNOWN, _DESCRIPTION),
 )

@@ -17,12 +17,16 @@ from starlette.requests import Request
 from ullage.accounts.authenticator import WITHOUT_ACCOUNTS, Authenticator, LoginFailed, TokenInvalid
 from ullage.accounts.directory import Account
 from ullage.authorization import Principal
-from ullage.oci.errors import Unauthorized
+from ullage.oci.errors import Denied, Unauthorized
 from ullage.server.http.origins import OwnOrigins
 from ullage.server.http.permissions import Audience, Permission
 from ullage.server.http.threads import FairThreads, Line, Threads
 
 MAX_CREDENTIAL_BYTES = 16 * 1024
+_NO_ACCOUNTS = (
+    "this registry asks for no accounts, so it takes none from its callers: they would be "
+    "administrators on the day that it does. Use the command line with --data on its machine"
+)
 _HOST = re.compile(
     r"(?:[A-Za-z0-9](?:[A-Za-z0-9.-]{0,251}[A-Za-z0-9])?|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{1,5})?"
 )
@@ -66,6 +70,8 @@ class Guard:
         """The caller, if permitted. Raises Challenge, TooManyRequests, Denied."""
         if self.authenticator is None:
             self.origins.require(request)
+            if permission.takes_accounts:
+                raise Denied(message=_NO_ACCOUNTS)
             return WITHOUT_ACCOUNTS
         if permission.audience is Audience.ANYBODY:
             return self.authenticator.anonymous

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import asyncio
+from dataclasses import dataclass, field
 
 from starlette.requests import Request
 
@@ -29,6 +30,8 @@ class Context:
     write_batches: WriteBatches
     bodies: Bodies
     guard: Guard
+    # Held by the one check that goes on.
+    checking: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     def name(self, text: str) -> RepositoryName:
         return parse_repository_name(text, self.registry.limits.max_name_length)

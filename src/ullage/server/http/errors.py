@@ -8,6 +8,8 @@ from typing import Any
 
 from starlette.responses import Response
 
+from ullage.accounts.audit_log import TimeInvalid
+from ullage.accounts.names import AccountConflict, AccountInvalid, AccountUnknown
 from ullage.authorization import ScopeInvalid
 from ullage.oci import errors
 from ullage.oci.errors import (
@@ -115,6 +117,10 @@ STATUS: Mapping[type[RegistryError], int] = {
     errors.ValueInvalid: 400,
     errors.StorageFull: 507,
     errors.Unavailable: 503,
+    AccountInvalid: 400,
+    AccountUnknown: 404,
+    AccountConflict: 409,
+    TimeInvalid: 400,
     # What only HTTP knows.
     NotFound: 404,
     MethodNotAllowed: 405,

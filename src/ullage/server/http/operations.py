@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ullage.documents import Document, RequestBody
+from ullage.documents import RequestBody
 from ullage.oci.errors import RegistryError
 
 
@@ -23,9 +23,12 @@ class Parameter:
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """The types of a route's answers by status, and of its request: any of them, or none."""
+    """The types of a route's answers by status, and of its request: any of them, or none.
 
-    answers: Mapping[int, type[Document]]
+    An answer without a body has no type.
+    """
+
+    answers: Mapping[int, type[Any] | None]
     request: tuple[type[RequestBody], ...] = ()
     query: tuple[Parameter, ...] = ()
     # What else it may raise than every route may.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
-from ullage.authorization import Action, Principal
+from ullage.authorization import ADMINISTRATION, Action, Principal
 from ullage.oci.reference import RepositoryName
 
 # The name in a scope that covers all repositories.
@@ -27,12 +27,16 @@ class Audience(Enum):
     REPOSITORY = "repository"
     # Those with rights on all repositories, also on those that there will be.
     EVERYTHING = "everything"
+    # Those that manage the registry itself.
+    ADMINISTRATORS = "administrators"
 
 
 @dataclass(frozen=True, slots=True)
 class Permission:
     audience: Audience
     actions: tuple[Action, ...] = ()
+    # Refused by a registry without accounts: what it does would outlast that.
+    takes_accounts: bool = False
 
     def scope(self, name: str | None) -> str | None:
         """The scope to request from the token endpoint; None if any token will do."""
@@ -40,6 +44,8 @@ class Permission:
             return "registry:catalog:*"
         if self.audience is Audience.DELETED_CATALOG:
             return "registry:deleted_catalog:*"
+        if self.audience is Audience.ADMINISTRATORS:
+            return f"registry:{ADMINISTRATION}:*"
         if self.audience in _OF_REPOSITORIES:
             return f"repository:{name or '*'}:{','.join(self.actions)}"
         return None
@@ -50,6 +56,8 @@ class Permission:
             return [{"Type": "registry", "Name": "catalog", "Action": "*"}]
         if self.audience is Audience.DELETED_CATALOG and not principal.listing_deleted:
             return [{"Type": "registry", "Name": "deleted_catalog", "Action": "*"}]
+        if self.audience is Audience.ADMINISTRATORS and not principal.admin:
+            return [{"Type": "registry", "Name": ADMINISTRATION, "Action": "*"}]
         if self.audience not in _OF_REPOSITORIES:
             return []
         return [
@@ -74,5 +82,9 @@ POLICY_READ = Permission(Audience.EVERYTHING, (Action.METADATA_READ,))
 POLICY_WRITE = Permission(
     Audience.EVERYTHING, (Action.METADATA_READ, Action.METADATA_WRITE, Action.DELETE)
 )
+ADMINISTRATION_READ = Permission(Audience.ADMINISTRATORS)
+ADMINISTRATION_WRITE = Permission(Audience.ADMINISTRATORS)
+# Accounts and keys, which count for nothing as long as no caller is asked for an account.
+ACCOUNTS_WRITE = Permission(Audience.ADMINISTRATORS, takes_accounts=True)
 DELETED_READ = Permission(Audience.REPOSITORY, (Action.DELETED_READ,))
 DELETED_RESTORE = Permission(Audience.REPOSITORY, (Action.DELETED_RESTORE,))
