@@ -15,10 +15,10 @@ from enum import StrEnum
 from typing import TypeAlias
 
 from ullage.database.transaction import Transaction
+from ullage.deletion.queries import losses
 from ullage.oci.digest import Digest
 from ullage.registry.leases.lease import Leases
 from ullage.registry.queries.references import links as links_queries
-from ullage.registry.queries.references import losses
 from ullage.registry.queries.references.blobs import (
     ReferencedBlob,
     alone_in,

@@ -9,6 +9,7 @@ from datetime import datetime, timedelta
 
 from ullage.database.transaction import Transaction
 from ullage.deletion.forecast import Fate, Forecast, Outcome
+from ullage.deletion.queries.move_manifests import move_manifests
 from ullage.deletion.queries.operations import records
 from ullage.deletion.queries.operations import tags as tags_queries
 from ullage.deletion.queries.operations.move_manifests import drop_tags, tags_there
@@ -21,7 +22,6 @@ from ullage.registry.context import Registry
 from ullage.registry.queries import policies
 from ullage.registry.queries.content.blobs import lock_blobs
 from ullage.registry.queries.content.manifests import ManifestRow
-from ullage.registry.queries.content.move_manifests import move_manifests
 from ullage.registry.queries.content.remove_manifests import blobs_of
 from ullage.registry.queries.content.repositories import add_to_repository
 from ullage.registry.queries.reclaim.release_links import Released, bytes_linked_once, release_links

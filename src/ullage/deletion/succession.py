@@ -12,6 +12,7 @@ from collections.abc import Collection, Mapping
 from datetime import datetime
 
 from ullage.database.transaction import Transaction
+from ullage.deletion.queries.successors import copy_links, has_uploads, move_uploads
 from ullage.oci.reference import RepositoryName
 from ullage.registry.context import Registry
 from ullage.registry.leases.lease import Link
@@ -20,7 +21,6 @@ from ullage.registry.queries.content.repositories import (
     drop_repository_if_empty,
     ensure_repository,
 )
-from ullage.registry.queries.content.successors import copy_links, has_uploads, move_uploads
 from ullage.registry.queries.reclaim.reviews import schedule_reviews
 from ullage.registry.queries.references.links import promised_links
 

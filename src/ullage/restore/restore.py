@@ -18,6 +18,7 @@ from functools import partial
 
 from ullage.cleanup.queries import jobs
 from ullage.database.transaction import Transaction
+from ullage.deletion.queries.move_manifests import move_manifests
 from ullage.deletion.queries.operations.move_manifests import Clash, drop_tags, rows_of, some_roots
 from ullage.deletion.queries.operations.records import begin, end_if_empty, find
 from ullage.deletion.queries.operations.repositories import (
@@ -47,7 +48,6 @@ from ullage.registry.context import Registry
 from ullage.registry.locks import attribute_locks, image_locks
 from ullage.registry.queries.content.blobs import lock_blobs
 from ullage.registry.queries.content.manifests import ManifestRow, find_manifests, touch_manifest
-from ullage.registry.queries.content.move_manifests import move_manifests
 from ullage.registry.queries.content.remove_manifests import blobs_of, parents_of, referrers_of
 from ullage.registry.queries.content.repositories import (
     add_to_repository,

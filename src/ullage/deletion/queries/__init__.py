@@ -1,1 +1,1 @@
-"""What deletions leave behind while they can be taken back."""
+"""SQL that only deletions and restores need: what one takes, moves and leaves to its successor."""
