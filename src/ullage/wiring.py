@@ -55,6 +55,7 @@ from ullage.registry.queries.upload_claims import open_claims
 from ullage.server.app import create_app
 from ullage.server.http.access_log import RequestLog
 from ullage.server.listener.certificate import Tls, TlsUnusable, require_usable
+from ullage.server.listener.descriptors import budget, raised_limit
 from ullage.server.listener.granian import AddressUnusable, Listener, listen_on, serve
 from ullage.tls import Certificates, name_in, self_signed
 from ullage.worker import Worker
@@ -290,6 +291,7 @@ def run_server(
     except AddressUnusable as error:
         raise CannotStart(str(error)) from error
     port = listening.getsockname()[1]
+    room = budget(raised_limit(), settings.threads)
     with (
         closing(listening),
         open_registry(settings, adopt=adopt, tables_may=tables_may) as (registry, worker),
@@ -308,7 +310,7 @@ def run_server(
             hosts=settings.hosts,
             trusted_proxies=settings.trusted_proxies,
             scheme=scheme,
-            threads=settings.threads,
+            threads=room.threads,
             body_idle_seconds=settings.body_timeout.total_seconds(),
             request_log=request_log,
         )
@@ -316,6 +318,7 @@ def run_server(
             listening,
             header_seconds=settings.header_timeout.total_seconds(),
             grace_seconds=settings.shutdown_grace.total_seconds(),
+            connections=room.connections,
             tls=tls,
         )
         started = Started(

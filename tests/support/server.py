@@ -52,7 +52,8 @@ class UllageServer:
     """`ullage serve` on a free port, ready when the `with` block starts.
 
     `arguments` follow --listen and --data on the command line; `env` is laid over the environment;
-    `address` is a loopback address or one that this machine has.
+    `address` is a loopback address or one that this machine has; `max_files` is its limit of open
+    files, soft and hard.
     Restarts keep the port, for clients write it into image names.
     """
 
@@ -62,12 +63,14 @@ class UllageServer:
         *arguments: str | Path,
         env: Mapping[str, str] | None = None,
         address: str = "127.0.0.1",
+        max_files: int | None = None,
     ) -> None:
         self.data = data
         self.arguments = arguments
         self.env = dict(env or {})
         self.log_path = data.with_name(f"{data.name}.log")
         self._listen = f"{address}:0"
+        self._max_files = max_files
         self._url: str | None = None
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -111,6 +114,9 @@ class UllageServer:
         said_before = self.log_path.stat().st_size if self.log_path.exists() else 0
         command = [sys.executable, "-m", "ullage", "serve", "--listen", self._listen]
         command += ["--data", str(self.data), *map(str, self.arguments)]
+        if self._max_files is not None:
+            limited = f'ulimit -n {self._max_files} && exec "$@"'
+            command = ["sh", "-c", limited, "sh", *command]
         with self.log_path.open("ab") as log:
             self._process = subprocess.Popen(
                 command,

@@ -16,6 +16,14 @@ from ullage.oci.errors import StorageFull, Unavailable
 log = logging.getLogger(__name__)
 
 
+SHORT_OF_FILES = "too many files are open; try again"
+
+
+def is_short_of_files(error: OSError) -> bool:
+    """Whether no file could be opened just now: that passes, and nothing is broken."""
+    return error.errno in (errno.EMFILE, errno.ENFILE)
+
+
 class Damaged(Unavailable):
     """The database found its own data malformed."""
 
@@ -77,6 +85,8 @@ def _of_the_store(error: BaseException) -> Exception | None:
         return Unavailable(
             message="another request is writing this upload; try again", retry_after=1
         )
+    if is_short_of_files(error):
+        return Unavailable(message=SHORT_OF_FILES, retry_after=1)
     log.error("the blob store failed: %s", error)
     return Unavailable(message="the registry's storage failed; try again", retry_after=1)
 

@@ -13,8 +13,16 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from ullage.accounts.authenticator import Authenticator
 from ullage.authorization import Principal
-from ullage.oci.errors import NameInvalid, NameUnknown, RangeInvalid, RegistryError, SizeInvalid
+from ullage.oci.errors import (
+    NameInvalid,
+    NameUnknown,
+    RangeInvalid,
+    RegistryError,
+    SizeInvalid,
+    Unavailable,
+)
 from ullage.registry.context import Registry
+from ullage.registry.errors import SHORT_OF_FILES, is_short_of_files
 from ullage.server.acr import routes as acr
 from ullage.server.acr.data_plane import PREFIX, no_such_page
 from ullage.server.api import routes as api
@@ -127,6 +135,10 @@ class App:
             # The client is gone; one that closed only its sending side still gets a response.
             gone = SizeInvalid(message="the request's body ended before its announced length")
             return error_response(gone)
+        except OSError as error:
+            if is_short_of_files(error):
+                return error_response(Unavailable(message=SHORT_OF_FILES))
+            return _internal_error(request, error)
         except Exception as error:  # noqa: BLE001 - logged, and reported to the client
             return _internal_error(request, error)
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -132,6 +134,15 @@ def is_damage(error: sa.exc.DatabaseError) -> bool:
     return str(error.orig).startswith("Could not decode to UTF-8")
 
 
+def _no_descriptor_is_left() -> bool:
+    """Whether the process cannot open any file now: that passes, and nothing is broken."""
+    try:
+        os.close(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
+    except OSError as error:
+        return error.errno in (errno.EMFILE, errno.ENFILE)
+    return False
+
+
 def sqlite_trouble(error: sa.exc.DatabaseError) -> Exception | None:
     """What is wrong with the database; None if it is what was asked of it."""
     text = str(error.orig)
@@ -147,6 +158,8 @@ def sqlite_trouble(error: sa.exc.DatabaseError) -> Exception | None:
         return DatabaseFull(text)
     if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
         return DatabaseBusy(text)
+    if code == sqlite3.SQLITE_CANTOPEN and _no_descriptor_is_left():
+        return DatabaseBusy("too many files are open")
     if code in (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN):
         return DatabaseBroken(text)
     return None

@@ -15,7 +15,7 @@ from ullage.oci.errors import BlobUnknown, ManifestUnknown, NameUnknown, Registr
 from ullage.oci.reference import RepositoryName, Tag
 from ullage.registry.clients import Caller
 from ullage.registry.context import Registry
-from ullage.registry.errors import database_errors
+from ullage.registry.errors import SHORT_OF_FILES, database_errors, is_short_of_files
 from ullage.registry.locks import attribute_locks
 from ullage.registry.quarantine import quarantine_blob
 from ullage.registry.queries.attributes import Lock
@@ -173,7 +173,7 @@ def open_blob(
     except KeyUnknown as error:
         raise _lost(registry, name, blob, "its bytes are missing") from error
     except OSError as error:
-        raise _unreadable(digest, str(error)) from error
+        raise _unreadable(digest, error) from error
     try:
         if reader.size != blob.size:
             size = f"{reader.size} bytes instead of {blob.size}"
@@ -184,7 +184,7 @@ def open_blob(
         return BlobReader(reader, first)
     except OSError as error:
         reader.close()
-        raise _unreadable(digest, str(error)) from error
+        raise _unreadable(digest, error) from error
     except BaseException:
         reader.close()
         raise
@@ -200,8 +200,10 @@ def _lost(registry: Registry, name: RepositoryName, blob: StoredBlob, what: str)
     return Unavailable({"digest": blob.digest}, f"{_DAMAGED}; ask the registry's operator")
 
 
-def _unreadable(digest: Digest, what: str) -> Unavailable:
-    log.error("blob %s cannot be read: %s", digest, what)
+def _unreadable(digest: Digest, error: OSError) -> Unavailable:
+    if is_short_of_files(error):
+        return Unavailable({"digest": digest}, SHORT_OF_FILES)
+    log.error("blob %s cannot be read: %s", digest, error)
     return Unavailable({"digest": digest}, f"{_DAMAGED}; ask the registry's operator")
 
 

@@ -54,6 +54,16 @@ def require_usable(tls: Tls) -> str:
     return hasher.hexdigest()
 
 
+def tls_context(tls: Tls | None) -> ssl.SSLContext | None:
+    """To serve with by ourselves; None without a certificate. The files are usable."""
+    if tls is None:
+        return None
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.load_cert_chain(tls.certificate, tls.key, password="")
+    return context
+
+
 def leaf_of(tls: Tls) -> bytes:
     """The certificate that clients are shown first, in DER form."""
     pem = tls.certificate.read_text(encoding="ascii", errors="replace")

@@ -24,13 +24,19 @@ from granian.server.embed import Server
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from ullage.server.listener.certificate import Tls, TlsUnusable, leaf_of, require_usable
+from ullage.server.listener.certificate import (
+    Tls,
+    TlsUnusable,
+    leaf_of,
+    require_usable,
+    tls_context,
+)
+from ullage.server.listener.descriptors import MAX_CONNECTIONS
+from ullage.server.listener.overload import Overload
 
 log = logging.getLogger(__name__)
 
 BACKLOG = 1024
-# Open connections at once, idle ones among them; more wait in the kernel.
-MAX_CONNECTIONS = 8192
 # What one read from a connection may fill, once a body fills smaller ones: each read is a piece of
 # its own for three threads to hand on. granian's own is 408 KiB; 1 MiB takes in a fifth more.
 READ_BUFFER_BYTES = 1024 * 1024
@@ -74,6 +80,8 @@ class Listener:
     socket: socket.socket
     header_seconds: float
     grace_seconds: float
+    # Open connections at once, idle ones among them; more are answered 503.
+    connections: int = MAX_CONNECTIONS
     tls: Tls | None = None
 
 
@@ -104,6 +112,8 @@ async def _serve(app: ASGIApp, listener: Listener, ready: Callable[[], None]) ->
     loop.add_signal_handler(signal.SIGHUP, reloading.set)
     current = await _started(app, listener)
     replaced: set[_Running] = set()
+    overload = Overload(listener.socket, tls_context(listener.tls))
+    watching = loop.create_task(overload.watch())
     ready()
     while not stopping.is_set():
         events = [loop.create_task(event.wait()) for event in (stopping, reloading)]
@@ -119,7 +129,9 @@ async def _serve(app: ASGIApp, listener: Listener, ready: Callable[[], None]) ->
             old, current = current, await _replacement(app, listener, current)
             if current is not old:
                 _hand_over(old, listener, replaced)
+                overload.tls = tls_context(listener.tls)
                 log.info("read the certificate again; new connections get it")
+    watching.cancel()
     return await _stop({current, *replaced}, listener)
 
 
@@ -205,7 +217,7 @@ async def _started(app: ASGIApp, listener: Listener) -> _Running:
         ),
         websockets=False,
         backlog=BACKLOG,
-        backpressure=MAX_CONNECTIONS,
+        backpressure=listener.connections,
         log_enabled=False,
         ssl_cert=tls.certificate if tls else None,
         ssl_key=tls.key if tls else None,
