@@ -527,15 +527,26 @@ def test_a_file_that_cannot_be_used_is_named_at_the_start(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("with_bytes", [False, True])
-def test_disabling_an_account_ends_its_uploads(keep: Keep, with_bytes: bool) -> None:
+@pytest.mark.parametrize("deleted", [False, True])
+@pytest.mark.parametrize("kind", ["user", "token"])
+def test_disabling_or_deleting_an_account_ends_its_uploads(
+    keep: Keep, kind: str, deleted: bool, with_bytes: bool
+) -> None:
     """It could go on with none of them, and they would keep others out."""
     registry, name = keep.registry, parse_repository_name("app")
-    keep.user("ada", "a password that is long")
+    if kind == "user":
+        keep.user("ada", PASSWORD)
+    else:
+        keep.token("ada", "content/write")
     ada, grace = (Caller(who, "192.0.2.1", "test") for who in ("ada", "grace"))
     hers, others = (start_upload(registry, name, who) for who in (ada, grace))
     if with_bytes:
         add_to_upload(registry, name, hers.id, ada, 0, [b"some bytes"])
-    users.update_user(registry, OPERATOR, "ada", status="disabled")
+    room = users if kind == "user" else scoped_tokens
+    if deleted:
+        getattr(room, f"delete_{kind}")(registry, OPERATOR, "ada")
+    else:
+        getattr(room, f"update_{kind}")(registry, OPERATOR, "ada", status="disabled")
     with pytest.raises(BlobUploadUnknown):
         get_upload(registry, name, hers.id, ada)
     assert get_upload(registry, name, others.id, grace).id == others.id

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from datetime import timedelta
 
 import pytest
@@ -37,7 +38,13 @@ from ullage.registry.identity import parse_label
 from ullage.registry.pull.read import open_blob, stat_blob, stat_blob_for_push
 from ullage.registry.push.append_session import AppendSession
 from ullage.registry.push.links import mount_blob
-from ullage.registry.push.sessions import Upload, cancel_upload, get_upload, start_upload
+from ullage.registry.push.sessions import (
+    IDLE_AFTER,
+    Upload,
+    cancel_upload,
+    get_upload,
+    start_upload,
+)
 from ullage.registry.push.uploads import append_upload, finish_upload
 from ullage.registry.quarantine import quarantine_blob
 from ullage.registry.queries import quarantine as queries
@@ -448,6 +455,87 @@ def test_empty_sessions_of_one_account_end_none_of_another(installation: Install
         start_upload(registry, APP, mallory)
     push_blob(registry, str(APP), b"a whole blob")
     assert get_upload(registry, APP, mine.id, ALICE).id == mine.id
+
+
+MALLORY = Caller("mallory", "192.0.2.66", "test")
+
+
+def begin_as(registry: Registry, caller: Caller) -> Upload:
+    """A session with one byte."""
+    upload = start_upload(registry, APP, caller)
+    session = append_upload(registry, APP, upload.id, caller)
+    session.write(b"x")
+    return session.close()
+
+
+def is_open(registry: Registry, upload: Upload, caller: Caller) -> bool:
+    try:
+        get_upload(registry, APP, upload.id, caller)
+    except BlobUploadUnknown:
+        return False
+    return True
+
+
+@pytest.mark.parametrize("limits", [Limits(max_repository_uploads=6), Limits(max_uploads=6)])
+def test_sessions_with_a_byte_each_keep_no_other_account_out(
+    installation: Installation, limits: Limits
+) -> None:
+    """B6: the share is the account's that has few of them, also while the other goes on."""
+    installation.stop()
+    installation.start(limits)
+    registry = installation.registry
+    clock = registry.now
+    assert isinstance(clock, FakeClock)
+    theirs = []
+    for _ in range(6):
+        clock.advance(1)
+        theirs.append(begin_as(registry, MALLORY))
+    mine = []
+    for _ in range(3):
+        clock.advance(1)
+        mine.append(begin_as(registry, ALICE))
+        for upload in theirs:
+            with suppress(BlobUploadUnknown):
+                append_upload(registry, APP, upload.id, MALLORY).close()
+        with pytest.raises(TooManyRequests):
+            begin_as(registry, MALLORY)
+    left = [upload for upload in theirs if is_open(registry, upload, MALLORY)]
+    assert len(left) == 3
+    # Neither has more than the other: whose session is idle makes way.
+    with pytest.raises(TooManyRequests):
+        begin_as(registry, ALICE)
+    finish_upload(registry, APP, left[0].id, MALLORY, digest_of(b"x"))
+    assert all(is_open(registry, upload, ALICE) for upload in mine)
+    finish_upload(registry, APP, mine[0].id, ALICE, digest_of(b"x"))
+
+
+@pytest.mark.parametrize("limits", [ACCOUNT, REPOSITORY, ALL])
+def test_of_an_accounts_own_sessions_the_idlest_makes_way_once_it_is_idle(
+    installation: Installation, limits: Limits
+) -> None:
+    """Jobs that died leave theirs for a day; and Retry-After says when the first is idle."""
+    installation.stop()
+    installation.start(limits)
+    registry = installation.registry
+    clock = registry.now
+    assert isinstance(clock, FakeClock)
+    first = begin_as(registry, ALICE)
+    clock.advance(10)
+    second = begin_as(registry, ALICE)
+    clock.advance(10)
+    # Bytes come to the older one.
+    append(registry, first, b"y", start=1)
+    clock.advance(10)
+    with pytest.raises(TooManyRequests) as refused:
+        begin_as(registry, ALICE)
+    assert refused.value.retry_after == IDLE_AFTER.total_seconds() - 20
+    clock.advance(refused.value.retry_after - 1)
+    with pytest.raises(TooManyRequests):
+        begin_as(registry, ALICE)
+    clock.advance(1)
+    third = begin_as(registry, ALICE)
+    open_ = [is_open(registry, upload, ALICE) for upload in (first, second, third)]
+    assert open_ == [True, False, True]
 
 
 def test_uploads_are_refused_before_the_disk_is_full(assemble: Assemble) -> None:

@@ -134,6 +134,7 @@ def delete_token(registry: Registry, caller: Caller, name: str) -> None:
         registry.audit(tx, caller, "token.delete", target=name)
 
     registry.write(remove)
+    end_uploads_of(registry, name)
 
 
 def generate_credentials(

@@ -147,6 +147,7 @@ def delete_user(registry: Registry, caller: Caller, name: str) -> None:
         registry.audit(tx, caller, "user.delete", target=name)
 
     registry.write(remove)
+    end_uploads_of(registry, name)
 
 
 def _require_an_admin(tx: Transaction) -> None:

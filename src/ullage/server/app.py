@@ -137,7 +137,7 @@ class App:
             return error_response(gone)
         except OSError as error:
             if is_short_of_files(error):
-                return error_response(Unavailable(message=SHORT_OF_FILES))
+                return error_response(Unavailable(message=SHORT_OF_FILES, retry_after=1))
             return _internal_error(request, error)
         except Exception as error:  # noqa: BLE001 - logged, and reported to the client
             return _internal_error(request, error)

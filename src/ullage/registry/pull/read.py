@@ -202,7 +202,7 @@ def _lost(registry: Registry, name: RepositoryName, blob: StoredBlob, what: str)
 
 def _unreadable(digest: Digest, error: OSError) -> Unavailable:
     if is_short_of_files(error):
-        return Unavailable({"digest": digest}, SHORT_OF_FILES)
+        return Unavailable({"digest": digest}, SHORT_OF_FILES, retry_after=1)
     log.error("blob %s cannot be read: %s", digest, error)
     return Unavailable({"digest": digest}, f"{_DAMAGED}; ask the registry's operator")
 

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import math
+from collections import Counter
 from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
 
@@ -40,6 +42,8 @@ __all__ = ["Upload"]
 
 log = logging.getLogger(__name__)
 
+# A session with bytes to which none came for so long is idle: its client may have gone.
+IDLE_AFTER = timedelta(minutes=1)
 # Bytes that a crash left complete, without a row that says so, are kept for so long: it may be the
 # database that is missing something.
 DOUBT = timedelta(days=1)
@@ -100,9 +104,11 @@ def _reserve_keys(registry: Registry, memory: MemorySessions) -> str:
 def _make_way(
     registry: Registry, stored: OpenUploads, name: RepositoryName, caller: Caller
 ) -> None:
-    """End a session without a byte where there are too many: it keeps no other out.
+    """Where there are too many sessions, end one: none that costs nothing keeps another out.
 
-    Raises TooManyRequests where all of them have bytes.
+    That is one without a byte; else the idlest of the account that has most of them, which ends for
+    an account that has fewer, and for others once it is idle.
+    Raises TooManyRequests.
     """
     limits, memory = registry.limits, registry.memory_sessions
     in_memory = len(memory) if memory is not None else 0
@@ -119,12 +125,17 @@ def _make_way(
     for count, most, subject, repository in shares:
         if memory is not None:
             count += memory.count(subject=subject, name=repository)
-        if count >= most and not _end_empty(registry, subject, repository):
+        if count < most or _end_empty(registry, subject, repository):
+            continue
+        wait = _end_idlest(registry, caller.subject, subject, repository)
+        if wait:
             whose = "in this repository" if repository else "of this account" if subject else ""
+            seconds = math.ceil(wait.total_seconds())
             raise TooManyRequests(
-                message=f"{most} uploads {whose} are open and have bytes; finish or cancel some"
-                " first".replace("  ", " "),
-                retry_after=limits.upload_idle.total_seconds(),
+                {"retry_after_seconds": seconds},
+                f"{most} uploads {whose} are open and have bytes; finish or cancel some first, or "
+                f"try again in {seconds} s".replace("  ", " "),
+                retry_after=seconds,
             )
 
 
@@ -138,6 +149,34 @@ def _end_empty(registry: Registry, subject: str | None, name: RepositoryName | N
     if found is not None:
         end_upload(registry, found, only_if_empty=True)
     return found is not None
+
+
+def _end_idlest(
+    registry: Registry, asking: str, subject: str | None, name: RepositoryName | None
+) -> timedelta | None:
+    """End the session with bytes that makes way; None once it has, else how long until one may.
+
+    Accounts that have fewer than another take from what that one has. The one that has most, and
+    accounts that are no better, wait until its idlest session is idle.
+    """
+    memory, now = registry.memory_sessions, registry.now()
+    held = Counter(registry.read(lambda tx: uploads.count_by_account(tx, name)))
+    if memory is not None:
+        held += memory.count_by_account(name)
+    most = subject if subject is not None else max(held, key=lambda each: (held[each], each))
+    found = registry.read(lambda tx: uploads.find_idlest(tx, now, most, name))
+    in_memory = memory.find_idlest(most, name) if memory is not None else None
+    found = min(filter(None, (found, in_memory)), key=lambda each: each[1], default=None)
+    if found is None:
+        # Requests are at work on all of them.
+        return IDLE_AFTER
+    upload, ends_at = found
+    idle_for = now - (ends_at - registry.limits.upload_idle)
+    wait = min(IDLE_AFTER - idle_for, ends_at - now)
+    if held[most] <= held[asking] + 1 and wait > timedelta():
+        return wait
+    end_upload(registry, upload, only_if_idle=ends_at)
+    return None
 
 
 def _require_few(registry: Registry, count: int) -> None:
@@ -226,19 +265,18 @@ def end_upload(
     *,
     only_if_expired: bool = False,
     only_if_empty: bool = False,
+    only_if_idle: datetime | None = None,
     record: Callable[[Transaction], None] | None = None,
 ) -> bool:
     """End a session for whatever reason and bury its bytes; False if it had ended already.
 
-    `record` is done in the same transaction, if it had not.
+    `only_if_idle`: unless bytes have come since it was to last until then.
+    `record` is done in the same transaction, if it had not ended.
     """
     if upload.repository_id is None:
+        lasts_until = registry.now() if only_if_expired else only_if_idle
         return _end_in_memory(
-            registry,
-            upload,
-            only_if_expired=only_if_expired,
-            only_if_empty=only_if_empty,
-            record=record,
+            registry, upload, lasts_until, only_if_empty=only_if_empty, record=record
         )
     size = registry.blobs.size(upload.key) or 0
     now = registry.now()
@@ -252,6 +290,8 @@ def end_upload(
             repository_id = uploads.delete_expired_upload(tx, upload.id, now)
         elif only_if_empty:
             repository_id = uploads.delete_empty_upload(tx, upload.id, now)
+        elif only_if_idle is not None:
+            repository_id = uploads.delete_idle_upload(tx, upload.id, only_if_idle, now)
         else:
             repository_id = uploads.delete_upload(tx, upload.id)
         if repository_id is None:
@@ -282,16 +322,17 @@ def end_uploads_of(registry: Registry, subject: str) -> int:
 def _end_in_memory(
     registry: Registry,
     upload: Upload,
+    lasts_until: datetime | None,
     *,
-    only_if_expired: bool,
     only_if_empty: bool,
     record: Callable[[Transaction], None] | None,
 ) -> bool:
+    """As end_upload; with `lasts_until`, unless it lasts longer by now."""
     memory, now = memory_sessions_of(registry), registry.now()
     if only_if_empty:
         session = memory.remove_empty(upload.id)
     else:
-        session = memory.remove(upload.id, expired_at=now if only_if_expired else None)
+        session = memory.remove(upload.id, expired_at=lasts_until)
     if session is None:
         return False
     registry.hashers.forget(upload.id)

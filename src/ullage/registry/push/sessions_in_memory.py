@@ -119,6 +119,18 @@ class MemorySessions:
         heaviest = max(empty, key=lambda each: counts[each.upload.subject], default=None)
         return heaviest.upload if heaviest is not None else None
 
+    def count_by_account(self, name: RepositoryName | None) -> Counter[str]:
+        """How many each account has, in all or in a repository."""
+        return Counter(each.upload.subject for each in self.all() if _is_of(each, None, name))
+
+    def find_idlest(
+        self, subject: str, name: RepositoryName | None
+    ) -> tuple[Upload, datetime] | None:
+        """The account's session with bytes to which nothing has come for longest, and its end."""
+        began = [each for each in self.all() if each.began and _is_of(each, subject, name)]
+        idlest = min(began, key=lambda each: each.expires_at, default=None)
+        return (idlest.upload, idlest.expires_at) if idlest is not None else None
+
     def remove_empty(self, upload_id: str) -> MemorySession | None:
         """As remove, unless bytes have come since it was found."""
         with self._lock:

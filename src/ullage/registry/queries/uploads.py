@@ -148,6 +148,39 @@ def find_empty(
     return Upload(*row) if row else None
 
 
+_COUNT_BY_ACCOUNT = Statement(
+    sa.select(_uploads.c.subject, sa.func.count())
+    .join(_repositories, _repositories.c.id == _uploads.c.repository_id)
+    .where(sa.or_(_OF_NAME.is_(None), _repositories.c.name == _OF_NAME))
+    .group_by(_uploads.c.subject)
+)
+_FIND_IDLEST = Statement(
+    sa.select(*_COLUMNS, _uploads.c.expires_at)
+    .join(_repositories, _repositories.c.id == _uploads.c.repository_id)
+    .where(
+        given(_uploads, "subject"),
+        sa.or_(_OF_NAME.is_(None), _repositories.c.name == _OF_NAME),
+        _uploads.c.offset > 0,
+        free(_uploads),
+    )
+    .order_by(_uploads.c.expires_at, _uploads.c.id)
+    .limit(1)
+)
+
+
+def count_by_account(tx: Transaction, name: RepositoryName | None) -> dict[str, int]:
+    """How many sessions each account has, in all or in a repository."""
+    return dict(tx.rows(_COUNT_BY_ACCOUNT, of_name=name))
+
+
+def find_idlest(
+    tx: Transaction, now: datetime, subject: str, name: RepositoryName | None
+) -> tuple[Upload, datetime] | None:
+    """The account's session with bytes to which nothing has come for longest, and its end."""
+    row = tx.row(_FIND_IDLEST, now=to_micros(now), subject=subject, of_name=name)
+    return (Upload(*row[:-1]), from_micros(row[-1])) if row else None
+
+
 _FIND = Statement(
     sa.select(*_COLUMNS)
     .join(_repositories, _repositories.c.id == _uploads.c.repository_id)
@@ -215,6 +248,9 @@ def delete_upload(tx: Transaction, upload_id: str) -> int | None:
 _EXPIRED = sa.and_(_uploads.c.expires_at <= bindparam("now"), free(_uploads))
 _DELETE_EXPIRED = Statement(_DELETE_ANY.where(_EXPIRED))
 _DELETE_EMPTY = Statement(_DELETE_ANY.where(_EMPTY))
+_DELETE_IDLE = Statement(
+    _DELETE_ANY.where(_uploads.c.expires_at <= bindparam("until"), free(_uploads))
+)
 
 
 def delete_expired_upload(tx: Transaction, upload_id: str, now: datetime) -> int | None:
@@ -226,6 +262,16 @@ def delete_expired_upload(tx: Transaction, upload_id: str, now: datetime) -> int
 def delete_empty_upload(tx: Transaction, upload_id: str, now: datetime) -> int | None:
     """As delete_upload, unless a request came to the session since it was found without a byte."""
     found: int | None = tx.value(_DELETE_EMPTY, id=upload_id, now=to_micros(now))
+    return found
+
+
+def delete_idle_upload(
+    tx: Transaction, upload_id: str, until: datetime, now: datetime
+) -> int | None:
+    """As delete_upload, unless bytes have come since it was found to last `until` then."""
+    found: int | None = tx.value(
+        _DELETE_IDLE, id=upload_id, until=to_micros(until), now=to_micros(now)
+    )
     return found
 
 
