@@ -55,6 +55,16 @@ def command_of(line: Sequence[str]) -> Command | None:
     return next(filter(None, found), None)
 
 
+def line_of(command: Command, *more: str) -> list[str]:
+    """The shortest line that can be parsed as this command."""
+    words = [*command.words]
+    for flag in command.flags:
+        if flag.required:
+            words += [flag.names[0]] * (not flag.positional)
+            words += ["team/app", "content/read"] if flag.several else ["x"]
+    return [*words, *more]
+
+
 Ullage = Callable[..., Done]
 
 

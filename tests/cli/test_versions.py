@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from alembic import command as alembic
 from alembic.config import Config
 
-from tests.cli.conftest import Ullage
+from tests.cli.conftest import Ullage, line_of
 from tests.support.server import UllageServer, run_ullage
 from ullage.cli import table
 from ullage.cli.shell.commands import Command
@@ -29,16 +29,6 @@ OPENING = [
     if {"--data", "--config"} <= {flag.names[0] for flag in each.flags}
 ]
 LOOKING = [each for each in OPENING if each.words not in (("serve",), ("migrate",))]
-
-
-def line_of(command: Command, *more: str) -> list[str]:
-    """The shortest line that can be parsed as this command."""
-    words = [*command.words]
-    for flag in command.flags:
-        if flag.required:
-            words += [flag.names[0]] * (not flag.positional)
-            words += ["team/app", "content/read"] if flag.several else ["x"]
-    return [*words, *more]
 
 
 @pytest.fixture(autouse=True)

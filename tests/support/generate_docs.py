@@ -5,7 +5,7 @@ from collections.abc import Container, Iterable, Iterator
 from pathlib import Path
 
 from ullage.cli import table
-from ullage.cli.local.settings import PLACE
+from ullage.cli.local.places import PLACE
 from ullage.cli.shell.commands import GLOBAL, Command, Flag
 from ullage.cli.shell.flags import ACCESS
 from ullage.cli.shell.help import described, placeholder, spelled, usage

@@ -52,7 +52,7 @@ def remote() -> tuple[Command, ...]:
 
 def local() -> tuple[Command, ...]:
     """Those that work on this machine, which are slow to import."""
-    from ullage.cli.local import audit, check, migrate, scope_map, serve, token, user
+    from ullage.cli.local import audit, check, migrate, scope_map, serve, token, upload, user
 
     return (
         *serve.COMMANDS,
@@ -62,6 +62,7 @@ def local() -> tuple[Command, ...]:
         *token.COMMANDS,
         *scope_map.COMMANDS,
         *audit.COMMANDS,
+        *upload.COMMANDS,
     )
 
 

@@ -124,10 +124,15 @@ class RemoteRegistry:
         return self._reply("DELETE", path, {}, None)
 
     def pages(
-        self, path: str, key: str, top: int | None = None, orderby: str | None = None
+        self,
+        path: str,
+        key: str,
+        top: int | None = None,
+        orderby: str | None = None,
+        filters: Mapping[str, str] | None = None,
     ) -> Iterator[Any]:
         """The members of a list, all or the first `top`, page by page (azure.md section 2.2)."""
-        query: dict[str, str | None] = {"n": str(PAGE), "orderby": orderby}
+        query: dict[str, str | None] = {"n": str(PAGE), "orderby": orderby, **(filters or {})}
         left = top
         while True:
             if left is not None:

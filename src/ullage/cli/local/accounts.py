@@ -1,7 +1,4 @@
-"""What commands about accounts share: they ask the registry whose data folder is here.
-
-It is asked through its server if one runs, else directly.
-"""
+"""What commands about accounts share: their flags, and having them carried out."""
 
 from __future__ import annotations
 
@@ -9,9 +6,8 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from ullage.cli.local.settings import settings_of
+from ullage.cli.local.places import place_of
 from ullage.cli.shell.commands import Flag
-from ullage.cli.shell.errors import Failure, Refused
 from ullage.cli.shell.invocation import Invocation, Result
 
 NAME = Flag(("--name", "-n"), "Its name.", "NAME", required=True)
@@ -58,15 +54,5 @@ def manage(
     invocation: Invocation, command: str, arguments: Mapping[str, Any], rows: Rows
 ) -> Result:
     """Have a command carried out; `rows` are its answer as a table. Raises Failure."""
-    settings = settings_of(invocation.given)
-    from ullage import wiring
-
-    try:
-        answer = wiring.manage(settings, {"command": command, "arguments": dict(arguments)})
-    except (wiring.CannotStart, OSError) as error:
-        raise Failure(str(error)) from None
-    if "error" in answer:
-        missing = answer.get("code") == "ACCOUNT_UNKNOWN"
-        raise Refused(str(answer["error"]), 404 if missing else 400)
-    result = answer.get("result")
+    result = place_of(invocation).manage(command, arguments)
     return Result(result, rows=lambda: rows(result if isinstance(result, list) else [result]))

@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ullage.cli.local.accounts import manage
-from ullage.cli.local.settings import PLACE
-from ullage.cli.shell.commands import Command, Flag
+from ullage.cli.local.places import PLACE
+from ullage.cli.shell.commands import MISSING, Command, Flag
 from ullage.cli.shell.invocation import Invocation, Result, without_none
+from ullage.cli.shell.tables import age
 
 
 def list_entries(invocation: Invocation) -> Result:
@@ -28,8 +29,24 @@ def rotate_key(invocation: Invocation) -> Result:
     return manage(invocation, "key rotate", {"revoke": invocation.given.revoke}, _keys)
 
 
+def list_keys(invocation: Invocation) -> Result:
+    return manage(invocation, "key list", {}, _keys)
+
+
+def revoke_key(invocation: Invocation) -> Result:
+    return manage(invocation, "key revoke", {"kid": invocation.given.kid}, _keys)
+
+
 def _keys(keys: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    return [{"Key": key["kid"]} for key in keys]
+    return [
+        {
+            "Key": key["kid"],
+            "Signs": "yes" if key["signs"] else "",
+            "Created": age(key["creationDate"]),
+            "Retired": age(key["retirementDate"]) if key["retirementDate"] else "",
+        }
+        for key in keys
+    ]
 
 
 def _entries(entries: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -46,11 +63,19 @@ def _entries(entries: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 COMMANDS = (
+    Command(("key", "list"), "List the keys that sign and verify access tokens.", PLACE, list_keys),
     Command(
         ("key", "rotate"),
         "Sign with a new key from now on; tokens signed before stay valid until they expire.",
         (Flag(("--revoke",), "End all tokens; all clients log in again."), *PLACE),
         rotate_key,
+    ),
+    Command(
+        ("key", "revoke"),
+        "End the tokens that a key signed. If it is the one that signs, a new one does.",
+        (Flag(("kid",), "The key, as `ullage key list` shows it.", required=True), *PLACE),
+        revoke_key,
+        exits=MISSING,
     ),
     Command(
         ("audit", "list"),

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
-from typing import Any
 
-from ullage.cli.local.settings import setting_flags, settings_of
+from ullage.cli.local.places import REGISTRY, place_of
+from ullage.cli.local.settings import setting_flags
 from ullage.cli.shell.commands import HELP, Command, Flag
 from ullage.cli.shell.errors import Failure
 from ullage.cli.shell.groups import LOCAL
@@ -19,21 +19,17 @@ def check(invocation: Invocation) -> Result:
     given = invocation.given
     if given.fast and given.deep:
         raise Failure("--fast and --deep exclude each other", COULD_NOT)
-    settings = settings_of(given)
-    from ullage import wiring
+    mode = "fast" if given.fast else "deep" if given.deep else "default"
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+    try:
+        report = place_of(invocation).check(mode, repair=given.repair)
+    except Failure as failure:
+        # What the line says is wrong keeps its own code.
+        failure.code = COULD_NOT if failure.code == 1 else failure.code
+        raise
     from ullage.check.findings import Report, render
     from ullage.documents import stored
 
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
-    mode = "fast" if given.fast else "deep" if given.deep else "default"
-    report: dict[str, Any] = {}
-    try:
-        for line in wiring.check(settings, {"mode": mode, "repair": given.repair}):
-            report = line
-    except (wiring.CannotStart, OSError) as error:
-        raise Failure(str(error), COULD_NOT) from None
-    if "exit_code" not in report:
-        raise Failure(str(report.get("error", "the check did not finish")), COULD_NOT)
     text = json.dumps(report, indent=2) if given.json else render(stored(report, Report))
     return Result(text=f"{text}\n", code=int(report["exit_code"]))
 
@@ -48,6 +44,7 @@ COMMANDS = (
             Flag(("--repair",), "Mend what is safe to mend."),
             Flag(("--json",), "Print the report as JSON."),
             *setting_flags("data", "database", "storage"),
+            *REGISTRY,
         ),
         check,
         examples=("ullage check", "ullage check --deep --data /srv/registry"),

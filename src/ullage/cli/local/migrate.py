@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 
-from ullage.cli.local.settings import PLACE, settings_of
+from ullage.cli.local.settings import setting_flags, settings_of
 from ullage.cli.shell.commands import HELP, Command
 from ullage.cli.shell.errors import Failure
 from ullage.cli.shell.groups import LOCAL
@@ -29,7 +29,7 @@ COMMANDS = (
     Command(
         ("migrate",),
         LOCAL["migrate"],
-        PLACE,
+        setting_flags("data", "database"),
         migrate,
         more="`ullage serve` does it when it starts, unless it is told --no-migrate. No older "
         "version can use the database afterwards: make a backup before. No server may run on it.",

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ullage.cli.local.accounts import NAME, manage, rights, rights_flag
-from ullage.cli.local.settings import PLACE
+from ullage.cli.local.places import PLACE
 from ullage.cli.shell.commands import MISSING, Command, Flag
 from ullage.cli.shell.invocation import Invocation, Result, without_none
 from ullage.cli.shell.tables import age

@@ -26,10 +26,6 @@ def _flag(setting: Setting) -> Flag:
     return Flag((setting.flag,), text, setting.kind, three_state=setting.switch)
 
 
-# Where the registry is that a command works on.
-PLACE = setting_flags("data", "database")
-
-
 def settings_of(given: argparse.Namespace) -> Settings:
     """Settings from flags, variables and the file. Raises Failure."""
     flags = {setting.name: getattr(given, setting.name, None) for setting in SETTINGS}

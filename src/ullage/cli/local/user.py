@@ -13,7 +13,7 @@ from ullage.cli.local.accounts import (
     manage,
     password_of,
 )
-from ullage.cli.local.settings import PLACE
+from ullage.cli.local.places import PLACE
 from ullage.cli.shell.commands import MISSING, Command, Flag
 from ullage.cli.shell.errors import UsageError
 from ullage.cli.shell.invocation import Invocation, Result, without_none

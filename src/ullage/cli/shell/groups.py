@@ -13,6 +13,7 @@ LOCAL = {
     "scope-map": "Named sets of rights for users and tokens.",
     "key": "The keys that sign access tokens.",
     "audit": "Who changed what.",
+    "upload": "Upload sessions that are open: list, cancel.",
     "migrate": "Bring the database of an older version up to date.",
     "version": "Print the version.",
 }
