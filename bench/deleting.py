@@ -199,8 +199,9 @@ def orphans(connection: Connection, most: int) -> list[str]:
 
 
 @contextmanager
-def serving(folder: Path) -> Iterator[Ullage]:
-    server = Ullage(folder)
+def serving(folder: Path, *settings: str) -> Iterator[Ullage]:
+    """A running registry of that folder; `settings` are flags of `ullage serve`."""
+    server = Ullage(folder, settings=settings)
     server.start()
     try:
         yield server

@@ -152,6 +152,9 @@ def filled(folder: Path, manifests: int) -> Path:
             orphans=manifests,
         )
         load(part, workload, datetime.now(UTC), files=False, most=manifests)
+        # Rows without bytes are refused at a start, until it is told once to go on.
+        with serving(part, "--adopt-store"):
+            pass
         part.rename(made)
     return made
 

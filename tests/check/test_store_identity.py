@@ -280,6 +280,20 @@ def test_an_empty_store_beside_a_full_database(folder: Folder) -> None:
         assert open_layer(registry, b"one" * 1000) == 3000
 
 
+def test_an_empty_store_has_to_be_taken_over_only_once(folder: Folder) -> None:
+    """Also when nothing was pushed since; but what was pushed since must not be lost again."""
+    shutil.rmtree(folder.path / "blobs")
+    with folder.served(adopt=True):
+        pass
+    for _ in range(2):
+        with folder.served():
+            pass
+    with folder.served() as registry:
+        push_image(registry, "app", "v1", [b"one" * 1000])
+    shutil.rmtree(folder.path / "blobs")
+    assert f"but {folder.path} is empty" in folder.refusal()
+
+
 def open_layer(registry: Registry, data: bytes) -> int:
     reader = open_blob(registry, APP, digest_of(data))
     reader.close()

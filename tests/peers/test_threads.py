@@ -168,23 +168,23 @@ def test_harbor_18014_signatures_go_with_their_image_and_not_before(
     client: httpx.Client, name: str
 ) -> None:
     """peers.md B24: signed and untagged was never collected; or signatures of live images were."""
-    push_image(client, name, "latest", (b"kept",))
+    kept = push_image(client, name, "latest", (b"kept",))
+    kept_tag = f"sha256-{kept.partition(':')[2]}.sig"
+    living = {sign(client, name, kept), sign(client, name, kept, kept_tag)}
     dead = push_image(client, name, "old", (b"old",))
     by_subject = sign(client, name, dead)
     tag = f"sha256-{dead.partition(':')[2]}.sig"
     by_tag = sign(client, name, dead, tag)
+    filters = [f"{name}:^(old|sha256-)"]
     plan = client.post(
-        "/api/v1/plans",
-        json={"filters": [f"{name}:^(old|sha256-)"], "ago": "0d", "untagged": True},
+        "/api/v1/plans", json={"filters": filters, "ago": "0d", "untagged": True}
     ).json()
-    assert {item["digest"] for item in plan["items"]} == {dead, by_subject}
-    purge(client, name, filters=[f"{name}:^(old|sha256-)"])
+    assert {item["digest"] for item in plan["items"]} == {dead, by_subject, by_tag}
+    purge(client, name, filters=filters)
     assert not pulls(client, name, by_subject)
-    # By tag it was spared as long as its image was there: now it is not.
-    assert pulls(client, name, by_tag)
-    purge(client, name, filters=[f"{name}:^sha256-"])
     assert not pulls(client, name, by_tag)
     assert pulls(client, name, "latest")
+    assert all(pulls(client, name, each) for each in living)
 
 
 # --- what never ended -----------------------------------------------------------------------------

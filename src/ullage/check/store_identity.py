@@ -22,6 +22,7 @@ from ullage.registry.queries import identity
 from ullage.registry.queries.counters import totals
 from ullage.registry.queries.identity import KeyLine
 from ullage.registry.queries.reclaim.tombstones import known_keys
+from ullage.registry.storage_keys import gave_out
 
 log = logging.getLogger(__name__)
 
@@ -91,7 +92,7 @@ def _problem(
     db: Database, store: BlobStore, facts: _Facts, label: Label | None, places: Places
 ) -> str | None:
     if not _holds_objects(store):
-        return _empty_store(facts, places) if facts.blobs else None
+        return _empty_store(facts, places) if facts.blobs and not _taken_over_empty(db) else None
     if label is None:
         return None if _names_some(db, store) else _foreign(facts, label, places)
     if label.registry != facts.registry:
@@ -108,6 +109,18 @@ def _names_some(db: Database, store: BlobStore) -> bool:
     sound = (found.key for found in store.list() if found.problem is None)
     sample = list(islice(sound, _SAMPLE))
     return bool(db.read(lambda tx: known_keys(tx, sample)))
+
+
+def _taken_over_empty(db: Database) -> bool:
+    """Whether all blobs are known to be missing: none was pushed since the store was taken over."""
+
+    def look(tx: Transaction) -> bool:
+        lines = identity.key_lines(tx)
+        return identity.adopted_at(tx) is not None and not any(
+            gave_out(lines, key) for key in adoption.blob_keys(tx)
+        )
+
+    return db.read(look)
 
 
 def _foreign(facts: _Facts, label: Label | None, places: Places) -> str:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from datetime import datetime
 
+import sqlalchemy as sa
 from sqlalchemy import bindparam
 
-from ullage.database.schema import accounts, space
-from ullage.database.statements import Statement
+from ullage.database.schema import accounts, content, space
+from ullage.database.statements import LIMIT, Statement
 from ullage.database.timestamps import to_micros
 from ullage.database.transaction import Transaction
 from ullage.registry.queries.identity import ADOPTED_AT
@@ -52,3 +53,20 @@ def forget_sessions(tx: Transaction, sessions: Collection[tuple[str | None, str]
     """End uploads without a tombstone: their bytes stay, and no row names them."""
     for id_, key in sessions:
         tx.change(_FORGET_RESERVED if id_ is None else _FORGET_UPLOAD, key=key)
+
+
+_KEYS = Statement(
+    sa.select(*content.blobs.c["digest", "storage_key"])
+    .where(content.blobs.c.digest > bindparam("after"))
+    .order_by(content.blobs.c.digest)
+    .limit(LIMIT)
+)
+_PAGE = 10_000
+
+
+def blob_keys(tx: Transaction) -> Iterator[str]:
+    """The storage key of every blob, page by page."""
+    after = ""
+    while page := tx.rows(_KEYS, after=after, limit=_PAGE):
+        yield from (key for _, key in page)
+        after = page[-1][0]
