@@ -8,13 +8,15 @@ from tests.support.clock import FakeClock
 from tests.support.planting import plant_blobs
 from tests.support.registry import ALICE, push_blob, push_image, push_index
 from ullage.authorization import WITHOUT_ACCOUNTS, Principal
+from ullage.cleanup.plan import plan as plans
 from ullage.cleanup.plan.documents import PlanDocument
-from ullage.cleanup.plan.plan import make_plan
+from ullage.cleanup.plan.plan import PLAN_LIFETIME, expire_plans, make_plan
 from ullage.cleanup.plan.preview import PlanRequest
 from ullage.deletion.closure import KeepReason, KeptBy
 from ullage.oci.digest import Digest
-from ullage.oci.errors import ManifestUnknown, NameUnknown
+from ullage.oci.errors import ManifestUnknown, NameUnknown, TooManyRequests
 from ullage.oci.reference import parse_repository_name, parse_tag
+from ullage.registry.clients import Caller
 from ullage.registry.context import Registry
 
 APP = parse_repository_name("app")
@@ -26,9 +28,10 @@ def plan(
     *digests: Digest,
     tags: tuple[str, ...] = (),
     principal: Principal = WITHOUT_ACCOUNTS,
+    caller: Caller = ALICE,
 ) -> PlanDocument:
     wanted = PlanRequest(repository=APP, digests=digests, tags=tuple(map(parse_tag, tags)))
-    return make_plan(registry, wanted, principal, ALICE)
+    return make_plan(registry, wanted, principal, caller)
 
 
 def going(made: PlanDocument) -> dict[str, tuple[Any, ...]]:
@@ -139,3 +142,28 @@ def test_what_does_not_exist_cannot_be_planned(registry: Registry) -> None:
     made = plan(registry, known, tags=("v2",))
     assert set(going(made)) == {known}
     assert made.absent == ["v2"]
+
+
+def test_one_account_cannot_have_all_plans(
+    registry: Registry, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """B10: and is told when the first of its own is forgotten."""
+    monkeypatch.setattr(plans, "MAX_ACCOUNT_PLANS", 3)
+    monkeypatch.setattr(plans, "MAX_PLANS", 5)
+    image = push_image(registry, "app", "v1", [b"a layer"])
+    for _ in range(3):
+        plan(registry, image)
+        clock.advance(10)
+    with pytest.raises(TooManyRequests, match="3 plans of this account") as refused:
+        plan(registry, image)
+    assert refused.value.retry_after == PLAN_LIFETIME.total_seconds() - 30
+    for number in range(2):
+        plan(registry, image, caller=Caller(f"tenant-{number}", "192.0.2.1", "test"))
+    with pytest.raises(TooManyRequests, match="5 plans are kept"):
+        plan(registry, image, caller=Caller("another", "192.0.2.1", "test"))
+    # Also before the worker has swept.
+    clock.advance(refused.value.retry_after)
+    plan(registry, image)
+    clock.advance(10)
+    expire_plans(registry)
+    plan(registry, image, caller=Caller("another", "192.0.2.1", "test"))

@@ -27,7 +27,15 @@ from ullage.cleanup.guardrails import Caps
 from ullage.cleanup.job.batch import CHANGED, GONE, MORE, NEEDED
 from ullage.cleanup.job.claims import CLAIM, release_jobs
 from ullage.cleanup.job.execution import MAX_FAILURES, expire_jobs, note_failure, work
-from ullage.cleanup.job.jobs import KEPT, LISTED, MAX_OPEN, cancel_job, get_job, list_jobs
+from ullage.cleanup.job.jobs import (
+    KEPT,
+    LISTED,
+    MAX_ACCOUNT_OPEN,
+    MAX_OPEN,
+    cancel_job,
+    get_job,
+    list_jobs,
+)
 from ullage.cleanup.purge import purge_request, start_purge
 from ullage.deletion.delete import delete_repository, delete_tag
 from ullage.failpoints import configure
@@ -35,6 +43,7 @@ from ullage.oci.digest import Digest
 from ullage.oci.errors import JobUnknown, TooManyRequests, ValueInvalid
 from ullage.oci.reference import parse_repository_name, parse_tag
 from ullage.registry.attributes import update_manifest, update_repository, update_tag
+from ullage.registry.clients import Caller
 from ullage.registry.context import Registry
 from ullage.registry.queries.attributes import AttributeChanges
 from ullage.registry.queries.audit import entries
@@ -531,10 +540,28 @@ def test_jobs_are_forgotten_a_week_after_they_ended(registry: Registry, clock: F
 
 
 def test_there_are_only_so_many_jobs(registry: Registry) -> None:
-    for _ in range(MAX_OPEN):
+    for number in range(MAX_OPEN):
+        tenant = Caller(f"tenant-{number % 10}", "192.0.2.1", "test")
+        ask(registry, "app:.*", caller=tenant)
+    with pytest.raises(TooManyRequests) as refused:
         ask(registry, "app:.*")
-    with pytest.raises(TooManyRequests):
+    assert refused.value.retry_after is None
+
+
+def test_one_account_cannot_have_all_jobs(registry: Registry) -> None:
+    """B10: a tenant that asks for one job after the other leaves room for the others'."""
+    jobs = [ask(registry, "app:.*") for _ in range(MAX_ACCOUNT_OPEN)]
+    with pytest.raises(TooManyRequests, match=f"{MAX_ACCOUNT_OPEN} jobs of this account"):
         ask(registry, "app:.*")
+    ask(registry, "app:.*", caller=Caller("another", "192.0.2.1", "test"))
+    cancel_job(registry, jobs[0], WITHOUT_ACCOUNTS, ALICE)
+    finish(registry, jobs[0])
+    ask(registry, "app:.*")
+
+
+def test_without_accounts_all_jobs_are_one_clients(registry: Registry) -> None:
+    for _ in range(MAX_ACCOUNT_OPEN + 1):
+        ask(registry, "app:.*", caller=Caller("", "192.0.2.1", "test"))
 
 
 def test_a_purge_reaches_no_further_than_the_rights_of_who_asks(registry: Registry) -> None:

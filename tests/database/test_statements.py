@@ -257,7 +257,6 @@ SCANS = {
     "cleanup.queries.jobs._NEWEST": _JOBS,
     "cleanup.queries.jobs._RELEASE_MINE": _JOBS,
     "cleanup.queries.jobs._RELEASE_ALL": _JOBS,
-    "cleanup.queries.plans._COUNT": "plans, of which there are at most plan.MAX_PLANS",
     "deletion.queries.operations.records._SHIFT": _CLOCK,
     "registry.leases.memory._SAVED": "a start reads what the last clean stop saved",
     "registry.leases.memory._COMPLETE_FROM": _ONE_ROW,

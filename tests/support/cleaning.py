@@ -21,6 +21,7 @@ from ullage.documents import UnsetType, read
 from ullage.oci.digest import Digest
 from ullage.oci.errors import ValueInvalid
 from ullage.oci.reference import parse_repository_name, parse_tag
+from ullage.registry.clients import Caller
 from ullage.registry.context import Registry
 from ullage.registry.pull.read import get_manifest
 from ullage.registry.queries.content.manifests import all_digests
@@ -43,7 +44,13 @@ def job_of(receipt: Receipt | UnsetType) -> str:
     return given(given(receipt).job)
 
 
-def ask(registry: Registry, *filters: str, ago: str | None = "0d", **more: Any) -> str:
+def ask(
+    registry: Registry,
+    *filters: str,
+    ago: str | None = "0d",
+    caller: Caller = ALICE,
+    **more: Any,
+) -> str:
     """Ask for a purge; the job's id. Whatever there is was there for a moment."""
     if isinstance(registry.now, FakeClock):
         registry.now.advance(1)
@@ -57,7 +64,7 @@ def ask(registry: Registry, *filters: str, ago: str | None = "0d", **more: Any) 
         "allow": (),
     }
     purge = purge_request(filters=filters, ago=ago, **(usual | more))
-    return str(start_purge(registry, purge, WITHOUT_ACCOUNTS, ALICE).id)
+    return str(start_purge(registry, purge, WITHOUT_ACCOUNTS, caller).id)
 
 
 def finish(registry: Registry, job_id: str, *, token: str = "worker", n: int = 100) -> Job:

@@ -29,6 +29,8 @@ from ullage.registry.context import Registry
 
 KEPT = timedelta(days=7)
 MAX_OPEN = 100
+# Of these, most of one account, so that none takes all.
+MAX_ACCOUNT_OPEN = 20
 LISTED = 100
 
 
@@ -51,6 +53,12 @@ def queue_job(
     """As start_job, in a transaction of its caller, which wakes the worker afterwards."""
     if jobs.count_open(tx) >= MAX_OPEN:
         raise TooManyRequests(message=f"{MAX_OPEN} jobs wait already")
+    # Without accounts all clients are one.
+    if caller.subject and jobs.count_open_of(tx, caller.subject) >= MAX_ACCOUNT_OPEN:
+        raise TooManyRequests(
+            {"account": caller.subject},
+            f"{MAX_ACCOUNT_OPEN} jobs of this account wait already; wait for one, or cancel one",
+        )
     jobs.insert(
         tx,
         job_id,

@@ -7,9 +7,10 @@ transaction: what differs from what was shown is refused, with the difference.
 
 from __future__ import annotations
 
+import math
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from ullage.authorization import Action, Principal
 from ullage.cleanup.guardrails import guardrails
@@ -44,6 +45,8 @@ from ullage.registry.queries.references.blobs import refers_more_often, some_rep
 
 PLAN_LIFETIME = timedelta(hours=1)
 MAX_PLANS = 10_000
+# Of these, most of one account, so that none takes all.
+MAX_ACCOUNT_PLANS = 1000
 # The largest blobs of each fate that a plan names; their sums count all of them.
 NAMED_BLOBS = 100
 NAMED_REPOSITORIES = 5
@@ -71,7 +74,7 @@ def make_plan(
 def keep_plan(
     registry: Registry, document: StoredPlanDocument, principal: Principal, caller: Caller
 ) -> PlanDocument:
-    """Remember a plan for an hour under a new id."""
+    """Remember a plan for an hour under a new id. Raises TooManyRequests."""
     now = registry.now()
     plan_id = registry.fresh_key()
     expires_at = now + PLAN_LIFETIME
@@ -79,13 +82,29 @@ def keep_plan(
     document = changed(document, id=plan_id, **times)
 
     def keep(tx: Transaction) -> None:
-        if plans.count(tx) >= MAX_PLANS:
-            raise TooManyRequests(message="too many plans; they are forgotten after an hour")
+        _require_few(tx, caller.subject, now)
         plans.insert(tx, StoredPlan(plan_id, caller.subject, now, expires_at, _packed(document)))
 
     # A plan is how a full registry gets room again.
     registry.write(keep, freeing=True)
     return _public(document, principal)
+
+
+def _require_few(tx: Transaction, subject: str, now: datetime) -> None:
+    """Raises TooManyRequests where there is no room for another plan of this account."""
+    shares: list[tuple[int, str | None, str]] = [(MAX_PLANS, None, "")]
+    if subject:
+        # Without accounts all clients are one.
+        shares.insert(0, (MAX_ACCOUNT_PLANS, subject, " of this account"))
+    for most, whose, words in shares:
+        found, forgotten_at = plans.count(tx, now, whose)
+        if found >= most and forgotten_at is not None:
+            seconds = math.ceil((forgotten_at - now).total_seconds())
+            raise TooManyRequests(
+                {"retry_after_seconds": seconds},
+                f"{most} plans{words} are kept already; the first is forgotten in {seconds} s",
+                retry_after=seconds,
+            )
 
 
 def get_plan(registry: Registry, plan_id: str, principal: Principal) -> PlanDocument:

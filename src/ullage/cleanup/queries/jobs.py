@@ -149,6 +149,9 @@ _NEWEST = Statement(
 )
 _OF_KIND = sa.or_(bindparam("kind", type_=sa.Text).is_(None), given(_jobs, "kind"))
 _COUNT_OPEN = Statement(sa.select(sa.func.count()).select_from(_jobs).where(_OPEN, _OF_KIND))
+_COUNT_OPEN_OF = Statement(
+    sa.select(sa.func.count()).select_from(_jobs).where(_OPEN, given(_jobs, "subject"))
+)
 
 
 def find(tx: Transaction, job_id: str) -> JobRow | None:
@@ -166,6 +169,11 @@ def newest(tx: Transaction, limit: int, after: JobRow | None = None) -> list[Job
 def count_open(tx: Transaction, kind: str | None = None) -> int:
     """How many there are that are not finished, of one kind or of all."""
     return int(tx.value(_COUNT_OPEN, kind=kind))
+
+
+def count_open_of(tx: Transaction, subject: str) -> int:
+    """How many an account has that are not finished."""
+    return int(tx.value(_COUNT_OPEN_OF, subject=subject))
 
 
 def _job(row: Row) -> JobRow:

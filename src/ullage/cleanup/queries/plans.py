@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from sqlalchemy import bindparam
 
 from ullage.database.schema import cleaning
-from ullage.database.statements import Statement
+from ullage.database.statements import Statement, given
 from ullage.database.timestamps import from_micros, to_micros
 from ullage.database.transaction import Transaction
 
@@ -83,14 +83,25 @@ def mark_applied(
     tx.change(_MARK_APPLIED, plan_id=plan_id, now=to_micros(now), receipt=receipt, until=until)
 
 
-_COUNT = Statement(sa.select(sa.func.count()).select_from(_plans))
+_KEPT = sa.select(sa.func.count(), sa.func.min(_plans.c.expires_at)).where(
+    _plans.c.expires_at > bindparam("now")
+)
+_ALL = Statement(_KEPT)
+_OF_ACCOUNT = Statement(_KEPT.where(given(_plans, "subject")))
 _EXPIRED = _plans.c.expires_at <= bindparam("now")
 _ANY_EXPIRED = Statement(sa.select(_plans.c.id).where(_EXPIRED).limit(1))
 _FORGET_EXPIRED = Statement(_plans.delete().where(_EXPIRED))
 
 
-def count(tx: Transaction) -> int:
-    return int(tx.value(_COUNT))
+def count(
+    tx: Transaction, now: datetime, subject: str | None = None
+) -> tuple[int, datetime | None]:
+    """How many there are, of one account or of all, and when the first of them is forgotten."""
+    if subject is None:
+        row = tx.rows(_ALL, now=to_micros(now))[0]
+    else:
+        row = tx.rows(_OF_ACCOUNT, now=to_micros(now), subject=subject)[0]
+    return int(row[0]), None if row[1] is None else from_micros(row[1])
 
 
 def any_expired(tx: Transaction, now: datetime) -> bool:

@@ -20,6 +20,7 @@ plans = sa.Table(
     # JSON, once applied: what was deleted.
     sa.Column("receipt", sa.Text),
     sa.Index("ix_plans_expires_at", "expires_at"),
+    sa.Index("ix_plans_subject_expires_at", "subject", "expires_at"),
     sqlite_with_rowid=False,
 )
 

@@ -1,4 +1,4 @@
-"""Failed logins are counted for all processes."""
+"""Failed logins are counted for all processes, and plans by account."""
 
 from __future__ import annotations
 
@@ -21,5 +21,6 @@ def upgrade() -> None:
         sqlite_with_rowid=False,
     )
     op.create_index("ix_login_failures_last_at", "login_failures", ["last_at"])
+    op.create_index("ix_plans_subject_expires_at", "plans", ["subject", "expires_at"])
     if op.get_bind().dialect.name == "postgresql":
         op.execute("ALTER TABLE login_failures SET UNLOGGED")
