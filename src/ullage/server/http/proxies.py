@@ -26,8 +26,12 @@ UNIX = "unix:"
 # More proxies than any request has behind it.
 MAX_HOPS = 32
 MAX_FORWARDED_CHARACTERS = 8 * 1024
+# The same clients come again and again; what is longer than usual is read each time.
 _PEERS_KEPT = 1024
+_CLIENTS_KEPT = 1024
+_USUAL_BYTES = 256
 _X_FOR, _X_PROTO, _FORWARDED = b"x-forwarded-for", b"x-forwarded-proto", b"forwarded"
+_NAMES = frozenset({_X_FOR, _X_PROTO, _FORWARDED})
 _SCHEMES = frozenset({"http", "https"})
 # RFC 7239, section 6: an address with its port, which may be obfuscated.
 _NODE = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([0-9.]+))(?::(?:[0-9]{1,5}|_[A-Za-z0-9._-]+))?")
@@ -50,6 +54,10 @@ class Hop(NamedTuple):
     scheme: str | None = None
 
 
+# The headers that proxies write, in the order in which they came.
+Told: TypeAlias = tuple[tuple[bytes, bytes], ...]
+
+
 class Proxies:
     """Those that are believed: networks, and `unix:` for peers at Unix sockets."""
 
@@ -60,6 +68,7 @@ class Proxies:
         self._any = bool(names)
         self._warned = False
         self._is_trusted = lru_cache(_PEERS_KEPT)(self._is_trusted_peer)
+        self._known_client = lru_cache(_CLIENTS_KEPT)(self._client)
 
     def locate(self, request: Request) -> None:
         """Let the request come from its client, if a trusted proxy says which one that is.
@@ -77,28 +86,35 @@ class Proxies:
             if named and not self._warned:
                 self._warn(host)
             return
-        try:
-            hops = self._hops(request) if named else []
-        except Malformed:
-            hops = []
-        client = hops[-1] if hops else Hop(None)
-        if client.address is not None:
-            request.scope["client"] = (str(client.address), 0)
-        scheme = _scheme_at(request, max(len(hops), 1)) or client.scheme
+        told = tuple((name, value) for name, value in request.fields.raw if name in _NAMES)
+        usual = sum(len(value) for _, value in told) <= _USUAL_BYTES
+        address, scheme = (self._known_client if usual else self._client)(told)
+        if address is not None:
+            request.scope["client"] = (address, 0)
         if scheme is not None:
             request.scope["ullage.scheme"] = scheme
 
-    def _hops(self, request: Request) -> list[Hop]:
+    def _client(self, told: Told) -> tuple[str | None, str | None]:
+        """By what trusted proxies wrote, the client's address and what it spoke."""
+        try:
+            hops = self._hops(told)
+        except Malformed:
+            hops = []
+        client = hops[-1] if hops else Hop(None)
+        scheme = _scheme_at(told, max(len(hops), 1)) or client.scheme
+        return None if client.address is None else str(client.address), scheme
+
+    def _hops(self, told: Told) -> list[Hop]:
         """From the last hop back to the client. Raises Malformed."""
-        told = []
-        if lines := request.fields.getlist(_X_FOR.decode()):
-            told.append(self._as_far_as_trusted(_by_x_forwarded_for(lines)))
-        if lines := request.fields.getlist(_FORWARDED.decode()):
-            told.append(self._as_far_as_trusted(_by_forwarded(lines)))
+        ways: list[list[Hop]] = []
+        if lines := _lines(told, _X_FOR):
+            ways.append(self._as_far_as_trusted(_by_x_forwarded_for(lines)))
+        if lines := _lines(told, _FORWARDED):
+            ways.append(self._as_far_as_trusted(_by_forwarded(lines)))
         # A proxy writes one of the two, and may pass the other one on as its client wrote it.
-        if len({hops[-1].address if hops else None for hops in told}) > 1:
+        if len({hops[-1].address if hops else None for hops in ways}) > 1:
             raise Malformed
-        return told[-1]
+        return ways[-1] if ways else []
 
     def _as_far_as_trusted(self, hops: Iterator[Hop]) -> list[Hop]:
         found: list[Hop] = []
@@ -167,6 +183,10 @@ def _node(text: str) -> IPAddress | None:
         raise Malformed from None
 
 
+def _lines(told: Told, header: bytes) -> list[str]:
+    return [value.decode("latin-1") for name, value in told if name == header]
+
+
 def _by_x_forwarded_for(lines: list[str]) -> Iterator[Hop]:
     """The hops, the last one first. Raises Malformed where one is no address."""
     for line in reversed(lines):
@@ -207,14 +227,11 @@ def _elements(line: str) -> list[dict[str, str]]:
     return [element for element in elements if element]
 
 
-def _scheme_at(request: Request, hops: int) -> str | None:
+def _scheme_at(told: Told, hops: int) -> str | None:
     """By X-Forwarded-Proto, what the client so many hops back spoke.
 
     Some proxies add what they were spoken to in, like addresses, others pass on the first one's.
     """
-    if _X_PROTO not in request.fields.first:
-        return None
-    lines = request.fields.getlist(_X_PROTO.decode())
-    spoken = [word.strip(" \t").lower() for word in ",".join(lines).split(",")]
+    spoken = [word.strip(" \t").lower() for word in ",".join(_lines(told, _X_PROTO)).split(",")]
     scheme = spoken[-min(hops, len(spoken))]
     return scheme if scheme in _SCHEMES else None
