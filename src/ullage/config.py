@@ -266,6 +266,7 @@ SETTINGS = (
     ),
     Setting("ballast", "4MiB", parse_size, "Room set aside so that a full disk can still delete."),
     Setting("header_timeout", "10s", parse_duration, "A request's headers must come within this."),
+    Setting("keep_alive", "75s", parse_duration, "How long a connection waits for a request."),
     Setting("body_timeout", "60s", parse_duration, "Longest silence inside a request's body."),
     Setting("shutdown_grace", "30s", parse_duration, "Running requests may finish within this."),
     Setting("threads", "32", parse_number, "Threads for database and disk work."),
@@ -305,6 +306,7 @@ class Settings:
     read_only_on_damage: bool
     ballast: int
     header_timeout: timedelta
+    keep_alive: timedelta
     body_timeout: timedelta
     shutdown_grace: timedelta
     threads: int
@@ -424,6 +426,6 @@ def _require_sense(settings: Settings) -> None:
     for name in counts:
         if getattr(settings, name) < 1:
             raise _wrong(name, getattr(settings, name), "at least 1")
-    for name in ("upload_idle", "lease", "header_timeout", "body_timeout"):
+    for name in ("upload_idle", "lease", "header_timeout", "keep_alive", "body_timeout"):
         if not getattr(settings, name):
             raise _wrong(name, "0s", "more than no time at all")

@@ -317,6 +317,7 @@ def run_server(
         listener = Listener(
             listening,
             header_seconds=settings.header_timeout.total_seconds(),
+            keep_alive_seconds=settings.keep_alive.total_seconds(),
             grace_seconds=settings.shutdown_grace.total_seconds(),
             connections=room.connections,
             tls=tls,

@@ -1,7 +1,9 @@
 """HTTP by hand, where the HTTP itself is odd: bytes out, answers in, connections cut."""
 
 import json
+import os
 import socket
+import ssl
 import struct
 from contextlib import suppress
 from dataclasses import dataclass
@@ -41,16 +43,28 @@ class Connection:
     """A TCP connection that speaks only what it is told to."""
 
     def __init__(
-        self, server: UllageServer, *, seconds: float = SECONDS, receive_buffer: int | None = None
+        self,
+        server: UllageServer,
+        *,
+        seconds: float = SECONDS,
+        receive_buffer: int | None = None,
+        tls: bool = False,
     ) -> None:
         host, _, port = server.host.rpartition(":")
         self._socket = socket.socket()
+        context = ssl.create_default_context() if tls else None
         if receive_buffer is not None:
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
         self._socket.settimeout(seconds)
         self._received = b""
+        # Whether it took no more bytes.
+        self._refused = False
         try:
             self._socket.connect((host, int(port)))
+            if context is not None:
+                context.check_hostname = False
+                context.verify_mode = ssl.CERT_NONE
+                self._socket = context.wrap_socket(self._socket)
         except OSError:
             self._socket.close()
             raise
@@ -63,8 +77,10 @@ class Connection:
 
     def send(self, data: bytes) -> Self:
         """Send bytes; one end that the server has closed already takes no more."""
-        with suppress(BrokenPipeError, ConnectionResetError):
+        try:
             self._socket.sendall(data)
+        except (BrokenPipeError, ConnectionResetError, ssl.SSLEOFError):
+            self._refused = True
         return self
 
     def request(
@@ -119,8 +135,12 @@ class Connection:
 
     def is_gone(self) -> bool:
         """Whether the server has closed by now, without waiting."""
+        if self._refused:
+            return True
         try:
-            return self._socket.recv(1, socket.MSG_DONTWAIT | socket.MSG_PEEK) == b""
+            # The socket itself, also below TLS.
+            with socket.socket(fileno=os.dup(self._socket.fileno())) as same:
+                return same.recv(1, socket.MSG_DONTWAIT | socket.MSG_PEEK) == b""
         except BlockingIOError:
             return False
         except ConnectionResetError:
@@ -153,7 +173,7 @@ class Connection:
     def _receive(self) -> None:
         try:
             piece = self._socket.recv(1024 * 1024)
-        except ConnectionResetError:
+        except (ConnectionResetError, ssl.SSLEOFError):
             piece = b""
         if not piece:
             raise Closed(self._received)

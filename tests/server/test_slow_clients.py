@@ -62,8 +62,10 @@ def test_slow_clients_stop_nobody_else(tmp_path: Path) -> None:
         sessions = [start_upload(client, "app") for _ in range(EACH)]
         memory, used = resident_bytes(server), in_use(server)
 
-        def connect(request: bytes, **options: int) -> Connection:
-            connection = connections.enter_context(Connection(server, **options))
+        def connect(request: bytes, receive_buffer: int | None = None) -> Connection:
+            connection = connections.enter_context(
+                Connection(server, receive_buffer=receive_buffer)
+            )
             return connection.send(request)
 
         def pull(headers: str) -> list[Connection]:

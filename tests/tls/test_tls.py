@@ -410,7 +410,8 @@ def test_no_client_notices_a_change(server: UllageServer, pair: Pair) -> None:
 
 def test_a_replaced_listener_ends(tmp_path: Path, pair: Pair) -> None:
     """A server whose certificate changes every day must not gather listeners."""
-    flags = ("--tls-cert", pair.certificate, "--tls-key", pair.key, "--header-timeout", "1s")
+    limits = ("--header-timeout", "1s", "--keep-alive", "1s")
+    flags = ("--tls-cert", pair.certificate, "--tls-key", pair.key, *limits)
     with UllageServer(tmp_path / "data", *flags) as server:
         before = _threads(server)
         for number in range(3):

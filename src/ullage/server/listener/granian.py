@@ -13,7 +13,8 @@ import signal
 import socket
 import ssl
 import tempfile
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,6 +33,7 @@ from ullage.server.listener.certificate import (
     tls_context,
 )
 from ullage.server.listener.descriptors import MAX_CONNECTIONS
+from ullage.server.listener.heads import Attended, Heads, can_look
 from ullage.server.listener.overload import Overload
 
 log = logging.getLogger(__name__)
@@ -80,6 +82,8 @@ class Listener:
     socket: socket.socket
     header_seconds: float
     grace_seconds: float
+    # How long a connection is kept for its next request; at least `header_seconds`.
+    keep_alive_seconds: float = 75.0
     # Open connections at once, idle ones among them; more are answered 503.
     connections: int = MAX_CONNECTIONS
     tls: Tls | None = None
@@ -110,11 +114,49 @@ async def _serve(app: ASGIApp, listener: Listener, ready: Callable[[], None]) ->
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
     loop.add_signal_handler(signal.SIGHUP, reloading.set)
-    current = await _started(app, listener)
-    replaced: set[_Running] = set()
+    attended = Attended(app)
     overload = Overload(listener.socket, tls_context(listener.tls))
-    watching = loop.create_task(overload.watch())
-    ready()
+    current = await _started(attended, listener)
+    async with _looked_after(attended, overload, listener):
+        ready()
+        running = await _until_stopped(attended, overload, listener, current, stopping, reloading)
+    if running is None:
+        return False
+    return await _stop(running, listener)
+
+
+@contextlib.asynccontextmanager
+async def _looked_after(
+    app: Attended, overload: Overload, listener: Listener
+) -> AsyncIterator[None]:
+    """While connections are served: those that are too many, too slow, or have gone."""
+    loop = asyncio.get_running_loop()
+    with ThreadPoolExecutor(1, "ullage-look") as beside:
+        # Its thread is there from the start.
+        await loop.run_in_executor(beside, int)
+        watching = [overload.watch()]
+        if can_look():
+            port = listener.socket.getsockname()[1]
+            watching.append(Heads(app, port, listener.header_seconds, beside).watch())
+        tasks = [loop.create_task(each) for each in watching]
+        try:
+            yield
+        finally:
+            for task in tasks:
+                task.cancel()
+
+
+async def _until_stopped(
+    app: ASGIApp,
+    overload: Overload,
+    listener: Listener,
+    current: _Running,
+    stopping: asyncio.Event,
+    reloading: asyncio.Event,
+) -> set[_Running] | None:
+    """What is to be stopped; None if serving has failed."""
+    loop = asyncio.get_running_loop()
+    replaced: set[_Running] = set()
     while not stopping.is_set():
         events = [loop.create_task(event.wait()) for event in (stopping, reloading)]
         await asyncio.wait({current.serving, *events}, return_when=asyncio.FIRST_COMPLETED)
@@ -123,7 +165,7 @@ async def _serve(app: ASGIApp, listener: Listener, ready: Callable[[], None]) ->
         if current.serving.done():
             # It ends by itself only by failing.
             await current.serving
-            return False
+            return None
         if reloading.is_set():
             reloading.clear()
             old, current = current, await _replacement(app, listener, current)
@@ -131,8 +173,7 @@ async def _serve(app: ASGIApp, listener: Listener, ready: Callable[[], None]) ->
                 _hand_over(old, listener, replaced)
                 overload.tls = tls_context(listener.tls)
                 log.info("read the certificate again; new connections get it")
-    watching.cancel()
-    return await _stop({current, *replaced}, listener)
+    return {current, *replaced}
 
 
 class _Server(Server):
@@ -212,7 +253,8 @@ async def _started(app: ASGIApp, listener: Listener) -> _Running:
         # Not auto: it waits for the first bytes of a connection without any time limit.
         http=HTTPModes.http1,
         http1_settings=HTTP1Settings(
-            header_read_timeout=int(listener.header_seconds * 1000),
+            # It also counts while a connection waits for its next request (heads.py).
+            header_read_timeout=int(_longest_wait(listener) * 1000),
             max_buffer_size=READ_BUFFER_BYTES,
         ),
         websockets=False,
@@ -232,6 +274,13 @@ async def _started(app: ASGIApp, listener: Listener) -> _Running:
             running.stop()
             raise
     return running
+
+
+def _longest_wait(listener: Listener) -> float:
+    """How long a connection may be without a request, in seconds."""
+    if not can_look():
+        return listener.header_seconds
+    return max(listener.header_seconds, listener.keep_alive_seconds)
 
 
 async def _replacement(app: ASGIApp, listener: Listener, old: _Running) -> _Running:
@@ -254,7 +303,7 @@ async def _replacement(app: ASGIApp, listener: Listener, old: _Running) -> _Runn
 def _hand_over(old: _Running, listener: Listener, replaced: set[_Running]) -> None:
     """Let the old one end once all its connections have had a response, or time for a request."""
     # By then a client that shook hands and sent no request has been disconnected for that.
-    seconds = 2 * listener.header_seconds + 1
+    seconds = 2 * _longest_wait(listener) + 1
     try:
         old.server.accept_no_more()
     except OSError as error:
