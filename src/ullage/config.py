@@ -5,11 +5,12 @@
 
 from __future__ import annotations
 
+import difflib
 import ipaddress
 import os
 import re
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -360,7 +361,11 @@ def load_settings(
 def _read_file(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except OSError as error:
+        raise ConfigError(
+            f"configuration file {path}: {error.strerror} - name another one with --config"
+        ) from error
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise ConfigError(f"configuration file {path}: {error}") from error
 
 
@@ -381,11 +386,16 @@ def _refuse_unknown(
     names = {setting.name for setting in SETTINGS}
     for name in file:
         if name not in names:
-            raise ConfigError(f"{name} in {path}: no such setting; see docs/reference/settings.md")
+            raise ConfigError(f"{name} in {path}: no such setting; {_meant(name, names)}")
     known = {setting.variable for setting in SETTINGS} | _OTHER_VARIABLES
     for name in environment:
         if name.startswith("ULLAGE_") and name not in known:
-            raise ConfigError(f"{name}: no such setting; see docs/reference/settings.md")
+            raise ConfigError(f"{name}: no such setting; {_meant(name, known)}")
+
+
+def _meant(name: str, known: Iterable[str]) -> str:
+    close = difflib.get_close_matches(name, known, 1)
+    return f"did you mean {close[0]}?" if close else "see docs/reference/settings.md"
 
 
 def _as_text(name: str, value: object) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import secrets
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
@@ -100,6 +101,10 @@ def open_registry(
     `looking`: a damaged database is read as far as it goes.
     """
     os.umask(0o077)
+    if tables_may is Tables.LEAVE:
+        _require_there(settings)
+    else:
+        _require_own_folder(settings)
     with _as_cannot_start(settings):
         blobs = _open_store(settings)
         if not adopt:
@@ -141,11 +146,50 @@ def _as_cannot_start(settings: Settings) -> Iterator[None]:
         raise CannotStart(f"the database {place} cannot be used: {why}") from error
 
 
+_OTHER_FOLDER = "name another folder with --data, or mend its permissions"
+# What a registry has in its data folder: one of these, and it is one of ours.
+_OUR_FILES = frozenset(
+    {"ullage.db", "blobs", "uploads", "registry-id", "owner.lock", "ballast", "control.sock", "tls"}
+)
+# What operators put beside it: settings, certificates, accounts; and a disk's own.
+_BESIDE = re.compile(r"\..*|lost\+found|.*\.(?:toml|pem|crt|key)|.*htpasswd.*|ballast.*")
+
+
+def _require_there(settings: Settings) -> None:
+    """A command that only looks makes no folder."""
+    if not settings.storage and not settings.data.is_dir():
+        raise CannotStart(f"there is no registry in {settings.data}; name its folder with --data")
+
+
+def _require_own_folder(settings: Settings) -> None:
+    """Before anything is made: the data folder is ours, or free, and can be written."""
+    data = settings.data
+    try:
+        names = {path.name for path in data.iterdir()} if data.exists() else set()
+    except NotADirectoryError as error:
+        raise CannotStart(f"data: {data} is a file - name a folder with --data") from error
+    except OSError as error:
+        raise CannotStart(f"data: {data}: {error.strerror} - {_OTHER_FOLDER}") from error
+    there = next(path for path in (data, *data.parents) if path.exists())
+    if not there.is_dir():
+        raise CannotStart(f"data: {there} is a file - name a folder with --data")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise CannotStart(f"data: {there} cannot be written - {_OTHER_FOLDER}")
+    others = sorted(name for name in names if not _BESIDE.fullmatch(name))
+    if others and not names & _OUR_FILES:
+        raise CannotStart(
+            f"data: {data} holds files of another program ({', '.join(others[:3])}) - name a new "
+            "or an empty folder with --data"
+        )
+
+
 def _open_store(settings: Settings) -> BlobStore:
     try:
         return open_blob_store(settings.storage_url)
     except (StoreUnusable, ValueError) as error:
-        raise CannotStart(f"storage: {error}") from error
+        if settings.storage:
+            raise CannotStart(f"storage: {error} - name another place with --storage") from error
+        raise CannotStart(f"data: {error} - {_OTHER_FOLDER}") from error
 
 
 def _keep_promises(registry: Registry) -> None:
@@ -283,6 +327,7 @@ def run_server(
     """
     host = settings.listen.host
     tables_may = Tables.UPDATE if migrates else Tables.MAKE
+    _require_own_folder(settings)
     tls, authority = _tls(settings)
     if tls is None:
         warn_of_plain_passwords(settings)
@@ -370,7 +415,8 @@ def _tls(settings: Settings) -> tuple[Tls | None, Path | None]:
             # Other users may pass through to what they are to trust, and see nothing else.
             settings.data.mkdir(mode=0o711, parents=True, exist_ok=True)
         except OSError as error:
-            raise CannotStart(f"data: {error}") from error
+            where = f"data: {settings.data}: {error.strerror}"
+            raise CannotStart(f"{where} - {_OTHER_FOLDER}") from error
 
         def renew() -> Certificates:
             return self_signed(settings.data / "tls", settings.tls_names, system_time())

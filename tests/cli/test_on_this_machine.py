@@ -216,7 +216,7 @@ def same_umask() -> Iterator[None]:
             {"database": "sqlite://"},
             "database: 'sqlite://' - expected sqlite:///path or postgresql:",
         ),
-        ({"data": "{tmp}/a-file"}, "storage: "),
+        ({"data": "{tmp}/a-file"}, "data: {tmp}/a-file is a file"),
         ({"database": "sqlite:///{tmp}/a-file"}, "the database {tmp}/a-file is "),
     ],
 )
@@ -239,7 +239,7 @@ def test_what_cannot_be_opened_is_said_with_what_to_change(
 @pytest.mark.postgresql
 def test_a_database_server_that_is_away_is_said_without_its_password(tmp_path: Path) -> None:
     url = "postgresql://nobody:secret@127.0.0.1:1/nothing"
-    settings = load_settings({"data": str(tmp_path), "database": url}, {})
+    settings = load_settings({"data": str(tmp_path / "data"), "database": url}, {})
     with pytest.raises(CannotStart) as caught, open_registry(settings):
         pass
     assert str(caught.value).startswith("database: ")

@@ -149,6 +149,7 @@ def test_a_driver_that_is_not_installed_is_one_line_on_every_command(
     """`pip install ullage` has none for PostgreSQL."""
     monkeypatch.delitem(sys.modules, "ullage.database.postgresql", raising=False)
     monkeypatch.setitem(sys.modules, "psycopg", None)
+    (tmp_path / "data").mkdir()
     place = ("--data", str(tmp_path / "data"), "--database", "postgresql://ada:secret@db/ullage")
     more = ("--listen", "127.0.0.1:0") if command.words == ("serve",) else ()
     done = ullage(*line_of(command, *place, *more))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import sqlalchemy as sa
@@ -10,12 +11,20 @@ from ullage.database.errors import DatabaseOutdated, DatabaseUnusable
 from ullage.database.migrations.upgrade import NEWEST, Tables
 from ullage.database.transaction import Database
 
+# Not a URL, or one whose port is no number.
+_NO_URL = (sa.exc.ArgumentError, ValueError)
+_PASSWORD = re.compile(r"(//[^/@:]*):[^/@]*@")
+
+
+def _without_password(url: str) -> str:
+    return _PASSWORD.sub(r"\1:***@", url)
+
 
 def sqlite_file(url: str) -> Path | None:
     """The file of a SQLite database; None for any other."""
     try:
         parsed = sa.make_url(url)
-    except sa.exc.ArgumentError:
+    except _NO_URL:
         return None
     if parsed.get_backend_name() != "sqlite" or not parsed.database:
         return None
@@ -29,9 +38,9 @@ def name_for_people(url: str) -> str:
         return str(path)
     try:
         return sa.make_url(url).render_as_string()
-    except sa.exc.ArgumentError:
+    except _NO_URL:
         # What is wrong with it is said where it is opened.
-        return url
+        return _without_password(url)
 
 
 def open_database(
@@ -50,9 +59,9 @@ def open_database(
     """
     try:
         parsed = sa.make_url(url)
-    except sa.exc.ArgumentError as error:
+    except _NO_URL as error:
         raise DatabaseUnusable(
-            f"database: {url!r} - expected sqlite:///path or postgresql://user@host/name"
+            f"database: {_without_password(url)!r} - expected sqlite:///path or postgresql://user@host/name"
         ) from error
     # A driver is imported when it is asked for.
     if parsed.get_backend_name() == "sqlite" and parsed.database:

@@ -110,7 +110,8 @@ class PostgresDatabase:
             if not isinstance(error, sa.exc.DBAPIError):
                 raise
             raise DatabaseUnusable(
-                f"database: cannot use {url.render_as_string()}: {_first_line(error)}"
+                f"database: cannot use {url.render_as_string()}: {_first_line(error)} - start its "
+                "server, or correct user, password, address or name in --database"
             ) from error
 
     def go_on(self) -> None:
