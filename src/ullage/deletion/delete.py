@@ -15,6 +15,7 @@ from typing import Any
 from ullage.database.transaction import Transaction
 from ullage.deletion import soft_delete
 from ullage.deletion.closure import StoredGraph, subjects_of, what_goes
+from ullage.deletion.forecast import forecast_whole
 from ullage.deletion.queries.operations.repositories import hide_repository
 from ullage.deletion.soft_delete import Keeping, SoftDelete
 from ullage.deletion.succession import found_successors
@@ -63,6 +64,11 @@ class Deleted:
     leased_bytes: int = 0
     operation: str | None = None
     kept_bytes: int = 0
+
+    @property
+    def later_bytes(self) -> int:
+        """Bytes that come back later."""
+        return self.leased_bytes + self.kept_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,8 +242,7 @@ def delete_repository(registry: Registry, name: RepositoryName, caller: Caller) 
     """Remove a repository with everything in it; which manifests and tags that were, sorted.
 
     It is gone at once; the worker takes its contents apart in batches, so that even a
-    huge one does not keep pushes waiting. How many bytes that frees is not known yet. With soft
-    delete it stays whole, and hidden.
+    huge one does not keep pushes waiting. With soft delete it stays whole, and hidden.
     Raises NameUnknown, Locked if it or anything in it is locked.
     """
     now = registry.now()
@@ -247,10 +252,14 @@ def delete_repository(registry: Registry, name: RepositoryName, caller: Caller) 
         attribute_locks.require_repository_deletable(tx, repository_id, name)
         image_locks.refuse(image_locks.covered(tx, repository_id, now).first(), name)
         keeping = _begin(tx, registry, policy, "repository.delete", caller, None, now)
+        going = forecast_whole(tx, registry.leases, frozenset({repository_id}), now)
         deleted = Deleted(
             tuple(all_digests(tx, repository_id)),
             tuple(all_tags(tx, repository_id)),
+            freed_bytes=0 if keeping else going.freed_bytes,
+            leased_bytes=going.later_bytes,
             operation=keeping.operation_id if keeping else None,
+            kept_bytes=going.freed_bytes if keeping else 0,
         )
         detail = _described(deleted, bytes_in(tx, repository_id))
         take_repositories_away(tx, registry, {name: repository_id}, now, keeping)

@@ -38,7 +38,7 @@ from ullage.registry.listings import (
     TagDetails,
 )
 from ullage.registry.pull import read
-from ullage.server.distribution.management import restorable
+from ullage.server.distribution.management import receipt
 from ullage.server.http.context import Context, caller_of, principal_of, query_of
 from ullage.server.http.errors import BodyTooLarge
 from ullage.server.http.parameters import Query, next_link, page_size
@@ -96,7 +96,7 @@ async def delete_repository(context: Context, request: Request, name: str) -> Re
     return json_response(
         {"manifestsDeleted": deleted.manifests or None, "tagsDeleted": deleted.tags or None},
         status=202,
-        headers=restorable(deleted.operation),
+        headers=receipt(deleted),
     )
 
 
@@ -156,7 +156,7 @@ async def delete_tag(context: Context, request: Request, name: str, tag: str) ->
     except (NameUnknown, ManifestUnknown):
         raise TagUnknown({"name": repository, "tag": wanted}) from None
     headers = {"X-Ms-Int-Docker-Content-Digest": untagged.digest}
-    return empty_response(202, headers | restorable(untagged.operation))
+    return empty_response(202, headers | receipt(untagged))
 
 
 def _tag(details: TagDetails) -> dict[str, Any]:

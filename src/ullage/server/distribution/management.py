@@ -13,6 +13,8 @@ from ullage.server.http.responses import empty_response
 
 # The header with the id by which a deletion can be taken back.
 OPERATION = "Ullage-Operation"
+# The headers with the bytes that a deletion gives back, at once and later.
+FREED, LATER = "Ullage-Freed-Bytes", "Ullage-Later-Bytes"
 
 
 async def delete_manifest(
@@ -30,18 +32,22 @@ async def delete_manifest(
         deleted = await context.threads.submit(
             delete.delete_tag, context.registry, repository, target, caller
         )
-    return empty_response(202, restorable(deleted.operation))
+    return empty_response(202, receipt(deleted))
 
 
 async def delete_blob(context: Context, request: Request, name: str, reference: str) -> Response:
     """distribution-spec, "Deleting Blobs"."""
     repository, digest = context.name(name), parse_digest(reference)
-    await context.threads.submit(
+    deleted = await context.threads.submit(
         delete.delete_blob, context.registry, repository, digest, caller_of(request)
     )
-    return empty_response(202, {"Docker-Content-Digest": digest})
+    return empty_response(202, {"Docker-Content-Digest": digest} | receipt(deleted))
 
 
-def restorable(operation: str | None) -> dict[str, str]:
-    """The header of a deletion that can be taken back; none if it cannot."""
-    return {OPERATION: operation} if operation is not None else {}
+def receipt(deleted: delete.Deleted | delete.Untagged) -> dict[str, str]:
+    """What a deletion gives back, and by which operation it can be taken back, if it can."""
+    freed = later = 0
+    if isinstance(deleted, delete.Deleted):
+        freed, later = deleted.freed_bytes, deleted.later_bytes
+    operation = {OPERATION: deleted.operation} if deleted.operation is not None else {}
+    return {FREED: str(freed), LATER: str(later)} | operation
