@@ -12,6 +12,7 @@ from ullage.cli.client.scopes import DELETE_ALL, READ_ALL
 from ullage.cli.shell import flags
 from ullage.cli.shell.commands import MISSING, Command, Flag
 from ullage.cli.shell.console import Gauge
+from ullage.cli.shell.errors import Failure, Refused, Unreachable
 from ullage.cli.shell.invocation import Invocation, Result
 from ullage.cli.shell.tables import age, size
 
@@ -19,6 +20,9 @@ JOBS = "/api/v1/jobs"
 _ITEMS_AT_ONCE = 1000
 # How often to ask: at once at first, as most jobs are short.
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 1.0
+# For how long a registry that is away is asked again; answers that say that it is just starting.
+PATIENCE_SECONDS = 60.0
+_PASSING = (429, 502, 503, 504)
 
 
 def path_of(job_id: str) -> str:
@@ -33,7 +37,7 @@ def follow(invocation: Invocation, registry: RemoteRegistry, job: dict[str, Any]
         while job["finished"] is None:
             time.sleep(pause)
             pause = min(pause * 1.5, _LONGEST_PAUSE)
-            job = registry.get(path_of(job["id"])).data
+            job = _patiently(invocation, registry, job["id"])
             total = job["tag_count"] + job["manifest_count"]
             done = job["tags_deleted"] + job["manifests_deleted"]
             gauge.show("Deleting" if job["state"] == "running" else "Planning", done, total)
@@ -46,6 +50,31 @@ def follow(invocation: Invocation, registry: RemoteRegistry, job: dict[str, Any]
         raise
     gauge.clear()
     return job
+
+
+def _patiently(invocation: Invocation, registry: RemoteRegistry, job_id: str) -> dict[str, Any]:
+    """The job as it is now; a registry that is away, as while it restarts, is asked again.
+
+    Raises Failure, which names the command that goes on, when it stays away.
+    """
+    began = time.monotonic()
+    noted = False
+    while True:
+        try:
+            found: dict[str, Any] = registry.get(path_of(job_id)).data
+            return found
+        except (Unreachable, Refused) as error:
+            if isinstance(error, Refused) and error.status not in _PASSING:
+                raise
+            if time.monotonic() - began >= PATIENCE_SECONDS:
+                hint = f"{error.hint} The job goes on with the registry: ullage job watch {job_id}"
+                raise Failure(str(error), error.code, hint.strip()) from error
+        if not noted:
+            noted = True
+            invocation.console.note(
+                f"The registry is away; asking again for {PATIENCE_SECONDS:g} s."
+            )
+        time.sleep(_LONGEST_PAUSE)
 
 
 def items_of(registry: RemoteRegistry, job_id: str) -> Iterator[dict[str, Any]]:
