@@ -30,10 +30,13 @@ def test_commands_and_flags_are_completed() -> None:
     assert words("nonsense", "") == []
 
 
-def test_commands_of_this_machine_are_completed_too() -> None:
+def test_commands_of_this_machine_are_completed_too(ullage: Ullage) -> None:
     assert words("token", "cred") == ["credential"]
     assert words("serve", "--tls-n") == ["--tls-names"]
     assert "--fast" in words("check", "")
+    ullage("config", "set", "registries.mine=https://registry.example.com")
+    assert words("user", "list", "--registry", "") == ["mine"]
+    assert words("user", "show", "--name", "") == []
 
 
 def test_repositories_and_tags_are_asked_of_the_registry(

@@ -52,20 +52,22 @@ _CLI = """\
 # Command line
 
 Commands that work **on a registry** speak HTTP to it, with the names, flags, messages and exit
-codes of `az acr`; `--name` says which registry. Commands that work **on this machine** need its
-data folder. Data goes to stdout, everything else to stderr.
+codes of `az acr`; `--name` says which registry. Commands that **run and manage** one work on its
+data folder on this machine or, but for `serve` and `migrate`, over HTTP for an administrator, and
+say on stderr which it is. Data goes to stdout, everything else to stderr.
 
 | variable | means |
 | --- | --- |
-| `ULLAGE_REGISTRY` | the registry that commands without `--name` mean |
+| `ULLAGE_REGISTRY` | the registry that commands without `--name`, `--registry` or `--data` mean |
 | `ULLAGE_CA_FILE` | PEM file with the authorities to trust, before `REQUESTS_CA_BUNDLE` |
 | `HTTPS_PROXY`, `HTTP_PROXY`, `NO_PROXY` | as everywhere; never for this machine |
 | `XDG_CONFIG_HOME` | defaults and logins are in `ullage` in this folder, `~/.config` if unset |
 """
 
 _PLACED = (
-    "Those about users, tokens, scope maps, keys and the audit log also take `--output`, `--query` "
-    "and the others of above. All but `version` take"
+    "Those about users, tokens, scope maps, keys, uploads and the audit log also take `--output`, "
+    "`--query` and the others of above. All but `version` take `--data`, `--database` and "
+    "`--config`; all but that, `serve` and `migrate` also the rest of"
 )
 
 
@@ -89,7 +91,7 @@ def cli_page() -> str:
     parts = [_CLI, "## On a registry\n", _flag_table("Every one of these takes", GLOBAL)]
     parts.append(_flag_table("Those that ask a registry also take", ACCESS))
     parts += [_command(command, ACCESS) for command in table.remote() if not command.hidden]
-    parts += ["## On this machine\n", _flag_table(_PLACED, PLACE)]
+    parts += ["## To run and manage one\n", _flag_table(_PLACED, PLACE)]
     parts += [_command(command, PLACE) for command in table.local()]
     return "\n".join(parts)
 

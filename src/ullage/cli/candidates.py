@@ -59,7 +59,7 @@ def _values(
         return [(choice, "") for choice in flag.choices]
     if flag.names[0] == "shell":
         return [(shell, "") for shell in SCRIPTS]
-    if command.words[0] in groups.LOCAL:
+    if command.words[0] in groups.LOCAL and flag.variable != "registry":
         # Their --name is no registry.
         return []
     try:

@@ -38,7 +38,7 @@ def _overview() -> int:
     from ullage.cli.shell import groups
     from ullage.cli.shell.help import overview
 
-    parts = {"On a registry": table.below(()), "On this machine": groups.LOCAL}
+    parts = {"On a registry": table.below(()), "To run and manage one": groups.LOCAL}
     sys.stdout.write(overview(groups.TITLE, parts))
     return 0
 

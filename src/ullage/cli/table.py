@@ -1,4 +1,4 @@
-"""All commands by their words: `commands` work on a registry anywhere, `local` on this machine."""
+"""All commands by their words: `commands` are for users of a registry, `local` to manage one."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def remote() -> tuple[Command, ...]:
 
 
 def local() -> tuple[Command, ...]:
-    """Those that work on this machine, which are slow to import."""
+    """Those that run and manage a registry, which are slow to import."""
     from ullage.cli.local import audit, check, migrate, scope_map, serve, token, upload, user
 
     return (
