@@ -16,6 +16,7 @@ from ullage.config import (
     parse_number,
     parse_path,
 )
+from ullage.oci.sparse import Sparse, SparseRules
 from ullage.wiring import warn_of_plain_passwords
 
 
@@ -151,6 +152,27 @@ def test_no_folder(text: str) -> None:
         parse_path("data", text)
 
 
+def test_sparse_manifests_are_allowed_by_repository() -> None:
+    """The longest pattern holds, whatever the order; a prefix is no name."""
+    assert load().sparse_indexes == SparseRules()
+    rules = load({"sparse_indexes": "m/a/*=deny, m/*=platforms, allow, m/a=deny"}).sparse_indexes
+    names = ("other", "m", "m/b", "m/a", "m/a/b", "m/ab")
+    assert [rules.of(name) for name in names] == [
+        Sparse.ALLOW,
+        Sparse.ALLOW,
+        Sparse.PLATFORMS,
+        Sparse.DENY,
+        Sparse.DENY,
+        Sparse.PLATFORMS,
+    ]
+
+
+@pytest.mark.parametrize("text", ["Deny", "yes", "app=", "=allow", "A=allow", "a*=deny", "*=deny"])
+def test_a_rule_for_sparse_manifests_that_makes_no_sense_is_refused(text: str) -> None:
+    with pytest.raises(ConfigError, match="expected deny, platforms or allow"):
+        load({"sparse_indexes": text})
+
+
 # --- what is said ---------------------------------------------------------------------------------
 
 
@@ -172,6 +194,12 @@ def test_no_folder(text: str) -> None:
         ),
         ({}, {}, "threads =", "configuration file {file}: Invalid value"),
         ({}, {}, "threads = 1\nthreads = 2", "configuration file {file}: Cannot overwrite a value"),
+        (
+            {"sparse_indexes": "app=some"},
+            {},
+            "",
+            "--sparse-indexes: 'app=some' - expected deny, platforms or allow, or with rules",
+        ),
         ({"threads": "0"}, {}, "", "threads: 0 - expected at least 1"),
         ({"max_page": "0"}, {}, "", "max_page: 0 - expected at least 1"),
         ({"max_manifest": "0MiB"}, {}, "", "max_manifest: 0 - expected at least 1"),

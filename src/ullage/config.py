@@ -18,6 +18,7 @@ from typing import Any
 
 from ullage import quantities
 from ullage.oci.errors import ValueInvalid
+from ullage.oci.sparse import SparseRules, parse_sparse_rules
 
 # Sizes of which no store is, as a limit that is none.
 _LARGEST = 2**90
@@ -106,6 +107,14 @@ def parse_protect(name: str, text: str) -> str:
     return text
 
 
+def parse_sparse(name: str, text: str) -> SparseRules:
+    try:
+        return parse_sparse_rules(text)
+    except ValueInvalid:
+        expected = "deny, platforms or allow, or with rules as in deny,mirror/*=platforms,app=allow"
+        raise _wrong(name, text, expected) from None
+
+
 def parse_url(name: str, text: str) -> str:
     """`https://registry.example.com`: where clients reach the registry, without a path."""
     if text and not _URL.fullmatch(text):
@@ -168,6 +177,7 @@ _KINDS: dict[Callable[[str, str], Any], str] = {
     parse_optional_path: "FILE",
     parse_tls: "self-signed",
     parse_protect: "az|all|none",
+    parse_sparse: "deny|platforms|allow",
     parse_url: "URL",
 }
 
@@ -256,6 +266,12 @@ SETTINGS = (
         parse_protect,
         "Whose deletions of a living image's signatures, by digest, are refused: az, all or none.",
     ),
+    Setting(
+        "sparse_indexes",
+        "deny",
+        parse_sparse,
+        "Which parts of a manifest may be absent: deny, platforms, allow; NAME=… for a repository.",
+    ),
     Setting("min_free", "8MiB", parse_size, "Uploads are refused when the disk has less room."),
     Setting("unknown_share", "1", parse_number, "Percent of the store a comparison may erase."),
     Setting("scrub", "30d", parse_scrub, "How often each blob is read and hashed, or off."),
@@ -301,6 +317,7 @@ class Settings:
     lease: timedelta
     read_grace: timedelta
     protect_referrers: str
+    sparse_indexes: SparseRules
     min_free: int
     unknown_share: int
     scrub: timedelta | None

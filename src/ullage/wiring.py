@@ -83,6 +83,7 @@ def limits_of(settings: Settings) -> Limits:
         lease=settings.lease,
         read_grace=settings.read_grace,
         protect_referrers=settings.protect_referrers,
+        sparse_indexes=settings.sparse_indexes,
         max_unknown_percent=settings.unknown_share,
     )
 

@@ -482,6 +482,38 @@ ROWS = [
         "a repository has no name", sql("UPDATE repositories SET name = NULL"), "I5", also="I19"
     ),
     corruption("a child is deleted", sql("DELETE FROM manifest_children"), "I6"),
+    corruption(
+        "a child is recorded as absent",
+        sql(
+            "INSERT INTO absent_children (manifest_id, digest, size) SELECT c.parent_id, m.digest,"
+            " m.size FROM manifest_children c JOIN manifests m ON m.id = c.child_id"
+        ),
+        "I6",
+    ),
+    corruption(
+        "a child is recorded as absent with another size",
+        sql(
+            "INSERT INTO absent_children (manifest_id, digest, size) SELECT c.parent_id, m.digest,"
+            " m.size + 1 FROM manifest_children c JOIN manifests m ON m.id = c.child_id"
+        ),
+        "I4",
+    ),
+    corruption(
+        "a layer is recorded as absent",
+        sql(
+            "INSERT INTO absent_blobs (manifest_id, digest, size) SELECT r.manifest_id, b.digest,"
+            " b.size FROM manifest_blobs r JOIN blobs b ON b.digest = r.digest"
+        ),
+        "I4",
+    ),
+    corruption(
+        "what no manifest names is recorded as absent",
+        sql(
+            "INSERT INTO absent_blobs (manifest_id, digest, size)"
+            f" SELECT id, '{digest_of(b'')}', 0 FROM manifests"
+        ),
+        "I4",
+    ),
     corruption("a child is of another repository", list_a_child_of_another_repository, "I6"),
     corruption(
         "a child does not exist",

@@ -11,9 +11,10 @@ ULLAGE_SCHEDULES=all tries every step. The rule is every eighth one, and all of 
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import psycopg
@@ -23,7 +24,17 @@ from tests.support.actors import Actor, Observer, interleave, observing
 from tests.support.clock import FakeClock
 from tests.support.fixtures import registry_on
 from tests.support.planting import image_manifest, plant_blobs, plant_image
-from tests.support.registry import ALICE, push_blob, push_index, push_manifest, settle
+from tests.support.registry import (
+    ALICE,
+    INDEX,
+    MANIFEST,
+    descriptor,
+    push_blob,
+    push_index,
+    push_manifest,
+    put_manifest,
+    settle,
+)
 from tests.support.soundness import assert_sound
 from ullage.blobs.memory import MemoryBlobStore
 from ullage.database.transaction import Database
@@ -44,6 +55,7 @@ from ullage.oci.errors import (
 )
 from ullage.oci.manifest.parsing import parse_manifest
 from ullage.oci.reference import RepositoryName, parse_repository_name, parse_tag
+from ullage.oci.sparse import Sparse, SparseRules
 from ullage.registry.attributes import (
     AttributeChanges,
     update_manifest,
@@ -60,6 +72,7 @@ from ullage.registry.push.uploads import append_upload, finish_upload
 
 BOB = Caller(subject="bob", address="192.0.2.2", agent="test")
 STRIDE = 1 if os.environ.get("ULLAGE_SCHEDULES") == "all" else 8
+SPARSE = SparseRules(Sparse.ALLOW)
 Failure = BaseException | None
 
 
@@ -414,6 +427,55 @@ def test_r14_index_against_the_deletion_of_its_child(arena: Arena) -> None:
         return Meeting(
             lambda: push_index(registry, name, "index", [child], BOB),
             lambda: delete_manifest(registry, name, child, ALICE),
+            check,
+        )
+
+    arena.meet(prepare)
+
+
+def test_r14_sparse_index_against_the_push_of_what_it_misses(arena: Arena) -> None:
+    """Whichever comes first: the platform is a child of the index then."""
+    registry = replace(arena.registry, limits=Limits(sparse_indexes=SPARSE))
+
+    def prepare(number: int) -> Meeting:
+        name = name_of(number)
+        plant_image(registry, name, "kept", [layer_of(number)])
+        child = json.dumps(image_manifest([layer_of(number)], annotations={"bob": "1"})).encode()
+        listed = [descriptor(MANIFEST, child)]
+        index = {"schemaVersion": 2, "mediaType": INDEX, "manifests": listed}
+
+        def check(index: Failure, platform: Failure) -> None:
+            assert (index, platform) == (None, None)
+            with pytest.raises(OperationDisallowed):
+                delete_manifest(registry, name, digest_of(child), ALICE)
+
+        return Meeting(
+            lambda: push_manifest(registry, name, "index", index, BOB),
+            lambda: put_manifest(registry, name, digest_of(child), child, MANIFEST, ALICE),
+            check,
+        )
+
+    arena.meet(prepare)
+
+
+def test_r14_sparse_image_against_the_upload_of_what_it_misses(arena: Arena) -> None:
+    """Whichever comes first: the layer is the image's then, and goes with it."""
+    registry = replace(arena.registry, limits=Limits(sparse_indexes=SPARSE))
+
+    def prepare(number: int) -> Meeting:
+        name, layer = name_of(number), layer_of(number)
+        plant_image(registry, name, "kept", [b"kept"])
+        session = session_with(registry, name, layer)
+        image = image_manifest([layer])
+
+        def check(push: Failure, upload: Failure) -> None:
+            assert (push, upload) == (None, None)
+            with pytest.raises(OperationDisallowed):
+                delete_blob(registry, name, digest_of(layer), ALICE)
+
+        return Meeting(
+            lambda: push_manifest(registry, name, "image", image, BOB),
+            lambda: session.commit(digest_of(layer)),
             check,
         )
 

@@ -32,6 +32,13 @@ Sizes and durations are written as everywhere in Ullage. A size is bytes, or end
 `GiB`, `TiB`, `PiB` (1024) or `kB`, `MB`, `GB`, `TB`, `PB` (1000), such as `1.5GiB`; the B may be
 left out. A duration is whole numbers of `d`, `h`, `m`, `s` and `ms`, such as `30s` or `2d3h`. A
 name or value that makes no sense is an error at the start, with exit code 2, and never ignored.
+
+`sparse_indexes` says what manifests may name that is not in their repository: `deny`, nothing;
+`platforms`, what an index lists; `allow`, config and layers of an image, too. Rules for
+repositories follow with commas, as in `deny,mirror/*=platforms,app=allow`: a name, or a prefix and
+`/*`, and the longest that fits holds. What is absent is 404. When it is pushed, it belongs to what
+names it: it is kept for that, and goes with it. A manifest that is stored may be tagged under any
+rule.
 """
 
 _ERRORS = """\

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from ullage.check.findings import NAMED_IMAGES, WORKER, Finding, Issue, Severity, done, issue_of
 from ullage.check.queries import images, repairs
-from ullage.check.queries.manifest_rows import ManifestFacts
+from ullage.check.queries.manifest_rows import Absent, ManifestFacts
 from ullage.check.queries.other_rows import (
     JobFacts,
     JoblessItem,
@@ -234,8 +234,9 @@ def _recorded_annotations(facts: ManifestFacts) -> object:
 def _compare_blobs(facts: ManifestFacts, manifest: Manifest, problems: _Problems) -> None:
     named = _by_digest(manifest.optional_blobs, manifest.required_blobs)
     recorded = {reference.digest: reference for reference in facts.references}
+    absent = _absent_as_named("I4", facts.absent_blobs, manifest.required_blobs, problems)
     for blob in manifest.required_blobs:
-        if blob.digest not in recorded:
+        if blob.digest not in recorded and blob.digest not in absent:
             problems.add("I4", f"needs blob {blob.digest}, which is not recorded")
     for digest, reference in recorded.items():
         if digest not in named:
@@ -248,8 +249,9 @@ def _compare_blobs(facts: ManifestFacts, manifest: Manifest, problems: _Problems
 def _compare_children(facts: ManifestFacts, manifest: Manifest, problems: _Problems) -> None:
     named = _by_digest(manifest.optional_children, manifest.required_children)
     recorded = {child.digest: child for child in facts.children if child.digest is not None}
+    absent = _absent_as_named("I6", facts.absent_children, manifest.required_children, problems)
     for listed in manifest.required_children:
-        if listed.digest not in recorded:
+        if listed.digest not in recorded and listed.digest not in absent:
             problems.add("I6", f"lists {listed.digest}, which is not recorded")
     for digest, child in recorded.items():
         if digest not in named:
@@ -257,6 +259,26 @@ def _compare_children(facts: ManifestFacts, manifest: Manifest, problems: _Probl
         elif child.size != named[digest].size:
             message = f"lists {named[digest].size} bytes of {digest}, recorded {child.size}"
             problems.add("I4", message)
+
+
+def _absent_as_named(
+    invariant: str,
+    recorded: Iterable[Absent],
+    required: Iterable[Descriptor],
+    problems: _Problems,
+) -> set[str]:
+    """What is recorded as absent, and so need not be there."""
+    named = _by_digest(required)
+    absent = {part.digest: part for part in recorded}
+    for digest, part in absent.items():
+        if digest not in named:
+            problems.add("I4", f"does not name {digest}, which is recorded as absent")
+        elif part.size != named[digest].size:
+            message = f"names {named[digest].size} bytes of {digest}, absent with {part.size}"
+            problems.add("I4", message)
+        elif part.there:
+            problems.add(invariant, f"names {digest}, which is there, and recorded as absent")
+    return set(absent)
 
 
 def _by_digest(*groups: Iterable[Descriptor]) -> dict[str, Descriptor]:

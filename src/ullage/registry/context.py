@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 from ullage.blobs.protocol import BlobStore
 from ullage.database.transaction import Database, Transaction, Work
+from ullage.oci.sparse import NOTHING_ABSENT, SparseRules
 from ullage.registry.clients import Caller
 from ullage.registry.errors import database_errors, translated
 from ullage.registry.leases.lease import Leases
@@ -48,6 +49,8 @@ class Limits:
     read_grace: timedelta = timedelta(seconds=2)
     # Whose deletions of a living image's referrers, by digest, are refused: az, all or none.
     protect_referrers: str = "az"
+    # What manifests may come without.
+    sparse_indexes: SparseRules = NOTHING_ABSENT
     # A plan of more manifests is carried out in the background, some at a time.
     max_plan_at_once: int = 1000
     # How long a finished upload is remembered, for clients that lost the answer.

@@ -19,6 +19,8 @@ _blobs = content.blobs
 _repo_blobs = content.repo_blobs
 _manifest_blobs = content.manifest_blobs
 _children = content.manifest_children
+_absent_blobs = content.absent_blobs
+_absent_children = content.absent_children
 
 # Manifests are judged by their bytes, so a page of them is limited in bytes as well.
 _MANIFEST_PAGE = 200
@@ -44,6 +46,14 @@ class Child(NamedTuple):
     repository_id: int | None
 
 
+class Absent(NamedTuple):
+    """What a manifest is recorded to do without; `there` if the repository has it after all."""
+
+    digest: str
+    size: int
+    there: bool
+
+
 class ManifestFacts(NamedTuple):
     key: int
     repository_id: int
@@ -60,6 +70,8 @@ class ManifestFacts(NamedTuple):
     config_media_type: str | None
     references: tuple[Reference, ...] = ()
     children: tuple[Child, ...] = ()
+    absent_blobs: tuple[Absent, ...] = ()
+    absent_children: tuple[Absent, ...] = ()
 
 
 def manifests(tx: Transaction, which: Which[int]) -> list[ManifestFacts]:
@@ -72,12 +84,16 @@ def manifests(tx: Transaction, which: Which[int]) -> list[ManifestFacts]:
     for some in chunks(ids, _MANIFEST_PAGE):
         references = _references(tx, some)
         children = _recorded_children(tx, some)
+        absent_blobs = _absent(tx, _ABSENT_BLOBS, some)
+        absent_children = _absent(tx, _ABSENT_CHILDREN, some)
         for row in tx.rows(_MANIFESTS, ids=some):
             facts = ManifestFacts(*row)
             found.append(
                 facts._replace(
                     references=tuple(references.get(facts.key, ())),
                     children=tuple(children.get(facts.key, ())),
+                    absent_blobs=tuple(absent_blobs.get(facts.key, ())),
+                    absent_children=tuple(absent_children.get(facts.key, ())),
                 )
             )
     return found
@@ -122,6 +138,37 @@ _RECORDED_CHILDREN = Statement(
     .where(among(_children.c.parent_id, "ids"))
     .order_by(_children.c.parent_id, _children.c.child_id)
 )
+_there = _manifests.alias()
+_ABSENT_CHILDREN = Statement(
+    sa.select(*_absent_children.c["manifest_id", "digest", "size"], _there.c.id.is_not(None))
+    .join(_manifests, _manifests.c.id == _absent_children.c.manifest_id)
+    .outerjoin(
+        _there,
+        sa.and_(
+            same(_there, _manifests, "repository_id"),
+            same(_there, _absent_children, "digest", "size"),
+        ),
+    )
+    .where(among(_absent_children.c.manifest_id, "ids"))
+    .order_by(*_absent_children.c["manifest_id", "digest"])
+)
+_ABSENT_BLOBS = Statement(
+    sa.select(
+        *_absent_blobs.c["manifest_id", "digest", "size"],
+        sa.and_(_repo_blobs.c.digest.is_not(None), _blobs.c.digest.is_not(None)),
+    )
+    .join(_manifests, _manifests.c.id == _absent_blobs.c.manifest_id)
+    .outerjoin(
+        _repo_blobs,
+        sa.and_(
+            same(_repo_blobs, _manifests, "repository_id"),
+            same(_repo_blobs, _absent_blobs, "digest"),
+        ),
+    )
+    .outerjoin(_blobs, same(_blobs, _absent_blobs, "digest", "size"))
+    .where(among(_absent_blobs.c.manifest_id, "ids"))
+    .order_by(*_absent_blobs.c["manifest_id", "digest"])
+)
 
 
 def _manifest_page(tx: Transaction, after: After[int]) -> list[int]:
@@ -148,4 +195,13 @@ def _recorded_children(tx: Transaction, manifest_ids: Sequence[int]) -> dict[int
     found: dict[int, list[Child]] = {}
     for parent_id, *rest in tx.rows(_RECORDED_CHILDREN, ids=manifest_ids):
         found.setdefault(parent_id, []).append(Child(*rest))
+    return found
+
+
+def _absent(
+    tx: Transaction, statement: Statement, manifest_ids: Sequence[int]
+) -> dict[int, list[Absent]]:
+    found: dict[int, list[Absent]] = {}
+    for manifest_id, digest, size, there in tx.rows(statement, ids=manifest_ids):
+        found.setdefault(manifest_id, []).append(Absent(digest, size, bool(there)))
     return found

@@ -106,6 +106,27 @@ manifest_children = sa.Table(
     sqlite_with_rowid=False,
 )
 
+
+def _absent(name: str) -> sa.Table:
+    return sa.Table(
+        name,
+        metadata,
+        sa.Column(
+            "manifest_id", Id, sa.ForeignKey("manifests.id", ondelete="CASCADE"), primary_key=True
+        ),
+        sa.Column("digest", Name, primary_key=True),
+        # As the manifest says. Bytes of another length are not what it means.
+        sa.Column("size", sa.BigInteger, nullable=False),
+        sa.Index(f"ix_{name}_digest", "digest"),
+        sqlite_with_rowid=False,
+    )
+
+
+# What a sparse index or image names and its repository did not have when it came. A push of it
+# makes it a child or a reference.
+absent_children = _absent("absent_children")
+absent_blobs = _absent("absent_blobs")
+
 tags = sa.Table(
     "tags",
     metadata,

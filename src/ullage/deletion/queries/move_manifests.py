@@ -18,6 +18,11 @@ from ullage.database.statements import Statement, among
 from ullage.database.timestamps import to_micros
 from ullage.database.transaction import Transaction
 from ullage.oci.digest import Digest
+from ullage.registry.queries.content.absent_parts import (
+    copy_absent,
+    find_blobs,
+    find_children,
+)
 from ullage.registry.queries.content.blobs import count_links, count_references, linked_among
 from ullage.registry.queries.content.manifests import ManifestRow, find_manifests
 from ullage.registry.queries.content.remove_manifests import blobs_of
@@ -53,7 +58,7 @@ def move_manifests(
     """
     both = [*rows, *copies]
     ids = [row.id for row in both]
-    _link_all(tx, target_id, blobs_of(tx, ids).keys(), now)
+    linked = _link_all(tx, target_id, blobs_of(tx, ids).keys(), now)
     there = find_manifests(tx, target_id, [row.digest for row in both])
     moved = [row for row in rows if row.digest not in there]
     merged = [row for row in rows if row.digest in there]
@@ -72,6 +77,9 @@ def move_manifests(
         tx.change(_MOVE_AND_TOUCH, target=target_id, ids=moved_ids, at=to_micros(now))
     else:
         tx.change(_MOVE, target=target_id, ids=moved_ids)
+    # One of them may have missed the other.
+    find_children(tx, target_id, [row.digest for row in both], of=place.values())
+    find_blobs(tx, target_id, linked, of=place.values())
     _count(tx, source_id, rows, -1, -tags)
     _count(tx, target_id, [*moved, *copied], +1, +tags)
     add_to_counters(
@@ -125,12 +133,16 @@ _SIZE = Statement(
 )
 
 
-def _link_all(tx: Transaction, target_id: int, digests: Collection[Digest], now: datetime) -> None:
+def _link_all(
+    tx: Transaction, target_id: int, digests: Collection[Digest], now: datetime
+) -> set[Digest]:
+    """Link these blobs in the target too; which it did not link before."""
     new = set(digests) - linked_among(tx, target_id, digests)
     if new:
         tx.change(_LINK, target=target_id, at=to_micros(now), digests=new)
         count_links(tx, new, +1)
         add_to_repository(tx, target_id, blob_bytes=int(tx.value(_SIZE, digests=new)))
+    return new
 
 
 # --- copies ---------------------------------------------------------------------------------------
@@ -168,6 +180,7 @@ _COPY_REFERENCES = Statement(
 def _copy(tx: Transaction, target_id: int, ids: Sequence[int]) -> None:
     tx.change(_COPY, target=target_id, ids=ids)
     tx.change(_COPY_REFERENCES, target=target_id, ids=ids)
+    copy_absent(tx, target_id, ids)
     _count_references(tx, blobs_of(tx, ids), +1)
 
 

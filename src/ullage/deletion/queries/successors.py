@@ -11,6 +11,7 @@ from ullage.database.schema import base, content, space
 from ullage.database.statements import Statement, among, given
 from ullage.database.transaction import Transaction
 from ullage.oci.digest import Digest
+from ullage.registry.queries.content.absent_parts import find_blobs
 from ullage.registry.queries.content.blobs import count_links, linked_among, lock_blobs
 from ullage.registry.queries.content.repositories import add_to_repository
 
@@ -41,6 +42,7 @@ def copy_links(
         tx.change(_COPY_LINKS, source=source_id, target=target_id, digests=new)
         count_links(tx, new, +1)
         add_to_repository(tx, target_id, blob_bytes=sum(sizes[digest] for digest in new))
+        find_blobs(tx, target_id, new)
 
 
 _ANY_UPLOAD = Statement(sa.select(_uploads.c.id).where(given(_uploads, "repository_id")).limit(1))

@@ -11,6 +11,7 @@ from ullage.oci.reference import RepositoryName
 from ullage.registry.clients import Caller
 from ullage.registry.context import Registry
 from ullage.registry.locks import attribute_locks
+from ullage.registry.queries.content.absent_parts import find_blobs
 from ullage.registry.queries.content.blobs import (
     link_blob,
     linked_among,
@@ -42,8 +43,12 @@ def link_and_lease(
     """
     new = link_blob(tx, repository_id, digest, size, now, counted=counted)
     until = registry.leases.grant(tx, repository_id, digest, caller.pusher, now)
-    # Nothing in the repository can refer to what it did not link until now.
-    if new or not referenced_among(tx, repository_id, [digest]):
+    # Nothing in the repository can refer to what it did not link until now, but may miss it.
+    if new is None:
+        needed = referenced_among(tx, repository_id, [digest])
+    else:
+        needed = find_blobs(tx, repository_id, [digest]) if new.missed else set()
+    if not needed:
         schedule_review(tx, repository_id, digest, until)
 
 

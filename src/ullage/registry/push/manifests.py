@@ -18,13 +18,16 @@ from ullage.oci.manifest.descriptor import Descriptor
 from ullage.oci.manifest.limits import ManifestLimits
 from ullage.oci.manifest.parsing import Manifest, parse_manifest
 from ullage.oci.reference import RepositoryName, Tag
+from ullage.oci.sparse import Sparse
 from ullage.registry.clients import Caller
 from ullage.registry.context import Registry
 from ullage.registry.locks import attribute_locks
 from ullage.registry.push.platforms import platform_of
 from ullage.registry.push.prepared import Prepared
+from ullage.registry.queries.content.absent_parts import absent_of, add_absent
 from ullage.registry.queries.content.blobs import linked_among, lock_blobs
 from ullage.registry.queries.content.manifests import (
+    ManifestRow,
     Platform,
     add_references,
     find_manifests,
@@ -113,8 +116,9 @@ class _ManifestPush(Prepared[PutResult]):
         repository = ensure_repository(tx, self.name, self.now)
         attribute_locks.require_row_writable(repository)
         attribute_locks.require_tags_writable(tx, repository.id, self.name, self.tags)
-        parts = _require_parts(tx, repository.id, self.manifest)
         known = find_manifests(tx, repository.id, [self.digest]).get(self.digest)
+        lenient = _Lenient(self.registry.limits.sparse_indexes.of(self.name), known)
+        parts = _require_parts(tx, repository.id, self.manifest, lenient)
         if known is None:
             manifest_id = self._store(tx, parts)
         else:
@@ -142,6 +146,7 @@ class _ManifestPush(Prepared[PutResult]):
             platform=self.platform,
             now=self.now,
         )
+        add_absent(tx, manifest_id, blobs=parts.absent_blobs, children=parts.absent_children)
         cancel_reviews(tx, parts.repository_id, parts.blobs)
         self._redeem(tx, parts)
         return manifest_id
@@ -176,45 +181,80 @@ class _Parts:
     repository_id: int
     blobs: list[Digest]
     children: list[int]
+    # What it needs and does without.
+    absent_blobs: list[Descriptor]
+    absent_children: list[Descriptor]
 
 
-def _require_parts(tx: Transaction, repository_id: int, manifest: Manifest) -> _Parts:
-    blobs = _require_blobs(tx, repository_id, manifest)
-    return _Parts(repository_id, blobs, _require_children(tx, repository_id, manifest))
+def _require_parts(
+    tx: Transaction, repository_id: int, manifest: Manifest, lenient: _Lenient
+) -> _Parts:
+    blobs, absent_blobs = _require_blobs(tx, repository_id, manifest, lenient)
+    children, absent_children = _require_children(tx, repository_id, manifest, lenient)
+    return _Parts(repository_id, blobs, children, absent_blobs, absent_children)
 
 
-def _require_blobs(tx: Transaction, repository_id: int, manifest: Manifest) -> list[Digest]:
-    """The blobs this manifest will refer to, locked, in digest order; those it needs are here."""
+@dataclass(frozen=True, slots=True)
+class _Lenient:
+    """What a manifest may do without: by the rules, or because it is stored and does already."""
+
+    sparse: Sparse
+    known: ManifestRow | None
+
+    def refused(
+        self, tx: Transaction, absent: Sequence[Descriptor], *, allowed: bool
+    ) -> Digest | None:
+        """The first part that must not be absent."""
+        if allowed or not absent:
+            return None
+        without = absent_of(tx, self.known.id) if self.known is not None else set()
+        return next((part.digest for part in absent if part.digest not in without), None)
+
+
+def _require_blobs(
+    tx: Transaction, repository_id: int, manifest: Manifest, lenient: _Lenient
+) -> tuple[list[Digest], list[Descriptor]]:
+    """The blobs this manifest will refer to, locked, in digest order; and what it does without."""
     named = {blob.digest: blob for blob in (*manifest.optional_blobs, *manifest.required_blobs)}
     sizes = lock_blobs(tx, named.keys())
     # A statement after the lock, so that it sees what was decided while the lock was waited for.
     here = linked_among(tx, repository_id, sizes.keys())
-    for blob in manifest.required_blobs:
-        if blob.digest not in here:
-            raise ManifestBlobUnknown(
-                {"digest": blob.digest},
-                f"blob {blob.digest} is not in this repository; upload or mount it first",
-            )
+    absent = [blob for blob in manifest.required_blobs if blob.digest not in here]
+    # What is here and damaged is not absent: it is healed by the push of its bytes.
+    damaged = linked_among(tx, repository_id, [blob.digest for blob in absent])
+    allowed = lenient.sparse is Sparse.ALLOW
+    broken = next((blob.digest for blob in absent if blob.digest in damaged), None)
+    refused = broken or lenient.refused(tx, absent, allowed=allowed)
+    if refused is not None:
+        raise ManifestBlobUnknown(
+            {"digest": refused},
+            f"blob {refused} is not in this repository; upload or mount it first",
+        )
     for digest in here:
         _require_size(named[digest], sizes[digest])
-    return sorted(here)
+    return sorted(here), absent
 
 
-def _require_children(tx: Transaction, repository_id: int, manifest: Manifest) -> list[int]:
-    """The ids of the manifests this index lists; those it needs are all here."""
+def _require_children(
+    tx: Transaction, repository_id: int, manifest: Manifest, lenient: _Lenient
+) -> tuple[list[int], list[Descriptor]]:
+    """The ids of the manifests here that this index lists, and what it does without."""
     named = {
         child.digest: child for child in (*manifest.optional_children, *manifest.required_children)
     }
     here = find_manifests(tx, repository_id, named.keys())
-    for child in manifest.required_children:
-        if child.digest not in here:
-            raise ManifestBlobUnknown(
-                {"digest": child.digest},
-                f"manifest {child.digest} is not in this repository; push it first",
-            )
+    absent = [child for child in manifest.required_children if child.digest not in here]
+    allowed = lenient.sparse is not Sparse.DENY
+    refused = lenient.refused(tx, absent, allowed=allowed)
+    if refused is not None:
+        raise ManifestBlobUnknown(
+            {"digest": refused},
+            f"manifest {refused} is not in this repository; push it first, or allow sparse "
+            "indexes (--sparse-indexes)",
+        )
     for digest, row in here.items():
         _require_size(named[digest], row.size)
-    return sorted(row.id for row in here.values())
+    return sorted(row.id for row in here.values()), absent
 
 
 def _add_what_came_since(tx: Transaction, manifest_id: int, parts: _Parts) -> None:

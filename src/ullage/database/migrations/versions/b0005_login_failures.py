@@ -6,7 +6,7 @@ import sqlalchemy as sa
 from alembic import op
 
 revision = "b0005"
-down_revision = "b0003"
+down_revision = "b0004"
 branch_labels = None
 depends_on = None
 

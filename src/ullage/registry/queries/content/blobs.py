@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime
+from typing import NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy import bindparam
@@ -82,6 +83,15 @@ def lock_blobs(
     return {Digest(digest): size for digest, size in rows}
 
 
+def is_missed(absent: sa.Table) -> sa.ColumnElement[bool]:
+    """For RETURNING: whether a sparse manifest anywhere lacks what `came`, the new row's digest.
+
+    So that a push, which makes such rows, need not ask. `came` is given once more because SQLite
+    would read a whole index to compare with a column of the new row.
+    """
+    return sa.exists().where(absent.c.digest == bindparam("came"))
+
+
 _LINKED = (
     sa.select(_repo_blobs.c.digest)
     .where(given(_repo_blobs, "repository_id"))
@@ -118,8 +128,16 @@ def referenced_among(
 _INSERT_LINK = Statement.insert(
     _repo_blobs,
     ("repository_id", "digest", "linked_at"),
-    lambda insert: insert.on_conflict_do_nothing(index_elements=["repository_id", "digest"]),
+    lambda insert: insert.on_conflict_do_nothing(
+        index_elements=["repository_id", "digest"]
+    ).returning(is_missed(content.absent_blobs)),
 )
+
+
+class NewLink(NamedTuple):
+    """A link that was made; `missed` if a sparse image somewhere lacks the blob."""
+
+    missed: bool
 
 
 def link_blob(
@@ -130,18 +148,21 @@ def link_blob(
     now: datetime,
     *,
     counted: bool = False,
-) -> bool:
-    """Let the repository read and refer to the blob; False if it could before.
+) -> NewLink | None:
+    """Let the repository read and refer to the blob; None if it could before.
 
     `counted`: the blob's row was made for this link, and says already that there is one.
     """
     at = to_micros(now)
-    if not tx.change(_INSERT_LINK, repository_id=repository_id, digest=digest, linked_at=at):
-        return False
+    row = tx.row(
+        _INSERT_LINK, repository_id=repository_id, digest=digest, linked_at=at, came=digest
+    )
+    if row is None:
+        return None
     if not counted:
         count_links(tx, [digest], +1)
     add_to_repository(tx, repository_id, blob_bytes=size)
-    return True
+    return NewLink(bool(row[0]))
 
 
 _COUNT_LINKS = Statement(

@@ -19,7 +19,8 @@ from ullage.oci.digest import Digest
 from ullage.oci.manifest.parsing import Manifest
 from ullage.oci.reference import RepositoryName, Tag
 from ullage.registry.queries.attributes import Kind, Lock
-from ullage.registry.queries.content.blobs import count_references
+from ullage.registry.queries.content.absent_parts import find_children
+from ullage.registry.queries.content.blobs import count_references, is_missed
 from ullage.registry.queries.content.repositories import add_to_repository
 from ullage.registry.queries.counters import add_to_counters
 
@@ -227,7 +228,7 @@ _INSERT = Statement.insert(
         "architecture",
         "os",
     ),
-    lambda insert: insert.returning(_manifests.c.id),
+    lambda insert: insert.returning(_manifests.c.id, is_missed(content.absent_children)),
 )
 
 
@@ -243,30 +244,34 @@ def insert_manifest(
     platform: Platform = NO_PLATFORM,
     now: datetime,
 ) -> int:
-    """Store a manifest and all it refers to; returns its id. The blobs' rows are locked."""
-    manifest_id = int(
-        tx.value(
-            _INSERT,
-            repository_id=repository_id,
-            digest=digest,
-            media_type=manifest.media_type,
-            artifact_type=manifest.artifact_type,
-            annotations=json.dumps(manifest.annotations) if manifest.annotations else None,
-            subject=manifest.subject.digest if manifest.subject else None,
-            size=len(raw),
-            pushed_at=to_micros(now),
-            updated_at=to_micros(now),
-            raw=raw,
-            image_size=manifest.image_size,
-            config_media_type=manifest.config.media_type if manifest.config else None,
-            architecture=platform.architecture,
-            os=platform.os,
-        )
-    )
+    """Store a manifest and all it refers to; returns its id. The blobs' rows are locked.
+
+    It becomes a child of the indexes that came before it.
+    """
+    manifest_id, missed = tx.rows(
+        _INSERT,
+        repository_id=repository_id,
+        digest=digest,
+        media_type=manifest.media_type,
+        artifact_type=manifest.artifact_type,
+        annotations=json.dumps(manifest.annotations) if manifest.annotations else None,
+        subject=manifest.subject.digest if manifest.subject else None,
+        size=len(raw),
+        pushed_at=to_micros(now),
+        updated_at=to_micros(now),
+        raw=raw,
+        image_size=manifest.image_size,
+        config_media_type=manifest.config.media_type if manifest.config else None,
+        architecture=platform.architecture,
+        os=platform.os,
+        came=digest,
+    )[0]
     add_references(tx, repository_id, manifest_id, blobs=blobs, children=children)
+    if missed:
+        find_children(tx, repository_id, [digest])
     add_to_repository(tx, repository_id, manifest_count=1, manifest_bytes=len(raw))
     add_to_counters(tx, repository_id, manifest_count=1, manifest_bytes=len(raw))
-    return manifest_id
+    return int(manifest_id)
 
 
 _REFER = Statement.insert(_manifest_blobs, ("manifest_id", "digest", "repository_id"))
