@@ -9,6 +9,7 @@ import pytest
 
 from tests.support.actors import interleave, observing
 from tests.support.clock import FakeClock
+from tests.support.planting import plant_blobs
 from tests.support.registry import (
     ALICE,
     CONFIG,
@@ -16,7 +17,6 @@ from tests.support.registry import (
     MANIFEST,
     descriptor,
     make_registry,
-    push_blob,
     push_image,
     push_index,
     push_manifest,
@@ -48,7 +48,7 @@ def filled(ready_url: str, clock: FakeClock) -> Iterator[Registry]:
         upload = start_upload(registry, parse_repository_name(name), ALICE)
         append_upload(registry, parse_repository_name(name), upload.id, ALICE).close()
     push_image(registry, "gone", "v1", [b"shared"])
-    push_blob(registry, "gone", b"loose")
+    plant_blobs(registry, "gone", [b"loose"])
     delete_repository(registry, parse_repository_name("gone"), ALICE)
     yield registry
     registry.db.close()
