@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -613,6 +614,21 @@ def test_a_clock_that_is_set_refuses_no_client(
     assert stored_bytes(registry) == ALL_BYTES
 
 
+def test_a_deletion_after_the_clock_was_set_keeps_what_was_promised_before(
+    on_sqlite: Installation, clock: FakeClock
+) -> None:
+    """The promise itself moves along, and not only the next look at what it keeps."""
+    registry = on_sqlite.registry
+    digest = push_image(registry, "app", "v1", [LAYER])
+    head(registry, BOB)
+    head(registry, BOB, digest_of(b"{}"))
+    clock.advance(25 * 3600)
+    shift_deadlines(registry, timedelta(hours=25))
+    expire_leases(registry)
+    assert delete(registry, digest).leased_bytes == ALL_BYTES
+    put(registry, BOB)
+
+
 def test_a_clock_set_back_delays_no_erasing(on_sqlite: Installation, clock: FakeClock) -> None:
     """deletion.md section 1, promise 2: in seconds, also bytes that were about to come back."""
     registry = on_sqlite.registry
@@ -676,6 +692,24 @@ def offered(registry: Registry) -> bool:
 def test_a_promise_before_the_deletion_looks_is_kept(linked: Registry) -> None:
     assert offered(linked)
     assert linked.write(lambda tx: release(linked, tx)).freed_bytes == 0
+    assert stat_blob(linked, APP, DIGEST).size == len(LAYER)
+
+
+def test_a_deletion_right_after_a_head_has_looked_finds_its_promise(
+    linked: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """R3: the promise is made first, and only then is the link looked at."""
+    look = linked.db.cached_read
+
+    def look_and_delete(key: Any, work: Any, weigh: Any) -> Any:
+        found = look(key, work, weigh)
+        if key[0] == "linked":
+            assert linked.write(lambda tx: release(linked, tx)).freed_bytes == 0
+        return found
+
+    monkeypatch.setattr(linked.db, "cached_read", look_and_delete)
+    assert offered(linked)
+    monkeypatch.undo()
     assert stat_blob(linked, APP, DIGEST).size == len(LAYER)
 
 

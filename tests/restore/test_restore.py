@@ -310,11 +310,18 @@ def several(registry: Registry) -> None:
         image(registry, f"single-{n}", b"single %d" % n)
 
 
+def signatures(registry: Registry, of: Digest) -> set[str]:
+    """What refers to an image."""
+    return {each.digest for each in list_referrers(registry, APP, of, None, 10, None).descriptors}
+
+
 def test_what_is_large_comes_back_in_batches_of_whole_images(
     registry: Registry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     several(registry)
     before = stands(registry)
+    signed = {digest: signatures(registry, Digest(digest)) for digest in before}
+    assert sum(map(len, signed.values())) == 4
     operation = delete_repository(registry, APP, ALICE).operation
     assert operation is not None
     new = push_image(registry, "app", "new", [b"new"])
@@ -336,6 +343,7 @@ def test_what_is_large_comes_back_in_batches_of_whole_images(
     for state in seen:
         # At every moment whatever is there is whole.
         assert all(state[digest] == before[digest] for digest in state if digest != new)
+        assert all(signed[digest] <= state.keys() for digest in state if digest != new)
     assert stands(registry) == before | {new: stands(registry)[new]}
 
 
