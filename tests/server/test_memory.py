@@ -6,6 +6,7 @@ ULLAGE_LARGE_BLOB_GIB says how large the large blob is (1 GiB unless told).
 import hashlib
 import os
 import select
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
@@ -13,19 +14,30 @@ from contextlib import ExitStack, contextmanager
 import httpx
 import pytest
 
-from tests.server.processes import MIB, forget_peak, peak_bytes, resident_bytes
+from tests.server.processes import MIB, forget_peak, in_use, peak_bytes, resident_bytes
 from tests.server.pushing import (
+    push_blob,
     start_upload,
     wait_for_bytes,
 )
 from tests.server.raw import Connection
 from tests.support.server import UllageServer
 from ullage.oci.digest import digest_of
+from ullage.server.http.blob_response import (
+    LARGE_PIECE_BYTES,
+    PIECE_BYTES,
+    PIECES_READY,
+    QUICK_BYTES,
+    READY_BYTES,
+    SMALLEST_PIECE_BYTES,
+    ReadyMemory,
+)
 
 pytestmark = pytest.mark.thorough
 
 LARGE = int(os.environ.get("ULLAGE_LARGE_BLOB_GIB", "1")) * 1024 * MIB
 PIECE = os.urandom(MIB)
+READERS = 400
 
 
 @pytest.fixture(scope="module")
@@ -70,6 +82,48 @@ def test_a_large_blob_goes_through_without_being_held(roomy: UllageServer) -> No
                 received = sum(map(len, got.iter_raw(MIB)))
             assert received == LARGE - first
         assert client.delete(f"/v2/large/blobs/{digest}").status_code == 202
+
+
+def test_hundreds_of_slow_readers_share_what_there_is(roomy: UllageServer) -> None:
+    """Each has some of its blob ready, together there is a limit, and it is given back."""
+    data = os.urandom(8 * MIB)
+    with httpx.Client(base_url=roomy.url, timeout=60) as client:
+        digest = push_blob(client, "slow", data)
+        before, used = resident_bytes(roomy), in_use(roomy)
+        with growing_at_most(roomy, READY_BYTES + 32 * MIB), ExitStack() as connections:
+            readers = [
+                connections.enter_context(Connection(roomy, seconds=60, receive_buffer=16384))
+                for _ in range(READERS)
+            ]
+            for reader in readers:
+                reader.request("GET", f"/v2/slow/blobs/{digest}")
+            for reader in readers:
+                assert reader.head().startswith(b"HTTP/1.1 200")
+            # A reader that does read is served meanwhile, and whole.
+            for _ in range(3):
+                assert client.get(f"/v2/slow/blobs/{digest}").content == data
+            for reader in readers[::20]:
+                assert digest_of(reader.exactly(len(data))) == digest
+    deadline = time.monotonic() + 60
+    while resident_bytes(roomy) > before + 24 * MIB or in_use(roomy) > used:
+        assert time.monotonic() < deadline, (resident_bytes(roomy) / MIB, before / MIB)
+        time.sleep(0.1)
+
+
+def test_pieces_shrink_before_the_memory_for_them_is_used_up() -> None:
+    """However many readers there are, and quick ones have some that the others have not."""
+    memory = ReadyMemory()
+    slow = [memory.hold(PIECE_BYTES, quick=False) for _ in range(2000)]
+    assert slow[0] == PIECE_BYTES
+    assert slow == sorted(slow, reverse=True)
+    smallest = slow.count(SMALLEST_PIECE_BYTES) * SMALLEST_PIECE_BYTES
+    assert (sum(slow) - smallest) * PIECES_READY <= READY_BYTES - QUICK_BYTES
+    for size in slow:
+        memory.release(size)
+    assert memory.hold(LARGE_PIECE_BYTES, quick=True) == LARGE_PIECE_BYTES
+    crowd = [memory.hold(PIECE_BYTES, quick=False) for _ in range(500)]
+    assert crowd[-1] == SMALLEST_PIECE_BYTES
+    assert memory.hold(PIECE_BYTES, quick=True) > 8 * SMALLEST_PIECE_BYTES
 
 
 def test_a_hundred_uploads_at_once_share_what_there_is(roomy: UllageServer) -> None:

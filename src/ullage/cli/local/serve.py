@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 
 from ullage import __version__
@@ -13,9 +14,14 @@ from ullage.cli.shell.errors import Failure
 from ullage.cli.shell.groups import LOCAL
 from ullage.cli.shell.invocation import Invocation, Result
 
+_ALLOCATOR = "background_thread:true,dirty_decay_ms:1000,muzzy_decay_ms:0"
+
 
 def serve(invocation: Invocation) -> Result:
     settings = settings_of(invocation.given)
+    # jemalloc, which comes with granian, reads this when it is loaded: what connections leave goes
+    # back to the system within seconds, also where no more of them come (listener/memory.py).
+    os.environ.setdefault("_RJEM_MALLOC_CONF", _ALLOCATOR)
     from ullage.wiring import CannotStart, Started, run_server
 
     def announce(started: Started) -> None:

@@ -49,10 +49,11 @@ async def get_blob(context: Context, request: Request, name: str, reference: str
         return error_response(error, {"Content-Range": f"bytes */{reader.size}"})
     headers = API_VERSION | blob_headers(digest, reader.size)
     if span is None:
-        return BlobResponse(context.threads, reader, (0, reader.size), 200, headers)
+        span, status = (0, reader.size), 200
+        return BlobResponse(context.threads, context.ready, reader, span, status, headers)
     headers["Content-Length"] = str(span[1] - span[0])
     headers["Content-Range"] = f"bytes {span[0]}-{span[1] - 1}/{reader.size}"
-    return BlobResponse(context.threads, reader, span, 206, headers)
+    return BlobResponse(context.threads, context.ready, reader, span, 206, headers)
 
 
 async def head_blob(context: Context, request: Request, name: str, reference: str) -> Response:

@@ -12,6 +12,7 @@ from ullage.oci.reference import RepositoryName, parse_repository_name
 from ullage.registry.clients import Caller
 from ullage.registry.context import Registry
 from ullage.server.http.authentication import Guard
+from ullage.server.http.blob_response import ReadyMemory
 from ullage.server.http.bodies import Bodies
 from ullage.server.http.parameters import Query
 from ullage.server.http.threads import Threads
@@ -32,6 +33,7 @@ class Context:
     guard: Guard
     # Held by the one check that goes on.
     checking: asyncio.Lock = field(default_factory=asyncio.Lock)
+    ready: ReadyMemory = field(default_factory=ReadyMemory)
 
     def name(self, text: str) -> RepositoryName:
         return parse_repository_name(text, self.registry.limits.max_name_length)

@@ -34,6 +34,7 @@ from ullage.server.listener.certificate import (
 )
 from ullage.server.listener.descriptors import MAX_CONNECTIONS
 from ullage.server.listener.heads import Attended, Heads, can_look
+from ullage.server.listener.memory import give_back
 from ullage.server.listener.overload import Overload
 
 log = logging.getLogger(__name__)
@@ -134,7 +135,7 @@ async def _looked_after(
     with ThreadPoolExecutor(1, "ullage-look") as beside:
         # Its thread is there from the start.
         await loop.run_in_executor(beside, int)
-        watching = [overload.watch()]
+        watching = [overload.watch(), give_back(beside)]
         if can_look():
             port = listener.socket.getsockname()[1]
             watching.append(Heads(app, port, listener.header_seconds, beside).watch())
