@@ -960,6 +960,21 @@ def test_every_finding_of_more_than_a_page_is_counted_and_the_first_are_named(
     assert len({finding.subject for finding in report.findings}) == KEPT_FINDINGS + 1
 
 
+def test_what_a_worker_is_erasing_at_this_moment_is_not_late(memory_site: Site) -> None:
+    """Right after a start that has hours to catch up with, it was called a failed attempt."""
+    site = memory_site
+    tombstone(site, "ab" * 16, due_in=-7200)
+    claim = (
+        "UPDATE tombstones SET claim = 'x', attempts = 1, claimed_until ="
+        " (SELECT max(due_at) FROM tombstones) + :later"
+    )
+    site.sql(claim, later=7260 * 1_000_000)
+    assert not found(site.check(Mode.FAST), "I13")
+    # It was at work, and that was a while ago.
+    site.sql(claim, later=7140 * 1_000_000)
+    assert len(found(site.check(Mode.FAST), "I13")) == 1
+
+
 def test_a_repository_that_is_being_erased_is_no_finding(site: Site) -> None:
     """deletion.md section 2: deleting a repository marks it; the worker takes it apart later."""
     # Nothing is promised in it that would live on, and what is unused waits for its review.

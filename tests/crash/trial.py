@@ -18,6 +18,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 from time import monotonic
 from typing import Any
 
@@ -34,6 +35,8 @@ from tests.crash.harness import (
 )
 from tests.crash.load import LEASE_SECONDS, REPOSITORIES, RULES, Act, Broken, Client, Crowd
 from tests.crash.oracle import Entry, Replay, read_log
+from ullage.check.run import OVERDUE
+from ullage.database.timestamps import to_micros
 
 # As a request's status in the log, or as what follows an error that nobody expected.
 FAILURE = re.compile(r'"status": 500|^Traceback ', re.MULTILINE)
@@ -259,6 +262,8 @@ class Trial:
         self.judge(everything=True)
         for server in self.servers[1:]:
             assert server.terminate() == 0
+        # A day of work became late at once; it is a finding only where nothing catches up.
+        wait_until(self._caught_up, lambda: first.log)
         first.check("--deep")
         with User(first.host) as user:
             user.client.expect(202, "DELETE", "/api/v1/deleted")
@@ -266,6 +271,10 @@ class Trial:
         first.check()
         first.check("--deep")
         _require_no_failure(first.log)
+
+    def _caught_up(self) -> bool:
+        late = to_micros(datetime.now(UTC) - OVERDUE)
+        return not self._sql(f"SELECT 1 FROM tombstones WHERE due_at < {late} LIMIT 1")
 
     def figures(self) -> dict[str, object]:
         """What the trial came to."""

@@ -63,7 +63,7 @@ def _tombstone_issues(run: Run, tombstone: rows.TombstoneFacts) -> Iterator[Issu
         yield issue_of("I12", "corruption", subject, f"its bytes are in use, by {user}")
     if not is_key(tombstone.key):
         yield issue_of("I13", "leak", subject, "is no storage key, so it can never be done")
-    elif tombstone.due_at < to_micros(run.registry.now() - OVERDUE):
+    elif _is_late(tombstone, run.registry.now()):
         message = f"{tombstone.size} bytes should have been erased more than an hour ago"
         tried = f"; {tombstone.attempts} attempts failed, the server's log says why"
         message += tried if tombstone.attempts else WORKER
@@ -71,6 +71,12 @@ def _tombstone_issues(run: Run, tombstone: rows.TombstoneFacts) -> Iterator[Issu
     # An upload that was cancelled may still be written to, so only a blob's bytes are compared.
     if run.mode is not Mode.FAST and is_key(tombstone.key) and tombstone.digest is not None:
         yield from _buried_issues(run, tombstone, subject)
+
+
+def _is_late(tombstone: rows.TombstoneFacts, now: datetime) -> bool:
+    """Whether its bytes should be gone by now, and nothing is erasing them at this moment."""
+    claimed = tombstone.claimed_until is not None and tombstone.claimed_until > to_micros(now)
+    return tombstone.due_at < to_micros(now - OVERDUE) and not claimed
 
 
 def _buried_issues(run: Run, tombstone: rows.TombstoneFacts, subject: str) -> Iterator[Issue]:

@@ -183,6 +183,8 @@ class TombstoneFacts(NamedTuple):
     size: int
     due_at: int
     attempts: int
+    # Until when it is a worker's, if it is one's now.
+    claimed_until: int | None
     # A blob or an upload session that still uses the bytes.
     same_key_blob: str | None
     same_key_upload: str | None
@@ -191,6 +193,7 @@ class TombstoneFacts(NamedTuple):
 _TOMBSTONES = pages(
     sa.select(
         *_tombstones.c["storage_key", "digest", "size", "due_at", "attempts"],
+        sa.case((_tombstones.c.claim.is_not(None), _tombstones.c.claimed_until)),
         _blobs.c.digest,
         _uploads.c.id,
     )
