@@ -670,6 +670,30 @@ def test_a_blob_whose_bytes_were_lost_is_healed_by_the_next_push(
     assert store.size(old.key) is None
 
 
+@pytest.mark.parametrize(
+    ("kept", "found"), [(None, "was missing"), (3, f"had 3 bytes instead of {len(DATA)}")]
+)
+def test_a_push_that_heals_a_blob_says_so_once(
+    registry: Registry,
+    store: MemoryBlobStore,
+    caplog: pytest.LogCaptureFixture,
+    kept: int | None,
+    found: str,
+) -> None:
+    """damage.md section 3: damage is never mended without a word to the operator."""
+    digest = push_blob(registry, "app", DATA)
+    key = stat_blob(registry, APP, digest).key
+    store.delete([key])
+    if kept is not None:
+        store_bytes(store, key, DATA[:kept])
+    push_blob(registry, "other", DATA)
+    push_blob(registry, "other", DATA)
+    assert [(record.levelname, record.getMessage()) for record in caplog.records] == [
+        ("WARNING", f"blob {digest} {found} in the storage; this push replaced it")
+    ]
+    settle(registry)
+
+
 def test_a_sound_copy_stays_and_the_second_one_goes(
     registry: Registry, store: MemoryBlobStore
 ) -> None:

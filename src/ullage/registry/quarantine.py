@@ -8,6 +8,7 @@ section 3.
 from __future__ import annotations
 
 import logging
+from typing import NamedTuple
 
 from ullage.oci.digest import Digest
 from ullage.oci.errors import RegistryError
@@ -46,8 +47,15 @@ def quarantine_blob(registry: Registry, digest: Digest, storage_key: str, what: 
     return done
 
 
-def lost_copy(registry: Registry, digest: Digest, size: int) -> str | None:
-    """The storage key of a blob's copy that is not there with all its `size` bytes.
+class LostCopy(NamedTuple):
+    """The storage key of a copy that is not there as it should be, and what was found instead."""
+
+    storage_key: str
+    what: str
+
+
+def lost_copy(registry: Registry, digest: Digest, size: int) -> LostCopy | None:
+    """A blob's copy that is not there with all its `size` bytes.
 
     None if it is, or if there is none yet. Asked by a push that holds a good copy, which takes the
     place of one that cannot be found, for whatever reason: that is always safe.
@@ -59,5 +67,13 @@ def lost_copy(registry: Registry, digest: Digest, size: int) -> str | None:
         there = registry.blobs.size(copy.storage_key)
     except OSError as error:
         log.error("blob %s: its stored bytes cannot be seen: %s", digest, error)
-        there = None
-    return None if there == size else copy.storage_key
+        return LostCopy(copy.storage_key, "could not be seen")
+    if there == size:
+        return None
+    found = "was missing" if there is None else f"had {there} bytes instead of {size}"
+    return LostCopy(copy.storage_key, found)
+
+
+def log_replaced(digest: Digest, lost: LostCopy) -> None:
+    """Tell the operator that a push has healed a blob, so that damage does not go by unseen."""
+    log.warning("blob %s %s in the storage; this push replaced it", digest, lost.what)

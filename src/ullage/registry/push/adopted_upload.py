@@ -14,6 +14,7 @@ from ullage.registry.clients import Caller
 from ullage.registry.context import Registry
 from ullage.registry.locks import attribute_locks
 from ullage.registry.push.links import link_and_lease
+from ullage.registry.quarantine import LostCopy, log_replaced
 from ullage.registry.queries import reserved_keys, uploads
 from ullage.registry.queries.content.blobs import StoredBlob
 from ullage.registry.queries.content.repositories import RepositoryForUpdate, ensure_repository
@@ -33,8 +34,8 @@ class AdoptedUpload:
     fence: str | None
     digest: Digest
     size: int
-    # The storage key of a copy that the row names and that is not there; the bytes replace it.
-    lost: str | None = None
+    # A copy that the row names and that is not there; the bytes replace it.
+    lost: LostCopy | None = None
 
     def record(self, tx: Transaction) -> StoredBlob:
         """Make the bytes the blob, linked in its repository and leased to its pusher.
@@ -46,9 +47,13 @@ class AdoptedUpload:
         repository_id = self._end_session(tx, now).id
         failpoint("upload.finish.in_transaction")
         # The copy that is not needed was never read, so it may go at once.
+        lost = self.lost
+        lost_key = lost.storage_key if lost is not None else None
         key, new = adopt_blob(
-            tx, repository_id, digest, size, upload.key, now=now, due_at=now, lost=self.lost
+            tx, repository_id, digest, size, upload.key, now=now, due_at=now, lost=lost_key
         )
+        if lost is not None and key == upload.key and not new:
+            tx.after_commit(lambda: log_replaced(digest, lost))
         link_and_lease(tx, registry, repository_id, digest, size, self.caller, now, counted=new)
         forget_at = now + registry.limits.finished_upload
         uploads.remember_finished(tx, upload, self.name, digest, forget_at)
