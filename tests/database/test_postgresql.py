@@ -15,7 +15,12 @@ import sqlalchemy as sa
 from tests.database.test_transaction import insert, keys
 from tests.support.actors import Actor, observing
 from ullage.database import postgresql
-from ullage.database.errors import DatabaseBusy, DatabaseFull, DatabaseUnusable
+from ullage.database.errors import (
+    DatabaseBusy,
+    DatabaseFull,
+    DatabaseUnreachable,
+    DatabaseUnusable,
+)
 from ullage.database.opening import open_database
 from ullage.database.postgresql import MAX_ATTEMPTS, PostgresDatabase
 from ullage.database.schema import space
@@ -89,15 +94,18 @@ def test_who_loses_every_race_is_told_to_come_back(postgres_db: Database) -> Non
         ("53300", DatabaseBusy),  # too_many_connections
         ("55P03", DatabaseBusy),  # lock_not_available
         ("57014", DatabaseBusy),  # query_canceled: the statement timeout
-        ("57P01", DatabaseBusy),  # admin_shutdown
+        ("57P01", DatabaseUnreachable),  # admin_shutdown
+        ("57P03", DatabaseUnreachable),  # cannot_connect_now
+        ("08006", DatabaseUnreachable),  # connection_failure
     ],
 )
 def test_the_server_s_troubles_are_told_in_our_words(
     postgres_db: Database, state: str, expected: type[Exception]
 ) -> None:
     work = Raising(state, times=1)
-    with pytest.raises(expected):
+    with pytest.raises(expected) as caught:
         postgres_db.write(work)
+    assert caught.type is expected
     assert work.calls == 1
     assert postgres_db.read(keys) == []
 

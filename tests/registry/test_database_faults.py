@@ -158,6 +158,35 @@ def test_a_row_that_is_busy_is_a_503(impatient: Site, emptied_postgres_url: str,
 
 
 @pytest.mark.postgresql
+def test_a_database_that_cannot_be_reached_is_not_said_to_be_busy(
+    impatient: Site, emptied_postgres_url: str, clock: FakeClock
+) -> None:
+    """reliability.md F25: an operator looks for a server that is away, not for load."""
+    registry = impatient.registry
+
+    def cut_off(tx: Transaction) -> None:
+        (backend,) = tx.execute_directly(sa.text("SELECT pg_backend_pid()")).scalars()
+        with psycopg.connect(emptied_postgres_url, autocommit=True) as administrator:
+            administrator.execute("SELECT pg_terminate_backend(%s, 10000)", [backend])
+        tx.execute_directly(sa.text("SELECT 1"))
+
+    with pytest.raises(Unavailable, match="database cannot be reached; try again") as lost:
+        registry.write(cut_off)
+    assert lost.value.retry_after == 1
+    name = sa.make_url(emptied_postgres_url).database
+    elsewhere = sa.make_url(emptied_postgres_url).set(database="postgres")
+    with psycopg.connect(
+        elsewhere.render_as_string(hide_password=False), autocommit=True
+    ) as administrator:
+        administrator.execute(f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS false'.encode())
+        try:
+            with pytest.raises(Unavailable, match="database cannot be reached; try again"):
+                list_repositories(registry, 10, None, WITHOUT_ACCOUNTS)
+        finally:
+            administrator.execute(f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS true'.encode())
+
+
+@pytest.mark.postgresql
 def test_an_upload_that_cannot_be_kept_alive_goes_back_to_where_it_was(
     impatient: Site, emptied_postgres_url: str, clock: FakeClock
 ) -> None:

@@ -11,6 +11,10 @@ class DatabaseBusy(Exception):
     """The database did not answer in time, or could not be reached; trying again may work."""
 
 
+class DatabaseUnreachable(DatabaseBusy):
+    """No connection to the database's server could be made, or the one there was is lost."""
+
+
 class DatabaseBroken(Exception):
     """The database failed in a way that makes further writing unsafe until a restart."""
 

@@ -16,7 +16,13 @@ import psycopg
 import sqlalchemy as sa
 
 from ullage.database.dialects import Dialect
-from ullage.database.errors import DatabaseBusy, DatabaseDamaged, DatabaseFull, DatabaseUnusable
+from ullage.database.errors import (
+    DatabaseBusy,
+    DatabaseDamaged,
+    DatabaseFull,
+    DatabaseUnreachable,
+    DatabaseUnusable,
+)
 from ullage.database.migrations.upgrade import Tables, upgrade
 from ullage.database.transaction import Row, Transaction, Work, as_by_sqlalchemy
 
@@ -201,6 +207,8 @@ class PostgresDatabase:
 # Serialization failure and deadlock; and a unique or foreign key that a concurrent transaction
 # changed under this one (a repository that was just made or just removed): the second try sees it.
 _TRY_AGAIN = {"40001", "40P01", "23503", "23505"}
+# A server that is stopping, has crashed, or is not up yet (PostgreSQL, appendix A, class 57).
+_NO_SERVER = {"57P01", "57P02", "57P03"}
 # A page or an index that makes no sense.
 _CORRUPTED = {"XX001", "XX002"}
 
@@ -214,7 +222,10 @@ def _postgres_error(error: sa.exc.DBAPIError) -> Exception:
     if state.startswith("53") and state != "53300":
         return DatabaseFull(_first_line(error))
     if isinstance(error, sa.exc.OperationalError):
-        # Lost connections, lock and statement timeouts, a server that is starting or stopping.
+        if not state or state.startswith("08") or state in _NO_SERVER:
+            # Without a state it is the driver's own: no server answers, or the connection broke.
+            return DatabaseUnreachable(_first_line(error))
+        # Lock and statement timeouts, a server that has too many clients.
         return DatabaseBusy(_first_line(error))
     return error
 

@@ -10,7 +10,13 @@ from types import TracebackType
 from typing import Any
 
 from ullage.blobs.protocol import StoreFull
-from ullage.database.errors import DatabaseBroken, DatabaseBusy, DatabaseDamaged, DatabaseFull
+from ullage.database.errors import (
+    DatabaseBroken,
+    DatabaseBusy,
+    DatabaseDamaged,
+    DatabaseFull,
+    DatabaseUnreachable,
+)
 from ullage.oci.errors import StorageFull, Unavailable
 
 log = logging.getLogger(__name__)
@@ -54,6 +60,10 @@ def _of_the_database(error: BaseException) -> Exception | None:
     """The error of the protocol for a failure of the database."""
     if isinstance(error, DatabaseFull):
         return StorageFull(message="no space left for the registry's database")
+    if isinstance(error, DatabaseUnreachable):
+        return Unavailable(
+            message="the registry's database cannot be reached; try again", retry_after=1
+        )
     if isinstance(error, DatabaseBusy):
         return Unavailable(message="the registry's database is busy; try again", retry_after=1)
     if isinstance(error, DatabaseDamaged):
