@@ -5,6 +5,7 @@ deletion.md section 3.2.
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
@@ -548,11 +549,37 @@ def test_a_clean_stop_after_a_crash_does_not_clear_the_suspicion(
     assert stored_bytes(installation.registry) == 0
 
 
-def test_a_new_registry_has_nothing_to_forget(installation: Installation, clock: FakeClock) -> None:
+def test_a_start_that_has_forgotten_promises_says_until_when_bytes_stay(
+    installation: Installation, clock: FakeClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """docs/guides/trouble.md, "A process was killed": once, and not after a clean stop."""
+    push_image(installation.registry, "app", "v1", [LAYER])
+    installation.restart()
+    assert caplog.records == []
+    period = installation.registry.limits.lease
+    installation.crash()
+    installation.start()
+    until = (clock() + period).astimezone()
+    by = "%H:%M" if until.date() == clock().astimezone().date() else "%Y-%m-%d %H:%M"
+    (record,) = caplog.records
+    assert record.levelname == "WARNING"
+    assert re.fullmatch(
+        r"the last stop( of the database server)? was not clean: what was promised to pushes is "
+        rf"unknown, so the bytes of deletions stay until {until.strftime(by)} \(--lease\)",
+        record.getMessage(),
+    )
+    installation.restart()
+    assert len(caplog.records) == 1
+
+
+def test_a_new_registry_has_nothing_to_forget(
+    installation: Installation, clock: FakeClock, caplog: pytest.LogCaptureFixture
+) -> None:
     installation.crash()
     installation.start()
     registry = installation.registry
     assert delete(registry, push_image(registry, "app", "v1", [LAYER])).freed_bytes == ALL_BYTES
+    assert caplog.records == []
 
 
 @pytest.mark.thorough

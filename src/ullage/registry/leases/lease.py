@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Collection, Iterable, Sequence
 from datetime import datetime, timedelta
 from typing import NamedTuple, Protocol
@@ -12,6 +13,8 @@ from ullage.database.schema import content
 from ullage.database.statements import Statement, given
 from ullage.database.transaction import Database, Transaction
 from ullage.oci.digest import Digest
+
+log = logging.getLogger(__name__)
 
 # How long after its upload or mount a client may ask for the same blob once more without that
 # counting as a second push. Docker's daemon does so (distribution/registry/client, blob_writer.go:
@@ -107,6 +110,21 @@ class Promised(NamedTuple):
 
     digests: set[Digest]
     linked_until: datetime | None
+
+
+def warn_of_forgotten(whose: str, until: datetime, now: datetime) -> None:
+    """Tell the operator once why bytes of deletions do not come back before `until`.
+
+    `whose` last stop was not clean, in words. The time is the machine's, as in the rest of the log.
+    """
+    here, today = until.astimezone(), now.astimezone().date()
+    spelled = f"{here:%H:%M}" if here.date() == today else f"{here:%Y-%m-%d %H:%M}"
+    log.warning(
+        "%s was not clean: what was promised to pushes is unknown, so the bytes of deletions stay "
+        "until %s (--lease)",
+        whose,
+        spelled,
+    )
 
 
 _LINKED = Statement(

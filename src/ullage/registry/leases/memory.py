@@ -14,7 +14,14 @@ from ullage.database.statements import Statement
 from ullage.database.timestamps import from_micros, to_micros
 from ullage.database.transaction import Database, Row, Transaction
 from ullage.oci.digest import Digest
-from ullage.registry.leases.lease import CONFIRM, Link, Promised, Pusher, is_linked
+from ullage.registry.leases.lease import (
+    CONFIRM,
+    Link,
+    Promised,
+    Pusher,
+    is_linked,
+    warn_of_forgotten,
+)
 
 _leases = space.leases
 _memory = space.lease_memory
@@ -240,7 +247,11 @@ class MemoryLeases:
         for repository_id, digest, key, count, until, confirm_until in rows:
             grants = self._grants.setdefault((repository_id, Digest(digest)), {})
             grants[key] = _Grant(count, from_micros(until), from_micros(confirm_until))
-        return now + self.period if saved is None else from_micros(saved)
+        if saved is not None:
+            return from_micros(saved)
+        complete_from = now + self.period
+        warn_of_forgotten("the last stop", complete_from, now)
+        return complete_from
 
     def _add(self, link: tuple[int, Digest], pusher: Pusher, now: datetime) -> _Grant:
         grants = self._grants.setdefault(link, {})

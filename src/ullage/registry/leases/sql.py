@@ -14,7 +14,14 @@ from ullage.database.statements import Statement, among, given
 from ullage.database.timestamps import from_micros, to_micros
 from ullage.database.transaction import Database, Transaction
 from ullage.oci.digest import Digest
-from ullage.registry.leases.lease import CONFIRM, Link, Promised, Pusher, is_linked
+from ullage.registry.leases.lease import (
+    CONFIRM,
+    Link,
+    Promised,
+    Pusher,
+    is_linked,
+    warn_of_forgotten,
+)
 from ullage.registry.leases.shared_grants import SharedGrants
 
 _leases = space.leases
@@ -244,7 +251,14 @@ class SqlLeases:
     def _complete_from(self, tx: Transaction, now: datetime) -> datetime:
         """From when on no promise can be missing, remembered where a crash erases it too."""
         known = self._known_complete_from(tx)
-        return known if known is not None else self._remember(tx, now + self.period)
+        if known is not None:
+            return known
+        until = now + self.period
+        if self._remember(tx, until):
+            tx.after_commit(
+                lambda: warn_of_forgotten("the last stop of the database server", until, now)
+            )
+        return until
 
     @staticmethod
     def _known_complete_from(tx: Transaction) -> datetime | None:
@@ -252,9 +266,9 @@ class SqlLeases:
         return from_micros(known) if known is not None else None
 
     @staticmethod
-    def _remember(tx: Transaction, until: datetime) -> datetime:
-        tx.change(_REMEMBER, id=1, complete_from=to_micros(until))
-        return until
+    def _remember(tx: Transaction, until: datetime) -> bool:
+        """False if another process was faster."""
+        return tx.change(_REMEMBER, id=1, complete_from=to_micros(until)) == 1
 
     def _confirmed(
         self, tx: Transaction, repository_id: int, digest: Digest, pusher: Pusher, now: datetime
