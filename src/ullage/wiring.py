@@ -235,6 +235,8 @@ def _assemble(
         taking_over = False
     if taking_over:
         adopt_store(db, blobs, clock(), _fresh_key)
+    if db.log_missing and db.damage is None:
+        _do_without_log(settings, db, blobs)
     process = secrets.token_hex(8) if db.dialect == "postgresql" else None
     worker: Worker
     registry = Registry(
@@ -251,6 +253,25 @@ def _assemble(
     )
     worker = Worker(registry, clock, scrub_period=settings.scrub)
     return registry, worker
+
+
+def _do_without_log(settings: Settings, db: Database, blobs: BlobStore) -> None:
+    """Go on although the database was not closed and has no log. Raises CannotStart if it is lost.
+
+    Whatever opens a SQLite file takes its log in. But uploads that have all their bytes and no blob
+    say that what was committed last is not in the file. Nothing is written before that is known.
+    """
+    place = name_for_people(settings.database_url)
+    uploads = complete_without_blob(db, blobs)
+    if uploads:
+        raise CannotStart(
+            f"the database {place} was not closed, its log {Path(place).name}-wal is missing, and "
+            f"{uploads} uploads that were complete are not in it: what was pushed last is lost "
+            "with the log - put that file back, or a backup of the database in its place, or "
+            "start once with --adopt-store, which goes on without it and erases nothing"
+        )
+    log.warning("%s was not closed and has no log: the last changes may be missing", place)
+    db.go_on()
 
 
 def _fresh_key() -> str:
@@ -282,32 +303,11 @@ def _recover(registry: Registry) -> int:
     return ended
 
 
-def _do_without_log(settings: Settings, registry: Registry) -> None:
-    """Start although the database was not closed and has no log. Raises CannotStart if it is lost.
-
-    Whatever opens a SQLite file takes its log in. But uploads that have all their bytes and no blob
-    say that what was committed last is not in the file.
-    """
-    place = name_for_people(settings.database_url)
-    uploads = complete_without_blob(registry)
-    if uploads:
-        raise CannotStart(
-            f"the database {place} was not closed, its log {Path(place).name}-wal is missing, and "
-            f"{uploads} uploads that were complete are not in it: what was pushed last is lost "
-            "with the log - put that file back, or a backup of the database in its place, or "
-            "start once with --adopt-store, which goes on without it and erases nothing"
-        )
-    log.warning("%s was not closed and has no log: the last changes may be missing", place)
-    registry.db.go_on()
-
-
 def _make_ready(settings: Settings, registry: Registry) -> str | None:
     """What a start writes; the password of the first account, if it made one."""
     if registry.unready is not None:
         log.critical("%s: pulls are served as far as it goes, nothing is changed", registry.unready)
         return None
-    if registry.db.log_missing:
-        _do_without_log(settings, registry)
     ended = _recover(registry)
     if ended:
         log.warning("ended %d uploads that a crash had cut off", ended)

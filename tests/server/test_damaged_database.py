@@ -130,6 +130,30 @@ def test_a_lost_log_is_noticed_at_the_start(server: UllageServer) -> None:
     assert stored(server) == blobs
 
 
+def test_no_command_works_on_a_database_that_lost_its_log(server: UllageServer) -> None:
+    """What a server refuses is not sound for `ullage check` either, and nothing writes into it."""
+    fold_log(server.data / "ullage.db")
+    with httpx.Client(base_url=server.url) as client:
+        push_image(client, "app", "last", [b"the last layer"])
+    server.kill9()
+    (server.data / "ullage.db-wal").unlink()
+    database, blobs = (server.data / "ullage.db").read_bytes(), stored(server)
+    line = refusal(server)
+    for words, code in (
+        (("check",), 3),
+        (("check", "--deep"), 3),
+        (("check", "--repair"), 3),
+        (("user", "create", "--name", "anna"), 1),
+        (("audit", "list"), 1),
+    ):
+        done = run_ullage(*words, "--data", server.data)
+        *place, last = done.stderr.splitlines()
+        assert (done.returncode, done.stdout, last) == (code, "", line), words
+        assert all(each.startswith("registry: ") for each in place), words
+        assert (server.data / "ullage.db").read_bytes() == database, words
+    assert stored(server) == blobs
+
+
 def test_a_log_that_another_program_took_in_is_not_lost(server: UllageServer) -> None:
     """Whatever opens the file after a crash and closes it, `sqlite3` say, leaves no log."""
     server.kill9()

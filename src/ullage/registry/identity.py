@@ -17,7 +17,7 @@ from datetime import datetime, timedelta
 from typing import NamedTuple
 
 from ullage.blobs.protocol import BlobStore, KeyUnknown
-from ullage.database.transaction import Transaction
+from ullage.database.transaction import Database, Transaction
 from ullage.registry.context import Registry
 from ullage.registry.queries import identity
 from ullage.registry.queries.counters import totals
@@ -90,11 +90,10 @@ def is_complete(store: BlobStore, key: str, size: int | None) -> bool:
     return False
 
 
-def complete_without_blob(registry: Registry) -> int:
+def complete_without_blob(db: Database, store: BlobStore) -> int:
     """How many uploads have all their bytes and no blob. A crash leaves a few, a lost log many."""
-    size = registry.blobs.size
-    sessions = registry.read(identity.session_keys)
-    return sum(is_complete(registry.blobs, key, size(key)) for _, key in sessions)
+    sessions = db.read(identity.session_keys)
+    return sum(is_complete(store, key, store.size(key)) for _, key in sessions)
 
 
 def begin_batch(
