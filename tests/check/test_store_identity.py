@@ -21,7 +21,7 @@ from tests.support.clock import FakeClock
 from tests.support.fixtures import registry_on
 from tests.support.registry import ALICE, push_blob, push_image, settle
 from tests.support.server import run_ullage
-from ullage.blobs.files.store import LABEL
+from ullage.blobs.files.store import LABEL, FileBlobStore
 from ullage.blobs.memory import MemoryBlobStore
 from ullage.check.store_identity import Places, StoreForeign, adopt_store, require_same
 from ullage.config import Settings, load_settings
@@ -278,6 +278,60 @@ def test_an_empty_store_beside_a_full_database(folder: Folder) -> None:
             open_layer(registry, b"one" * 1000)
         push_image(registry, "app", "v1", [b"one" * 1000])
         assert open_layer(registry, b"one" * 1000) == 3000
+
+
+def unfinished_upload(registry: Registry) -> None:
+    upload = start_upload(registry, APP, ALICE)
+    session = append_upload(registry, APP, upload.id, ALICE)
+    session.write(b"half")
+    session.close()
+
+
+def test_what_is_left_of_uploads_does_not_make_a_store_full(folder: Folder) -> None:
+    """`blobs/` is gone and `uploads/` is not: each pull of what HEAD promises would be a 404."""
+    with folder.served() as registry:
+        unfinished_upload(registry)
+    shutil.rmtree(folder.path / "blobs")
+    for _ in range(2):
+        line = folder.refusal()
+        assert f"{folder.database} names 3 blobs of registry {folder.registry_id}" in line
+        assert f"but {folder.path} has none of them - mount or name the right storage" in line
+        assert "--adopt-store" in line
+    with folder.served(adopt=True):
+        pass
+    # What it took over without them it goes on without; what it wrote since must not be lost.
+    with folder.served() as registry:
+        push_image(registry, "app", "v1", [b"one" * 1000])
+    with folder.served():
+        pass
+    shutil.rmtree(folder.path / "blobs")
+    assert "has none of them" in folder.refusal()
+
+
+def test_blobs_that_are_known_to_be_lost_do_not_keep_a_registry_from_its_start(
+    folder: Folder,
+) -> None:
+    with folder.served() as registry:
+        unfinished_upload(registry)
+        shutil.rmtree(folder.path / "blobs")
+        for data in (b"one" * 1000, b"two" * 1000, b"{}"):
+            with pytest.raises(BlobUnknown):
+                open_layer(registry, data)
+    with folder.served():
+        pass
+
+
+def test_a_full_store_takes_one_look(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    looked_up = []
+    size = FileBlobStore.size
+
+    def counted(store: FileBlobStore, key: str) -> int | None:
+        looked_up.append(key)
+        return size(store, key)
+
+    monkeypatch.setattr(FileBlobStore, "size", counted)
+    with open_registry(folder.settings):
+        assert len(looked_up) == 1
 
 
 def test_an_empty_store_has_to_be_taken_over_only_once(folder: Folder) -> None:

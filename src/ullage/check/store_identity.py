@@ -8,7 +8,7 @@ answered or a byte erased. docs/design/damage.md section 1.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import islice
@@ -30,6 +30,8 @@ log = logging.getLogger(__name__)
 _LATE_LABELS = 64
 # Objects of a store without a label that are looked up in the database.
 _SAMPLE = 1000
+# Blobs of a database that are looked up in its store.
+_LOOKED_UP = 100
 _ON = "start once with --adopt-store"
 
 
@@ -92,12 +94,18 @@ def _problem(
     db: Database, store: BlobStore, facts: _Facts, label: Label | None, places: Places
 ) -> str | None:
     if not _holds_objects(store):
-        return _empty_store(facts, places) if facts.blobs and not _taken_over_empty(db) else None
+        if facts.blobs and not _taken_over_empty(db):
+            return _without_blobs(facts, f"{places.storage} is empty", "the empty one", places)
+        return None
     if label is None:
         return None if _names_some(db, store) else _foreign(facts, label, places)
     if label.registry != facts.registry:
         return _foreign(facts, label, places)
-    return _other_state(db, facts, label, places)
+    problem = _other_state(db, facts, label, places)
+    if problem is None and _has_lost_all(db, store):
+        there = f"{places.storage} has none of them"
+        return _without_blobs(facts, there, "what is there", places)
+    return problem
 
 
 def _holds_objects(store: BlobStore) -> bool:
@@ -123,6 +131,29 @@ def _taken_over_empty(db: Database) -> bool:
     return db.read(look)
 
 
+def _has_lost_all(db: Database, store: BlobStore) -> bool:
+    """Whether none of the first blobs is there: `blobs/` is gone, and unfinished uploads are not.
+
+    Blobs that are known to be damaged do not count, nor, where the database took a store over,
+    those of before. One look at the store if all is well.
+    """
+
+    def any_is_there(keys: Iterable[str]) -> bool | None:
+        sample = list(islice(keys, _LOOKED_UP))
+        return any(store.size(key) is not None for key in sample) if sample else None
+
+    def look(tx: Transaction) -> bool:
+        if any_is_there(adoption.sound_keys(tx)) is not False:
+            return False
+        if identity.adopted_at(tx) is None:
+            return True
+        lines = identity.key_lines(tx)
+        own = (key for key in adoption.sound_keys(tx) if gave_out(lines, key))
+        return any_is_there(own) is False
+
+    return db.read(look)
+
+
 def _foreign(facts: _Facts, label: Label | None, places: Places) -> str:
     if not facts.used:
         return _without_database(f"the database {places.database} is new", label, places)
@@ -142,11 +173,11 @@ def _without_database(what: str, label: Label | None, places: Places) -> str:
     )
 
 
-def _empty_store(facts: _Facts, places: Places) -> str:
+def _without_blobs(facts: _Facts, there: str, with_what: str, places: Places) -> str:
     return (
         f"the database {places.database} names {facts.blobs} blobs of registry {facts.registry}, "
-        f"but {places.storage} is empty - mount or name the right storage, or {_ON}, which goes "
-        "on with the empty one: blobs that are missing are taken from the next push"
+        f"but {there} - mount or name the right storage, or {_ON}, which goes "
+        f"on with {with_what}: blobs that are missing are taken from the next push"
     )
 
 

@@ -56,17 +56,29 @@ def forget_sessions(tx: Transaction, sessions: Collection[tuple[str | None, str]
 
 
 _KEYS = Statement(
-    sa.select(*content.blobs.c["digest", "storage_key"])
+    sa.select(*content.blobs.c["digest", "storage_key", "damaged_at"])
     .where(content.blobs.c.digest > bindparam("after"))
     .order_by(content.blobs.c.digest)
     .limit(LIMIT)
 )
 _PAGE = 10_000
+# Most often the first key is all that is asked for.
+_FIRST_PAGE = 100
 
 
 def blob_keys(tx: Transaction) -> Iterator[str]:
     """The storage key of every blob, page by page."""
+    return (key for key, _ in _keys(tx, _PAGE))
+
+
+def sound_keys(tx: Transaction) -> Iterator[str]:
+    """The storage key of every blob that is not known to be damaged, page by page."""
+    return (key for key, sound in _keys(tx, _FIRST_PAGE) if sound)
+
+
+def _keys(tx: Transaction, page_size: int) -> Iterator[tuple[str, bool]]:
     after = ""
-    while page := tx.rows(_KEYS, after=after, limit=_PAGE):
-        yield from (key for _, key in page)
+    while page := tx.rows(_KEYS, after=after, limit=page_size):
+        yield from ((key, damaged_at is None) for _, key, damaged_at in page)
         after = page[-1][0]
+        page_size = _PAGE
