@@ -341,6 +341,17 @@ class Settings:
         return bool(self.database) or any(there)
 
     @property
+    def unreadable(self) -> str:
+        """Why the data folder cannot be looked into, in one line; "" if it can, or is not there."""
+        try:
+            (self.data / "ullage.db").stat()
+        except (FileNotFoundError, NotADirectoryError):
+            return ""
+        except OSError as error:
+            return f"cannot read {self.data}: {error.strerror}"
+        return ""
+
+    @property
     def https(self) -> bool:
         return bool(self.tls or self.tls_cert)
 

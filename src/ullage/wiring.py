@@ -504,7 +504,10 @@ def migrate(settings: Settings) -> tuple[str, str]:
 def require_registry(settings: Settings) -> None:
     """Raise CannotStart where no registry was ever made."""
     if not settings.has_registry:
-        raise CannotStart(f"there is no registry in {settings.data}; name its folder with --data")
+        raise CannotStart(
+            settings.unreadable
+            or f"there is no registry in {settings.data}; name its folder with --data"
+        )
 
 
 def control_path(settings: Settings) -> Path:

@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -99,6 +100,41 @@ def test_a_wrong_variable_is_called_by_its_name(
         done = ullage(command)
         assert done.code == 2
         assert done.err == "ERROR: ULLAGE_THREADS: 'many' - expected a whole number\n"
+
+
+# --- what may not be read -------------------------------------------------------------------------
+
+ON_FILES = ("check", "user list", "migrate")
+
+
+@contextmanager
+def as_another_user() -> Iterator[None]:
+    """With the rights of a user that owns nothing; of us, if we are no administrator."""
+    if os.geteuid() != 0:
+        yield
+        return
+    os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+
+
+@pytest.mark.parametrize("line", ON_FILES)
+def test_a_folder_that_may_not_be_read_is_not_said_to_have_no_registry(
+    ullage: Ullage, data: Path, line: str
+) -> None:
+    """Nobody looks for another folder where the user is the wrong one."""
+    # What is imported late is here then.
+    assert ullage(*line.split(), "--data", str(data)).code == 0
+    data.chmod(0)
+    try:
+        with as_another_user():
+            done = ullage(*line.split(), "--data", str(data))
+    finally:
+        data.chmod(0o700)
+    assert done.code == (3 if line == "check" else 1)
+    assert done.err == f"ERROR: cannot read {data}: Permission denied\n"
 
 
 # --- accounts -------------------------------------------------------------------------------------

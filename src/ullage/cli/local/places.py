@@ -67,8 +67,9 @@ def place_of(invocation: Invocation) -> Place:
             raise Failure(f"{flag} is for a registry that is asked over HTTP: add --registry", 2)
     if not files and not settings.has_registry:
         raise Failure(
-            f"there is no registry in {settings.data}; name its folder with --data, or one to ask "
-            "over HTTP with --registry"
+            settings.unreadable
+            or f"there is no registry in {settings.data}; name its folder with --data, or one to "
+            "ask over HTTP with --registry"
         )
     return _Files(invocation, settings)
 
