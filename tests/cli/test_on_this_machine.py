@@ -1,5 +1,6 @@
 """Commands on this machine: what they explain, what they refuse, and with which exit code."""
 
+import errno
 import json
 import os
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ import pytest
 from tests.cli.conftest import Ullage
 from tests.support.server import run_ullage
 from ullage import __version__
+from ullage.cli.client import saved
 from ullage.config import SETTINGS, load_settings
 from ullage.wiring import CannotStart, open_registry
 
@@ -135,6 +137,25 @@ def test_a_folder_that_may_not_be_read_is_not_said_to_have_no_registry(
         data.chmod(0o700)
     assert done.code == (3 if line == "check" else 1)
     assert done.err == f"ERROR: cannot read {data}: Permission denied\n"
+
+
+@pytest.mark.parametrize("line", ON_FILES)
+def test_work_on_this_machine_needs_no_configuration_of_clients(
+    ullage: Ullage, data: Path, line: str
+) -> None:
+    """A server may be run with the home of a user whose files it may not read."""
+    path = saved.client_path()
+    path.parent.mkdir(parents=True)
+    path.write_text("{}")
+
+    def refused(self: Path, *_: object, **__: object) -> str:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(self))
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(Path, "read_text", refused)
+        assert ullage(*line.split(), "--data", str(data)).code == 0
+        done = ullage("repository", "list")
+    assert (done.code, done.err) == (1, f"ERROR: {path}: Permission denied\n")
 
 
 # --- accounts -------------------------------------------------------------------------------------

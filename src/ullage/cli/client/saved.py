@@ -17,6 +17,10 @@ from ullage.cli.client import keyring
 from ullage.cli.shell.errors import Failure
 
 
+class Unreadable(Failure):
+    """The file is there, and this user may not read it."""
+
+
 def folder(environment: Mapping[str, str] | None = None) -> Path:
     """Where the files are; it need not exist."""
     variables = os.environ if environment is None else environment
@@ -30,6 +34,8 @@ def _read(path: Path) -> dict[str, Any]:
         found = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return {}
+    except PermissionError as error:
+        raise Unreadable(f"{path}: {error.strerror}") from error
     except OSError as error:
         raise Failure(f"{path}: {error.strerror}") from error
     except ValueError as error:

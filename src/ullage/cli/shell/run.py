@@ -7,9 +7,11 @@ import sys
 from collections.abc import Sequence
 from contextlib import closing
 
+from ullage.cli.client.saved import Unreadable
 from ullage.cli.shell.commands import INTERRUPTED, NOT_FOUND, Command, parse
 from ullage.cli.shell.console import Console, Level
 from ullage.cli.shell.errors import Failure, Refused
+from ullage.cli.shell.groups import LOCAL
 from ullage.cli.shell.invocation import Invocation
 
 
@@ -57,7 +59,7 @@ def _run(command: Command, arguments: Sequence[str], console: Console) -> int:
 
         query = query_of(given.query, f"ullage {command.name}")
     with closing(Invocation(given, console)) as invocation:
-        output = given.output or invocation.defaults.get("output") or _usual_output()
+        output = given.output or _saved_output(command, invocation) or _usual_output()
         if command.warning:
             console.warning(command.warning)
         result = command.run(invocation)
@@ -68,6 +70,16 @@ def _run(command: Command, arguments: Sequence[str], console: Console) -> int:
     show(result, output, query)
     sys.stdout.flush()
     return int(result.code)
+
+
+def _saved_output(command: Command, invocation: Invocation) -> str | None:
+    """What `ullage config` has set. Work on this machine goes on where that cannot be read."""
+    try:
+        return invocation.defaults.get("output")
+    except Unreadable:
+        if command.words[0] not in LOCAL:
+            raise
+        return None
 
 
 def _usual_output() -> str:
