@@ -469,7 +469,6 @@ def test_cve_2026_28740_an_object_that_exists_elsewhere_is_not_handed_over(house
         "/openapi.json",
         "/docs",
         "/health",
-        "/",
     ],
 )
 def test_ecr_public_2022_no_hidden_routes(house: House, path: str) -> None:

@@ -147,7 +147,6 @@ def test_the_deprecated_resource_group_is_taken_and_ignored() -> None:
         (["config", "set", "output=nonsense"], 2, "output: 'nonsense' - expected one of json, "),
         (["config", "set", "registry"], 2, "'registry' - expected KEY=VALUE\n"),
         (["completion", "tcsh"], 2, "'tcsh' - expected bash, zsh or fish\n"),
-        (["az-env", "--name", "abc"], 2, "--name: az wants 5 to 50 letters and digits"),
     ],
 )
 def test_wrong_usage_is_told_in_azs_words(

@@ -468,7 +468,10 @@ class User:
             # Its bytes had become final before the crash; then it ends, and gives them back.
             if refused.answer.status != 404 or not session.ended:
                 raise
-            self.cancel(location)
+            with suppress(Refused):
+                # On a database that lives on, the commit may have been on its way until now.
+                self.cancel(location)
+            self.journal.sessions.pop(location, None)
             self.upload(session.repository, session.data)
 
     def append_rest(self, location: str, kept: int) -> None:

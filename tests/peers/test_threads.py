@@ -325,7 +325,8 @@ def test_acr_446_which_repositories_tags_and_images_take_the_space(
 def test_acr_660_an_empty_registry_is_empty_on_the_disk_too(tmp_path: Path) -> None:
     """peers.md B17: an empty registry showed 185 GB; purge, and usage unchanged."""
     with (
-        UllageServer(tmp_path / "data", "--read-grace", "0s") as server,
+        # What no manifest refers to was promised to its pusher, also beyond its repository's end.
+        UllageServer(tmp_path / "data", "--read-grace", "0s", "--lease", "1s") as server,
         httpx.Client(base_url=server.url, timeout=60) as client,
     ):
         push_image(client, "one", "v1", (b"shared", b"one"))

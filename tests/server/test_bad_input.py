@@ -667,8 +667,8 @@ def test_postgresql_is_never_asked_for_what_it_cannot_hold(ullage_server_pg: Ull
             "/v2/_catalog?last=%F0%9F%90%B3": 200,
             f"/v2/app/tags/list?last={'%25' * 2600}": 200,
             f"/v2/app/referrers/{DIGEST}?last=%5C%5C&artifactType=%25": 200,
-            "/v2/app/manifests/%00": 400,
-            "/v2/a%00/manifests/v1": 400,
+            "/v2/app/manifests/%00": 404,
+            "/v2/a%00/manifests/v1": 404,
         }.items():
             assert client.get(path).status_code == status, path
         for what in ("NUL", "a lone surrogate", "a huge size", "5,000 digits elsewhere"):

@@ -111,8 +111,10 @@ class App:
             status = response.status_code
             _add_request_id(response, scope)
             unread = status >= 400 and request.has_unread_body
-            if unread:
+            if unread and not await self._context.bodies.skip(request):
                 response.headers["Connection"] = "close"
+            else:
+                unread = False
             await response(scope, receive, send)
             if unread:
                 await self._context.bodies.linger(request)

@@ -36,6 +36,9 @@ MANIFESTS_BYTES = 128 * 1024 * 1024
 
 # The chunks of Azure's SDK are half as long.
 DISCARDED_BYTES = 8 * 1024 * 1024
+# What is read of a refused body before the answer, and for how long, so that the connection lives.
+SKIPPED_BYTES = 64 * 1024
+SKIP_SECONDS = 0.02
 # What is read of a body behind its refusal, and for how long, until the connection closes.
 LINGER_BYTES = 64 * 1024 * 1024
 LINGER_SECONDS = 1.0
@@ -95,6 +98,24 @@ class Bodies:
                     return
         except (BodyTimeout, ClientDisconnect):
             return
+
+    async def skip(self, request: Request) -> bool:
+        """Whether the rest of a refused request's body was short and here: the connection goes on.
+
+        A client that waits to be told to go on is not told so (RFC 9110, section 10.1.1).
+        """
+        if "expect" in request.headers:
+            return False
+        size = 0
+        try:
+            async with asyncio.timeout(SKIP_SECONDS):
+                async for chunk in self._chunks(request):
+                    size += len(chunk)
+                    if size > SKIPPED_BYTES:
+                        return False
+        except (TimeoutError, BodyTimeout, ClientDisconnect):
+            return False
+        return True
 
     async def linger(self, request: Request) -> None:
         """Read on behind a refusal, so that a client that is still sending comes to see it.
