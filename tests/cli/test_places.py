@@ -247,6 +247,24 @@ def test_audit_entries_come_page_by_page(
 
 
 @pytest.mark.thorough
+@pytest.mark.parametrize("line", ["audit list", "user list", "key list", "check"])
+def test_a_login_without_the_right_is_told_that_it_takes_an_administrator(
+    ullage: Ullage, house: House, line: str
+) -> None:
+    """Logging in again would not help."""
+    house.manage("user create", name="plain", password="a long secret")
+    try:
+        login = ("--registry", house.server.url, "-u", "plain", "-p", "a long secret")
+        done = ullage(*line.split(), *login)
+    finally:
+        house.manage("user delete", name="plain")
+    assert (done.code, done.out) == (3 if line == "check" else 1, "")
+    assert done.err == (
+        f"registry: {house.server.url}\n"
+        "ERROR: this takes an administrator; the login that was used is none\n"
+    )
+
+
 def test_the_real_command_leaves_stdout_to_the_result(house: House, tmp_path: Path) -> None:
     done = run_ullage(
         *("user", "list", "-u", "admin", "-p", house.ADMIN_PASSWORD, "-o", "tsv"),

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -87,15 +88,28 @@ class _Asked:
     def manage(self, command: str, arguments: Mapping[str, Any]) -> Any:
         from ullage.cli.client.administration import carry_out
 
-        return carry_out(self._registry, command, arguments)
+        with _administrators():
+            return carry_out(self._registry, command, arguments)
 
     def check(self, mode: str, *, repair: bool) -> dict[str, Any]:
         body = {"mode": mode, "repair": repair}
-        found: dict[str, Any] = self._registry.post("/api/v1/check", body).data or {}
+        with _administrators():
+            found: dict[str, Any] = self._registry.post("/api/v1/check", body).data or {}
         for error in found.get("errors", ()):
             # It had begun to answer when it found out.
             raise Failure(str(error["message"]))
         return found
+
+
+@contextmanager
+def _administrators() -> Iterator[None]:
+    """Say what is missing where a known login is refused, which the registry's text does not."""
+    try:
+        yield
+    except Refused as error:
+        if error.status != 401:
+            raise
+        raise Refused("this takes an administrator; the login that was used is none", 401) from None
 
 
 class _Files:
