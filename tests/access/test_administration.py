@@ -75,6 +75,17 @@ def test_a_user_is_made_changed_and_deleted(managed: House) -> None:
     assert ask(managed, "GET", "users/ada", 404)["errors"][0]["code"] == "ACCOUNT_UNKNOWN"
 
 
+@pytest.mark.parametrize("body", ["[]", "{"])
+def test_an_account_that_is_no_object_is_a_malformed_value(managed: House, body: str) -> None:
+    headers = managed.basic("admin") | {"Content-Type": "application/json"}
+    for path in ("users", "tokens", "scope-maps"):
+        response = managed.client.post(f"/api/v1/{path}", content=body, headers=headers)
+        assert (response.status_code, response.json()["errors"][0]["code"]) == (
+            400,
+            "VALUE_INVALID",
+        )
+
+
 def test_a_token_is_made_changed_and_deleted(managed: House) -> None:
     made = ask(managed, "POST", "tokens", 201, json={"name": "ci", "repositories": RIGHTS})
     first, second = (each["value"] for each in made["credentials"]["passwords"])

@@ -44,6 +44,28 @@ def test_what_is_not_understood_is_refused(
     assert client.get("/api/v1/policies/retention").json()["rules"] == []
 
 
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("PUT", "policies/pullers"),
+        ("PUT", "policies/retention"),
+        ("PATCH", "policies/untagged"),
+        ("PATCH", "policies/soft-delete"),
+        ("POST", "retention/runs"),
+        ("POST", "retention/test"),
+        ("POST", "check"),
+    ],
+)
+@pytest.mark.parametrize("body", ["[]", "{", '{"days": "x", "since": 1, "dry_run": 2}'])
+def test_what_is_no_plan_is_not_refused_as_one(
+    client: httpx.Client, method: str, path: str, body: str
+) -> None:
+    response = client.request(
+        method, f"/api/v1/{path}", content=body, headers={"Content-Type": "application/json"}
+    )
+    assert refused(response) == (400, "VALUE_INVALID")
+
+
 def test_a_run_is_a_job(client: httpx.Client) -> None:
     response = client.post("/api/v1/retention/runs", json={"dry_run": True})
     assert response.status_code == 202

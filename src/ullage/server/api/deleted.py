@@ -149,7 +149,7 @@ async def get_soft_delete(context: Context, request: Request) -> Response:
 
 async def set_soft_delete(context: Context, request: Request) -> Response:
     """Change it, for all that is deleted from now on; the days, for what is deleted already."""
-    body = await read_body(context, request, SoftDeleteRequest)
+    body = await read_body(context, request, SoftDeleteRequest, ValueInvalid)
     policy = await context.threads.submit(
         soft_delete.set_policy,
         context.registry,

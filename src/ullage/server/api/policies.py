@@ -96,7 +96,7 @@ async def get_untagged(context: Context, request: Request) -> Response:
 
 async def patch_untagged(context: Context, request: Request) -> Response:
     """`az acr config retention update` (azure.md section 3.3)."""
-    body = await read_body(context, request, UntaggedRequest)
+    body = await read_body(context, request, UntaggedRequest, ValueInvalid)
     found = await context.threads.submit(
         policy.set_untagged, context.registry, body.status, body.days, caller_of(request)
     )
@@ -105,7 +105,7 @@ async def patch_untagged(context: Context, request: Request) -> Response:
 
 async def run_retention(context: Context, request: Request) -> Response:
     """Run the rules now, or say what they would do; the answer is a job."""
-    body = await read_body(context, request, RunRequest)
+    body = await read_body(context, request, RunRequest, ValueInvalid)
     job = await context.threads.submit(
         run.start_run, context.registry, caller_of(request), dry_run=body.dry_run
     )
@@ -114,7 +114,7 @@ async def run_retention(context: Context, request: Request) -> Response:
 
 async def try_rules(context: Context, request: Request) -> Response:
     """What rules would have deleted, and what of it was pulled afterwards."""
-    body = await read_body(context, request, BacktestRequest)
+    body = await read_body(context, request, BacktestRequest, ValueInvalid)
     found = await context.threads.submit(
         backtest.try_rules, context.registry, body.rules, backtest.parse_since(body.since)
     )

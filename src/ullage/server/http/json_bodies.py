@@ -28,21 +28,28 @@ async def read_body(
     kind: type[T],
     refusal: type[RegistryError] = PlanInvalid,
 ) -> T:
-    """What was sent, as a document of this kind. Raises PlanInvalid, FormTooLarge, `refusal`."""
-    return documents.read(await read_object(context, request), kind, refusal)
+    """What was sent, as a document of this kind.
+
+    Raises `refusal`, and FormTooLarge. What is no JSON object is no plan (PlanInvalid) where plans
+    are asked for, and elsewhere a malformed value (ValueInvalid).
+    """
+    no_object = PlanInvalid if refusal is PlanInvalid else ValueInvalid
+    return documents.read(await read_object(context, request, no_object), kind, refusal)
 
 
-async def read_object(context: Context, request: Request) -> dict[str, JSONValue]:
-    """The JSON object that was sent; {} if nothing was. Raises PlanInvalid, FormTooLarge."""
+async def read_object(
+    context: Context, request: Request, refusal: type[RegistryError] = PlanInvalid
+) -> dict[str, JSONValue]:
+    """The JSON object that was sent; {} if nothing was. Raises `refusal`, FormTooLarge."""
     try:
         async with context.bodies.whole(request, MAX_BODY_BYTES) as raw:
             value = loads(raw) if raw else {}
     except ManifestTooLarge:
         raise FormTooLarge(message=f"the body is longer than {MAX_BODY_BYTES} bytes") from None
     except JSONInvalid as error:
-        raise PlanInvalid(message=f"the body is {error}") from None
+        raise refusal(message=f"the body is {error}") from None
     if not isinstance(value, dict):
-        raise PlanInvalid(message="expected a JSON object")
+        raise refusal(message="expected a JSON object")
     return value
 
 
