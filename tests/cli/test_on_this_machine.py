@@ -3,8 +3,9 @@
 import errno
 import json
 import os
+import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
@@ -274,7 +275,11 @@ def same_umask() -> Iterator[None]:
             "database: 'sqlite://' - expected sqlite:///path or postgresql:",
         ),
         ({"data": "{tmp}/a-file"}, "data: {tmp}/a-file is a file"),
-        ({"database": "sqlite:///{tmp}/a-file"}, "the database {tmp}/a-file is "),
+        (
+            {"database": "sqlite:///{tmp}/a-file"},
+            "database: {tmp}/a-file is no SQLite database - put it back from a backup if it was ",
+        ),
+        ({"database": "sqlite:///{tmp}"}, "database: {tmp} is a folder - name another file with "),
     ],
 )
 def test_what_cannot_be_opened_is_said_with_what_to_change(
@@ -291,6 +296,46 @@ def test_what_cannot_be_opened_is_said_with_what_to_change(
     (tmp_path / "a-file").unlink()
     with open_registry(load_settings({"data": str(tmp_path / "data")}, {})):
         pass
+
+
+def _of_another_program() -> bytes:
+    with closing(sqlite3.connect(":memory:")) as connection:
+        connection.execute("CREATE TABLE recipes (name TEXT)")
+        return connection.serialize()
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (b"x", "is no SQLite database"),
+        (b"a text that is longer than the header of a database\n", "is no SQLite database"),
+        (_of_another_program(), "has tables of another program (recipes)"),
+    ],
+    ids=["one byte", "a text", "another program's"],
+)
+def test_a_file_of_something_else_is_refused_and_left_as_it_is(
+    tmp_path: Path, ullage: Ullage, content: bytes, expected: str
+) -> None:
+    (tmp_path / "data").mkdir()
+    folder = tmp_path / "theirs"
+    folder.mkdir()
+    file = folder / "notes"
+    file.write_bytes(content)
+    place = ("--data", str(tmp_path / "data"), "--database", f"sqlite:///{file}")
+    for command, code in (
+        (("serve", "--listen", "127.0.0.1:0"), 1),
+        (("migrate",), 1),
+        (("check",), 3),
+        (("user", "list"), 1),
+    ):
+        done = ullage(*command, *place)
+        last = done.err.splitlines()[-1]
+        assert last.startswith(f"ERROR: database: {file} {expected}"), command
+        assert last.endswith("name another file with --data or --database")
+        assert "Traceback" not in done.err
+        assert (done.code, done.out) == (code, ""), command
+        assert file.read_bytes() == content
+        assert list(folder.iterdir()) == [file], command
 
 
 @pytest.mark.postgresql

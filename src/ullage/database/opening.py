@@ -66,7 +66,9 @@ def open_database(
     # A driver is imported when it is asked for.
     if parsed.get_backend_name() == "sqlite" and parsed.database:
         from ullage.database.sqlite.database import SqliteDatabase
+        from ullage.database.sqlite.soundness import require_own_file
 
+        require_own_file(Path(parsed.database))
         if tables_may is Tables.LEAVE:
             _require_file(Path(parsed.database))
         return SqliteDatabase(

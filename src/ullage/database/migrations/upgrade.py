@@ -76,7 +76,9 @@ def upgrade(connection: sa.Connection, tables_may: Tables = Tables.UPDATE) -> No
 
 
 def _create(connection: sa.Connection, tables: set[str]) -> None:
-    if foreign := sorted(tables & metadata.tables.keys()):
+    # A schema of a database server has room for neighbours; a file has one owner.
+    alone = connection.dialect.name == "sqlite"
+    if foreign := sorted(tables if alone else tables & metadata.tables.keys()):
         raise DatabaseUnusable(
             f"database: it has tables of another program ({', '.join(foreign)}) - choose an "
             "empty one"

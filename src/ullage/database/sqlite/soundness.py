@@ -12,6 +12,8 @@ from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
+from ullage.database.errors import DatabaseUnusable
+
 # A larger file is looked at beside serving: quick_check reads all of it.
 LARGE_BYTES = 1024**3
 # Steps of SQLite's machine.
@@ -38,6 +40,58 @@ def unreadable(path: Path, problem: str) -> str:
 def has_log(path: Path) -> bool:
     """Whether the log is there that a database has from its first commit until it is closed."""
     return path.with_name(path.name + "-wal").exists()
+
+
+# SQLite file format 1.3.
+_HEADER = b"SQLite format 3\0"
+_NAME_ANOTHER = "name another file with --data or --database"
+# Where the schema's version is noted; a database that has tables and not this one is another's.
+_OURS = "alembic_version"
+
+
+def require_own_file(path: Path) -> None:
+    """Before anything is written: the file is a SQLite database of a registry, or free.
+
+    Raises DatabaseUnusable. Looks without locks, log or index, so that nothing is changed, and only
+    where there is no log: a file that has one may have its tables in there.
+    """
+    if path.is_dir():
+        raise DatabaseUnusable(f"database: {path} is a folder - {_NAME_ANOTHER}")
+    if has_log(path):
+        return
+    try:
+        with path.open("rb") as file:
+            header = file.read(len(_HEADER))
+    except OSError:
+        # It is new, or is refused where it is opened.
+        return
+    if not header:
+        return
+    if header != _HEADER:
+        raise DatabaseUnusable(
+            f"database: {path} is no SQLite database - put it back from a backup if it was one, or "
+            f"{_NAME_ANOTHER}"
+        )
+    if foreign := _foreign_tables(path):
+        raise DatabaseUnusable(
+            f"database: {path} has tables of another program ({', '.join(foreign[:3])}) - "
+            f"{_NAME_ANOTHER}"
+        )
+
+
+def _foreign_tables(path: Path) -> list[str]:
+    """The tables of a database that is not a registry's; none if its schema cannot be read."""
+    uri = f"{path.absolute().as_uri()}?mode=ro&immutable=1"
+    try:
+        with closing(sqlite3.connect(uri, uri=True)) as connection:
+            found = connection.execute(
+                "SELECT name FROM sqlite_schema WHERE type = 'table' AND name NOT LIKE 'sqlite~_%'"
+                " ESCAPE '~' ORDER BY name"
+            ).fetchall()
+    except sqlite3.DatabaseError:
+        return []
+    names = [str(name) for (name,) in found]
+    return [] if _OURS in names else names
 
 
 class Stopped(Exception):
