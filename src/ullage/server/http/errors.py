@@ -17,6 +17,7 @@ from ullage.oci.errors import (
     RegistryError,
     Unsupported,
 )
+from ullage.registry.errors import SHORT_OF_FILES
 from ullage.server.http.responses import API_VERSION, json_response
 
 
@@ -154,6 +155,9 @@ def error_response(error: RegistryError, headers: Mapping[str, str] | None = Non
     if error.retry_after is not None:
         # RFC 9110, section 10.2.3: whole seconds.
         extra["Retry-After"] = str(max(1, math.ceil(error.retry_after)))
+    if error.message == SHORT_OF_FILES:
+        # The connection's own descriptor is one that others wait for.
+        extra["Connection"] = "close"
     if isinstance(error, MethodNotAllowed):
         extra["Allow"] = error.allowed
     if isinstance(error, EncodingUnsupported):

@@ -29,6 +29,8 @@ LOOK_SECONDS = 0.2
 LOOKS = 4
 # A client that is told may take this long, with its handshake and request.
 TELL_SECONDS = 1.0
+# And so long to hang up once it has been told.
+PART_SECONDS = 0.1
 LOG_SECONDS = 60.0
 _HEAD_BYTES = 64 * 1024
 # Linux, struct tcp_info: of a listening socket, tcpi_unacked is the length of its queue.
@@ -145,7 +147,9 @@ async def _answer(accepted: socket.socket, tls: ssl.SSLContext | None) -> None:
         await writer.drain()
         if writer.can_write_eof():
             writer.write_eof()
-        while await reader.read(_HEAD_BYTES):
-            pass
+        # What still arrives would reset the connection; but the next one waits for its descriptor.
+        async with asyncio.timeout(PART_SECONDS):
+            while await reader.read(_HEAD_BYTES):
+                pass
     finally:
         transport.abort()
