@@ -222,6 +222,24 @@ def test_a_database_that_no_migration_leads_from_is_refused_in_one_line_and_left
     assert _everything(new_url) == before
 
 
+def test_a_migration_that_finds_something_in_its_way_changes_nothing(database_url: str) -> None:
+    """Made by hand, or by another program: said in one line, and the rest is left alone."""
+    _at_revision(database_url, "b0003")
+    with connected(database_url) as connection, connection.begin():
+        connection.execute(sa.text("CREATE TABLE login_failures (key TEXT)"))
+        before = _definitions(connection)
+    with pytest.raises(DatabaseUnusable) as caught:
+        open_database(database_url)
+    (line,) = str(caught.value).splitlines()
+    assert line.startswith(f"database: it could not be migrated from schema b0003 to {NEWEST}: ")
+    assert "login_failures" in line
+    with connected(database_url) as connection:
+        assert _definitions(connection) == before
+        assert connection.execute(sa.text("SELECT version_num FROM alembic_version")).all() == [
+            ("b0003",)
+        ]
+
+
 def test_every_version_before_the_first_release_is_told_apart(new_url: str) -> None:
     """Their numbers and the baseline's never meet, so that none is taken for a newer one."""
     assert {"0001", "0010"} <= BEFORE_THE_FIRST_RELEASE

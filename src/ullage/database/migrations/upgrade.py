@@ -18,6 +18,8 @@ from ullage.database.schema.base import metadata
 
 log = logging.getLogger(__name__)
 
+# SQLite's code for a statement that makes no sense, such as a table that is there already.
+_SQLITE_ERROR = 1
 # The newest of `versions/`: tests/database/test_migrations.py proves that it is.
 NEWEST = "b0005"
 # Alembic's environment, with `versions/` in it.
@@ -116,4 +118,20 @@ def _migrate(connection: sa.Connection, version: str, tables_may: Tables) -> Non
             version,
         )
     log.warning("the database is migrated from schema %s to %s", version, NEWEST)
-    command.upgrade(config, "head")
+    try:
+        command.upgrade(config, "head")
+    except sa.exc.DatabaseError as error:
+        if not _is_in_the_way(error):
+            raise
+        (reason, *_) = str(error.orig).splitlines()
+        raise DatabaseUnusable(
+            f"database: it could not be migrated from schema {version} to {NEWEST}: {reason} - "
+            "nothing was changed; the version of Ullage that used it last still starts with it"
+        ) from error
+
+
+def _is_in_the_way(error: sa.exc.DatabaseError) -> bool:
+    """Whether the database has what a migration did not expect; not full, busy or damaged."""
+    if isinstance(error, sa.exc.OperationalError):
+        return getattr(error.orig, "sqlite_errorcode", None) == _SQLITE_ERROR
+    return isinstance(error, sa.exc.ProgrammingError | sa.exc.IntegrityError | sa.exc.DataError)
