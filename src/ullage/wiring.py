@@ -413,8 +413,11 @@ def _tls(settings: Settings) -> tuple[Tls | None, Path | None]:
     authority = None
     if settings.tls:
         try:
-            # Other users may pass through to what they are to trust, and see nothing else.
-            settings.data.mkdir(mode=0o711, parents=True, exist_ok=True)
+            # Other users may pass through to what they are to trust, and see nothing else. What the
+            # umask takes away is given back; a folder that was there is its owner's to open.
+            if not settings.data.exists():
+                settings.data.mkdir(parents=True)
+                settings.data.chmod(0o711)
         except OSError as error:
             where = f"data: {settings.data}: {error.strerror}"
             raise CannotStart(f"{where} - {_OTHER_FOLDER}") from error

@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import NamedTuple
@@ -201,14 +201,30 @@ def test_clients_that_trust_the_authority_go_on_after_a_restart(tmp_path: Path) 
         server.assert_no_500()
 
 
-def test_others_on_this_machine_can_read_the_certificates_and_nothing_else(tmp_path: Path) -> None:
+@pytest.mark.parametrize("umask", [0o022, 0o077])
+def test_others_on_this_machine_can_read_the_certificates_and_nothing_else(
+    tmp_path: Path, umask: int
+) -> None:
     """S59: a client that trusts the authority is often another user's: docker's daemon, a job."""
-    with UllageServer(tmp_path / "data", "--auth", "--tls", "self-signed") as server:
+    with ExitStack() as stack:
+        with _umask(umask):
+            server = stack.enter_context(
+                UllageServer(tmp_path / "data", "--auth", "--tls", "self-signed")
+            )
         inside = [path for path in server.data.rglob("*") if not path.is_socket()]
         assert len(inside) > 8
         readable = {path.name for path in inside if _others_read(path, server.data)}
         assert readable == {"tls", "ca.pem", "server.pem"}
         assert not _mode(server.data) & stat.S_IROTH
+
+
+@contextmanager
+def _umask(mask: int) -> Iterator[None]:
+    before = os.umask(mask)
+    try:
+        yield
+    finally:
+        os.umask(before)
 
 
 def _others_read(path: Path, data: Path) -> bool:
