@@ -139,7 +139,7 @@ def test_a_server_that_does_not_answer_is_named_without_its_password() -> None:
 def test_a_file_that_is_no_database_is_said_to_be_none(tmp_path: Path) -> None:
     path = tmp_path / "ullage.db"
     path.write_bytes(b"not a database, but long enough to be looked at " * 100)
-    with pytest.raises(DatabaseUnusable, match="not a database"):
+    with pytest.raises(DatabaseUnusable, match="is no SQLite database"):
         open_database(f"sqlite:///{path}")
 
 
