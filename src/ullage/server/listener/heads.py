@@ -14,9 +14,10 @@ import contextlib
 import os
 import socket
 import struct
-from collections.abc import Container, Iterable
+from collections.abc import Awaitable, Container, Coroutine, Iterable
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
+from inspect import CORO_CLOSED, getcoroutinestate
 from pathlib import Path
 
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -41,16 +42,26 @@ class Attended:
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
-        # True while a request runs, False between two of them.
-        self.requests: dict[Address | None, bool] = {}
+        # What runs or ran for the newest request of each connection.
+        self._newest: dict[Address | None, Awaitable[None]] = {}
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        client = scope.get("client")
-        self.requests[client] = True
-        try:
-            await self._app(scope, receive, send)
-        finally:
-            self.requests[client] = False
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        # No coroutine of its own: each request would pay for it.
+        running = self._newest[scope.get("client")] = self._app(scope, receive, send)
+        return running
+
+    def known(self) -> list[Address | None]:
+        """The connections that have sent a request."""
+        return list(self._newest)
+
+    def runs(self, address: Address | None) -> bool:
+        """Whether a request of this connection has no complete answer yet."""
+        running = self._newest.get(address)
+        return isinstance(running, Coroutine) and getcoroutinestate(running) != CORO_CLOSED
+
+    def forget(self, address: Address | None) -> None:
+        """The connection has gone."""
+        del self._newest[address]
 
 
 @dataclass(slots=True)
@@ -70,7 +81,7 @@ class Heads:
         while True:
             await asyncio.sleep(self.seconds / LOOKS)
             # The looks are counted here, on the loop: where that stands still, no time passes.
-            known = list(self.app.requests)
+            known = self.app.known()
             found = await loop.run_in_executor(self.beside, _connections, self.port)
             self._forget(known, found)
             late = self._late(found)
@@ -79,18 +90,17 @@ class Heads:
 
     def _forget(self, known: Iterable[Address | None], found: Container[Address | None]) -> None:
         """Those that had been known before the look that did not find them."""
-        requests = self.app.requests
         for address in known:
-            if address not in found and not requests[address]:
-                del requests[address]
+            if address not in found and not self.app.runs(address):
+                self.app.forget(address)
 
     def _late(self, found: dict[Address, tuple[int, bool]]) -> list[tuple[int, Address]]:
         """The descriptors and addresses of those that have waited for too long."""
-        requests = self.app.requests
+        known = frozenset(self.app.known())
         waiting = {
             address: self._waiting.get(address, 0) + 1
             for address, (_, begun) in found.items()
-            if address not in requests or (begun and not requests[address])
+            if address not in known or (begun and not self.app.runs(address))
         }
         self._waiting = waiting
         return [(found[each][0], each) for each, looks in waiting.items() if looks > LOOKS]
