@@ -12,7 +12,6 @@ from datetime import datetime
 from typing import Any
 from urllib.parse import quote
 
-from starlette.requests import Request
 from starlette.responses import Response
 
 from ullage.deletion import delete
@@ -43,6 +42,7 @@ from ullage.server.http.context import Context, caller_of, principal_of, query_o
 from ullage.server.http.errors import BodyTooLarge
 from ullage.server.http.parameters import Query, next_link, page_size
 from ullage.server.http.permissions import CATALOG, DELETE, METADATA_READ, METADATA_WRITE
+from ullage.server.http.request import Request
 from ullage.server.http.responses import API_VERSION, empty_response, json_response
 from ullage.server.http.routes import Route
 

@@ -12,14 +12,13 @@ import binascii
 import re
 from dataclasses import dataclass
 
-from starlette.requests import Request
-
 from ullage.accounts.authenticator import WITHOUT_ACCOUNTS, Authenticator, LoginFailed, TokenInvalid
 from ullage.accounts.directory import Account
 from ullage.authorization import Principal
 from ullage.oci.errors import Denied, Unauthorized
 from ullage.server.http.origins import OwnOrigins
 from ullage.server.http.permissions import Audience, Permission
+from ullage.server.http.request import Request
 from ullage.server.http.threads import FairThreads, Line, Threads
 
 MAX_CREDENTIAL_BYTES = 16 * 1024

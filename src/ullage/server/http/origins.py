@@ -14,9 +14,8 @@ from collections.abc import Iterable
 from functools import lru_cache
 from urllib.parse import urlsplit
 
-from starlette.requests import Request
-
 from ullage.oci.errors import Denied
+from ullage.server.http.request import Request
 
 _READING = frozenset({"GET", "HEAD", "OPTIONS"})
 # Fetch Metadata Request Headers, section 2.3: a page of ours, and no page at all.
@@ -36,16 +35,17 @@ class OwnOrigins:
 
     def require(self, request: Request) -> None:
         """Raises Denied for another's name, and for a change that a foreign page asks for."""
-        host = request.headers.get("host", "")
+        # As it is sent: every request of an open registry comes by here.
+        host = request.fields.first.get(b"host", b"")
         # HTTP/1.0 needs none, and no browser speaks that.
         if host and not self._is_own(host):
             raise Denied(
-                {"host": host[:255]},
+                {"host": host[:255].decode("latin-1")},
                 "this registry asks no caller for credentials, so it answers only to its own names;"
                 " start it with --hosts NAME to add this one, or with --auth",
             )
-        if request.method not in _READING:
-            self._require_own_page(request, host)
+        if request.scope["method"] not in _READING:
+            self._require_own_page(request, host.decode("latin-1"))
 
     def _require_own_page(self, request: Request, host: str) -> None:
         origin = request.headers.get("origin")
@@ -59,8 +59,8 @@ class OwnOrigins:
             " credentials; nothing was changed",
         )
 
-    def _is_own_name(self, host: str) -> bool:
-        name = _without_port(host).lower().rstrip(".")
+    def _is_own_name(self, host: bytes) -> bool:
+        name = _without_port(host.decode("latin-1")).lower().rstrip(".")
         return name in self._names or _is_loopback(name)
 
 
