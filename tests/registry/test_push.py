@@ -247,7 +247,7 @@ def test_a_finished_upload_is_confirmed_once_more(registry: Registry, clock: Fak
 
 
 def test_a_session_goes_on_in_a_new_process(installation: Installation) -> None:
-    """What was hashed so far is forgotten, so all of it is hashed anew."""
+    """What was hashed so far is in the session's row."""
     upload = begin(installation.registry)
     append(installation.registry, upload, DATA[:4])
     installation.restart()

@@ -16,6 +16,12 @@ uploads = sa.Table(
     sa.Column("storage_key", sa.Text, nullable=False, unique=True),
     sa.Column("algorithm", sa.Text, nullable=False),
     sa.Column("offset", sa.BigInteger, nullable=False),
+    # What the store needs to go on with it (blobs/protocol.py); nobody else reads it.
+    sa.Column("state", sa.Text, nullable=False, server_default=sa.text("''")),
+    # The digest of its first `offset` bytes in the making; NULL where it could not be saved.
+    sa.Column("hash", sa.LargeBinary),
+    # Bytes that are in the store for it, acknowledged or not.
+    sa.Column("stored", sa.BigInteger, nullable=False, server_default="0"),
     sa.Column("created_at", Moment, nullable=False),
     sa.Column("expires_at", Moment, nullable=False),
     # Only on PostgreSQL, where several processes serve one session: which request of which process
@@ -84,6 +90,8 @@ tombstones = sa.Table(
     sa.Column("size", sa.BigInteger, nullable=False),
     sa.Column("due_at", Moment, nullable=False),
     sa.Column("attempts", sa.Integer, nullable=False, server_default="0"),
+    # Of an upload that never became a blob: what is to go beside the key (uploads.state).
+    sa.Column("state", sa.Text, nullable=False, server_default=sa.text("''")),
     # Which piece of work of which process erases it, until when; with a time alone, it failed, and
     # is tried again from then on.
     sa.Column("claim", sa.Text),

@@ -18,6 +18,7 @@ from ullage.registry.context import Registry
 from ullage.registry.errors import store_errors
 from ullage.registry.push.adopted_upload import AdoptedUpload
 from ullage.registry.push.prepared import Prepared, commit
+from ullage.registry.push.resumable_hash import begin_hash, restore_hash, saved_hash
 from ullage.registry.push.sessions import forget_memory_session, store_session
 from ullage.registry.push.upload_claim import UploadClaim
 from ullage.registry.quarantine import lost_copy
@@ -43,14 +44,17 @@ class AppendSession:
         append: Append,
         claim: UploadClaim,
         caller: Caller,
+        *,
+        last: bool = False,
     ) -> None:
+        """`last`: no other request is expected to go on with the session."""
         self._registry = registry
         self._name = name
         self._upload = upload
         self._append = append
         self._claim = claim
         self._caller = caller
-        self._hasher = registry.hashers.take(upload.id, upload.algorithm, upload.offset)
+        self._hasher = _hasher_of(registry, upload, last=last)
 
     @property
     def offset(self) -> int:
@@ -64,7 +68,7 @@ class AppendSession:
                 self._append.write(piece)
             if self._hasher is not None:
                 self._hasher.update(piece)
-            self._claim.keep_alive(self._upload)
+            self._keep_alive()
 
     def close(self) -> Upload:
         """Keep what arrived: make it durable, record it, let go of the session."""
@@ -72,9 +76,11 @@ class AppendSession:
         with self._abandoned_on_error():
             with store_errors():
                 self._append.sync()
-            offset = self._append.offset
+            safe = dataclasses.replace(
+                upload, offset=self._append.offset, hash=saved_hash(self._hasher)
+            )
             failpoint("upload.append.before_offset_row")
-            kept = registry.write(lambda tx: self._record_offset(tx, offset))
+            kept = registry.write(lambda tx: self._record(tx, safe))
             failpoint("upload.append.after_offset_row")
         forget_memory_session(registry, upload)
         if kept is not None and self._hasher is not None:
@@ -140,15 +146,13 @@ class AppendSession:
             self.abandon()
             raise
 
-    def _record_offset(self, tx: Transaction, offset: int) -> Upload | None:
-        """Record that so many bytes are safe; None if the session has ended, or is another's."""
-        upload, now = self._upload, self._registry.now()
+    def _record(self, tx: Transaction, safe: Upload) -> Upload | None:
+        """Record how many bytes are safe; None if the session has ended, or is another's."""
+        now = self._registry.now()
         expires_at = now + self._registry.limits.upload_idle
-        if upload.repository_id is None:
-            return store_session(tx, self._name, upload, offset, now, expires_at)
-        if not uploads.set_offset(tx, upload.id, self._claim.fence, offset, expires_at):
-            return None
-        return dataclasses.replace(upload, offset=offset)
+        if safe.repository_id is None:
+            return store_session(tx, self._name, safe, now, expires_at)
+        return safe if uploads.set_offset(tx, safe, self._claim.fence, expires_at) else None
 
     def _digest(self, algorithm: str) -> Digest:
         if self._hasher is not None and self._hasher.algorithm == algorithm:
@@ -157,9 +161,7 @@ class AppendSession:
             # Until then a reader need not see all of them.
             self._append.sync()
         with self._registry.blobs.open(self._upload.key) as reader:
-            hasher = hash_stored(
-                reader, algorithm, self.offset, lambda: self._claim.keep_alive(self._upload)
-            )
+            hasher = hash_stored(reader, algorithm, self.offset, self._keep_alive)
         if hasher.length < self.offset:
             raise BlobUploadUnknown({"upload": self._upload.id})
         return hasher.digest()
@@ -167,13 +169,16 @@ class AppendSession:
     def _commit_bytes(self) -> None:
         failpoint("upload.finish.before_commit")
         # What is committed is closed for good, also to a request that has the session by now.
-        self._claim.keep_alive(self._upload)
+        self._keep_alive()
         try:
             with store_errors():
                 self._append.commit()
         except KeyUnknown as error:
             raise BlobUploadUnknown({"upload": self._upload.id}) from error
         self._append.close()
+
+    def _keep_alive(self) -> None:
+        self._claim.keep_alive(self._upload, self._append.offset)
 
     def _committed(self, blob: StoredBlob) -> None:
         registry, upload = self._registry, self._upload
@@ -204,6 +209,15 @@ class _PreparedCommit(Prepared[StoredBlob]):
 
     def undo(self) -> None:
         self.session.abandon()
+
+
+def _hasher_of(registry: Registry, upload: Upload, *, last: bool) -> Hasher | None:
+    """What has seen the session's bytes so far; None if they have to be read for it."""
+    if upload.offset == 0:
+        registry.hashers.forget(upload.id)
+        return Hasher(upload.algorithm) if last else begin_hash(upload.algorithm)
+    kept = registry.hashers.take(upload.id, upload.algorithm, upload.offset)
+    return kept or restore_hash(upload.algorithm, upload.hash, upload.offset)
 
 
 def hash_stored(

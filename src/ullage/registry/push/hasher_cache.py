@@ -1,7 +1,7 @@
 """Unfinished digests: what was hashed of each open upload, so that it is not read again.
 
 Only a shortcut. A process that does not find its upload here (after a restart, or because another
-process took the earlier chunks) hashes the stored bytes from the beginning.
+process took the earlier chunks) goes on from what the session's row has (resumable_hash.py).
 """
 
 from __future__ import annotations
@@ -20,9 +20,6 @@ class HasherCache:
 
     def take(self, upload_id: str, algorithm: str, offset: int) -> Hasher | None:
         """The hasher that has seen just the first `offset` bytes of this upload, if it is known."""
-        if offset == 0:
-            self.forget(upload_id)
-            return Hasher(algorithm)
         with self._lock:
             hasher = self._kept.pop(upload_id, None)
         fits = hasher and hasher.algorithm == algorithm and hasher.length == offset

@@ -411,7 +411,7 @@ def keep_memory_sessions(registry: Registry) -> None:
                     registry.blobs.create(upload.key)
             registry.write(
                 lambda tx, session=session: store_session(  # type: ignore[misc]
-                    tx, session.name, session.upload, 0, registry.now(), session.expires_at
+                    tx, session.name, session.upload, registry.now(), session.expires_at
                 )
             )
             forget_memory_session(registry, upload)
@@ -424,7 +424,6 @@ def store_session(
     tx: Transaction,
     name: RepositoryName,
     upload: Upload,
-    offset: int,
     now: datetime,
     expires_at: datetime,
 ) -> Upload | None:
@@ -433,7 +432,7 @@ def store_session(
         return None
     repository = ensure_repository(tx, name, now)
     attribute_locks.require_row_writable(repository)
-    stored = dataclasses.replace(upload, repository_id=repository.id, offset=offset)
+    stored = dataclasses.replace(upload, repository_id=repository.id)
     uploads.insert_upload(tx, stored, now, expires_at)
     return stored
 

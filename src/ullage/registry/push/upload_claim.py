@@ -45,15 +45,17 @@ class UploadClaim:
         """What the session's row has as its claim for as long as this is one."""
         return self._registry.claims.fence(self._token)
 
-    def keep_alive(self, upload: Upload) -> None:
+    def keep_alive(self, upload: Upload, stored: int) -> None:
         """Keep the claim and its session from expiring: a slow upload is not an idle one.
+
+        `stored` bytes of it are in the store by now.
 
         Raises BlobUploadUnknown if the claim ran out and another request has the session.
         """
         if time.monotonic() - self._renewed < self._renew_every:
             return
         self._renewed = time.monotonic()
-        if not self.renew() or not self._prolong(upload):
+        if not self.renew() or not self._prolong(upload, stored):
             raise BlobUploadUnknown({"upload": upload.id})
 
     def renew(self) -> bool:
@@ -62,13 +64,15 @@ class UploadClaim:
         with database_errors():
             return registry.claims.renew(registry.db, self._upload_id, self._token, registry.now())
 
-    def _prolong(self, upload: Upload) -> bool:
+    def _prolong(self, upload: Upload, stored: int) -> bool:
         registry = self._registry
         expires_at = registry.now() + registry.limits.upload_idle
         if upload.repository_id is None:
             memory_sessions_of(registry).prolong(upload.id, expires_at)
             return True
-        return registry.write(lambda tx: uploads.prolong(tx, upload.id, self.fence, expires_at))
+        return registry.write(
+            lambda tx: uploads.prolong(tx, upload.id, self.fence, stored, expires_at)
+        )
 
     def release(self) -> None:
         """End the claim. One that cannot be released ends by itself, so nothing fails for it."""

@@ -35,8 +35,10 @@ def append_upload(
     upload_id: str,
     caller: Caller,
     start: int | None = None,
+    *,
+    last: bool = False,
 ) -> AppendSession:
-    """Claim the session for adding bytes to its end.
+    """Claim the session for adding bytes to its end; with `last` to turn it into a blob then.
 
     Raises BlobUploadUnknown; RangeInvalid with the session's offset if the client's bytes `start`
     elsewhere; Unavailable while another request is at work on it; StorageFull.
@@ -63,7 +65,7 @@ def append_upload(
     except BaseException:
         claim.release()
         raise
-    return AppendSession(registry, name, upload, append, claim, caller)
+    return AppendSession(registry, name, upload, append, claim, caller, last=last)
 
 
 def _open(registry: Registry, upload: Upload) -> Append:
@@ -117,7 +119,7 @@ def prepare_blob(
 ) -> Prepared[StoredBlob]:
     """As `finish_upload`, up to where the blob's bytes are safe."""
     try:
-        session = append_upload(registry, name, upload_id, caller, start)
+        session = append_upload(registry, name, upload_id, caller, start, last=True)
     except BlobUploadUnknown:
         blob = _finished(registry, name, upload_id, caller, digest)
         return AlreadyDone(blob or _finish_committed(registry, name, upload_id, caller, digest))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import NamedTuple
 
@@ -35,9 +35,24 @@ class Upload:
     key: str
     algorithm: str
     offset: int
+    # What the store needs to go on after the first `offset` bytes, for it alone to read.
+    state: str = ""
+    # Their digest in the making; None where it could not be saved.
+    hash: bytes | None = field(default=None, repr=False)
 
 
-_COLUMNS = tuple(_uploads.c["id", "repository_id", "subject", "storage_key", "algorithm", "offset"])
+_COLUMNS = tuple(
+    _uploads.c[
+        "id",
+        "repository_id",
+        "subject",
+        "storage_key",
+        "algorithm",
+        "offset",
+        "state",
+        "hash",
+    ]
+)
 
 
 _THIS_ONE = given(_uploads, "id")
@@ -51,6 +66,9 @@ _INSERT = Statement.insert(
         "storage_key",
         "algorithm",
         "offset",
+        "state",
+        "hash",
+        "stored",
         "created_at",
         "expires_at",
     ),
@@ -66,6 +84,9 @@ def insert_upload(tx: Transaction, upload: Upload, now: datetime, expires_at: da
         storage_key=upload.key,
         algorithm=upload.algorithm,
         offset=upload.offset,
+        state=upload.state,
+        hash=upload.hash,
+        stored=upload.offset,
         created_at=to_micros(now),
         expires_at=to_micros(expires_at),
     )
@@ -199,25 +220,46 @@ _CLAIMED = sa.and_(_THIS_ONE, _uploads.c.claim.is_not_distinct_from(bindparam("f
 _SET_OFFSET = Statement(
     _uploads.update()
     .where(_CLAIMED)
-    .values(offset=bindparam("offset"), expires_at=bindparam("expires_at"))
+    .values(
+        offset=bindparam("offset"),
+        state=bindparam("state"),
+        hash=bindparam("hash"),
+        stored=bindparam("offset"),
+        expires_at=bindparam("expires_at"),
+    )
 )
 
 
-def set_offset(
-    tx: Transaction, upload_id: str, fence: str | None, offset: int, expires_at: datetime
-) -> bool:
-    """Record how many bytes are safe; False if the session has ended or is another request's."""
-    values = {"offset": offset, "expires_at": to_micros(expires_at)}
-    return tx.change(_SET_OFFSET, id=upload_id, fence=fence, **values) == 1
+def set_offset(tx: Transaction, upload: Upload, fence: str | None, expires_at: datetime) -> bool:
+    """Record how many bytes are safe, and what goes on after them.
 
-
-_PROLONG = Statement(_uploads.update().where(_CLAIMED).values(expires_at=bindparam("expires_at")))
-
-
-def prolong(tx: Transaction, upload_id: str, fence: str | None, expires_at: datetime) -> bool:
-    """Bytes are arriving: keep the session from expiring. False as set_offset."""
-    changed = tx.change(_PROLONG, id=upload_id, fence=fence, expires_at=to_micros(expires_at))
+    False if the session has ended or is another request's.
+    """
+    changed = tx.change(
+        _SET_OFFSET,
+        id=upload.id,
+        fence=fence,
+        offset=upload.offset,
+        state=upload.state,
+        hash=upload.hash,
+        expires_at=to_micros(expires_at),
+    )
     return changed == 1
+
+
+_PROLONG = Statement(
+    _uploads.update()
+    .where(_CLAIMED)
+    .values(stored=bindparam("stored"), expires_at=bindparam("expires_at"))
+)
+
+
+def prolong(
+    tx: Transaction, upload_id: str, fence: str | None, stored: int, expires_at: datetime
+) -> bool:
+    """Bytes are arriving, `stored` by now: keep the session from expiring. False as set_offset."""
+    values = {"stored": stored, "expires_at": to_micros(expires_at)}
+    return tx.change(_PROLONG, id=upload_id, fence=fence, **values) == 1
 
 
 _FINISH = Statement(_uploads.delete().where(_CLAIMED, given(_uploads, "repository_id")))
