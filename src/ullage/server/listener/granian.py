@@ -33,7 +33,7 @@ from ullage.server.listener.certificate import (
     tls_context,
 )
 from ullage.server.listener.descriptors import MAX_CONNECTIONS
-from ullage.server.listener.heads import Attended, Heads, can_look
+from ullage.server.listener.header_timeout import Attended, HeaderTimeout, can_look
 from ullage.server.listener.memory import give_back
 from ullage.server.listener.overload import Overload
 
@@ -138,7 +138,7 @@ async def _looked_after(
         watching = [overload.watch(), give_back(beside)]
         if can_look():
             port = listener.socket.getsockname()[1]
-            watching.append(Heads(app, port, listener.header_seconds, beside).watch())
+            watching.append(HeaderTimeout(app, port, listener.header_seconds, beside).watch())
         tasks = [loop.create_task(each) for each in watching]
         try:
             yield
@@ -254,7 +254,7 @@ async def _started(app: ASGIApp, listener: Listener) -> _Running:
         # Not auto: it waits for the first bytes of a connection without any time limit.
         http=HTTPModes.http1,
         http1_settings=HTTP1Settings(
-            # It also counts while a connection waits for its next request (heads.py).
+            # It also counts while a connection waits for its next request (header_timeout.py).
             header_read_timeout=int(_longest_wait(listener) * 1000),
             max_buffer_size=READ_BUFFER_BYTES,
         ),

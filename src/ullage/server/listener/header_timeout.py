@@ -65,7 +65,7 @@ class Attended:
 
 
 @dataclass(slots=True)
-class Heads:
+class HeaderTimeout:
     """Looks at the connections of one listening socket, again and again."""
 
     app: Attended
