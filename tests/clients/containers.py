@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import tempfile
+from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import ClassVar, Self
 
@@ -83,7 +84,7 @@ class Skopeo(ContainersTool):
         return tags
 
 
-class Builder(ContainersTool):
+class Builder(ContainersTool, ABC):
     """podman or buildah: builds, keeps images in its folder with the vfs driver, pushes, pulls."""
 
     def __init__(self) -> None:
@@ -122,8 +123,8 @@ class Builder(ContainersTool):
         assert self.can_pull(image)
         return self._run(image)
 
-    def _run(self, image: str) -> str:
-        raise NotImplementedError
+    @abstractmethod
+    def _run(self, image: str) -> str: ...
 
     def _command(self, *arguments: str | Path) -> list[str | Path]:
         storage = ("--root", self.folder / "root", "--runroot", self.folder / "run")
