@@ -41,7 +41,7 @@ install: $(VENV)/runtime.stamp ## leave the command at .venv/bin/ullage
 # kills whole servers all the time. Without compiled modules, which some environments forbid, each
 # process would compile all tests again.
 QUICK = not (postgresql or client or browser or slow$(if $(AREA),, or thorough))
-LEFT_OUT = $(if $(AREA),,$(addprefix --ignore tests/,access clients crash peers tls))
+LEFT_OUT = $(if $(AREA),,$(addprefix --ignore tests/,access clients crash peers prove tls))
 quick: lint ## lint, types, quick tests, in a minute (AREA=cleanup: of one)
 	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m "$(QUICK)" \
 		--durations 5 --durations-min 2 $(PYTEST_ARGS) $(strip $(LEFT_OUT) tests/$(AREA))

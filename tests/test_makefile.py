@@ -61,7 +61,8 @@ def test_quick_is_lint_and_the_tests_that_need_no_other_server() -> None:
     marks = re.findall(r'-m pytest .* -m "([^"]+)" .* tests/$', commands, re.MULTILINE)
     assert marks == ["not (postgresql or client or browser or slow or thorough)"]
     left_out = re.findall(r"--ignore (\S+)", commands)
-    assert left_out == [f"tests/{area}" for area in ("access", "clients", "crash", "peers", "tls")]
+    areas = ("access", "clients", "crash", "peers", "prove", "tls")
+    assert left_out == [f"tests/{area}" for area in areas]
     assert [folder for folder in left_out if not (ROOT / folder).is_dir()] == []
 
 

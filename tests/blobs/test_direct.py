@@ -17,6 +17,8 @@ from ullage.blobs.files.direct import AFTER_BYTES, AT_ONCE, BLOCK_BYTES, BUFFER_
 from ullage.blobs.files.store import FileBlobStore
 from ullage.blobs.protocol import StoreFull
 
+pytestmark = pytest.mark.thorough
+
 MiB = 1024 * 1024
 LARGE = AFTER_BYTES + 3 * BUFFER_BYTES + 12_345
 

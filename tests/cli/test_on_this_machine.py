@@ -17,6 +17,8 @@ from ullage.cli.client import saved
 from ullage.config import SETTINGS, load_settings
 from ullage.wiring import CannotStart, open_registry
 
+pytestmark = pytest.mark.thorough
+
 # --- help -----------------------------------------------------------------------------------------
 
 

@@ -19,6 +19,8 @@ from ullage.cli.shell.commands import Command
 from ullage.config import load_settings
 from ullage.wiring import open_registry
 
+pytestmark = pytest.mark.thorough
+
 MANAGING = [each for each in table.local() if set(PLACE) <= set(each.flags)]
 
 

@@ -13,7 +13,7 @@ from tests.cli.conftest import Ullage
 from tests.server.pushing import push_image, put_manifest
 from tests.support.server import UllageServer, command_environment
 
-pytestmark = pytest.mark.usefixtures("here")
+pytestmark = [pytest.mark.usefixtures("here"), pytest.mark.thorough]
 
 UNKNOWN = "sha256:" + "0" * 64
 DEPRECATED = (

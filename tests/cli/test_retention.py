@@ -12,7 +12,7 @@ from tests.cli.conftest import Done, Ullage
 from tests.server.pushing import push_image
 from tests.support.server import UllageServer
 
-pytestmark = pytest.mark.usefixtures("here")
+pytestmark = [pytest.mark.usefixtures("here"), pytest.mark.thorough]
 
 
 @pytest.fixture(autouse=True)

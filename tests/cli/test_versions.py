@@ -22,6 +22,8 @@ from ullage.config import load_settings
 from ullage.database.migrations.upgrade import NEWEST, SCRIPTS
 from ullage.wiring import open_registry
 
+pytestmark = pytest.mark.thorough
+
 OLDER, NEWER = "b0001", "b9999"
 OPENING = [
     each

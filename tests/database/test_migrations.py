@@ -23,6 +23,8 @@ from ullage.database.migrations.upgrade import BEFORE_THE_FIRST_RELEASE, NEWEST,
 from ullage.database.opening import open_database
 from ullage.database.schema import base
 
+pytestmark = pytest.mark.thorough
+
 
 @contextmanager
 def connected(url: str) -> Iterator[sa.Connection]:

@@ -53,6 +53,8 @@ from ullage.registry.queries.content.blobs import find_blob
 from ullage.restore.deleted import free_all
 from ullage.restore.restore import restore_operation
 
+pytestmark = pytest.mark.thorough
+
 APP, BASE = parse_repository_name("app"), parse_repository_name("base")
 BOB = Caller(subject="bob", address="192.0.2.2", agent="test")
 GUARDRAILS = ("empty-repository", "most-of-repository", "only-tag", "newest-image")

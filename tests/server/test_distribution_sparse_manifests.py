@@ -24,6 +24,8 @@ from tests.support.registry import CONFIG, INDEX, LAYER, MANIFEST, descriptor
 from tests.support.server import UllageServer
 from ullage.oci.digest import Digest, digest_of
 
+pytestmark = pytest.mark.thorough
+
 NAME = "sparse/app"
 ABSENT_LAYER, ABSENT_PLATFORM = b"a layer that is nowhere", b"?" * 1024
 

@@ -18,6 +18,8 @@ from ullage.server.http.access_log import FLUSH_SECONDS
 from ullage.server.http.proxies import MAX_HOPS, Proxies
 from ullage.server.http.request import Request
 
+pytestmark = pytest.mark.thorough
+
 PROXY, STRANGER = "10.0.0.1", "9.9.9.9"
 TRUSTED = ("10.0.0.0/8", "fd00::/8")
 

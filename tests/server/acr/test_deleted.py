@@ -23,6 +23,8 @@ from tests.support.postgres import PostgresServer
 from tests.support.server import UllageServer
 from ullage.oci.digest import digest_of
 
+pytestmark = pytest.mark.thorough
+
 DELETED, POLICY = "/api/v1/deleted", "/api/v1/policies/soft-delete"
 OPERATION = "Ullage-Operation"
 DIGEST = "sha256:" + "0" * 64
