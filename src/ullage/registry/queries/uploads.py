@@ -41,37 +41,15 @@ class Upload:
     hash: bytes | None = field(default=None, repr=False)
 
 
-_COLUMNS = tuple(
-    _uploads.c[
-        "id",
-        "repository_id",
-        "subject",
-        "storage_key",
-        "algorithm",
-        "offset",
-        "state",
-        "hash",
-    ]
-)
+_FIELDS = ("id", "repository_id", "subject", "storage_key", "algorithm", "offset", "state", "hash")
+_COLUMNS = tuple(_uploads.c[_FIELDS])
 
 
 _THIS_ONE = given(_uploads, "id")
 
 _INSERT = Statement.insert(
     _uploads,
-    (
-        "id",
-        "repository_id",
-        "subject",
-        "storage_key",
-        "algorithm",
-        "offset",
-        "state",
-        "hash",
-        "stored",
-        "created_at",
-        "expires_at",
-    ),
+    (*_FIELDS, "stored", "created_at", "expires_at"),
 )
 
 

@@ -25,7 +25,7 @@ PIECE_BYTES = 1024 * 1024
 # So many pieces of one body may arrive while the thread is busy with the ones before.
 PIECES_AHEAD = 4
 # Once all uploads together have this much in memory, they hand over smaller pieces. It comes on top
-# of what the server reads into, up to a mebibyte for each connection (listener.py).
+# of what the server reads into, up to 768 KiB for each connection (listener/granian.py).
 CROWDED_BYTES = 24 * 1024 * 1024
 CROWDED_PIECE_BYTES = 64 * 1024
 # What a chunk costs beside its bytes: a client may send a megabyte two bytes at a time.
