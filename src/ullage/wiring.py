@@ -13,14 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from ullage.accounts.authenticator import Authenticator
-from ullage.accounts.commands import run_command
 from ullage.accounts.directory import Accounts, StoredAccounts
 from ullage.accounts.htpasswd import HtpasswdAccounts, HtpasswdInvalid
 from ullage.accounts.users import ensure_admin
 from ullage.authorization import ScopeInvalid, parse_pattern
 from ullage.blobs.opening import open_blob_store
 from ullage.blobs.protocol import BlobStore, StoreUnusable
-from ullage.check.check import run_check
 from ullage.check.store_identity import (
     Places,
     StoreForeign,
@@ -465,12 +463,12 @@ def _handlers(registry: Registry, authenticator: Authenticator | None) -> dict[s
     """What a running server does for commands on the same machine."""
 
     def manage(request: dict[str, Any]) -> Iterator[dict[str, Any]]:
-        answer = run_command(registry, OPERATOR, request)
+        answer = _manage(registry, request)
         if authenticator is not None:
             authenticator.look_again()
         yield answer
 
-    return {"check": lambda request: run_check(registry, request, OPERATOR), "manage": manage}
+    return {"check": lambda request: _check(registry, request), "manage": manage}
 
 
 def manage(settings: Settings, request: Mapping[str, Any]) -> dict[str, Any]:
@@ -482,7 +480,7 @@ def manage(settings: Settings, request: Mapping[str, Any]) -> dict[str, Any]:
         raise CannotStart("the server gave no answer")
     require_registry(settings)
     with open_registry(settings, tables_may=Tables.LEAVE) as (registry, _):
-        return run_command(registry, OPERATOR, request)
+        return _manage(registry, request)
 
 
 def check(settings: Settings, request: Mapping[str, Any]) -> Iterable[dict[str, Any]]:
@@ -493,7 +491,22 @@ def check(settings: Settings, request: Mapping[str, Any]) -> Iterable[dict[str, 
         return
     require_registry(settings)
     with open_registry(settings, looking=True, tables_may=Tables.LEAVE) as (registry, _):
-        yield from run_check(registry, dict(request), OPERATOR)
+        yield from _check(registry, dict(request))
+
+
+# What these import is a megabyte that a server does not need before it is asked.
+
+
+def _manage(registry: Registry, request: Mapping[str, Any]) -> dict[str, Any]:
+    from ullage.accounts.commands import run_command
+
+    return run_command(registry, OPERATOR, request)
+
+
+def _check(registry: Registry, request: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    from ullage.check.check import run_check
+
+    return run_check(registry, request, OPERATOR)
 
 
 def migrate(settings: Settings) -> tuple[str, str]:

@@ -52,7 +52,7 @@ import json, os, sys
 from ullage.cli import table
 from ullage.config import load_settings
 from ullage.wiring import run_server
-table.local()
+table.find(("serve",))
 def told(started):
     print(json.dumps(sorted(sys.modules)), flush=True)
     os._exit(0)
@@ -63,7 +63,7 @@ UNUSED = {
     "alembic", "mako", "psycopg", "sqlalchemy.dialects.postgresql", "sqlalchemy.orm", "click",
     "jmespath", "yaml", "pygments", "ullage.cli.client.registry", "ullage.database.postgresql",
     # Until it is asked for.
-    "ullage.server.api.openapi",
+    "ullage.server.api.openapi", "ullage.check.check", "ullage.accounts.commands", "difflib",
 }  # fmt: skip
 
 

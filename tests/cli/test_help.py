@@ -1,11 +1,13 @@
 """Help: every command and every flag is explained, here and in docs/reference/cli.md."""
 
+import importlib
+import pkgutil
 from dataclasses import replace
 
 import pytest
 
 from tests.cli.conftest import Ullage
-from ullage.cli import table
+from ullage.cli import commands, local, table
 from ullage.cli.shell import groups
 from ullage.cli.shell.commands import INTERRUPTED, NOT_FOUND, Command
 from ullage.cli.shell.errors import (
@@ -94,6 +96,18 @@ def test_every_command_is_in_the_overview() -> None:
     """Those of this machine are named beside their modules, so that help need not import those."""
     assert {command.words[0] for command in table.every()} == {*table.below(()), *groups.LOCAL}
     assert all(table.below((word,)) or table.find((word,)) for word in groups.LOCAL)
+
+
+def test_no_command_of_a_module_is_left_out_of_the_table() -> None:
+    """Only the modules that a line's first word names are imported for it."""
+    modules = [
+        importlib.import_module(each.name)
+        for package in (commands, local)
+        for each in pkgutil.iter_modules(package.__path__, f"{package.__name__}.")
+    ]
+    known = {command.words for each in modules for command in getattr(each, "COMMANDS", ())}
+    assert {command.words for command in table.every()} == known
+    assert all(table.find(words) for words in known)
 
 
 def test_the_examples_in_help_are_commands_that_are_understood() -> None:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import cache
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from ullage.cli.shell.groups import GROUPS, LOCAL
@@ -11,59 +10,22 @@ from ullage.cli.shell.groups import GROUPS, LOCAL
 if TYPE_CHECKING:
     from ullage.cli.shell.commands import Command
 
+# The first words of the commands for users, in the order of help.
+_REMOTE = (
+    "repository", "manifest", "plan", "suggest", "apply", "usage", "show-usage", "why", "purge",
+    "retention", "pullers", "lock", "unlock", "job", "restore", "deleted", "login", "logout",
+    "config", "az-env", "completion",
+)  # fmt: skip
 
-@cache
+
 def remote() -> tuple[Command, ...]:
     """Those that work on a registry. The process that serves needs none of them."""
-    from ullage.cli.commands import (
-        az_env,
-        completion,
-        config,
-        job,
-        lock,
-        login,
-        manifest,
-        plan,
-        purge,
-        repository,
-        restore,
-        retention,
-        usage,
-        why,
-    )
-
-    return (
-        *repository.COMMANDS,
-        *manifest.COMMANDS,
-        *plan.COMMANDS,
-        *usage.COMMANDS,
-        *why.COMMANDS,
-        *purge.COMMANDS,
-        *retention.COMMANDS,
-        *lock.COMMANDS,
-        *job.COMMANDS,
-        *restore.COMMANDS,
-        *login.COMMANDS,
-        *config.COMMANDS,
-        *az_env.COMMANDS,
-        *completion.COMMANDS,
-    )
+    return _beginning(_REMOTE)
 
 
 def local() -> tuple[Command, ...]:
     """Those that run and manage a registry, which are slow to import."""
-    from ullage.cli.local import audit, check, migrate, scope_map, serve, token, upload, user
-
-    return (
-        *serve.COMMANDS,
-        *check.COMMANDS,
-        *migrate.COMMANDS,
-        *user.COMMANDS,
-        *token.COMMANDS,
-        *scope_map.COMMANDS,
-        *audit.COMMANDS,
-        *upload.COMMANDS,
-    )
+    return _beginning(LOCAL)
 
 
 def every() -> tuple[Command, ...]:
@@ -73,13 +35,13 @@ def every() -> tuple[Command, ...]:
 
 def find(words: tuple[str, ...]) -> Command | None:
     """The command with exactly these words."""
-    return next((command for command in _beginning(words) if command.words == words), None)
+    return next((command for command in _beginning(words[:1]) if command.words == words), None)
 
 
 def below(words: tuple[str, ...]) -> dict[str, str]:
     """What may come next after some words, with what it is; of no words, for a registry."""
     entries: dict[str, str] = {}
-    for command in _beginning(words):
+    for command in _beginning(words[:1] or _REMOTE):
         if command.hidden or command.words[: len(words)] != words:
             continue
         rest = command.words[len(words) :]
@@ -89,6 +51,66 @@ def below(words: tuple[str, ...]) -> dict[str, str]:
     return entries
 
 
-def _beginning(words: Sequence[str]) -> tuple[Command, ...]:
-    """Those that can begin like this."""
-    return local() if words and words[0] in LOCAL else remote()
+def _beginning(firsts: Iterable[str]) -> tuple[Command, ...]:
+    """All commands whose first word is one of these."""
+    return tuple(
+        command for first in firsts for command in _imported_for(first) if command.words[0] == first
+    )
+
+
+def _imported_for(first: str) -> tuple[Command, ...]:
+    """The commands of the modules that have any with this first word, others beside them.
+
+    No other module is imported: all of them take longer than to ask a registry for a list.
+    """
+    COMMANDS: tuple[Command, ...]
+    match first:
+        case "repository":
+            from ullage.cli.commands.repository import COMMANDS
+        case "manifest":
+            from ullage.cli.commands.manifest import COMMANDS
+        case "plan" | "suggest" | "apply":
+            from ullage.cli.commands.plan import COMMANDS
+        case "usage" | "show-usage":
+            from ullage.cli.commands.usage import COMMANDS
+        case "why":
+            from ullage.cli.commands.why import COMMANDS
+        case "purge":
+            from ullage.cli.commands.purge import COMMANDS
+        case "retention" | "pullers":
+            from ullage.cli.commands.retention import COMMANDS
+        case "lock" | "unlock":
+            from ullage.cli.commands.lock import COMMANDS
+        case "job":
+            from ullage.cli.commands.job import COMMANDS
+        case "restore" | "deleted":
+            from ullage.cli.commands.restore import COMMANDS
+        case "login" | "logout":
+            from ullage.cli.commands.login import COMMANDS
+        case "config":
+            from ullage.cli.commands import config, restore, retention
+
+            return config.COMMANDS + retention.COMMANDS + restore.COMMANDS
+        case "az-env":
+            from ullage.cli.commands.az_env import COMMANDS
+        case "completion":
+            from ullage.cli.commands.completion import COMMANDS
+        case "serve" | "version":
+            from ullage.cli.local.serve import COMMANDS
+        case "check":
+            from ullage.cli.local.check import COMMANDS
+        case "migrate":
+            from ullage.cli.local.migrate import COMMANDS
+        case "user":
+            from ullage.cli.local.user import COMMANDS
+        case "token":
+            from ullage.cli.local.token import COMMANDS
+        case "scope-map":
+            from ullage.cli.local.scope_map import COMMANDS
+        case "key" | "audit":
+            from ullage.cli.local.audit import COMMANDS
+        case "upload":
+            from ullage.cli.local.upload import COMMANDS
+        case _:
+            return ()
+    return COMMANDS

@@ -12,7 +12,6 @@ from starlette.types import Receive, Scope, Send
 
 from ullage.accounts.audit_log import TimeInvalid, list_audit
 from ullage.accounts.documents import AuditDocument
-from ullage.check.check import run_check
 from ullage.check.findings import Report
 from ullage.documents import Document, RequestBody
 from ullage.oci.errors import BlobUploadUnknown, TooManyRequests, Unavailable, ValueInvalid
@@ -100,6 +99,9 @@ async def check(context: Context, request: Request) -> Response:
     Where it takes long, line feeds are sent before the report, so that no proxy thinks that nothing
     happens. What makes it impossible then is an error's body with status 200.
     """
+    # Half a megabyte that a server does not need before it is asked.
+    from ullage.check.check import run_check
+
     body = await read_body(context, request, CheckRequest, ValueInvalid)
     if context.checking.locked():
         raise TooManyRequests(message="a check is going on; wait until it has ended")
