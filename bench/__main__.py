@@ -16,9 +16,20 @@ from pathlib import Path
 from bench import report
 from bench.measure import Peer, Row, rows
 from bench.rows import ROWS
-from bench.servers import DockerRegistry, Place, Running, Ullage, certified, require
+from bench.servers import (
+    DEBIAN,
+    Distribution,
+    Place,
+    Running,
+    Ullage,
+    certified,
+    find,
+    require,
+)
 from bench.several import Several
 
+# Builds of distribution that a binary may be of.
+BINARIES = {"distribution3": "distribution 3"}
 # As many as the fewest clients of a row.
 MOST_PROCESSES = 4
 
@@ -29,9 +40,13 @@ def main(arguments: Sequence[str]) -> None:
     _require(chosen, options)
     with tempfile.TemporaryDirectory(prefix="ullage-bench-", dir=options.folder) as name:
         folder = Path(name).resolve()
-        place = Place(folder, certified(folder) if options.tls else None)
+        tls = certified(folder) if options.tls else None
+        place = Place(folder, tls, options.peer_binary or DEBIAN, options.peer_checkout)
         ullage, peer = _ullage(place, options), _peer(place, options)
-        results = list(rows(chosen, ullage, peer, place, options.rounds, report.progress))
+        measured = rows(
+            chosen, ullage, peer, place, options.rounds, report.progress, restart=options.restart
+        )
+        results = list(measured)
     if options.tls:
         print("Over TLS:\n")
     print(report.table(results))
@@ -51,8 +66,26 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("rows", nargs="*", metavar="ROW", help=_names(ROWS))
     parser.add_argument("--rounds", type=int, default=5, help="rounds after a warm-up (default 5)")
     parser.add_argument("--quick", action="store_true", help="one round, without the slow rows")
-    parser.add_argument(
+    peers = parser.add_mutually_exclusive_group()
+    peers.add_argument(
         "--peer", metavar="URL", help="a running registry in docker-registry's place"
+    )
+    peers.add_argument(
+        "--peer-binary",
+        type=_binary,
+        metavar="distribution3=PATH",
+        help="another build of distribution in its place",
+    )
+    peers.add_argument(
+        "--peer-checkout",
+        type=_checkout,
+        metavar="PATH",
+        help="Ullage of another commit, checked out there, in its place",
+    )
+    parser.add_argument(
+        "--restart",
+        action="store_true",
+        help="start the servers anew for each round (two starts of one program differ)",
     )
     parser.add_argument("--tls", action="store_true", help="all servers speak TLS")
     parser.add_argument(
@@ -78,6 +111,23 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
     if options.quick:
         options.rounds = 1
     return options
+
+
+def _binary(text: str) -> Distribution:
+    """Such as "distribution3=/usr/local/bin/registry"."""
+    kind, _, path = text.partition("=")
+    if kind not in BINARIES:
+        raise argparse.ArgumentTypeError(f"{text}: {', '.join(BINARIES)}, then =PATH")
+    program = find(path)
+    if program is None:
+        raise argparse.ArgumentTypeError(f"{path}: no program")
+    return Distribution(BINARIES[kind], program)
+
+
+def _checkout(text: str) -> Path:
+    if not Path(text, "src", "ullage").is_dir():
+        raise argparse.ArgumentTypeError(f"{text}: no src/ullage below it")
+    return Path(text)
 
 
 def _wrong(options: argparse.Namespace) -> str | None:
@@ -109,8 +159,8 @@ def _chosen(options: argparse.Namespace) -> list[Row]:
 
 def _require(chosen: Sequence[Row], options: argparse.Namespace) -> None:
     require(sorted({program for row in chosen for program in row.needs}))
-    if options.peer is None:
-        require(["docker-registry"])
+    if any(row.whole for row in chosen) or not (options.peer or options.peer_checkout):
+        require([(options.peer_binary or DEBIAN).program])
     if options.database == "postgresql":
         require(["postgres"])
 
@@ -124,7 +174,7 @@ def _ullage(place: Place, options: argparse.Namespace) -> Ullage | Several:
 def _peer(place: Place, options: argparse.Namespace) -> Peer:
     if options.peer:
         return Running(options.peer)
-    return DockerRegistry(place.folder / "peer", place.tls)
+    return place.peer("peer")
 
 
 def _names(known: Sequence[Row]) -> str:

@@ -76,9 +76,9 @@ def measure(
 ) -> Result:
     """Prepare both folders once; then delete, and put back, in turns."""
     stock = Stock.make(images, doomed)
-    result = Result(row, DockerRegistry.name)
+    peer = place.collector(f"{row.name}-peer")
+    result = Result(row, peer.name)
     ullage = Ullage(place.folder / f"{row.name}-ullage", place.tls)
-    peer = DockerRegistry(place.folder / f"{row.name}-peer", place.tls)
     progress(f"{row.name}: preparing {images} images")
     for server in (ullage, peer):
         stock.put_into(server)

@@ -1,4 +1,4 @@
-"""WriteBatches, medians and ratios."""
+"""Rounds, medians and ratios."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from dataclasses import asdict, dataclass, field
 from bench.servers import DockerRegistry, Place, Running, Ullage
 from bench.several import Several
 
-Peer = DockerRegistry | Running
-Server = Ullage | Several | Peer
+Peer = Ullage | DockerRegistry | Running
+Server = Several | Peer
 
 
 def _nothing(_: Server) -> None:
@@ -86,12 +86,19 @@ def rows(
     place: Place,
     rounds: int,
     progress: Callable[[str], None],
+    *,
+    restart: bool = False,
 ) -> Iterator[Result]:
-    """Measure each row: a warm-up, then `rounds` times one after the other."""
+    """Measure each row: a warm-up, then `rounds` times one after the other.
+
+    With `restart` servers start anew for each round. Two starts of one program differ for as long
+    as they run (where their memory lies, which processor a thread is on): only several starts tell
+    one commit from another.
+    """
     together = [row for row in chosen if row.once]
     with _running(ullage, peer) if together else nullcontext():
         for row in together:
-            yield _row(row, ullage, peer, place, rounds, progress)
+            yield _row(row, ullage, peer, place, rounds, progress, restart=restart)
     for row in chosen:
         if row.whole:
             yield row.whole(row, place=place, rounds=rounds, progress=progress)
@@ -100,7 +107,7 @@ def rows(
 
 @contextmanager
 def _running(*servers: Server) -> Iterator[None]:
-    ours = [server for server in servers if not isinstance(server, Running)]
+    ours = _ours(servers)
     try:
         for server in ours:
             server.start()
@@ -110,6 +117,11 @@ def _running(*servers: Server) -> Iterator[None]:
             server.stop()
 
 
+def _ours(servers: Sequence[Server]) -> Sequence[Ullage | Several | DockerRegistry]:
+    """Those that are started and stopped here."""
+    return [server for server in servers if not isinstance(server, Running)]
+
+
 def _row(
     row: Row,
     ullage: Ullage | Several,
@@ -117,12 +129,17 @@ def _row(
     place: Place,
     rounds: int,
     progress: Callable[[str], None],
+    *,
+    restart: bool,
 ) -> Result:
     assert row.once
     result = Result(row, peer.name, ullage_name=ullage.name)
     states = (row.prepare(ullage), row.prepare(peer))
     for number in range(rounds + 1):
         progress(f"{row.name}: round {number} of {rounds}" if number else f"{row.name}: warm-up")
+        if number and restart:
+            for server in _ours((ullage, peer)):
+                server.restart()
         own, other = row.once(ullage, states[0]), row.once(peer, states[1])
         floor = row.floor(place) if row.floor else None
         if number:

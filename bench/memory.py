@@ -5,19 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from bench.measure import Result, Row
-from bench.servers import DockerRegistry, Place, Ullage
+from bench.servers import Place, Ullage
 
 MIB = 1024 * 1024
 
 
 def idle(row: Row, place: Place, rounds: int, progress: Callable[[str], None]) -> Result:
     """After the start and one request."""
-    result = Result(row, DockerRegistry.name)
+    result = Result(row, place.peer("idle-peer").name)
     for number in range(rounds):
         progress(f"{row.name}: round {number + 1} of {rounds}")
         for figures, server in (
             (result.ullage, Ullage(place.folder / f"idle-ullage-{number}", place.tls)),
-            (result.peer, DockerRegistry(place.folder / f"idle-peer-{number}", place.tls)),
+            (result.peer, place.peer(f"idle-peer-{number}")),
         ):
             server.start()
             try:

@@ -208,10 +208,7 @@ _last: dict[str, list[Measured]] = {}
 
 def _measure(place: Place, rounds: int, progress: Callable[[str], None]) -> None:
     stock = Stock()
-    servers = (
-        Ullage(place.folder / "mixed-ullage", place.tls),
-        DockerRegistry(place.folder / "mixed-peer", place.tls),
-    )
+    servers = (Ullage(place.folder / "mixed-ullage", place.tls), place.peer("mixed-peer"))
     try:
         for server in servers:
             server.start()
@@ -238,9 +235,9 @@ def _row(
 ) -> Result:
     if not _last:
         _measure(place, rounds, progress)
-    result = Result(row, DockerRegistry.name)
+    result = Result(row, place.peer("mixed-peer").name)
     result.ullage = [of(measured) for measured in _last[Ullage.name]]
-    result.peer = [of(measured) for measured in _last[DockerRegistry.name]]
+    result.peer = [of(measured) for measured in _last[result.peer_name]]
     return result
 
 

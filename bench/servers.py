@@ -33,14 +33,38 @@ http: {{addr: "{host}"{tls}}}
 
 
 @dataclass(frozen=True)
+class Distribution:
+    """One build of CNCF distribution: its name in tables, and its program."""
+
+    name: str
+    program: str
+
+
+DEBIAN = Distribution("docker-registry", "docker-registry")
+
+
+@dataclass(frozen=True)
 class Place:
-    """Where servers keep their data, and the certificate that all of them serve TLS with, if any.
+    """Where servers keep their data, the certificate that all of them serve TLS with, if any, and
+    what Ullage is compared with: a checkout of another commit, if any, or a build of distribution.
 
     `folder` is absolute.
     """
 
     folder: Path
     tls: Certificates | None = None
+    distribution: Distribution = DEBIAN
+    checkout: Path | None = None
+
+    def peer(self, name: str) -> Ullage | DockerRegistry:
+        """The other server, on the folder of this name."""
+        if self.checkout is not None:
+            return Checkout(self.folder / name, self.checkout, self.tls)
+        return self.collector(name)
+
+    def collector(self, name: str) -> DockerRegistry:
+        """A peer that has to stop in order to delete, on the folder of this name."""
+        return DockerRegistry(self.folder / name, self.tls, self.distribution)
 
 
 def certified(folder: Path) -> Certificates:
@@ -112,9 +136,19 @@ class Process:
             self._process.wait(STOP_SECONDS)
             self._process = None
 
-    def resident_bytes(self) -> int | None:
+    def restart(self) -> None:
+        """Stop, and start again on the same folder and address."""
+        self.stop()
+        self.start()
+
+    @property
+    def pid(self) -> int:
+        """Of the process that runs now."""
         assert self._process is not None
-        for line in Path(f"/proc/{self._process.pid}/status").read_text().splitlines():
+        return self._process.pid
+
+    def resident_bytes(self) -> int | None:
+        for line in Path(f"/proc/{self.pid}/status").read_text().splitlines():
             if line.startswith("RssAnon:"):
                 return int(line.split()[1]) * 1024
         return None
@@ -138,15 +172,24 @@ class Ullage(Process):
         super().__init__(folder, tls)
         self._settings = settings
 
+    @property
+    def _checkout(self) -> Path:
+        """Whose `src` runs."""
+        return ROOT
+
+    @property
+    def _python(self) -> str:
+        return sys.executable
+
     def command(self) -> Sequence[str | Path]:
-        serve = [sys.executable, "-m", "ullage", "serve", "--listen", self.host]
+        serve = [self._python, "-m", "ullage", "serve", "--listen", self.host]
         serve += ["--data", str(self.folder), "--read-grace", "0s", *self._settings]
         if self.tls is None:
             return serve
         return [*serve, "--tls-cert", self.tls.certificate, "--tls-key", self.tls.key]
 
     def environment(self) -> Mapping[str, str]:
-        return {**os.environ, "PYTHONPATH": str(ROOT / "src")}
+        return {**os.environ, "PYTHONPATH": str(self._checkout / "src")}
 
     @property
     def blobs(self) -> Path:
@@ -154,10 +197,36 @@ class Ullage(Process):
         return self.folder / "blobs"
 
 
-class DockerRegistry(Process):
-    """Debian's docker-registry (CNCF distribution 2.8) with its file system driver."""
+class Checkout(Ullage):
+    """`ullage serve` of another checkout of this project, by its own `.venv` if it has one."""
 
-    name = "docker-registry"
+    def __init__(self, folder: Path, checkout: Path, tls: Certificates | None = None) -> None:
+        super().__init__(folder, tls)
+        self._path = checkout.resolve()
+        self.name = f"ullage of {self._path.name}"
+
+    @property
+    def _checkout(self) -> Path:
+        return self._path
+
+    @property
+    def _python(self) -> str:
+        own = self._path / ".venv" / "bin" / "python"
+        return str(own) if own.exists() else super()._python
+
+
+class DockerRegistry(Process):
+    """CNCF distribution with its file system driver; Debian's (2.8) unless another is named."""
+
+    def __init__(
+        self,
+        folder: Path,
+        tls: Certificates | None = None,
+        distribution: Distribution = DEBIAN,
+    ) -> None:
+        super().__init__(folder, tls)
+        self.name = distribution.name
+        self._program = distribution.program
 
     @property
     def _config(self) -> Path:
@@ -175,12 +244,18 @@ class DockerRegistry(Process):
         self._config.write_text(_PEER_CONFIG.format(root=self.folder, host=self.host, tls=tls))
 
     def command(self) -> Sequence[str | Path]:
-        return ["docker-registry", "serve", self._config]
+        return [self._program, "serve", self._config]
+
+    def environment(self) -> Mapping[str, str]:
+        # Version 3 sends traces to a collector unless told not to; version 2 has none.
+        return {**os.environ, "OTEL_TRACES_EXPORTER": "none"}
 
     def collect(self) -> None:
         """Its garbage collection, for which it must be stopped."""
-        command = ["docker-registry", "garbage-collect", "--delete-untagged", str(self._config)]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        command = [self._program, "garbage-collect", "--delete-untagged", str(self._config)]
+        done = subprocess.run(
+            command, env=dict(self.environment()), capture_output=True, text=True, check=False
+        )
         if done.returncode:
             raise RuntimeError(f"garbage-collect failed: {done.stderr[-500:]}")
 

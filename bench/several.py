@@ -91,6 +91,11 @@ class Several:
         for process in (self._database, *self._processes):
             process.start()
 
+    def restart(self) -> None:
+        """The processes of the registry; their database stays."""
+        for process in self._processes:
+            process.restart()
+
     def stop(self) -> None:
         for process in (*self._processes, self._database):
             process.stop()
