@@ -44,10 +44,10 @@ class Store(MemoryBlobStore):
 
     fault: Exception | None = None
 
-    def delete(self, keys: Iterable[str]) -> None:
+    def delete(self, keys: Iterable[str], states: Iterable[str] = ()) -> None:
         if self.fault is not None:
             raise self.fault
-        super().delete(keys)
+        super().delete(keys, states)
 
 
 class TwoClocks(FakeClock):
@@ -334,8 +334,8 @@ def test_it_finds_own_bytes_that_no_row_names(
     """What a defect left behind goes too, a day later; nothing else does."""
     push_image(running.registry, "app", "v1", [LAYER])
     own, *_ = begin_batch(running.registry, lambda tx, keys: None)
-    running.store.create(own)
-    running.store.create("f" * 32)
+    running.store.begin(own).close()
+    running.store.begin("f" * 32).close()
     running.clock.advance(2 * DAY.total_seconds())
     monkeypatch.setattr(worker_module, "FIRST_RECONCILE_SECONDS", 0)
     limits = replace(running.registry.limits, max_unknown_percent=100)

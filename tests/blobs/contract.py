@@ -18,7 +18,15 @@ from typing import Any
 
 import pytest
 
-from ullage.blobs.protocol import Append, BlobStore, Buffer, KeyUnknown, StoredObject, StoreFull
+from ullage.blobs.protocol import (
+    Append,
+    BlobStore,
+    Buffer,
+    KeyUnknown,
+    Reader,
+    StoredObject,
+    StoreFull,
+)
 
 MiB = 1024 * 1024
 
@@ -40,13 +48,17 @@ BAD_KEYS = [
 ]
 
 OPERATIONS: dict[str, Callable[[BlobStore, str], Any]] = {
-    "create": lambda store, key: store.create(key),
-    "append": lambda store, key: store.append(key, 0),
-    "commit": lambda store, key: store.commit(key),
-    "open": lambda store, key: store.open(key),
+    "begin": lambda store, key: store.begin(key),
+    "resume": lambda store, key: store.resume(key, 0, ""),
+    "open": lambda store, key: store.open(key, 1),
+    "link": lambda store, key: store.link(key, 60),
     "delete": lambda store, key: store.delete([key]),
     "size": lambda store, key: store.size(key),
 }
+
+
+# What the last sync of `upload` returned for each key.
+STATES: dict[str, str] = {}
 
 
 def fresh_key() -> str:
@@ -56,23 +68,54 @@ def fresh_key() -> str:
 def upload(store: BlobStore, data: Buffer = b"bytes", key: str | None = None) -> str:
     """A synced, still appendable object."""
     key = key or fresh_key()
-    store.create(key)
-    with store.append(key, 0) as append:
+    with store.begin(key) as append:
         append.write(data)
-        append.sync()
+        STATES[key] = append.sync()
     return key
+
+
+def create(store: BlobStore, key: str) -> None:
+    """An appendable object without a byte."""
+    store.begin(key).close()
+
+
+def resume(store: BlobStore, key: str, offset: int) -> Append:
+    """Go on with what `upload` has synced."""
+    return store.resume(key, offset, STATES.get(key, ""))
+
+
+def commit(store: BlobStore, key: str) -> int:
+    """Commit an object as it is, or once more; its size. Raises KeyUnknown."""
+    size = store.size(key)
+    if size is None:
+        raise KeyUnknown(key)
+    with resume(store, key, size) as append:
+        append.commit()
+    return size
 
 
 def put(store: BlobStore, data: Buffer = b"bytes", key: str | None = None) -> str:
     """A committed object."""
     key = upload(store, data, key)
-    assert store.commit(key) == len(data)
+    assert commit(store, key) == len(data)
     return key
 
 
 def content(store: BlobStore, key: str) -> bytes:
-    with store.open(key) as reader:
+    size = store.size(key)
+    with store.open(key, -1 if size is None else size) as reader:
         return reader.read_at(0, reader.size)
+
+
+def opened(store: BlobStore, key: str) -> Reader:
+    """A committed object, to be read."""
+    return store.open(key, store.size(key) or 0)
+
+
+def appended(store: BlobStore, key: str) -> bytes:
+    """The bytes of an object that is committed for it, for only those can be read."""
+    commit(store, key)
+    return content(store, key)
 
 
 def listed(store: BlobStore) -> dict[str, StoredObject]:
@@ -121,36 +164,36 @@ class BlobStoreContract:
 
     def test_appended_bytes_are_read_back(self, store: BlobStore) -> None:
         key = fresh_key()
-        store.create(key)
-        with store.append(key, 0) as append:
+        create(store, key)
+        with resume(store, key, 0) as append:
             append.write(b"one ")
             append.write(bytearray(b"two "))
             append.write(memoryview(b"...three...")[3:8])
             append.write(b"")
             assert append.offset == 13
             append.sync()
-        assert store.commit(key) == 13
+        assert commit(store, key) == 13
         assert content(store, key) == b"one two three"
 
     def test_views_of_wider_items_are_written_as_their_bytes(self, store: BlobStore) -> None:
         key = put(store, b"")
         other = fresh_key()
-        store.create(other)
-        with store.append(other, 0) as append:
+        create(store, other)
+        with resume(store, other, 0) as append:
             append.write(memoryview(b"abcdefgh").cast("I"))
             assert append.offset == 8
-        assert content(store, other) == b"abcdefgh"
-        assert content(store, key) == b""
+        assert appended(store, other) == b"abcdefgh"
+        assert appended(store, key) == b""
 
     def test_large_pieces_arrive_whole(self, store: BlobStore) -> None:
         pieces = [secrets.token_bytes(MiB) for _ in range(3)] + [b"tail"]
         key = fresh_key()
-        store.create(key)
-        with store.append(key, 0) as append:
+        create(store, key)
+        with resume(store, key, 0) as append:
             for piece in pieces:
                 append.write(memoryview(piece))
-        assert store.commit(key) == 3 * MiB + 4
-        with store.open(key) as reader:
+        assert commit(store, key) == 3 * MiB + 4
+        with opened(store, key) as reader:
             read = b"".join(reader.read_at(at, 700_000) for at in range(0, reader.size, 700_000))
         assert hashlib.sha256(read).digest() == hashlib.sha256(b"".join(pieces)).digest()
 
@@ -162,7 +205,6 @@ class BlobStoreContract:
                 append.write(memoryview(data)[start : start + MiB + 777])
                 assert append.offset == min(start + MiB + 777, len(data))
             append.sync()
-            assert content(store, key) == data
             append.write(b"more")
             append.commit()
         assert store.size(key) == len(data) + 4
@@ -174,40 +216,40 @@ class BlobStoreContract:
         data = secrets.token_bytes(17 * MiB)
         with store.begin(key := fresh_key()) as append:
             append.write(data)
-        assert store.commit(key) == len(data)
+        assert commit(store, key) == len(data)
         assert content(store, key) == data
 
     def test_the_callers_buffer_is_free_again_after_a_write(self, store: BlobStore) -> None:
         key = fresh_key()
-        store.create(key)
+        create(store, key)
         buffer = bytearray(b"first")
-        with store.append(key, 0) as append:
+        with resume(store, key, 0) as append:
             append.write(buffer)
             buffer[:] = b"second one"  # a BufferError if the store still had a view of it
             append.write(buffer)
-        assert content(store, key) == b"firstsecond one"
+        assert appended(store, key) == b"firstsecond one"
 
     def test_an_upload_is_resumed_where_it_stopped(self, store: BlobStore) -> None:
         key = upload(store, b"hello, ")
-        with store.append(key, 7) as append:
+        with resume(store, key, 7) as append:
             assert append.offset == 7
             append.write(b"world")
-        assert store.commit(key) == 12
+        assert commit(store, key) == 12
         assert content(store, key) == b"hello, world"
 
     def test_resuming_drops_what_lies_beyond_the_offset(self, store: BlobStore) -> None:
         """deletion.md R18: write at the recorded offset after truncating the tail."""
         key = upload(store, b"kept|not recorded, and longer than what comes")
-        with store.append(key, 5) as append:
+        with resume(store, key, 5) as append:
             append.write(b"new")
         assert store.size(key) == 8
-        assert store.commit(key) == 8
+        assert commit(store, key) == 8
         assert content(store, key) == b"kept|new"
 
     def test_truncating_alone_is_enough(self, store: BlobStore) -> None:
         key = upload(store, b"0123456789")
-        store.append(key, 4).close()
-        assert store.commit(key) == 4
+        resume(store, key, 4).close()
+        assert commit(store, key) == 4
         assert content(store, key) == b"0123"
 
     @pytest.mark.parametrize("offset", [6, 2**40, -1])
@@ -216,87 +258,87 @@ class BlobStoreContract:
     ) -> None:
         key = upload(store, b"12345")
         with pytest.raises(OSError, match="no byte") as refused:
-            store.append(key, offset)
+            resume(store, key, offset)
         assert refused.value.errno == errno.EINVAL
-        assert content(store, key) == b"12345"
+        assert appended(store, key) == b"12345"
 
     def test_a_committed_object_takes_no_more_bytes(self, store: BlobStore) -> None:
         key = put(store)
         with pytest.raises(KeyUnknown):
-            store.append(key, 0)
+            resume(store, key, 0)
         assert content(store, key) == b"bytes"
 
     def test_an_object_has_one_append_at_a_time(self, store: BlobStore) -> None:
         """A stalled request must not write into what another one has taken over and hashed."""
         key = upload(store)
-        with store.append(key, 5) as first:
+        with resume(store, key, 5) as first:
             with pytest.raises(OSError, match="still open") as refused:
-                store.append(key, 0)
+                resume(store, key, 0)
             assert refused.value.errno == errno.EBUSY
             first.write(b" kept")
-        with store.append(key, 10) as second:
+        with resume(store, key, 10) as second:
             second.write(b" too")
-        assert content(store, key) == b"bytes kept too"
+        assert appended(store, key) == b"bytes kept too"
 
     def test_a_commit_is_refused_while_an_append_is_open(self, store: BlobStore) -> None:
         key = upload(store)
-        with store.append(key, 5) as append:
+        with resume(store, key, 5) as append:
             with pytest.raises(OSError, match="still open") as refused:
-                store.commit(key)
+                commit(store, key)
             assert refused.value.errno == errno.EBUSY
             append.write(b"!")
-        assert store.commit(key) == 6
+        assert commit(store, key) == 6
 
     def test_a_closed_append_takes_nothing(self, store: BlobStore) -> None:
         key = upload(store)
-        append = store.append(key, 5)
+        append = resume(store, key, 5)
         append.close()
         append.close()
         with pytest.raises(ValueError, match="closed"):
             append.write(b"late")
         with pytest.raises(ValueError, match="closed"):
             append.sync()
-        assert content(store, key) == b"bytes"
+        assert appended(store, key) == b"bytes"
 
     def test_an_append_closes_when_its_block_fails(self, store: BlobStore) -> None:
         key = upload(store)
 
         def broken_connection() -> None:
-            with store.append(key, 5) as append:
+            with resume(store, key, 5) as append:
                 append.write(b", kept")
                 raise ConnectionResetError
 
         with pytest.raises(ConnectionResetError):
             broken_connection()
-        with store.append(key, 11) as append:
+        with resume(store, key, 11) as append:
             append.write(b", resumed")
-        assert content(store, key) == b"bytes, kept, resumed"
+        assert appended(store, key) == b"bytes, kept, resumed"
 
     # --- create and commit ---
 
     def test_an_object_of_no_bytes_is_an_object(self, store: BlobStore) -> None:
         key = fresh_key()
-        store.create(key)
+        create(store, key)
         assert store.size(key) == 0
-        assert store.commit(key) == 0
+        assert commit(store, key) == 0
         assert store.size(key) == 0
-        with store.open(key) as reader:
+        with opened(store, key) as reader:
             assert reader.size == 0
             assert reader.read_at(0, 10) == b""
 
     def test_an_append_commits_what_it_wrote(self, store: BlobStore) -> None:
         key = upload(store)
-        with store.append(key, 5) as append:
+        with resume(store, key, 5) as append:
             append.write(b" and more")
             append.commit()
         assert content(store, key) == b"bytes and more"
-        assert store.commit(key) == 14
+        assert commit(store, key) == 14
         with pytest.raises(KeyUnknown):
-            store.append(key, 14)
+            resume(store, key, 13)
 
     def test_an_append_of_a_deleted_object_commits_nothing(self, store: BlobStore) -> None:
         key = upload(store)
-        with store.append(key, 5) as append:
+        with resume(store, key, 5) as append:
             store.delete([key])
             with pytest.raises(KeyUnknown):
                 append.commit()
@@ -304,18 +346,67 @@ class BlobStoreContract:
 
     def test_commit_is_idempotent(self, store: BlobStore) -> None:
         key = upload(store)
-        assert [store.commit(key) for _ in range(3)] == [5, 5, 5]
+        assert [commit(store, key) for _ in range(3)] == [5, 5, 5]
         assert content(store, key) == b"bytes"
         assert listed(store)[key].committed
 
-    @pytest.mark.parametrize("make", [upload, put])
-    def test_a_key_in_use_is_not_created_again(
-        self, store: BlobStore, make: Callable[[BlobStore], str]
-    ) -> None:
-        key = make(store)
+    def test_an_upload_is_not_begun_again(self, store: BlobStore) -> None:
+        key = upload(store)
         with pytest.raises(FileExistsError):
-            store.create(key)
+            create(store, key)
+        assert appended(store, key) == b"bytes"
+
+    def test_what_is_not_committed_cannot_be_opened(self, store: BlobStore) -> None:
+        key = upload(store)
+        with pytest.raises(KeyUnknown), store.open(key, 5) as reader:
+            reader.read_at(0, 5)
+        assert appended(store, key) == b"bytes"
+
+    def test_a_committed_object_is_resumed_to_be_committed_only(self, store: BlobStore) -> None:
+        """deletion.md section 3.3: the answer was lost, or its process was killed."""
+        key = put(store)
+        with store.resume(key, 5, "") as append:
+            assert append.offset == 5
+            append.commit()
+            append.commit()
+        late = pytest.raises(KeyUnknown)
+        with late, store.resume(key, 5, "") as append:
+            append.write(b"late")
+            append.sync()
         assert content(store, key) == b"bytes"
+
+    # --- leftovers and links ---
+
+    def test_a_shard_of_a_listing_has_the_keys_that_begin_with_it(self, store: BlobStore) -> None:
+        keys = {
+            put(store),
+            upload(store),
+            put(store, b"", "00" * 16),
+            upload(store, b"", "ff" * 16),
+        }
+        shards = [{each.key for each in store.list(shard)} for shard in range(256)]
+        assert set().union(*shards) == keys
+        for number, shard in enumerate(shards):
+            assert all(int(key[:2], 16) == number for key in shard)
+
+    def test_what_a_listing_found_is_dropped_and_nothing_else(self, store: BlobStore) -> None:
+        kept, gone = {put(store), upload(store)}, {put(store), upload(store)}
+        found = [each for each in store.list() if each.key in gone]
+        store.drop(found)
+        store.drop(found)
+        assert set(listed(store)) == kept
+
+    def test_a_blob_is_not_dropped_for_the_upload_that_it_was(self, store: BlobStore) -> None:
+        key = upload(store)
+        found = list(store.list())
+        commit(store, key)
+        store.drop(found)
+        assert content(store, key) == b"bytes"
+
+    def test_the_same_state_leaves_nothing_over(self, store: BlobStore) -> None:
+        state = STATES[upload(store)]
+        assert store.leftover(state, state) is None
+        assert store.leftover("", None) is None
 
     def test_objects_do_not_touch_each_other(self, store: BlobStore) -> None:
         """Keys that differ in one digit, first or last, are as different as any."""
@@ -329,7 +420,7 @@ class BlobStoreContract:
 
     # --- missing and malformed keys ---
 
-    @pytest.mark.parametrize("operation", ["append", "commit", "open"])
+    @pytest.mark.parametrize("operation", ["resume", "open"])
     def test_a_missing_key_is_unknown(self, store: BlobStore, operation: str) -> None:
         key = fresh_key()
         with pytest.raises(KeyUnknown) as unknown:
@@ -355,7 +446,7 @@ class BlobStoreContract:
 
     def test_any_part_can_be_read(self, store: BlobStore) -> None:
         key = put(store, b"0123456789")
-        with store.open(key) as reader:
+        with opened(store, key) as reader:
             assert reader.size == 10
             assert reader.read_at(0, 10) == b"0123456789"
             assert reader.read_at(3, 4) == b"3456"
@@ -366,51 +457,28 @@ class BlobStoreContract:
 
     @pytest.mark.parametrize(("offset", "n"), [(-1, 1), (0, -1)])
     def test_negative_places_are_refused(self, store: BlobStore, offset: int, n: int) -> None:
-        with store.open(put(store)) as reader, pytest.raises(OSError) as refused:  # noqa: PT011
+        with opened(store, put(store)) as reader, pytest.raises(OSError) as refused:  # noqa: PT011
             reader.read_at(offset, n)
         assert refused.value.errno == errno.EINVAL
 
-    def test_an_upload_can_be_read_too(self, store: BlobStore) -> None:
-        """Its digest is worked out again from its bytes when a session is resumed."""
-        key = upload(store, b"so far")
-        with store.open(key) as reader:
-            assert reader.size == 6
-            assert reader.read_at(3, 3) == b"far"
-
     def test_what_is_read_without_waiting_is_the_same_or_nothing(self, store: BlobStore) -> None:
-        with store.open(put(store, b"0123456789")) as reader:
+        with opened(store, put(store, b"0123456789")) as reader:
             spans = [(0, 10), (3, 4), (8, 100), (10, 1), (10**6, 1), (5, 0), (0, 2)]
             found = [reader.read_now(offset, n) for offset, n in spans]
             for (offset, n), data in zip(spans, found, strict=True):
                 assert data in (None, reader.read_at(offset, n))
 
     def test_a_closed_reader_reads_nothing(self, store: BlobStore) -> None:
-        reader = store.open(put(store))
+        reader = opened(store, put(store))
         reader.close()
         reader.close()
         for read in (reader.read_at, reader.read_now):
             with pytest.raises(ValueError, match="closed"):
                 read(0, 1)
 
-    def test_an_open_reader_survives_the_deletion(self, store: BlobStore) -> None:
-        """deletion.md R20: a pull in progress ends well."""
-        key = put(store, b"0123456789")
-        with store.open(key) as reader:
-            assert reader.read_at(0, 3) == b"012"
-            store.delete([key])
-            assert reader.read_at(3, 7) == b"3456789"
-        with pytest.raises(KeyUnknown):
-            store.open(key)
-
-    def test_an_open_reader_survives_the_commit(self, store: BlobStore) -> None:
-        key = upload(store)
-        with store.open(key) as reader:
-            store.commit(key)
-            assert reader.read_at(0, 5) == b"bytes"
-
     def test_threads_share_a_reader(self, store: BlobStore) -> None:
         data = secrets.token_bytes(8 * 4096)
-        with store.open(put(store, data)) as reader:
+        with opened(store, put(store, data)) as reader:
 
             def read(start: int) -> bool:
                 spans = range(start, len(data), 1009)
@@ -425,7 +493,7 @@ class BlobStoreContract:
         store.delete(iter(gone))
         assert [store.size(key) for key in gone] == [None] * 3
         assert set(listed(store)) == set(kept)
-        assert [content(store, key) for key in kept] == [b"bytes"] * 2
+        assert [appended(store, key) for key in kept] == [b"bytes"] * 2
 
     def test_deleting_twice_or_nothing_is_fine(self, store: BlobStore) -> None:
         key = put(store)
@@ -437,12 +505,12 @@ class BlobStoreContract:
     def test_an_upload_deleted_under_its_writer_stays_deleted(self, store: BlobStore) -> None:
         """deletion.md R17: cancel against a running PATCH; the loser learns it at the commit."""
         key = upload(store)
-        with store.append(key, 5) as append:
+        with resume(store, key, 5) as append:
             store.delete([key])
             append.write(b"into the void")
             append.sync()
         with pytest.raises(KeyUnknown):
-            store.commit(key)
+            commit(store, key)
         assert store.size(key) is None
         assert listed(store) == {}
 
@@ -498,14 +566,14 @@ class BlobStoreContract:
         listing = store.list()
         seen = {next(listing).key}
         for key in keys:
-            store.commit(key)
+            commit(store, key)
         seen.update(each.key for each in listing)
         assert seen == keys
 
     def test_sizes_are_known_before_and_after_the_commit(self, store: BlobStore) -> None:
         key = upload(store, b"1234")
         assert store.size(key) == 4
-        store.commit(key)
+        commit(store, key)
         assert store.size(key) == 4
 
     # --- concurrency ---
@@ -535,27 +603,27 @@ class BlobStoreContract:
         for _ in range(10):
             key = fresh_key()
 
-            def create(key: str = key) -> bool:
+            def begin(key: str = key) -> bool:
                 try:
-                    store.create(key)
+                    create(store, key)
                 except FileExistsError:
                     return False
                 return True
 
-            assert sorted(in_threads(*[create] * 8)) == [False] * 7 + [True]
+            assert sorted(in_threads(*[begin] * 8)) == [False] * 7 + [True]
 
     def test_commit_and_delete_of_one_key_end_one_way_or_the_other(self, store: BlobStore) -> None:
         """deletion.md R17. Whichever was first: after the delete nothing of the object is left."""
         for _ in range(50):
             key = upload(store)
 
-            def commit(key: str = key) -> int | None:
+            def finish(key: str = key) -> int | None:
                 try:
-                    return store.commit(key)
+                    return commit(store, key)
                 except KeyUnknown:
                     return None
 
-            outcome, _ = in_threads(commit, partial(store.delete, [key]))
+            outcome, _ = in_threads(finish, partial(store.delete, [key]))
             assert outcome in (5, None)
             assert store.size(key) is None
         assert listed(store) == {}
@@ -570,9 +638,9 @@ class BlobStoreContract:
         """reliability.md F15: deletes and reads keep working, the session stays resumable."""
         kept = put(small_store, b"kept")
         key = fresh_key()
-        small_store.create(key)
+        create(small_store, key)
         piece = bytearray(secrets.token_bytes(MiB))
-        with small_store.append(key, 0) as append:
+        with resume(small_store, key, 0) as append:
             with pytest.raises(StoreFull) as full:
                 fill(append, piece)
             assert full.value.errno == errno.ENOSPC
@@ -584,8 +652,8 @@ class BlobStoreContract:
         assert free < MiB
         assert content(small_store, kept) == b"kept"
 
-        small_store.append(key, stored // 2).close()
-        assert small_store.commit(key) == stored // 2
+        resume(small_store, key, stored // 2).close()
+        assert commit(small_store, key) == stored // 2
         small_store.delete([key])
         free = small_store.free_bytes()
         assert free is not None

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.blobs.contract import content, fresh_key
+from tests.blobs.contract import content, create, fresh_key, resume
 from ullage.blobs.files.direct import AFTER_BYTES, AT_ONCE, BLOCK_BYTES, BUFFER_BYTES, direct_from
 from ullage.blobs.files.store import FileBlobStore
 from ullage.blobs.protocol import StoreFull
@@ -79,10 +79,10 @@ def test_an_upload_that_goes_on_anywhere_begins_at_a_block(
     store: FileBlobStore, writes: Writes, offset: int
 ) -> None:
     data = secrets.token_bytes(offset + AFTER_BYTES + 2 * BUFFER_BYTES)
-    store.create(key := fresh_key())
-    with store.append(key, 0) as append:
+    create(store, key := fresh_key())
+    with resume(store, key, 0) as append:
         append.write(data[:offset])
-    with store.append(key, offset) as append:
+    with resume(store, key, offset) as append:
         append.write(memoryview(data)[offset:])
         append.commit()
     assert content(store, key) == data

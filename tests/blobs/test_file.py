@@ -17,11 +17,15 @@ import pytest
 from tests.blobs.contract import (
     OPERATIONS,
     BlobStoreContract,
+    commit,
     content,
+    create,
     fresh_key,
     in_threads,
     listed,
+    opened,
     put,
+    resume,
     upload,
 )
 from tests.support.disks import small_disk
@@ -29,6 +33,8 @@ from ullage.blobs.files import store as driver
 from ullage.blobs.files.store import FileBlobStore
 from ullage.blobs.opening import open_blob_store
 from ullage.blobs.protocol import BlobStore, KeyUnknown, StoreFull, StoreUnusable
+
+COMMITTING = {**OPERATIONS, "commit": commit}
 
 KEY = "abcd" + "0" * 28
 SIBLING = "abcd" + "1" * 28
@@ -74,7 +80,7 @@ def open_descriptors() -> int:
 def test_objects_lie_where_the_documentation_says(store: BlobStore, root: Path) -> None:
     upload(store, b"bytes", KEY)
     assert tree(root) == {"uploads", "blobs", f"uploads/{KEY}"}
-    store.commit(KEY)
+    commit(store, KEY)
     assert tree(root) == {"uploads", "blobs", f"blobs/ab/{KEY}"}
     assert {f"blobs/{path.name}" for path in (root / "blobs").iterdir()} == SHARDS
 
@@ -99,9 +105,9 @@ def test_a_reopened_store_has_everything(store: BlobStore, root: Path) -> None:
     committed, appendable = put(store), upload(store)
     reopened = FileBlobStore(root)
     assert content(reopened, committed) == b"bytes"
-    with reopened.append(appendable, 5) as append:
+    with resume(reopened, appendable, 5) as append:
         append.write(b" and more")
-    assert reopened.commit(appendable) == 14
+    assert commit(reopened, appendable) == 14
 
 
 def test_deleting_leaves_nothing_behind(store: BlobStore, root: Path) -> None:
@@ -159,7 +165,7 @@ def test_the_root_itself_may_be_a_link(tmp_path: Path) -> None:
 def test_what_was_just_written_is_read_without_waiting(store: BlobStore) -> None:
     """It is in the page cache; what was thrown out of it comes from the disk, by a thread."""
     data = os.urandom(3 * 4096 + 17)
-    with store.open(put(store, data)) as reader:
+    with opened(store, put(store, data)) as reader:
         assert reader.read_now(1, 99_999) == data[1:]
 
 
@@ -195,7 +201,7 @@ def test_a_full_disk_does_not_keep_a_store_from_opening(tmp_path: Path) -> None:
     with small_disk(tmp_path, "size=1m"):
         store = FileBlobStore(tmp_path)
         key = upload(store, b"")
-        with store.append(key, 0) as append, pytest.raises(StoreFull):
+        with resume(store, key, 0) as append, pytest.raises(StoreFull):
             append.write(bytes(2**21))
         reopened = FileBlobStore(tmp_path)
         assert reopened.free_bytes() == 0
@@ -238,7 +244,7 @@ def untouched(victim: Path) -> bool:
 
 
 @pytest.mark.parametrize("place", ["uploads/{}", "blobs/ab/{}"])
-@pytest.mark.parametrize("operation", ["create", "append", "commit", "open", "size"])
+@pytest.mark.parametrize("operation", ["resume", "commit", "open", "size"])
 def test_a_link_in_the_place_of_an_object_is_not_followed(
     store: BlobStore, root: Path, victim: Path, operation: str, place: str
 ) -> None:
@@ -247,7 +253,7 @@ def test_a_link_in_the_place_of_an_object_is_not_followed(
     link.parent.mkdir(parents=True, exist_ok=True)
     link.symlink_to(victim / "secret")
     with pytest.raises((OSError, KeyUnknown)):
-        OPERATIONS[operation](store, KEY)
+        COMMITTING[operation](store, KEY)
     assert link.is_symlink()
     assert untouched(victim)
 
@@ -265,7 +271,7 @@ def test_deleting_a_link_removes_the_link(
 
 
 @pytest.mark.parametrize("place", ["blobs/ab"])
-@pytest.mark.parametrize("operation", OPERATIONS)
+@pytest.mark.parametrize("operation", COMMITTING.keys() - {"begin", "link"})
 def test_a_link_in_the_place_of_a_shard_is_not_followed(
     store: BlobStore, root: Path, victim: Path, operation: str, place: str
 ) -> None:
@@ -276,20 +282,23 @@ def test_a_link_in_the_place_of_a_shard_is_not_followed(
         upload(FileBlobStore(root.parent / "other"), b"bytes", KEY)
         (root.parent / "other" / "uploads" / KEY).rename(root / "uploads" / KEY)
     with pytest.raises((NotADirectoryError, KeyUnknown)):
-        OPERATIONS[operation](store, KEY)
+        COMMITTING[operation](store, KEY)
     assert (victim / KEY).read_bytes() == b"not ours"
     assert (root / place).is_symlink()
     if operation == "commit":
         assert (root / "uploads" / KEY).exists()
 
 
-@pytest.mark.parametrize("operation", ["append", "commit", "open", "size"])
+@pytest.mark.parametrize(
+    ("operation", "place"),
+    [("resume", "uploads"), ("commit", "uploads"), ("size", "uploads"), ("open", "blobs/ab")],
+)
 def test_a_fifo_in_the_place_of_an_object_does_not_hang(
-    store: BlobStore, root: Path, operation: str
+    store: BlobStore, root: Path, operation: str, place: str
 ) -> None:
-    os.mkfifo(root / "uploads" / KEY)
+    os.mkfifo(root / place / KEY)
     with pytest.raises(OSError, match="not a regular file") as error:
-        OPERATIONS[operation](store, KEY)
+        COMMITTING[operation](store, KEY)
     assert error.value.errno == errno.EIO
 
 
@@ -524,7 +533,7 @@ def test_a_commit_syncs_bytes_before_the_name_and_then_the_name(
     """deletion.md section 3, UPLOAD; reliability.md F7."""
     upload(store, b"bytes", KEY)
     steps.clear()
-    store.commit(KEY)
+    commit(store, KEY)
     assert steps == [
         f"fsync uploads/{KEY}",
         "(blob.commit.after_fsync)",
@@ -540,7 +549,7 @@ def test_a_repeated_commit_syncs_what_a_killed_one_may_not_have(
 ) -> None:
     put(store, b"bytes", KEY)
     steps.clear()
-    assert store.commit(KEY) == 5
+    assert commit(store, KEY) == 5
     assert steps == ["fsync blobs/ab"]
 
 
@@ -601,23 +610,23 @@ def test_a_failed_fsync_is_never_tried_again(
 ) -> None:
     """reliability.md F18: once, then fine; the second success would be a lie."""
     key = upload(store)
-    append = store.append(key, 5)
+    append = resume(store, key, 5)
     append.write(b" that may be lost")
     fsync = FailingFsync(monkeypatch, key, number, times=1)
     with pytest.raises(OSError, match=os.strerror(number)) as error:
         append.sync()
     assert isinstance(error.value, StoreFull) is (number != errno.EIO)
-    for again in (append.sync, lambda: store.append(key, 5), lambda: store.commit(key)):
+    for again in (append.sync, lambda: resume(store, key, 5), lambda: commit(store, key)):
         with pytest.raises(OSError, match="an earlier fsync of this object failed"):
             again()
     append.close()
     with pytest.raises(OSError, match="an earlier fsync of this object failed"):
-        store.commit(key)
+        commit(store, key)
     assert fsync.calls == 1
     store.delete([key])
     assert store.size(key) is None
     with pytest.raises(KeyUnknown):
-        store.commit(key)
+        commit(store, key)
 
 
 @pytest.mark.parametrize("part", ["uploads/", "blobs/ab"])
@@ -628,9 +637,9 @@ def test_a_commit_that_cannot_be_made_durable_stays_failed(
     with monkeypatch.context() as fault:
         FailingFsync(fault, part, errno.EIO, times=1)
         with pytest.raises(OSError, match=os.strerror(errno.EIO)):
-            store.commit(KEY)
+            commit(store, KEY)
         with pytest.raises(OSError, match="an earlier fsync of this object failed"):
-            store.commit(KEY)
+            commit(store, KEY)
     store.delete([KEY])
     assert tree(root) == {"uploads", "blobs"}
     assert content(store, put(store, b"others go on")) == b"others go on"
@@ -684,7 +693,7 @@ def test_a_short_read_is_continued(store: BlobStore, monkeypatch: pytest.MonkeyP
     real = os.pread
     monkeypatch.setattr(os, "pread", lambda fd, n, offset: real(fd, min(n, 999), offset))
     assert content(store, key) == data
-    with store.open(key) as reader:
+    with opened(store, key) as reader:
         assert reader.read_at(9_500, 5_000) == data[9_500:]
 
 
@@ -717,7 +726,7 @@ def test_a_long_upload_goes_to_the_disk_as_it_arrives(
     monkeypatch.setattr(driver, "_WRITE_BACK_EVERY", 1_000)
     monkeypatch.setattr(os, "posix_fadvise", advise)
     key = upload(store, bytes(500))
-    with store.append(key, 500) as append:
+    with resume(store, key, 500) as append:
         for _ in range(7):
             append.write(bytes(400))
     assert advised == [
@@ -739,11 +748,12 @@ def test_a_write_that_fails_half_way_tells_how_far_it_came(
     key = upload(store, b"")
     data = bytearray(secrets.token_bytes(5_000))
     monkeypatch.setattr(os, "pwrite", pwrite)
-    with store.append(key, 0) as append:
+    with resume(store, key, 0) as append:
         with pytest.raises(StoreFull):
             append.write(data)
         assert append.offset == 2_000
         append.sync()
+    assert commit(store, key) == 2_000
     assert content(store, key) == data[:2_000]
 
 
@@ -754,10 +764,10 @@ def test_running_out_of_inodes_is_a_full_store(tmp_path: Path) -> None:
         key = upload(store)
         other = upload(store)
         with pytest.raises(StoreFull):
-            store.create(fresh_key())
+            create(store, fresh_key())
         store.delete([other])
-        store.create(fresh_key())
-        assert store.commit(key) == 5
+        create(store, fresh_key())
+        assert commit(store, key) == 5
         assert content(store, key) == b"bytes"
 
 
@@ -768,13 +778,12 @@ def test_a_lost_shard_is_an_error_and_no_absent_object(store: BlobStore, root: P
     """deletion.md section 3.4: what cannot be looked at is not known to be missing."""
     upload(store, b"bytes", KEY)
     (root / "blobs" / "ab").rmdir()
-    for operation in (store.commit, store.create):
-        with pytest.raises(FileNotFoundError):
-            operation(KEY)
+    with pytest.raises(FileNotFoundError):
+        commit(store, KEY)
     with pytest.raises(FileNotFoundError):
         store.size(SIBLING)
     FileBlobStore(root)
-    assert store.commit(KEY) == 5
+    assert commit(store, KEY) == 5
 
 
 def test_an_upload_deleted_during_its_commit_is_unknown(
@@ -790,7 +799,7 @@ def test_an_upload_deleted_during_its_commit_is_unknown(
 
     monkeypatch.setattr(os, "rename", rename)
     with pytest.raises(KeyUnknown):
-        store.commit(KEY)
+        commit(store, KEY)
     assert tree(root) == {"uploads", "blobs"}
 
 
@@ -821,12 +830,12 @@ def test_an_append_taken_after_the_file_was_committed_is_refused(
 
     def flock(descriptor: int, how: int) -> None:
         monkeypatch.undo()
-        other.commit(KEY)
+        commit(other, KEY)
         real(descriptor, how)
 
     monkeypatch.setattr(fcntl, "flock", flock)
     with pytest.raises(KeyUnknown):
-        store.append(KEY, 0)
+        resume(store, KEY, 0)
     assert content(store, KEY) == b"bytes"
 
 
@@ -834,7 +843,7 @@ HOLD = """
 import sys
 from pathlib import Path
 from ullage.blobs.files.store import FileBlobStore
-append = FileBlobStore(Path(sys.argv[1])).append(sys.argv[2], 5)
+append = FileBlobStore(Path(sys.argv[1])).resume(sys.argv[2], 5, "")
 append.write(b", and a tail")
 print("appending", flush=True)
 sys.stdin.read()
@@ -853,14 +862,14 @@ def test_an_append_of_another_process_counts_until_that_process_is_dead(
     ) as other:
         assert other.stdout is not None
         assert other.stdout.readline() == "appending\n"
-        for operation in (lambda: store.append(key, 5), lambda: store.commit(key)):
+        for operation in (lambda: resume(store, key, 5), lambda: commit(store, key)):
             with pytest.raises(OSError, match="still open"):
                 operation()
         other.kill()
         other.wait()
-    with store.append(key, 5) as append:
+    with resume(store, key, 5) as append:
         append.write(b"!")
-    assert store.commit(key) == 6
+    assert commit(store, key) == 6
     assert content(store, key) == b"bytes!"
 
 
@@ -868,6 +877,17 @@ def test_a_stopped_worker_does_not_keep_an_upload_from_being_deleted(
     store: BlobStore, root: Path
 ) -> None:
     key = upload(store)
-    with FileBlobStore(root).append(key, 5):
+    with resume(FileBlobStore(root), key, 5):
         store.delete([key])
         assert tree(root) == {"uploads", "blobs"}
+
+
+def test_an_open_reader_survives_the_deletion(store: BlobStore) -> None:
+    """deletion.md R20: a pull in progress ends well."""
+    key = put(store, b"0123456789")
+    with opened(store, key) as reader:
+        assert reader.read_at(0, 3) == b"012"
+        store.delete([key])
+        assert reader.read_at(3, 7) == b"3456789"
+    with pytest.raises(KeyUnknown):
+        store.open(key, 10)

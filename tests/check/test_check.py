@@ -215,21 +215,24 @@ def site(filled: Template, clock: FakeClock) -> Iterator[Site]:
 def memory_site(filled: Template, clock: FakeClock) -> Iterator[Site]:
     url, root, images = filled
     store = MemoryBlobStore()
-    copy_store(open_blob_store(f"file:{root}"), store)
+    copy_store(root, store)
     registry = make_registry(url, store, clock)
     site = Site(registry, url, clock, None, images)
     yield site
     site.registry.db.close()
 
 
-def copy_store(source: BlobStore, target: BlobStore) -> None:
+def copy_store(root: Path, target: BlobStore) -> None:
+    source = open_blob_store(f"file:{root}")
     for found in source.list():
-        target.create(found.key)
-        with source.open(found.key) as reader, target.append(found.key, 0) as append:
-            append.write(reader.read_at(0, reader.size))
-            append.sync()
-        if found.committed:
-            target.commit(found.key)
+        with target.begin(found.key) as append:
+            if found.committed:
+                with source.open(found.key, found.size) as reader:
+                    append.write(reader.read_at(0, reader.size))
+                append.commit()
+            else:
+                append.write((root / "uploads" / found.key).read_bytes())
+                append.sync()
 
 
 # --- damage, kind by kind -------------------------------------------------------------------------
@@ -361,11 +364,9 @@ def keep(id_: str | None, where: str) -> Callable[[Site], None]:
 
 def bury_the_wrong_size(site: Site) -> None:
     key = "ab" * 16
-    site.registry.blobs.create(key)
-    with site.registry.blobs.append(key, 0) as append:
+    with site.registry.blobs.begin(key) as append:
         append.write(b"12345")
-        append.sync()
-    site.registry.blobs.commit(key)
+        append.commit()
     tombstone(site, key, size=7)
 
 
@@ -1330,8 +1331,8 @@ class InterferingStore(MemoryBlobStore):
         self.before_size(key)
         return super().size(key)
 
-    def list(self) -> Iterator[StoredObject]:
-        found = list(super().list())
+    def list(self, shard: int | None = None) -> Iterator[StoredObject]:
+        found = list(super().list(shard))
         self.after_list()
         yield from found
 
@@ -1501,7 +1502,7 @@ def test_a_constraint_that_was_never_verified_is_found(memory_site: Site) -> Non
 
 
 class UnlistableStore(MemoryBlobStore):
-    def list(self) -> Iterator[StoredObject]:
+    def list(self, shard: int | None = None) -> Iterator[StoredObject]:
         raise PermissionError(13, "Permission denied")
 
 

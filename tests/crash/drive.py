@@ -35,7 +35,7 @@ def main() -> None:
         elif asked.what == "leave-unknown":
             # As a defect would: under a key that the database gave out and names nowhere.
             key, *_ = begin_batch(registry, lambda tx, keys: None)
-            registry.blobs.create(key)
+            registry.blobs.begin(key).close()
         else:
             _delete_repository(registry, asked.repository)
 

@@ -318,7 +318,7 @@ def test_promises_outlive_any_number_of_deletions_and_end_when_they_would_have(
 def _contents(registry: Registry) -> list[bytes]:
     found = []
     for each in registry.blobs.list():
-        with registry.blobs.open(each.key) as reader:
+        with registry.blobs.open(each.key, each.size) as reader:
             found.append(reader.read_at(0, reader.size))
     return found
 

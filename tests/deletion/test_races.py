@@ -732,7 +732,7 @@ def test_r19_two_uploads_of_one_blob(arena: Arena, where: str) -> None:
 
 
 def _holds(registry: Registry, found: Any, data: bytes) -> bool:
-    with registry.blobs.open(found.key) as reader:
+    with registry.blobs.open(found.key, found.size) as reader:
         return reader.read_at(0, reader.size) == data
 
 

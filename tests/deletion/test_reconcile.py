@@ -77,7 +77,7 @@ def pass_a_day(registry: Registry) -> None:
 
 def test_own_bytes_that_no_row_names_are_erased_when_they_are_old(audited: Registry) -> None:
     first, second, *_ = own_keys(audited)
-    audited.blobs.create(first)
+    audited.blobs.begin(first).close()
     store_bytes(audited.blobs, second, b"unknown")
     assert reconcile(audited, listing(audited, age=UNKNOWN_KEY_GRACE)) == 0
     assert reconcile(audited, listing(audited, age=OLD)) == 2

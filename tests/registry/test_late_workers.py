@@ -49,11 +49,11 @@ ALLOW = ("empty-repository", "most-of-repository", "only-tag", "newest-image")
 class OpenStore(MemoryBlobStore):
     """Keeps no request from what another one has open."""
 
-    def append(self, key: str, offset: int) -> MemoryAppend:
+    def resume(self, key: str, offset: int, state: str) -> MemoryAppend:
         with self._lock:
             if key in self._objects:
                 self._objects[key].writer = None
-        return super().append(key, offset)
+        return super().resume(key, offset, state)
 
 
 # --- uploads --------------------------------------------------------------------------------------
@@ -202,13 +202,13 @@ class Slow(OpenStore):
         self.meanwhile: Callable[[], object] | None = None
         self.fails = False
 
-    def delete(self, keys: Any) -> None:
+    def delete(self, keys: Any, states: Any = ()) -> None:
         meanwhile, self.meanwhile = self.meanwhile, None
         if meanwhile is not None:
             meanwhile()
             if self.fails:
                 raise OSError(5, "Input/output error")
-        super().delete(keys)
+        super().delete(keys, states)
 
 
 @pytest.mark.parametrize("fails", [False, True])

@@ -110,7 +110,7 @@ def lease_ends(registry: Registry, clock: FakeClock) -> None:
 def contents(registry: Registry) -> set[bytes]:
     found = set()
     for each in registry.blobs.list():
-        with registry.blobs.open(each.key) as reader:
+        with registry.blobs.open(each.key, each.size) as reader:
             found.add(reader.read_at(0, reader.size))
     return found
 

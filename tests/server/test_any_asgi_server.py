@@ -243,8 +243,8 @@ class Stalling(MemoryBlobStore):
         super().__init__()
         self.writing, self.go = threading.Event(), threading.Event()
 
-    def append(self, key: str, offset: int) -> MemoryAppend:
-        append = super().append(key, offset)
+    def resume(self, key: str, offset: int, state: str) -> MemoryAppend:
+        append = super().resume(key, offset, state)
         write = append.write
 
         def stalled(data: bytes | bytearray | memoryview) -> None:

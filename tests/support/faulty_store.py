@@ -6,7 +6,7 @@ import errno
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
-from ullage.blobs.protocol import Append, BlobStore, Buffer, Closing, Reader, StoredObject
+from ullage.blobs.protocol import Append, BlobStore, Buffer, Closing, Leftover, Reader, StoredObject
 
 
 class FaultyStore:
@@ -33,28 +33,20 @@ class FaultyStore:
         if operation in self._failing:
             raise OSError(errno.EIO, "Input/output error")
 
-    def create(self, key: str) -> None:
-        self.fail_if_told("create")
-        self._inner.create(key)
-
     def begin(self, key: str) -> Append:
         self.fail_if_told("create")
         self.fail_if_told("append")
         return _FaultyAppend(self, self._inner.begin(key))
 
-    def append(self, key: str, offset: int) -> Append:
+    def resume(self, key: str, offset: int, state: str) -> Append:
         self.fail_if_told("append")
-        return _FaultyAppend(self, self._inner.append(key, offset))
+        return _FaultyAppend(self, self._inner.resume(key, offset, state))
 
-    def commit(self, key: str) -> int:
-        self.fail_if_told("commit")
-        return self._inner.commit(key)
-
-    def open(self, key: str) -> Reader:
+    def open(self, key: str, size: int) -> Reader:
         self.fail_if_told("open")
-        return self._inner.open(key)
+        return self._inner.open(key, size)
 
-    def delete(self, keys: Iterable[str]) -> None:
+    def delete(self, keys: Iterable[str], states: Iterable[str] = ()) -> None:
         """As the contract has it: what can be erased is, then the error is raised."""
         self.fail_if_told("delete")
         wanted = set(keys)
@@ -64,12 +56,21 @@ class FaultyStore:
             if size is not None:
                 self.erased_bytes += size
                 self.erased_keys.append(key)
-        self._inner.delete(going)
+        self._inner.delete(going, states)
         if wanted & self.stuck:
             raise OSError(errno.EPERM, "Operation not permitted")
 
-    def list(self) -> Iterator[StoredObject]:
-        return self._inner.list()
+    def leftover(self, before: str, now: str | None) -> Leftover | None:
+        return self._inner.leftover(before, now)
+
+    def list(self, shard: int | None = None) -> Iterator[StoredObject]:
+        return self._inner.list(shard)
+
+    def drop(self, found: Iterable[StoredObject]) -> None:
+        self._inner.drop(found)
+
+    def link(self, key: str, seconds: int) -> str | None:
+        return self._inner.link(key, seconds)
 
     def size(self, key: str) -> int | None:
         return self._inner.size(key)
@@ -97,9 +98,9 @@ class _FaultyAppend(Closing):
         self._store.fail_if_told("write")
         self._inner.write(data)
 
-    def sync(self) -> None:
+    def sync(self) -> str:
         self._store.fail_if_told("sync")
-        self._inner.sync()
+        return self._inner.sync()
 
     def commit(self) -> None:
         self._store.fail_if_told("commit")

@@ -98,11 +98,9 @@ def plant_image(
 
 def store_bytes(blobs: BlobStore, key: str, data: bytes) -> str:
     """Put bytes into a store; returns their key."""
-    blobs.create(key)
-    with blobs.append(key, 0) as append:
+    with blobs.begin(key) as append:
         append.write(data)
-        append.sync()
-    blobs.commit(key)
+        append.commit()
     return key
 
 

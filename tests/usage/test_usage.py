@@ -64,8 +64,7 @@ def test_the_first_screen_adds_up_to_the_disk(registry: Registry) -> None:
 
 def test_a_byte_that_nothing_names_is_found(registry: Registry) -> None:
     push_image(registry, "app", "v1", [b"layer"])
-    registry.blobs.create("f" * 32)
-    with registry.blobs.append("f" * 32, 0) as append:
+    with registry.blobs.begin("f" * 32) as append:
         append.write(b"stray")
     stored, unknown = unexplained(registry)
     assert unknown == len(b"stray")

@@ -7,7 +7,15 @@ import threading
 import time
 from collections.abc import Iterable, Iterator
 
-from ullage.blobs.protocol import Buffer, Closing, KeyUnknown, StoredObject, StoreFull, validate_key
+from ullage.blobs.protocol import (
+    Buffer,
+    Closing,
+    KeyUnknown,
+    Leftover,
+    StoredObject,
+    StoreFull,
+    validate_key,
+)
 
 
 class _Object:
@@ -28,22 +36,22 @@ class MemoryBlobStore:
         # One lock for names and bytes: a bytearray must not grow while a reader looks into it.
         self._lock = threading.Lock()
 
-    def create(self, key: str) -> None:
+    def begin(self, key: str) -> MemoryAppend:
         validate_key(key)
         with self._lock:
             if key in self._objects:
                 raise FileExistsError(errno.EEXIST, "the storage key is in use", key)
-            self._objects[key] = _Object()
+            stored = self._objects[key] = _Object()
+            stored.writer = MemoryAppend(self, key, stored)
+            return stored.writer
 
-    def begin(self, key: str) -> MemoryAppend:
-        self.create(key)
-        return self.append(key, 0)
-
-    def append(self, key: str, offset: int) -> MemoryAppend:
+    def resume(self, key: str, offset: int, state: str) -> MemoryAppend:
         with self._lock:
             stored = self._find(key)
             if stored.committed:
-                raise KeyUnknown(key)
+                if offset != len(stored.data):
+                    raise KeyUnknown(key)
+                return MemoryAppend(self, key, stored)
             _refuse_if_open(stored, key)
             if not 0 <= offset <= len(stored.data):
                 raise OSError(errno.EINVAL, f"the object has no byte {offset}", key)
@@ -51,29 +59,41 @@ class MemoryBlobStore:
             stored.writer = MemoryAppend(self, key, stored)
             return stored.writer
 
-    def commit(self, key: str) -> int:
+    def open(self, key: str, size: int) -> MemoryReader:
         with self._lock:
             stored = self._find(key)
-            _refuse_if_open(stored, key)
-            stored.committed = True
-            return len(stored.data)
-
-    def open(self, key: str) -> MemoryReader:
-        with self._lock:
-            stored = self._find(key)
+            if not stored.committed:
+                raise KeyUnknown(key)
             return MemoryReader(self._lock, stored.data)
 
-    def delete(self, keys: Iterable[str]) -> None:
+    def delete(self, keys: Iterable[str], states: Iterable[str] = ()) -> None:
         doomed = {validate_key(key) for key in keys}
         with self._lock:
             for key in doomed:
                 self._objects.pop(key, None)
 
-    def list(self) -> Iterator[StoredObject]:
+    def leftover(self, before: str, now: str | None) -> Leftover | None:
+        return None
+
+    def list(self, shard: int | None = None) -> Iterator[StoredObject]:
+        first = "" if shard is None else f"{shard:02x}"
         with self._lock:
             there = tuple(self._objects.items())
         for key, stored in there:
+            if not key.startswith(first):
+                continue
             yield StoredObject(key, len(stored.data), stored.modified, stored.committed)
+
+    def drop(self, found: Iterable[StoredObject]) -> None:
+        doomed = {validate_key(each.key): each.committed for each in found}
+        with self._lock:
+            for key, committed in doomed.items():
+                if key in self._objects and self._objects[key].committed == committed:
+                    del self._objects[key]
+
+    def link(self, key: str, seconds: int) -> str | None:
+        validate_key(key)
+        return None
 
     def size(self, key: str) -> int | None:
         validate_key(key)
@@ -102,8 +122,10 @@ class MemoryBlobStore:
             return None
         return self._capacity - sum(len(stored.data) for stored in self._objects.values())
 
-    def _extend(self, stored: _Object, data: Buffer) -> None:
+    def _extend(self, key: str, stored: _Object, data: Buffer) -> None:
         with self._lock, memoryview(data) as view:
+            if stored.committed:
+                raise KeyUnknown(key)
             room = self._room()
             if room is not None and view.nbytes > room:
                 raise StoreFull(errno.ENOSPC, "the store's capacity is used up")
@@ -140,10 +162,13 @@ class MemoryAppend(Closing):
 
     def write(self, data: Buffer) -> None:
         self._refuse_if_closed()
-        self._store._extend(self._stored, data)
+        self._store._extend(self._key, self._stored, data)
 
-    def sync(self) -> None:
+    def sync(self) -> str:
         self._refuse_if_closed()
+        if self._stored.committed:
+            raise KeyUnknown(self._key)
+        return ""
 
     def commit(self) -> None:
         self._refuse_if_closed()

@@ -1,11 +1,13 @@
 """Bytes by storage key: the seam between the registry and whatever keeps its bytes.
 
 A store knows nothing of repositories, tags or users; what a key means is recorded elsewhere.
-Every object goes one way: `create` -> `append` -> `commit` -> `delete`. Keys are made by the
-server and never used twice, so an operation that runs late can never meet another object's bytes.
+Every object goes one way: `begin` -> `Append.commit` -> `delete`, with any number of
+`Append.sync` -> `resume` in between. Keys are made by the server and never used twice, so an
+operation that runs late can never meet another object's bytes.
 
-Nothing here assumes a local path: an object store implements `append` as the parts of a multipart
-upload and `commit` as its completion.
+Nothing here assumes a local path: an object store implements an Append as the parts of a multipart
+upload and `commit` as its completion. Nor does anything assume that one process serves an object:
+what the next one needs is the state that `Append.sync` returns.
 """
 
 from __future__ import annotations
@@ -50,6 +52,16 @@ class StoredObject:
     modified: float
     committed: bool
     problem: str | None = None
+    # Where `drop` finds it, if its key does not say so: an unfinished upload's id, say.
+    place: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Leftover:
+    """What is to go and no key names: a state for `delete`, and its size in bytes."""
+
+    state: str
+    size: int
 
 
 class Closing(Protocol):
@@ -77,16 +89,17 @@ class Append(Closing, Protocol):
         It may be an error of bytes that were written before. Readers see all of it after `sync`.
         """
 
-    def sync(self) -> None:
-        """Make the object's name and its first `offset` bytes durable.
+    def sync(self) -> str:
+        """Make the object's name and its first `offset` bytes durable; returns what `resume` needs.
 
         An error is final: the object can no longer be trusted and is to be deleted.
         """
 
     def commit(self) -> None:
-        """Close the object for good and make it durable, as BlobStore.commit does.
+        """Close the object for good and make it durable.
 
-        Only `close` may follow. Raises KeyUnknown when the object is gone.
+        Done once more, by the same Append or a resumed one, it makes sure that it is: an answer
+        may have been lost. Else only `close` may follow. Raises KeyUnknown when the object is gone.
         """
 
     def close(self) -> None:
@@ -94,7 +107,10 @@ class Append(Closing, Protocol):
 
 
 class Reader(Closing, Protocol):
-    """An open object. It stays readable after the object is deleted. Threads may share it."""
+    """An open object. Threads may share it.
+
+    It need not stay readable after the deletion, which waits for a read grace; of files it does.
+    """
 
     @property
     def size(self) -> int:
@@ -115,55 +131,65 @@ class BlobStore(Protocol):
 
     A key is 32 lower-case hex digits; every method raises ValueError for anything else. Beside the
     errors named below: StoreFull where bytes or names are added, and OSError when storage fails.
+
+    A *state* is what a store needs to go on with an object that is not committed: a line of text
+    that it makes (`Append.sync`), that its caller keeps with the object's key and offset, and that
+    nothing else reads. It says by itself what it is of. A store that needs none says "".
     """
 
-    def create(self, key: str) -> None:
-        """Make an empty, appendable object. Its name is durable after `Append.sync`.
-
-        Raises FileExistsError when the key is in use, appendable or committed.
-        """
-
     def begin(self, key: str) -> Append:
-        """As `create` and then `append`, for a key under which nothing was ever stored.
+        """An appendable object for a key under which nothing was ever stored.
 
-        Only an appendable object of that key is noticed: FileExistsError.
+        A store may leave nothing behind until bytes come. Of an object that is there, only an
+        appendable one need be noticed: FileExistsError.
         """
 
-    def append(self, key: str, offset: int) -> Append:
+    def resume(self, key: str, offset: int, state: str) -> Append:
         """Continue an appendable object at `offset`; whatever lies beyond is dropped.
 
-        Only one Append of an object can be open, in any process: a worker that was thought dead
-        must not be able to write into bytes that another one has hashed since.
-        Raises KeyUnknown (also for a committed object), OSError(EINVAL) when the object is shorter
-        than `offset`, and OSError(EBUSY) while another Append is open.
+        `state` is what the `sync` returned that made these bytes durable, "" for none. A store
+        that looks raises KeyUnknown when there is no such object, OSError(EINVAL) when it is
+        shorter than `offset`, and OSError(EBUSY) while another Append of it is open.
+
+        Of a committed object whose size is `offset`, `commit` makes sure (`state` may be "");
+        everything else raises KeyUnknown, here or later.
         """
 
-    def commit(self, key: str) -> int:
-        """Close an object for good and make it durable; returns its size in bytes.
+    def open(self, key: str, size: int) -> Reader:
+        """Open a committed object, of which the caller knows the size, for reading.
 
-        Idempotent: on a committed object it makes sure of the durability and returns the size.
-        Raises KeyUnknown, and OSError(EBUSY) while an Append is open.
+        Raises KeyUnknown, here or from the first read: a store need not look before.
         """
 
-    def open(self, key: str) -> Reader:
-        """Open an object for reading, committed or still appendable. Raises KeyUnknown."""
-
-    def delete(self, keys: Iterable[str]) -> None:
-        """Remove objects, committed or appendable; missing ones are fine.
+    def delete(self, keys: Iterable[str], states: Iterable[str] = ()) -> None:
+        """Remove objects, committed or appendable, and what states name; missing ones are fine.
 
         Durable when it returns. An error of one key does not keep the others: it is raised after
         they are gone, and the batch can be deleted again.
         """
 
-    def list(self) -> Iterator[StoredObject]:
-        """Everything in the store, in no order and in bounded memory, oddities as `problem`.
+    def leftover(self, before: str, now: str | None) -> Leftover | None:
+        """What `before` names and the state that took its place does not; asks no store.
 
-        An object that stays in place during the listing appears exactly once. One that is
-        committed meanwhile may appear twice, never not at all.
+        `now` is None once the object is committed. None when there is nothing.
         """
 
+    def list(self, shard: int | None = None) -> Iterator[StoredObject]:
+        """Everything in the store, in no order and in bounded memory, oddities as `problem`.
+
+        With `shard`, 0 to 255, what has that number as its key's first two digits; what no key
+        reaches is in the first one. An object that stays in place during the listing appears
+        exactly once. One that is committed meanwhile may appear twice, never not at all.
+        """
+
+    def drop(self, found: Iterable[StoredObject]) -> None:
+        """Remove just these entries of a listing, as `delete` does; ValueError for an oddity."""
+
+    def link(self, key: str, seconds: int) -> str | None:
+        """A URL that reads a committed object for so long; None: the caller is to serve it."""
+
     def size(self, key: str) -> int | None:
-        """Bytes of an object, committed or appendable; None when there is none."""
+        """Bytes of a committed object, None when there is none; of an appendable one if known."""
 
     def free_bytes(self) -> int | None:
         """Room left, in bytes; None when that is not known or not limited."""

@@ -69,12 +69,14 @@ class _BlobCheck:
         amiss = blob.damaged or size != blob.size
         if size is None or not (amiss or self._run.mode is Mode.DEEP):
             return _Seen(size)
-        digest = yield from self._hash(blob.storage_key, algorithm)
+        digest = yield from self._hash(blob.storage_key, size, algorithm)
         return _Seen(size, digest)
 
-    def _hash(self, storage_key: str, algorithm: str) -> Generator[Progress, None, Digest]:
+    def _hash(
+        self, storage_key: str, size: int, algorithm: str
+    ) -> Generator[Progress, None, Digest]:
         hasher = Hasher(algorithm)
-        with self._run.registry.blobs.open(storage_key) as reader:
+        with self._run.registry.blobs.open(storage_key, size) as reader:
             while piece := reader.read_at(hasher.length, _PIECE):
                 hasher.update(piece)
                 self._run.bytes["hashed"] += len(piece)

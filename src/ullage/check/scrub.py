@@ -126,7 +126,7 @@ class _Pass:
         """What is wrong with it, None for nothing; whether it was told to stop."""
         try:
             hasher = Hasher(copy.digest.algorithm)
-            with self._registry.blobs.open(copy.storage_key) as reader:
+            with self._registry.blobs.open(copy.storage_key, copy.size) as reader:
                 if reader.size != copy.size:
                     return f"its bytes are others: {reader.size} instead of {copy.size}", False
                 while piece := reader.read_at(hasher.length, PIECE_BYTES):

@@ -123,7 +123,10 @@ def reclaim_due(registry: Registry) -> int:
 def _erase(registry: Registry, tombstones: Sequence[Tombstone]) -> list[Tombstone]:
     """Take bytes off the store, durably; returns the tombstones of those that are still there."""
     try:
-        registry.blobs.delete([tombstone.storage_key for tombstone in tombstones])
+        registry.blobs.delete(
+            [tombstone.storage_key for tombstone in tombstones],
+            [tombstone.state for tombstone in tombstones if tombstone.state],
+        )
     except OSError as error:
         if len(tombstones) == 1:
             log.warning("erasing %s failed: %s", tombstones[0].storage_key, error)
@@ -175,9 +178,13 @@ def erase_deleted(registry: Registry) -> int:
         sessions = uploads.uploads_of(tx, repository_id, ERASE_BATCH)
         for upload in sessions:
             # Otherwise another process has ended it meanwhile, and answers for its bytes.
-            if uploads.delete_upload(tx, upload.id) is not None:
+            ended = uploads.delete_upload(tx, upload.id)
+            if ended is not None:
                 size = sizes.get(upload.key, upload.offset)
-                tombstones_queries.bury(tx, repository_id, upload.key, size, now)
+                if not size and ended.state:
+                    # Such a store need not know of what is not committed.
+                    size = upload.offset
+                tombstones_queries.bury(tx, repository_id, upload.key, size, now, state=ended.state)
         drop_repository_if_empty(tx, repository_id)
         return len(rows) + len(digests) + len(sessions) + 1
 

@@ -49,9 +49,11 @@ from ullage.blobs.protocol import (
     Buffer,
     Closing,
     KeyUnknown,
+    Leftover,
     StoredObject,
     StoreFull,
     StoreUnusable,
+    is_key,
     validate_key,
 )
 from ullage.failpoints import failpoint
@@ -102,15 +104,6 @@ class FileBlobStore:
             self._close()
             raise
 
-    def create(self, key: str) -> None:
-        validate_key(key)
-        if self._stat_committed(key) is not None:
-            raise FileExistsError(errno.EEXIST, "the storage key is in use", key)
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
-        with _full_as_store_full():
-            os.close(os.open(key, flags, FILE_MODE, dir_fd=self._uploads))
-        failpoint("blob.create.after_file")
-
     def begin(self, key: str) -> FileAppend:
         validate_key(key)
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
@@ -124,12 +117,20 @@ class FileBlobStore:
             raise
         return FileAppend(self, key, file, 0)
 
-    def append(self, key: str, offset: int) -> FileAppend:
+    def resume(self, key: str, offset: int, state: str) -> FileAppend | CommittedAppend:
+        """Only one Append of an object can be open, in any process.
+
+        A worker that was thought dead must not be able to write into bytes that another one has
+        hashed since.
+        """
         validate_key(key)
         try:
             file = self._take_upload(key)
         except FileNotFoundError:
-            raise KeyUnknown(key) from None
+            status = self._stat_committed(key)
+            if status is None or status.st_size != offset:
+                raise KeyUnknown(key) from None
+            return CommittedAppend(self, key, offset)
         try:
             size = os.fstat(file.fileno()).st_size
             if not 0 <= offset <= size:
@@ -141,25 +142,16 @@ class FileBlobStore:
             file.close()
             raise
 
-    def commit(self, key: str) -> int:
+    def open(self, key: str, size: int) -> FileReader:
+        """Its size is what the file has. It stays readable after the object is deleted."""
         validate_key(key)
-        with _full_as_store_full():
-            try:
-                file = self._take_upload(key)
-            except FileNotFoundError:
-                return self._commit_again(key)
-            with file:
-                return self._commit_open(key, file)
+        try:
+            with directory(key[:2], self._blobs) as shard:
+                return FileReader(open_regular(key, shard, "r"))
+        except FileNotFoundError:
+            raise KeyUnknown(key) from None
 
-    def open(self, key: str) -> FileReader:
-        validate_key(key)
-        # Committed again at the end: a commit may come between the first two looks.
-        for look in (self._open_committed, self._open_upload, self._open_committed):
-            with suppress(FileNotFoundError):
-                return look(key)
-        raise KeyUnknown(key)
-
-    def delete(self, keys: Iterable[str]) -> None:
+    def delete(self, keys: Iterable[str], states: Iterable[str] = ()) -> None:
         doomed = {validate_key(key) for key in keys}
         by_shard: dict[str, list[str]] = {}
         for key in sorted(doomed):
@@ -180,7 +172,30 @@ class FileBlobStore:
             raise failures[0]
         self._broken.difference_update(doomed)
 
-    def list(self) -> Iterator[StoredObject]:
+    def leftover(self, before: str, now: str | None) -> Leftover | None:
+        return None
+
+    def list(self, shard: int | None = None) -> Iterator[StoredObject]:
+        if shard is None:
+            return self._list()
+        return (each for each in self._list() if _shard_of(each) == shard)
+
+    def drop(self, found: Iterable[StoredObject]) -> None:
+        doomed = {(validate_key(each.key), each.committed) for each in found}
+        for key, committed in sorted(doomed):
+            with directory(key[:2] if committed else ".", self._place(committed)) as place:
+                with suppress(FileNotFoundError):
+                    os.unlink(key, dir_fd=place)
+                os.fsync(place)
+
+    def link(self, key: str, seconds: int) -> str | None:
+        validate_key(key)
+        return None
+
+    def _place(self, committed: bool) -> int:
+        return self._blobs if committed else self._uploads
+
+    def _list(self) -> Iterator[StoredObject]:
         # Not the caller's user: an operator may check the store as root.
         owner = os.fstat(self._uploads).st_uid
         root = os.fstat(self._top)
@@ -232,14 +247,6 @@ class FileBlobStore:
                 f"blob store {root}: uploads/ and blobs/ must lie on one file system"
             )
 
-    def _open_committed(self, key: str) -> FileReader:
-        with directory(key[:2], self._blobs) as shard:
-            file = open_regular(key, shard, "r")
-        return FileReader(file)
-
-    def _open_upload(self, key: str) -> FileReader:
-        return FileReader(open_regular(key, self._uploads, "r"))
-
     def _stat_committed(self, key: str) -> os.stat_result | None:
         with directory(key[:2], self._blobs) as shard:
             return stat_regular(key, shard)
@@ -275,8 +282,8 @@ class FileBlobStore:
         if key in self._broken:
             raise OSError(errno.EIO, "an earlier fsync of this object failed: delete it", key)
 
-    def _commit_open(self, key: str, file: FileIO) -> int:
-        """Commit an object whose one lock the caller has; returns its size in bytes."""
+    def _commit_open(self, key: str, file: FileIO) -> None:
+        """Commit an object whose one lock the caller has."""
         self._sync(key, file.fileno())
         failpoint("blob.commit.after_fsync")
         with directory(key[:2], self._blobs) as shard:
@@ -287,17 +294,14 @@ class FileBlobStore:
             failpoint("blob.commit.after_rename")
             self._sync(key, shard)
             failpoint("blob.commit.after_dirsync")
-        return os.fstat(file.fileno()).st_size
 
-    def _commit_again(self, key: str) -> int:
+    def _commit_again(self, key: str) -> None:
         """The file has been moved already, but perhaps by a process that was killed right then."""
         self._refuse_broken(key)
         with directory(key[:2], self._blobs) as shard:
-            status = stat_regular(key, shard)
-            if status is None:
+            if stat_regular(key, shard) is None:
                 raise KeyUnknown(key)
             self._sync(key, shard)
-            return status.st_size
 
     def _unlink(self, key: str, shard: int, failures: MutableSequence[OSError]) -> None:
         # Uploads first: a commit in between moves the file to where this looks second.
@@ -319,6 +323,7 @@ class FileAppend(Closing):
         self._written_back = offset
         self._direct_from = direct_from(offset)
         self._direct: DirectWriter | None = None
+        self._committed = False
         self.offset = offset
 
     def write(self, data: Buffer) -> None:
@@ -383,16 +388,21 @@ class FileAppend(Closing):
             os.posix_fadvise(descriptor, self._written_back, span, os.POSIX_FADV_DONTNEED)
             self._written_back = self.offset
 
-    def sync(self) -> None:
+    def sync(self) -> str:
         with _full_as_store_full():
             self._flush()
             self._store._sync(self._key, self._file.fileno(), self._store._uploads)
         failpoint("blob.append.after_fsync")
+        return ""
 
     def commit(self) -> None:
         with _full_as_store_full():
+            if self._committed:
+                self._store._commit_again(self._key)
+                return
             self._flush()
             self._store._commit_open(self._key, self._file)
+            self._committed = True
 
     def close(self) -> None:
         try:
@@ -400,6 +410,32 @@ class FileAppend(Closing):
                 self._flush()
         finally:
             self._file.close()
+
+
+class CommittedAppend(Closing):
+    """A file that is committed already, perhaps by a process that was killed right then."""
+
+    def __init__(self, store: FileBlobStore, key: str, offset: int) -> None:
+        self._store = store
+        self._key = key
+        self.offset = offset
+
+    def write(self, data: Buffer) -> None:
+        raise KeyUnknown(self._key)
+
+    def sync(self) -> str:
+        raise KeyUnknown(self._key)
+
+    def commit(self) -> None:
+        with _full_as_store_full():
+            self._store._commit_again(self._key)
+
+    def close(self) -> None:
+        pass
+
+
+def _shard_of(found: StoredObject) -> int:
+    return int(found.key[:2], 16) if is_key(found.key) else 0
 
 
 @contextmanager

@@ -169,7 +169,7 @@ def open_blob(
     """
     blob = stat_blob(registry, name, digest)
     try:
-        reader = registry.blobs.open(blob.key)
+        reader = registry.blobs.open(blob.key, blob.size)
     except KeyUnknown as error:
         raise _lost(registry, name, blob, "its bytes are missing") from error
     except OSError as error:

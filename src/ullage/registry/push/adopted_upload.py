@@ -14,6 +14,7 @@ from ullage.registry.clients import Caller
 from ullage.registry.context import Registry
 from ullage.registry.locks import attribute_locks
 from ullage.registry.push.links import link_and_lease
+from ullage.registry.push.sessions import bury_leftover
 from ullage.registry.quarantine import LostCopy, log_replaced
 from ullage.registry.queries import reserved_keys, uploads
 from ullage.registry.queries.content.blobs import StoredBlob
@@ -74,5 +75,6 @@ class AdoptedUpload:
             ended = uploads.finish_upload(tx, upload.id, self.fence, repository.id)
         if not ended:
             raise BlobUploadUnknown({"upload": upload.id})
+        bury_leftover(tx, self.registry, upload.state, None)
         attribute_locks.require_row_writable(repository)
         return repository

@@ -19,7 +19,12 @@ from ullage.registry.errors import store_errors
 from ullage.registry.push.adopted_upload import AdoptedUpload
 from ullage.registry.push.prepared import Prepared, commit
 from ullage.registry.push.resumable_hash import begin_hash, restore_hash, saved_hash
-from ullage.registry.push.sessions import forget_memory_session, store_session
+from ullage.registry.push.sessions import (
+    bury_leftover,
+    end_upload,
+    forget_memory_session,
+    store_session,
+)
 from ullage.registry.push.upload_claim import UploadClaim
 from ullage.registry.quarantine import lost_copy
 from ullage.registry.queries import uploads
@@ -75,9 +80,9 @@ class AppendSession:
         registry, upload = self._registry, self._upload
         with self._abandoned_on_error():
             with store_errors():
-                self._append.sync()
+                state = self._append.sync()
             safe = dataclasses.replace(
-                upload, offset=self._append.offset, hash=saved_hash(self._hasher)
+                upload, offset=self._append.offset, state=state, hash=saved_hash(self._hasher)
             )
             failpoint("upload.append.before_offset_row")
             kept = registry.write(lambda tx: self._record(tx, safe))
@@ -93,7 +98,8 @@ class AppendSession:
     def commit(self, digest: Digest) -> StoredBlob:
         """Turn the session into the blob `digest`.
 
-        Raises DigestInvalid if the bytes are others: the session then is as before this request.
+        Raises DigestInvalid if the bytes are others: the session then is as before this request, or
+        has ended if they had to be committed to be read.
         """
         return commit(self._registry, self.prepare(digest))
 
@@ -101,12 +107,11 @@ class AppendSession:
         """As `commit`, up to where the bytes are safe, and are those of the blob `digest`."""
         with self._abandoned_on_error():
             found = self._digest(digest.algorithm)
-            if found != digest:
-                raise DigestInvalid(
-                    {"expected": digest, "found": found},
-                    "the uploaded bytes do not have this digest",
-                )
+            if found is not None:
+                _require_same(digest, found)
             self._commit_bytes()
+            if found is None:
+                self._require_stored(digest)
             failpoint("upload.finish.before_row")
             lost = lost_copy(self._registry, digest, self.offset)
         adopted = AdoptedUpload(
@@ -129,7 +134,7 @@ class AppendSession:
         try:
             # Not where another request has the session by now: its bytes would be cut off.
             if self._append.offset != upload.offset and self._claim.renew():
-                registry.blobs.append(upload.key, upload.offset).close()
+                registry.blobs.resume(upload.key, upload.offset, upload.state).close()
         except (KeyUnknown, OSError, Unavailable):
             # The session is gone, or its bytes are beyond repair; its next request is told so.
             pass
@@ -142,6 +147,9 @@ class AppendSession:
     def _abandoned_on_error(self) -> Iterator[None]:
         try:
             yield
+        except KeyUnknown as error:
+            self.abandon()
+            raise BlobUploadUnknown({"upload": self._upload.id}) from error
         except BaseException:
             self.abandon()
             raise
@@ -152,19 +160,32 @@ class AppendSession:
         expires_at = now + self._registry.limits.upload_idle
         if safe.repository_id is None:
             return store_session(tx, self._name, safe, now, expires_at)
-        return safe if uploads.set_offset(tx, safe, self._claim.fence, expires_at) else None
+        if not uploads.set_offset(tx, safe, self._claim.fence, expires_at):
+            # What was stored for this request alone goes; the rest is another's, or buried.
+            current = uploads.find_upload(tx, self._name, safe.id)
+            bury_leftover(tx, self._registry, safe.state, current.state if current else "")
+            return None
+        bury_leftover(tx, self._registry, self._upload.state, safe.state)
+        return safe
 
-    def _digest(self, algorithm: str) -> Digest:
+    def _digest(self, algorithm: str) -> Digest | None:
+        """What was hashed along; None if it was not, or by another algorithm."""
         if self._hasher is not None and self._hasher.algorithm == algorithm:
             return self._hasher.digest()
-        with store_errors():
-            # Until then a reader need not see all of them.
-            self._append.sync()
-        with self._registry.blobs.open(self._upload.key) as reader:
-            hasher = hash_stored(reader, algorithm, self.offset, self._keep_alive)
+        return None
+
+    def _require_stored(self, digest: Digest) -> None:
+        """Hash the committed bytes. If they are others the session ends: no more can follow."""
+        registry, upload = self._registry, self._upload
+        with store_errors(), registry.blobs.open(upload.key, self.offset) as reader:
+            hasher = hash_stored(reader, digest.algorithm, self.offset, self._keep_alive)
         if hasher.length < self.offset:
-            raise BlobUploadUnknown({"upload": self._upload.id})
-        return hasher.digest()
+            raise BlobUploadUnknown({"upload": upload.id})
+        try:
+            _require_same(digest, hasher.digest())
+        except DigestInvalid:
+            end_upload(registry, upload)
+            raise
 
     def _commit_bytes(self) -> None:
         failpoint("upload.finish.before_commit")
@@ -209,6 +230,13 @@ class _PreparedCommit(Prepared[StoredBlob]):
 
     def undo(self) -> None:
         self.session.abandon()
+
+
+def _require_same(expected: Digest, found: Digest) -> None:
+    if found != expected:
+        raise DigestInvalid(
+            {"expected": expected, "found": found}, "the uploaded bytes do not have this digest"
+        )
 
 
 def _hasher_of(registry: Registry, upload: Upload, *, last: bool) -> Hasher | None:

@@ -47,7 +47,7 @@ def platform_of(
     if blob is None or blob.size > MAX_CONFIG_BYTES:
         return NO_PLATFORM
     try:
-        with registry.blobs.open(blob.key) as reader:
+        with registry.blobs.open(blob.key, blob.size) as reader:
             return platform_named(strict_json.loads(reader.read_at(0, blob.size)))
     except (KeyUnknown, OSError, JSONInvalid) as error:
         log.info("the config %s of %s says nothing about a platform: %s", blob.digest, name, error)

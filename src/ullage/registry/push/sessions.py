@@ -215,7 +215,7 @@ def _start_stored(
     failpoint("upload.start.after_row")
     try:
         with store_errors():
-            registry.blobs.create(key)
+            registry.blobs.begin(key).close()
     except BaseException:
         end_upload(registry, upload)
         raise
@@ -278,7 +278,7 @@ def end_upload(
         return _end_in_memory(
             registry, upload, lasts_until, only_if_empty=only_if_empty, record=record
         )
-    size = registry.blobs.size(upload.key) or 0
+    size = stored_size(registry, upload)
     now = registry.now()
     due_at = (
         now + DOUBT if only_if_expired and is_complete(registry.blobs, upload.key, size) else now
@@ -287,17 +287,17 @@ def end_upload(
     def end(tx: Transaction) -> bool:
         # By now it may be another one of that name.
         if only_if_expired:
-            repository_id = uploads.delete_expired_upload(tx, upload.id, now)
+            ended = uploads.delete_expired_upload(tx, upload.id, now)
         elif only_if_empty:
-            repository_id = uploads.delete_empty_upload(tx, upload.id, now)
+            ended = uploads.delete_empty_upload(tx, upload.id, now)
         elif only_if_idle is not None:
-            repository_id = uploads.delete_idle_upload(tx, upload.id, only_if_idle, now)
+            ended = uploads.delete_idle_upload(tx, upload.id, only_if_idle, now)
         else:
-            repository_id = uploads.delete_upload(tx, upload.id)
-        if repository_id is None:
+            ended = uploads.delete_upload(tx, upload.id)
+        if ended is None:
             return False
-        drop_repository_if_empty(tx, repository_id)
-        tombstones.bury(tx, repository_id, upload.key, size, due_at)
+        drop_repository_if_empty(tx, ended.repository_id)
+        tombstones.bury(tx, ended.repository_id, upload.key, size, due_at, state=ended.state)
         if record is not None:
             record(tx)
         return True
@@ -308,6 +308,24 @@ def end_upload(
     if ended:
         registry.wake()
     return ended
+
+
+def stored_size(registry: Registry, upload: Upload) -> int:
+    """Bytes that are stored for a session."""
+    size = registry.blobs.size(upload.key)
+    if size is not None:
+        return size
+    # A store that needs a state need not know of what is not committed.
+    return upload.offset if upload.state else 0
+
+
+def bury_leftover(tx: Transaction, registry: Registry, before: str, now: str | None) -> None:
+    """Leave a tombstone for what one state of a session names, and the next one does not."""
+    leftover = registry.blobs.leftover(before, now)
+    if leftover is not None:
+        # Under a name of its own: the session's key may still be in use.
+        key, due_at = registry.fresh_key(), registry.now()
+        tombstones.bury(tx, 0, key, leftover.size, due_at, state=leftover.state)
 
 
 def end_uploads_of(registry: Registry, subject: str) -> int:
@@ -408,7 +426,7 @@ def keep_memory_sessions(registry: Registry) -> None:
         try:
             with store_errors():
                 if not session.began:
-                    registry.blobs.create(upload.key)
+                    registry.blobs.begin(upload.key).close()
             registry.write(
                 lambda tx, session=session: store_session(  # type: ignore[misc]
                     tx, session.name, session.upload, registry.now(), session.expires_at

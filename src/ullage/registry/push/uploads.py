@@ -71,23 +71,22 @@ def append_upload(
 def _open(registry: Registry, upload: Upload) -> Append:
     """The session's bytes, to add to. Raises KeyUnknown if it has ended, or they are committed."""
     if upload.repository_id is not None:
-        return registry.blobs.append(upload.key, upload.offset)
+        return registry.blobs.resume(upload.key, upload.offset, upload.state)
     expires_at = registry.now() + registry.limits.upload_idle
     if memory_sessions_of(registry).begin(upload, expires_at):
         return registry.blobs.begin(upload.key)
     try:
-        return registry.blobs.append(upload.key, 0)
+        return registry.blobs.resume(upload.key, 0, "")
     except KeyUnknown:
         # An earlier request may have found no room to begin with.
         return _begin_again(registry, upload.key)
 
 
 def _begin_again(registry: Registry, key: str) -> Append:
-    try:
-        registry.blobs.create(key)
-    except FileExistsError as error:
-        raise KeyUnknown(key) from error
-    return registry.blobs.append(key, 0)
+    # It may be committed, which `begin` does not look for.
+    if registry.blobs.size(key) is not None:
+        raise KeyUnknown(key)
+    return registry.blobs.begin(key)
 
 
 def add_to_upload(
@@ -191,12 +190,15 @@ def _finish_committed(
             {"upload": upload_id}, "another request is finishing this upload", retry_after=1
         )
     try:
-        with registry.blobs.open(upload.key) as reader:
-            found = hash_stored(reader, digest.algorithm, reader.size).digest()
-            size = reader.size
+        size = registry.blobs.size(upload.key)
+        if size is None:
+            raise KeyUnknown(upload.key)
+        with registry.blobs.open(upload.key, size) as reader:
+            found = hash_stored(reader, digest.algorithm, size).digest()
         if found != digest:
             raise DigestInvalid({"expected": digest, "found": found})
-        registry.blobs.commit(upload.key)
+        with registry.blobs.resume(upload.key, size, "") as append:
+            append.commit()
         lost = lost_copy(registry, digest, size)
         adopted = AdoptedUpload(registry, name, caller, upload, claim.fence, digest, size, lost)
         blob = registry.write(adopted.record)

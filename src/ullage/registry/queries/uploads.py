@@ -251,17 +251,26 @@ def finish_upload(tx: Transaction, upload_id: str, fence: str | None, repository
     return tx.change(_FINISH, id=upload_id, fence=fence, repository_id=repository_id) == 1
 
 
-_DELETE_ANY = _uploads.delete().where(_THIS_ONE).returning(_uploads.c.repository_id)
+class EndedUpload(NamedTuple):
+    """Where a session was that has ended, and what the store keeps for it beside its key."""
+
+    repository_id: int
+    state: str
+
+
+_DELETE_ANY = (
+    _uploads.delete().where(_THIS_ONE).returning(_uploads.c.repository_id, _uploads.c.state)
+)
 _DELETE = Statement(_DELETE_ANY)
 
 
-def delete_upload(tx: Transaction, upload_id: str) -> int | None:
-    """End the session whatever request is at work on it; its repository, None if it has ended.
+def delete_upload(tx: Transaction, upload_id: str) -> EndedUpload | None:
+    """End the session whatever request is at work on it; None if it has ended.
 
     The transaction that ends a session answers for its bytes.
     """
-    found: int | None = tx.value(_DELETE, id=upload_id)
-    return found
+    row = tx.row(_DELETE, id=upload_id)
+    return EndedUpload(*row) if row else None
 
 
 # Idle for too long, and not being worked on.
@@ -273,26 +282,24 @@ _DELETE_IDLE = Statement(
 )
 
 
-def delete_expired_upload(tx: Transaction, upload_id: str, now: datetime) -> int | None:
+def delete_expired_upload(tx: Transaction, upload_id: str, now: datetime) -> EndedUpload | None:
     """As delete_upload, unless its client came back to the session since it was found expired."""
-    found: int | None = tx.value(_DELETE_EXPIRED, id=upload_id, now=to_micros(now))
-    return found
+    row = tx.row(_DELETE_EXPIRED, id=upload_id, now=to_micros(now))
+    return EndedUpload(*row) if row else None
 
 
-def delete_empty_upload(tx: Transaction, upload_id: str, now: datetime) -> int | None:
+def delete_empty_upload(tx: Transaction, upload_id: str, now: datetime) -> EndedUpload | None:
     """As delete_upload, unless a request came to the session since it was found without a byte."""
-    found: int | None = tx.value(_DELETE_EMPTY, id=upload_id, now=to_micros(now))
-    return found
+    row = tx.row(_DELETE_EMPTY, id=upload_id, now=to_micros(now))
+    return EndedUpload(*row) if row else None
 
 
 def delete_idle_upload(
     tx: Transaction, upload_id: str, until: datetime, now: datetime
-) -> int | None:
+) -> EndedUpload | None:
     """As delete_upload, unless bytes have come since it was found to last `until` then."""
-    found: int | None = tx.value(
-        _DELETE_IDLE, id=upload_id, until=to_micros(until), now=to_micros(now)
-    )
-    return found
+    row = tx.row(_DELETE_IDLE, id=upload_id, until=to_micros(until), now=to_micros(now))
+    return EndedUpload(*row) if row else None
 
 
 _FIND_EXPIRED = Statement(

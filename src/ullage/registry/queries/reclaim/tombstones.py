@@ -25,11 +25,13 @@ class Tombstone(NamedTuple):
     storage_key: str
     size: int
     attempts: int
+    # Of an upload: what is to go beside the key (blobs/protocol.py).
+    state: str
 
 
 _BURY = Statement.insert(
     _tombstones,
-    ("storage_key", "digest", "size", "due_at"),
+    ("storage_key", "digest", "size", "due_at", "state"),
     lambda insert: insert.on_conflict_do_nothing(index_elements=["storage_key"]),
 )
 
@@ -41,16 +43,19 @@ def bury(
     size: int,
     due_at: datetime,
     digest: Digest | None = None,
+    *,
+    state: str = "",
 ) -> None:
     """Leave a tombstone for bytes that never were, or no longer are, a blob's."""
-    if tx.change(_BURY, storage_key=key, digest=digest, size=size, due_at=to_micros(due_at)):
+    grave = {"digest": digest, "size": size, "due_at": to_micros(due_at), "state": state}
+    if tx.change(_BURY, storage_key=key, **grave):
         add_to_counters(tx, spread, pending_bytes=size)
 
 
 _DUE = sa.and_(_tombstones.c.due_at <= bindparam("now"), free(_tombstones))
 _THESE = among(_tombstones.c.storage_key, "keys")
 _CLAIMABLE = Statement(
-    sa.select(*_tombstones.c["storage_key", "size", "attempts"])
+    sa.select(*_tombstones.c["storage_key", "size", "attempts", "state"])
     .where(_DUE)
     .where(~sa.exists().where(_blobs.c.storage_key == _tombstones.c.storage_key))
     .where(~sa.exists().where(space.uploads.c.storage_key == _tombstones.c.storage_key))
