@@ -243,8 +243,13 @@ class Stalling(MemoryBlobStore):
         super().__init__()
         self.writing, self.go = threading.Event(), threading.Event()
 
+    def begin(self, key: str) -> MemoryAppend:
+        return self._stalling(super().begin(key))
+
     def resume(self, key: str, offset: int, state: str) -> MemoryAppend:
-        append = super().resume(key, offset, state)
+        return self._stalling(super().resume(key, offset, state))
+
+    def _stalling(self, append: MemoryAppend) -> MemoryAppend:
         write = append.write
 
         def stalled(data: bytes | bytearray | memoryview) -> None:
