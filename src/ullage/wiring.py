@@ -6,9 +6,10 @@ import logging
 import os
 import re
 import secrets
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,7 @@ from ullage.database.errors import (
     DatabaseUnusable,
 )
 from ullage.database.migrations.upgrade import Tables
+from ullage.database.notifications import ACCOUNTS, WORK, Notifications, notify
 from ullage.database.opening import migrate as migrate_database
 from ullage.database.opening import name_for_people, open_database, sqlite_file
 from ullage.database.transaction import Database, database_time
@@ -344,6 +346,11 @@ def run_server(
         with _as_cannot_start(settings):
             password = _make_ready(settings, registry)
             authenticator = _authenticator(settings, registry)
+        look_again = authenticator.look_again if authenticator else _do_nothing
+        notifications = Notifications(
+            settings.database_url, {ACCOUNTS: look_again, WORK: worker.wake}
+        )
+        registry = _waking_others(registry, notifications)
         request_log = RequestLog()
         scheme = "https" if tls else "http"
         app = create_app(
@@ -380,13 +387,42 @@ def run_server(
         if registry.unready is None:
             worker.start()
         try:
-            return serve(app, listener, lambda: announce(started))
+            with notifications:
+                return serve(app, listener, lambda: announce(started))
         except TlsUnusable as error:
             raise CannotStart(str(error)) from error
         finally:
             request_log.flush()
             control.close()
             worker.stop()
+
+
+def _do_nothing() -> None:
+    """Where there are no accounts, none is remembered."""
+
+
+def _waking_others(registry: Registry, notifications: Notifications) -> Registry:
+    """The registry as requests see it: what they leave to be done, any process's worker may do."""
+    wake = registry.wake
+
+    def wake_all() -> None:
+        wake()
+        notifications.tell(WORK)
+
+    return replace(registry, wake=wake_all)
+
+
+@contextmanager
+def _without_worker(registry: Registry) -> Iterator[Registry]:
+    """The registry for a command: what it leaves to be done, the servers are told at its end."""
+    woken = threading.Event()
+    yield replace(registry, wake=woken.set)
+    if not woken.is_set():
+        return
+    try:
+        registry.write(lambda tx: notify(tx, WORK), freeing=True)
+    except RegistryError as error:
+        log.warning("the servers do what is left in a while: %s", error)
 
 
 # The person at this machine: the user that may use the data folder.
@@ -479,7 +515,10 @@ def manage(settings: Settings, request: Mapping[str, Any]) -> dict[str, Any]:
             return answer
         raise CannotStart("the server gave no answer")
     require_registry(settings)
-    with open_registry(settings, tables_may=Tables.LEAVE) as (registry, _):
+    with (
+        open_registry(settings, tables_may=Tables.LEAVE) as (opened, _),
+        _without_worker(opened) as registry,
+    ):
         return _manage(registry, request)
 
 
@@ -490,7 +529,10 @@ def check(settings: Settings, request: Mapping[str, Any]) -> Iterable[dict[str, 
         yield from answers
         return
     require_registry(settings)
-    with open_registry(settings, looking=True, tables_may=Tables.LEAVE) as (registry, _):
+    with (
+        open_registry(settings, looking=True, tables_may=Tables.LEAVE) as (opened, _),
+        _without_worker(opened) as registry,
+    ):
         yield from _check(registry, dict(request))
 
 

@@ -302,6 +302,7 @@ SCANS = {
 # SQLite has no such function, or no such statement.
 POSTGRESQL_ONLY = {
     "check.queries.repairs._LOCK_COUNTERS",
+    "database.notifications._NOTIFY",
     "database.transaction._SERVER_TIME",
     "registry.leases.sql._SHARE_BLOB",
     "registry.queries.audit._IN_ORDER",

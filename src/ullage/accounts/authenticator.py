@@ -92,6 +92,8 @@ class Authenticator:
         )
         self._lock = threading.Lock()
         self._known: OrderedDict[bytes, tuple[Principal, float, int]] = OrderedDict()
+        # How often all of it was forgotten.
+        self._forgotten = 0
         self.keys = TokenKeys(registry, monotonic)
 
     # --- passwords --------------------------------------------------------------------------------
@@ -238,9 +240,13 @@ class Authenticator:
     def bearer(self, token: str) -> Principal:
         """Whose access token this is and what it allows. May block. Raises TokenInvalid."""
         now = self._registry.now()
+        forgotten = self._forgotten
         claims = self.keys.verified(token, "access", now)
         principal = self._principal(claims, now)
         with self._lock:
+            if forgotten != self._forgotten:
+                # It was looked up before a change, and may not say what holds since.
+                return principal
             self._known[_fingerprint(token)] = (
                 principal,
                 self._monotonic() + RECHECK_SECONDS,
@@ -282,9 +288,13 @@ class Authenticator:
 
     def look_again(self) -> None:
         """Accounts or keys were changed: forget all that was looked up before."""
-        with self._lock:
-            self._known.clear()
-        self.keys.reload()
+        try:
+            self.keys.reload()
+        finally:
+            # Last: what is looked up from here on is checked with the keys that are left.
+            with self._lock:
+                self._forgotten += 1
+                self._known.clear()
 
 
 def _fingerprint(token: str) -> bytes:

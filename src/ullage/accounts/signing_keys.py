@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
 from datetime import datetime
@@ -26,6 +27,7 @@ class TokenKeys:
     def __init__(self, registry: Registry, monotonic: Callable[[], float] = time.monotonic) -> None:
         self._registry = registry
         self._monotonic = monotonic
+        self._reloading = threading.Lock()
         self._audience = registry.read(find_registry_id) or registry.write(
             lambda tx: registry_id(tx, registry.fresh_key())
         )
@@ -51,8 +53,10 @@ class TokenKeys:
 
     def reload(self) -> None:
         """Take up keys that were made since, by `ullage key rotate` or another process."""
-        self._read_at = self._monotonic()
-        self._authority = self._load()
+        # One after the other: what was read first must not replace what was read last.
+        with self._reloading:
+            self._read_at = self._monotonic()
+            self._authority = self._load()
 
     def _load(self) -> TokenAuthority:
         now = self._registry.now()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
@@ -32,6 +32,13 @@ T = TypeVar("T")
 MAX_ATTEMPTS = 6
 # How long a statement waits for another's lock on a row or a table.
 LOCK_TIMEOUT_MS = 5_000
+# A connection to a server that has gone is noticed.
+_CONNECT = {
+    "connect_timeout": 5,
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+}
 
 
 class PostgresTransaction(Transaction):
@@ -92,10 +99,7 @@ class PostgresDatabase:
             pool_pre_ping=False,
             connect_args={
                 "options": f"{options} -c idle_in_transaction_session_timeout=60000",
-                "connect_timeout": 5,
-                "keepalives_idle": 10,
-                "keepalives_interval": 5,
-                "keepalives_count": 3,
+                **_CONNECT,
             },
         )
         self._engine = connect(pool_size=pool_size)
@@ -202,6 +206,46 @@ class PostgresDatabase:
                 raise
             transaction.ended(committed=True)
             return outcome
+
+
+class Listener:
+    """A connection of its own that hears what other connections notify on a channel.
+
+    It can be told from others by its application_name, `ullage-listen`. All of it raises
+    SQLAlchemy's and psycopg's errors; after one there is nothing to do but to close it.
+    """
+
+    def __init__(self, url: sa.URL, channel: str) -> None:
+        engine = sa.create_engine(
+            url.set(drivername="postgresql+psycopg"),
+            poolclass=sa.NullPool,
+            isolation_level="AUTOCOMMIT",
+            connect_args={"application_name": "ullage-listen", **_CONNECT},
+        )
+        self._channel = channel
+        self._connection = engine.connect()
+        driver = self._connection.connection.dbapi_connection
+        assert isinstance(driver, psycopg.Connection)
+        self._driver: psycopg.Connection[Row] = driver
+        try:
+            self._driver.execute(f"LISTEN {channel}".encode())
+        except psycopg.Error:
+            self.close()
+            raise
+
+    def notes(self, seconds: float) -> Iterator[str]:
+        """What others notify; ends after the first ones, or once none came for so long."""
+        own = self._driver.info.backend_pid
+        for note in self._driver.notifies(timeout=seconds, stop_after=1):
+            if note.pid != own:
+                yield note.payload
+
+    def tell(self, note: str) -> None:
+        self._driver.execute(b"SELECT pg_notify(%s, %s)", (self._channel, note))
+
+    def close(self) -> None:
+        self._driver.close()
+        self._connection.invalidate()
 
 
 # Serialization failure and deadlock; and a unique or foreign key that a concurrent transaction

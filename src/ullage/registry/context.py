@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
 from ullage.blobs.protocol import BlobStore
+from ullage.database.notifications import ACCOUNTS, notify
 from ullage.database.transaction import Database, Transaction, Work
 from ullage.oci.sparse import NOTHING_ABSENT, SparseRules
 from ullage.registry.clients import Caller
@@ -22,6 +23,9 @@ from ullage.registry.queries.upload_claims import Claims
 from ullage.registry.storage_keys import StoreMark
 
 T = TypeVar("T")
+
+# Changes of what each process keeps in memory for a while (authenticator.py, signing_keys.py).
+_OF_ACCOUNTS = ("user.", "token.", "scope-map.", "key.")
 
 
 @dataclass(frozen=True)
@@ -152,3 +156,5 @@ class Registry:
             target=target,
             detail=detail,
         )
+        if action.startswith(_OF_ACCOUNTS):
+            notify(tx, ACCOUNTS)
