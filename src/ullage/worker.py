@@ -24,7 +24,7 @@ from ullage.cleanup.purge import choose_purge
 from ullage.cleanup.retention.run import choose_retention, start_if_due
 from ullage.database.errors import DatabaseBroken, DatabaseBusy, DatabaseFull
 from ullage.deletion import reclaim
-from ullage.deletion.reconcile import reconcile
+from ullage.deletion.reconcile_turn import reconcile_if_due
 from ullage.oci.errors import RegistryError
 from ullage.registry.context import Registry
 from ullage.registry.identity import advance
@@ -40,10 +40,11 @@ IDLE_SECONDS = 30.0
 GATHER_SECONDS = 0.05
 # Tidying the database waits for a quiet moment, so that it does not slow down what it tidies after.
 QUIET_SECONDS = 1.0
-# The store is compared with the database this often, and one object is looked at per this long.
-RECONCILE_SECONDS = 24 * 3600.0
-RECONCILE_PAUSE_SECONDS = 0.001
+# The store is compared with the database when a start is long over, one object per so long. What
+# failed is tried again after the most of pauses.
 FIRST_RECONCILE_SECONDS = 600.0
+RECONCILE_PAUSE_SECONDS = 0.001
+MOST_RECONCILE_PAUSE_SECONDS = 3600.0
 # The scrub begins when a start is over, and looks at least this often whether it is due.
 FIRST_SCRUB_SECONDS = 60.0
 MOST_SCRUB_PAUSE_SECONDS = 3600.0
@@ -282,13 +283,12 @@ class Worker:
         """At long intervals, slowly, look for bytes in the store that no row names."""
         wait = FIRST_RECONCILE_SECONDS
         while not self._stop.wait(wait):
-            wait = RECONCILE_SECONDS
+            wait = MOST_RECONCILE_PAUSE_SECONDS
             if self._rests():
                 continue
             try:
-                buried = reconcile(self._registry, self._slow_listing())
-                if buried:
-                    log.warning("%d unknown objects in the store will be erased", buried)
+                again = reconcile_if_due(self._registry, self._slow_listing(), self._stop.is_set)
+                wait = min(wait, again.total_seconds())
             except TROUBLES as error:
                 log.error("comparing the store with the database failed: %s", error)
 

@@ -75,6 +75,7 @@ def reconcile(registry: Registry, objects: Iterable[StoredObject], *, batch: int
         return 0
     buried = _bury(registry, found.first_unknown) if found.unknown else 0
     if buried:
+        log.warning("%d unknown objects in the store will be erased", buried)
         registry.wake()
     return buried
 

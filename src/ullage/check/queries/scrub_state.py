@@ -5,14 +5,9 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass
 
-import sqlalchemy as sa
-from sqlalchemy import bindparam
-
-from ullage.database.schema import accounts
-from ullage.database.statements import Statement
 from ullage.database.transaction import Transaction
+from ullage.registry.queries.facts import change_fact, find_fact
 
-_facts = accounts.registry_facts
 _NAME = "scrub"
 
 
@@ -31,30 +26,15 @@ class ScrubState:
     until: int = 0
 
 
-_FIND = Statement(sa.select(_facts.c.value).where(_facts.c.name == _NAME))
-_FIRST = Statement.insert(
-    _facts,
-    ("name", "value"),
-    lambda insert: insert.on_conflict_do_nothing(index_elements=["name"]),
-)
-_NEXT = Statement(
-    _facts.update()
-    .where(_facts.c.name == _NAME, _facts.c.value == bindparam("seen"))
-    .values(value=bindparam("next"))
-)
-
-
 def find_state(tx: Transaction) -> ScrubState | None:
     """None before the first pass."""
-    found = tx.value(_FIND)
+    found = find_fact(tx, _NAME)
     return None if found is None else ScrubState(**json.loads(found))
 
 
 def change_state(tx: Transaction, seen: ScrubState | None, state: ScrubState) -> bool:
     """Move on from what was `seen`; False if another process did so meanwhile."""
-    if seen is None:
-        return tx.change(_FIRST, name=_NAME, value=_text(state)) == 1
-    return tx.change(_NEXT, seen=_text(seen), next=_text(state)) == 1
+    return change_fact(tx, _NAME, None if seen is None else _text(seen), _text(state))
 
 
 def _text(state: ScrubState) -> str:

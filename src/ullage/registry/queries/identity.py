@@ -8,12 +8,12 @@ from datetime import datetime
 import sqlalchemy as sa
 from sqlalchemy import bindparam
 
-from ullage.database.schema import accounts, space
+from ullage.database.schema import space
 from ullage.database.statements import Statement
 from ullage.database.timestamps import from_micros
 from ullage.database.transaction import Transaction
+from ullage.registry.queries.facts import change_fact, find_fact
 
-_facts = accounts.registry_facts
 _lines = space.key_lines
 
 _ID, ADOPTED_AT = "id", "adopted_at"
@@ -33,29 +33,20 @@ class KeyLine:
     noted: int
 
 
-_FACT = Statement(sa.select(_facts.c.value).where(_facts.c.name == bindparam("name")))
-_ADD_FACT = Statement.insert(
-    _facts,
-    ("name", "value"),
-    lambda insert: insert.on_conflict_do_nothing(index_elements=["name"]),
-)
-
-
 def find_registry_id(tx: Transaction) -> str | None:
     """None in a database that no server has used yet."""
-    found: str | None = tx.value(_FACT, name=_ID)
-    return found
+    return find_fact(tx, _ID)
 
 
 def registry_id(tx: Transaction, fresh: str) -> str:
     """The registry's id, also what tokens name as their audience; `fresh` if it has none yet."""
-    tx.change(_ADD_FACT, name=_ID, value=fresh)
-    return str(tx.value(_FACT, name=_ID))
+    change_fact(tx, _ID, None, fresh)
+    return str(find_fact(tx, _ID))
 
 
 def adopted_at(tx: Transaction) -> datetime | None:
     """When this database took over a store that another state had written to; None for never."""
-    found = tx.value(_FACT, name=ADOPTED_AT)
+    found = find_fact(tx, ADOPTED_AT)
     return None if found is None else from_micros(int(found))
 
 

@@ -63,6 +63,11 @@ _SILENT = Statement(
     .where(_processes.c.beat_at <= bindparam("before"))
     .order_by(_processes.c.beat_at)
 )
+_BEAT_SINCE = Statement(
+    sa.select(_processes.c.id).where(
+        given(_processes, "id"), _processes.c.beat_at > bindparam("since")
+    )
+)
 _FORGET = Statement(_processes.delete().where(_processes.c.beat_at <= bindparam("before")))
 
 
@@ -82,6 +87,11 @@ def dead(tx: Transaction, now: datetime) -> list[ProcessRow]:
     """Processes that ended without leaving."""
     rows = tx.rows(_SILENT, before=to_micros(now - DEAD_AFTER))
     return [ProcessRow(id_, host, from_micros(beat_at)) for id_, host, beat_at in rows]
+
+
+def is_alive(tx: Transaction, process: str, now: datetime) -> bool:
+    """Whether it has neither died nor left."""
+    return tx.row(_BEAT_SINCE, id=process, since=to_micros(now - DEAD_AFTER)) is not None
 
 
 def forget_dead(tx: Transaction, before: datetime) -> None:
