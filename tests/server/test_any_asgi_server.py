@@ -30,6 +30,7 @@ from ullage.server.http.context import Context
 from ullage.server.http.origins import OwnOrigins
 from ullage.server.http.permissions import KNOWN
 from ullage.server.http.routes import Route, Router
+from ullage.server.http.shared_reads import SharedReads
 from ullage.server.http.threads import FairThreads, Threads
 from ullage.server.http.write_batches import WriteBatches
 
@@ -315,10 +316,11 @@ def test_a_cancelled_upload_is_not_let_go_while_it_is_written(
 def app_with(registry: Registry, handler: Callable[..., Awaitable[Response]]) -> App:
     """The application with a handler that is not ours."""
     threads = Threads(1, inline_reads=True)
+    reads = SharedReads(registry, threads)
     batches, bodies = WriteBatches(registry, threads), Bodies(threads, 60)
     origins = OwnOrigins(listen_host="", external_url="", hosts=())
     guard = Guard(None, threads, FairThreads(1), origins)
-    context = Context(registry, threads, batches, bodies, guard)
+    context = Context(registry, threads, reads, batches, bodies, guard)
     return App(context, Router([Route("x", "GET", "/x", handler, KNOWN)]), None)
 
 

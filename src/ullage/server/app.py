@@ -39,6 +39,7 @@ from ullage.server.http.proxies import Proxies
 from ullage.server.http.request import Request, raw_path, require_json
 from ullage.server.http.responses import json_response
 from ullage.server.http.routes import Route, Router
+from ullage.server.http.shared_reads import SharedReads
 from ullage.server.http.threads import FairThreads, Threads
 from ullage.server.http.write_batches import WriteBatches
 
@@ -79,7 +80,8 @@ def create_app(
     origins = OwnOrigins(listen_host=listen_host, external_url=external_url, hosts=hosts)
     guard = Guard(authenticator, pool, passwords, origins, external_url, scheme)
     bodies = Bodies(pool, body_idle_seconds)
-    context = Context(registry, pool, WriteBatches(registry, pool), bodies, guard)
+    reads, writes = SharedReads(registry, pool), WriteBatches(registry, pool)
+    context = Context(registry, pool, reads, writes, bodies, guard)
     return App(context, Router(ROUTES), request_log, Proxies(trusted_proxies))
 
 

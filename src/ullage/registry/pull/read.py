@@ -154,11 +154,6 @@ class BlobReader:
         self._reader.close()
 
 
-def cached_blob(registry: Registry, name: RepositoryName, digest: Digest) -> bytes | None:
-    """A blob's bytes if they are in memory. Raises BlobUnknown, Locked."""
-    return registry.blob_cache.get(stat_blob(registry, name, digest).key)
-
-
 def open_blob(
     registry: Registry, name: RepositoryName, digest: Digest, *, read_ahead: int = 0
 ) -> BlobReader:
@@ -167,7 +162,14 @@ def open_blob(
     Raises BlobUnknown, also if the stored bytes are missing or have another size, which puts the
     blob in quarantine; Unavailable if they cannot be read now.
     """
-    blob = stat_blob(registry, name, digest)
+    return open_found_blob(registry, name, stat_blob(registry, name, digest), read_ahead=read_ahead)
+
+
+def open_found_blob(
+    registry: Registry, name: RepositoryName, blob: StoredBlob, *, read_ahead: int = 0
+) -> BlobReader:
+    """As open_blob, of a blob that was looked for just now."""
+    digest = blob.digest
     try:
         reader = registry.blobs.open(blob.key, blob.size)
     except KeyUnknown as error:
@@ -210,13 +212,17 @@ def _unreadable(digest: Digest, error: OSError) -> Unavailable:
 def list_tags(registry: Registry, name: RepositoryName, n: int, last: str | None) -> Page:
     """Up to `n` tags after `last`. Raises NameUnknown."""
 
-    def find(tx: Transaction) -> Page:
-        repository_id = require_repository(tx, name)
-        return _page(tags.list_tags(tx, repository_id, n + 1, last), n)
-
     return registry.cached_read(
-        ("tags", name, n, last), find, lambda page: TAG_BYTES * len(page.items)
+        ("tags", name, n, last),
+        lambda tx: tags_page(tx, name, n, last),
+        lambda page: TAG_BYTES * len(page.items),
     )
+
+
+def tags_page(tx: Transaction, name: RepositoryName, n: int, last: str | None) -> Page:
+    """As list_tags, in a transaction."""
+    repository_id = require_repository(tx, name)
+    return _page(tags.list_tags(tx, repository_id, n + 1, last), n)
 
 
 def list_repositories(registry: Registry, n: int, last: str | None, principal: Principal) -> Page:

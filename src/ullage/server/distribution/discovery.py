@@ -17,9 +17,7 @@ async def list_tags(context: Context, request: Request, name: str) -> Response:
     """distribution-spec, "Listing Tags"."""
     repository, query = context.name(name), query_of(request)
     n = page_size(query, context.registry.limits.max_page_size)
-    page = await context.threads.read(
-        read.list_tags, context.registry, repository, n, query.one("last")
-    )
+    page = await context.reads.tags(repository, n, query.one("last"))
     more = page.more and page.items
     link = next_link(f"/v2/{repository}/tags/list", n=n, last=page.items[-1]) if more else {}
     return json_response({"name": repository, "tags": page.items}, headers=link)

@@ -33,14 +33,14 @@ async def get_blob(context: Context, request: Request, name: str, reference: str
     """distribution-spec, "Pulling blobs"."""
     repository, digest = context.name(name), parse_digest(reference)
     if _not_modified(request, digest):
-        await context.threads.read(read.stat_blob, context.registry, repository, digest)
+        await context.reads.blob(repository, digest)
         return empty_response(304, unchanged_headers(digest))
-    if context.threads.inline_reads and "range" not in request.headers:
-        cached = read.cached_blob(context.registry, repository, digest)
-        if cached is not None:
-            return FixedResponse.ready(200, blob_head(digest, len(cached)), cached)
+    blob = await context.reads.blob(repository, digest)
+    cached = context.registry.blob_cache.get(blob.key)
+    if cached is not None and "range" not in request.headers:
+        return FixedResponse.ready(200, blob_head(digest, len(cached)), cached)
     reader = await context.threads.submit(
-        read.open_blob, context.registry, repository, digest, read_ahead=SMALL_BYTES
+        read.open_found_blob, context.registry, repository, blob, read_ahead=SMALL_BYTES
     )
     try:
         span = byte_range(_range_asked(request, digest), reader.size)
@@ -67,7 +67,7 @@ async def head_blob(context: Context, request: Request, name: str, reference: st
             read.stat_blob_for_push, context.registry, repository, digest, caller_of(request)
         )
     else:
-        blob = await context.threads.read(read.stat_blob, context.registry, repository, digest)
+        blob = await context.reads.blob(repository, digest)
     if _not_modified(request, digest):
         return empty_response(304, unchanged_headers(digest))
     return FixedResponse.ready(200, blob_head(digest, blob.size))
@@ -86,9 +86,7 @@ def _range_asked(request: Request, digest: Digest) -> str | None:
 async def get_manifest(context: Context, request: Request, name: str, reference: str) -> Response:
     """distribution-spec, "Pulling manifests". What was pushed is served, whatever Accept lists."""
     wanted = _manifest_wanted(reference)
-    manifest = await context.threads.read(
-        read.get_manifest, context.registry, context.name(name), wanted
-    )
+    manifest = await context.reads.manifest(context.name(name), wanted)
     if request.method == "GET":
         # Also where the client has it and the response is a 304. A HEAD is no pull.
         note_pull(context.registry, manifest.id, wanted, request.headers.get("user-agent", ""))

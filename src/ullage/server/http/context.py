@@ -15,6 +15,7 @@ from ullage.server.http.authentication import Guard
 from ullage.server.http.blob_response import ReadyMemory
 from ullage.server.http.bodies import Bodies
 from ullage.server.http.parameters import Query
+from ullage.server.http.shared_reads import SharedReads
 from ullage.server.http.threads import Threads
 from ullage.server.http.write_batches import WriteBatches
 
@@ -28,6 +29,7 @@ class Context:
 
     registry: Registry
     threads: Threads
+    reads: SharedReads
     write_batches: WriteBatches
     bodies: Bodies
     guard: Guard

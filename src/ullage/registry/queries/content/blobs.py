@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import json
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import NamedTuple
@@ -57,6 +58,34 @@ def find_blob(tx: Transaction, name: RepositoryName, digest: Digest) -> StoredBl
         return None
     size, key, repository_id, readable = row
     return StoredBlob(digest, size, key, repository_id, bool(readable))
+
+
+_FIND_ALL = """
+    SELECT asked.repository, asked.digest, blobs.size, blobs.storage_key, repo_blobs.repository_id
+    FROM {asked} JOIN repositories ON repositories.name = asked.repository
+    JOIN repo_blobs ON repo_blobs.repository_id = repositories.id
+    AND repo_blobs.digest = asked.digest
+    JOIN blobs ON blobs.digest = asked.digest
+    WHERE repositories.read_enabled AND blobs.damaged_at IS NULL
+"""
+# What is asked comes as JSON, a list of [repository, digest].
+_ASKED_IN_SQLITE = """(SELECT json_extract(value, '$[0]') AS repository,
+    json_extract(value, '$[1]') AS digest FROM json_each(:asked)) AS asked"""
+_ASKED_IN_POSTGRESQL = """(SELECT pair ->> 0 AS repository, pair ->> 1 AS digest
+    FROM json_array_elements(CAST(:asked AS json)) AS pair) AS asked"""
+_FIND_MANY = Statement.text(
+    _FIND_ALL.format(asked=_ASKED_IN_SQLITE), _FIND_ALL.format(asked=_ASKED_IN_POSTGRESQL)
+)
+
+
+def find_blobs(
+    tx: Transaction, asked: Iterable[tuple[RepositoryName, Digest]]
+) -> dict[tuple[str, str], StoredBlob]:
+    """As find_blob, of many at once: those whose repository hands them out, by what was asked."""
+    return {
+        (name, digest): StoredBlob(Digest(digest), *row)
+        for name, digest, *row in tx.rows(_FIND_MANY, asked=json.dumps([*asked]))
+    }
 
 
 _SOUND = (

@@ -121,6 +121,62 @@ def get_manifest(
     return StoredManifest(manifest_id, Digest(digest), media_type, raw, lock)
 
 
+# What is asked about many at once comes as JSON, a list of [repository, reference].
+_ASKED_IN_SQLITE = """(SELECT json_extract(value, '$[0]') AS repository,
+    json_extract(value, '$[1]') AS reference FROM json_each(:asked)) AS asked"""
+_ASKED_IN_POSTGRESQL = """(SELECT pair ->> 0 AS repository, pair ->> 1 AS reference
+    FROM json_array_elements(CAST(:asked AS json)) AS pair) AS asked"""
+_FIND_TO_PULL = """
+    SELECT asked.repository, asked.reference, manifests.id, manifests.digest, manifests.media_type
+    FROM {asked} JOIN repositories ON repositories.name = asked.repository {join}
+    WHERE repositories.read_enabled AND manifests.read_enabled
+"""
+_FIND_BY_DIGEST, _FIND_BY_TAG = (
+    Statement.text(
+        *(
+            _FIND_TO_PULL.format(asked=asked, join=join)
+            for asked in (_ASKED_IN_SQLITE, _ASKED_IN_POSTGRESQL)
+        )
+    )
+    for join in (
+        """JOIN manifests ON manifests.repository_id = repositories.id
+        AND manifests.digest = asked.reference""",
+        """JOIN tags ON tags.repository_id = repositories.id AND tags.name = asked.reference
+        AND tags.read_enabled JOIN manifests ON manifests.id = tags.manifest_id""",
+    )
+)
+
+
+class FoundManifest(NamedTuple):
+    """A manifest without its bytes."""
+
+    id: int
+    digest: Digest
+    media_type: str
+
+
+def find_to_pull(
+    tx: Transaction, asked: Iterable[tuple[RepositoryName, Tag | Digest]]
+) -> dict[tuple[str, str], FoundManifest]:
+    """Those that no lock keeps from being pulled, by what was asked."""
+    pairs = [*asked]
+    by_digest = [at for at in pairs if isinstance(at[1], Digest)]
+    by_tag = [at for at in pairs if not isinstance(at[1], Digest)]
+    found: dict[tuple[str, str], FoundManifest] = {}
+    for statement, some in ((_FIND_BY_DIGEST, by_digest), (_FIND_BY_TAG, by_tag)):
+        for name, reference, *row in tx.rows(statement, asked=json.dumps(some)) if some else ():
+            found[name, reference] = FoundManifest(row[0], Digest(row[1]), row[2])
+    return found
+
+
+_RAW = Statement(sa.select(*_manifests.c["id", "raw"]).where(among(_manifests.c.id, "ids")))
+
+
+def raw_manifests(tx: Transaction, ids: Collection[int]) -> dict[int, bytes]:
+    """The bytes of those of these manifests that exist."""
+    return dict(tx.rows(_RAW, ids=ids)) if ids else {}
+
+
 _EXISTS = Statement(
     sa.select(_manifests.c.id)
     .join(_repositories, _repositories.c.id == _manifests.c.repository_id)
