@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import asyncio
 import os
-import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
+from typing import Any, TypeVar
 
 import httpx
 import pytest
@@ -22,11 +23,13 @@ from tests.support.fixtures import registry_on
 from tests.support.planting import plant_image
 from tests.support.server import UllageServer
 from ullage.blobs.memory import MemoryBlobStore
-from ullage.database.transaction import Database
+from ullage.database.statements import Statement
+from ullage.database.transaction import Database, Question, answered
 from ullage.oci.digest import digest_of
 from ullage.oci.errors import NameUnknown, Unavailable
 from ullage.oci.reference import parse_repository_name, parse_tag
 from ullage.registry.pull import read
+from ullage.registry.pull.blob_cache import BlobCache
 from ullage.registry.pull.together import (
     BlobAt,
     ManifestAt,
@@ -36,17 +39,10 @@ from ullage.registry.pull.together import (
     find_tags,
 )
 from ullage.server.http.shared_reads import Shared
-from ullage.server.http.threads import Threads
 
+T = TypeVar("T")
 READS = int(os.environ.get("ULLAGE_READS", "") or 3000)
 READERS = 6
-
-
-@pytest.fixture
-def threads() -> Iterator[Threads]:
-    threads = Threads(2, inline_reads=False)
-    yield threads
-    threads.close()
 
 
 class Asked:
@@ -54,72 +50,101 @@ class Asked:
 
     def __init__(self) -> None:
         self.questions: list[list[int]] = []
-        self.may_go_on = threading.Semaphore(0)
+        self.asking = asyncio.Event()
+        self.may_go_on = asyncio.Semaphore(0)
         self.error: Exception | None = None
 
-    def __call__(self, keys: Sequence[int]) -> Mapping[int, str]:
+    async def __call__(self, keys: Sequence[int]) -> Mapping[int, str]:
         self.questions.append(list(keys))
-        assert self.may_go_on.acquire(timeout=20)
+        self.asking.set()
+        await self.may_go_on.acquire()
         if self.error is not None:
             raise self.error
         return {key: f"{key} of {len(self.questions)}" for key in keys if key >= 0}
 
+    def go_on(self, questions: int) -> None:
+        for _ in range(questions):
+            self.may_go_on.release()
 
-def test_what_comes_while_a_question_runs_shares_the_next_one(threads: Threads) -> None:
+
+def _run(work: Coroutine[Any, Any, None]) -> None:
+    async def bounded() -> None:
+        async with asyncio.timeout(20):
+            await work
+
+    asyncio.run(bounded())
+
+
+def test_what_comes_while_a_question_runs_shares_the_next_one() -> None:
     async def run() -> None:
         asked = Asked()
-        shared = Shared(threads, asked)
+        shared = Shared(asked)
         first = shared.ask(1)
+        await asked.asking.wait()
         later = [shared.ask(key) for key in (1, 2, 2, -1)]
-        asked.may_go_on.release(2)
+        asked.go_on(2)
         assert await first == "1 of 1"
         assert await asyncio.gather(*later) == ["1 of 2", "2 of 2", "2 of 2", None]
         assert asked.questions == [[1], [1, 2, -1]]
 
-    asyncio.run(run())
+    _run(run())
 
 
-def test_a_question_is_about_so_many_keys_at_most(threads: Threads) -> None:
+def test_a_question_is_about_so_many_keys_at_most() -> None:
     async def run() -> None:
         asked = Asked()
-        asked.may_go_on.release(4)
-        shared = Shared(threads, asked, most=2)
-        await asyncio.gather(*(shared.ask(key) for key in range(6)))
-        assert asked.questions == [[0], [1, 2], [3, 4], [5]]
+        asked.go_on(3)
+        shared = Shared(asked, most=2)
+        await asyncio.gather(*(shared.ask(key) for key in range(5)))
+        assert asked.questions == [[0, 1], [2, 3], [4]]
 
-    asyncio.run(run())
+    _run(run())
 
 
-def test_what_fails_fails_once_for_each_and_the_next_question_is_asked(threads: Threads) -> None:
+def test_what_fails_fails_once_for_each_and_the_next_question_is_asked() -> None:
     """reliability.md: one clear 503, and reads go on."""
 
     async def run() -> None:
         asked = Asked()
         asked.error = Unavailable(message="no server")
-        shared = Shared(threads, asked)
+        shared = Shared(asked)
         several = [shared.ask(key) for key in (1, 2, 3)]
-        asked.may_go_on.release(2)
+        asked.go_on(1)
         told = await asyncio.gather(*several, return_exceptions=True)
         assert [type(each) for each in told] == [Unavailable] * 3
         asked.error = None
-        asked.may_go_on.release()
-        assert await shared.ask(4) == "4 of 3"
+        asked.go_on(1)
+        assert await shared.ask(4) == "4 of 2"
 
-    asyncio.run(run())
+    _run(run())
 
 
-def test_a_request_that_is_cancelled_takes_no_other_s_answer(threads: Threads) -> None:
+def test_a_request_that_is_cancelled_takes_no_other_s_answer() -> None:
     async def run() -> None:
         asked = Asked()
-        shared = Shared(threads, asked)
-        cancelled, other = shared.ask(1), shared.ask(1)
-        same = shared.ask(1)
+        shared = Shared(asked)
+        cancelled = shared.ask(1)
+        await asked.asking.wait()
+        other, same = shared.ask(1), shared.ask(1)
         assert cancelled.cancel()
         assert other.cancel()
-        asked.may_go_on.release(2)
+        asked.go_on(2)
         assert await same == "1 of 2"
 
-    asyncio.run(run())
+    _run(run())
+
+
+def _answer(db: Database, ask: Callable[[], Question[T]]) -> T:
+    """As a transaction answers it; where there is one, an event loop's connection says the same."""
+    told = db.read(lambda tx: answered(tx, ask()))
+    connection = db.loop_connection()
+    if connection is not None:
+
+        async def twice() -> tuple[T, T]:
+            return await connection.answer(ask), await connection.answer(ask)
+
+        assert asyncio.run(twice()) == (told, told)
+    return told
 
 
 def test_a_question_about_many_is_answered_as_each_is(db: Database, clock: FakeClock) -> None:
@@ -130,16 +155,38 @@ def test_a_question_about_many_is_answered_as_each_is(db: Database, clock: FakeC
     manifest = read.get_manifest(registry, app, v1)
     here = [ManifestAt(app, v1), ManifestAt(app, manifest.digest)]
     nowhere = [ManifestAt(gone, v1), ManifestAt(app, parse_tag("v2"))]
-    for _ in range(2):
-        found = find_manifests(registry, [*here, *nowhere, ManifestAt(gone, manifest.digest)])
+    images = [*here, *nowhere, ManifestAt(gone, manifest.digest)]
+    for cache in (registry.manifest_cache, BlobCache()):
+        found = _answer(db, partial(find_manifests, cache, images))
         assert found == dict.fromkeys(here, manifest)
     blob = BlobAt(app, digest_of(b"layer"))
-    asked = [blob, BlobAt(gone, blob.digest), BlobAt(app, digest_of(b"other"))]
-    assert find_blobs(registry, asked) == {blob: read.stat_blob(registry, *blob)}
+    layers = [blob, BlobAt(gone, blob.digest), BlobAt(app, digest_of(b"other"))]
+    assert _answer(db, partial(find_blobs, layers)) == {blob: read.stat_blob(registry, *blob)}
+    # A page without a tag may be one of no repository: `read` knows.
     pages = [TagsOf(app, 10, None), TagsOf(app, 10, "v1"), TagsOf(gone, 10, None)]
-    assert find_tags(registry, pages) == {at: read.list_tags(registry, *at) for at in pages[:2]}
+    assert _answer(db, partial(find_tags, pages)) == {pages[0]: read.list_tags(registry, *pages[0])}
+    assert read.list_tags(registry, *pages[1]) == read.Page((), more=False)
     with pytest.raises(NameUnknown):
         read.list_tags(registry, *pages[2])
+
+
+def test_what_may_not_be_pulled_is_in_no_answer(db: Database, clock: FakeClock) -> None:
+    """azure.md section 3: `readEnabled` of a repository, a manifest and a tag."""
+    registry = registry_on(db, MemoryBlobStore(), clock)
+    app, v1 = parse_repository_name("app"), parse_tag("v1")
+    digest = plant_image(registry, app, v1, [b"layer"])
+    images = [ManifestAt(app, v1), ManifestAt(app, digest)]
+    layers = [BlobAt(app, digest_of(b"layer"))]
+    for table, left in (("tags", 1), ("manifests", 0), ("repositories", 0)):
+        assert len(_answer(db, partial(find_blobs, layers))) == 1
+        lock = Statement.text(f"UPDATE {table} SET read_enabled = false")
+        db.write(lambda tx, lock=lock: tx.change(lock))  # type: ignore[misc]
+        assert len(_answer(db, partial(find_manifests, registry.manifest_cache, images))) == left
+    assert _answer(db, partial(find_blobs, layers)) == {}
+
+
+def layer_of(number: int) -> bytes:
+    return b"%d " % number * 100
 
 
 class Tombs:
@@ -164,7 +211,7 @@ def test_what_was_acknowledged_as_deleted_is_read_by_no_process(
         ]
         tombs = Tombs()
         with httpx.Client(base_url=servers[0].url, timeout=60) as client:
-            digest = push_image(client, "app", "v0", [b"0" * 100])
+            digest = push_image(client, "app", "v0", [layer_of(0)])
             with ThreadPoolExecutor(READERS) as pool:
                 readers = [
                     pool.submit(_read, servers[-1].url, tombs, READS // READERS)
@@ -172,7 +219,7 @@ def test_what_was_acknowledged_as_deleted_is_read_by_no_process(
                 ]
                 while not all(reader.done() for reader in readers):
                     upcoming = tombs.newest + 1
-                    following = push_image(client, "app", f"v{upcoming}", [b"%d" % upcoming * 100])
+                    following = push_image(client, "app", f"v{upcoming}", [layer_of(upcoming)])
                     tombs.newest = upcoming
                     answer = client.delete(f"/v2/app/manifests/{digest}")
                     assert answer.status_code == 202, answer.text
@@ -193,8 +240,11 @@ def _read(url: str, tombs: Tombs, reads: int) -> tuple[int, int, int]:
             deleted = tombs.deleted
             # The one that goes now or has just gone.
             asked = max(0, deleted + number % 2)
-            if number % 3:
+            if number % 3 == 0:
                 answer = client.get(f"/v2/app/manifests/v{asked}")
+                ok = answer.status_code == 200
+            elif number % 3 == 1:
+                answer = client.get(f"/v2/app/blobs/{digest_of(layer_of(asked))}")
                 ok = answer.status_code == 200
             else:
                 answer = client.get("/v2/app/tags/list")

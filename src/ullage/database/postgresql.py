@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import psycopg
 import sqlalchemy as sa
 
-from ullage.database.dialects import Dialect
+from ullage.database.dialects import Dialect, sql_dialect_of
 from ullage.database.errors import (
     DatabaseBusy,
     DatabaseDamaged,
@@ -24,7 +24,16 @@ from ullage.database.errors import (
     DatabaseUnusable,
 )
 from ullage.database.migrations.upgrade import Tables, upgrade
-from ullage.database.transaction import Row, Transaction, Work, as_by_sqlalchemy
+from ullage.database.transaction import (
+    Ask,
+    LoopConnection,
+    Question,
+    Row,
+    Transaction,
+    Work,
+    as_by_sqlalchemy,
+    bound,
+)
 
 T = TypeVar("T")
 
@@ -79,6 +88,63 @@ class PostgresTransaction(Transaction):
         return as_by_sqlalchemy(sql, parameters, error, psycopg.Error)
 
 
+# A question about many finds few rows of large tables, each by an index. The planner would take its
+# guess of a list's length for a reason to scan; nor need it plan again for each list.
+_FOR_QUESTIONS = (
+    " -c enable_seqscan=off -c enable_hashjoin=off -c enable_mergejoin=off"
+    " -c plan_cache_mode=force_generic_plan"
+)
+
+
+class PostgresLoopConnection:
+    """One after the other, from one event loop; after a failure a new connection is made."""
+
+    def __init__(self, parameters: Mapping[str, Any]) -> None:
+        """`parameters` are the driver's, as for any connection."""
+        self._parameters = parameters
+        self._dialect = sql_dialect_of("postgresql")
+        self._connection: psycopg.AsyncConnection[Row] | None = None
+
+    async def answer(self, ask: Callable[[], Question[T]]) -> T:
+        if self._connection is not None:
+            try:
+                return await self._answer(self._connection, ask())
+            except psycopg.Error as error:
+                if not self._connection.closed:
+                    raise _driver_error(error) from error
+                # The server may have been started again since the last question.
+                self._connection = None
+        try:
+            self._connection = await psycopg.AsyncConnection.connect(
+                autocommit=True, **self._parameters
+            )
+            return await self._answer(self._connection, ask())
+        except psycopg.Error as error:
+            if self._connection is not None and self._connection.closed:
+                self._connection = None
+            raise _driver_error(error) from error
+
+    async def _answer(self, connection: psycopg.AsyncConnection[Row], question: Question[T]) -> T:
+        cursor = connection.cursor()
+        try:
+            ask = next(question)
+            while True:
+                ask = question.send(await self._rows(cursor, ask))
+        except StopIteration as end:
+            outcome: T = end.value
+            return outcome
+
+    async def _rows(self, cursor: psycopg.AsyncCursor[Row], ask: Ask) -> list[Row]:
+        built = ask.statement.built(self._dialect)
+        await cursor.execute(built.sql.encode(), bound(built, ask.parameters))
+        return await cursor.fetchall()
+
+    def close(self) -> None:
+        """From any thread, when the event loop has ended."""
+        if self._connection is not None:
+            self._connection.pgconn.finish()
+
+
 class PostgresDatabase:
     dialect: Dialect = "postgresql"
     inline_reads = False
@@ -91,21 +157,25 @@ class PostgresDatabase:
         # Compiling statements pays for none of ours. Where tables have no statistics yet it takes
         # seconds for what runs in milliseconds.
         options = f"-c jit=off -c lock_timeout={LOCK_TIMEOUT_MS} -c statement_timeout=60000"
+        connect_args = {
+            "options": f"{options} -c idle_in_transaction_session_timeout=60000",
+            **_CONNECT,
+        }
         connect = partial(
             sa.create_engine,
             url.set(drivername="postgresql+psycopg"),
             max_overflow=0,
             pool_timeout=10,
             pool_pre_ping=False,
-            connect_args={
-                "options": f"{options} -c idle_in_transaction_session_timeout=60000",
-                **_CONNECT,
-            },
+            connect_args=connect_args,
         )
         self._engine = connect(pool_size=pool_size)
         # Connected when it is first used.
         self._apart = connect(pool_size=1)
         self._reading = self._engine.execution_options(isolation_level="AUTOCOMMIT")
+        _, named = self._engine.dialect.create_connect_args(url)
+        self._loop_parameters = {**named, **connect_args, "options": options + _FOR_QUESTIONS}
+        self._loop_connections: list[PostgresLoopConnection] = []
         self._snapshots = self._engine.execution_options(
             isolation_level="REPEATABLE READ", postgresql_readonly=True
         )
@@ -133,6 +203,11 @@ class PostgresDatabase:
     def cached_read(self, key: Hashable, work: Work[T], weigh: Callable[[T], int]) -> T:
         """Other processes commit, too, and this one is not told: everything is read."""
         return self.read(work)
+
+    def loop_connection(self) -> LoopConnection:
+        connection = PostgresLoopConnection(self._loop_parameters)
+        self._loop_connections.append(connection)
+        return connection
 
     def snapshot(self, work: Work[T]) -> T:
         return self._patiently(self._snapshots, work)
@@ -169,6 +244,8 @@ class PostgresDatabase:
         return self.snapshot(ask)
 
     def close(self) -> None:
+        for connection in self._loop_connections:
+            connection.close()
         self._engine.dispose()
         self._apart.dispose()
 
@@ -259,6 +336,13 @@ _CORRUPTED = {"XX001", "XX002"}
 
 def _worth_another_try(error: sa.exc.DBAPIError) -> bool:
     return getattr(error.orig, "sqlstate", None) in _TRY_AGAIN
+
+
+def _driver_error(error: psycopg.Error) -> Exception:
+    """As `_postgres_error`, of what came without SQLAlchemy."""
+    known = as_by_sqlalchemy("", None, error, psycopg.Error)
+    assert isinstance(known, sa.exc.DBAPIError)
+    return _postgres_error(known)
 
 
 def _postgres_error(error: sa.exc.DBAPIError) -> Exception:

@@ -9,9 +9,9 @@ What an engine has to itself is in `sqlite/` and `postgresql.py`.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Hashable, Iterator, Mapping, Sequence
 from datetime import datetime
-from typing import Any, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import sqlalchemy as sa
 
@@ -74,11 +74,7 @@ class Transaction(ABC):
             self._change_many(built.sql, [self._bound(built, each) for each in several])
 
     def _bound(self, built: Built, parameters: Mapping[str, Any]) -> Mapping[str, Any]:
-        if built.constants:
-            parameters = {**built.constants, **parameters}
-        if built.lists:
-            parameters = {**parameters, **{name: [*parameters[name]] for name in built.lists}}
-        return parameters
+        return bound(built, parameters)
 
     @abstractmethod
     def _fetch(self, sql: str, parameters: Mapping[str, Any]) -> list[Row]:
@@ -114,6 +110,52 @@ class Transaction(ABC):
             callback()
 
 
+def bound(built: Built, parameters: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A statement's parameters as a driver that knows lists takes them."""
+    if built.constants:
+        parameters = {**built.constants, **parameters}
+    if built.lists:
+        parameters = {**parameters, **{name: [*parameters[name]] for name in built.lists}}
+    return parameters
+
+
+class Ask(NamedTuple):
+    """A statement with its parameters, whose rows are wanted."""
+
+    statement: Statement
+    parameters: Mapping[str, Any]
+
+
+# Work that yields what it asks, gets the rows, and goes on: it runs in a transaction, or without
+# blocking on a `LoopConnection`. Each statement sees what was committed last.
+Question = Generator[Ask, list[Row], T]
+
+
+def answered(tx: Transaction, question: Question[T]) -> T:
+    """Run a question in a transaction."""
+    try:
+        ask = next(question)
+        while True:
+            ask = question.send(tx.rows(ask.statement, **ask.parameters))
+    except StopIteration as end:
+        outcome: T = end.value
+        return outcome
+
+
+class LoopConnection(Protocol):
+    """A connection that an event loop has to itself, for short questions one after the other.
+
+    A thread and a connection of the pool cost more than such a question. Every statement is a
+    transaction of its own.
+    """
+
+    async def answer(self, ask: Callable[[], Question[T]]) -> T:
+        """What the question that `ask` makes gives. It may be asked twice, if the server was gone.
+
+        Raises DatabaseBusy and its like, as Database.read does.
+        """
+
+
 def as_by_sqlalchemy(
     sql: str, parameters: Any, error: Exception, base: type[Exception]
 ) -> BaseException:
@@ -142,6 +184,9 @@ class Database(Protocol):
 
         `weigh` says how many bytes it takes to remember what `work` gave, which must stay as it is.
         """
+
+    def loop_connection(self) -> LoopConnection | None:
+        """A new one, connected when it is first used; None where reads are `inline_reads`."""
 
     def snapshot(self, work: Work[T]) -> T:
         """Run `work` reading; all its statements see one moment."""

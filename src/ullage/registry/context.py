@@ -80,9 +80,9 @@ class Registry:
     # Pulls that wait to be written down.
     pull_recorder: PullRecorder = field(default_factory=PullRecorder)
     # By storage key.
-    blob_cache: BlobCache[str] = field(default_factory=BlobCache)
-    # By the manifest's id, where many read together.
-    manifest_cache: BlobCache[int] = field(default_factory=BlobCache)
+    blob_cache: BlobCache = field(default_factory=BlobCache)
+    # By digest, where many read together.
+    manifest_cache: BlobCache = field(default_factory=BlobCache)
     # Upload sessions without bytes, where they are kept in memory.
     memory_sessions: MemorySessions | None = None
     # By this name this process gives signs of life, where others may be at work on the same

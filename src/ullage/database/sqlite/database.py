@@ -177,6 +177,9 @@ class SqliteDatabase:
             recalled.keep(key, found, weigh(found))
         return found
 
+    def loop_connection(self) -> None:
+        """Reading on the event loop takes less time than any other way."""
+
     def snapshot(self, work: Work[T]) -> T:
         try:
             transaction = self._reader()

@@ -212,17 +212,13 @@ def _unreadable(digest: Digest, error: OSError) -> Unavailable:
 def list_tags(registry: Registry, name: RepositoryName, n: int, last: str | None) -> Page:
     """Up to `n` tags after `last`. Raises NameUnknown."""
 
+    def find(tx: Transaction) -> Page:
+        repository_id = require_repository(tx, name)
+        return page_of(tags.list_tags(tx, repository_id, n + 1, last), n)
+
     return registry.cached_read(
-        ("tags", name, n, last),
-        lambda tx: tags_page(tx, name, n, last),
-        lambda page: TAG_BYTES * len(page.items),
+        ("tags", name, n, last), find, lambda page: TAG_BYTES * len(page.items)
     )
-
-
-def tags_page(tx: Transaction, name: RepositoryName, n: int, last: str | None) -> Page:
-    """As list_tags, in a transaction."""
-    repository_id = require_repository(tx, name)
-    return _page(tags.list_tags(tx, repository_id, n + 1, last), n)
 
 
 def list_repositories(registry: Registry, n: int, last: str | None, principal: Principal) -> Page:
@@ -230,7 +226,7 @@ def list_repositories(registry: Registry, n: int, last: str | None, principal: P
     readable = set(principal.readable())
     patterns = None if "*" in readable else readable
     found = registry.read(lambda tx: repositories.list_repositories(tx, n + 1, last, patterns))
-    return _page(found, n)
+    return page_of(found, n)
 
 
 def list_referrers(
@@ -271,5 +267,6 @@ def _descriptor(row: ReferrerRow) -> Descriptor:
     )
 
 
-def _page(items: list[str], n: int) -> Page:
+def page_of(items: list[str], n: int) -> Page:
+    """The first `n` of what was read of a list; one more of it says that there are more."""
     return Page(tuple(items[:n]), more=len(items) > n)

@@ -8,13 +8,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from ullage.database.transaction import Transaction
+from ullage.database.transaction import Question
 from ullage.oci.digest import Digest
-from ullage.oci.errors import NameUnknown
 from ullage.oci.reference import RepositoryName, Tag
-from ullage.registry.context import Registry
-from ullage.registry.pull.read import Page, tags_page
-from ullage.registry.queries.content import blobs, manifests
+from ullage.registry.pull.blob_cache import BlobCache
+from ullage.registry.pull.read import Page, page_of
+from ullage.registry.queries.content import blobs, manifests, tags
 from ullage.registry.queries.content.blobs import StoredBlob
 from ullage.registry.queries.content.manifests import StoredManifest
 
@@ -42,48 +41,37 @@ class TagsOf(NamedTuple):
 
 
 def find_manifests(
-    registry: Registry, asked: Sequence[ManifestAt]
-) -> dict[ManifestAt, StoredManifest]:
-    """Those that may be pulled. Bytes that are in memory are not read again.
+    cache: BlobCache, asked: Sequence[ManifestAt]
+) -> Question[dict[ManifestAt, StoredManifest]]:
+    """Those that may be pulled. Bytes that are in `cache`, by their digest, are not read again.
 
-    What names which manifest is read each time; a manifest's id names the same bytes for ever.
-    Raises Unavailable.
+    What names which manifest is read each time; a digest names the same bytes for ever.
     """
-    cache = registry.manifest_cache
-
-    def find(tx: Transaction) -> dict[ManifestAt, StoredManifest]:
-        found = manifests.find_to_pull(tx, asked)
-        raws = {row.id: raw for row in found.values() if (raw := cache.get(row.id)) is not None}
-        missing = {row.id for row in found.values()} - raws.keys()
-        for manifest_id, raw in manifests.raw_manifests(tx, missing).items():
-            cache.keep(manifest_id, raw)
-            raws[manifest_id] = raw
-        # One without bytes was deleted between the two statements.
-        return {
-            at: StoredManifest(row.id, row.digest, row.media_type, raws[row.id])
-            for at in asked
-            if (row := found.get(at)) is not None and row.id in raws
-        }
-
-    return registry.read(find)
+    found = yield from manifests.find_to_pull(asked)
+    raws = {row.id: raw for row in found.values() if (raw := cache.get(row.digest)) is not None}
+    missing = {row.id: row.digest for row in found.values() if row.id not in raws}
+    for manifest_id, raw in (yield from manifests.raw_manifests(missing.keys())).items():
+        cache.keep(missing[manifest_id], raw)
+        raws[manifest_id] = raw
+    # One without bytes was deleted between the two statements.
+    return {
+        at: StoredManifest(row.id, row.digest, row.media_type, raws[row.id])
+        for at in asked
+        if (row := found.get(at)) is not None and row.id in raws
+    }
 
 
-def find_blobs(registry: Registry, asked: Sequence[BlobAt]) -> dict[BlobAt, StoredBlob]:
-    """Those that may be pulled. Raises Unavailable."""
-    found = registry.read(lambda tx: blobs.find_blobs(tx, asked))
+def find_blobs(asked: Sequence[BlobAt]) -> Question[dict[BlobAt, StoredBlob]]:
+    """Those that may be pulled."""
+    found = yield from blobs.find_blobs(asked)
     return {at: blob for at in asked if (blob := found.get(at)) is not None}
 
 
-def find_tags(registry: Registry, asked: Sequence[TagsOf]) -> dict[TagsOf, Page]:
-    """The pages of repositories that exist. Raises Unavailable."""
-
-    def find(tx: Transaction) -> dict[TagsOf, Page]:
-        found = {}
-        for page in asked:
-            try:
-                found[page] = tags_page(tx, *page)
-            except NameUnknown:
-                continue
-        return found
-
-    return registry.read(find)
+def find_tags(asked: Sequence[TagsOf]) -> Question[dict[TagsOf, Page]]:
+    """The pages that have a tag on them."""
+    found = {}
+    for at in asked:
+        names = yield from tags.tags_named(at.name, at.n + 1, at.last)
+        if names:
+            found[at] = page_of(names, at.n)
+    return found

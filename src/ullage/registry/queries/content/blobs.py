@@ -14,7 +14,7 @@ from sqlalchemy import bindparam
 from ullage.database.schema import content
 from ullage.database.statements import Statement, among, given, same
 from ullage.database.timestamps import to_micros
-from ullage.database.transaction import Transaction
+from ullage.database.transaction import Ask, Question, Transaction
 from ullage.oci.digest import Digest
 from ullage.oci.reference import RepositoryName
 from ullage.registry.queries.content.repositories import add_to_repository
@@ -79,13 +79,11 @@ _FIND_MANY = Statement.text(
 
 
 def find_blobs(
-    tx: Transaction, asked: Iterable[tuple[RepositoryName, Digest]]
-) -> dict[tuple[str, str], StoredBlob]:
+    asked: Iterable[tuple[RepositoryName, Digest]],
+) -> Question[dict[tuple[str, str], StoredBlob]]:
     """As find_blob, of many at once: those whose repository hands them out, by what was asked."""
-    return {
-        (name, digest): StoredBlob(Digest(digest), *row)
-        for name, digest, *row in tx.rows(_FIND_MANY, asked=json.dumps([*asked]))
-    }
+    rows = yield Ask(_FIND_MANY, {"asked": json.dumps([*asked])})
+    return {(name, digest): StoredBlob(Digest(digest), *row) for name, digest, *row in rows}
 
 
 _SOUND = (

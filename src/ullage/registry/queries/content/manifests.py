@@ -14,7 +14,7 @@ from sqlalchemy import bindparam
 from ullage.database.schema import content
 from ullage.database.statements import LIMIT, Statement, among, given
 from ullage.database.timestamps import to_micros
-from ullage.database.transaction import Row, Transaction
+from ullage.database.transaction import Ask, Question, Row, Transaction
 from ullage.oci.digest import Digest
 from ullage.oci.manifest.parsing import Manifest
 from ullage.oci.reference import RepositoryName, Tag
@@ -121,28 +121,29 @@ def get_manifest(
     return StoredManifest(manifest_id, Digest(digest), media_type, raw, lock)
 
 
-# What is asked about many at once comes as JSON, a list of [repository, reference].
+# What is asked about many at once comes as JSON, a list of [repository, reference] each for digests
+# and tags.
 _ASKED_IN_SQLITE = """(SELECT json_extract(value, '$[0]') AS repository,
-    json_extract(value, '$[1]') AS reference FROM json_each(:asked)) AS asked"""
+    json_extract(value, '$[1]') AS reference FROM json_each(:{those})) AS asked"""
 _ASKED_IN_POSTGRESQL = """(SELECT pair ->> 0 AS repository, pair ->> 1 AS reference
-    FROM json_array_elements(CAST(:asked AS json)) AS pair) AS asked"""
+    FROM json_array_elements(CAST(:{those} AS json)) AS pair) AS asked"""
 _FIND_TO_PULL = """
     SELECT asked.repository, asked.reference, manifests.id, manifests.digest, manifests.media_type
-    FROM {asked} JOIN repositories ON repositories.name = asked.repository {join}
+    FROM {digests} JOIN repositories ON repositories.name = asked.repository
+    JOIN manifests ON manifests.repository_id = repositories.id
+    AND manifests.digest = asked.reference
     WHERE repositories.read_enabled AND manifests.read_enabled
+    UNION ALL
+    SELECT asked.repository, asked.reference, manifests.id, manifests.digest, manifests.media_type
+    FROM {tags} JOIN repositories ON repositories.name = asked.repository
+    JOIN tags ON tags.repository_id = repositories.id AND tags.name = asked.reference
+    JOIN manifests ON manifests.id = tags.manifest_id
+    WHERE repositories.read_enabled AND manifests.read_enabled AND tags.read_enabled
 """
-_FIND_BY_DIGEST, _FIND_BY_TAG = (
-    Statement.text(
-        *(
-            _FIND_TO_PULL.format(asked=asked, join=join)
-            for asked in (_ASKED_IN_SQLITE, _ASKED_IN_POSTGRESQL)
-        )
-    )
-    for join in (
-        """JOIN manifests ON manifests.repository_id = repositories.id
-        AND manifests.digest = asked.reference""",
-        """JOIN tags ON tags.repository_id = repositories.id AND tags.name = asked.reference
-        AND tags.read_enabled JOIN manifests ON manifests.id = tags.manifest_id""",
+_FIND_MANY = Statement.text(
+    *(
+        _FIND_TO_PULL.format(digests=asked.format(those="digests"), tags=asked.format(those="tags"))
+        for asked in (_ASKED_IN_SQLITE, _ASKED_IN_POSTGRESQL)
     )
 )
 
@@ -156,25 +157,25 @@ class FoundManifest(NamedTuple):
 
 
 def find_to_pull(
-    tx: Transaction, asked: Iterable[tuple[RepositoryName, Tag | Digest]]
-) -> dict[tuple[str, str], FoundManifest]:
+    asked: Iterable[tuple[RepositoryName, Tag | Digest]],
+) -> Question[dict[tuple[str, str], FoundManifest]]:
     """Those that no lock keeps from being pulled, by what was asked."""
     pairs = [*asked]
-    by_digest = [at for at in pairs if isinstance(at[1], Digest)]
-    by_tag = [at for at in pairs if not isinstance(at[1], Digest)]
-    found: dict[tuple[str, str], FoundManifest] = {}
-    for statement, some in ((_FIND_BY_DIGEST, by_digest), (_FIND_BY_TAG, by_tag)):
-        for name, reference, *row in tx.rows(statement, asked=json.dumps(some)) if some else ():
-            found[name, reference] = FoundManifest(row[0], Digest(row[1]), row[2])
-    return found
+    digests = [at for at in pairs if isinstance(at[1], Digest)]
+    tags = [at for at in pairs if not isinstance(at[1], Digest)]
+    rows = yield Ask(_FIND_MANY, {"digests": json.dumps(digests), "tags": json.dumps(tags)})
+    return {
+        (name, reference): FoundManifest(manifest_id, Digest(digest), media_type)
+        for name, reference, manifest_id, digest, media_type in rows
+    }
 
 
 _RAW = Statement(sa.select(*_manifests.c["id", "raw"]).where(among(_manifests.c.id, "ids")))
 
 
-def raw_manifests(tx: Transaction, ids: Collection[int]) -> dict[int, bytes]:
+def raw_manifests(ids: Collection[int]) -> Question[dict[int, bytes]]:
     """The bytes of those of these manifests that exist."""
-    return dict(tx.rows(_RAW, ids=ids)) if ids else {}
+    return dict((yield Ask(_RAW, {"ids": ids}))) if ids else {}
 
 
 _EXISTS = Statement(

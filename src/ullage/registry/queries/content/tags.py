@@ -10,14 +10,15 @@ from sqlalchemy import bindparam
 from ullage.database.schema import content
 from ullage.database.statements import LIMIT, Statement, given
 from ullage.database.timestamps import to_micros
-from ullage.database.transaction import Transaction
+from ullage.database.transaction import Ask, Question, Transaction
 from ullage.oci.digest import Digest
-from ullage.oci.reference import Tag
+from ullage.oci.reference import RepositoryName, Tag
 from ullage.registry.queries.content.manifests import touch_manifest
 from ullage.registry.queries.content.repositories import add_to_repository, touch_repository
 
 _tags = content.tags
 _manifests = content.manifests
+_repositories = content.repositories
 
 _HERE = given(_tags, "repository_id")
 _THIS_ONE = sa.and_(_HERE, given(_tags, "name"))
@@ -42,6 +43,27 @@ def list_tags(tx: Transaction, repository_id: int, n: int, last: str | None) -> 
     """Names in byte order, without hidden ones."""
     # No name is empty, so all of them come after the empty one.
     return tx.values(_LIST, repository_id=repository_id, last=last or "", limit=n)
+
+
+_LIST_NAMED = Statement(
+    sa.select(_tags.c.name)
+    .where(
+        _tags.c.repository_id
+        == sa.select(_repositories.c.id)
+        .where(_repositories.c.name == bindparam("repository"))
+        .scalar_subquery(),
+        _tags.c.name > bindparam("last"),
+        _tags.c.list_enabled,
+    )
+    .order_by(_tags.c.name)
+    .limit(LIMIT)
+)
+
+
+def tags_named(name: RepositoryName, n: int, last: str | None) -> Question[list[str]]:
+    """As list_tags, of the repository of this name; none if there is no such repository."""
+    rows = yield Ask(_LIST_NAMED, {"repository": name, "last": last or "", "limit": n})
+    return [row[0] for row in rows]
 
 
 _TARGET = Statement(sa.select(_tags.c.manifest_id).where(_THIS_ONE))
