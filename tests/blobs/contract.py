@@ -375,7 +375,43 @@ class BlobStoreContract:
             append.sync()
         assert content(store, key) == b"bytes"
 
+    def test_a_commit_that_was_announced_and_not_made_is_none(self, store: BlobStore) -> None:
+        key = upload(store)
+        with resume(store, key, 5) as append:
+            append.write(b" lost")
+            state = append.before_commit()
+        with store.resume(key, 5, STATES[key] if state is None else state) as append:
+            append.write(b" kept")
+            append.commit()
+        assert content(store, key) == b"bytes kept"
+
+    def test_a_commit_that_was_announced_and_made_takes_no_more_bytes(
+        self, store: BlobStore
+    ) -> None:
+        """Its row was not told: what comes with the next request may be other bytes."""
+        key = upload(store)
+        with resume(store, key, 5) as append:
+            append.write(b" and more")
+            state = append.before_commit()
+            append.commit()
+        with pytest.raises(KeyUnknown):
+            store.resume(key, 5, STATES[key] if state is None else state)
+        assert content(store, key) == b"bytes and more"
+
     # --- leftovers and links ---
+
+    def test_what_a_state_names_is_there_and_has_a_size(self, store: BlobStore) -> None:
+        key = upload(store, b"12345")
+        places = store.names(STATES[key])
+        assert None not in [store.size(key, place) for place in places]
+        listed_places = {each.place for each in store.list() if each.place is not None}
+        assert listed_places == set(places)
+        assert list(store.names("")) == []
+        store.delete([key], [STATES[key]])
+        assert [store.size(key, place) for place in places] == [None] * len(places)
+
+    def test_no_size_is_known_of_a_place_that_is_not_there(self, store: BlobStore) -> None:
+        assert store.size(put(store), "nowhere") is None
 
     def test_a_shard_of_a_listing_has_the_keys_that_begin_with_it(self, store: BlobStore) -> None:
         keys = {

@@ -32,7 +32,7 @@ from tests.support.disks import small_disk
 from ullage.blobs.files import store as driver
 from ullage.blobs.files.store import FileBlobStore
 from ullage.blobs.opening import open_blob_store
-from ullage.blobs.protocol import BlobStore, KeyUnknown, StoreFull, StoreUnusable
+from ullage.blobs.protocol import SHARD_COUNT, BlobStore, KeyUnknown, StoreFull, StoreUnusable
 
 COMMITTING = {**OPERATIONS, "commit": commit}
 
@@ -430,6 +430,8 @@ def test_a_listing_reports_what_does_not_belong(
         key: problem.format(uid=os.geteuid())
     }
     assert found[COUSIN].size == 5
+    in_shards = [each for shard in range(SHARD_COUNT) for each in store.list(shard)]
+    assert sorted(in_shards, key=str) == sorted(found.values(), key=str)
 
 
 def test_what_lies_beside_the_store_is_not_listed(store: BlobStore, root: Path) -> None:
@@ -446,6 +448,16 @@ def test_a_store_that_lost_a_directory_is_not_taken_for_an_empty_one(
     shutil.rmtree(root / name)
     with pytest.raises(FileNotFoundError):
         list(store.list())
+    with pytest.raises(FileNotFoundError):
+        list(store.list(7))
+
+
+def test_a_shard_of_a_listing_reads_its_own_directory_only(store: BlobStore, root: Path) -> None:
+    put(store, b"bytes", COUSIN)
+    for name in range(SHARD_COUNT):
+        if f"{name:02x}" != COUSIN[:2]:
+            (root / "blobs" / f"{name:02x}").chmod(0o777)
+    assert [each.key for each in store.list(int(COUSIN[:2], 16))] == [COUSIN]
 
 
 @pytest.mark.parametrize("make", [upload, put])

@@ -1327,9 +1327,9 @@ class InterferingStore(MemoryBlobStore):
         self.before_size: Callable[[str], None] = lambda key: None
         self.after_list: Callable[[], object] = lambda: None
 
-    def size(self, key: str) -> int | None:
+    def size(self, key: str, place: str | None = None) -> int | None:
         self.before_size(key)
-        return super().size(key)
+        return super().size(key, place)
 
     def list(self, shard: int | None = None) -> Iterator[StoredObject]:
         found = list(super().list(shard))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 
 from ullage.blobs.protocol import Append, BlobStore, Buffer, Closing, Leftover, Reader, StoredObject
@@ -32,6 +32,10 @@ class FaultyStore:
     def fail_if_told(self, operation: str) -> None:
         if operation in self._failing:
             raise OSError(errno.EIO, "Input/output error")
+
+    @property
+    def sizes_appends(self) -> bool:
+        return self._inner.sizes_appends
 
     def begin(self, key: str) -> Append:
         self.fail_if_told("create")
@@ -63,6 +67,9 @@ class FaultyStore:
     def leftover(self, before: str, now: str | None) -> Leftover | None:
         return self._inner.leftover(before, now)
 
+    def names(self, state: str) -> Collection[str]:
+        return self._inner.names(state)
+
     def list(self, shard: int | None = None) -> Iterator[StoredObject]:
         return self._inner.list(shard)
 
@@ -72,8 +79,8 @@ class FaultyStore:
     def link(self, key: str, seconds: int) -> str | None:
         return self._inner.link(key, seconds)
 
-    def size(self, key: str) -> int | None:
-        return self._inner.size(key)
+    def size(self, key: str, place: str | None = None) -> int | None:
+        return self._inner.size(key, place)
 
     def free_bytes(self) -> int | None:
         return self._inner.free_bytes()
@@ -101,6 +108,9 @@ class _FaultyAppend(Closing):
     def sync(self) -> str:
         self._store.fail_if_told("sync")
         return self._inner.sync()
+
+    def before_commit(self) -> str | None:
+        return self._inner.before_commit()
 
     def commit(self) -> None:
         self._store.fail_if_told("commit")

@@ -10,6 +10,7 @@ from ullage.database.schema import content, space
 from ullage.database.transaction import Transaction
 from ullage.registry.context import Registry
 from ullage.registry.queries.reserved_keys import reserved_keys
+from ullage.registry.stored_objects import stored_bytes, unnamed
 
 _EVERYTHING: After[int] = After(None, 1_000_000)
 _EVERY_NAME: After[str] = After(None, 1_000_000)
@@ -52,15 +53,25 @@ def _assert_store(registry: Registry) -> None:
     assert not blobs.keys() & uploads.keys()
     assert not tombstones.keys() & (blobs.keys() | uploads.keys())
     assert not reserved & (blobs.keys() | uploads.keys() | tombstones.keys())
-    there = {found.key: found.size for found in registry.blobs.list()}
+    listed = list(registry.blobs.list())
+    there = {found.key: found.size for found in listed if found.place is None}
     assert there.keys() <= blobs.keys() | uploads.keys() | tombstones.keys() | reserved
+    # I34: so do the parts of what is not committed yet.
+    assert unnamed(registry, [found for found in listed if found.place is not None]) == []
     for key, size in blobs.items():
         assert there.get(key) == size
+    states = registry.snapshot(_states)
     for key, size in tombstones.items():
         # An erasing that was cut short leaves a tombstone without bytes.
-        assert there.get(key, size) == size
+        assert stored_bytes(registry.blobs, key, states[key]) in (None, size)
     for key, offset in uploads.items():
-        assert there.get(key, 0) >= offset
+        assert (stored_bytes(registry.blobs, key, states[key]) or 0) >= offset
+
+
+def _states(tx: Transaction) -> dict[str, str]:
+    tables = (space.uploads, space.tombstones)
+    selects = [sa.select(*table.c["storage_key", "state"]) for table in tables]
+    return {key: state for each in selects for key, state in tx.execute_directly(each)}
 
 
 def _keys(tx: Transaction) -> tuple[dict[str, int], dict[str, int], dict[str, int]]:

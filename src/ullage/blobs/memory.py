@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 
 from ullage.blobs.protocol import (
     Buffer,
@@ -28,6 +28,8 @@ class _Object:
 
 class MemoryBlobStore:
     """A store that ends with its process. `capacity` (bytes) makes it fill up like a disk."""
+
+    sizes_appends = True
 
     def __init__(self, capacity: int | None = None) -> None:
         self._capacity = capacity
@@ -75,6 +77,9 @@ class MemoryBlobStore:
     def leftover(self, before: str, now: str | None) -> Leftover | None:
         return None
 
+    def names(self, state: str) -> Collection[str]:
+        return ()
+
     def list(self, shard: int | None = None) -> Iterator[StoredObject]:
         first = "" if shard is None else f"{shard:02x}"
         with self._lock:
@@ -95,10 +100,10 @@ class MemoryBlobStore:
         validate_key(key)
         return None
 
-    def size(self, key: str) -> int | None:
+    def size(self, key: str, place: str | None = None) -> int | None:
         validate_key(key)
         with self._lock:
-            stored = self._objects.get(key)
+            stored = self._objects.get(key) if place is None else None
             return None if stored is None else len(stored.data)
 
     def free_bytes(self) -> int | None:
@@ -169,6 +174,9 @@ class MemoryAppend(Closing):
         if self._stored.committed:
             raise KeyUnknown(self._key)
         return ""
+
+    def before_commit(self) -> str | None:
+        return None
 
     def commit(self) -> None:
         self._refuse_if_closed()

@@ -13,11 +13,14 @@ what the next one needs is the state that `Append.sync` returns.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Protocol, Self, TypeAlias
 
 Buffer: TypeAlias = bytes | bytearray | memoryview
+
+# Into so many a listing can be cut: by the first two digits of the keys.
+SHARD_COUNT = 256
 
 _KEY = re.compile(r"[0-9a-f]{32}")
 
@@ -52,7 +55,8 @@ class StoredObject:
     modified: float
     committed: bool
     problem: str | None = None
-    # Where `drop` finds it, if its key does not say so: an unfinished upload's id, say.
+    # Where the store has it, if the key does not say so: an unfinished upload's id, or the name of
+    # bytes beside it. It is a session's for as long as a state has it among its `names`.
     place: str | None = None
 
 
@@ -95,15 +99,27 @@ class Append(Closing, Protocol):
         An error is final: the object can no longer be trusted and is to be deleted.
         """
 
+    def before_commit(self) -> str | None:
+        """The state to keep before `commit` is called, in place of the one of these bytes.
+
+        It leads back to them as that one does, says that a commit may have begun, and names
+        everything that the commit is made of. None from a store that leaves nothing behind when a
+        commit is cut off, and sees by itself that one was made.
+        """
+
     def commit(self) -> None:
         """Close the object for good and make it durable.
 
         Done once more, by the same Append or a resumed one, it makes sure that it is: an answer
-        may have been lost. Else only `close` may follow. Raises KeyUnknown when the object is gone.
+        may have been lost. Else only `close` may follow. Raises KeyUnknown when the object is gone,
+        or when it is there already and another Append may have written it.
         """
 
     def close(self) -> None:
-        """Let go of the object. Promises nothing about bytes that were not synced."""
+        """Let go of the object. Promises nothing about bytes that were not synced.
+
+        What it stored and no state that it returned names is removed, if the store can be reached.
+        """
 
 
 class Reader(Closing, Protocol):
@@ -137,6 +153,10 @@ class BlobStore(Protocol):
     nothing else reads. It says by itself what it is of. A store that needs none says "".
     """
 
+    @property
+    def sizes_appends(self) -> bool:
+        """Whether `size` knows of every appendable object, and costs next to nothing."""
+
     def begin(self, key: str) -> Append:
         """An appendable object for a key under which nothing was ever stored.
 
@@ -152,7 +172,8 @@ class BlobStore(Protocol):
         shorter than `offset`, and OSError(EBUSY) while another Append of it is open.
 
         Of a committed object whose size is `offset`, `commit` makes sure (`state` may be "");
-        everything else raises KeyUnknown, here or later.
+        everything else raises KeyUnknown, here or later. Here, where `state` says that a commit may
+        have begun: a store that needs to be told looks then.
         """
 
     def open(self, key: str, size: int) -> Reader:
@@ -174,11 +195,14 @@ class BlobStore(Protocol):
         `now` is None once the object is committed. None when there is nothing.
         """
 
+    def names(self, state: str) -> Collection[str]:
+        """The `place` of everything that a state needs beside its key; asks no store."""
+
     def list(self, shard: int | None = None) -> Iterator[StoredObject]:
         """Everything in the store, in no order and in bounded memory, oddities as `problem`.
 
-        With `shard`, 0 to 255, what has that number as its key's first two digits; what no key
-        reaches is in the first one. An object that stays in place during the listing appears
+        With `shard`, a number below SHARD_COUNT, what has it as its key's first two digits; what no
+        key reaches is in one of them. An object that stays in place during the listing appears
         exactly once. One that is committed meanwhile may appear twice, never not at all.
         """
 
@@ -188,8 +212,11 @@ class BlobStore(Protocol):
     def link(self, key: str, seconds: int) -> str | None:
         """A URL that reads a committed object for so long; None: the caller is to serve it."""
 
-    def size(self, key: str) -> int | None:
-        """Bytes of a committed object, None when there is none; of an appendable one if known."""
+    def size(self, key: str, place: str | None = None) -> int | None:
+        """Bytes of a committed object, None when there is none; of an appendable one if known.
+
+        With `place`, of what a listing showed there, or a state names, under this key.
+        """
 
     def free_bytes(self) -> int | None:
         """Room left, in bytes; None when that is not known or not limited."""

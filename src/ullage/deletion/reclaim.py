@@ -42,6 +42,7 @@ from ullage.registry.queries.reclaim.tombstones import (
     release_tombstones,
     tombstone_due,
 )
+from ullage.registry.stored_objects import stored_bytes
 
 log = logging.getLogger(__name__)
 
@@ -181,9 +182,6 @@ def erase_deleted(registry: Registry) -> int:
             ended = uploads.delete_upload(tx, upload.id)
             if ended is not None:
                 size = sizes.get(upload.key, upload.offset)
-                if not size and ended.state:
-                    # Such a store need not know of what is not committed.
-                    size = upload.offset
                 tombstones_queries.bury(tx, repository_id, upload.key, size, now, state=ended.state)
         drop_repository_if_empty(tx, repository_id)
         return len(rows) + len(digests) + len(sessions) + 1
@@ -195,8 +193,8 @@ def erase_deleted(registry: Registry) -> int:
 
 def _upload_sizes(registry: Registry) -> dict[str, int]:
     """How many bytes the sessions of deleted repositories have, asked outside any transaction."""
-    keys = registry.read(uploads.keys_in_deleted_repositories)
-    return {key: registry.blobs.size(key) or 0 for key in keys}
+    sessions = registry.read(uploads.uploads_in_deleted_repositories)
+    return {each.key: stored_bytes(registry.blobs, each.key, each.state) or 0 for each in sessions}
 
 
 def expire_leases(registry: Registry) -> None:

@@ -20,7 +20,7 @@ from ullage.registry.errors import store_errors
 from ullage.registry.pull.pull_log import write_pulls
 from ullage.registry.queries.content.repositories import require_repository
 from ullage.registry.queries.counters import totals
-from ullage.registry.queries.reclaim.tombstones import known_keys
+from ullage.registry.stored_objects import unnamed
 from ullage.usage.images import ImageEntry, image_entries
 from ullage.usage.queries import usage
 from ullage.usage.queries.usage import Portion, RepositoryRow, Space
@@ -110,25 +110,29 @@ def sees_everything(principal: Principal) -> bool:
 
 
 def registry_totals(registry: Registry) -> Totals:
-    """What is on the disk, by the database's word; uploads by the store's.
+    """What is on the disk, by the database's word; uploads by the store's, where that is cheap.
 
+    Elsewhere a session to which bytes are arriving may have 64 MiB more than is said here.
     One pass over what tags lead to; everything else comes from counters.
     """
 
-    def read(tx: Transaction) -> tuple[dict[str, int], int, int, int, list[tuple[int, str, int]]]:
+    def read(tx: Transaction) -> tuple[dict[str, int], int, int, int, list[tuple[str, int]]]:
         return (
             totals(tx),
             usage.tagged_bytes(tx),
             usage.leased_bytes(tx),
             usage.soft_deleted_bytes(tx),
-            usage.upload_keys(tx),
+            usage.sessions(tx),
         )
 
     counted, tagged, leased, kept, sessions = registry.snapshot(read)
-    keys = [key for _, key, _ in sessions]
     if registry.memory_sessions is not None:
-        keys += registry.memory_sessions.began_keys()
-    uploading = sum(_size_of(registry, key) for key in keys)
+        began = registry.memory_sessions.began()
+        sessions += [(each.upload.key, each.stored) for each in began]
+    if registry.blobs.sizes_appends:
+        uploading = sum(_size_of(registry, key) for key, _ in sessions)
+    else:
+        uploading = sum(stored for _, stored in sessions)
     return Totals(
         disk_bytes=counted["blob_bytes"] + counted["pending_bytes"] + uploading,
         tagged_bytes=tagged,
@@ -150,27 +154,14 @@ def _size_of(registry: Registry, key: str) -> int:
 
 
 def unexplained(registry: Registry) -> tuple[int, int]:
-    """(bytes in the store, bytes of them that nothing in the database names): lists the store.
-
-    Right while others push and delete: a row names its bytes before they are there and until they
-    are gone, so what no row names after it was listed, and is still there, never had one.
-    """
+    """(bytes in the store, bytes of them that nothing in the database names): lists the store."""
     stored = unknown = 0
     with store_errors():
         listing = iter(registry.blobs.list())
         while some := list(islice(listing, LISTED_TOGETHER)):
             stored += sum(found.size for found in some)
-            known = _known(registry, [found.key for found in some])
-            unknown += sum(
-                found.size
-                for found in some
-                if found.key not in known and registry.blobs.size(found.key) is not None
-            )
+            unknown += sum(found.size for found in unnamed(registry, some))
     return stored, unknown
-
-
-def _known(registry: Registry, keys: list[str]) -> set[str]:
-    return registry.snapshot(lambda tx: known_keys(tx, keys))
 
 
 # --- repositories and namespaces ------------------------------------------------------------------

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import suppress
 
 from ullage.blobs.files.paths import DIRECTORY_MODE, FILE_MODE, SHARDS, directory
 from ullage.blobs.protocol import StoredObject, is_key
 
 
-def list_directory(place: str, descriptor: int, levels: int, owner: int) -> Iterator[StoredObject]:
-    """List one directory of the store, whose objects lie `levels` directories further down."""
+def list_directory(
+    place: str, descriptor: int, shards: Collection[str], owner: int
+) -> Iterator[StoredObject]:
+    """List one directory of the store: its objects, or those of these `shards` below it."""
     problem = _directory_problem(os.fstat(descriptor), owner)
     if problem is not None:
         yield StoredObject(
@@ -20,19 +22,20 @@ def list_directory(place: str, descriptor: int, levels: int, owner: int) -> Iter
         )
     with os.scandir(descriptor) as entries:
         for entry in entries:
-            if levels and entry.name in SHARDS and entry.is_dir(follow_symlinks=False):
-                with directory(entry.name, descriptor) as shard:
-                    yield from list_directory(f"{place}/{entry.name}", shard, levels - 1, owner)
+            if shards and entry.name in SHARDS and entry.is_dir(follow_symlinks=False):
+                if entry.name in shards:
+                    with directory(entry.name, descriptor) as shard:
+                        yield from list_directory(f"{place}/{entry.name}", shard, (), owner)
             else:
                 with suppress(FileNotFoundError):
                     status = entry.stat(follow_symlinks=False)
-                    yield _describe(place, entry.name, status, levels, owner)
+                    yield _describe(place, entry.name, status, owner, of_shards=bool(shards))
 
 
 def _describe(
-    place: str, name: str, status: os.stat_result, levels: int, owner: int
+    place: str, name: str, status: os.stat_result, owner: int, *, of_shards: bool
 ) -> StoredObject:
-    misplaced = _place_problem(place, name, levels)
+    misplaced = _place_problem(place, name, of_shards=of_shards)
     problem = "; ".join(filter(None, (misplaced, _file_problem(status, owner)))) or None
     return StoredObject(
         key=name if misplaced is None else f"{place}/{_printable(name)}",
@@ -47,8 +50,8 @@ def _is_of_committed(place: str) -> bool:
     return place.startswith("blobs")
 
 
-def _place_problem(place: str, name: str, levels: int) -> str | None:
-    if levels:
+def _place_problem(place: str, name: str, *, of_shards: bool) -> str | None:
+    if of_shards:
         return "not a shard directory"
     if not is_key(name):
         return "not a storage key"

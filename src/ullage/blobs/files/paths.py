@@ -15,10 +15,12 @@ from contextlib import contextmanager, suppress
 from io import FileIO
 from pathlib import Path
 
+from ullage.blobs.protocol import SHARD_COUNT
+
 FILE_MODE = 0o600
 DIRECTORY_MODE = 0o700
 # The directories below blobs/.
-SHARDS = tuple(f"{n:02x}" for n in range(256))
+SHARDS = tuple(f"{n:02x}" for n in range(SHARD_COUNT))
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
 # O_NONBLOCK means nothing to a regular file; without it, opening a planted FIFO would hang.

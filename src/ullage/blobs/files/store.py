@@ -24,7 +24,7 @@ import os
 import stat
 import threading
 import weakref
-from collections.abc import Iterable, Iterator, MutableSequence
+from collections.abc import Collection, Iterable, Iterator, MutableSequence
 from contextlib import contextmanager, suppress
 from io import FileIO
 from pathlib import Path
@@ -75,6 +75,8 @@ class FileBlobStore:
     symbolic link; inside it none is followed. Whatever else lies in the root beside `uploads/`,
     `blobs/` and `registry-id` is not the store's business. Raises StoreUnusable.
     """
+
+    sizes_appends = True
 
     def __init__(self, root: Path) -> None:
         self._root = Path(os.path.realpath(root))
@@ -175,10 +177,11 @@ class FileBlobStore:
     def leftover(self, before: str, now: str | None) -> Leftover | None:
         return None
 
+    def names(self, state: str) -> Collection[str]:
+        return ()
+
     def list(self, shard: int | None = None) -> Iterator[StoredObject]:
-        if shard is None:
-            return self._list()
-        return (each for each in self._list() if _shard_of(each) == shard)
+        return self._list(None if shard is None else SHARDS[shard])
 
     def drop(self, found: Iterable[StoredObject]) -> None:
         doomed = {(validate_key(each.key), each.committed) for each in found}
@@ -195,24 +198,29 @@ class FileBlobStore:
     def _place(self, committed: bool) -> int:
         return self._blobs if committed else self._uploads
 
-    def _list(self) -> Iterator[StoredObject]:
+    def _list(self, name: str | None) -> Iterator[StoredObject]:
         # Not the caller's user: an operator may check the store as root.
         owner = os.fstat(self._uploads).st_uid
         root = os.fstat(self._top)
-        if root.st_mode & stat.S_IWOTH and not root.st_mode & stat.S_ISVTX:
+        anyone = root.st_mode & stat.S_IWOTH and not root.st_mode & stat.S_ISVTX
+        if anyone and name in (None, SHARDS[0]):
             yield StoredObject(".", 0, root.st_mtime, False, "any user can replace the store")
         # Uploads first, so that what is committed meanwhile is seen twice rather than never.
-        places = (("uploads", self._uploads, 0), ("blobs", self._blobs, 1))
-        for place, top, levels in places:
+        shards = SHARDS if name is None else (name,)
+        places = (("uploads", self._uploads, ()), ("blobs", self._blobs, shards))
+        for place, top, below in places:
             # Opened again, because two listings must not share one position.
             with directory(".", top) as descriptor:
                 # A removed directory reads as an empty one, and nothing must act on that.
                 if removed(descriptor):
                     raise FileNotFoundError(errno.ENOENT, "the store lost a directory", place)
-                yield from list_directory(place, descriptor, levels, owner)
+                found = list_directory(place, descriptor, below, owner)
+                yield from found if name is None else _of_shard(found, name)
 
-    def size(self, key: str) -> int | None:
+    def size(self, key: str, place: str | None = None) -> int | None:
         validate_key(key)
+        if place is not None:
+            return None
         # Uploads first: a commit in between moves the file to where this looks second.
         status = stat_regular(key, self._uploads) or self._stat_committed(key)
         return None if status is None else status.st_size
@@ -395,6 +403,9 @@ class FileAppend(Closing):
         failpoint("blob.append.after_fsync")
         return ""
 
+    def before_commit(self) -> str | None:
+        return None
+
     def commit(self) -> None:
         with _full_as_store_full():
             if self._committed:
@@ -426,6 +437,9 @@ class CommittedAppend(Closing):
     def sync(self) -> str:
         raise KeyUnknown(self._key)
 
+    def before_commit(self) -> str | None:
+        return None
+
     def commit(self) -> None:
         with _full_as_store_full():
             self._store._commit_again(self._key)
@@ -434,8 +448,16 @@ class CommittedAppend(Closing):
         pass
 
 
-def _shard_of(found: StoredObject) -> int:
-    return int(found.key[:2], 16) if is_key(found.key) else 0
+def _of_shard(listed: Iterable[StoredObject], name: str) -> Iterator[StoredObject]:
+    return (each for each in listed if _shard_of(each) == name)
+
+
+def _shard_of(found: StoredObject) -> str:
+    """Of what no key reaches, the directory that it is in, or is the name of."""
+    if is_key(found.key):
+        return found.key[:2]
+    below = found.key.split("/")[1:2]
+    return below[0] if below and below[0] in SHARDS else SHARDS[0]
 
 
 @contextmanager

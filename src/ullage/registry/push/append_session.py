@@ -23,6 +23,7 @@ from ullage.registry.push.sessions import (
     bury_leftover,
     end_upload,
     forget_memory_session,
+    memory_sessions_of,
     store_session,
 )
 from ullage.registry.push.upload_claim import UploadClaim
@@ -160,13 +161,18 @@ class AppendSession:
         expires_at = now + self._registry.limits.upload_idle
         if safe.repository_id is None:
             return store_session(tx, self._name, safe, now, expires_at)
-        if not uploads.set_offset(tx, safe, self._claim.fence, expires_at):
-            # What was stored for this request alone goes; the rest is another's, or buried.
-            current = uploads.find_upload(tx, self._name, safe.id)
-            bury_leftover(tx, self._registry, safe.state, current.state if current else "")
-            return None
-        bury_leftover(tx, self._registry, self._upload.state, safe.state)
-        return safe
+        kept = uploads.set_offset(tx, safe, self._claim.fence, expires_at)
+        self._bury_superseded(tx, safe, kept=kept)
+        return safe if kept else None
+
+    def _bury_superseded(self, tx: Transaction, new: Upload, *, kept: bool) -> None:
+        """Of two states of the session, what only the one names that is not its row's goes."""
+        if kept:
+            bury_leftover(tx, self._registry, self._upload.state, new.state)
+        elif new.state:
+            # What was stored for this request alone; the rest is another's, or buried.
+            current = uploads.find_upload(tx, self._name, new.id) or self._upload
+            bury_leftover(tx, self._registry, new.state, current.state)
 
     def _digest(self, algorithm: str) -> Digest | None:
         """What was hashed along; None if it was not, or by another algorithm."""
@@ -191,12 +197,40 @@ class AppendSession:
         failpoint("upload.finish.before_commit")
         # What is committed is closed for good, also to a request that has the session by now.
         self._keep_alive()
+        self._announce_commit()
         try:
             with store_errors():
                 self._append.commit()
         except KeyUnknown as error:
             raise BlobUploadUnknown({"upload": self._upload.id}) from error
         self._append.close()
+
+    def _announce_commit(self) -> None:
+        """Where the store needs to be told of it later, record that a commit may have begun.
+
+        Raises BlobUploadUnknown if the session has ended, or is another's.
+        """
+        with store_errors():
+            state = self._append.before_commit()
+        if state is None:
+            return
+        announced = dataclasses.replace(self._upload, state=state)
+        if not self._record_state(announced):
+            raise BlobUploadUnknown({"upload": announced.id})
+        self._upload = announced
+
+    def _record_state(self, announced: Upload) -> bool:
+        registry, stored = self._registry, self.offset
+        if announced.repository_id is None:
+            sessions = memory_sessions_of(registry)
+            return sessions.set_state(announced.id, announced.state, stored)
+
+        def record(tx: Transaction) -> bool:
+            kept = uploads.set_state(tx, announced, self._claim.fence, stored)
+            self._bury_superseded(tx, announced, kept=kept)
+            return kept
+
+        return registry.write(record)
 
     def _keep_alive(self) -> None:
         self._claim.keep_alive(self._upload, self._append.offset)

@@ -37,6 +37,7 @@ from ullage.registry.queries import reserved_keys, uploads
 from ullage.registry.queries.content.repositories import drop_repository_if_empty, ensure_repository
 from ullage.registry.queries.reclaim import tombstones
 from ullage.registry.queries.uploads import OpenUploads, Upload
+from ullage.registry.stored_objects import stored_bytes
 
 __all__ = ["Upload"]
 
@@ -278,11 +279,10 @@ def end_upload(
         return _end_in_memory(
             registry, upload, lasts_until, only_if_empty=only_if_empty, record=record
         )
-    size = stored_size(registry, upload)
+    size = stored_bytes(registry.blobs, upload.key, upload.state) or 0
     now = registry.now()
-    due_at = (
-        now + DOUBT if only_if_expired and is_complete(registry.blobs, upload.key, size) else now
-    )
+    doubtful = only_if_expired and _is_complete(registry, upload.key)
+    due_at = now + DOUBT if doubtful else now
 
     def end(tx: Transaction) -> bool:
         # By now it may be another one of that name.
@@ -310,13 +310,8 @@ def end_upload(
     return ended
 
 
-def stored_size(registry: Registry, upload: Upload) -> int:
-    """Bytes that are stored for a session."""
-    size = registry.blobs.size(upload.key)
-    if size is not None:
-        return size
-    # A store that needs a state need not know of what is not committed.
-    return upload.offset if upload.state else 0
+def _is_complete(registry: Registry, key: str) -> bool:
+    return is_complete(registry.blobs, key, registry.blobs.size(key))
 
 
 def bury_leftover(tx: Transaction, registry: Registry, before: str, now: str | None) -> None:
@@ -361,8 +356,9 @@ def _end_in_memory(
             registry.write(record, freeing=True)
         return True
     try:
-        sizes = {upload.key: registry.blobs.size(upload.key)}
-        _bury_reserved(registry, sizes, {}, now, record)
+        state = session.upload.state
+        sizes = {upload.key: stored_bytes(registry.blobs, upload.key, state)}
+        _bury_reserved(registry, sizes, {}, now, record, state=state)
     except BaseException:
         memory.add(session)
         raise
@@ -377,19 +373,21 @@ def _bury_reserved(
     due_later: Mapping[str, datetime],
     now: datetime,
     record: Callable[[Transaction], None] | None = None,
+    *,
+    state: str = "",
 ) -> int:
     """Cross reserved keys out, with tombstones for what is stored under them; how many those are.
 
     The caller knows that nothing will be written there any more, and has asked for `sizes` (bytes,
     None where nothing is) since.
-    They are due now, but for those that are `due_later`.
+    They are due now, but for those that are `due_later`. `state` is of the one session that ends.
     """
 
     def bury(tx: Transaction) -> int:
         buried = 0
         for key, size in sizes.items():
             if reserved_keys.release(tx, key) and size is not None:
-                tombstones.bury(tx, 0, key, size, due_later.get(key, now))
+                tombstones.bury(tx, 0, key, size, due_later.get(key, now), state=state)
                 buried += 1
         if record is not None:
             record(tx)

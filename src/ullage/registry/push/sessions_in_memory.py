@@ -15,7 +15,7 @@ from __future__ import annotations
 import threading
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from ullage.blobs.protocol import KeyUnknown
@@ -32,6 +32,8 @@ class MemorySession:
     name: RepositoryName
     expires_at: datetime
     began: bool = False
+    # Bytes in the store for it, as far as its requests have said.
+    stored: int = 0
 
 
 class MemorySessions:
@@ -79,12 +81,21 @@ class MemorySessions:
             session.expires_at = expires_at
             return first
 
-    def prolong(self, upload_id: str, expires_at: datetime) -> None:
-        """Bytes are arriving: keep the session from expiring."""
+    def prolong(self, upload_id: str, stored: int, expires_at: datetime) -> None:
+        """Bytes are arriving, `stored` by now: keep the session from expiring."""
         with self._lock:
             session = self._sessions.get(upload_id)
             if session is not None:
-                session.expires_at = expires_at
+                session.stored, session.expires_at = stored, expires_at
+
+    def set_state(self, upload_id: str, state: str, stored: int) -> bool:
+        """Keep what the store needs to go on with it; False if it has ended."""
+        with self._lock:
+            session = self._sessions.get(upload_id)
+            if session is None:
+                return False
+            session.upload, session.stored = replace(session.upload, state=state), stored
+            return True
 
     def remove(self, upload_id: str, *, expired_at: datetime | None = None) -> MemorySession | None:
         """Take the session out, if it has not ended; with `expired_at`, if it is too old by then.
@@ -143,9 +154,9 @@ class MemorySessions:
         with self._lock:
             return list(self._sessions.values())
 
-    def began_keys(self) -> list[str]:
-        """Keys under which there may be bytes."""
-        return [session.upload.key for session in self.all() if session.began]
+    def began(self) -> list[MemorySession]:
+        """Those with a key under which there may be bytes."""
+        return [session for session in self.all() if session.began]
 
     def shift(self, by: timedelta) -> None:
         """The clock was put forward or back: sessions last as long as they would have."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 
 from ullage.database.errors import DatabaseBroken, DatabaseBusy, DatabaseFull
@@ -18,6 +19,8 @@ log = logging.getLogger(__name__)
 
 # How often a claim is renewed in the time for which it lasts.
 RENEWALS = 3
+# In a store that is not asked how much a session has, the session's row is behind by no more.
+MOST_UNRECORDED = 64 * 1024 * 1024
 
 
 class UploadClaim:
@@ -31,6 +34,9 @@ class UploadClaim:
         self._renew_every = min(
             CLAIM_PERIOD.total_seconds() / RENEWALS, registry.limits.upload_idle.total_seconds() / 4
         )
+        # Bytes of which the row knows, and how many more there may be.
+        self._recorded = 0
+        self._most_unrecorded = math.inf if registry.blobs.sizes_appends else MOST_UNRECORDED
 
     @classmethod
     def take(cls, registry: Registry, upload_id: str) -> UploadClaim | None:
@@ -52,9 +58,10 @@ class UploadClaim:
 
         Raises BlobUploadUnknown if the claim ran out and another request has the session.
         """
-        if time.monotonic() - self._renewed < self._renew_every:
+        recent = time.monotonic() - self._renewed < self._renew_every
+        if recent and stored - self._recorded < self._most_unrecorded:
             return
-        self._renewed = time.monotonic()
+        self._renewed, self._recorded = time.monotonic(), stored
         if not self.renew() or not self._prolong(upload, stored):
             raise BlobUploadUnknown({"upload": upload.id})
 
@@ -68,7 +75,7 @@ class UploadClaim:
         registry = self._registry
         expires_at = registry.now() + registry.limits.upload_idle
         if upload.repository_id is None:
-            memory_sessions_of(registry).prolong(upload.id, expires_at)
+            memory_sessions_of(registry).prolong(upload.id, stored, expires_at)
             return True
         return registry.write(
             lambda tx: uploads.prolong(tx, upload.id, self.fence, stored, expires_at)

@@ -76,7 +76,7 @@ def _open(registry: Registry, upload: Upload) -> Append:
     if memory_sessions_of(registry).begin(upload, expires_at):
         return registry.blobs.begin(upload.key)
     try:
-        return registry.blobs.resume(upload.key, 0, "")
+        return registry.blobs.resume(upload.key, 0, upload.state)
     except KeyUnknown:
         # An earlier request may have found no room to begin with.
         return _begin_again(registry, upload.key)

@@ -225,6 +225,17 @@ def set_offset(tx: Transaction, upload: Upload, fence: str | None, expires_at: d
     return changed == 1
 
 
+_SET_STATE = Statement(
+    _uploads.update().where(_CLAIMED).values(state=bindparam("state"), stored=bindparam("stored"))
+)
+
+
+def set_state(tx: Transaction, upload: Upload, fence: str | None, stored: int) -> bool:
+    """Record what is stored for the session before more of it is safe. False as set_offset."""
+    changed = tx.change(_SET_STATE, id=upload.id, fence=fence, state=upload.state, stored=stored)
+    return changed == 1
+
+
 _PROLONG = Statement(
     _uploads.update()
     .where(_CLAIMED)
@@ -315,8 +326,8 @@ def expired_uploads(tx: Transaction, now: datetime, limit: int) -> list[Upload]:
 _OF_REPOSITORY = given(_uploads, "repository_id")
 _SOME_OF = Statement(sa.select(*_COLUMNS).where(_OF_REPOSITORY).limit(LIMIT))
 _COUNT_IN = Statement(sa.select(sa.func.count()).select_from(_uploads).where(_OF_REPOSITORY))
-_KEYS_IN_DELETED = Statement(
-    sa.select(_uploads.c.storage_key)
+_IN_DELETED = Statement(
+    sa.select(*_COLUMNS)
     .join(_repositories, _repositories.c.id == _uploads.c.repository_id)
     .where(_repositories.c.deleted_at.is_not(None))
 )
@@ -363,9 +374,9 @@ def count_uploads_in(tx: Transaction, repository_id: int) -> int:
     return int(tx.value(_COUNT_IN, repository_id=repository_id))
 
 
-def keys_in_deleted_repositories(tx: Transaction) -> list[str]:
-    """Storage keys of sessions whose repository was deleted around them."""
-    return tx.values(_KEYS_IN_DELETED)
+def uploads_in_deleted_repositories(tx: Transaction) -> list[Upload]:
+    """Sessions whose repository was deleted around them."""
+    return [Upload(*row) for row in tx.rows(_IN_DELETED)]
 
 
 def uploading_bytes(tx: Transaction) -> int:

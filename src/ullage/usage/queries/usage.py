@@ -236,9 +236,7 @@ _SOFT_DELETED = Statement(
         ),
     )
 )
-_UPLOAD_KEYS = Statement(
-    sa.select(*_uploads.c["repository_id", "storage_key", "offset"]).order_by(_uploads.c.id)
-)
+_SESSIONS = Statement(sa.select(*_uploads.c["storage_key", "stored"]).order_by(_uploads.c.id))
 
 
 def soft_deleted_bytes(tx: Transaction) -> int:
@@ -246,9 +244,9 @@ def soft_deleted_bytes(tx: Transaction) -> int:
     return int(tx.value(_SOFT_DELETED))
 
 
-def upload_keys(tx: Transaction) -> list[tuple[int, str, int]]:
-    """(repository's id, storage key, bytes that count) of every open session."""
-    return [(row[0], row[1], row[2]) for row in tx.rows(_UPLOAD_KEYS)]
+def sessions(tx: Transaction) -> list[tuple[str, int]]:
+    """(storage key, bytes in the store as far as was recorded) of every upload session's row."""
+    return [(row[0], row[1]) for row in tx.rows(_SESSIONS)]
 
 
 # --- one repository, whole ------------------------------------------------------------------------
