@@ -40,7 +40,7 @@ FOREIGN = frozenset(
 DEFINED_IN = {
     "R": ("deletion.md", 34),
     "F": ("reliability.md", 52),
-    "I": ("reliability.md", 33),
+    "I": ("reliability.md", 34),
     "S": ("reliability.md", 66),
     "G": ("reliability.md", 24),
     "B": ("peers.md", 25),
@@ -238,7 +238,7 @@ def test_the_sections_of_azure_md_are_those_that_comments_cite() -> None:
         ("deletion.md R99", "R99 is not defined"),
         ("F51-F53: two registries", "F53 is not defined"),
         ("S66 and S67", "S67 is not defined"),
-        ("I34.", "I34 is not defined"),
+        ("I35.", "I35 is not defined"),
         ("G0", "G0 is not defined"),
         ("peers.md B25, B26 and C6", "peers.md has no B26"),
         ("acr-contract 2.4", "acr-contract is not in the repository"),
@@ -254,7 +254,7 @@ def test_a_planted_dead_citation_is_caught(citation: str, complaint: str) -> Non
     [
         "azure.md sections 1.2 to 1.4 and 1.6, docs/reference/azure.md",
         "azure.md section 0, rule 10; deletion.md section 1, promises 1 and 3",
-        'R1, R34, F1-F52, S66, I33, G24; peers.md B1 to B25; check.md, "No false alarms"',
+        'R1, R34, F1-F52, S66, I34, G24; peers.md B1 to B25; check.md, "No false alarms"',
         "OCI image-spec, descriptor.md, 'Digests'; manifest.md",
         "bytes in S3, in R2; E501, S390, F_1, SHA-F99, %F0%9F, #F90, x.S99, 0xF99, sha256:F99",
         "Azure/acr#749, aws/containers-roadmap#1036; the issue is old",

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from datetime import timedelta
 from typing import Protocol
 
-from ullage.blobs.protocol import StoredObject
+from ullage.blobs.protocol import SHARD_COUNT, StoredObject
 from ullage.check.scrub import scrub
 from ullage.cleanup.job import claims, execution
 from ullage.cleanup.plan import plan
@@ -305,11 +305,12 @@ class Worker:
                 log.error("the scrub failed, trying again soon: %s", error)
 
     def _slow_listing(self) -> Iterator[StoredObject]:
-        for found in self._registry.blobs.list():
-            if self._stop.is_set():
-                return
-            time.sleep(RECONCILE_PAUSE_SECONDS)
-            yield found
+        for shard in range(SHARD_COUNT):
+            for found in self._registry.blobs.list(shard):
+                if self._stop.is_set():
+                    return
+                time.sleep(RECONCILE_PAUSE_SECONDS)
+                yield found
 
 
 def next_batch(n: int, seconds: float) -> int:

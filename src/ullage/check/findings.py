@@ -91,6 +91,8 @@ class Issue:
     finding: Finding
     # Run in a transaction; False if there was nothing to mend any more.
     mend: Mend | None = None
+    # Done to the store, outside of any transaction; False as above.
+    clear: Callable[[], bool] | None = None
     # Mending relies on references, or gives something up because nothing seems to refer to it.
     trusts_references: bool = False
     # Done also by a check that only looks: clients must not be told that these bytes are there.
@@ -98,6 +100,10 @@ class Issue:
     # Said once it is mended, if that is not the end of the damage.
     aftermath: str | None = None
     images: Callable[[Transaction], tuple[list[str], int]] | None = None
+
+    @property
+    def mendable(self) -> bool:
+        return self.mend is not None or self.clear is not None
 
 
 def issue_of(invariant: str, severity: Severity, subject: str, message: str) -> Issue:

@@ -163,7 +163,10 @@ class Run:
             if issue.finding.severity in DAMAGE and issue.finding.invariant in REFERENCES:
                 self._references_damaged = True
         for some in chunks(issues, _MENDED_TOGETHER):
-            outcome = self._mend(some)
+            outcome = [
+                mended or self._clear(issue)
+                for issue, mended in zip(some, self._mend(some), strict=True)
+            ]
             for issue, mended in zip(some, outcome, strict=True):
                 self._keep(issue, mended)
 
@@ -182,6 +185,9 @@ class Run:
             # Looking goes on where nothing can be written.
             return [False] * len(wanted)
 
+    def _clear(self, issue: Issue) -> bool:
+        return issue.clear is not None and self._is_to_be_mended(issue) and issue.clear()
+
     def _is_to_be_mended(self, issue: Issue) -> bool:
         return (self._repair or issue.at_once) and not self._is_suspended(issue)
 
@@ -198,7 +204,7 @@ class Run:
             finding = replace(finding, message=f"{finding.message}{_NOT_WHILE_DAMAGED}")
         self._counts[finding.severity] += 1
         self.repaired += finding.repaired
-        self._mendable += issue.mend is not None and not mended and not self._is_suspended(issue)
+        self._mendable += issue.mendable and not mended and not self._is_suspended(issue)
         self._damaged |= finding.severity in DAMAGE and not finding.repaired
         self._kept[finding.invariant] += 1
         if self._kept[finding.invariant] <= KEPT_FINDINGS:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from functools import partial
 from itertools import islice
@@ -16,7 +16,7 @@ from ullage.database.transaction import Transaction
 from ullage.deletion.reconcile import UNKNOWN_KEY_GRACE
 from ullage.registry.identity import Own, own
 from ullage.registry.queries.reclaim import tombstones as tombstones_queries
-from ullage.registry.queries.reclaim.tombstones import known_keys
+from ullage.registry.stored_objects import stored_bytes, unnamed, without_row
 
 
 def uploads(run: Run) -> Iterator[Progress]:
@@ -41,7 +41,7 @@ def _upload_issues(run: Run, upload: rows.UploadFacts) -> Iterator[Issue]:
 
 def _uploaded_issues(run: Run, upload: rows.UploadFacts, subject: str) -> Iterator[Issue]:
     try:
-        size = run.registry.blobs.size(upload.storage_key) or 0
+        size = stored_bytes(run.registry.blobs, upload.storage_key, upload.state) or 0
     except ValueError as error:
         yield issue_of("I17", "corruption", subject, f"its row makes no sense: {error}")
     except OSError as error:
@@ -106,48 +106,49 @@ def objects(run: Run) -> Iterator[Progress]:
             if found.problem is not None and len(odd) < KEPT_FINDINGS:
                 odd[found.key, found.problem] = found
         sound = [each for each in some if each.problem is None]
-        _record_unknown(run, proofs, _unknown(run, sound))
+        unknown = unnamed(run.registry, sound)
+        run.bytes["unknown"] += sum(found.size for found in unknown)
+        run.record([_unnamed_issue(run, proofs, found) for found in unknown])
         yield run.progress("objects")
     _record_odd(run, odd)
 
 
-def _unknown(run: Run, listed: Sequence[StoredObject]) -> list[StoredObject]:
-    """Those that no row names now. One snapshot, for a key moves from row to row."""
-    keys = [found.key for found in listed]
-    known = run.registry.snapshot(lambda tx: known_keys(tx, keys))
-    return [found for found in listed if found.key not in known]
-
-
-def _record_unknown(run: Run, proofs: Own, suspects: Sequence[StoredObject]) -> None:
-    size = run.registry.blobs.size
-    # Their rows would have gone after them, so those that are still there never had one.
-    unknown = [found for found in suspects if size(found.key) is not None]
-    run.bytes["unknown"] += sum(found.size for found in unknown)
-    run.record([_unknown_object(run, proofs, found) for found in unknown])
-
-
-def _unknown_object(run: Run, proofs: Own, found: StoredObject) -> Issue:
+def _unnamed_issue(run: Run, proofs: Own, found: StoredObject) -> Issue:
+    """I8: an object that no row names; I34: parts of an upload that none does."""
     now = run.registry.now()
+    if found.place is None:
+        invariant, subject = "I8", f"object {found.key}"
+        message = f"{found.size} bytes that nothing in the database names"
+    else:
+        invariant, subject = "I34", f"parts of {found.key}"
+        message = f"{found.size} bytes of an upload that no session goes on with, {found.place}"
     if not proofs.wrote(found.key):
         message = f"{found.size} bytes that this database never wrote, of another one; kept"
-        return issue_of("I8", "leak", f"object {found.key}", message)
-    message = f"{found.size} bytes that nothing in the database names"
+        return issue_of(invariant, "leak", subject, message)
     if proofs.just_adopted(now):
         message += "; left alone for a day after the database took over the storage"
-        return issue_of("I8", "leak", f"object {found.key}", message)
+        return issue_of(invariant, "leak", subject, message)
     if now - datetime.fromtimestamp(found.modified, UTC) <= UNKNOWN_KEY_GRACE:
         hours = UNKNOWN_KEY_GRACE.total_seconds() / 3600
         message += f"; left alone until it is {hours:.0f} h old"
-        return issue_of("I8", "leak", f"object {found.key}", message)
+        return issue_of(invariant, "leak", subject, message)
+    finding = Finding(invariant, "leak", subject, message)
+    if found.place is not None:
+        return Issue(finding, clear=lambda: _drop(run, found), trusts_references=True)
+    return Issue(finding, lambda tx: _bury(tx, run, found, now), trusts_references=True)
 
-    def bury(tx: Transaction) -> bool:
-        if known_keys(tx, [found.key]):
-            return False
-        tombstones_queries.bury(tx, 0, found.key, found.size, now)
-        return True
 
-    finding = Finding("I8", "leak", f"object {found.key}", message)
-    return Issue(finding, bury, trusts_references=True)
+def _bury(tx: Transaction, run: Run, found: StoredObject, now: datetime) -> bool:
+    if not without_row(tx, run.registry, [found]):
+        return False
+    tombstones_queries.bury(tx, 0, found.key, found.size, now)
+    return True
+
+
+def _drop(run: Run, found: StoredObject) -> bool:
+    left = unnamed(run.registry, [found])
+    run.registry.blobs.drop(left)
+    return bool(left)
 
 
 def _record_odd(run: Run, odd: dict[tuple[str, str], StoredObject]) -> None:

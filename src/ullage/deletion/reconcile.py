@@ -20,7 +20,8 @@ from ullage.database.transaction import Transaction
 from ullage.failpoints import failpoint
 from ullage.registry.context import Registry
 from ullage.registry.identity import Own, own
-from ullage.registry.queries.reclaim.tombstones import bury, known_keys
+from ullage.registry.queries.reclaim.tombstones import bury
+from ullage.registry.stored_objects import unnamed, without_row
 
 log = logging.getLogger(__name__)
 
@@ -87,7 +88,7 @@ def _compare(
     found.bytes += sum(each.size for each in objects)
     old_before = registry.now() - UNKNOWN_KEY_GRACE
     old = [each for each in objects if datetime.fromtimestamp(each.modified, UTC) < old_before]
-    for each in _unknown(registry, old):
+    for each in unnamed(registry, old):
         if proofs.wrote(each.key):
             found.unknown += 1
             found.unknown_bytes += each.size
@@ -96,13 +97,6 @@ def _compare(
         else:
             found.foreign += 1
             found.foreign_bytes += each.size
-
-
-def _unknown(registry: Registry, objects: list[StoredObject]) -> list[StoredObject]:
-    known = registry.read(lambda tx: known_keys(tx, [found.key for found in objects]))
-    unknown = [found for found in objects if found.key not in known]
-    # What was erased since it was listed is no longer known either, and must not be counted twice.
-    return [found for found in unknown if registry.blobs.size(found.key) is not None]
 
 
 def _why_not(registry: Registry, proofs: Own, found: Comparison) -> str | None:
@@ -124,14 +118,30 @@ def _why_not(registry: Registry, proofs: Own, found: Comparison) -> str | None:
 
 def _bury(registry: Registry, unknown: list[StoredObject]) -> int:
     now = registry.now()
+    objects = [found for found in unknown if found.place is None]
     failpoint("reconcile.before_tombstone")
 
     def bury_all(tx: Transaction) -> int:
-        known = known_keys(tx, [found.key for found in unknown])
-        left = [found for found in unknown if found.key not in known]
+        left = without_row(tx, registry, objects)
         for found in left:
             log.warning("unknown bytes in the store: %s (%d bytes)", found.key, found.size)
             bury(tx, 0, found.key, found.size, now)
         return len(left)
 
-    return registry.write(bury_all, freeing=True)
+    buried = registry.write(bury_all, freeing=True) if objects else 0
+    return buried + _drop(registry, [found for found in unknown if found.place is not None])
+
+
+def _drop(registry: Registry, unknown: list[StoredObject]) -> int:
+    """Remove parts that no session names, at once: no tombstone could say where they are."""
+    left = registry.snapshot(lambda tx: without_row(tx, registry, unknown))
+    for found in left:
+        log.warning(
+            "parts of no upload in the store: %s (%d bytes, %s)",
+            found.key,
+            found.size,
+            found.place,
+        )
+    if left:
+        registry.blobs.drop(left)
+    return len(left)

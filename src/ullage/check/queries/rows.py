@@ -153,6 +153,7 @@ class UploadFacts(NamedTuple):
     repository: str | None
     storage_key: str
     offset: int
+    state: str
     expires_at: int
     # A blob that claims the same bytes.
     same_key_blob: str | None
@@ -163,7 +164,7 @@ _UPLOADS = pages(
         _uploads.c.id,
         _uploads.c.repository_id,
         NAME,
-        *_uploads.c["storage_key", "offset", "expires_at"],
+        *_uploads.c["storage_key", "offset", "state", "expires_at"],
         _blobs.c.digest,
     )
     .outerjoin(_repositories, _repositories.c.id == _uploads.c.repository_id)
