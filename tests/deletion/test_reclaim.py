@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from datetime import timedelta
 from pathlib import Path
 
@@ -15,12 +15,16 @@ from tests.support.clock import FakeClock
 from tests.support.disks import small_disk
 from tests.support.faulty_store import FaultyStore
 from tests.support.fixtures import registry_on
+from tests.support.parts_store import PartsStore
 from tests.support.planting import plant_blobs, plant_image
 from tests.support.registry import ALICE, push_blob, push_image, settle
 from tests.support.soundness import assert_sound
 from ullage.authorization import WITHOUT_ACCOUNTS
 from ullage.blobs.files.store import FileBlobStore
 from ullage.blobs.memory import MemoryBlobStore
+from ullage.blobs.protocol import BlobStore
+from ullage.check.check import check
+from ullage.check.findings import Mode
 from ullage.database.opening import open_database
 from ullage.database.schema import content, space
 from ullage.database.timestamps import to_micros
@@ -40,8 +44,9 @@ from ullage.oci.errors import BlobUnknown, StorageFull
 from ullage.oci.reference import parse_repository_name
 from ullage.registry.context import Limits, Registry
 from ullage.registry.pull.read import get_manifest, list_repositories, stat_blob
-from ullage.registry.push.sessions import start_upload
-from ullage.registry.push.uploads import append_upload
+from ullage.registry.push.sessions import cancel_upload, start_upload
+from ullage.registry.push.uploads import add_to_upload, append_upload, finish_upload
+from ullage.registry.queries.content.blobs import find_blob
 from ullage.registry.queries.counters import totals
 from ullage.registry.queries.reclaim.tombstones import (
     claim_tombstones,
@@ -186,6 +191,71 @@ def test_bytes_erased_by_a_worker_that_died_are_counted_once(
     # The dead one was only slow, and comes to its end: nothing happens twice (R24).
     registry.write(lambda tx: drop_tombstones(tx, "dead", claimed))
     assert pending_and_reclaimed(registry) == (0, size)
+
+
+class LateDeletions(FaultyStore):
+    """Gives no answer to a deletion, and carries it out when it is told to."""
+
+    def __init__(self, inner: BlobStore) -> None:
+        super().__init__(inner)
+        self.timing_out = False
+        self._late: list[tuple[list[str], list[str]]] = []
+
+    def delete(self, keys: Iterable[str], states: Iterable[str] = ()) -> None:
+        wanted = list(keys), list(states)
+        if self.timing_out:
+            self._late.append(wanted)
+            raise TimeoutError
+        super().delete(*wanted)
+
+    def carry_out(self) -> set[str]:
+        """What was asked for since; the keys."""
+        for keys, states in self._late:
+            super().delete(keys, states)
+        return {key for keys, _ in self._late for key in keys}
+
+
+STORES: dict[str, Callable[[Path], BlobStore]] = {
+    "files": FileBlobStore,
+    "memory": lambda path: MemoryBlobStore(),
+    "parts": lambda path: PartsStore(),
+}
+
+
+@pytest.mark.parametrize("kind", STORES)
+def test_a_deletion_that_is_carried_out_late_meets_no_other_bytes(
+    db: Database, clock: FakeClock, tmp_path: Path, kind: str
+) -> None:
+    """R8: it timed out, and the same content has been uploaded since, or is half way there."""
+    store = LateDeletions(STORES[kind](tmp_path / "store"))
+    registry = registry_on(db, store, clock)
+    layer, half = b"a layer of some length", b"and half of another one"
+    deleted = push_image(registry, "app", "v1", [layer])
+    delete_manifest(registry, APP, deleted, ALICE)
+    cancelled = start_upload(registry, APP, ALICE)
+    add_to_upload(registry, APP, cancelled.id, ALICE, 0, [half])
+    cancel_upload(registry, APP, cancelled.id, ALICE)
+    clock.advance(registry.limits.read_grace.total_seconds())
+    store.timing_out = True
+    assert reclaim_due(registry) == 0
+    push_image(registry, "app", "v1", [layer])
+    upload = start_upload(registry, APP, ALICE)
+    add_to_upload(registry, APP, upload.id, ALICE, 0, [half])
+    store.timing_out = False
+    assert len(store.carry_out()) == 3
+    assert registry.blobs.size(find_key(registry, layer)) == len(layer)
+    finish_upload(registry, APP, upload.id, ALICE, digest_of(half))
+    assert registry.blobs.size(find_key(registry, half)) == len(half)
+    clock.advance(MAX_BACKOFF.total_seconds())
+    settle(registry)
+    assert check(registry, Mode.DEEP).findings == ()
+    assert_sound(registry)
+
+
+def find_key(registry: Registry, data: bytes) -> str:
+    blob = registry.read(lambda tx: find_blob(tx, APP, digest_of(data)))
+    assert blob is not None
+    return blob.key
 
 
 @pytest.mark.postgresql
