@@ -145,6 +145,39 @@ def test_no_proxies(text: str) -> None:
         load({"trusted_proxies": text})
 
 
+def test_where_nginx_finds_the_files_comes_from_any_source(tmp_path: Path) -> None:
+    trusting = {"trusted_proxies": "127.0.0.1"}
+    config = tmp_path / "ullage.toml"
+    config.write_text('send_file = "nginx:/a/b-1/"')
+    assert load(trusting, config=config).send_file == "/a/b-1/"
+    assert load({**trusting, "send_file": "nginx:/ullage-files/"}).send_file == "/ullage-files/"
+    assert load().send_file == ""
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["/files/", "nginx:", "nginx:/", "nginx:/files", "nginx:/../", "apache:/files/", "nginx:/a b/"],
+)
+def test_no_place_for_files(text: str) -> None:
+    with pytest.raises(
+        ConfigError, match=r"^--send-file: .* - expected nginx: and a location, suc"
+    ):
+        load({"send_file": text})
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        ({}, "name it with --trusted-proxies"),
+        ({"trusted_proxies": "127.0.0.1", "storage": "memory:"}, "nginx sends files, and memory:"),
+        ({"trusted_proxies": "127.0.0.1", "read_grace": "999ms"}, "at least 1s after a deletion"),
+    ],
+)
+def test_files_that_nobody_could_send(more: dict[str, str], words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        load({"send_file": "nginx:/files/", **more})
+
+
 @pytest.mark.parametrize("text", ["", "a\0b", "~no-such-user-anywhere/x"])
 def test_no_folder(text: str) -> None:
     """An empty variable, as in `ULLAGE_DATA=$UNSET`, is not the current folder."""

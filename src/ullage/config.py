@@ -23,6 +23,8 @@ from ullage.oci.sparse import SparseRules, parse_sparse_rules
 _LARGEST = 2**90
 _URL = re.compile(r"https?://[A-Za-z0-9.-]+(?::[0-9]{1,5})?")
 _NUMBER = re.compile(r"[0-9]{1,12}")
+# nginx refuses what could lead out of a location.
+_SEND_FILE = re.compile(r"nginx:((?:/[A-Za-z0-9_-][A-Za-z0-9._-]*)+/)")
 _LISTEN = re.compile(r"(?:\[([0-9a-fA-F:.%]+)\]|([^:\s]*)):([0-9]{1,5})")
 
 
@@ -88,6 +90,14 @@ def parse_proxies(name: str, text: str) -> tuple[str, ...]:
     except ValueError as error:
         expected = f"addresses and networks such as 127.0.0.1,10.0.0.0/8 ({error})"
         raise _wrong(name, text, expected) from None
+
+
+def parse_send_file(name: str, text: str) -> str:
+    """`nginx:/ullage-files/`: the location of nginx's below which the store's folder is."""
+    match = _SEND_FILE.fullmatch(text)
+    if text and match is None:
+        raise _wrong(name, text, "nginx: and a location, such as nginx:/ullage-files/")
+    return match[1] if match else ""
 
 
 def parse_optional_path(name: str, text: str) -> Path | None:
@@ -173,6 +183,7 @@ _KINDS: dict[Callable[[str, str], Any], str] = {
     parse_switch: "true|false",
     parse_list: "NAMES",
     parse_proxies: "NETWORKS",
+    parse_send_file: "nginx:LOCATION",
     parse_optional_path: "FILE",
     parse_tls: "self-signed",
     parse_protect: "az|all|none",
@@ -249,6 +260,12 @@ SETTINGS = (
         parse_proxies,
         "Addresses and networks of proxies that may say which client they ask for; with commas.",
     ),
+    Setting(
+        "send_file",
+        "",
+        parse_send_file,
+        "nginx:/ullage-files/: nginx in front sends large blobs itself, from its location of that.",
+    ),
     Setting("max_manifest", "4MiB", parse_size, "Largest manifest that is taken."),
     Setting("max_page", "1000", parse_number, "Most items in one page of a listing."),
     Setting("max_name", "255", parse_number, "Longest repository name, in characters."),
@@ -305,6 +322,7 @@ class Settings:
     external_url: str
     hosts: tuple[str, ...]
     trusted_proxies: tuple[str, ...]
+    send_file: str
     max_manifest: int
     max_page: int
     max_name: int
@@ -458,6 +476,7 @@ def _require_sense(settings: Settings) -> None:
         )
     if settings.tls and settings.tls_cert:
         raise ConfigError("tls, tls_cert: either a certificate of your own or a self-signed one")
+    _require_send_file(settings)
     counts = (
         *("max_manifest", "max_page", "max_name", "max_descriptors", "threads"),
         *("max_uploads", "max_account_uploads", "max_repository_uploads"),
@@ -468,3 +487,25 @@ def _require_sense(settings: Settings) -> None:
     for name in ("upload_idle", "lease", "header_timeout", "keep_alive", "body_timeout"):
         if not getattr(settings, name):
             raise _wrong(name, "0s", "more than no time at all")
+
+
+# From the answer that names a file to the moment when nginx has opened it.
+_LEAST_GRACE = timedelta(seconds=1)
+
+
+def _require_send_file(settings: Settings) -> None:
+    if not settings.send_file:
+        return
+    if not settings.trusted_proxies:
+        raise ConfigError(
+            "send_file: others than nginx would get no bytes; name it with --trusted-proxies"
+        )
+    if not settings.storage_url.startswith("file:"):
+        raise ConfigError(
+            f"send_file, storage: nginx sends files, and {settings.storage} has none; leave out one"
+        )
+    if settings.read_grace < _LEAST_GRACE:
+        raise ConfigError(
+            "send_file, read_grace: nginx opens a file after it was told to, so its bytes have to "
+            "stay for at least 1s after a deletion"
+        )

@@ -55,6 +55,7 @@ from ullage.registry.push.sessions_in_memory import open_memory_sessions
 from ullage.registry.queries.upload_claims import open_claims
 from ullage.server.app import create_app
 from ullage.server.http.access_log import RequestLog
+from ullage.server.http.send_file import SendFile
 from ullage.server.listener.certificate import Tls, TlsUnusable, require_usable
 from ullage.server.listener.descriptors import budget, raised_limit
 from ullage.server.listener.granian import AddressUnusable, Listener, listen_on, serve
@@ -364,6 +365,7 @@ def run_server(
             threads=room.threads,
             body_idle_seconds=settings.body_timeout.total_seconds(),
             request_log=request_log,
+            send_file=_send_file(settings),
         )
         listener = Listener(
             listening,
@@ -493,6 +495,14 @@ def _authenticator(settings: Settings, registry: Registry) -> Authenticator | No
     except ScopeInvalid as error:
         raise CannotStart(f"anonymous_pull: {error.message}") from error
     return Authenticator(registry, found_in, anonymous_pull=patterns)
+
+
+def _send_file(settings: Settings) -> SendFile | None:
+    if not settings.send_file:
+        return None
+    from ullage.blobs.files.paths import blob_path
+
+    return SendFile(settings.send_file, blob_path)
 
 
 def _handlers(registry: Registry, authenticator: Authenticator | None) -> dict[str, Handler]:

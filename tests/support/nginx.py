@@ -14,13 +14,15 @@ START_SECONDS = 30
 class Nginx:
     """Passes all requests on to `upstream` (host:port); `settings` are directives of its location.
 
-    It listens on, and asks the upstream from, 127.0.0.1.
+    It listens on, and asks the upstream from, 127.0.0.1. `server` takes the place of all that its
+    server has besides the address.
     """
 
-    def __init__(self, folder: Path, upstream: str, *settings: str) -> None:
+    def __init__(self, folder: Path, upstream: str, *settings: str, server: str = "") -> None:
         self._folder = folder
         self._upstream = upstream
         self._settings = settings
+        self._server = server
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port = int(probe.getsockname()[1])
@@ -70,7 +72,12 @@ class Nginx:
             "daemon off; master_process off; error_log stderr error; pid nginx.pid;\n"
             "events { worker_connections 64; }\n"
             f"http {{ access_log off; client_max_body_size 0;\n{paths}"
-            f"server {{ listen 127.0.0.1:{self.port}; location / {{\n"
-            f"proxy_pass http://{self._upstream};\nproxy_set_header Host $http_host;\n"
-            f"{''.join(f'{setting};' for setting in self._settings)} }} }} }}\n"
+            f"server {{ listen 127.0.0.1:{self.port}; {self._server or self._location()} }} }}\n"
+        )
+
+    def _location(self) -> str:
+        settings = "".join(f"{setting};" for setting in self._settings)
+        return (
+            f"location / {{\nproxy_pass http://{self._upstream};\n"
+            f"proxy_set_header Host $http_host;\n{settings} }}"
         )

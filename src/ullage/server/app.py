@@ -39,6 +39,7 @@ from ullage.server.http.proxies import Proxies
 from ullage.server.http.request import Request, raw_path, require_json
 from ullage.server.http.responses import json_response
 from ullage.server.http.routes import Route, Router
+from ullage.server.http.send_file import SendFile
 from ullage.server.http.shared_reads import SharedReads
 from ullage.server.http.threads import FairThreads, Threads
 from ullage.server.http.write_batches import WriteBatches
@@ -68,12 +69,14 @@ def create_app(
     threads: int = 32,
     body_idle_seconds: float = 60.0,
     request_log: RequestLog | None = None,
+    send_file: SendFile | None = None,
 ) -> ASGIApp:
     """The registry as an application for any ASGI server.
 
     Without an `authenticator` every request may do everything, if it is made to one of the
     registry's own names: `listen_host`, `hosts`, the one in `external_url` and those of loopback.
-    `trusted_proxies` are the networks of proxies that are believed which client they ask for.
+    `trusted_proxies` are the networks of proxies that are believed which client they ask for; with
+    `send_file` they send large blobs themselves.
     """
     pool = Threads(threads, inline_reads=registry.db.inline_reads)
     passwords = FairThreads(PASSWORD_THREADS)
@@ -81,7 +84,7 @@ def create_app(
     guard = Guard(authenticator, pool, passwords, origins, external_url, scheme)
     bodies = Bodies(pool, body_idle_seconds)
     reads, writes = SharedReads(registry, pool), WriteBatches(registry, pool)
-    context = Context(registry, pool, reads, writes, bodies, guard)
+    context = Context(registry, pool, reads, writes, bodies, guard, send_file)
     return App(context, Router(ROUTES), request_log, Proxies(trusted_proxies))
 
 

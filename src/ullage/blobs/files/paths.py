@@ -27,6 +27,11 @@ _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
 _EXISTING = os.O_NOFOLLOW | os.O_NONBLOCK
 
 
+def blob_path(key: str) -> str:
+    """Where the bytes of a blob lie below the store's root."""
+    return f"blobs/{key[:2]}/{key}"
+
+
 @contextmanager
 def directory(name: str, parent: int) -> Iterator[int]:
     descriptor = os.open(name, _DIRECTORY, dir_fd=parent)

@@ -131,7 +131,9 @@ def _promised(registry: Registry, blob: StoredBlob, caller: Caller) -> bool:
 class BlobReader:
     """A blob's bytes, open for reading. Stays readable when the blob is deleted meanwhile."""
 
-    def __init__(self, reader: Reader, first: bytes) -> None:
+    def __init__(self, key: str, reader: Reader, first: bytes) -> None:
+        # The storage key that the bytes lie under.
+        self.key = key
         self._reader = reader
         self._first = first
 
@@ -183,7 +185,7 @@ def open_found_blob(
         first = reader.read_at(0, blob.size) if 0 < blob.size <= read_ahead else b""
         if len(first) == blob.size:
             registry.blob_cache.keep(blob.key, first)
-        return BlobReader(reader, first)
+        return BlobReader(blob.key, reader, first)
     except OSError as error:
         reader.close()
         raise _unreadable(digest, error) from error

@@ -15,6 +15,7 @@ from ullage.server.http.authentication import Guard
 from ullage.server.http.blob_response import ReadyMemory
 from ullage.server.http.bodies import Bodies
 from ullage.server.http.parameters import Query
+from ullage.server.http.send_file import SendFile
 from ullage.server.http.shared_reads import SharedReads
 from ullage.server.http.threads import Threads
 from ullage.server.http.write_batches import WriteBatches
@@ -33,6 +34,8 @@ class Context:
     write_batches: WriteBatches
     bodies: Bodies
     guard: Guard
+    # Where nginx may send the files of blobs.
+    send_file: SendFile | None = None
     # Held by the one check that goes on.
     checking: asyncio.Lock = field(default_factory=asyncio.Lock)
     ready: ReadyMemory = field(default_factory=ReadyMemory)

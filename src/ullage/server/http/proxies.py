@@ -23,6 +23,8 @@ IPAddress: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 # A peer at a Unix socket, as nginx calls it in its settings and in the headers it writes.
 UNIX = "unix:"
+# In a request's scope: a trusted proxy sent it, and says for which client.
+PROXIED = "ullage.proxied"
 # More proxies than any request has behind it.
 MAX_HOPS = 32
 MAX_FORWARDED_CHARACTERS = 8 * 1024
@@ -74,7 +76,7 @@ class Proxies:
         """Let the request come from its client, if a trusted proxy says which one that is.
 
         Then its scope has the client's address in place of the proxy's, for all that ask for it,
-        and as "ullage.scheme" what the client spoke. What cannot be read changes nothing.
+        PROXIED, and as "ullage.scheme" what the client spoke. What cannot be read changes nothing.
         """
         first = request.fields.first
         named = _X_FOR in first or _FORWARDED in first
@@ -91,6 +93,7 @@ class Proxies:
         address, scheme = (self._known_client if usual else self._client)(told)
         if address is not None:
             request.scope["client"] = (address, 0)
+            request.scope[PROXIED] = True
         if scheme is not None:
             request.scope["ullage.scheme"] = scheme
 
