@@ -106,8 +106,12 @@ class Registry:
 
         What it gave since the last commit it gives again; `weigh` says how many bytes that is.
         """
-        with database_errors():
+        try:
             return self.db.cached_read(key, work, weigh)
+        except Exception:
+            # Around all of it this would cost as much as reading what is remembered.
+            with database_errors():
+                raise
 
     def snapshot(self, work: Work[T]) -> T:
         """Run reading work that must see one moment."""

@@ -109,7 +109,7 @@ class App:
         began = time.perf_counter()
         request = Request(scope, receive)
         self._proxies.locate(request)
-        scope["ullage.request_id"] = request_id_of(request.headers.get("x-request-id"))
+        scope["ullage.request_id"] = request_id_of(request.fields.first.get(b"x-request-id"))
         status = 0
         try:
             response = await self._response(request)
@@ -156,7 +156,7 @@ class App:
         try:
             path = raw_path(request.scope)
             request.fields.require_plain(request.scope["http_version"])
-            route, parts = self.router.find(request.method, path)
+            route, parts = self.router.find(request.scope["method"], path)
             if path.startswith(OWN_INTERFACE):
                 require_json(request.fields)
             # A malformed name is refused before rights on it are.
@@ -209,7 +209,7 @@ class App:
             path=scope["path"],
             status=status,
             seconds=seconds,
-            agent=request.headers.get("user-agent", ""),
+            agent=request.fields.first.get(b"user-agent", b"").decode("latin-1"),
         )
 
 

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from typing import Any
 from urllib.parse import quote
 
-from starlette.requests import Request
 from starlette.responses import Response
 
 from ullage.oci.digest import parse_digest
@@ -21,6 +20,7 @@ from ullage.server.http.context import Context, caller_of, principal_of, query_o
 from ullage.server.http.errors import BodyTooLarge
 from ullage.server.http.parameters import next_link, page_size
 from ullage.server.http.permissions import DELETED_CATALOG, DELETED_READ, DELETED_RESTORE
+from ullage.server.http.request import Request
 from ullage.server.http.responses import json_response
 from ullage.server.http.routes import Route
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 from typing import Any
 from urllib.parse import parse_qsl
 
-from starlette.requests import Request
 from starlette.responses import Response
 
 from ullage.accounts.authenticator import Authenticator, LoginFailed
@@ -20,6 +19,7 @@ from ullage.server.http.authentication import basic_credentials
 from ullage.server.http.context import Context, query_of
 from ullage.server.http.errors import FormTooLarge
 from ullage.server.http.permissions import ANYBODY
+from ullage.server.http.request import Request
 from ullage.server.http.responses import json_response
 from ullage.server.http.routes import Route
 

@@ -10,7 +10,6 @@ import re
 from collections.abc import Callable
 from typing import Annotated, Concatenate, Literal, ParamSpec, TypeVar
 
-from starlette.requests import Request
 from starlette.responses import Response
 
 from ullage.accounts import scope_maps, signing_keys, tokens, users
@@ -30,6 +29,7 @@ from ullage.server.http.context import Context, caller_of, query_of
 from ullage.server.http.json_bodies import read_body
 from ullage.server.http.operations import Operation, Parameter
 from ullage.server.http.permissions import ACCOUNTS_WRITE, ADMINISTRATION_READ
+from ullage.server.http.request import Request
 from ullage.server.http.responses import empty_response, json_response
 from ullage.server.http.routes import Route
 

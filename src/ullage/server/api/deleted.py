@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from starlette.requests import Request
 from starlette.responses import Response
 
 from ullage.authorization import Action
@@ -29,6 +28,7 @@ from ullage.server.http.json_bodies import is_id, read_body, require
 from ullage.server.http.operations import Operation, Parameter, page
 from ullage.server.http.parameters import next_link, page_size
 from ullage.server.http.permissions import ALL_REPOSITORIES, KNOWN, POLICY_WRITE
+from ullage.server.http.request import Request
 from ullage.server.http.responses import json_response
 from ullage.server.http.routes import Route
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from starlette.requests import Request
 from starlette.responses import Response
 
 from ullage.authorization import Action
@@ -22,6 +21,7 @@ from ullage.server.http.context import Context, caller_of, principal_of, query_o
 from ullage.server.http.json_bodies import read_body, require
 from ullage.server.http.operations import Operation, Parameter
 from ullage.server.http.permissions import KNOWN
+from ullage.server.http.request import Request
 from ullage.server.http.responses import json_response
 from ullage.server.http.routes import Route
 

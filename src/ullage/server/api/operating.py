@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Iterator
 from typing import Any, Literal
 
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
@@ -23,6 +23,7 @@ from ullage.server.http.json_bodies import read_body, seen
 from ullage.server.http.operations import Operation, Parameter, page
 from ullage.server.http.parameters import next_link, page_size
 from ullage.server.http.permissions import ADMINISTRATION_READ, ADMINISTRATION_WRITE
+from ullage.server.http.request import Request
 from ullage.server.http.responses import API_VERSION, encoded, json_response
 from ullage.server.http.routes import Route
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from starlette.requests import Request
 from starlette.responses import Response
 
 from ullage.authorization import Action
@@ -36,6 +35,7 @@ from ullage.server.http.json_bodies import is_id, read_body, read_object, requir
 from ullage.server.http.operations import Operation, page
 from ullage.server.http.parameters import next_link, page_size
 from ullage.server.http.permissions import ALL_REPOSITORIES, KNOWN
+from ullage.server.http.request import Request
 from ullage.server.http.responses import json_response
 from ullage.server.http.routes import Route
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 from functools import cache
 from typing import Any
 
-from starlette.requests import Request
 from starlette.responses import Response
 
 from ullage.documents import Document
@@ -17,6 +16,7 @@ from ullage.server.api import accounts, deleted, jobs, locks, operating, plans, 
 from ullage.server.http.context import Context
 from ullage.server.http.operations import Operation
 from ullage.server.http.permissions import KNOWN
+from ullage.server.http.request import Request
 from ullage.server.http.responses import json_response
 from ullage.server.http.routes import Route
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from starlette.requests import Request
 from starlette.responses import Response
 
 from ullage.authorization import Action
@@ -16,6 +15,7 @@ from ullage.server.http.context import Context, principal_of, query_of
 from ullage.server.http.json_bodies import require
 from ullage.server.http.operations import Operation, Parameter
 from ullage.server.http.permissions import ALL_REPOSITORIES, KNOWN
+from ullage.server.http.request import Request
 from ullage.server.http.responses import json_response
 from ullage.server.http.routes import Route
 from ullage.usage import usage, why

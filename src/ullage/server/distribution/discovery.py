@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from starlette.requests import Request
 from starlette.responses import Response
 
 from ullage.oci.digest import parse_digest
@@ -10,6 +9,7 @@ from ullage.oci.manifest.media_type import OCI_INDEX
 from ullage.registry.pull import read
 from ullage.server.http.context import Context, caller_of, principal_of, query_of
 from ullage.server.http.parameters import next_link, page_size
+from ullage.server.http.request import Request
 from ullage.server.http.responses import json_response
 
 

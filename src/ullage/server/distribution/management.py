@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from starlette.requests import Request
 from starlette.responses import Response
 
 from ullage.deletion import delete
 from ullage.oci.digest import Digest, parse_digest
 from ullage.oci.reference import parse_reference
 from ullage.server.http.context import Context, caller_of
+from ullage.server.http.request import Request
 from ullage.server.http.responses import empty_response
 
 # The header with the id by which a deletion can be taken back.

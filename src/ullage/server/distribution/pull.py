@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from functools import lru_cache
 
-from starlette.requests import Request
 from starlette.responses import Response
 
 from ullage.authorization import Action
@@ -24,6 +23,7 @@ from ullage.server.http.blob_response import (
 from ullage.server.http.context import Context, caller_of, principal_of
 from ullage.server.http.errors import RangeNotSatisfiable, error_response
 from ullage.server.http.parameters import byte_range
+from ullage.server.http.request import Request
 from ullage.server.http.responses import API_VERSION, FixedResponse, empty_response, encoded
 
 # --- blobs: end-2 ---------------------------------------------------------------------------------
@@ -37,7 +37,7 @@ async def get_blob(context: Context, request: Request, name: str, reference: str
         return empty_response(304, unchanged_headers(digest))
     blob = await context.reads.blob(repository, digest)
     cached = context.registry.blob_cache.get(blob.key)
-    if cached is not None and "range" not in request.headers:
+    if cached is not None and b"range" not in request.fields.first:
         return FixedResponse.ready(200, blob_head(digest, len(cached)), cached)
     reader = await context.threads.submit(
         read.open_found_blob, context.registry, repository, blob, read_ahead=SMALL_BYTES
@@ -81,9 +81,11 @@ async def head_blob(context: Context, request: Request, name: str, reference: st
 
 def _range_asked(request: Request, digest: Digest) -> str | None:
     """RFC 9110 §13.1.5: with If-Range, a Range counts for exactly that version of the blob."""
-    if request.headers.get("if-range", f'"{digest}"') != f'"{digest}"':
+    whole = f'"{digest}"'
+    if request.headers.get("if-range", whole) != whole:
         return None
-    return request.headers.get("range")
+    asked: str | None = request.headers.get("range")
+    return asked
 
 
 # --- manifests: end-3 -----------------------------------------------------------------------------
@@ -93,13 +95,15 @@ async def get_manifest(context: Context, request: Request, name: str, reference:
     """distribution-spec, "Pulling manifests". What was pushed is served, whatever Accept lists."""
     wanted = _manifest_wanted(reference)
     manifest = await context.reads.manifest(context.name(name), wanted)
-    if request.method == "GET":
+    pulls = request.scope["method"] == "GET"
+    if pulls:
         # Also where the client has it and the response is a 304. A HEAD is no pull.
-        note_pull(context.registry, manifest.id, wanted, request.headers.get("user-agent", ""))
+        agent = request.fields.first.get(b"user-agent", b"").decode("latin-1")
+        note_pull(context.registry, manifest.id, wanted, agent)
     if _not_modified(request, manifest.digest):
         return FixedResponse(304, _manifest_headers(manifest.digest))
     head = _manifest_head(manifest.digest, manifest.media_type, len(manifest.raw))
-    return FixedResponse.ready(200, head, b"" if request.method == "HEAD" else manifest.raw)
+    return FixedResponse.ready(200, head, manifest.raw if pulls else b"")
 
 
 def _manifest_wanted(reference: str) -> Tag | Digest:
@@ -131,8 +135,8 @@ def _manifest_head(digest: Digest, media_type: str, size: int) -> list[tuple[byt
 
 def _not_modified(request: Request, digest: Digest) -> bool:
     """RFC 9110 §13.1.2, with the digest as the entity tag, of something that exists."""
-    condition = request.headers.get("if-none-match")
+    condition = request.fields.first.get(b"if-none-match")
     if condition is None:
         return False
-    tags = [tag.strip() for tag in condition.split(",")]
+    tags = [tag.strip() for tag in condition.decode("latin-1").split(",")]
     return tags == ["*"] or digest in (tag.removeprefix("W/").strip('"') for tag in tags)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
 from ullage.authorization import Action
@@ -25,6 +25,7 @@ from ullage.server.http.bodies import Body, require_length
 from ullage.server.http.context import Context, caller_of, principal_of, query_of
 from ullage.server.http.errors import BodyTimeout
 from ullage.server.http.parameters import content_range, decimal_header, received_range
+from ullage.server.http.request import Request
 from ullage.server.http.responses import empty_response
 
 # --- a session begins, or a blob comes whole: end-4, end-11 ---------------------------------------

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from starlette.requests import Request
 from starlette.responses import Response
 
 from ullage.oci.errors import TagInvalid
 from ullage.oci.reference import Tag, parse_reference, parse_tag
 from ullage.registry.push.manifests import prepare_manifest
 from ullage.server.http.context import Context, caller_of, query_of
+from ullage.server.http.request import Request
 from ullage.server.http.responses import empty_response
 
 

@@ -6,7 +6,6 @@ modules here are the specification's workflows: pull, push, discovery, managemen
 
 from __future__ import annotations
 
-from starlette.requests import Request
 from starlette.responses import Response
 
 from ullage import __version__
@@ -23,6 +22,7 @@ from ullage.server.distribution.push_blobs import (
 from ullage.server.distribution.push_manifests import put_manifest
 from ullage.server.http.context import Context
 from ullage.server.http.permissions import ANYBODY, CATALOG, DELETE, KNOWN, PULL, PUSH
+from ullage.server.http.request import Request
 from ullage.server.http.responses import json_response
 from ullage.server.http.routes import Route
 

@@ -23,7 +23,7 @@ MAX_VALUE = 300
 SHOWN_KEPT = 512
 IDS_AT_ONCE = 64
 _json = json.encoder.encode_basestring_ascii
-_REQUEST_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_REQUEST_ID = re.compile(rb"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 # Control characters, what a log viewer takes for a line end, and what turns a line's direction.
 _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 
@@ -43,10 +43,10 @@ def _random_ids() -> Iterator[str]:
 _next_id = _random_ids().__next__
 
 
-def request_id_of(header: str | None) -> str:
+def request_id_of(header: bytes | None) -> str:
     """The client's own id if it is harmless, so that both sides' logs meet; else a new one."""
     if header is not None and _REQUEST_ID.fullmatch(header):
-        return header
+        return header.decode("ascii")
     return _next_id()
 
 

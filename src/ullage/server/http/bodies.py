@@ -12,13 +12,13 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import ClientDisconnect
 
 from ullage.oci.errors import ManifestTooLarge, SizeInvalid, TooManyRequests
 from ullage.registry.push.append_session import AppendSession
 from ullage.server.http.errors import BodyTimeout
 from ullage.server.http.parameters import decimal_header
-from ullage.server.http.request import BODY_IS_OVER
+from ullage.server.http.request import BODY_IS_OVER, Request
 from ullage.server.http.threads import Threads
 
 PIECE_BYTES = 1024 * 1024

@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass, field
 
-from starlette.requests import Request
-
 from ullage.authorization import Principal
 from ullage.oci.reference import RepositoryName, parse_repository_name
 from ullage.registry.clients import Caller
@@ -15,6 +13,7 @@ from ullage.server.http.authentication import Guard
 from ullage.server.http.blob_response import ReadyMemory
 from ullage.server.http.bodies import Bodies
 from ullage.server.http.parameters import Query
+from ullage.server.http.request import Request
 from ullage.server.http.send_file import SendFile
 from ullage.server.http.shared_reads import SharedReads
 from ullage.server.http.threads import Threads
@@ -47,7 +46,7 @@ class Context:
 def caller_of(request: Request) -> Caller:
     """The caller, as use cases see it; App has put the principal into the scope."""
     client = request.scope.get("client")
-    agent = request.headers.get("user-agent", "")[:MAX_AGENT]
+    agent = request.fields.first.get(b"user-agent", b"")[:MAX_AGENT].decode("latin-1")
     return Caller(
         subject=principal_of(request).subject,
         address=client[0] if client else "",

@@ -6,8 +6,6 @@ import string
 from collections.abc import Iterable
 from typing import TypeVar
 
-from starlette.requests import Request
-
 from ullage import documents
 from ullage.authorization import Action, Principal
 from ullage.oci.errors import ManifestTooLarge, PlanInvalid, RegistryError, ValueInvalid
@@ -16,6 +14,7 @@ from ullage.oci.strict_json import JSONInvalid, JSONValue, loads
 from ullage.server.http.authentication import Challenge
 from ullage.server.http.context import Context
 from ullage.server.http.errors import FormTooLarge
+from ullage.server.http.request import Request
 
 # A list of 10,000 digests fits.
 MAX_BODY_BYTES = 1024 * 1024

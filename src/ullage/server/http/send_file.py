@@ -9,16 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from starlette.requests import Request
 from starlette.responses import Response
 
 from ullage.oci.digest import Digest
 from ullage.server.http.blob_response import SMALL_BYTES, blob_headers
 from ullage.server.http.proxies import PROXIED
+from ullage.server.http.request import Request
 from ullage.server.http.responses import API_VERSION, FixedResponse
 
 # By which a proxy asks for the bytes themselves. Its own clients may, too: they get what they ask.
-SEND_FILE = "ullage-send-file"
+SEND_FILE = b"ullage-send-file"
 
 
 class SendFile:
@@ -36,7 +36,7 @@ class SendFile:
         """
         if size <= SMALL_BYTES or not request.scope.get(PROXIED):
             return False
-        return request.headers.get(SEND_FILE) != "off"
+        return request.fields.first.get(SEND_FILE) != b"off"
 
     def response(self, digest: Digest, size: int, key: str) -> Response:
         """What has nginx send the file of this storage key, whole or the range it is asked for."""
