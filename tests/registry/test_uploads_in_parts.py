@@ -20,15 +20,21 @@ from ullage import failpoints
 from ullage.blobs.protocol import StoredObject
 from ullage.database.schema.content import repositories
 from ullage.database.transaction import Database, Transaction
-from ullage.deletion.reclaim import reclaim_due
+from ullage.deletion.reclaim import RECLAIM_CLAIM, reclaim_due
 from ullage.oci.digest import Digest, digest_of
 from ullage.oci.errors import BlobUploadUnknown, DigestInvalid, Unavailable
 from ullage.oci.reference import parse_repository_name
 from ullage.registry.context import Registry
 from ullage.registry.pull.read import open_blob
 from ullage.registry.push import upload_claim
+from ullage.registry.push.prepared import commit
 from ullage.registry.push.sessions import Upload, cancel_upload, get_upload, start_upload
 from ullage.registry.push.uploads import append_upload, finish_upload, upload_whole
+from ullage.registry.queries.reclaim.tombstones import (
+    Tombstone,
+    claim_tombstones,
+    drop_tombstones,
+)
 from ullage.registry.queries.upload_claims import CLAIM_PERIOD
 from ullage.registry.stored_objects import unnamed
 from ullage.usage.usage import registry_totals, unexplained
@@ -322,6 +328,57 @@ def test_what_a_late_request_stored_goes_and_nothing_of_another(
     assert left_over(parts) == []
     expected = [] if meanwhile == "cancels" else [whole]
     assert [stored.data for stored in parts.objects.values()] == expected
+
+
+@pytest.mark.parametrize("erased", ["before", "while", "after"])
+def test_an_object_that_comes_after_its_session_was_cancelled_goes(
+    registry: Registry,
+    parts: PartsStore,
+    clock: FakeClock,
+    monkeypatch: pytest.MonkeyPatch,
+    erased: str,
+) -> None:
+    """Race R17: its tombstone is done, or about to be, when the object appears."""
+    upload = start_upload(registry, APP, ALICE)
+    put, claimed = parts.put_object, []
+
+    def cancelled_meanwhile(key: str, data: bytes) -> None:
+        cancel_upload(registry, APP, upload.id, ALICE)
+        if erased == "before":
+            settle(registry)
+        elif erased == "while":
+            claimed.extend(claim(registry))
+        put(key, data)
+
+    monkeypatch.setattr(parts, "put_object", cancelled_meanwhile)
+    with pytest.raises(BlobUploadUnknown):
+        finish_upload(registry, APP, upload.id, ALICE, digest_of(b"small"), [b"small"])
+    # The one that had claimed it has erased it before it came.
+    registry.write(lambda tx: drop_tombstones(tx, "claimed before", claimed))
+    settle(registry)
+    assert list(parts.list()) == []
+
+
+def claim(registry: Registry) -> list[Tombstone]:
+    now = registry.now()
+    until = now + RECLAIM_CLAIM
+    return registry.write(lambda tx: claim_tombstones(tx, "claimed before", None, now, until, 9))
+
+
+def test_an_object_that_another_request_made_a_blob_of_stays(
+    registry: Registry, parts: PartsStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The late one of two must not bury what it did commit, but is the other's by now."""
+    upload = start_upload(registry, APP, ALICE)
+    session = append_upload(registry, APP, upload.id, ALICE, last=True)
+    session.write(DATA)
+    prepared = session.prepare(digest_of(DATA))
+    registry.claims.release(registry.db, upload.id, session._claim._token)
+    finish_upload(another(registry), APP, upload.id, ALICE, digest_of(DATA))
+    with pytest.raises(BlobUploadUnknown):
+        commit(registry, prepared)
+    settle(registry)
+    assert read_blob(registry, digest_of(DATA)) == DATA
 
 
 # --- the bill -------------------------------------------------------------------------------------

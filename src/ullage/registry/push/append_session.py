@@ -11,7 +11,7 @@ from ullage.blobs.protocol import Append, KeyUnknown, Reader
 from ullage.database.transaction import Transaction
 from ullage.failpoints import failpoint
 from ullage.oci.digest import Digest, Hasher
-from ullage.oci.errors import BlobUploadUnknown, DigestInvalid, Unavailable
+from ullage.oci.errors import BlobUploadUnknown, DigestInvalid, RegistryError, Unavailable
 from ullage.oci.reference import RepositoryName
 from ullage.registry.clients import Caller
 from ullage.registry.context import Registry
@@ -30,6 +30,7 @@ from ullage.registry.push.upload_claim import UploadClaim
 from ullage.registry.quarantine import lost_copy
 from ullage.registry.queries import uploads
 from ullage.registry.queries.content.blobs import StoredBlob
+from ullage.registry.queries.reclaim.tombstones import bury_again
 from ullage.registry.queries.uploads import Upload
 
 # How much of a stored upload is read at once when it has to be hashed again.
@@ -61,6 +62,7 @@ class AppendSession:
         self._claim = claim
         self._caller = caller
         self._hasher = _hasher_of(registry, upload, last=last)
+        self._committing = False
 
     @property
     def offset(self) -> int:
@@ -140,7 +142,25 @@ class AppendSession:
             # The session is gone, or its bytes are beyond repair; its next request is told so.
             pass
         finally:
+            self._bury_if_ended()
             self._let_go()
+
+    def _bury_if_ended(self) -> None:
+        """Give back what was committed after the session had ended: its tombstone may be done."""
+        registry, key = self._registry, self._upload.key
+        if not self._committing:
+            return
+        try:
+            size = registry.blobs.size(key)
+            if size is None:
+                return
+            now = registry.now()
+            ended = registry.write(lambda tx: bury_again(tx, key, size, now), freeing=True)
+        except (OSError, RegistryError):
+            # The daily comparison finds it (reconcile.py).
+            return
+        if ended:
+            registry.wake()
 
     # --- inside -----------------------------------------------------------------------------------
 
@@ -198,6 +218,7 @@ class AppendSession:
         # What is committed is closed for good, also to a request that has the session by now.
         self._keep_alive()
         self._announce_commit()
+        self._committing = True
         try:
             with store_errors():
                 self._append.commit()

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from sqlalchemy import bindparam
 
 from ullage.database.schema import content, space
-from ullage.database.statements import LIMIT, Statement, among
+from ullage.database.statements import LIMIT, Statement, among, given
 from ullage.database.timestamps import to_micros
 from ullage.database.transaction import Transaction
 from ullage.oci.digest import Digest
@@ -50,6 +50,25 @@ def bury(
     grave = {"digest": digest, "size": size, "due_at": to_micros(due_at), "state": state}
     if tx.change(_BURY, storage_key=key, **grave):
         add_to_counters(tx, spread, pending_bytes=size)
+
+
+_DUE_AGAIN = Statement(
+    _tombstones.update()
+    .where(given(_tombstones, "storage_key"))
+    .values(due_at=bindparam("due_at"), claim=None, claimed_by=None, claimed_until=None)
+)
+
+
+def bury_again(tx: Transaction, key: str, size: int, due_at: datetime) -> bool:
+    """Leave a tombstone for bytes that came after their session had ended; False if it has not.
+
+    Where there is one already, it is done once more: what has it claimed may have been there first.
+    """
+    if any(tx.values(statement, keys=[key]) for statement in _KEYS_IN_USE):
+        return False
+    if not tx.change(_DUE_AGAIN, storage_key=key, due_at=to_micros(due_at)):
+        bury(tx, 0, key, size, due_at)
+    return True
 
 
 _DUE = sa.and_(_tombstones.c.due_at <= bindparam("now"), free(_tombstones))
@@ -147,9 +166,13 @@ def tombstone_due(tx: Transaction, now: datetime) -> bool:
 
 
 # The way a key goes: asked in this order it is not missed where it moves on in between.
-_KNOWN_KEYS = tuple(
+_KEYS_IN_USE = tuple(
     Statement(sa.select(table.c.storage_key).where(among(table.c.storage_key, "keys")))
-    for table in (space.reserved_keys, space.uploads, _blobs, _tombstones)
+    for table in (space.reserved_keys, space.uploads, _blobs)
+)
+_KNOWN_KEYS = (
+    *_KEYS_IN_USE,
+    Statement(sa.select(_tombstones.c.storage_key).where(among(_tombstones.c.storage_key, "keys"))),
 )
 
 
