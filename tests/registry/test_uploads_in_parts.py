@@ -6,8 +6,10 @@ The store is tests/support/parts_store.py, with parts of ten bytes.
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from pathlib import Path
 
 import pytest
 
@@ -257,27 +259,51 @@ def test_a_commit_whose_row_was_not_told_is_no_other_blob(
     assert read_blob(registry, digest_of(first)) == first
 
 
+@pytest.fixture
+def with_memory_sessions(tmp_path: Path, parts: PartsStore, clock: FakeClock) -> Iterator[Registry]:
+    """One process that owns its database: sessions without acknowledged bytes have no row."""
+    registry = make_registry(f"sqlite:///{tmp_path / 'ullage.db'}", parts, clock)
+    assert registry.memory_sessions is not None
+    yield registry
+    assert_sound(registry)
+    registry.db.close()
+
+
 def test_a_session_in_memory_knows_that_a_commit_may_have_begun(
-    tmp_path_factory: pytest.TempPathFactory, parts: PartsStore, clock: FakeClock
+    with_memory_sessions: Registry, parts: PartsStore
 ) -> None:
-    url = f"sqlite:///{tmp_path_factory.mktemp('database')}/ullage.db"
-    registry = make_registry(url, parts, clock)
-    try:
-        assert registry.memory_sessions is not None
-        upload = start_upload(registry, APP, ALICE)
-        cut_off_before_the_row(
-            registry,
-            lambda: finish_upload(registry, APP, upload.id, ALICE, digest_of(DATA), [DATA]),
-        )
-        assert registry_totals(registry).uploading_bytes == len(DATA)
-        with pytest.raises(DigestInvalid):
-            finish_upload(registry, APP, upload.id, ALICE, digest_of(OTHER), [OTHER])
-        cancel_upload(registry, APP, upload.id, ALICE)
-        settle(registry)
-        assert list(parts.list()) == []
-        assert_sound(registry)
-    finally:
-        registry.db.close()
+    registry = with_memory_sessions
+    upload = start_upload(registry, APP, ALICE)
+    cut_off_before_the_row(
+        registry,
+        lambda: finish_upload(registry, APP, upload.id, ALICE, digest_of(DATA), [DATA]),
+    )
+    assert registry_totals(registry).uploading_bytes == len(DATA)
+    with pytest.raises(DigestInvalid):
+        finish_upload(registry, APP, upload.id, ALICE, digest_of(OTHER), [OTHER])
+    cancel_upload(registry, APP, upload.id, ALICE)
+    settle(registry)
+    assert list(parts.list()) == []
+
+
+def test_what_a_session_in_memory_had_goes_when_it_ends(
+    with_memory_sessions: Registry, parts: PartsStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its commit had begun, so what it is made of is the session's."""
+
+    def fails(*asked: object) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    registry = with_memory_sessions
+    monkeypatch.setattr(parts, "complete", fails)
+    upload = start_upload(registry, APP, ALICE)
+    with pytest.raises(Unavailable):
+        finish_upload(registry, APP, upload.id, ALICE, digest_of(DATA), [DATA])
+    assert len(left_over(parts)) == 1
+    cancel_upload(registry, APP, upload.id, ALICE)
+    assert unnamed(registry, list(parts.list())) == []
+    settle(registry)
+    assert list(parts.list()) == []
 
 
 def test_a_blob_that_is_there_already_leaves_no_second_copy(
