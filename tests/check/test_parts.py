@@ -6,7 +6,9 @@ they are: an object under the same key does not.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import timedelta
 
@@ -21,6 +23,7 @@ from ullage.blobs.protocol import StoredObject
 from ullage.check.check import check
 from ullage.check.findings import Finding, Mode, Report
 from ullage.database.transaction import Database
+from ullage.deletion.reclaim import reclaim_due
 from ullage.deletion.reconcile import UNKNOWN_KEY_GRACE, reconcile
 from ullage.oci.digest import digest_of
 from ullage.oci.reference import parse_repository_name
@@ -272,3 +275,43 @@ def test_a_session_that_lost_a_part_is_found(
     assert f"{len(DATA)} bytes were acknowledged" in finding.message
     cancel_upload(registry, APP, upload.id, ALICE)
     settle(registry)
+
+
+def test_pushes_under_way_are_no_leftovers(registry: Registry, parts: PartsStore) -> None:
+    """Whatever moment of theirs a check or a comparison meets, and however old it took them for."""
+    done = threading.Event()
+
+    def push(pusher: int) -> None:
+        for number in range(25):
+            upload = start_upload(registry, APP, ALICE)
+            for piece in (b"%d %d" % (pusher, number), DATA, b"the end"):
+                session = append_upload(registry, APP, upload.id, ALICE)
+                session.write(piece)
+                session.close()
+            if number % 3:
+                data = b"%d %d" % (pusher, number) + DATA + b"the end"
+                finish_upload(registry, APP, upload.id, ALICE, digest_of(data))
+            else:
+                cancel_upload(registry, APP, upload.id, ALICE)
+            reclaim_due(registry)
+
+    def look() -> int:
+        looks = 0
+        while not done.is_set():
+            assert check(registry, Mode.DEFAULT, repair=True).findings == ()
+            assert reconcile(registry, [replace(each, modified=0.0) for each in parts.list()]) == 0
+            looks += 1
+        return looks
+
+    with ThreadPoolExecutor(3) as pool:
+        looking = pool.submit(look)
+        pushing = [pool.submit(push, pusher) for pusher in range(2)]
+        try:
+            for each in pushing:
+                each.result()
+        finally:
+            done.set()
+        assert looking.result() > 0
+    settle(registry)
+    assert left_over(parts) == []
+    assert len(parts.objects) == 2 * 16
