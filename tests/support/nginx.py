@@ -3,6 +3,7 @@
 import socket
 import subprocess
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Self
 
@@ -15,11 +16,20 @@ class Nginx:
     """Passes all requests on to `upstream` (host:port); `settings` are directives of its location.
 
     It listens on, and asks the upstream from, 127.0.0.1. `server` takes the place of all that its
-    server has besides the address.
+    server has besides the address; `site`, of all that the http block has, from the port to listen
+    on.
     """
 
-    def __init__(self, folder: Path, upstream: str, *settings: str, server: str = "") -> None:
+    def __init__(
+        self,
+        folder: Path,
+        upstream: str = "",
+        *settings: str,
+        server: str = "",
+        site: Callable[[int], str] | None = None,
+    ) -> None:
         self._folder = folder
+        self._site = site or self._one_server
         self._upstream = upstream
         self._settings = settings
         self._server = server
@@ -70,9 +80,14 @@ class Nginx:
         )
         return (
             "daemon off; master_process off; error_log stderr error; pid nginx.pid;\n"
-            "events { worker_connections 64; }\n"
-            f"http {{ access_log off; client_max_body_size 0;\n{paths}"
-            f"server {{ listen 127.0.0.1:{self.port}; {self._server or self._location()} }} }}\n"
+            "events { worker_connections 256; }\n"
+            f"http {{ access_log off;\n{paths}{self._site(self.port)}}}\n"
+        )
+
+    def _one_server(self, port: int) -> str:
+        return (
+            "client_max_body_size 0;\n"
+            f"server {{ listen 127.0.0.1:{port}; {self._server or self._location()} }}\n"
         )
 
     def _location(self) -> str:
