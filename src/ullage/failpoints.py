@@ -60,6 +60,13 @@ NAMES = frozenset(
         "restore.in_transaction",
         "review.after_row",
         "review.in_transaction",
+        "s3.commit.after_request",
+        "s3.commit.before_request",
+        "s3.multipart.after_request",
+        "s3.part.after_request",
+        "s3.part.before_request",
+        "s3.tail.after_request",
+        "s3.tail.before_request",
         "upload.append.after_offset_row",
         "upload.append.before_offset_row",
         "upload.finish.after_row",
@@ -72,7 +79,7 @@ NAMES = frozenset(
 )
 
 _ENTRY = re.compile(
-    r"(?P<name>[a-z_.]+)="
+    r"(?P<name>[a-z0-9_.]+)="
     r"(?P<action>kill|stop|raise:(?P<errno>E[A-Z0-9]+)|sleep:(?P<milliseconds>[0-9]{1,7}))"
     r"(?:@(?P<hit>[1-9][0-9]{0,8}))?"
 )

@@ -1,6 +1,7 @@
 """What every blob store promises (`ullage.blobs.BlobStore`), run over each driver.
 
-A driver's test file subclasses `BlobStoreContract` and provides two fixtures: `store`, and
+A driver's test file subclasses `BlobStoreContract` and provides the fixture `store`. One whose
+store knows of uploads without a state subclasses `LocalStoreContract`, with another fixture:
 `small_store` with room for between 1 and 8 MiB.
 """
 
@@ -10,8 +11,9 @@ import errno
 import hashlib
 import secrets
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import partial
 from itertools import chain
 from typing import Any
@@ -47,22 +49,35 @@ BAD_KEYS = [
     "\u0660123456789abcdef0123456789abcdef",  # a digit, but not one of ours
 ]
 
+
+def _first_byte(store: BlobStore, key: str) -> bytes:
+    """A store need not look before the first read."""
+    with store.open(key, 1) as reader:
+        return reader.read_at(0, 1)
+
+
 OPERATIONS: dict[str, Callable[[BlobStore, str], Any]] = {
     "begin": lambda store, key: store.begin(key),
     "resume": lambda store, key: store.resume(key, 0, ""),
-    "open": lambda store, key: store.open(key, 1),
+    "open": lambda store, key: _first_byte(store, key),
     "link": lambda store, key: store.link(key, 60),
     "delete": lambda store, key: store.delete([key]),
     "size": lambda store, key: store.size(key),
 }
 
 
-# What the last sync of `upload` returned for each key.
-STATES: dict[str, str] = {}
+# What a caller keeps of each upload: its offset, and the state that its last sync returned.
+KEPT: dict[str, tuple[int, str]] = {}
 
 
 def fresh_key() -> str:
     return secrets.token_hex(16)
+
+
+def keep(append: Append, key: str) -> None:
+    """Sync an upload, and keep what the next Append of it needs."""
+    state = append.sync()
+    KEPT[key] = (append.offset, state)
 
 
 def upload(store: BlobStore, data: Buffer = b"bytes", key: str | None = None) -> str:
@@ -70,28 +85,44 @@ def upload(store: BlobStore, data: Buffer = b"bytes", key: str | None = None) ->
     key = key or fresh_key()
     with store.begin(key) as append:
         append.write(data)
-        STATES[key] = append.sync()
+        keep(append, key)
     return key
 
 
 def create(store: BlobStore, key: str) -> None:
     """An appendable object without a byte."""
     store.begin(key).close()
+    KEPT[key] = (0, "")
 
 
 def resume(store: BlobStore, key: str, offset: int) -> Append:
-    """Go on with what `upload` has synced."""
-    return store.resume(key, offset, STATES.get(key, ""))
+    """Go on with what was kept."""
+    return store.resume(key, offset, KEPT.get(key, (0, ""))[1])
 
 
 def commit(store: BlobStore, key: str) -> int:
-    """Commit an object as it is, or once more; its size. Raises KeyUnknown."""
-    size = store.size(key)
-    if size is None:
+    """Commit an object as it is, or once more; its size. Raises KeyUnknown.
+
+    What the upload leaves over is deleted, as its caller does.
+    """
+    offset, state = KEPT.get(key, (-1, ""))
+    known = store.size(key)
+    size = offset if known is None else known
+    if size < 0:
         raise KeyUnknown(key)
-    with resume(store, key, size) as append:
+    with store.resume(key, size, state if size == offset else "") as append:
         append.commit()
+    leftover = store.leftover(state, None)
+    if leftover is not None:
+        store.delete([], [leftover.state])
+    KEPT[key] = (size, "")
     return size
+
+
+def delete(store: BlobStore, keys: Iterable[str]) -> None:
+    """Delete objects, with what their uploads have stored beside them."""
+    keys = list(keys)
+    store.delete(iter(keys), iter([KEPT[key][1] for key in keys if key in KEPT]))
 
 
 def put(store: BlobStore, data: Buffer = b"bytes", key: str | None = None) -> str:
@@ -171,7 +202,7 @@ class BlobStoreContract:
             append.write(memoryview(b"...three...")[3:8])
             append.write(b"")
             assert append.offset == 13
-            append.sync()
+            keep(append, key)
         assert commit(store, key) == 13
         assert content(store, key) == b"one two three"
 
@@ -182,6 +213,7 @@ class BlobStoreContract:
         with resume(store, other, 0) as append:
             append.write(memoryview(b"abcdefgh").cast("I"))
             assert append.offset == 8
+            keep(append, other)
         assert appended(store, other) == b"abcdefgh"
         assert appended(store, key) == b""
 
@@ -192,6 +224,7 @@ class BlobStoreContract:
         with resume(store, key, 0) as append:
             for piece in pieces:
                 append.write(memoryview(piece))
+            keep(append, key)
         assert commit(store, key) == 3 * MiB + 4
         with opened(store, key) as reader:
             read = b"".join(reader.read_at(at, 700_000) for at in range(0, reader.size, 700_000))
@@ -210,15 +243,6 @@ class BlobStoreContract:
         assert store.size(key) == len(data) + 4
         assert content(store, key) == data + b"more"
 
-    def test_what_was_written_and_not_synced_is_committed_all_the_same(
-        self, store: BlobStore
-    ) -> None:
-        data = secrets.token_bytes(17 * MiB)
-        with store.begin(key := fresh_key()) as append:
-            append.write(data)
-        assert commit(store, key) == len(data)
-        assert content(store, key) == data
-
     def test_the_callers_buffer_is_free_again_after_a_write(self, store: BlobStore) -> None:
         key = fresh_key()
         create(store, key)
@@ -227,6 +251,7 @@ class BlobStoreContract:
             append.write(buffer)
             buffer[:] = b"second one"  # a BufferError if the store still had a view of it
             append.write(buffer)
+            keep(append, key)
         assert appended(store, key) == b"firstsecond one"
 
     def test_an_upload_is_resumed_where_it_stopped(self, store: BlobStore) -> None:
@@ -234,6 +259,7 @@ class BlobStoreContract:
         with resume(store, key, 7) as append:
             assert append.offset == 7
             append.write(b"world")
+            keep(append, key)
         assert commit(store, key) == 12
         assert content(store, key) == b"hello, world"
 
@@ -242,15 +268,10 @@ class BlobStoreContract:
         key = upload(store, b"kept|not recorded, and longer than what comes")
         with resume(store, key, 5) as append:
             append.write(b"new")
-        assert store.size(key) == 8
+            keep(append, key)
+        assert store.size(key) in (8, None)
         assert commit(store, key) == 8
         assert content(store, key) == b"kept|new"
-
-    def test_truncating_alone_is_enough(self, store: BlobStore) -> None:
-        key = upload(store, b"0123456789")
-        resume(store, key, 4).close()
-        assert commit(store, key) == 4
-        assert content(store, key) == b"0123"
 
     @pytest.mark.parametrize("offset", [6, 2**40, -1])
     def test_an_offset_the_object_does_not_have_is_refused(
@@ -264,30 +285,11 @@ class BlobStoreContract:
 
     def test_a_committed_object_takes_no_more_bytes(self, store: BlobStore) -> None:
         key = put(store)
-        with pytest.raises(KeyUnknown):
-            resume(store, key, 0)
+        late = pytest.raises(KeyUnknown)
+        with late, resume(store, key, 0) as append:
+            append.write(b"other")
+            append.commit()
         assert content(store, key) == b"bytes"
-
-    def test_an_object_has_one_append_at_a_time(self, store: BlobStore) -> None:
-        """A stalled request must not write into what another one has taken over and hashed."""
-        key = upload(store)
-        with resume(store, key, 5) as first:
-            with pytest.raises(OSError, match="still open") as refused:
-                resume(store, key, 0)
-            assert refused.value.errno == errno.EBUSY
-            first.write(b" kept")
-        with resume(store, key, 10) as second:
-            second.write(b" too")
-        assert appended(store, key) == b"bytes kept too"
-
-    def test_a_commit_is_refused_while_an_append_is_open(self, store: BlobStore) -> None:
-        key = upload(store)
-        with resume(store, key, 5) as append:
-            with pytest.raises(OSError, match="still open") as refused:
-                commit(store, key)
-            assert refused.value.errno == errno.EBUSY
-            append.write(b"!")
-        assert commit(store, key) == 6
 
     def test_a_closed_append_takes_nothing(self, store: BlobStore) -> None:
         key = upload(store)
@@ -300,26 +302,12 @@ class BlobStoreContract:
             append.sync()
         assert appended(store, key) == b"bytes"
 
-    def test_an_append_closes_when_its_block_fails(self, store: BlobStore) -> None:
-        key = upload(store)
-
-        def broken_connection() -> None:
-            with resume(store, key, 5) as append:
-                append.write(b", kept")
-                raise ConnectionResetError
-
-        with pytest.raises(ConnectionResetError):
-            broken_connection()
-        with resume(store, key, 11) as append:
-            append.write(b", resumed")
-        assert appended(store, key) == b"bytes, kept, resumed"
-
     # --- create and commit ---
 
     def test_an_object_of_no_bytes_is_an_object(self, store: BlobStore) -> None:
         key = fresh_key()
         create(store, key)
-        assert store.size(key) == 0
+        assert store.size(key) in (0, None)
         assert commit(store, key) == 0
         assert store.size(key) == 0
         with opened(store, key) as reader:
@@ -333,13 +321,14 @@ class BlobStoreContract:
             append.commit()
         assert content(store, key) == b"bytes and more"
         assert commit(store, key) == 14
-        with pytest.raises(KeyUnknown):
-            resume(store, key, 13)
+        late = pytest.raises(KeyUnknown)
+        with late, store.resume(key, 13, "") as append:
+            append.commit()
 
     def test_an_append_of_a_deleted_object_commits_nothing(self, store: BlobStore) -> None:
         key = upload(store)
         with resume(store, key, 5) as append:
-            store.delete([key])
+            delete(store, [key])
             with pytest.raises(KeyUnknown):
                 append.commit()
         assert store.size(key) is None
@@ -349,12 +338,6 @@ class BlobStoreContract:
         assert [commit(store, key) for _ in range(3)] == [5, 5, 5]
         assert content(store, key) == b"bytes"
         assert listed(store)[key].committed
-
-    def test_an_upload_is_not_begun_again(self, store: BlobStore) -> None:
-        key = upload(store)
-        with pytest.raises(FileExistsError):
-            create(store, key)
-        assert appended(store, key) == b"bytes"
 
     def test_what_is_not_committed_cannot_be_opened(self, store: BlobStore) -> None:
         key = upload(store)
@@ -380,7 +363,7 @@ class BlobStoreContract:
         with resume(store, key, 5) as append:
             append.write(b" lost")
             state = append.before_commit()
-        with store.resume(key, 5, STATES[key] if state is None else state) as append:
+        with store.resume(key, 5, KEPT[key][1] if state is None else state) as append:
             append.write(b" kept")
             append.commit()
         assert content(store, key) == b"bytes kept"
@@ -395,19 +378,19 @@ class BlobStoreContract:
             state = append.before_commit()
             append.commit()
         with pytest.raises(KeyUnknown):
-            store.resume(key, 5, STATES[key] if state is None else state)
+            store.resume(key, 5, KEPT[key][1] if state is None else state)
         assert content(store, key) == b"bytes and more"
 
     # --- leftovers and links ---
 
     def test_what_a_state_names_is_there_and_has_a_size(self, store: BlobStore) -> None:
         key = upload(store, b"12345")
-        places = store.names(STATES[key])
+        places = store.names(KEPT[key][1])
         assert None not in [store.size(key, place) for place in places]
         listed_places = {each.place for each in store.list() if each.place is not None}
         assert listed_places == set(places)
         assert list(store.names("")) == []
-        store.delete([key], [STATES[key]])
+        store.delete([key], [KEPT[key][1]])
         assert [store.size(key, place) for place in places] == [None] * len(places)
 
     def test_no_size_is_known_of_a_place_that_is_not_there(self, store: BlobStore) -> None:
@@ -418,7 +401,7 @@ class BlobStoreContract:
             put(store),
             upload(store),
             put(store, b"", "00" * 16),
-            upload(store, b"", "ff" * 16),
+            upload(store, b"0", "ff" * 16),
         }
         shards = [{each.key for each in store.list(shard)} for shard in range(256)]
         assert set().union(*shards) == keys
@@ -440,7 +423,7 @@ class BlobStoreContract:
         assert content(store, key) == b"bytes"
 
     def test_the_same_state_leaves_nothing_over(self, store: BlobStore) -> None:
-        state = STATES[upload(store)]
+        _, state = KEPT[upload(store)]
         assert store.leftover(state, state) is None
         assert store.leftover("", None) is None
 
@@ -456,11 +439,10 @@ class BlobStoreContract:
 
     # --- missing and malformed keys ---
 
-    @pytest.mark.parametrize("operation", ["resume", "open"])
-    def test_a_missing_key_is_unknown(self, store: BlobStore, operation: str) -> None:
+    def test_a_missing_key_is_unknown(self, store: BlobStore) -> None:
         key = fresh_key()
         with pytest.raises(KeyUnknown) as unknown:
-            OPERATIONS[operation](store, key)
+            OPERATIONS["open"](store, key)
         assert unknown.value.key == key
 
     def test_a_missing_key_has_no_size(self, store: BlobStore) -> None:
@@ -526,7 +508,7 @@ class BlobStoreContract:
 
     def test_deleting_removes_uploads_and_committed_objects(self, store: BlobStore) -> None:
         gone, kept = [upload(store), put(store), fresh_key()], [upload(store), put(store)]
-        store.delete(iter(gone))
+        delete(store, gone)
         assert [store.size(key) for key in gone] == [None] * 3
         assert set(listed(store)) == set(kept)
         assert [appended(store, key) for key in kept] == [b"bytes"] * 2
@@ -539,12 +521,13 @@ class BlobStoreContract:
         assert listed(store) == {}
 
     def test_an_upload_deleted_under_its_writer_stays_deleted(self, store: BlobStore) -> None:
-        """deletion.md R17: cancel against a running PATCH; the loser learns it at the commit."""
+        """deletion.md R17: cancel against a running PATCH; the loser learns it by the commit."""
         key = upload(store)
         with resume(store, key, 5) as append:
-            store.delete([key])
-            append.write(b"into the void")
-            append.sync()
+            delete(store, [key])
+            with suppress(KeyUnknown):
+                append.write(b"into the void")
+                append.sync()
         with pytest.raises(KeyUnknown):
             commit(store, key)
         assert store.size(key) is None
@@ -592,7 +575,7 @@ class BlobStoreContract:
         listing = store.list()
         seen = [next(listing).key]
         come = {put(store), upload(store)}
-        store.delete([gone])
+        delete(store, [gone])
         seen += [each.key for each in listing]
         assert sorted(key for key in seen if key in stay) == sorted(stay)
         assert set(seen) <= stay | come | {gone}
@@ -608,7 +591,7 @@ class BlobStoreContract:
 
     def test_sizes_are_known_before_and_after_the_commit(self, store: BlobStore) -> None:
         key = upload(store, b"1234")
-        assert store.size(key) == 4
+        assert store.size(key) in (4, None)
         commit(store, key)
         assert store.size(key) == 4
 
@@ -634,6 +617,91 @@ class BlobStoreContract:
 
         kept = chain.from_iterable(in_threads(*[partial(live, thread) for thread in range(8)]))
         assert set(listed(store)) == set(kept)
+
+    # --- room ---
+
+    def test_free_bytes_are_a_number_or_unknown(self, store: BlobStore) -> None:
+        free = store.free_bytes()
+        assert free is None or free > 0
+
+
+class LocalStoreContract(BlobStoreContract):
+    """Of stores that know of uploads without a state, and have only so much room."""
+
+    def test_a_missing_upload_is_unknown(self, store: BlobStore) -> None:
+        key = fresh_key()
+        with pytest.raises(KeyUnknown) as unknown:
+            OPERATIONS["resume"](store, key)
+        assert unknown.value.key == key
+
+    def test_the_size_of_an_upload_is_known(self, store: BlobStore) -> None:
+        key = upload(store, b"1234")
+        assert store.size(key) == 4
+        resume(store, key, 2).close()
+        assert store.size(key) == 2
+        create(store, empty := fresh_key())
+        assert store.size(empty) == 0
+
+    def test_a_committed_object_is_not_resumed(self, store: BlobStore) -> None:
+        key = put(store)
+        with pytest.raises(KeyUnknown):
+            store.resume(key, 4, "")
+
+    def test_what_was_written_and_not_synced_is_committed_all_the_same(
+        self, store: BlobStore
+    ) -> None:
+        data = secrets.token_bytes(17 * MiB)
+        with store.begin(key := fresh_key()) as append:
+            append.write(data)
+        assert commit(store, key) == len(data)
+        assert content(store, key) == data
+
+    def test_truncating_alone_is_enough(self, store: BlobStore) -> None:
+        key = upload(store, b"0123456789")
+        resume(store, key, 4).close()
+        assert commit(store, key) == 4
+        assert content(store, key) == b"0123"
+
+    def test_an_object_has_one_append_at_a_time(self, store: BlobStore) -> None:
+        """A stalled request must not write into what another one has taken over and hashed."""
+        key = upload(store)
+        with resume(store, key, 5) as first:
+            with pytest.raises(OSError, match="still open") as refused:
+                resume(store, key, 0)
+            assert refused.value.errno == errno.EBUSY
+            first.write(b" kept")
+        with resume(store, key, 10) as second:
+            second.write(b" too")
+        assert appended(store, key) == b"bytes kept too"
+
+    def test_a_commit_is_refused_while_an_append_is_open(self, store: BlobStore) -> None:
+        key = upload(store)
+        with resume(store, key, 5) as append:
+            with pytest.raises(OSError, match="still open") as refused:
+                commit(store, key)
+            assert refused.value.errno == errno.EBUSY
+            append.write(b"!")
+        assert commit(store, key) == 6
+
+    def test_an_append_closes_when_its_block_fails(self, store: BlobStore) -> None:
+        key = upload(store)
+
+        def broken_connection() -> None:
+            with resume(store, key, 5) as append:
+                append.write(b", kept")
+                raise ConnectionResetError
+
+        with pytest.raises(ConnectionResetError):
+            broken_connection()
+        with resume(store, key, 11) as append:
+            append.write(b", resumed")
+        assert appended(store, key) == b"bytes, kept, resumed"
+
+    def test_an_upload_is_not_begun_again(self, store: BlobStore) -> None:
+        key = upload(store)
+        with pytest.raises(FileExistsError):
+            create(store, key)
+        assert appended(store, key) == b"bytes"
 
     def test_one_of_many_creators_wins(self, store: BlobStore) -> None:
         for _ in range(10):
@@ -663,12 +731,6 @@ class BlobStoreContract:
             assert outcome in (5, None)
             assert store.size(key) is None
         assert listed(store) == {}
-
-    # --- room ---
-
-    def test_free_bytes_are_a_number_or_unknown(self, store: BlobStore) -> None:
-        free = store.free_bytes()
-        assert free is None or free > 0
 
     def test_a_full_store_says_so_and_recovers(self, small_store: BlobStore) -> None:
         """reliability.md F15: deletes and reads keep working, the session stays resumable."""

@@ -16,7 +16,7 @@ import pytest
 
 from tests.blobs.contract import (
     OPERATIONS,
-    BlobStoreContract,
+    LocalStoreContract,
     commit,
     content,
     create,
@@ -51,7 +51,7 @@ def store(root: Path) -> BlobStore:
     return open_blob_store(f"file:{root}")
 
 
-class TestFileBlobStore(BlobStoreContract):
+class TestFileBlobStore(LocalStoreContract):
     @pytest.fixture
     def small_store(self, tmp_path: Path) -> Iterator[BlobStore]:
         with small_disk(tmp_path, "size=3m"):

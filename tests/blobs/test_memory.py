@@ -2,13 +2,13 @@ from __future__ import annotations
 
 import pytest
 
-from tests.blobs.contract import BlobStoreContract, MiB, put
+from tests.blobs.contract import LocalStoreContract, MiB, put
 from ullage.blobs.memory import MemoryBlobStore
 from ullage.blobs.opening import open_blob_store
 from ullage.blobs.protocol import BlobStore, StoreFull
 
 
-class TestMemoryBlobStore(BlobStoreContract):
+class TestMemoryBlobStore(LocalStoreContract):
     @pytest.fixture
     def store(self) -> BlobStore:
         return open_blob_store("memory:")

@@ -24,8 +24,10 @@ def test_a_file_url_may_be_relative(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.parametrize(
-    "url", ["", "memory", "memory:x", "file", "file:", "file://host/path", "s3://bucket", "/path"]
+    "url", ["", "memory", "memory:x", "file", "file:", "file://host/path", "s3:bucket", "/path"]
 )
 def test_other_urls_are_refused_with_what_was_expected(url: str) -> None:
-    with pytest.raises(ValueError, match="expected file:/path/to/store or memory:"):
+    with pytest.raises(
+        ValueError, match="expected file:/path/to/store, s3://bucket/prefix or memory:"
+    ):
         open_blob_store(url)

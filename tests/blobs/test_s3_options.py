@@ -6,7 +6,7 @@ from ullage.blobs.s3.options import MIB, S3Options, parse_s3_url
 
 
 def test_every_option_of_a_bucket_is_read() -> None:
-    """objects.md section 2."""
+    """buckets.md section 1."""
     url = (
         "s3://blobs-1/team/a?endpoint=http://127.0.0.1:25002/&public=https://s3.example.org"
         "&region=eu-west-1&path_style=false&part=64MiB&ca=/etc/ca.pem"
@@ -73,7 +73,7 @@ def test_a_wrong_url_is_refused_in_one_line(url: str, why: str) -> None:
     ],
 )
 def test_a_secret_in_the_url_is_refused_and_not_repeated(url: str) -> None:
-    """objects.md section 2: the URL is logged at start."""
+    """buckets.md section 1: the URL is logged at start."""
     with pytest.raises(ValueError, match="a secret") as refused:
         parse_s3_url(url)
     assert "hunter2" not in str(refused.value)

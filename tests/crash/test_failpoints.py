@@ -193,7 +193,8 @@ CASES = [
     Case("reclaim.before_drop", 1, delete_last_image),
     Case("reclaim.after_drop", 1, delete_image),
 ]
-# Those that take more than a request to reach have tests of their own, below.
+# Those that take more than a request to reach have tests of their own, below; those of a bucket in
+# tests/blobs/test_s3_crashes.py.
 ELSEWHERE = {
     "ballast.after_release",
     "deleted.after_row",
@@ -206,6 +207,13 @@ ELSEWHERE = {
     "repository.erase.after_batch",
     "restore.after_batch",
     "restore.in_transaction",
+    "s3.commit.after_request",
+    "s3.commit.before_request",
+    "s3.multipart.after_request",
+    "s3.part.after_request",
+    "s3.part.before_request",
+    "s3.tail.after_request",
+    "s3.tail.before_request",
 }
 # Where rows in another process's keeping outlive ours: locks, claims, leases, half a transaction.
 ON_POSTGRESQL = [

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ullage.blobs.protocol import BlobStore
+from ullage.blobs.protocol import BlobStore, StoreUnusable
+
+_EXPECTED = "file:/path/to/store, s3://bucket/prefix or memory:"
 
 
 def open_blob_store(url: str) -> BlobStore:
-    """Open `file:/path/to/store` (made if missing) or `memory:` (gone with the process).
+    """Open `file:/path/to/store` (made if missing), `memory:` (gone with the process) or `s3://…`.
 
     Raises ValueError when the URL names no store, StoreUnusable when the store cannot be opened.
     """
@@ -22,7 +24,19 @@ def open_blob_store(url: str) -> BlobStore:
             from ullage.blobs.files.store import FileBlobStore
 
             return FileBlobStore(Path(place))
-    raise ValueError(f"{url!r} is not a blob store: expected file:/path/to/store or memory:")
+        case ("s3", ":", place) if place.startswith("//"):
+            return _open_s3(url)
+    raise ValueError(f"{url!r} is not a blob store: expected {_EXPECTED}")
+
+
+def _open_s3(url: str) -> BlobStore:
+    try:
+        from ullage.blobs.s3.store import open_s3
+    except ModuleNotFoundError as error:
+        raise StoreUnusable(
+            f"s3: needs the package {error.name} - install it with pip install 'ullage[cloud]'"
+        ) from error
+    return open_s3(url)
 
 
 def _names_a_host(place: str) -> bool:

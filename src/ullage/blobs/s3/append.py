@@ -1,0 +1,390 @@
+"""An upload on its way into a bucket: parts in the background, and a tail where it pauses."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import threading
+from collections import deque
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import replace
+from typing import Any
+
+from ullage.blobs.protocol import Buffer, Closing, KeyUnknown
+from ullage.blobs.s3.bucket import NOT_FOUND, Bucket, RequestFailed
+from ullage.blobs.s3.places import new_tail_place, object_place
+from ullage.blobs.s3.state import State
+from ullage.failpoints import failpoint
+
+# Parts of one upload, and of all, that are on their way at once.
+PARTS_OF_ONE = 2
+PARTS_OF_ALL = 8
+# S3's own limit.
+MOST_PARTS = 10_000
+
+# An object has been stored under the key; and the multipart upload, or a part of it, is gone.
+_THERE = frozenset({"PreconditionFailed", "ConditionalRequestConflict", "412"})
+_GONE = frozenset({"NoSuchUpload", "InvalidPart", "InvalidPartOrder"})
+
+
+class Senders:
+    """The threads and the room for parts of one store."""
+
+    def __init__(self) -> None:
+        self._pool = ThreadPoolExecutor(PARTS_OF_ALL, "ullage-s3")
+        self._room = threading.BoundedSemaphore(PARTS_OF_ALL)
+
+    def send(self, bucket: Bucket, parameters: dict[str, Any]) -> Future[tuple[str, bool]]:
+        """Send a part once there is room for it. Later: its ETag, and whether it has arrived.
+
+        Of a multipart upload that is gone it has not: then it may have been completed by an earlier
+        request, and the ETag that the part would have can tell.
+        """
+        self._room.acquire()
+        try:
+            sent = self._pool.submit(_send_part, bucket, parameters)
+        except BaseException:
+            self._room.release()
+            raise
+        sent.add_done_callback(lambda _: self._room.release())
+        return sent
+
+
+def _send_part(bucket: Bucket, parameters: dict[str, Any]) -> tuple[str, bool]:
+    failpoint("s3.part.before_request")
+    try:
+        etag = str(bucket.call("upload_part", **parameters)["ETag"])
+    except RequestFailed as error:
+        if error.code not in _GONE:
+            raise
+        return f'"{hashlib.md5(parameters["Body"], usedforsecurity=False).hexdigest()}"', False
+    failpoint("s3.part.after_request")
+    return etag, True
+
+
+def _etag_of(etags: Sequence[str]) -> str | None:
+    """The ETag of an object of parts, where theirs are MD5, as of most services; else None."""
+    try:
+        parts = b"".join(bytes.fromhex(etag.strip('"')) for etag in etags)
+    except ValueError:
+        return None
+    return f"{hashlib.md5(parts, usedforsecurity=False).hexdigest()}-{len(etags)}"
+
+
+class S3Append(Closing):
+    """Bytes for the end of one object. What was not synced is gone when it is closed."""
+
+    def __init__(self, bucket: Bucket, senders: Senders, state: State, offset: int) -> None:
+        """`state.etags` are parts that end at `offset` or before, less than a part before."""
+        self._bucket = bucket
+        self._senders = senders
+        self._key = state.key
+        self._state = state
+        self.offset = offset
+        self._etags = list(state.etags)
+        self._sent: deque[Future[tuple[str, bool]]] = deque()
+        self._multipart = state.multipart
+        # The part that is being filled: what its tail has, unless it was read, and what came since.
+        self._unread = offset - state.whole
+        self._buffer = bytearray()
+        self._tail = (state.tail, state.tail_size)
+        # What leads back to the bytes that were synced last.
+        self._synced = replace(state, committing=False)
+        # Whether the multipart upload has ended: then only a commit can make sense of that.
+        self._gone = False
+        # Whether a state names the multipart upload: then it is not this Append's to abort.
+        self._named = bool(state.multipart)
+        self._failure: OSError | None = None
+        self._committed = False
+        self._closed = False
+
+    def write(self, data: Buffer) -> None:
+        self._refuse_if_over()
+        with memoryview(data) as view, view.cast("B") as rest:
+            taken = 0
+            while taken < rest.nbytes:
+                room = self._state.part - self._filled
+                piece = rest[taken : taken + room]
+                self._buffer += piece
+                taken += piece.nbytes
+                self.offset += piece.nbytes
+                piece.release()
+                if self._filled == self._state.part:
+                    self._send()
+
+    def sync(self) -> str:
+        self._refuse_if_over()
+        if not self.offset:
+            return ""
+        self._settle()
+        if self._gone:
+            raise KeyUnknown(self._key)
+        if not self._filled:
+            tail = ("", 0)
+        elif self._filled == self._tail[1]:
+            tail = self._tail
+        else:
+            tail = self._store_tail()
+        self._tail = tail
+        self._named = True
+        self._synced = State(
+            key=self._key,
+            part=self._state.part,
+            multipart=self._multipart,
+            etags=tuple(self._etags),
+            tail=tail[0],
+            tail_size=tail[1],
+        )
+        return str(self._synced)
+
+    def before_commit(self) -> str | None:
+        self._refuse_if_over()
+        self._named = True
+        return str(replace(self._synced, multipart=self._multipart, committing=True))
+
+    def commit(self) -> None:
+        if self._closed:
+            raise ValueError("I/O operation on a closed append")
+        if self._committed:
+            return
+        self._refuse_if_failed()
+        if self._multipart:
+            self._complete()
+        else:
+            self._put_whole()
+        self._committed = True
+
+    def close(self) -> None:
+        if self._closed:
+            return
+        self._closed = True
+        self._buffer = bytearray()
+        for each in self._sent:
+            # A part that arrives after the abort would stay.
+            each.exception()
+        self._sent.clear()
+        if self._multipart and not self._named and not self._committed:
+            # No row names it; what cannot be aborted now is found by a comparison.
+            with suppress(OSError):
+                abort(self._bucket, self._key, self._multipart)
+
+    # --- the part that is being filled ------------------------------------------------------------
+
+    @property
+    def _filled(self) -> int:
+        return self._unread + len(self._buffer)
+
+    def _load(self) -> None:
+        """Have all of the part that is being filled in memory. Raises KeyUnknown."""
+        if not self._unread:
+            return
+        try:
+            data = self._bucket.get(self._tail[0])
+        except RequestFailed as error:
+            if error.code in NOT_FOUND:
+                raise KeyUnknown(self._key) from error
+            raise
+        if len(data) < self._unread:
+            raise RequestFailed("ShortTail", f"{self._tail[0]}: {len(data)} bytes are too few")
+        self._buffer[:0] = data[: self._unread]
+        self._unread = 0
+
+    def _store_tail(self) -> tuple[str, int]:
+        self._load()
+        place = new_tail_place(self._key)
+        failpoint("s3.tail.before_request")
+        self._bucket.put(place, self._buffer, replace=True)
+        failpoint("s3.tail.after_request")
+        return place, len(self._buffer)
+
+    # --- parts ------------------------------------------------------------------------------------
+
+    def _send(self) -> None:
+        """Let the part that is full be sent, once there is room for it."""
+        parameters = self._next_part()
+        while len(self._sent) >= PARTS_OF_ONE:
+            self._settle_one()
+        self._sent.append(self._senders.send(self._bucket, parameters))
+
+    def _next_part(self) -> dict[str, Any]:
+        """What a request needs to send the part that is being filled; another one begins."""
+        number = len(self._etags) + len(self._sent) + 1
+        if number > MOST_PARTS:
+            most = MOST_PARTS * self._state.part
+            raise OSError(errno.EFBIG, f"an object of more than {most} bytes needs a larger part=")
+        self._load()
+        self._multipart = self._multipart or self._begin_multipart()
+        body, self._buffer = self._buffer, bytearray()
+        return {
+            "Key": self._bucket.name(object_place(self._key)),
+            "UploadId": self._multipart,
+            "PartNumber": number,
+            "Body": body,
+        }
+
+    def _begin_multipart(self) -> str:
+        answer = self._bucket.call(
+            "create_multipart_upload",
+            Key=self._bucket.name(object_place(self._key)),
+            **self._bucket.written_with(),
+        )
+        failpoint("s3.multipart.after_request")
+        return str(answer["UploadId"])
+
+    def _settle(self) -> None:
+        """Wait for what is on its way."""
+        while self._sent:
+            self._settle_one()
+
+    def _settle_one(self) -> None:
+        try:
+            etag, arrived = self._sent.popleft().result()
+        except OSError as error:
+            self._failure = error
+            raise
+        self._etags.append(etag)
+        self._gone = self._gone or not arrived
+
+    # --- the commit -------------------------------------------------------------------------------
+
+    def _put_whole(self) -> None:
+        self._load()
+        failpoint("s3.commit.before_request")
+        try:
+            self._bucket.put(object_place(self._key), self._buffer)
+        except RequestFailed as error:
+            if error.code not in _THERE or not self._is_stored():
+                raise self._lost(error) from error
+        failpoint("s3.commit.after_request")
+
+    def _is_stored(self) -> bool:
+        """Whether an earlier request, whose answer was lost, has stored these very bytes.
+
+        The size would not do: after a request that failed a client may send others.
+        """
+        try:
+            if _head(self._bucket, self._key)["ContentLength"] != self.offset:
+                return False
+            return self._bucket.get(object_place(self._key)) == self._buffer
+        except KeyUnknown:
+            return False
+
+    def _complete(self) -> None:
+        if self._filled:
+            self._send()
+        self._settle()
+        parts = [
+            {"PartNumber": number, "ETag": etag} for number, etag in enumerate(self._etags, start=1)
+        ]
+        failpoint("s3.commit.before_request")
+        try:
+            self._ask_to_complete(parts)
+        except RequestFailed as error:
+            if error.code not in _THERE | _GONE | NOT_FOUND or not self._is_completed():
+                raise self._lost(error) from error
+            # It may have been another one, of which no row knows.
+            with suppress(OSError):
+                abort(self._bucket, self._key, self._multipart)
+        failpoint("s3.commit.after_request")
+
+    def _ask_to_complete(self, parts: Sequence[Mapping[str, Any]]) -> None:
+        if self._gone:
+            # Some services answer 200 once more, whatever parts are named.
+            raise RequestFailed("NoSuchUpload", "the multipart upload has ended")
+        self._bucket.call(
+            "complete_multipart_upload",
+            Key=self._bucket.name(object_place(self._key)),
+            UploadId=self._multipart,
+            MultipartUpload={"Parts": parts},
+            IfNoneMatch="*",
+        )
+
+    def _is_completed(self) -> bool:
+        """Whether an earlier request, whose answer was lost, has made an object of these parts."""
+        try:
+            found = _head(self._bucket, self._key)
+        except KeyUnknown:
+            return False
+        if found["ContentLength"] != self.offset:
+            return False
+        return str(found["ETag"]).strip('"') == _etag_of(self._etags)
+
+    def _lost(self, error: RequestFailed) -> Exception:
+        """KeyUnknown for an error that says that there is nothing to go on with."""
+        if error.code in _THERE | _GONE | NOT_FOUND:
+            return KeyUnknown(self._key)
+        return error
+
+    # --- what is over -----------------------------------------------------------------------------
+
+    def _refuse_if_over(self) -> None:
+        if self._closed:
+            raise ValueError("I/O operation on a closed append")
+        if self._committed:
+            raise KeyUnknown(self._key)
+        self._refuse_if_failed()
+
+    def _refuse_if_failed(self) -> None:
+        if self._failure is not None:
+            raise OSError(errno.EIO, f"an earlier part failed: {self._failure}", self._key)
+
+
+class CommittedAppend(Closing):
+    """An object of which no state is left: to be committed once more, and nothing else."""
+
+    def __init__(self, bucket: Bucket, key: str, offset: int) -> None:
+        self._bucket = bucket
+        self._key = key
+        self.offset = offset
+
+    def write(self, data: Buffer) -> None:
+        raise KeyUnknown(self._key)
+
+    def sync(self) -> str:
+        raise KeyUnknown(self._key)
+
+    def before_commit(self) -> str | None:
+        return None
+
+    def commit(self) -> None:
+        if _head(self._bucket, self._key)["ContentLength"] != self.offset:
+            raise KeyUnknown(self._key)
+
+    def close(self) -> None:
+        pass
+
+
+def _head(bucket: Bucket, key: str) -> dict[str, Any]:
+    """What is said of a committed object. Raises KeyUnknown."""
+    found = _look(bucket, object_place(key))
+    if found is None:
+        raise KeyUnknown(key)
+    return found
+
+
+def size_of(bucket: Bucket, place: str) -> int | None:
+    """Bytes of what is stored at a place; None if there is nothing."""
+    found = _look(bucket, place)
+    return None if found is None else int(found["ContentLength"])
+
+
+def _look(bucket: Bucket, place: str) -> dict[str, Any] | None:
+    try:
+        return bucket.call("head_object", Key=bucket.name(place))
+    except RequestFailed as error:
+        if error.code in NOT_FOUND:
+            return None
+        raise
+
+
+def abort(bucket: Bucket, key: str, multipart: str) -> None:
+    """Give up a multipart upload and its parts; one that is gone is fine."""
+    try:
+        bucket.call(
+            "abort_multipart_upload", Key=bucket.name(object_place(key)), UploadId=multipart
+        )
+    except RequestFailed as error:
+        if error.code not in NOT_FOUND | {"NoSuchUpload"}:
+            raise

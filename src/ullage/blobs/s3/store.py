@@ -1,0 +1,193 @@
+"""Objects in a bucket of S3: one for each attempt, written once and never again.
+
+The name of an object is its storage key's; the database alone decides what it is. Nothing is copied
+or renamed: an object that is small arrives in one request, a larger one as the parts of a multipart
+upload, and `If-None-Match: *` keeps a late request from replacing what is there.
+Source: docs/design/buckets.md.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Collection, Iterable, Iterator, MutableSequence
+from itertools import islice
+
+from ullage.blobs.protocol import KeyUnknown, Leftover, StoredObject, validate_key
+from ullage.blobs.s3.append import CommittedAppend, S3Append, Senders, abort, size_of
+from ullage.blobs.s3.bucket import NOT_FOUND, Bucket, RequestFailed
+from ullage.blobs.s3.links import Links
+from ullage.blobs.s3.listing import list_bucket, size_of_parts
+from ullage.blobs.s3.options import parse_s3_url
+from ullage.blobs.s3.places import LABEL, TAILS, key_of_tail, object_place
+from ullage.blobs.s3.probe import probe
+from ullage.blobs.s3.reader import S3Reader
+from ullage.blobs.s3.state import State, parse_state
+from ullage.failpoints import failpoint
+
+# S3's own limit of one request.
+_DELETED_AT_ONCE = 1000
+# More than any label has.
+_LABEL_BYTES = 4096
+
+
+def open_s3(url: str) -> S3BlobStore:
+    """Open `s3://BUCKET/PREFIX?option=value`, and find out whether it can be used.
+
+    Raises ValueError for a URL that is wrong, StoreUnusable where the bucket is.
+    """
+    options = parse_s3_url(url)
+    probe(options)
+    return S3BlobStore(Bucket(options))
+
+
+class S3BlobStore:
+    """A store in a bucket, or below a prefix of one. Any number of processes may share it."""
+
+    sizes_appends = False
+
+    def __init__(self, bucket: Bucket) -> None:
+        self._bucket = bucket
+        self._senders = Senders()
+        self._links = Links(bucket)
+
+    def begin(self, key: str) -> S3Append:
+        return self._append(State(validate_key(key), self._bucket.options.part), 0)
+
+    def resume(self, key: str, offset: int, state: str) -> S3Append | CommittedAppend:
+        """One without a state has no byte yet, or is committed: which of them, `commit` tells.
+
+        The bucket is looked at where the state says that a commit may have begun.
+        """
+        validate_key(key)
+        if not state:
+            if offset < 0:
+                raise _no_byte(key, offset)
+            return CommittedAppend(self._bucket, key, offset) if offset else self.begin(key)
+        found = parse_state(state)
+        if found.key != key:
+            raise KeyUnknown(key)
+        # Bytes of a part cannot be read again, and so none of them be cut off.
+        if not found.whole <= offset <= found.size:
+            raise _no_byte(key, offset)
+        there = self.size(key) if found.committing else None
+        if there is None:
+            return self._append(found, offset)
+        if there != offset:
+            raise KeyUnknown(key)
+        return CommittedAppend(self._bucket, key, offset)
+
+    def _append(self, state: State, offset: int) -> S3Append:
+        return S3Append(self._bucket, self._senders, state, offset)
+
+    def open(self, key: str, size: int) -> S3Reader:
+        return S3Reader(self._bucket, key, size)
+
+    def delete(self, keys: Iterable[str], states: Iterable[str] = ()) -> None:
+        places = {object_place(key) for key in keys}
+        named = [parse_state(state) for state in set(states) if state]
+        failures: MutableSequence[OSError] = []
+        for state in named:
+            if state.multipart:
+                self._abort(state.key, state.multipart, failures)
+            if state.tail:
+                places.add(state.tail)
+        self._delete(places, failures)
+        failpoint("blob.delete.after_unlink")
+        if failures:
+            raise failures[0]
+
+    def leftover(self, before: str, now: str | None) -> Leftover | None:
+        if not before:
+            return None
+        had = parse_state(before)
+        has = parse_state(now) if now else State(had.key, had.part)
+        # A commit takes the multipart upload with it, and leaves the tail.
+        multipart = had.multipart if now is not None and had.multipart != has.multipart else ""
+        tail = had.tail if had.tail != has.tail else ""
+        if not multipart and not tail:
+            return None
+        left = State(
+            key=had.key,
+            part=had.part,
+            multipart=multipart,
+            etags=had.etags if multipart else (),
+            tail=tail,
+            tail_size=had.tail_size if tail else 0,
+        )
+        return Leftover(str(left), left.size)
+
+    def names(self, state: str) -> Collection[str]:
+        found = parse_state(state) if state else State("", 0)
+        return [place for place in (found.multipart, found.tail) if place]
+
+    def list(self, shard: int | None = None) -> Iterator[StoredObject]:
+        return list_bucket(self._bucket, shard)
+
+    def drop(self, found: Iterable[StoredObject]) -> None:
+        doomed = [(validate_key(each.key), each) for each in found]
+        places: set[str] = set()
+        failures: MutableSequence[OSError] = []
+        for key, each in doomed:
+            if each.committed:
+                places.add(object_place(key))
+            elif each.place is not None and each.place.startswith(TAILS):
+                places.add(each.place)
+            elif each.place is not None:
+                self._abort(key, each.place, failures)
+        self._delete(places, failures)
+        if failures:
+            raise failures[0]
+
+    def link(self, key: str, seconds: int) -> str | None:
+        return self._links.link(key, seconds)
+
+    def size(self, key: str, place: str | None = None) -> int | None:
+        at = object_place(key)
+        if place is None:
+            return size_of(self._bucket, at)
+        if place.startswith(TAILS):
+            return size_of(self._bucket, place) if key_of_tail(place) == key else None
+        return size_of_parts(self._bucket, self._bucket.name(at), place)
+
+    def free_bytes(self) -> int | None:
+        return None
+
+    def read_label(self) -> str | None:
+        try:
+            data = self._bucket.get(LABEL)
+        except RequestFailed as error:
+            if error.code in NOT_FOUND:
+                return None
+            raise
+        return data[:_LABEL_BYTES].decode("utf-8", "replace").strip()
+
+    def write_label(self, text: str) -> None:
+        self._bucket.put(LABEL, f"{text}\n".encode(), replace=True)
+
+    def _abort(self, key: str, multipart: str, failures: MutableSequence[OSError]) -> None:
+        try:
+            abort(self._bucket, key, multipart)
+        except OSError as error:
+            failures.append(error)
+
+    def _delete(self, places: Iterable[str], failures: MutableSequence[OSError]) -> None:
+        """Remove objects by their places; what refuses to go, or to answer, is noted."""
+        left = iter(sorted(places))
+        while some := list(islice(left, _DELETED_AT_ONCE)):
+            wanted = [{"Key": self._bucket.name(place)} for place in some]
+            try:
+                answer = self._bucket.call(
+                    "delete_objects", Delete={"Objects": wanted, "Quiet": True}
+                )
+            except OSError as error:
+                failures.append(error)
+                continue
+            for refused in answer.get("Errors", ()):
+                code = str(refused.get("Code", ""))
+                if code not in NOT_FOUND:
+                    what = f"{refused.get('Key')}: {code}: {refused.get('Message', '')}"
+                    failures.append(RequestFailed(code, f"delete_objects: {what}"))
+
+
+def _no_byte(key: str, offset: int) -> OSError:
+    return OSError(errno.EINVAL, f"the object has no byte {offset}", key)
