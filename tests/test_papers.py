@@ -129,7 +129,8 @@ def test_every_library_has_its_reason() -> None:
 def test_what_the_package_imports_is_what_it_asks_for() -> None:
     """No library is there only because another one brings it along."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    asked = [*project["dependencies"], *project["optional-dependencies"]["postgres"]]
+    extras = project["optional-dependencies"]
+    asked = [*project["dependencies"], *extras["cloud"], *extras["postgres"]]
     names = {re.split(r"[\[<>=;\s]", line)[0] for line in asked}
     imported = {
         name
