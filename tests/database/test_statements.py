@@ -285,7 +285,7 @@ SCANS = {
     "registry.queries.uploads._FIND_IDLEST": _UPLOADS,
     "registry.queries.uploads._COUNT": _UPLOADS,
     "registry.queries.uploads._COUNT_FOR": _UPLOADS,
-    "registry.queries.uploads._KEYS_IN_DELETED": _UPLOADS,
+    "registry.queries.uploads._IN_DELETED": _UPLOADS,
     "registry.queries.uploads._UPLOADING": _UPLOADS,
     "registry.queries.uploads._SHIFT": _CLOCK,
     "usage.queries.usage._ALL_ROWS": _TOTAL,
@@ -295,7 +295,7 @@ SCANS = {
     "usage.queries.usage._TAGGED_IN_ONE": _FOUND,
     "usage.queries.usage._LEASED_ANYWHERE": "a review for each link that no manifest needs",
     "usage.queries.usage._SOFT_DELETED": "a row for each repository that something is kept of",
-    "usage.queries.usage._UPLOAD_KEYS": _UPLOADS,
+    "usage.queries.usage._SESSIONS": _UPLOADS,
     "usage.queries.why._HIDDEN": "a row for each repository that something is kept of",
     "usage.queries.why._TOMBSTONES": "bytes that are deleted and not off the disk yet",
 }
