@@ -1,4 +1,4 @@
-"""The daily comparison: of several processes one does it (objects.md section 7, RECONCILE)."""
+"""The daily comparison: of several processes one does it (damage.md section 2)."""
 
 from __future__ import annotations
 
