@@ -190,7 +190,8 @@ def _open_store(settings: Settings) -> BlobStore:
         return open_blob_store(settings.storage_url)
     except (StoreUnusable, ValueError) as error:
         if settings.storage:
-            raise CannotStart(f"storage: {error} - name another place with --storage") from error
+            hint = "" if " - " in str(error) else " - name another place with --storage"
+            raise CannotStart(f"storage: {error}{hint}") from error
         raise CannotStart(f"data: {error} - {_OTHER_FOLDER}") from error
 
 

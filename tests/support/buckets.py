@@ -94,6 +94,12 @@ class S3Server:
         self.client().create_bucket(Bucket=name)
         return name
 
+    def add_account(self, access: str, secret: str) -> None:
+        """An account that may do nothing."""
+        admin = ["admin", "-a", ACCESS_KEY, "-s", SECRET_KEY, "-er", self.endpoint, "create-user"]
+        account = ["-a", access, "-s", secret, "-r", "user"]
+        subprocess.run([self.command, *admin, *account], check=True, capture_output=True)
+
     def url(self, bucket: str, prefix: str = "", **options: str) -> str:
         """What `--storage` is given for a bucket of it."""
         query = urlencode({"endpoint": self.endpoint, **options})

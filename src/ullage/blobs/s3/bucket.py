@@ -192,6 +192,8 @@ class Bucket:
 
 def _new_session() -> Any:
     """A session with credentials of its own. Descriptions of services are read once a process."""
+    # Where it has found credentials is of no use in a server's log.
+    logging.getLogger("botocore").setLevel(logging.WARNING)
     core = botocore.session.Session()
     core.register_component("data_loader", _descriptions)
     return boto3.session.Session(botocore_session=core)

@@ -53,7 +53,9 @@ def probe(options: S3Options) -> None:
     try:
         bucket = Bucket(options, attempts=_ATTEMPTS)
     except Exception as error:
-        raise StoreUnusable(f"the S3 client cannot be used: {error}") from error
+        raise StoreUnusable(
+            f"the client of S3 has no use for its settings: {error} - check AWS_PROFILE and ~/.aws"
+        ) from error
     _Probe(bucket).run()
 
 
@@ -162,7 +164,7 @@ class _Probe:
         except RequestFailed:
             raise
         except OSError as error:
-            raise StoreUnusable(f"{self._where}: {error.strerror}") from error
+            raise StoreUnusable(f"{self._where} is full: {error.strerror} - make room") from error
 
     def _refuse(self, error: RequestFailed, right: str) -> NoReturn:
         raise StoreUnusable(_reason(error, right, self._bucket.options)) from error
@@ -208,7 +210,7 @@ def _reason(error: RequestFailed, right: str, options: S3Options) -> str:
         return f"{where}: these keys lack a right - grant {right}"
     if error.status == 404:
         return f"there is no {where} - make it, or name another one"
-    return f"{where} cannot be used: {_said(error)}"
+    return f"{where} cannot be used: {_said(error)} - check the options of the URL"
 
 
 def _said(error: RequestFailed) -> str:

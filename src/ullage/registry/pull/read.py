@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from ullage.authorization import Principal
@@ -33,6 +34,8 @@ REFERRERS_BYTES = 1024 * 1024
 _DAMAGED = "the stored bytes of this blob are damaged"
 # At most what a tag takes in memory.
 TAG_BYTES = 200
+# What is read of a blob to see that it is there.
+LOOK_BYTES = 256 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,11 +134,23 @@ def _promised(registry: Registry, blob: StoredBlob, caller: Caller) -> bool:
 class BlobReader:
     """A blob's bytes, open for reading. Stays readable when the blob is deleted meanwhile."""
 
-    def __init__(self, key: str, reader: Reader, first: bytes) -> None:
+    def __init__(
+        self,
+        key: str,
+        reader: Reader,
+        first: bytes,
+        refusal: Callable[[KeyUnknown | OSError], RegistryError],
+        *,
+        there: bool,
+    ) -> None:
+        """`there`: the store has looked; `refusal` says what to raise if it finds nothing later."""
         # The storage key that the bytes lie under.
         self.key = key
+        self.there = there
         self._reader = reader
-        self._first = first
+        # Bytes that were read already, and where they begin.
+        self._first, self._first_at = first, 0
+        self._refusal = refusal
 
     @property
     def size(self) -> int:
@@ -143,13 +158,34 @@ class BlobReader:
 
     def ready(self, start: int, stop: int) -> bytes | None:
         """The bytes [start, stop) if they were read already."""
-        return self._first[start:stop] if stop <= len(self._first) else None
+        begin = self._first_at
+        if begin <= start and stop <= begin + len(self._first):
+            return self._first[start - begin : stop - begin]
+        return None
+
+    def look(self, start: int, stop: int) -> None:
+        """Read the first of these bytes now, so that an answer can still say that there are none.
+
+        Raises what `open_blob` does.
+        """
+        try:
+            self._first = self._reader.read_at(start, min(stop - start, LOOK_BYTES))
+        except (KeyUnknown, OSError) as error:
+            raise self._refusal(error) from error
+        self._first_at, self.there = start, True
 
     def read_at(self, offset: int, n: int) -> bytes:
-        return self._reader.read_at(offset, n)
+        try:
+            return self._reader.read_at(offset, n)
+        except KeyUnknown as error:
+            raise self._refusal(error) from error
 
     def read_now(self, offset: int, n: int) -> bytes | None:
         """Up to `n` bytes if they are in memory; None if a disk must be waited for."""
+        if self._first and offset == self._first_at:
+            piece, self._first = self._first[:n], self._first[n:]
+            self._first_at += len(piece)
+            return piece
         return self._reader.read_now(offset, n)
 
     def close(self) -> None:
@@ -171,13 +207,16 @@ def open_found_blob(
     registry: Registry, name: RepositoryName, blob: StoredBlob, *, read_ahead: int = 0
 ) -> BlobReader:
     """As open_blob, of a blob that was looked for just now."""
-    digest = blob.digest
+
+    def refusal(error: KeyUnknown | OSError) -> RegistryError:
+        if isinstance(error, OSError):
+            return _unreadable(blob.digest, error)
+        return _lost(registry, name, blob, "its bytes are missing")
+
     try:
         reader = registry.blobs.open(blob.key, blob.size)
-    except KeyUnknown as error:
-        raise _lost(registry, name, blob, "its bytes are missing") from error
-    except OSError as error:
-        raise _unreadable(digest, error) from error
+    except (KeyUnknown, OSError) as error:
+        raise refusal(error) from error
     try:
         if reader.size != blob.size:
             size = f"{reader.size} bytes instead of {blob.size}"
@@ -185,10 +224,12 @@ def open_found_blob(
         first = reader.read_at(0, blob.size) if 0 < blob.size <= read_ahead else b""
         if len(first) == blob.size:
             registry.blob_cache.keep(blob.key, first)
-        return BlobReader(blob.key, reader, first)
-    except OSError as error:
+        # A store that is far away looks when it is read from.
+        there = registry.blobs.sizes_appends or bool(first)
+        return BlobReader(blob.key, reader, first, refusal, there=there)
+    except (KeyUnknown, OSError) as error:
         reader.close()
-        raise _unreadable(digest, error) from error
+        raise refusal(error) from error
     except BaseException:
         reader.close()
         raise

@@ -54,12 +54,22 @@ async def get_blob(context: Context, request: Request, name: str, reference: str
             reader.close()
             return sender.response(digest, reader.size, reader.key)
     headers = API_VERSION | blob_headers(digest, reader.size)
+    if not reader.there:
+        await context.threads.submit(_look, reader, span or (0, reader.size))
     if span is None:
         span, status = (0, reader.size), 200
         return BlobResponse(context.threads, context.ready, reader, span, status, headers)
     headers["Content-Length"] = str(span[1] - span[0])
     headers["Content-Range"] = f"bytes {span[0]}-{span[1] - 1}/{reader.size}"
     return BlobResponse(context.threads, context.ready, reader, span, 206, headers)
+
+
+def _look(reader: read.BlobReader, span: tuple[int, int]) -> None:
+    try:
+        reader.look(*span)
+    except BaseException:
+        reader.close()
+        raise
 
 
 async def head_blob(context: Context, request: Request, name: str, reference: str) -> Response:
