@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from functools import partial
@@ -49,13 +49,13 @@ class Asked:
     """Answers with what the keys are told by, once it may."""
 
     def __init__(self) -> None:
-        self.questions: list[list[int]] = []
+        self.questions: list[dict[int, int]] = []
         self.asking = asyncio.Event()
         self.may_go_on = asyncio.Semaphore(0)
         self.error: Exception | None = None
 
-    async def __call__(self, keys: Sequence[int]) -> Mapping[int, str]:
-        self.questions.append(list(keys))
+    async def __call__(self, keys: Mapping[int, int]) -> Mapping[int, str]:
+        self.questions.append(dict(keys))
         self.asking.set()
         await self.may_go_on.acquire()
         if self.error is not None:
@@ -85,7 +85,7 @@ def test_what_comes_while_a_question_runs_shares_the_next_one() -> None:
         asked.go_on(2)
         assert await first == "1 of 1"
         assert await asyncio.gather(*later) == ["1 of 2", "2 of 2", "2 of 2", None]
-        assert asked.questions == [[1], [1, 2, -1]]
+        assert asked.questions == [{1: 1}, {1: 1, 2: 2, -1: 1}]
 
     _run(run())
 
@@ -96,7 +96,7 @@ def test_a_question_is_about_so_many_keys_at_most() -> None:
         asked.go_on(3)
         shared = Shared(asked, most=2)
         await asyncio.gather(*(shared.ask(key) for key in range(5)))
-        assert asked.questions == [[0, 1], [2, 3], [4]]
+        assert [list(keys) for keys in asked.questions] == [[0, 1], [2, 3], [4]]
 
     _run(run())
 
@@ -130,6 +130,7 @@ def test_a_request_that_is_cancelled_takes_no_other_s_answer() -> None:
         assert other.cancel()
         asked.go_on(2)
         assert await same == "1 of 2"
+        assert asked.questions == [{1: 1}, {1: 1}]
 
     _run(run())
 

@@ -94,6 +94,7 @@ _FOR_QUESTIONS = (
     " -c enable_seqscan=off -c enable_hashjoin=off -c enable_mergejoin=off"
     " -c plan_cache_mode=force_generic_plan"
 )
+_NOT_DURABLE = " -c synchronous_commit=off"
 
 
 class PostgresLoopConnection:
@@ -204,8 +205,9 @@ class PostgresDatabase:
         """Other processes commit, too, and this one is not told: everything is read."""
         return self.read(work)
 
-    def loop_connection(self) -> LoopConnection:
-        connection = PostgresLoopConnection(self._loop_parameters)
+    def loop_connection(self, *, durable: bool = True) -> LoopConnection:
+        options = self._loop_parameters["options"] + ("" if durable else _NOT_DURABLE)
+        connection = PostgresLoopConnection({**self._loop_parameters, "options": options})
         self._loop_connections.append(connection)
         return connection
 

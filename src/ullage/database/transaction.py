@@ -185,8 +185,11 @@ class Database(Protocol):
         `weigh` says how many bytes it takes to remember what `work` gave, which must stay as it is.
         """
 
-    def loop_connection(self) -> LoopConnection | None:
-        """A new one, connected when it is first used; None where reads are `inline_reads`."""
+    def loop_connection(self, *, durable: bool = True) -> LoopConnection | None:
+        """A new one, connected when it is first used; None where reads are `inline_reads`.
+
+        What is written on one that is not `durable` waits for no disk, and a crash may forget it.
+        """
 
     def snapshot(self, work: Work[T]) -> T:
         """Run `work` reading; all its statements see one moment."""

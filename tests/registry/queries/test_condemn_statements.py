@@ -174,6 +174,83 @@ def test_putting_a_manifest_while_the_blob_is_collected(table: Table, line: Line
     assert table.outcome() == "collected"
 
 
+# --- promises in one statement --------------------------------------------------------------------
+
+# A pusher's HEAD looks, locks and promises in one statement; a collector drops a link that is not
+# promised. One statement has one snapshot.
+PROMISE_TABLES = """
+    DROP TABLE IF EXISTS promise_leases, promise_links, promise_blobs;
+    CREATE TABLE promise_blobs (d text PRIMARY KEY);
+    CREATE TABLE promise_links (d text PRIMARY KEY);
+    CREATE TABLE promise_leases (d text PRIMARY KEY);
+    INSERT INTO promise_blobs VALUES ('X');
+    INSERT INTO promise_links VALUES ('X')
+"""
+PROMISE = """
+    WITH locked AS (
+        SELECT b.d FROM promise_blobs b JOIN promise_links l ON l.d = b.d {lock}
+    ), promised AS (INSERT INTO promise_leases SELECT d FROM locked)
+    SELECT d FROM locked
+"""
+DROP_UNPROMISED = """
+    DELETE FROM promise_links l WHERE NOT EXISTS (SELECT FROM promise_leases p WHERE p.d = l.d)
+"""
+DROP_LINK = ("SELECT d FROM promise_blobs WHERE d = 'X' FOR UPDATE", DROP_UNPROMISED)
+
+
+@dataclass(frozen=True)
+class Promise:
+    lock: str
+    # Whether it waits for a collector that is at it, and what is there when both have ended.
+    waits: bool
+    outcome: Literal["lost", "dropped"]
+
+
+PROMISES = {
+    "the blob's row alone: the link was seen before": Promise(
+        "FOR KEY SHARE OF b", waits=True, outcome="lost"
+    ),
+    "the link's row, too": Promise("FOR KEY SHARE OF b, l", waits=True, outcome="dropped"),
+    # Ours: leases/offers.py.
+    "and what is locked is left out": Promise(
+        "FOR KEY SHARE OF b, l SKIP LOCKED", waits=False, outcome="dropped"
+    ),
+}
+
+
+@pytest.fixture
+def promises(emptied_postgres_url: str) -> Iterator[Table]:
+    with psycopg.connect(emptied_postgres_url) as connection:
+        connection.execute(PROMISE_TABLES.encode())
+    with observing(emptied_postgres_url) as observer:
+        yield Table(emptied_postgres_url, observer)
+    with psycopg.connect(emptied_postgres_url) as connection:
+        connection.execute("DROP TABLE promise_leases, promise_links, promise_blobs")
+
+
+def _promised(table: Table) -> str:
+    with psycopg.connect(table.url) as connection:
+        lease = connection.execute("SELECT FROM promise_leases").fetchone() is not None
+        link = connection.execute("SELECT FROM promise_links").fetchone() is not None
+    if lease:
+        return "kept" if link else "lost"
+    return "there" if link else "dropped"
+
+
+@pytest.mark.parametrize("promise", PROMISES.values(), ids=PROMISES.keys())
+def test_promising_while_the_link_is_dropped(promises: Table, promise: Promise) -> None:
+    head = (PROMISE.format(lock=promise.lock),)
+    assert promises.meet(DROP_LINK, head) == promise.waits
+    assert _promised(promises) == promise.outcome
+
+
+@pytest.mark.parametrize("promise", PROMISES.values(), ids=PROMISES.keys())
+def test_dropping_the_link_while_it_is_promised(promises: Table, promise: Promise) -> None:
+    """The other order: the collector waits, looks in a new statement, and leaves the link."""
+    assert promises.meet((PROMISE.format(lock=promise.lock),), DROP_LINK)
+    assert _promised(promises) == "kept"
+
+
 # --- our own code ---------------------------------------------------------------------------------
 
 APP = parse_repository_name("app")

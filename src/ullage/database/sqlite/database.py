@@ -177,7 +177,7 @@ class SqliteDatabase:
             recalled.keep(key, found, weigh(found))
         return found
 
-    def loop_connection(self) -> None:
+    def loop_connection(self, *, durable: bool = True) -> None:
         """Reading on the event loop takes less time than any other way."""
 
     def snapshot(self, work: Work[T]) -> T:

@@ -5,12 +5,14 @@ What is not in an answer is not there or may not be pulled; `read` says which, i
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 from ullage.database.transaction import Question
 from ullage.oci.digest import Digest
 from ullage.oci.reference import RepositoryName, Tag
+from ullage.registry.context import Registry
+from ullage.registry.leases.offers import Offer, offer
 from ullage.registry.pull.blob_cache import BlobCache
 from ullage.registry.pull.read import Page, page_of
 from ullage.registry.queries.content import blobs, manifests, tags
@@ -41,7 +43,7 @@ class TagsOf(NamedTuple):
 
 
 def find_manifests(
-    cache: BlobCache, asked: Sequence[ManifestAt]
+    cache: BlobCache, asked: Iterable[ManifestAt]
 ) -> Question[dict[ManifestAt, StoredManifest]]:
     """Those that may be pulled. Bytes that are in `cache`, by their digest, are not read again.
 
@@ -61,13 +63,13 @@ def find_manifests(
     }
 
 
-def find_blobs(asked: Sequence[BlobAt]) -> Question[dict[BlobAt, StoredBlob]]:
+def find_blobs(asked: Iterable[BlobAt]) -> Question[dict[BlobAt, StoredBlob]]:
     """Those that may be pulled."""
     found = yield from blobs.find_blobs(asked)
     return {at: blob for at in asked if (blob := found.get(at)) is not None}
 
 
-def find_tags(asked: Sequence[TagsOf]) -> Question[dict[TagsOf, Page]]:
+def find_tags(asked: Iterable[TagsOf]) -> Question[dict[TagsOf, Page]]:
     """The pages that have a tag on them."""
     found = {}
     for at in asked:
@@ -75,3 +77,11 @@ def find_tags(asked: Sequence[TagsOf]) -> Question[dict[TagsOf, Page]]:
         if names:
             found[at] = page_of(names, at.n)
     return found
+
+
+def promise_blobs(registry: Registry, asked: Mapping[Offer, int]) -> Question[dict[Offer, int]]:
+    """As read.stat_blob_for_push, of many at once, as often as each was asked for: their sizes.
+
+    What is not in the answer may be promised alone.
+    """
+    return offer(asked, registry.leases.period, registry.now())

@@ -79,14 +79,12 @@ async def head_blob(context: Context, request: Request, name: str, reference: st
     """
     repository, digest = context.name(name), parse_digest(reference)
     if principal_of(request).may(Action.PUSH, repository):
-        blob = await context.threads.read(
-            read.stat_blob_for_push, context.registry, repository, digest, caller_of(request)
-        )
+        size = await context.reads.promised_size(repository, digest, caller_of(request))
     else:
-        blob = await context.reads.blob(repository, digest)
+        size = (await context.reads.blob(repository, digest)).size
     if _not_modified(request, digest):
         return empty_response(304, unchanged_headers(digest))
-    return FixedResponse.ready(200, blob_head(digest, blob.size))
+    return FixedResponse.ready(200, blob_head(digest, size))
 
 
 def _range_asked(request: Request, digest: Digest) -> str | None:

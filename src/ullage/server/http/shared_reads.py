@@ -12,11 +12,14 @@ from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
 from functools import partial
 from typing import Generic, TypeVar
 
-from ullage.database.transaction import LoopConnection, Question
+from ullage.database.errors import DatabaseBusy, DatabaseUnreachable
+from ullage.database.transaction import Question
 from ullage.oci.digest import Digest
 from ullage.oci.reference import RepositoryName, Tag
+from ullage.registry.clients import Caller
 from ullage.registry.context import Registry
 from ullage.registry.errors import database_errors
+from ullage.registry.leases.offers import Offer
 from ullage.registry.pull import read
 from ullage.registry.pull.together import (
     BlobAt,
@@ -25,6 +28,7 @@ from ullage.registry.pull.together import (
     find_blobs,
     find_manifests,
     find_tags,
+    promise_blobs,
 )
 from ullage.registry.queries.content.blobs import StoredBlob
 from ullage.registry.queries.content.manifests import StoredManifest
@@ -47,10 +51,10 @@ class Shared(Generic[Key, Value]):
 
     def __init__(
         self,
-        answer: Callable[[Sequence[Key]], Awaitable[Mapping[Key, Value]]],
+        answer: Callable[[Mapping[Key, int]], Awaitable[Mapping[Key, Value]]],
         most: int = MOST_KEYS,
     ) -> None:
-        """`answer` gives what is found of at most `most` different keys."""
+        """`answer` gives what is found of at most `most` keys, each with how many wait for it."""
         self._answer = answer
         self._most = most
         # In the order of their arrival.
@@ -69,10 +73,14 @@ class Shared(Generic[Key, Value]):
     async def _run(self) -> None:
         """Ask until nothing waits."""
         while self._waiting:
-            keys = list(self._waiting)[: self._most]
-            asked = {key: self._waiting.pop(key) for key in keys}
+            asked = {
+                key: [result for result in self._waiting.pop(key) if not result.done()]
+                for key in list(self._waiting)[: self._most]
+            }
+            # The request of a result that is done was cancelled.
+            wanted = {key: len(results) for key, results in asked.items() if results}
             try:
-                found = await self._answer(keys)
+                found = await self._answer(wanted) if wanted else {}
             except Exception as error:  # noqa: BLE001 - raised by all that asked
                 _fail(asked, error)
             else:
@@ -85,7 +93,6 @@ def _tell(
 ) -> None:
     for key, results in asked.items():
         for result in results:
-            # The request of one that is done was cancelled.
             if not result.done():
                 result.set_result(found.get(key))
 
@@ -97,18 +104,8 @@ def _fail(asked: Mapping[Key, Sequence[asyncio.Future[Value | None]]], error: Ex
                 result.set_exception(error)
 
 
-async def _answered(
-    connection: LoopConnection,
-    question: Callable[[Sequence[Key]], Question[dict[Key, Value]]],
-    keys: Sequence[Key],
-) -> dict[Key, Value]:
-    """Raises Unavailable."""
-    with database_errors():
-        return await connection.answer(partial(question, keys))
-
-
 class SharedReads:
-    """What pulls read most; what is not found is asked once more alone, for its error's words."""
+    """What clients ask most; what is not found is asked once more alone, for its error's words."""
 
     def __init__(self, registry: Registry, threads: Threads) -> None:
         self._registry = registry
@@ -117,18 +114,40 @@ class SharedReads:
             partial(find_manifests, registry.manifest_cache)
         )
         self._blobs: Shared[BlobAt, StoredBlob] | None = self._shared(find_blobs)
-        self._tags: Shared[TagsOf, read.Page] | None = self._shared(find_tags, MOST_PAGES)
+        self._tags: Shared[TagsOf, read.Page] | None = self._shared(find_tags, most=MOST_PAGES)
+        # No promise has to outlive a crash.
+        self._promises: Shared[Offer, int] | None = self._shared(
+            partial(promise_blobs, registry), durable=False, alone_if_busy=True
+        )
 
     def _shared(
         self,
-        question: Callable[[Sequence[Key]], Question[dict[Key, Value]]],
+        question: Callable[[Mapping[Key, int]], Question[dict[Key, Value]]],
+        *,
         most: int = MOST_KEYS,
+        durable: bool = True,
+        alone_if_busy: bool = False,
     ) -> Shared[Key, Value] | None:
-        """On a connection of its own, so that pages of tags hold up no manifest."""
-        connection = self._registry.db.loop_connection()
+        """On a connection of its own, so that pages of tags hold up no manifest.
+
+        With `alone_if_busy`, nothing is found if a lock was waited for in vain.
+        """
+        connection = self._registry.db.loop_connection(durable=durable)
         if connection is None:
             return None
-        return Shared(partial(_answered, connection, question), most)
+
+        async def answer(asked: Mapping[Key, int]) -> Mapping[Key, Value]:
+            with database_errors():
+                try:
+                    return await connection.answer(partial(question, asked))
+                except DatabaseUnreachable:
+                    raise
+                except DatabaseBusy:
+                    if alone_if_busy:
+                        return {}
+                    raise
+
+        return Shared(answer, most)
 
     async def manifest(self, name: RepositoryName, reference: Tag | Digest) -> StoredManifest:
         """As `read.get_manifest`, with its errors."""
@@ -145,6 +164,18 @@ class SharedReads:
             if found is not None:
                 return found
         return await self._threads.read(read.stat_blob, self._registry, name, digest)
+
+    async def promised_size(self, name: RepositoryName, digest: Digest, caller: Caller) -> int:
+        """As `read.stat_blob_for_push`, with its errors: the size of a blob that stays."""
+        if self._promises is not None:
+            pusher = caller.pusher
+            size = await self._promises.ask(Offer(name, digest, pusher.key, pusher.confirms))
+            if size is not None:
+                return size
+        blob = await self._threads.read(
+            read.stat_blob_for_push, self._registry, name, digest, caller
+        )
+        return blob.size
 
     async def tags(self, name: RepositoryName, n: int, last: str | None) -> read.Page:
         """As `read.list_tags`, with its errors."""
