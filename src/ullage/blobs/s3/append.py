@@ -96,7 +96,7 @@ class S3Append(Closing):
         self._gone = False
         # Whether a state names the multipart upload: then it is not this Append's to abort.
         self._named = bool(state.multipart)
-        self._failure: OSError | None = None
+        self._failure: KeyUnknown | OSError | None = None
         self._committed = False
         self._closed = False
 
@@ -112,7 +112,7 @@ class S3Append(Closing):
                 self.offset += piece.nbytes
                 piece.release()
                 if self._filled == self._state.part:
-                    self._send()
+                    self._send_full()
 
     def sync(self) -> str:
         self._refuse_if_over()
@@ -200,6 +200,14 @@ class S3Append(Closing):
         return place, len(self._buffer)
 
     # --- parts ------------------------------------------------------------------------------------
+
+    def _send_full(self) -> None:
+        try:
+            self._send()
+        except (KeyUnknown, OSError) as error:
+            # The part may be anywhere now.
+            self._failure = error
+            raise
 
     def _send(self) -> None:
         """Let the part that is full be sent, once there is room for it."""

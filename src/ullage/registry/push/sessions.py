@@ -279,9 +279,10 @@ def end_upload(
         return _end_in_memory(
             registry, upload, lasts_until, only_if_empty=only_if_empty, record=record
         )
-    size = stored_bytes(registry.blobs, upload.key, upload.state) or 0
+    with store_errors():
+        size = stored_bytes(registry.blobs, upload.key, upload.state) or 0
+        doubtful = only_if_expired and _is_complete(registry, upload.key)
     now = registry.now()
-    doubtful = only_if_expired and _is_complete(registry, upload.key)
     due_at = now + DOUBT if doubtful else now
 
     def end(tx: Transaction) -> bool:
@@ -357,7 +358,8 @@ def _end_in_memory(
         return True
     try:
         state = session.upload.state
-        sizes = {upload.key: stored_bytes(registry.blobs, upload.key, state)}
+        with store_errors():
+            sizes = {upload.key: stored_bytes(registry.blobs, upload.key, state)}
         _bury_reserved(registry, sizes, {}, now, record, state=state)
     except BaseException:
         memory.add(session)

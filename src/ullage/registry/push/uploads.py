@@ -190,15 +190,8 @@ def _finish_committed(
             {"upload": upload_id}, "another request is finishing this upload", retry_after=1
         )
     try:
-        size = registry.blobs.size(upload.key)
-        if size is None:
-            raise KeyUnknown(upload.key)
-        with registry.blobs.open(upload.key, size) as reader:
-            found = hash_stored(reader, digest.algorithm, size).digest()
-        if found != digest:
-            raise DigestInvalid({"expected": digest, "found": found})
-        with registry.blobs.resume(upload.key, size, "") as append:
-            append.commit()
+        with store_errors():
+            size = _commit_again(registry, upload, digest)
         lost = lost_copy(registry, digest, size)
         adopted = AdoptedUpload(registry, name, caller, upload, claim.fence, digest, size, lost)
         blob = registry.write(adopted.record)
@@ -208,3 +201,20 @@ def _finish_committed(
         raise BlobUploadUnknown({"upload": upload_id}) from error
     finally:
         claim.release()
+
+
+def _commit_again(registry: Registry, upload: Upload, digest: Digest) -> int:
+    """See that committed bytes are those of `digest` and durable; how many those are.
+
+    Raises KeyUnknown if they are not committed, DigestInvalid.
+    """
+    size = registry.blobs.size(upload.key)
+    if size is None:
+        raise KeyUnknown(upload.key)
+    with registry.blobs.open(upload.key, size) as reader:
+        found = hash_stored(reader, digest.algorithm, size).digest()
+    if found != digest:
+        raise DigestInvalid({"expected": digest, "found": found})
+    with registry.blobs.resume(upload.key, size, "") as append:
+        append.commit()
+    return size
