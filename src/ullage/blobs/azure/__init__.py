@@ -1,0 +1,1 @@
+"""Bytes by storage key in a container of Azure Blob Storage."""
