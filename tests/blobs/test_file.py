@@ -32,7 +32,14 @@ from tests.support.disks import small_disk
 from ullage.blobs.files import store as driver
 from ullage.blobs.files.store import FileBlobStore
 from ullage.blobs.opening import open_blob_store
-from ullage.blobs.protocol import SHARD_COUNT, BlobStore, KeyUnknown, StoreFull, StoreUnusable
+from ullage.blobs.protocol import (
+    SHARD_COUNT,
+    BlobStore,
+    KeyUnknown,
+    NotDeleted,
+    StoreFull,
+    StoreUnusable,
+)
 
 COMMITTING = {**OPERATIONS, "commit": commit}
 
@@ -281,7 +288,7 @@ def test_a_link_in_the_place_of_a_shard_is_not_followed(
     if operation == "commit":
         upload(FileBlobStore(root.parent / "other"), b"bytes", KEY)
         (root.parent / "other" / "uploads" / KEY).rename(root / "uploads" / KEY)
-    with pytest.raises((NotADirectoryError, KeyUnknown)):
+    with pytest.raises((NotADirectoryError, NotDeleted, KeyUnknown)):
         COMMITTING[operation](store, KEY)
     assert (victim / KEY).read_bytes() == b"not ours"
     assert (root / place).is_symlink()
@@ -669,12 +676,27 @@ def test_a_delete_that_is_not_durable_says_so(
     store.delete([key])
 
 
+def test_a_shard_that_cannot_be_synced_fails_its_keys_alone(
+    store: BlobStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """deletion.md section 3: a key counts as erased once that is durable."""
+    key, other = put(store), put(store)
+    with monkeypatch.context() as fault:
+        FailingFsync(fault, "blobs", errno.EIO, times=1)
+        with pytest.raises(NotDeleted) as caught:
+            store.delete([key, other])
+    assert caught.value.failures.keys() == {min(key, other)}
+
+
 def test_one_stubborn_key_does_not_keep_the_others(store: BlobStore, root: Path) -> None:
     """reliability.md F28: the tombstone of one key is retried, the others are done."""
     others = [put(store) for _ in range(5)] + [upload(store) for _ in range(5)]
     (root / "uploads" / KEY).mkdir()
-    with pytest.raises(IsADirectoryError):
+    with pytest.raises(NotDeleted) as caught:
         store.delete([*others[:5], KEY, *others[5:]])
+    assert {key: type(error) for key, error in caught.value.failures.items()} == {
+        KEY: IsADirectoryError
+    }
     assert [each.key for each in store.list()] == [KEY]
 
 
@@ -686,8 +708,9 @@ def test_a_planted_shard_link_does_not_keep_the_others(
         put(store, b"bytes", key)
     (root / "blobs" / "ab").rmdir()
     (root / "blobs" / "ab").symlink_to(victim)
-    with pytest.raises(NotADirectoryError):
+    with pytest.raises(NotDeleted) as caught:
         store.delete([KEY, *others])
+    assert caught.value.failures.keys() == {KEY}
     assert tree(root) == {"uploads", "blobs"}
     assert untouched(victim)
 

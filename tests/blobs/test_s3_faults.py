@@ -19,7 +19,7 @@ from tests.support import faulty_s3
 from tests.support.buckets import CREDENTIALS, S3Server
 from tests.support.faulty_s3 import FaultyS3
 from tests.support.server import UllageServer, run_ullage
-from ullage.blobs.protocol import BlobStore, StoreFull
+from ullage.blobs.protocol import BlobStore, NotDeleted, StoreFull
 from ullage.blobs.s3.bucket import Bucket
 from ullage.blobs.s3.options import parse_s3_url
 from ullage.blobs.s3.store import S3BlobStore
@@ -136,8 +136,9 @@ def test_what_cannot_be_deleted_stays_and_the_others_go(faulty: FaultyS3, store:
     keys = [push_at_once(store, SMALL) for _ in range(5)]
     name = f"{keys[2][:2]}/{keys[2]}"
     faulty.stuck = {name}
-    with pytest.raises(OSError, match=f"{name}: AccessDenied"):
+    with pytest.raises(NotDeleted, match=f"{name}: AccessDenied") as caught:
         store.delete(keys)
+    assert caught.value.failures.keys() == {keys[2]}
     assert [each.key for each in store.list()] == [keys[2]]
     faulty.stuck = set()
     store.delete(keys)

@@ -143,7 +143,10 @@ def test_one_key_that_cannot_be_erased_does_not_keep_the_others(
     stuck_bytes = faulty.size(stuck)
     assert stuck_bytes is not None
     faulty.stuck.add(stuck)
+    before = faulty.deletions
     settle(registry)
+    # Which ones failed is told: nothing is asked twice to find that out.
+    assert faulty.deletions == before + 1
     assert keys_in_store(registry) == {stuck}
     assert pending_and_reclaimed(registry) == (stuck_bytes, size - stuck_bytes)
     faulty.stuck.clear()

@@ -6,7 +6,16 @@ import errno
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 
-from ullage.blobs.protocol import Append, BlobStore, Buffer, Closing, Leftover, Reader, StoredObject
+from ullage.blobs.protocol import (
+    Append,
+    BlobStore,
+    Buffer,
+    Closing,
+    Leftover,
+    NotDeleted,
+    Reader,
+    StoredObject,
+)
 
 
 class FaultyStore:
@@ -17,6 +26,8 @@ class FaultyStore:
         self._failing: set[str] = set()
         # Keys that cannot be erased: under an object lock, say, or on a bad sector.
         self.stuck: set[str] = set()
+        # Calls of `delete`.
+        self.deletions = 0
         self.erased_bytes = 0
         self.erased_keys: list[str] = []
 
@@ -52,6 +63,7 @@ class FaultyStore:
 
     def delete(self, keys: Iterable[str], states: Iterable[str] = ()) -> None:
         """As the contract has it: what can be erased is, then the error is raised."""
+        self.deletions += 1
         self.fail_if_told("delete")
         wanted = set(keys)
         going = wanted - self.stuck
@@ -61,8 +73,9 @@ class FaultyStore:
                 self.erased_bytes += size
                 self.erased_keys.append(key)
         self._inner.delete(going, states)
+        refused = OSError(errno.EPERM, "Operation not permitted")
         if wanted & self.stuck:
-            raise OSError(errno.EPERM, "Operation not permitted")
+            raise NotDeleted(dict.fromkeys(wanted & self.stuck, refused))
 
     def leftover(self, before: str, now: str | None) -> Leftover | None:
         return self._inner.leftover(before, now)

@@ -13,7 +13,8 @@ what the next one needs is the state that `Append.sync` returns.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol, Self, TypeAlias
 
@@ -35,6 +36,25 @@ class KeyUnknown(LookupError):
 
 class StoreFull(OSError):
     """No room, inode or quota left. What was stored before stays, and `delete` still works."""
+
+
+class NotDeleted(OSError):
+    """Some of what was to be deleted may still be there; all else is gone, durably."""
+
+    def __init__(self, failures: Mapping[str, OSError]) -> None:
+        """`failures` by key or state, as they were given to `delete`."""
+        first = next(iter(failures.values()))
+        super().__init__(first.errno, first.strerror or str(first))
+        self.failures = failures
+
+
+@contextmanager
+def noted(failures: dict[str, OSError], names: Iterable[str]) -> Iterator[None]:
+    """Go on after an error, noted as that of all `names`."""
+    try:
+        yield
+    except OSError as error:
+        failures.update(dict.fromkeys(names, error))
 
 
 class StoreUnusable(OSError):
@@ -185,8 +205,9 @@ class BlobStore(Protocol):
     def delete(self, keys: Iterable[str], states: Iterable[str] = ()) -> None:
         """Remove objects, committed or appendable, and what states name; missing ones are fine.
 
-        Durable when it returns. An error of one key does not keep the others: it is raised after
-        they are gone, and the batch can be deleted again.
+        Durable when it returns. An error of one key or state does not keep the others: NotDeleted
+        is raised after they are gone. Any other OSError says nothing about any of them. Either way
+        the batch can be deleted again.
         """
 
     def leftover(self, before: str, now: str | None) -> Leftover | None:

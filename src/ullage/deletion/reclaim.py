@@ -9,7 +9,9 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from datetime import datetime, timedelta
+from itertools import islice
 
+from ullage.blobs.protocol import NotDeleted
 from ullage.database.transaction import Transaction
 from ullage.deletion.queries.operations import records
 from ullage.failpoints import failpoint
@@ -53,6 +55,8 @@ ERASE_BATCH = 200
 # A worker that is held up with claimed tombstones keeps others from them for this long.
 RECLAIM_CLAIM = timedelta(seconds=60)
 MAX_BACKOFF = timedelta(hours=1)
+# Of one batch; the others are counted.
+_FAILURES_LOGGED = 10
 
 
 def recover(registry: Registry) -> int:
@@ -122,19 +126,23 @@ def reclaim_due(registry: Registry) -> int:
 
 
 def _erase(registry: Registry, tombstones: Sequence[Tombstone]) -> list[Tombstone]:
-    """Take bytes off the store, durably; returns the tombstones of those that are still there."""
+    """Take bytes off the store, durably; returns the tombstones of what may still be there."""
     try:
         registry.blobs.delete(
             [tombstone.storage_key for tombstone in tombstones],
             [tombstone.state for tombstone in tombstones if tombstone.state],
         )
+    except NotDeleted as error:
+        for name, failure in islice(error.failures.items(), _FAILURES_LOGGED):
+            log.warning("erasing %s failed: %s", name, failure)
+        return [
+            tombstone
+            for tombstone in tombstones
+            if tombstone.storage_key in error.failures or tombstone.state in error.failures
+        ]
     except OSError as error:
-        if len(tombstones) == 1:
-            log.warning("erasing %s failed: %s", tombstones[0].storage_key, error)
-            return list(tombstones)
-        # Somewhere in there is one that fails; it must not delay the others' rows.
-        middle = len(tombstones) // 2
-        return _erase(registry, tombstones[:middle]) + _erase(registry, tombstones[middle:])
+        log.warning("erasing failed: %s", error)
+        return list(tombstones)
     return []
 
 

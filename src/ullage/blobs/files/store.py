@@ -24,7 +24,7 @@ import os
 import stat
 import threading
 import weakref
-from collections.abc import Collection, Iterable, Iterator, MutableSequence
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from io import FileIO
 from pathlib import Path
@@ -50,10 +50,12 @@ from ullage.blobs.protocol import (
     Closing,
     KeyUnknown,
     Leftover,
+    NotDeleted,
     StoredObject,
     StoreFull,
     StoreUnusable,
     is_key,
+    noted,
     validate_key,
 )
 from ullage.failpoints import failpoint
@@ -158,21 +160,21 @@ class FileBlobStore:
         by_shard: dict[str, list[str]] = {}
         for key in sorted(doomed):
             by_shard.setdefault(key[:2], []).append(key)
-        failures: MutableSequence[OSError] = []
+        failures: dict[str, OSError] = {}
         for shard, its_keys in by_shard.items():
-            with _noting(failures), directory(shard, self._blobs) as descriptor:
+            with noted(failures, its_keys), directory(shard, self._blobs) as descriptor:
                 for key in its_keys:
                     self._unlink(key, descriptor, failures)
         # All unlinks first, then all syncs: a file system that keeps a journal writes it once.
         # Also where nothing was: an earlier delete may have been killed before this.
-        for shard in by_shard:
-            with _noting(failures), directory(shard, self._blobs) as descriptor:
+        for shard, its_keys in by_shard.items():
+            with noted(failures, its_keys), directory(shard, self._blobs) as descriptor:
                 os.fsync(descriptor)
         os.fsync(self._uploads)
         failpoint("blob.delete.after_dirsync")
+        self._broken.difference_update(doomed - failures.keys())
         if failures:
-            raise failures[0]
-        self._broken.difference_update(doomed)
+            raise NotDeleted(failures)
 
     def leftover(self, before: str, now: str | None) -> Leftover | None:
         return None
@@ -311,7 +313,7 @@ class FileBlobStore:
                 raise KeyUnknown(key)
             self._sync(key, shard)
 
-    def _unlink(self, key: str, shard: int, failures: MutableSequence[OSError]) -> None:
+    def _unlink(self, key: str, shard: int, failures: dict[str, OSError]) -> None:
         # Uploads first: a commit in between moves the file to where this looks second.
         for place in (self._uploads, shard):
             try:
@@ -319,7 +321,7 @@ class FileBlobStore:
             except FileNotFoundError:
                 pass
             except OSError as error:
-                failures.append(error)
+                failures[key] = error
         failpoint("blob.delete.after_unlink")
 
 
@@ -468,11 +470,3 @@ def _full_as_store_full() -> Iterator[None]:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise StoreFull(error.errno, error.strerror, error.filename) from error
         raise
-
-
-@contextmanager
-def _noting(failures: MutableSequence[OSError]) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        failures.append(error)

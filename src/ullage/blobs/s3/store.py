@@ -9,10 +9,17 @@ Source: docs/design/buckets.md.
 from __future__ import annotations
 
 import errno
-from collections.abc import Collection, Iterable, Iterator, MutableSequence
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from itertools import islice
 
-from ullage.blobs.protocol import KeyUnknown, Leftover, StoredObject, validate_key
+from ullage.blobs.protocol import (
+    KeyUnknown,
+    Leftover,
+    NotDeleted,
+    StoredObject,
+    noted,
+    validate_key,
+)
 from ullage.blobs.s3.append import CommittedAppend, S3Append, Senders, abort, size_of
 from ullage.blobs.s3.bucket import NOT_FOUND, Bucket, RequestFailed
 from ullage.blobs.s3.links import Links
@@ -83,18 +90,20 @@ class S3BlobStore:
         return S3Reader(self._bucket, key, size)
 
     def delete(self, keys: Iterable[str], states: Iterable[str] = ()) -> None:
-        places = {object_place(key) for key in keys}
-        named = [parse_state(state) for state in set(states) if state]
-        failures: MutableSequence[OSError] = []
-        for state in named:
-            if state.multipart:
-                self._abort(state.key, state.multipart, failures)
-            if state.tail:
-                places.add(state.tail)
+        # By place, the key or state that it is deleted for.
+        places = {object_place(key): key for key in keys}
+        failures: dict[str, OSError] = {}
+        for state in filter(None, set(states)):
+            named = parse_state(state)
+            if named.multipart:
+                with noted(failures, [state]):
+                    abort(self._bucket, named.key, named.multipart)
+            if named.tail:
+                places[named.tail] = state
         self._delete(places, failures)
         failpoint("blob.delete.after_unlink")
         if failures:
-            raise failures[0]
+            raise NotDeleted(failures)
 
     def leftover(self, before: str, now: str | None) -> Leftover | None:
         if not before:
@@ -125,18 +134,19 @@ class S3BlobStore:
 
     def drop(self, found: Iterable[StoredObject]) -> None:
         doomed = [(validate_key(each.key), each) for each in found]
-        places: set[str] = set()
-        failures: MutableSequence[OSError] = []
+        places: dict[str, str] = {}
+        failures: dict[str, OSError] = {}
         for key, each in doomed:
             if each.committed:
-                places.add(object_place(key))
+                places[object_place(key)] = key
             elif each.place is not None and each.place.startswith(TAILS):
-                places.add(each.place)
+                places[each.place] = key
             elif each.place is not None:
-                self._abort(key, each.place, failures)
+                with noted(failures, [key]):
+                    abort(self._bucket, key, each.place)
         self._delete(places, failures)
         if failures:
-            raise failures[0]
+            raise NotDeleted(failures)
 
     def link(self, key: str, seconds: int) -> str | None:
         return self._links.link(key, seconds)
@@ -164,29 +174,20 @@ class S3BlobStore:
     def write_label(self, text: str) -> None:
         self._bucket.put(LABEL, f"{text}\n".encode(), replace=True)
 
-    def _abort(self, key: str, multipart: str, failures: MutableSequence[OSError]) -> None:
-        try:
-            abort(self._bucket, key, multipart)
-        except OSError as error:
-            failures.append(error)
-
-    def _delete(self, places: Iterable[str], failures: MutableSequence[OSError]) -> None:
-        """Remove objects by their places; what refuses to go, or to answer, is noted."""
+    def _delete(self, places: Mapping[str, str], failures: dict[str, OSError]) -> None:
+        """Remove objects by their places; the names of what refuses to go are noted."""
         left = iter(sorted(places))
         while some := list(islice(left, _DELETED_AT_ONCE)):
             wanted = [{"Key": self._bucket.name(place)} for place in some]
-            try:
+            with noted(failures, map(places.__getitem__, some)):
                 answer = self._bucket.call(
                     "delete_objects", Delete={"Objects": wanted, "Quiet": True}
                 )
-            except OSError as error:
-                failures.append(error)
-                continue
-            for refused in answer.get("Errors", ()):
-                code = str(refused.get("Code", ""))
-                if code not in NOT_FOUND:
-                    what = f"{refused.get('Key')}: {code}: {refused.get('Message', '')}"
-                    failures.append(RequestFailed(code, f"delete_objects: {what}"))
+                for refused in answer.get("Errors", ()):
+                    name, code = str(refused.get("Key")), str(refused.get("Code", ""))
+                    if code not in NOT_FOUND:
+                        what = f"delete_objects: {name}: {code}: {refused.get('Message', '')}"
+                        failures[places[self._bucket.place(name)]] = RequestFailed(code, what)
 
 
 def _no_byte(key: str, offset: int) -> OSError:
