@@ -30,6 +30,8 @@ from tests.support.buckets import CREDENTIALS, S3Server, stored_bytes
 from ullage.blobs.opening import open_blob_store
 from ullage.blobs.protocol import BlobStore, KeyUnknown
 
+pytestmark = pytest.mark.client
+
 PART = 5 * MiB
 
 

@@ -23,6 +23,8 @@ from tests.support.server import command_environment
 from ullage.blobs.opening import open_blob_store
 from ullage.failpoints import VARIABLE
 
+pytestmark = pytest.mark.client
+
 PART = 5 * MiB
 # Two requests: the first is synced, the second commits. The second part is in the second one.
 FIRST, SECOND = b"1" * (PART + 1000), b"2" * PART

@@ -24,6 +24,8 @@ from ullage.blobs.s3.bucket import Bucket
 from ullage.blobs.s3.options import parse_s3_url
 from ullage.blobs.s3.store import S3BlobStore
 
+pytestmark = pytest.mark.client
+
 PART = 5 * MiB
 Fault = Callable[[Any], None]
 # Both kinds of upload, by what they ask for.

@@ -16,6 +16,8 @@ from tests.support.server import run_ullage
 from ullage.blobs.opening import open_blob_store
 from ullage.blobs.protocol import StoreUnusable
 
+pytestmark = pytest.mark.client
+
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
