@@ -1,6 +1,7 @@
 """What pushes wait for beside a purge, and how long that takes alone: `python -m bench.purging`.
 
     python -m bench.purging --peer http://127.0.0.1:5300    # another Ullage that runs already
+    python -m bench.purging --peer-checkout ../before       # another commit
 
 Both get the same in turns: untagged manifests and a purge of them, first alone, then while one
 client pushes small images. docs/benchmarks.md has figures and what they mean.
@@ -16,7 +17,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -24,12 +25,14 @@ from bench.connection import Connection
 from bench.deleting import quantiles
 from bench.images import Image, make_image, push_blob, push_image, put_manifest
 from bench.measure import Server
-from bench.servers import Running, Ullage
+from bench.servers import Checkout, Running, Ullage
 from bench.together import together
 
 REPOSITORY = "bench/purged"
 MANIFESTS = 20_000
 CLIENTS = 8
+# After it, pushes that filled a server no longer count as pushes beside the purge.
+SETTLING_SECONDS = 2.0
 PATIENCE_SECONDS = 1800.0
 
 # Seconds and milliseconds, by their names.
@@ -39,8 +42,10 @@ Figures = Mapping[str, float]
 def measured(server: Server, manifests: int) -> Figures:
     """One turn of a server: `alone` and `beside` in seconds, the pushes' `p50` and `p99` in ms."""
     fill(server, manifests)
+    time.sleep(SETTLING_SECONDS)
     alone = purge(server, manifests)
     fill(server, manifests)
+    time.sleep(SETTLING_SECONDS)
     times: list[float] = []
     with pushing(server, times):
         beside = purge(server, manifests)
@@ -73,8 +78,6 @@ def purge(server: Server, manifests: int) -> float:
     """Seconds from asking for a purge of all that is untagged until its job is done."""
     wanted = {"filters": [f"{REPOSITORY}:.*"], "untagged_only": True, "ago": "0s"}
     with Connection(server.url) as connection:
-        # The pushes that filled the server must no longer count as pushes beside the purge.
-        time.sleep(2)
         began = time.perf_counter()
         body = json.dumps(wanted).encode()
         answer = connection.expect(202, "POST", "/api/v1/purge", body, "application/json")
@@ -116,20 +119,28 @@ def main(arguments: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m bench.purging", description=(__doc__ or "").split("\n")[0]
     )
-    parser.add_argument("--peer", metavar="URL", help="another Ullage that runs, to compare with")
+    peers = parser.add_mutually_exclusive_group()
+    peers.add_argument("--peer", metavar="URL", help="another Ullage that runs, to compare with")
+    peers.add_argument(
+        "--peer-checkout",
+        type=Path,
+        metavar="PATH",
+        help="one of another commit, checked out there",
+    )
     parser.add_argument("--manifests", type=int, default=MANIFESTS)
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory(prefix="ullage-bench-") as name:
-        ullage = Ullage(Path(name).resolve() / "ullage")
-        ullage.start()
-        try:
-            servers: list[Server] = [ullage]
-            if options.peer:
-                servers.append(Running(options.peer))
+        folder = Path(name).resolve()
+        ours = [Ullage(folder / "ullage")]
+        if options.peer_checkout:
+            ours.append(Checkout(folder / "peer", options.peer_checkout))
+        servers: list[Server] = [*ours, *([Running(options.peer)] if options.peer else [])]
+        with ExitStack() as running:
+            for own in ours:
+                own.start()
+                running.callback(own.stop)
             rounds = [_round(servers, options.manifests) for _ in range(options.rounds)]
-        finally:
-            ullage.stop()
     for number, server in enumerate(servers):
         medians = {
             key: round(statistics.median(each[number][key] for each in rounds), 2)
