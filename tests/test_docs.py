@@ -103,7 +103,7 @@ def test_all_that_the_tour_names_is_there() -> None:
 def test_a_dead_name_in_the_tour_is_caught() -> None:
     tour = (
         "1. `worker.py`: `Worker.wake`, `stop`, `CHOOSERS`, `Worker.sleep`,\n"
-        "   `next_batch`, `nap`\n"
+        "   `BatchPace`, `nap`\n"
         "- `registry/nowhere.py`: `Registry`\n"
     )
     assert missing_in(tour) == ["Worker.sleep", "nap", "registry/nowhere.py", "Registry"]

@@ -1,6 +1,7 @@
 """The worker: a real thread over a real registry, with a clock that only the test moves."""
 
 import os
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -15,6 +16,7 @@ from tests.support.clock import FakeClock
 from tests.support.registry import ALICE, make_registry, push_blob, push_image
 from ullage import worker as worker_module
 from ullage.blobs.memory import MemoryBlobStore
+from ullage.cleanup.job import execution
 from ullage.cleanup.retention.policy import set_retention
 from ullage.clock import SteadyClock
 from ullage.database.errors import DatabaseBusy
@@ -24,13 +26,13 @@ from ullage.deletion.delete import delete_manifest
 from ullage.oci.digest import digest_of
 from ullage.oci.errors import RegistryError
 from ullage.oci.reference import parse_repository_name, parse_tag
-from ullage.registry.context import Limits, Registry
+from ullage.registry.context import Limits, PushActivity, Registry
 from ullage.registry.identity import begin_batch
 from ullage.registry.pull.pull_log import note_pull
 from ullage.registry.pull.read import get_manifest, list_tags, stat_blob
 from ullage.registry.push.sessions import get_upload, start_upload
 from ullage.registry.push.uploads import append_upload
-from ullage.worker import MAX_BACKOFF_SECONDS, Worker, backoff_seconds
+from ullage.worker import MAX_BACKOFF_SECONDS, BatchPace, Worker, backoff_seconds
 
 APP = parse_repository_name("app")
 LAYER = os.urandom(1000)
@@ -415,3 +417,115 @@ def test_it_writes_down_pulls_now_and_then_and_at_the_end(
         note_pull(running.registry, manifest.id, manifest.digest, "containerd/2.0")
     running.worker.stop()
     assert written() == 4
+
+
+# --- the pace of a job (deletion.md section 4.1) --------------------------------------------------
+
+
+class Seconds:
+    """A clock in seconds that only the test moves."""
+
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def batches(pace: BatchPace, item_seconds: float, count: int) -> list[tuple[float, float]]:
+    """How long each of `count` batches takes, and the pause after it."""
+    found = []
+    for _ in range(count):
+        took = pace.items * item_seconds
+        pause = pace.pause_after(pace.items, took)
+        found.append((round(took, 6), round(pause, 6)))
+    return found
+
+
+def test_a_job_leaves_the_database_to_pushes_for_as_long_as_it_took() -> None:
+    """deletion.md section 4.1: batches of 5 ms, each followed by a pause as long."""
+    pace = BatchPace(lambda: True)
+    settled = batches(pace, 0.0001, 20)[10:]
+    assert settled == [(0.005, 0.005)] * 10
+
+
+def test_a_job_takes_the_whole_time_while_nothing_is_pushed() -> None:
+    """deletion.md section 4.1: batches of 20 ms without a pause."""
+    pace = BatchPace(lambda: False)
+    settled = batches(pace, 0.0001, 20)[10:]
+    assert settled == [(0.02, 0.0)] * 10
+
+
+def test_a_job_makes_way_with_the_first_batch_after_a_push() -> None:
+    """And speeds up again a second after the last one."""
+    clock = Seconds()
+    pushes = PushActivity(clock)
+    pace = BatchPace(lambda: pushes.within(1.0))
+    assert batches(pace, 0.0001, 10)[-1] == (0.02, 0.0)
+    pushes.note()
+    (_, pause), (took, _) = batches(pace, 0.0001, 2)
+    assert (pause, took) == (0.02, 0.005)
+    clock.now += 1.0
+    assert batches(pace, 0.0001, 1) == [(0.005, 0.0)]
+    assert batches(pace, 0.0001, 4)[-1] == (0.02, 0.0)
+
+
+def test_slow_items_go_five_at_a_time_beside_pushes_and_their_pause_is_as_long() -> None:
+    pace = BatchPace(lambda: True)
+    assert batches(pace, 0.05, 3)[-1] == (0.25, 0.25)
+
+
+def test_a_last_batch_that_is_not_full_changes_no_size() -> None:
+    pace = BatchPace(lambda: True)
+    items = pace.items
+    assert pace.pause_after(items - 1, 0.0001) == 0.0001
+    assert pace.items == items
+
+
+def test_where_others_may_push_there_is_a_pause_without_small_batches() -> None:
+    pace = BatchPace(lambda: False, alone=False)
+    assert batches(pace, 0.0001, 20)[-1] == (0.02, 0.02)
+
+
+def test_the_database_is_tidied_when_a_job_is_done_and_not_between_its_batches(
+    running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """deletion.md section 4.1: tidying keeps pushes waiting as a batch does."""
+    at_work, go = threading.Event(), threading.Event()
+    looks: list[None] = []
+    tidied: list[None] = []
+
+    def batch(*_: object) -> None:
+        at_work.set()
+        go.wait(10)
+
+    def look(registry: Registry) -> None:
+        looks.append(None)
+
+    def look_round() -> None:
+        before = len(looks)
+        running.worker.wake()
+        wait_for(lambda: len(looks) > before)
+
+    monkeypatch.setattr(reclaim, "expire_leases", look)
+    monkeypatch.setattr(execution, "work", batch)
+    monkeypatch.setattr(type(running.registry.db), "housekeep", lambda _: tidied.append(None))
+    running.worker.wake()
+    assert at_work.wait(10)
+    # What was begun before the batch is over with the next look.
+    look_round()
+    tidied.clear()
+    look_round()
+    look_round()
+    assert tidied == []
+    go.set()
+    wait_for(lambda: bool(tidied))
+
+
+def test_a_push_is_noticed_and_a_deletion_is_not(running: Running) -> None:
+    pushes = running.registry.pushes
+    assert not pushes.within(3600)
+    image = push_image(running.registry, "app", "v1", [LAYER])
+    assert pushes.within(3600)
+    quiet = replace(running.registry, pushes=PushActivity())
+    delete_manifest(quiet, APP, image, ALICE)
+    assert not quiet.pushes.within(3600)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import random
+import sys
 import threading
 import time
 import uuid
@@ -52,10 +53,18 @@ MOST_SCRUB_PAUSE_SECONDS = 3600.0
 CLOCK_JUMP = timedelta(minutes=1)
 # Something that fails is tried again after at most this long.
 MAX_BACKOFF_SECONDS = 60.0
-# A job's transactions are so large that each keeps others from writing for about this long, and
-# after each of them the database is left to others for as long again.
+# A job's transactions are so large that each keeps others from writing for about this long; while
+# anything is pushed, for less long, and after each of them the database is left to others for as
+# long again.
 BATCH_SECONDS = 0.02
 SMALLEST_BATCH, LARGEST_BATCH = 50, 1000
+BATCH_SECONDS_BESIDE_PUSHES = 0.005
+SMALLEST_BATCH_BESIDE_PUSHES = 5
+# Between two steps of one push there is less than this, unless it sends bytes of a large blob.
+PUSH_SECONDS = 1.0
+# A job computes for longer than that between two statements. Others wait for the interpreter for
+# half a millisecond then in place of five, and a push needs it dozens of times.
+SWITCH_SECONDS, USUAL_SWITCH_SECONDS = 0.0005, sys.getswitchinterval()
 # Pulls are written down this often, and old ones forgotten.
 PULLS_SECONDS = 5.0
 FORGET_SECONDS = 3600.0
@@ -96,6 +105,8 @@ class Worker:
         self._jobs = threading.Thread(target=self._run_jobs, name="ullage-jobs", daemon=True)
         self._pulls = threading.Thread(target=self._run_pulls, name="ullage-pulls", daemon=True)
         self._untidy = True
+        # Whether jobs are being looked for or worked on.
+        self._at_a_job = False
         self._label_at = time.monotonic() + LABEL_SECONDS
         self._thread = threading.Thread(target=self._run, name="ullage-worker", daemon=True)
         self._reconciler = threading.Thread(
@@ -194,9 +205,10 @@ class Worker:
         if time.monotonic() >= self._label_at:
             self._label_at = time.monotonic() + LABEL_SECONDS
             advance(registry)
-        if not busy:
+        # A job's next batch fills what the last one emptied, or waits for its tidying.
+        self._untidy = busy or self._at_a_job
+        if not self._untidy:
             registry.db.housekeep()
-        self._untidy = busy
 
     def _pause(self) -> float:
         """Seconds until something is due."""
@@ -221,7 +233,13 @@ class Worker:
         while not self._stop.is_set():
             self._wake_jobs.wait(IDLE_SECONDS)
             self._wake_jobs.clear()
-            self._do_jobs()
+            self._at_a_job = True
+            sys.setswitchinterval(SWITCH_SECONDS)
+            try:
+                self._do_jobs()
+            finally:
+                self._at_a_job = False
+                sys.setswitchinterval(USUAL_SWITCH_SECONDS)
         if self._rests():
             return
         try:
@@ -231,9 +249,10 @@ class Worker:
             log.warning("a job stays claimed for a while: %s", error)
 
     def _do_jobs(self) -> None:
-        n, failures = SMALLEST_BATCH, 0
+        pace, failures = BatchPace(self._pushing, alone=self._registry.process is None), 0
         while not self._stop.is_set() and not self._rests():
             took: list[float] = []
+            n = pace.items
             try:
                 done = execution.work(self._registry, CHOOSERS, self._token, n, took.append)
                 failures = 0
@@ -248,9 +267,10 @@ class Worker:
                 continue
             if done is None:
                 return
-            if done == n:
-                n = next_batch(n, sum(took))
-            self._stop.wait(min(sum(took), BATCH_SECONDS))
+            self._stop.wait(pace.pause_after(done, sum(took)))
+
+    def _pushing(self) -> bool:
+        return self._registry.pushes.within(PUSH_SECONDS)
 
     def _note_failure(self, error: Exception) -> None:
         try:
@@ -313,10 +333,37 @@ class Worker:
                 yield found
 
 
-def next_batch(n: int, seconds: float) -> int:
-    """How much to do at once after `n` took so long; never more than twice as much."""
-    wanted = int(n * BATCH_SECONDS / max(seconds, 1e-6))
-    return max(SMALLEST_BATCH, min(LARGEST_BATCH, wanted, 2 * n))
+class BatchPace:
+    """How many items a job deletes at once, and how long it waits between two batches.
+
+    While `pushing` says that anything is pushed, batches of BATCH_SECONDS_BESIDE_PUSHES and after
+    each a pause of as long as it took; otherwise batches of BATCH_SECONDS and no pause. Where this
+    process is not `alone`, what others push is not known: such batches, and a pause.
+    """
+
+    def __init__(self, pushing: Callable[[], bool], *, alone: bool = True) -> None:
+        self._pushing = pushing
+        self._alone = alone
+        self.items = SMALLEST_BATCH_BESIDE_PUSHES if pushing() else SMALLEST_BATCH
+
+    def pause_after(self, done: int, seconds: float) -> float:
+        """Seconds to wait after `done` items kept others from writing for `seconds`.
+
+        The next batch's `items` are adjusted: never more than twice as many, but at least the
+        smallest batch.
+        """
+        pushing = self._pushing()
+        if pushing:
+            target, smallest = BATCH_SECONDS_BESIDE_PUSHES, SMALLEST_BATCH_BESIDE_PUSHES
+        else:
+            target, smallest = BATCH_SECONDS, SMALLEST_BATCH
+        # A batch that found less than it asked for, the last of a job, says nothing of a full one.
+        if done == self.items:
+            wanted = int(done * target / max(seconds, 1e-6))
+            self.items = max(smallest, min(LARGEST_BATCH, wanted, 2 * done))
+        if pushing:
+            return seconds
+        return 0.0 if self._alone else min(seconds, BATCH_SECONDS)
 
 
 def backoff_seconds(failures: int) -> float:

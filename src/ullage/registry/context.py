@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -61,6 +62,22 @@ class Limits:
     finished_upload: timedelta = timedelta(minutes=10)
 
 
+class PushActivity:
+    """When something was pushed last, through this process. `clock` gives seconds."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._last: float | None = None
+
+    def note(self) -> None:
+        """Something is being pushed now."""
+        self._last = self._clock()
+
+    def within(self, seconds: float) -> bool:
+        """Whether anything was pushed in the last `seconds`."""
+        return self._last is not None and self._clock() - self._last < seconds
+
+
 @dataclass(frozen=True)
 class Registry:
     """What every use case takes first: where facts and bytes are, the clock, and the limits."""
@@ -85,6 +102,8 @@ class Registry:
     manifest_cache: BlobCache = field(default_factory=BlobCache)
     # Upload sessions without bytes, where they are kept in memory.
     memory_sessions: MemorySessions | None = None
+    # Background work makes way for pushes.
+    pushes: PushActivity = field(default_factory=PushActivity)
     # By this name this process gives signs of life, where others may be at work on the same
     # database (queries/processes.py); None where it is alone, or gives none.
     process: str | None = None
@@ -127,10 +146,11 @@ class Registry:
             return self.db.write(work, freeing=freeing)
 
     def write_each(self, works: Sequence[Work[Any]]) -> list[Any]:
-        """As `write`, of several that may share a commit.
+        """As `write`, of several pushes' work that may share a commit.
 
         What each returned or, in its place, what it raised; also StorageFull and Unavailable.
         """
+        self.pushes.note()
         return [translated(outcome) for outcome in self.db.write_each(works)]
 
     def on_writer(self, work: Callable[[], None]) -> None:
