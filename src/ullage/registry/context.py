@@ -19,6 +19,7 @@ from ullage.registry.pull.blob_cache import BlobCache
 from ullage.registry.pull.pull_recorder import PullRecorder
 from ullage.registry.push.hasher_cache import HasherCache
 from ullage.registry.push.sessions_in_memory import MemorySessions
+from ullage.registry.push.upload_counts import UploadCounts
 from ullage.registry.queries.audit import record
 from ullage.registry.queries.upload_claims import Claims
 from ullage.registry.storage_keys import StoreMark
@@ -104,6 +105,8 @@ class Registry:
     memory_sessions: MemorySessions | None = None
     # Background work makes way for pushes.
     pushes: PushActivity = field(default_factory=PushActivity)
+    # Open uploads of all processes, where sessions are rows.
+    upload_counts: UploadCounts = field(default_factory=UploadCounts)
     # By this name this process gives signs of life, where others may be at work on the same
     # database (queries/processes.py); None where it is alone, or gives none.
     process: str | None = None

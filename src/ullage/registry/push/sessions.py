@@ -33,6 +33,7 @@ from ullage.registry.errors import store_errors
 from ullage.registry.identity import begin_batch, is_complete
 from ullage.registry.locks import attribute_locks
 from ullage.registry.push.sessions_in_memory import MemorySession, MemorySessions
+from ullage.registry.push.upload_counts import is_far
 from ullage.registry.queries import reserved_keys, uploads
 from ullage.registry.queries.content.repositories import drop_repository_if_empty, ensure_repository
 from ullage.registry.queries.reclaim import tombstones
@@ -199,12 +200,15 @@ def _start_stored(
 ) -> Upload:
     """A session as a row, for any process to go on with."""
     now = registry.now()
-    stored = registry.read(lambda tx: uploads.count_uploads_for(tx, name, caller.subject))
-    _make_way(registry, stored, name, caller)
+    near = not _is_far_from_limits(registry, name, caller)
+    if near:
+        stored = registry.read(lambda tx: uploads.count_uploads_for(tx, name, caller.subject))
+        _make_way(registry, stored, name, caller)
     upload_id, key = registry.fresh_key(), _key_for_row(registry)
 
     def open_session(tx: Transaction) -> Upload:
-        _require_few(registry, uploads.count_uploads(tx))
+        if near:
+            _require_few(registry, uploads.count_uploads(tx))
         repository = ensure_repository(tx, name, now)
         attribute_locks.require_row_writable(repository)
         upload = Upload(upload_id, repository.id, caller.subject, key, algorithm, 0)
@@ -221,6 +225,23 @@ def _start_stored(
         end_upload(registry, upload)
         raise
     return upload
+
+
+def _is_far_from_limits(registry: Registry, name: RepositoryName, caller: Caller) -> bool:
+    """Whether so few sessions are open that they need not be counted (upload_counts.py)."""
+    limits = registry.limits
+    counts = registry.upload_counts.by_account(
+        lambda: registry.read(lambda tx: uploads.count_by_account(tx, None))
+    )
+    in_all, of_account = sum(counts.values()), counts.get(caller.subject, 0)
+    if not is_far(in_all, limits.max_uploads):
+        return False
+    if caller.subject and not is_far(of_account, limits.max_account_uploads):
+        return False
+    if is_far(in_all, limits.max_repository_uploads):
+        return True
+    of_repository = registry.read(lambda tx: uploads.count_uploads_of(tx, name))
+    return is_far(of_repository, limits.max_repository_uploads)
 
 
 def _key_for_row(registry: Registry) -> str:

@@ -112,6 +112,19 @@ def count_uploads_for(tx: Transaction, name: RepositoryName, subject: str) -> Op
     return OpenUploads(row[0], row[1], row[2], row[3] is None or bool(row[3]))
 
 
+_COUNT_OF = Statement(
+    sa.select(sa.func.count())
+    .select_from(_uploads)
+    .join(_repositories, _repositories.c.id == _uploads.c.repository_id)
+    .where(given(_repositories, "name"))
+)
+
+
+def count_uploads_of(tx: Transaction, name: RepositoryName) -> int:
+    """How many sessions a repository has, by its name; it need not exist."""
+    return int(tx.value(_COUNT_OF, name=name))
+
+
 # Without a byte, and no request is at work on it: of the account that has most of them, the one
 # that was opened first.
 _others = _uploads.alias()
