@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+import re
 from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
@@ -304,6 +305,7 @@ POSTGRESQL_ONLY = {
     "check.queries.repairs._LOCK_COUNTERS",
     "database.notifications._NOTIFY",
     "database.transaction._SERVER_TIME",
+    "registry.leases.offers._OFFER",
     "registry.leases.sql._SHARE_BLOB",
     "registry.queries.audit._IN_ORDER",
 }
@@ -382,3 +384,37 @@ def test_listening_hears_statements(db: Database) -> None:
         stored(db)
     assert sum("INSERT INTO tombstones" in text for text in heard) == 1
     assert sum("FROM tombstones" in text for text in heard) == 1
+
+
+# Writes to a session's row that no claim keeps off, and why.
+UNCLAIMED = {
+    "check.queries.adoption._FORGET_UPLOAD": "a start that takes over a store; no server runs",
+    "deletion.queries.successors._MOVE_UPLOADS": "its repository lives on under another number",
+    "registry.queries.reclaim.deadlines._POSTPONE[2]": "it lasts longer",
+    "registry.queries.uploads._DELETE": "a cancel ends a session whatever request is at work on it",
+    "registry.queries.uploads._SHIFT": _CLOCK,
+}
+
+
+def writes_to_uploads() -> dict[str, str]:
+    """The condition of each, as PostgreSQL gets it."""
+    found = {}
+    for name, statement in STATEMENTS.items():
+        sql = " ".join(statement.built(sql_dialect_of("postgresql")).sql.split())
+        if sql.startswith(("UPDATE uploads ", "DELETE FROM uploads ")):
+            found[name] = sql.partition(" WHERE ")[2]
+    return found
+
+
+def test_every_write_to_an_upload_s_row_asks_whose_it_is() -> None:
+    """deletion.md section 3.4: the request that has claimed it, or that none has."""
+    found = writes_to_uploads()
+    assert len(found) > 8
+    assert UNCLAIMED.keys() <= found.keys()
+    late = [
+        name
+        for name, condition in found.items()
+        if name not in UNCLAIMED and not re.search(r"uploads.claim (=|IS NOT DISTINCT)", condition)
+        if "uploads.claimed_until IS NULL" not in condition
+    ]
+    assert late == []
