@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
 import threading
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ from tests.support.actors import Actor, observing
 from ullage.database import postgresql
 from ullage.database.errors import (
     DatabaseBusy,
+    DatabaseDamaged,
     DatabaseFull,
     DatabaseUnreachable,
     DatabaseUnusable,
@@ -26,7 +28,14 @@ from ullage.database.postgresql import MAX_ATTEMPTS, PostgresDatabase
 from ullage.database.schema import space
 from ullage.database.statements import Statement
 from ullage.database.timestamps import to_micros
-from ullage.database.transaction import Database, Transaction, Work, database_time
+from ullage.database.transaction import (
+    Ask,
+    Database,
+    Question,
+    Transaction,
+    Work,
+    database_time,
+)
 
 pytestmark = pytest.mark.postgresql
 
@@ -268,3 +277,36 @@ def test_postgresql_without_its_driver_is_one_line(monkeypatch: pytest.MonkeyPat
     assert "ullage[postgres]" in message
     assert "secret" not in message
     assert "\n" not in message
+
+
+BROKEN = """
+    CREATE FUNCTION broken() RETURNS int LANGUAGE plpgsql AS
+    $$ BEGIN RAISE EXCEPTION 'invalid page' USING ERRCODE = 'XX001'; END $$
+"""
+
+
+def test_damage_that_an_event_loop_s_connection_meets_is_told_as_damage(
+    postgres_db: Database, emptied_postgres_url: str
+) -> None:
+    """As what any other reader meets, and the connection is used again."""
+    connection = postgres_db.loop_connection()
+    assert connection is not None
+
+    def ask(sql: str) -> Question[int]:
+        [row] = yield Ask(Statement.text(f"SELECT {sql}"), {})
+        number: int = row[0]
+        return number
+
+    async def run() -> None:
+        with pytest.raises(DatabaseDamaged, match="invalid page"):
+            await connection.answer(lambda: ask("broken()"))
+        assert await connection.answer(lambda: ask("3")) == 3
+
+    with psycopg.connect(emptied_postgres_url, autocommit=True) as other:
+        other.execute(BROKEN.encode())
+        try:
+            asyncio.run(run())
+        finally:
+            other.execute("DROP FUNCTION broken")
+    assert postgres_db.damage is not None
+    assert postgres_db.damage.startswith("invalid page")

@@ -100,9 +100,12 @@ _NOT_DURABLE = " -c synchronous_commit=off"
 class PostgresLoopConnection:
     """One after the other, from one event loop; after a failure a new connection is made."""
 
-    def __init__(self, parameters: Mapping[str, Any]) -> None:
-        """`parameters` are the driver's, as for any connection."""
+    def __init__(
+        self, parameters: Mapping[str, Any], known: Callable[[psycopg.Error], Exception]
+    ) -> None:
+        """`parameters` are the driver's, as for any connection; `known` says what an error is."""
         self._parameters = parameters
+        self._known = known
         self._dialect = sql_dialect_of("postgresql")
         self._connection: psycopg.AsyncConnection[Row] | None = None
 
@@ -112,7 +115,7 @@ class PostgresLoopConnection:
                 return await self._answer(self._connection, ask())
             except psycopg.Error as error:
                 if not self._connection.closed:
-                    raise _driver_error(error) from error
+                    raise self._known(error) from error
                 # The server may have been started again since the last question.
                 self._connection = None
         try:
@@ -123,7 +126,7 @@ class PostgresLoopConnection:
         except psycopg.Error as error:
             if self._connection is not None and self._connection.closed:
                 self._connection = None
-            raise _driver_error(error) from error
+            raise self._known(error) from error
 
     async def _answer(self, connection: psycopg.AsyncConnection[Row], question: Question[T]) -> T:
         cursor = connection.cursor()
@@ -207,7 +210,8 @@ class PostgresDatabase:
 
     def loop_connection(self, *, durable: bool = True) -> LoopConnection:
         options = self._loop_parameters["options"] + ("" if durable else _NOT_DURABLE)
-        connection = PostgresLoopConnection({**self._loop_parameters, "options": options})
+        parameters = {**self._loop_parameters, "options": options}
+        connection = PostgresLoopConnection(parameters, self._known)
         self._loop_connections.append(connection)
         return connection
 
@@ -257,10 +261,7 @@ class PostgresDatabase:
             try:
                 return self._once(engine, work)
             except sa.exc.InternalError as error:
-                if getattr(error.orig, "sqlstate", None) not in _CORRUPTED:
-                    raise
-                self.damage = _first_line(error)
-                raise DatabaseDamaged(f"database: {self.damage}") from error
+                raise self._damaged(error) or error from error.orig
             except (sa.exc.OperationalError, sa.exc.IntegrityError) as error:
                 if not _worth_another_try(error):
                     raise _postgres_error(error) from error
@@ -270,6 +271,19 @@ class PostgresDatabase:
             except sa.exc.TimeoutError as error:
                 raise DatabaseBusy("all database connections are in use") from error
         raise AssertionError("unreachable")
+
+    def _damaged(self, error: sa.exc.DBAPIError) -> DatabaseDamaged | None:
+        """What to raise if the server found its own data malformed."""
+        if getattr(error.orig, "sqlstate", None) not in _CORRUPTED:
+            return None
+        self.damage = _first_line(error)
+        return DatabaseDamaged(f"database: {self.damage}")
+
+    def _known(self, error: psycopg.Error) -> Exception:
+        """What an error is that came without SQLAlchemy."""
+        known = as_by_sqlalchemy("", None, error, psycopg.Error)
+        assert isinstance(known, sa.exc.DBAPIError)
+        return self._damaged(known) or _postgres_error(known)
 
     def _once(self, engine: sa.Engine, work: Work[T]) -> T:
         with engine.connect() as connection:
@@ -338,13 +352,6 @@ _CORRUPTED = {"XX001", "XX002"}
 
 def _worth_another_try(error: sa.exc.DBAPIError) -> bool:
     return getattr(error.orig, "sqlstate", None) in _TRY_AGAIN
-
-
-def _driver_error(error: psycopg.Error) -> Exception:
-    """As `_postgres_error`, of what came without SQLAlchemy."""
-    known = as_by_sqlalchemy("", None, error, psycopg.Error)
-    assert isinstance(known, sa.exc.DBAPIError)
-    return _postgres_error(known)
 
 
 def _postgres_error(error: sa.exc.DBAPIError) -> Exception:
