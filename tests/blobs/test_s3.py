@@ -180,6 +180,60 @@ def test_an_upload_of_parts_is_cut_off_in_its_tail_and_not_before(store: BlobSto
     assert content(store, key) == data[: 2 * PART + 5]
 
 
+def test_a_tail_is_of_the_bytes_that_it_was_stored_with(store: BlobStore) -> None:
+    """Also where those that follow are as many."""
+    data = secrets.token_bytes(3 * PART)
+    key = upload(store, data[:12345])
+    with resume(store, key, 12345) as append:
+        append.write(data[12345 : 12345 + PART])
+        keep(append, key)
+    with store.resume(key, 12345 + PART - 5, KEPT[key][1]) as append:
+        append.write(b"12345")
+        keep(append, key)
+    assert commit(store, key) == 12345 + PART
+    assert content(store, key) == data[: 12345 + PART - 5] + b"12345"
+    assert {each.key: each.committed for each in store.list()} == {key: True}
+
+
+def test_uploads_that_pause_do_not_fill_the_memory(
+    store: BlobStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What does not fill a part waits in the bucket, if there is much of it."""
+    monkeypatch.setattr("ullage.blobs.s3.append.MEMORY_BYTES", 0)
+    data = {fresh_key(): secrets.token_bytes(size) for size in (PART - 1, 2 * PART + 12345, 1000)}
+    appends = {key: store.begin(key) for key in data}
+    for start in range(0, 2 * PART + 12345, 100_000):
+        for key, append in appends.items():
+            append.write(data[key][start : start + 100_000])
+    strays = {each.key: each.place for each in store.list() if each.size < PART}
+    assert strays.keys() == {key for key in data if len(data[key]) == PART - 1}
+    for number, (key, append) in enumerate(appends.items()):
+        if number:
+            append.commit()
+        else:
+            keep(append, key)
+        append.close()
+    (first, *_) = data
+    assert commit(store, first) == PART - 1
+    assert {key: content(store, key) for key in data} == data
+    assert all(each.committed for each in store.list())
+
+
+@pytest.mark.parametrize("end", ["closed", "committed"])
+def test_what_waited_in_the_bucket_goes(
+    store: BlobStore, monkeypatch: pytest.MonkeyPatch, end: str
+) -> None:
+    monkeypatch.setattr("ullage.blobs.s3.append.MEMORY_BYTES", 0)
+    with store.begin(key := fresh_key()) as append:
+        append.write(b"x" * MiB)
+        append.write(b"y" * MiB)
+        assert [each.size for each in store.list()] == [2 * MiB]
+        if end == "committed":
+            append.commit()
+    found = [(each.key, each.committed) for each in store.list()]
+    assert found == ([(key, True)] if end == "committed" else [])
+
+
 def test_a_state_is_of_one_key(store: BlobStore) -> None:
     key = upload(store)
     with pytest.raises(KeyUnknown):

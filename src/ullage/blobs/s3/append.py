@@ -6,7 +6,7 @@ import errno
 import hashlib
 import threading
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
@@ -21,6 +21,10 @@ from ullage.failpoints import failpoint
 # Parts of one upload, and of all, that are on their way at once.
 PARTS_OF_ONE = 2
 PARTS_OF_ALL = 8
+# What all uploads of a store may hold of parts that are being filled, before those with so much of
+# one store it as a tail for the time being.
+MEMORY_BYTES = 64 * 1024 * 1024
+SPILL_BYTES = 256 * 1024
 # S3's own limit.
 MOST_PARTS = 10_000
 
@@ -34,21 +38,35 @@ class Senders:
 
     def __init__(self) -> None:
         self._pool = ThreadPoolExecutor(PARTS_OF_ALL, "ullage-s3")
-        self._room = threading.BoundedSemaphore(PARTS_OF_ALL)
+        # Taken by what has a whole part in memory.
+        self.room = threading.BoundedSemaphore(PARTS_OF_ALL)
+        # One at a time: a tail is read back to be stored with what has come since.
+        self.spilling = threading.Lock()
+        self._lock = threading.Lock()
+        self._held = 0
 
-    def send(self, bucket: Bucket, parameters: dict[str, Any]) -> Future[tuple[str, bool]]:
-        """Send a part once there is room for it. Later: its ETag, and whether it has arrived.
+    @property
+    def short_of_memory(self) -> bool:
+        return self._held > MEMORY_BYTES
 
-        Of a multipart upload that is gone it has not: then it may have been completed by an earlier
-        request, and the ETag that the part would have can tell.
+    def hold(self, more: int) -> None:
+        """Count bytes of parts that are being filled."""
+        with self._lock:
+            self._held += more
+
+    def send(self, bucket: Bucket, part: Callable[[], dict[str, Any]]) -> Future[tuple[str, bool]]:
+        """Make a part and send it, once there is room for it. Later: its ETag, and if it arrived.
+
+        Of a multipart upload that is gone it has not. Then that may have been completed by an
+        earlier request, and the ETag that the part would have can tell.
         """
-        self._room.acquire()
+        self.room.acquire()
         try:
-            sent = self._pool.submit(_send_part, bucket, parameters)
+            sent = self._pool.submit(_send_part, bucket, part())
         except BaseException:
-            self._room.release()
+            self.room.release()
             raise
-        sent.add_done_callback(lambda _: self._room.release())
+        sent.add_done_callback(lambda _: self.room.release())
         return sent
 
 
@@ -90,6 +108,10 @@ class S3Append(Closing):
         self._unread = offset - state.whole
         self._buffer = bytearray()
         self._tail = (state.tail, state.tail_size)
+        # How many bytes of this part the tail begins with, and the tail that no state names.
+        self._stored = self._unread
+        self._spilled = ""
+        self._held = 0
         # What leads back to the bytes that were synced last.
         self._synced = replace(state, committing=False)
         # Whether the multipart upload has ended: then only a commit can make sense of that.
@@ -112,7 +134,11 @@ class S3Append(Closing):
                 self.offset += piece.nbytes
                 piece.release()
                 if self._filled == self._state.part:
-                    self._send_full()
+                    self._final(self._send)
+        self._count()
+        # Twice as much each time, so that a part is not stored over and over.
+        if self._senders.short_of_memory and len(self._buffer) >= max(SPILL_BYTES, self._unread):
+            self._final(self._spill)
 
     def sync(self) -> str:
         self._refuse_if_over()
@@ -122,13 +148,13 @@ class S3Append(Closing):
         if self._gone:
             raise KeyUnknown(self._key)
         if not self._filled:
-            tail = ("", 0)
-        elif self._filled == self._tail[1]:
-            tail = self._tail
-        else:
-            tail = self._store_tail()
-        self._tail = tail
-        self._named = True
+            self._tail = ("", 0)
+        elif not self._stored == self._filled == self._tail[1]:
+            self._store_tail()
+        if self._spilled == self._tail[0]:
+            self._spilled = ""
+        self._drop_spilled()
+        tail, self._named = self._tail, True
         self._synced = State(
             key=self._key,
             part=self._state.part,
@@ -153,14 +179,18 @@ class S3Append(Closing):
         if self._multipart:
             self._complete()
         else:
-            self._put_whole()
+            with self._senders.room:
+                self._put_whole()
         self._committed = True
+        self._drop_spilled()
 
     def close(self) -> None:
         if self._closed:
             return
         self._closed = True
         self._buffer = bytearray()
+        self._count()
+        self._drop_spilled()
         for each in self._sent:
             # A part that arrives after the abort would stay.
             each.exception()
@@ -191,30 +221,53 @@ class S3Append(Closing):
         self._buffer[:0] = data[: self._unread]
         self._unread = 0
 
-    def _store_tail(self) -> tuple[str, int]:
+    def _store_tail(self) -> None:
         self._load()
         place = new_tail_place(self._key)
         failpoint("s3.tail.before_request")
         self._bucket.put(place, self._buffer, replace=True)
         failpoint("s3.tail.after_request")
-        return place, len(self._buffer)
+        self._tail = (place, len(self._buffer))
+        self._stored = len(self._buffer)
 
-    # --- parts ------------------------------------------------------------------------------------
+    def _spill(self) -> None:
+        """Store what is in memory as a tail, which no state will name."""
+        with self._senders.spilling:
+            self._store_tail()
+            self._buffer = bytearray()
+            self._unread = self._stored
+        self._count()
+        self._drop_spilled()
+        self._spilled = self._tail[0]
 
-    def _send_full(self) -> None:
+    def _drop_spilled(self) -> None:
+        place, self._spilled = self._spilled, ""
+        if place:
+            # What cannot be deleted now is found by a comparison.
+            with suppress(OSError):
+                self._bucket.call("delete_object", Key=self._bucket.name(place))
+
+    def _count(self) -> None:
+        more = len(self._buffer) - self._held
+        self._held += more
+        self._senders.hold(more)
+
+    def _final(self, work: Callable[[], None]) -> None:
+        """Do what cannot be done again if it fails: the part may be anywhere then."""
         try:
-            self._send()
+            work()
         except (KeyUnknown, OSError) as error:
-            # The part may be anywhere now.
             self._failure = error
             raise
 
+    # --- parts ------------------------------------------------------------------------------------
+
     def _send(self) -> None:
         """Let the part that is full be sent, once there is room for it."""
-        parameters = self._next_part()
         while len(self._sent) >= PARTS_OF_ONE:
             self._settle_one()
-        self._sent.append(self._senders.send(self._bucket, parameters))
+        self._sent.append(self._senders.send(self._bucket, self._next_part))
+        self._drop_spilled()
 
     def _next_part(self) -> dict[str, Any]:
         """What a request needs to send the part that is being filled; another one begins."""
@@ -225,6 +278,8 @@ class S3Append(Closing):
         self._load()
         self._multipart = self._multipart or self._begin_multipart()
         body, self._buffer = self._buffer, bytearray()
+        # The next part has none of its bytes in that tail.
+        self._tail, self._stored = ("", 0), 0
         return {
             "Key": self._bucket.name(object_place(self._key)),
             "UploadId": self._multipart,
