@@ -436,6 +436,7 @@ def test_a_planted_violation_is_caught(module: str, planted: str) -> None:
         ("ullage.cleanup.retention.rules", "from ullage.quantities import parse_duration"),
         ("ullage.blobs.files.store", "import os\nfrom ullage.failpoints import failpoint"),
         ("ullage.blobs.s3.store", "import boto3"),
+        ("ullage.blobs.azure.container", "from azure.storage.blob import ContainerClient"),
         ("ullage.database.dialects", "from sqlalchemy.dialects import sqlite"),
         ("ullage.database.sqlite.connection", "import sqlite3"),
         ("ullage.database.postgresql", "import psycopg"),

@@ -28,6 +28,10 @@ VARIABLE = "ULLAGE_FAILPOINTS"
 
 NAMES = frozenset(
     {
+        "azure.block.after_request",
+        "azure.block.before_request",
+        "azure.commit.after_request",
+        "azure.commit.before_request",
         "ballast.after_release",
         "blob.append.after_fsync",
         "blob.append.after_write",

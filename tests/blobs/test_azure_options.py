@@ -6,7 +6,7 @@ from ullage.blobs.azure.options import AzureOptions, parse_azure_url
 
 
 def test_every_option_of_a_container_is_read() -> None:
-    """containers.md section 1."""
+    """azure-storage.md section 1."""
     url = (
         "az://blobs-1/team/a?account=devstoreaccount1"
         "&endpoint=http://127.0.0.1:10000/devstoreaccount1/"
@@ -68,7 +68,7 @@ def test_a_wrong_url_is_refused_in_one_line(url: str, why: str) -> None:
     ],
 )
 def test_a_secret_in_the_url_is_refused_and_not_repeated(url: str) -> None:
-    """containers.md section 1: the URL is logged at start."""
+    """azure-storage.md section 1: the URL is logged at start."""
     with pytest.raises(ValueError, match="a secret") as refused:
         parse_azure_url(url)
     assert "hunter2" not in str(refused.value)

@@ -1,0 +1,152 @@
+"""Objects in a container of Azure Blob Storage: one for each attempt, written once and never again.
+
+The name of a blob is its storage key's; the database alone decides what it is. Nothing is copied or
+renamed: a small object arrives in one request, a larger one as blocks, and `If-None-Match: *` keeps
+a late request from replacing what is there.
+Source: docs/design/azure-storage.md.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Collection, Iterable, Iterator, MutableSequence
+from itertools import islice
+
+from ullage.blobs.azure.append import (
+    BLOCK,
+    AzureAppend,
+    CommittedAppend,
+    Senders,
+    committed_size,
+    discard,
+    uncommitted_size,
+)
+from ullage.blobs.azure.container import DELETED_AT_ONCE, NOT_FOUND, Container, RequestFailed
+from ullage.blobs.azure.links import Links
+from ullage.blobs.azure.listing import list_container
+from ullage.blobs.azure.places import LABEL, object_place
+from ullage.blobs.azure.reader import AzureReader
+from ullage.blobs.azure.state import State, parse_state
+from ullage.blobs.protocol import KeyUnknown, Leftover, StoredObject, validate_key
+from ullage.failpoints import failpoint
+
+# More than any label has.
+_LABEL_BYTES = 4096
+
+
+class AzureBlobStore:
+    """A store in a container, or below a prefix of one. Any number of processes may share it."""
+
+    sizes_appends = False
+
+    def __init__(self, container: Container) -> None:
+        self._container = container
+        self._senders = Senders()
+        self._links = Links(container)
+
+    def begin(self, key: str) -> AzureAppend:
+        return self._append(State(validate_key(key), BLOCK))
+
+    def resume(self, key: str, offset: int, state: str) -> AzureAppend | CommittedAppend:
+        """One without a state has no byte yet, or is committed: which of them, `commit` tells.
+
+        The container is looked at where the state says that a commit may have begun. Bytes of a
+        block cannot be read before that, and so none of them be cut off.
+        """
+        validate_key(key)
+        if not state:
+            if offset < 0:
+                raise _no_byte(key, offset)
+            return CommittedAppend(self._container, key, offset) if offset else self.begin(key)
+        known = parse_state(state)
+        if known.key != key:
+            raise KeyUnknown(key)
+        kept = known.cut(offset)
+        if kept is None:
+            raise _no_byte(key, offset)
+        there = committed_size(self._container, object_place(key)) if known.committing else None
+        if there is None:
+            return self._append(kept)
+        if there != offset:
+            raise KeyUnknown(key)
+        return CommittedAppend(self._container, key, offset)
+
+    def _append(self, state: State) -> AzureAppend:
+        return AzureAppend(self._container, self._senders, state)
+
+    def open(self, key: str, size: int) -> AzureReader:
+        return AzureReader(self._container, key, size)
+
+    def delete(self, keys: Iterable[str], states: Iterable[str] = ()) -> None:
+        """A state names blocks: they go first, for a late commit must not find them."""
+        places = {object_place(key) for key in keys}
+        known = [parse_state(state) for state in set(states) if state]
+        failures: MutableSequence[OSError] = []
+        self._discard({object_place(each.key) for each in known if each.runs}, failures)
+        self._delete(places, failures)
+        failpoint("blob.delete.after_unlink")
+        if failures:
+            raise failures[0]
+
+    def leftover(self, before: str, now: str | None) -> Leftover | None:
+        return None
+
+    def names(self, state: str) -> Collection[str]:
+        return ()
+
+    def list(self, shard: int | None = None) -> Iterator[StoredObject]:
+        return list_container(self._container, shard)
+
+    def drop(self, found: Iterable[StoredObject]) -> None:
+        doomed = [(object_place(each.key), each.committed) for each in found]
+        failures: MutableSequence[OSError] = []
+        self._discard({place for place, committed in doomed if not committed}, failures)
+        self._delete({place for place, committed in doomed if committed}, failures)
+        if failures:
+            raise failures[0]
+
+    def link(self, key: str, seconds: int) -> str | None:
+        return self._links.link(key, seconds)
+
+    def size(self, key: str, place: str | None = None) -> int | None:
+        where = object_place(key)
+        if place is not None:
+            return None
+        size = committed_size(self._container, where)
+        return uncommitted_size(self._container, where) if size is None else size
+
+    def free_bytes(self) -> int | None:
+        return None
+
+    def read_label(self) -> str | None:
+        try:
+            data = self._container.get(LABEL, 0, _LABEL_BYTES)
+        except RequestFailed as error:
+            if error.code in NOT_FOUND:
+                return None
+            raise
+        return data.decode("utf-8", "replace").strip()
+
+    def write_label(self, text: str) -> None:
+        self._container.put(LABEL, f"{text}\n".encode(), replace=True)
+
+    def _discard(self, places: Iterable[str], failures: MutableSequence[OSError]) -> None:
+        """Remove blocks that no blob was made of; what refuses to go, or to answer, is noted."""
+        for place in sorted(places):
+            try:
+                discard(self._container, place)
+            except OSError as error:
+                failures.append(error)
+
+    def _delete(self, places: Iterable[str], failures: MutableSequence[OSError]) -> None:
+        """Remove objects by their places; what refuses to go, or to answer, is noted."""
+        left = iter(sorted(places))
+        while some := list(islice(left, DELETED_AT_ONCE)):
+            try:
+                failures += self._container.delete(some)
+            except OSError as error:
+                failures.append(error)
+
+
+def _no_byte(key: str, offset: int) -> OSError:
+    return OSError(errno.EINVAL, f"the object has no byte {offset}, or no block ends there", key)
