@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
+import fcntl
 import logging
 import os
 import re
 import secrets
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ullage.accounts.authenticator import Authenticator
 from ullage.accounts.directory import Accounts, StoredAccounts
 from ullage.accounts.htpasswd import HtpasswdAccounts, HtpasswdInvalid
 from ullage.accounts.users import ensure_admin
 from ullage.authorization import ScopeInvalid, parse_pattern
-from ullage.blobs.opening import open_blob_store
+from ullage.blobs.opening import is_made, lies_within, open_blob_store
 from ullage.blobs.protocol import BlobStore, StoreUnusable
 from ullage.check.store_identity import (
     Places,
@@ -52,6 +53,7 @@ from ullage.registry.identity import advance, complete_without_blob
 from ullage.registry.leases.opening import open_leases
 from ullage.registry.push.sessions import keep_memory_sessions
 from ullage.registry.push.sessions_in_memory import open_memory_sessions
+from ullage.registry.queries.identity import own_store
 from ullage.registry.queries.upload_claims import open_claims
 from ullage.server.app import create_app
 from ullage.server.http.access_log import RequestLog
@@ -61,6 +63,11 @@ from ullage.server.listener.descriptors import budget, raised_limit
 from ullage.server.listener.granian import AddressUnusable, Listener, listen_on, serve
 from ullage.tls import Certificates, name_in, self_signed
 from ullage.worker import Worker
+
+if TYPE_CHECKING:
+    from ullage.transfer.copy import Tally
+    from ullage.transfer.facts import Ask
+    from ullage.transfer.switch import Moved
 
 log = logging.getLogger(__name__)
 
@@ -253,8 +260,17 @@ def _assemble(
         wake=lambda: worker.wake(),
         process=process,
     )
+    registry.store_mark.store = _own_store(db)
     worker = Worker(registry, clock, scrub_period=settings.scrub)
     return registry, worker
+
+
+def _own_store(db: Database) -> str:
+    try:
+        return db.read(own_store).name
+    except DatabaseDamaged:
+        # It is only read, so no label is written.
+        return ""
 
 
 def _do_without_log(settings: Settings, db: Database, blobs: BlobStore) -> None:
@@ -515,7 +531,11 @@ def _handlers(registry: Registry, authenticator: Authenticator | None) -> dict[s
             authenticator.look_again()
         yield answer
 
-    return {"check": lambda request: _check(registry, request), "manage": manage}
+    return {
+        "check": lambda request: _check(registry, request),
+        "manage": manage,
+        "store": lambda request: _answer_copy(registry, request),
+    }
 
 
 def manage(settings: Settings, request: Mapping[str, Any]) -> dict[str, Any]:
@@ -547,6 +567,114 @@ def check(settings: Settings, request: Mapping[str, Any]) -> Iterable[dict[str, 
         yield from _check(registry, dict(request))
 
 
+def copy_store(
+    settings: Settings, to: str, *, finish: bool = False, looking: bool = False
+) -> Iterator[Tally | Moved]:
+    """Run `ullage store copy`: says how far it is. Raises CannotStart."""
+    from ullage.transfer.copy import CopyFailed
+
+    require_registry(settings)
+    try:
+        with _only_copy(settings), closing(_copy_store(settings, to, finish, looking)) as running:
+            yield from running
+    except (CopyFailed, OSError) as error:
+        raise CannotStart(f"store copy: {error}") from error
+    except RegistryError as error:
+        raise CannotStart(f"store copy: {error.message}") from error
+
+
+def _copy_store(
+    settings: Settings, to: str, finish: bool, looking: bool
+) -> Generator[Tally | Moved]:
+    answered = ask_control(control_path(settings), _WHOSE)
+    if answered is not None:
+        # Also told so by a server of an older version, which has no answer. Raises ControlError.
+        list(answered)
+        if finish:
+            raise CannotStart(
+                "store copy: a server runs on this registry: stop it, and run this again"
+            )
+        source = _open_store(settings)
+        yield from _copy(lambda request: _asked(settings, request), source, settings, to, looking)
+        return
+    with open_registry(settings, tables_may=Tables.LEAVE) as (opened, _):
+        if finish:
+            from ullage.transfer.switch import finish as finish_copy
+
+            target = _open_target(settings, to)
+            yield from finish_copy(opened, target, to, OPERATOR)
+            return
+        yield from _copy(
+            lambda request: next(_answer_copy(opened, request)), opened.blobs, settings, to, looking
+        )
+
+
+_WHOSE = {"do": "store", "ask": "whose"}
+
+
+def _copy(
+    ask: Ask, source: BlobStore, settings: Settings, to: str, looking: bool
+) -> Iterator[Tally]:
+    from ullage.transfer.copy import Copying, prepare_target, require_target
+    from ullage.transfer.facts import Facts
+
+    facts = Facts(ask)
+    whose = facts.whose()
+    if looking and not is_made(to):
+        # What is not there is empty, and looking makes nothing.
+        target = open_blob_store("memory:")
+    else:
+        target = _open_target(settings, to)
+    if looking:
+        require_target(whose, source, target)
+    else:
+        written = system_time().isoformat(timespec="seconds")
+        prepare_target(whose, source, target, _fresh_key, written)
+    copying = Copying(facts, source, target, looking=looking)
+    yield copying.tally
+    yield from copying.passes()
+    yield copying.tally
+
+
+def _asked(settings: Settings, request: Mapping[str, Any]) -> dict[str, Any]:
+    """What the server that owns the data answers to a question about what is to be copied."""
+    answers = ask_control(control_path(settings), {"do": "store", **request})
+    if answers is None:
+        raise CannotStart("store copy: the server has stopped meanwhile: run this again")
+    found, *_ = answers
+    return found
+
+
+def _open_target(settings: Settings, to: str) -> BlobStore:
+    """Where the bytes are to go. Raises CannotStart."""
+    if to == "memory:":
+        raise CannotStart("to: memory: is gone with the command; name a place that stays")
+    for inside in ("blobs", "uploads"):
+        if lies_within(to, f"{settings.storage_url}/{inside}"):
+            raise CannotStart(f"to: {to} is inside the storage of now; name a place beside it")
+    try:
+        return open_blob_store(to)
+    except (StoreUnusable, ValueError) as error:
+        raise CannotStart(f"to: {error}") from error
+
+
+@contextmanager
+def _only_copy(settings: Settings) -> Iterator[None]:
+    """Let no other copy of this registry run meanwhile. Raises CannotStart."""
+    if not settings.data.is_dir():
+        # A registry on PostgreSQL, with nothing on this machine.
+        yield
+        return
+    folder = os.open(settings.data, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError:
+        raise CannotStart("store copy: another one runs on this registry") from None
+    finally:
+        os.close(folder)
+
+
 # What these import is a megabyte that a server does not need before it is asked.
 
 
@@ -560,6 +688,12 @@ def _check(registry: Registry, request: dict[str, Any]) -> Iterator[dict[str, An
     from ullage.check.check import run_check
 
     return run_check(registry, request, OPERATOR)
+
+
+def _answer_copy(registry: Registry, request: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    from ullage.transfer.facts import answer
+
+    yield answer(registry, request)
 
 
 def migrate(settings: Settings) -> tuple[str, str]:

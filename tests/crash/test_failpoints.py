@@ -194,13 +194,18 @@ CASES = [
     Case("reclaim.after_drop", 1, delete_image),
 ]
 # Those that take more than a request to reach have tests of their own, below; those of a bucket in
-# tests/blobs/test_s3_crashes.py, those of a container in tests/blobs/test_azure_crashes.py.
+# tests/blobs/test_s3_crashes.py, those of a container in tests/blobs/test_azure_crashes.py, those of
+# a copy of the storage, which another process makes, in tests/transfer.
 ELSEWHERE = {
     "azure.block.after_request",
     "azure.block.before_request",
     "azure.commit.after_request",
     "azure.commit.before_request",
     "ballast.after_release",
+    "copy.after_commit",
+    "copy.after_move",
+    "copy.after_piece",
+    "copy.before_move",
     "deleted.after_row",
     "job.after_batch",
     "job.in_transaction",

@@ -289,6 +289,10 @@ SCANS = {
     "registry.queries.uploads._IN_DELETED": _UPLOADS,
     "registry.queries.uploads._UPLOADING": _UPLOADS,
     "registry.queries.uploads._SHIFT": _CLOCK,
+    "transfer.queries.switch._ALIVE": _PROCESSES,
+    "transfer.queries.switch._REPOSITORIES": _UPLOADS,
+    "transfer.queries.switch._END_UPLOADS": _UPLOADS,
+    "transfer.queries.switch._FORGET_STATES": "once in a move, when no server runs",
     "usage.queries.usage._ALL_ROWS": _TOTAL,
     "usage.queries.usage._ALL_PORTIONS": _TOTAL,
     "usage.queries.usage._SPACES": _TOTAL,
@@ -308,6 +312,7 @@ POSTGRESQL_ONLY = {
     "registry.leases.offers._OFFER",
     "registry.leases.sql._SHARE_BLOB",
     "registry.queries.audit._IN_ORDER",
+    "transfer.queries.switch._LOCK",
 }
 
 

@@ -39,6 +39,23 @@ def _open_s3(url: str) -> BlobStore:
     return open_s3(url)
 
 
+def is_made(url: str) -> bool:
+    """False if opening this URL would make a store where there is nothing."""
+    place = _file_path(url)
+    return place is None or (place / "blobs").is_dir()
+
+
+def lies_within(url: str, outer: str) -> bool:
+    """Whether two URLs of files are of one place, or the first of one below the second."""
+    place, top = _file_path(url), _file_path(outer)
+    return place is not None and top is not None and place.resolve().is_relative_to(top.resolve())
+
+
+def _file_path(url: str) -> Path | None:
+    scheme, _, place = url.partition(":")
+    return Path(place) if scheme == "file" and place and not _names_a_host(place) else None
+
+
 def _names_a_host(place: str) -> bool:
     """RFC 8089: file://host/path lies on another machine, file:///path on this one."""
     return place.startswith("//") and not place.startswith("///")

@@ -20,7 +20,7 @@ from ullage.database.transaction import Database, Transaction
 from ullage.registry.identity import ADOPTION_GRACE, Label, is_complete, label_of
 from ullage.registry.queries import identity
 from ullage.registry.queries.counters import totals
-from ullage.registry.queries.identity import KeyLine
+from ullage.registry.queries.identity import KeyLine, OwnStore
 from ullage.registry.queries.reclaim.tombstones import known_keys
 from ullage.registry.storage_keys import gave_out
 
@@ -54,6 +54,7 @@ class _Facts:
     lines: list[KeyLine]
     blobs: int
     bytes: int
+    store: OwnStore
 
     @property
     def used(self) -> bool:
@@ -67,6 +68,7 @@ def _facts(tx: Transaction) -> _Facts:
         identity.key_lines(tx),
         counted["blob_count"],
         counted["blob_bytes"],
+        identity.own_store(tx),
     )
 
 
@@ -93,6 +95,9 @@ def require_same(db: Database, store: BlobStore, places: Places) -> None:
 def _problem(
     db: Database, store: BlobStore, facts: _Facts, label: Label | None, places: Places
 ) -> str | None:
+    moved = _elsewhere(facts, label, places)
+    if moved is not None:
+        return moved
     if not _holds_objects(store):
         if facts.blobs and not _taken_over_empty(db):
             return _without_blobs(facts, f"{places.storage} is empty", "the empty one", places)
@@ -106,6 +111,32 @@ def _problem(
         there = f"{places.storage} has none of them"
         return _without_blobs(facts, there, "what is there", places)
     return problem
+
+
+def _elsewhere(facts: _Facts, label: Label | None, places: Places) -> str | None:
+    """Of a registry that moves or has moved, any of its stores but the one that is in use."""
+    own = facts.store
+    if label is None:
+        # The label of the one in use may be lost.
+        former = own.url not in ("", places.storage)
+    elif label.registry != facts.registry or label.store == own.name:
+        return None
+    else:
+        former = label.store in own.former
+    if former:
+        return (
+            f"registry {facts.registry} has moved from {places.storage} to {own.url} - start it "
+            f"with --storage {own.url}, or {_ON}, which goes back to what is here: blobs that "
+            "are missing are taken from the next push"
+        )
+    if label is None:
+        return None
+    return (
+        f"{places.storage} is a copy of registry {facts.registry} that is not finished, or the "
+        f"database {places.database} is of a day before it was - finish it with `ullage store copy "
+        f"--finish --to {places.storage}`, name the storage of before, or {_ON}, which goes on "
+        "with the copy: blobs that are missing are taken from the next push"
+    )
 
 
 def _holds_objects(store: BlobStore) -> bool:
@@ -223,7 +254,10 @@ def adopt_store(db: Database, store: BlobStore, now: datetime, fresh: Callable[[
         adoption.disown_key_lines(tx)
         identity.open_key_line(tx, fresh(), fresh())
         adoption.note_adoption(tx, now, now + ADOPTION_GRACE)
+        if identity.own_store(tx).name != name:
+            identity.set_own_store(tx, OwnStore(name))
 
     before = label_of(store)
+    name = before.store if before is not None else ""
     db.write(adopt)
     log.warning("the database took over the storage; it was labelled %s", before or "not at all")

@@ -109,6 +109,8 @@ def _imported_for(first: str) -> tuple[Command, ...]:
             from ullage.cli.local.scope_map import COMMANDS
         case "key" | "audit":
             from ullage.cli.local.audit import COMMANDS
+        case "store":
+            from ullage.cli.local.store import COMMANDS
         case "upload":
             from ullage.cli.local.upload import COMMANDS
         case _:

@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 from ullage.blobs.protocol import BlobStore, KeyUnknown
 from ullage.database.transaction import Database, Transaction
+from ullage.oci.errors import Unavailable
 from ullage.registry.context import Registry
 from ullage.registry.queries import identity
 from ullage.registry.queries.counters import totals
@@ -32,22 +33,25 @@ ADOPTION_GRACE = timedelta(days=1)
 
 @dataclass(frozen=True, slots=True)
 class Label:
-    """What a store says about itself: the registry, its open key line, the batch, when written."""
+    """What a store says about itself: the registry, its open key line, the batch, when written.
+
+    `store` tells a registry's stores apart, if it moved (docs/design/moving.md): "" for the first.
+    """
 
     registry: str
     line: str
     batch: int
     written: str
+    store: str = ""
 
     def __str__(self) -> str:
-        return json.dumps(
-            {
-                "registry": self.registry,
-                "line": self.line,
-                "batch": self.batch,
-                "written": self.written,
-            }
-        )
+        said = {
+            "registry": self.registry,
+            "line": self.line,
+            "batch": self.batch,
+            "written": self.written,
+        }
+        return json.dumps(said | {"store": self.store} if self.store else said)
 
 
 UNREADABLE = Label("unreadable", "", 0, "")
@@ -58,7 +62,7 @@ def parse_label(text: str) -> Label:
     try:
         found = json.loads(text)
         registry, line, written = (str(found[name]) for name in ("registry", "line", "written"))
-        return Label(registry, line, int(found["batch"]), written)
+        return Label(registry, line, int(found["batch"]), written, str(found.get("store", "")))
     except (ValueError, KeyError, TypeError):
         return UNREADABLE
 
@@ -106,6 +110,7 @@ def begin_batch(
     mark = registry.store_mark
 
     def begin(tx: Transaction) -> tuple[str, KeyLine, list[str]]:
+        require_own_store(tx, registry)
         id_ = identity.registry_id(tx, registry.fresh_key())
         line = identity.next_batch(tx, mark.number, mark.batch)
         if line is None:
@@ -123,6 +128,14 @@ def begin_batch(
     return keys
 
 
+def require_own_store(tx: Transaction, registry: Registry) -> None:
+    """Raise Unavailable if the registry has moved away from the store that this process uses."""
+    if identity.own_store(tx).name != registry.store_mark.store:
+        raise Unavailable(
+            message="the registry has moved to another storage; this server is still on the former"
+        )
+
+
 def _note(registry: Registry, id_: str, line: KeyLine) -> None:
     """Write the store's label; what cannot be written now is written with the next batch."""
     mark = registry.store_mark
@@ -131,7 +144,8 @@ def _note(registry: Registry, id_: str, line: KeyLine) -> None:
             return
         written = registry.now().isoformat(timespec="seconds")
         try:
-            registry.blobs.write_label(str(Label(id_, line.name, line.last, written)))
+            label = Label(id_, line.name, line.last, written, mark.store)
+            registry.blobs.write_label(str(label))
         except OSError as error:
             log.warning("the storage's label could not be written: %s", error)
             return
@@ -181,4 +195,5 @@ def is_own_store(registry: Registry) -> bool:
 def _wrote_label(tx: Transaction, label: Label | None) -> bool:
     if label is None:
         return not identity.key_lines(tx)
-    return label.registry == identity.find_registry_id(tx)
+    own_label = identity.find_registry_id(tx), identity.own_store(tx).name
+    return (label.registry, label.store) == own_label

@@ -53,6 +53,8 @@ class StoreMark:
         self.lock = threading.Lock()
         # The line and the batch that the label has.
         self.number = self.batch = 0
+        # Which of the registry's stores this process uses (queries/identity.py: OwnStore).
+        self.store = ""
         # What the registry's totals were when the line went on last.
         self.totals: dict[str, int] | None = None
         self._keys: list[str] = []

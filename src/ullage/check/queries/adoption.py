@@ -8,28 +8,20 @@ from datetime import datetime
 import sqlalchemy as sa
 from sqlalchemy import bindparam
 
-from ullage.database.schema import accounts, content, space
+from ullage.database.schema import content, space
 from ullage.database.statements import LIMIT, Statement
 from ullage.database.timestamps import to_micros
 from ullage.database.transaction import Transaction
+from ullage.registry.queries.facts import set_fact
 from ullage.registry.queries.identity import ADOPTED_AT
 from ullage.registry.queries.reclaim import deadlines
 
-_facts = accounts.registry_facts
 _lines = space.key_lines
-
-_SET_FACT = Statement.insert(
-    _facts,
-    ("name", "value"),
-    lambda insert: insert.on_conflict_do_update(
-        index_elements=["name"], set_={"value": insert.excluded.value}
-    ),
-)
 
 
 def note_adoption(tx: Transaction, now: datetime, nothing_before: datetime) -> None:
     """The store is this database's from now on; nothing that was due is due before then."""
-    tx.change(_SET_FACT, name=ADOPTED_AT, value=str(to_micros(now)))
+    set_fact(tx, ADOPTED_AT, str(to_micros(now)))
     deadlines.postpone_all(tx, nothing_before)
 
 

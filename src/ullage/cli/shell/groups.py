@@ -14,6 +14,7 @@ LOCAL = {
     "key": "The keys that sign access tokens.",
     "audit": "Who changed what.",
     "upload": "Upload sessions that are open: list, cancel.",
+    "store": "Where the bytes are: bring them to another place.",
     "migrate": "Bring the database of an older version up to date.",
     "version": "Print the version.",
 }

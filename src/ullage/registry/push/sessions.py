@@ -30,7 +30,7 @@ from ullage.oci.reference import RepositoryName
 from ullage.registry.clients import Caller
 from ullage.registry.context import Registry
 from ullage.registry.errors import store_errors
-from ullage.registry.identity import begin_batch, is_complete
+from ullage.registry.identity import begin_batch, is_complete, require_own_store
 from ullage.registry.locks import attribute_locks
 from ullage.registry.push.sessions_in_memory import MemorySession, MemorySessions
 from ullage.registry.push.upload_counts import is_far
@@ -213,6 +213,8 @@ def _start_stored(
         attribute_locks.require_row_writable(repository)
         upload = Upload(upload_id, repository.id, caller.subject, key, algorithm, 0)
         uploads.insert_upload(tx, upload, now, now + registry.limits.empty_upload_idle)
+        # Last: a registry that moves meanwhile locks the table (transfer/switch.py).
+        require_own_store(tx, registry)
         return upload
 
     # The row names the key before a byte exists under it, so a crash leaves nothing unknown.

@@ -24,6 +24,15 @@ _NEXT = Statement(
 )
 
 
+_SET = Statement.insert(
+    _facts,
+    ("name", "value"),
+    lambda insert: insert.on_conflict_do_update(
+        index_elements=["name"], set_={"value": insert.excluded.value}
+    ),
+)
+
+
 def find_fact(tx: Transaction, name: str) -> str | None:
     """None before it is first written."""
     found: str | None = tx.value(_FIND, name=name)
@@ -35,3 +44,8 @@ def change_fact(tx: Transaction, name: str, seen: str | None, value: str) -> boo
     if seen is None:
         return tx.change(_FIRST, name=name, value=value) == 1
     return tx.change(_NEXT, of=name, seen=seen, next=value) == 1
+
+
+def set_fact(tx: Transaction, name: str, value: str) -> None:
+    """Replace it, whatever it was."""
+    tx.change(_SET, name=name, value=value)

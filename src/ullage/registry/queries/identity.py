@@ -1,7 +1,8 @@
-"""A registry's id, the lines of its storage keys, and when it took over a store."""
+"""A registry's id, the lines of its storage keys, and which store is its own since when."""
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -12,11 +13,11 @@ from ullage.database.schema import space
 from ullage.database.statements import Statement
 from ullage.database.timestamps import from_micros
 from ullage.database.transaction import Transaction
-from ullage.registry.queries.facts import change_fact, find_fact
+from ullage.registry.queries.facts import change_fact, find_fact, set_fact
 
 _lines = space.key_lines
 
-_ID, ADOPTED_AT = "id", "adopted_at"
+_ID, ADOPTED_AT, _STORE = "id", "adopted_at", "store"
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +49,34 @@ def adopted_at(tx: Transaction) -> datetime | None:
     """When this database took over a store that another state had written to; None for never."""
     found = find_fact(tx, ADOPTED_AT)
     return None if found is None else from_micros(int(found))
+
+
+@dataclass(frozen=True, slots=True)
+class OwnStore:
+    """Which of the stores with this registry's label is the one that it uses.
+
+    `name` is what that label has as its store: "" for the one that the registry began with. `url`
+    is what the operator who moved the registry called it, "" if it never moved. `former` are the
+    names of those that it moved away from.
+    """
+
+    name: str = ""
+    url: str = ""
+    former: tuple[str, ...] = ()
+
+
+def own_store(tx: Transaction) -> OwnStore:
+    found = find_fact(tx, _STORE)
+    if found is None:
+        return OwnStore()
+    fact = json.loads(found)
+    return OwnStore(fact["name"], fact["url"], tuple(fact["former"]))
+
+
+def set_own_store(tx: Transaction, store: OwnStore) -> None:
+    """From this commit on the registry uses that store, and no other one."""
+    fact = {"name": store.name, "url": store.url, "former": store.former}
+    set_fact(tx, _STORE, json.dumps(fact))
 
 
 _COLUMNS = (_lines.c.number, _lines.c.name, _lines.c.secret, _lines.c.last, _lines.c.noted)

@@ -1,0 +1,1 @@
+"""Moving a registry's bytes from one store to another."""
