@@ -4,6 +4,9 @@ Real servers, real databases, real folders; the copy is killed on the way, more 
 """
 
 import os
+import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -13,7 +16,7 @@ import httpx
 import pytest
 
 from tests.server.pushing import push_image, start_upload
-from tests.support.server import UllageServer, run_ullage
+from tests.support.server import UllageServer, command_environment, run_ullage
 from ullage.oci.digest import digest_of
 
 pytestmark = pytest.mark.thorough
@@ -118,6 +121,25 @@ class Move:
         )
         assert "Traceback" not in done.stderr, done.stderr
         return done.returncode, done.stdout + done.stderr
+
+    @contextmanager
+    def standing_still(self, failpoint: str) -> Iterator[subprocess.Popen[str]]:
+        """A copy that has stopped there; killed at the end if it still runs."""
+        command = ["store", "copy", "--to", self.new, "--data", str(self.data), *self.settings]
+        copy = subprocess.Popen(
+            [sys.executable, "-m", "ullage", *command],
+            env=command_environment({"ULLAGE_FAILPOINTS": f"{failpoint}=stop"}),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        with copy:
+            try:
+                _, status = os.waitpid(copy.pid, os.WUNTRACED)
+                assert os.WIFSTOPPED(status)
+                yield copy
+            finally:
+                copy.kill()
 
     def killed(self, failpoint: str, *flags: str) -> None:
         code, said = self.copy(*flags, env={"ULLAGE_FAILPOINTS": _kill(failpoint)})
@@ -295,6 +317,19 @@ def test_a_damaged_blob_is_quarantined_and_not_copied(move: Move, tmp_path: Path
     with httpx.Client(base_url=move.server.url) as client:
         assert client.head(f"/v2/app/blobs/{digest_of(LARGE)}").status_code == 404
     assert tag in crowd.tags
+
+
+def test_one_copy_at_a_time_and_none_without_its_server(move: Move) -> None:
+    """moving.md section 4: two at once; and a server that is killed while it is asked for rows."""
+    move.crowd().push(LARGE)
+    with move.standing_still("copy.after_piece") as copy:
+        assert "another one runs on this registry" in move.copy()[1]
+        move.server.kill9()
+        copy.send_signal(signal.SIGCONT)
+        _, said = copy.communicate(timeout=60)
+    assert copy.returncode == 1
+    (line,) = said.splitlines()
+    assert "the server has stopped meanwhile: run this again" in line
 
 
 def files(store: Path) -> dict[str, bytes]:
