@@ -226,7 +226,7 @@ def test_an_object_of_more_blocks_than_the_service_takes_is_refused(
         append.write(bytes(3 * BLOCK))
 
 
-# --- commits that are done once more (azure-storage.md section 4: O2, O5) ---------------------------
+# --- commits that are done once more (azure-storage.md section 4: O2, O5) -------------------------
 
 
 def test_a_blob_of_one_request_whose_answer_was_lost_is_found_out(store: BlobStore) -> None:

@@ -1,4 +1,4 @@
-"""Limits of open uploads hold over all processes, and are not counted for each (objects.md 12)."""
+"""Limits of open uploads hold over all processes, and are not counted for each."""
 
 from __future__ import annotations
 
