@@ -261,8 +261,12 @@ def test_a_small_blob_is_one_object_and_nothing_else(
 
 
 @pytest.mark.parametrize("size", [5, 2 * PART + 12345, 2 * PART])
-def test_a_commit_whose_answer_was_lost_is_found_out(store: BlobStore, size: int) -> None:
+def test_a_commit_whose_answer_was_lost_is_found_out(
+    server: S3Server, store: BlobStore, size: int
+) -> None:
     """Also by a request that sends all of its bytes again."""
+    if not server.strict and size > PART:
+        pytest.skip("moto answers 500 to a part of an upload that has ended")
     data = secrets.token_bytes(size)
     key = begun(store, data)
     offset, state = KEPT[key]
@@ -280,8 +284,12 @@ def test_a_commit_whose_answer_was_lost_is_found_out(store: BlobStore, size: int
 
 
 @pytest.mark.parametrize("size", [5, 2 * PART + 12345, 2 * PART])
-def test_other_bytes_of_the_same_size_are_not_taken_for_those(store: BlobStore, size: int) -> None:
+def test_other_bytes_of_the_same_size_are_not_taken_for_those(
+    server: S3Server, store: BlobStore, size: int
+) -> None:
     """Their digest was proven by what was sent, and what is stored has another one."""
+    if not server.strict and size > PART:
+        pytest.skip("moto answers 500 to a part of an upload that has ended")
     data = secrets.token_bytes(size)
     key = begun(store, data)
     offset, state = KEPT[key]
@@ -308,7 +316,11 @@ def test_a_late_request_replaces_nothing(store: BlobStore) -> None:
     assert content(store, key) == b"first"
 
 
-def test_a_commit_of_an_upload_that_was_cancelled_makes_nothing(store: BlobStore) -> None:
+def test_a_commit_of_an_upload_that_was_cancelled_makes_nothing(
+    server: S3Server, store: BlobStore
+) -> None:
+    if not server.strict:
+        pytest.skip("moto answers 500 to a part of an upload that has ended")
     key = begun(store, two_parts())
     with resume(store, key, KEPT[key][0]) as append:
         delete(store, [key])

@@ -6,15 +6,17 @@ import os
 import socket
 import time
 from collections.abc import Iterator
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
+from tests.blobs.contract import content, put
 from tests.support.buckets import CREDENTIALS, S3Server
 from tests.support.server import run_ullage
 from ullage.blobs.opening import open_blob_store
 from ullage.blobs.protocol import StoreUnusable
+from ullage.tls import self_signed
 
 pytestmark = pytest.mark.client
 
@@ -93,6 +95,21 @@ def test_an_endpoint_that_is_away() -> None:
 def test_an_endpoint_without_tls_that_is_asked_with_it(server: S3Server) -> None:
     endpoint = server.endpoint.replace("http:", "https:")
     assert "ca=FILE" in refusal(f"s3://books?endpoint={endpoint}")
+
+
+def test_a_certificate_of_an_authority_of_ones_own(tmp_path: Path) -> None:
+    made_here = self_signed(tmp_path / "tls", [], datetime.now(UTC))
+    tls = ("--cert", str(made_here.certificate), "--key", str(made_here.key))
+    with S3Server(tmp_path / "buckets", *tls) as server:
+        if not server.strict:
+            pytest.skip("moto is asked without TLS")
+        server.endpoint = server.endpoint.replace("http:", "https:")
+        authority = str(made_here.authority)
+        server.trusted = authority
+        bucket = server.fresh_bucket()
+        store = open_blob_store(server.url(bucket, ca=authority))
+        assert content(store, put(store, b"behind TLS")) == b"behind TLS"
+        assert "ca=FILE" in refusal(server.url(bucket))
 
 
 def test_no_authority(server: S3Server, tmp_path: Path) -> None:

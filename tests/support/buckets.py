@@ -52,6 +52,8 @@ class S3Server:
         self._arguments = arguments
         self._environment = dict(environment or {})
         self._client: Any = None
+        # The authority of its certificate, if it has one of its own.
+        self.trusted: str | None = None
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port = int(probe.getsockname()[1])
@@ -118,6 +120,7 @@ class S3Server:
         return boto3.session.Session().client(
             "s3",
             endpoint_url=self.endpoint,
+            verify=self.trusted,
             region_name="us-east-1",
             aws_access_key_id=ACCESS_KEY,
             aws_secret_access_key=SECRET_KEY,

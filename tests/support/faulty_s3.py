@@ -25,6 +25,7 @@ class FaultyS3(S3Server):
         self.folder = server.folder
         self.upstream = server
         self._client = None
+        self.trusted = None
         # What is due, by operation; each fault once.
         self.due: dict[str, list[Callable[[_Handler], None]]] = defaultdict(list)
         # Every request, until it is taken away again.
