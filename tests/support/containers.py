@@ -117,6 +117,16 @@ class Azurite:
                 total += max(found.size, blocks) + sum(block.size for block in rest)
         return total
 
+    def soft_delete(self, *, enabled: bool) -> None:
+        """Whether the account keeps blobs for a day after their deletion."""
+        from azure.core.credentials import AzureNamedKeyCredential
+        from azure.storage.blob import BlobServiceClient, RetentionPolicy
+
+        credential = AzureNamedKeyCredential(ACCOUNT, self.key)
+        service = BlobServiceClient(self.endpoint, credential=credential)
+        policy = RetentionPolicy(enabled=enabled, days=1 if enabled else None)
+        service.set_service_properties(delete_retention_policy=policy)
+
     def _wait_until_it_answers(self) -> None:
         deadline = time.monotonic() + START_SECONDS
         while True:

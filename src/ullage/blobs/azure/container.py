@@ -74,14 +74,14 @@ class RequestFailed(OSError):
         self.status = status
 
 
-class KeyUnusable(ValueError):
-    """The key in the environment is none."""
+class CredentialUnusable(ValueError):
+    """What is to be asked with cannot be used; the message tells the operator what to change."""
 
 
 def find_credential(options: AzureOptions) -> Any:
     """The account's key, else the identity that the environment or the machine gives.
 
-    Raises KeyUnusable.
+    Raises CredentialUnusable.
     """
     key = os.environ.get(KEY_VARIABLE, "").strip()
     if not key:
@@ -96,7 +96,10 @@ def find_credential(options: AzureOptions) -> Any:
     try:
         base64.b64decode(key, validate=True)
     except binascii.Error:
-        raise KeyUnusable(f"{KEY_VARIABLE} is no key of a storage account: not base64") from None
+        raise CredentialUnusable(
+            f"{KEY_VARIABLE} is no key of a storage account, which is base64 - set it to one of "
+            "the account's two keys"
+        ) from None
     return AzureNamedKeyCredential(options.account, key)
 
 
@@ -106,10 +109,15 @@ class Container:
     def __init__(
         self, options: AzureOptions, *, credential: Any = None, retries: int = RETRIES
     ) -> None:
-        """`credential` is what the environment says if it is None. Raises KeyUnusable."""
+        """`credential` is what the environment says if it is None. Raises CredentialUnusable."""
         self.options = options
         self.retries = retries
         self._credential = find_credential(options) if credential is None else credential
+        if self.account_key is None and not options.endpoint.startswith("https://"):
+            raise CredentialUnusable(
+                f"{options.endpoint}: an identity is used with https only - name such an endpoint, "
+                f"or set {KEY_VARIABLE}"
+            )
         # How far this machine's clock is ahead of the service's, in seconds, as last seen.
         self.ahead = 0.0
         # It tells of each request at INFO.

@@ -24,7 +24,9 @@ from ullage.blobs.azure.append import (
 from ullage.blobs.azure.container import DELETED_AT_ONCE, NOT_FOUND, Container, RequestFailed
 from ullage.blobs.azure.links import Links
 from ullage.blobs.azure.listing import list_container
+from ullage.blobs.azure.options import parse_azure_url
 from ullage.blobs.azure.places import LABEL, object_place
+from ullage.blobs.azure.probe import open_container
 from ullage.blobs.azure.reader import AzureReader
 from ullage.blobs.azure.state import State, parse_state
 from ullage.blobs.protocol import KeyUnknown, Leftover, StoredObject, validate_key
@@ -32,6 +34,14 @@ from ullage.failpoints import failpoint
 
 # More than any label has.
 _LABEL_BYTES = 4096
+
+
+def open_azure(url: str) -> AzureBlobStore:
+    """Open `az://CONTAINER/PREFIX?account=NAME&option=value`, and find out whether it can be used.
+
+    Raises ValueError for a URL that is wrong, StoreUnusable where the container is.
+    """
+    return AzureBlobStore(open_container(parse_azure_url(url)))
 
 
 class AzureBlobStore:
