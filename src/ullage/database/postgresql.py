@@ -176,6 +176,7 @@ class PostgresDatabase:
         self._engine = connect(pool_size=pool_size)
         # Connected when it is first used.
         self._apart = connect(pool_size=1)
+        # Every statement is a transaction of its own.
         self._reading = self._engine.execution_options(isolation_level="AUTOCOMMIT")
         _, named = self._engine.dialect.create_connect_args(url)
         self._loop_parameters = {**named, **connect_args, "options": options + _FOR_QUESTIONS}
@@ -223,6 +224,9 @@ class PostgresDatabase:
 
     def write_apart(self, work: Work[T]) -> T:
         return self._patiently(self._apart, work)
+
+    def write_one(self, work: Work[T]) -> T:
+        return self._patiently(self._reading, work)
 
     def write_each(self, works: Sequence[Work[Any]]) -> list[Any]:
         return [self._outcome(work) for work in works]

@@ -204,6 +204,9 @@ class Database(Protocol):
     def write_apart(self, work: Work[T]) -> T:
         """As `write`, of little that must not wait for a connection that other work is using."""
 
+    def write_one(self, work: Work[T]) -> T:
+        """As `write`, of a single statement: it needs no BEGIN and no COMMIT of its own."""
+
     def write_each(self, works: Sequence[Work[Any]]) -> list[Any]:
         """As `write`, of several that may share a commit; one that fails undoes only itself.
 

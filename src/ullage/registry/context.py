@@ -148,6 +148,11 @@ class Registry:
         with database_errors():
             return self.db.write(work, freeing=freeing)
 
+    def write_one(self, work: Work[T]) -> T:
+        """As `write`, of a single statement."""
+        with database_errors():
+            return self.db.write_one(work)
+
     def write_each(self, works: Sequence[Work[Any]]) -> list[Any]:
         """As `write`, of several pushes' work that may share a commit.
 

@@ -198,6 +198,9 @@ class SqliteDatabase:
     def write_apart(self, work: Work[T]) -> T:
         return self.write(work)
 
+    def write_one(self, work: Work[T]) -> T:
+        return self.write(work)
+
     def write_each(self, works: Sequence[Work[Any]]) -> list[Any]:
         try:
             jobs = self._writer.submit([Job(work, freeing=False) for work in works])

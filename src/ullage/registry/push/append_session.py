@@ -263,7 +263,8 @@ class AppendSession:
         finally:
             forget_memory_session(registry, upload)
             registry.hashers.forget(upload.id)
-            self._let_go()
+            self._append.close()
+            self._claim.forget()
         if blob.key != upload.key:
             registry.wake()
 

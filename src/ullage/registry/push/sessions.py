@@ -199,26 +199,12 @@ def _start_stored(
     registry: Registry, name: RepositoryName, caller: Caller, algorithm: str
 ) -> Upload:
     """A session as a row, for any process to go on with."""
-    now = registry.now()
-    near = not _is_far_from_limits(registry, name, caller)
-    if near:
-        stored = registry.read(lambda tx: uploads.count_uploads_for(tx, name, caller.subject))
-        _make_way(registry, stored, name, caller)
     upload_id, key = registry.fresh_key(), _key_for_row(registry)
-
-    def open_session(tx: Transaction) -> Upload:
-        if near:
-            _require_few(registry, uploads.count_uploads(tx))
-        repository = ensure_repository(tx, name, now)
-        attribute_locks.require_row_writable(repository)
-        upload = Upload(upload_id, repository.id, caller.subject, key, algorithm, 0)
-        uploads.insert_upload(tx, upload, now, now + registry.limits.empty_upload_idle)
-        # Last: a registry that moves meanwhile locks the table (transfer/switch.py).
-        require_own_store(tx, registry)
-        return upload
-
+    upload = Upload(upload_id, None, caller.subject, key, algorithm, 0)
     # The row names the key before a byte exists under it, so a crash leaves nothing unknown.
-    upload = registry.write(open_session)
+    near = not _is_far_from_limits(registry, name, caller)
+    opened = None if near else _open_at_once(registry, name, upload)
+    upload = opened or _open(registry, name, upload, caller, near=near)
     failpoint("upload.start.after_row")
     try:
         with store_errors():
@@ -246,6 +232,42 @@ def _is_far_from_limits(registry: Registry, name: RepositoryName, caller: Caller
     return is_far(of_repository, limits.max_repository_uploads)
 
 
+def _open_at_once(registry: Registry, name: RepositoryName, upload: Upload) -> Upload | None:
+    """The session with its row; None where there is more to do or to say first."""
+    now = registry.now()
+    expires_at, store = now + registry.limits.empty_upload_idle, registry.store_mark.store
+    repository_id = registry.write_one(
+        lambda tx: uploads.open_at_once(tx, name, upload, store, now, expires_at)
+    )
+    return dataclasses.replace(upload, repository_id=repository_id) if repository_id else None
+
+
+def _open(
+    registry: Registry, name: RepositoryName, upload: Upload, caller: Caller, *, near: bool
+) -> Upload:
+    """As _open_at_once, with all that may have to be done first, `near` a limit in particular.
+
+    Raises what start_upload does.
+    """
+    now = registry.now()
+    if near:
+        stored = registry.read(lambda tx: uploads.count_uploads_for(tx, name, caller.subject))
+        _make_way(registry, stored, name, caller)
+
+    def open_session(tx: Transaction) -> Upload:
+        if near:
+            _require_few(registry, uploads.count_uploads(tx))
+        repository = ensure_repository(tx, name, now)
+        attribute_locks.require_row_writable(repository)
+        opened = dataclasses.replace(upload, repository_id=repository.id)
+        uploads.insert_upload(tx, opened, now, now + registry.limits.empty_upload_idle)
+        # Last: a registry that moves meanwhile locks the table (transfer/switch.py).
+        require_own_store(tx, registry)
+        return opened
+
+    return registry.write(open_session)
+
+
 def _key_for_row(registry: Registry) -> str:
     """A storage key that a session's row will name before there are bytes under it."""
     key = registry.store_mark.take_key()
@@ -261,9 +283,16 @@ def get_upload(registry: Registry, name: RepositoryName, upload_id: str, caller:
     upload = memory.find(name, upload_id) if memory is not None else None
     if upload is None:
         upload = registry.read(lambda tx: uploads.find_upload(tx, name, upload_id))
-    if upload is None or upload.subject != caller.subject:
+    if upload is None:
         raise BlobUploadUnknown({"upload": upload_id})
+    require_own(upload, caller)
     return upload
+
+
+def require_own(upload: Upload, caller: Caller) -> None:
+    """Raises BlobUploadUnknown if the session is another caller's."""
+    if upload.subject != caller.subject:
+        raise BlobUploadUnknown({"upload": upload.id})
 
 
 def require_offset(

@@ -8,6 +8,7 @@ import time
 
 from ullage.database.errors import DatabaseBroken, DatabaseBusy, DatabaseFull
 from ullage.oci.errors import BlobUploadUnknown
+from ullage.oci.reference import RepositoryName
 from ullage.registry.context import Registry
 from ullage.registry.errors import database_errors
 from ullage.registry.push.sessions import memory_sessions_of
@@ -24,10 +25,14 @@ MOST_UNRECORDED = 64 * 1024 * 1024
 
 
 class UploadClaim:
-    """Made by `take`; to be released once."""
+    """Made by `take`; to be released once, or forgotten."""
 
-    def __init__(self, registry: Registry, upload_id: str, token: str) -> None:
+    def __init__(
+        self, registry: Registry, upload_id: str, token: str, upload: Upload | None
+    ) -> None:
         self._registry = registry
+        # As it was when it was claimed; None if it is still to be read.
+        self.upload = upload
         self._upload_id = upload_id
         self._token = token
         self._renewed = time.monotonic()
@@ -39,12 +44,12 @@ class UploadClaim:
         self._most_unrecorded = math.inf if registry.blobs.sizes_appends else MOST_UNRECORDED
 
     @classmethod
-    def take(cls, registry: Registry, upload_id: str) -> UploadClaim | None:
+    def take(cls, registry: Registry, name: RepositoryName, upload_id: str) -> UploadClaim | None:
         """None while another request has the session. Raises Unavailable."""
         token = registry.fresh_key()
         with database_errors():
-            taken = registry.claims.claim(registry.db, upload_id, token, registry.now())
-        return cls(registry, upload_id, token) if taken else None
+            claimed = registry.claims.claim(registry.db, name, upload_id, token, registry.now())
+        return cls(registry, upload_id, token, claimed.upload) if claimed else None
 
     @property
     def fence(self) -> str | None:
@@ -80,6 +85,10 @@ class UploadClaim:
         return registry.write(
             lambda tx: uploads.prolong(tx, upload.id, self.fence, stored, expires_at)
         )
+
+    def forget(self) -> None:
+        """The claim has ended with its session."""
+        self._registry.claims.forget(self._upload_id, self._token)
 
     def release(self) -> None:
         """End the claim. One that cannot be released ends by itself, so nothing fails for it."""

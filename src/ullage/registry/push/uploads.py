@@ -20,6 +20,7 @@ from ullage.registry.push.sessions import (
     forget_memory_session,
     get_upload,
     memory_sessions_of,
+    require_own,
     start_upload,
 )
 from ullage.registry.push.upload_claim import UploadClaim
@@ -43,7 +44,7 @@ def append_upload(
     Raises BlobUploadUnknown; RangeInvalid with the session's offset if the client's bytes `start`
     elsewhere; Unavailable while another request is at work on it; StorageFull.
     """
-    claim = UploadClaim.take(registry, upload_id)
+    claim = UploadClaim.take(registry, name, upload_id)
     if claim is None:
         # Where claims are kept with the sessions, there is none on a session that is not there.
         get_upload(registry, name, upload_id, caller)
@@ -54,7 +55,8 @@ def append_upload(
         )
     try:
         # Read once it is claimed: until then, another request may have moved it on.
-        upload = get_upload(registry, name, upload_id, caller)
+        upload = claim.upload or get_upload(registry, name, upload_id, caller)
+        require_own(upload, caller)
         if start is not None and start != upload.offset:
             raise RangeInvalid({"upload": upload_id}, offset=upload.offset)
         with store_errors():
@@ -184,7 +186,7 @@ def _finish_committed(
     Raises BlobUploadUnknown if it is not in that state.
     """
     upload = get_upload(registry, name, upload_id, caller)
-    claim = UploadClaim.take(registry, upload_id)
+    claim = UploadClaim.take(registry, name, upload_id)
     if claim is None:
         raise Unavailable(
             {"upload": upload_id}, "another request is finishing this upload", retry_after=1

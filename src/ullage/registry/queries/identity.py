@@ -17,7 +17,9 @@ from ullage.registry.queries.facts import change_fact, find_fact, set_fact
 
 _lines = space.key_lines
 
-_ID, ADOPTED_AT, _STORE = "id", "adopted_at", "store"
+_ID, ADOPTED_AT = "id", "adopted_at"
+# The name of the store that the registry uses, and where it was before.
+STORE, _STORES_BEFORE = "store", "stores_before"
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,17 +68,17 @@ class OwnStore:
 
 
 def own_store(tx: Transaction) -> OwnStore:
-    found = find_fact(tx, _STORE)
-    if found is None:
+    name, found = find_fact(tx, STORE), find_fact(tx, _STORES_BEFORE)
+    if name is None or found is None:
         return OwnStore()
     fact = json.loads(found)
-    return OwnStore(fact["name"], fact["url"], tuple(fact["former"]))
+    return OwnStore(name, fact["url"], tuple(fact["former"]))
 
 
 def set_own_store(tx: Transaction, store: OwnStore) -> None:
     """From this commit on the registry uses that store, and no other one."""
-    fact = {"name": store.name, "url": store.url, "former": store.former}
-    set_fact(tx, _STORE, json.dumps(fact))
+    set_fact(tx, STORE, store.name)
+    set_fact(tx, _STORES_BEFORE, json.dumps({"url": store.url, "former": store.former}))
 
 
 _COLUMNS = (_lines.c.number, _lines.c.name, _lines.c.secret, _lines.c.last, _lines.c.noted)

@@ -12,25 +12,36 @@ from __future__ import annotations
 
 import threading
 from datetime import datetime, timedelta
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import sqlalchemy as sa
 from sqlalchemy import bindparam
 
-from ullage.database.schema import space
+from ullage.database.schema import content, space
 from ullage.database.statements import Statement, given
 from ullage.database.timestamps import to_micros
 from ullage.database.transaction import Database
+from ullage.oci.reference import RepositoryName
 from ullage.registry.queries.processes import free
+from ullage.registry.queries.uploads import COLUMNS, Upload
 
 # A live process renews well before. A dead one blocks a session no longer than DEAD_AFTER
 # (processes.py), and this long where that is not known.
 CLAIM_PERIOD = timedelta(seconds=60)
 
 
+class Claimed(NamedTuple):
+    """A session that a request has taken; `upload` is as it was then, None if that is kept apart
+    from the claim and is still to be read."""
+
+    upload: Upload | None = None
+
+
 class Claims(Protocol):
-    def claim(self, db: Database, upload_id: str, token: str, now: datetime) -> bool:
-        """Take the session for the request `token`; False while another one works on it."""
+    def claim(
+        self, db: Database, name: RepositoryName, upload_id: str, token: str, now: datetime
+    ) -> Claimed | None:
+        """Take the session for the request `token`; None while another one works on it."""
 
     def renew(self, db: Database, upload_id: str, token: str, now: datetime) -> bool:
         """Keep the claim for longer; False if it ran out and another request has the session."""
@@ -41,15 +52,20 @@ class Claims(Protocol):
     def release(self, db: Database, upload_id: str, token: str) -> None:
         """Done with it."""
 
+    def forget(self, upload_id: str, token: str) -> None:
+        """Done with it, and the session has ended: nothing is to be written for that."""
+
 
 class MemoryClaims:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._claimed: dict[str, str] = {}
 
-    def claim(self, db: Database, upload_id: str, token: str, now: datetime) -> bool:
+    def claim(
+        self, db: Database, name: RepositoryName, upload_id: str, token: str, now: datetime
+    ) -> Claimed | None:
         with self._lock:
-            return self._claimed.setdefault(upload_id, token) == token
+            return Claimed() if self._claimed.setdefault(upload_id, token) == token else None
 
     def renew(self, db: Database, upload_id: str, token: str, now: datetime) -> bool:
         """A process never loses what it keeps in its own memory."""
@@ -60,12 +76,16 @@ class MemoryClaims:
         return None
 
     def release(self, db: Database, upload_id: str, token: str) -> None:
+        self.forget(upload_id, token)
+
+    def forget(self, upload_id: str, token: str) -> None:
         with self._lock:
             if self._claimed.get(upload_id) == token:
                 del self._claimed[upload_id]
 
 
 _uploads = space.uploads
+_repositories = content.repositories
 _THIS_ONE = given(_uploads, "id")
 _MINE = sa.and_(_THIS_ONE, _uploads.c.claim == bindparam("token"))
 _TAKEN: dict[str, sa.ColumnElement[Any]] = {
@@ -77,9 +97,13 @@ _CLAIM = Statement(
     _uploads.update()
     .where(
         _THIS_ONE,
+        _uploads.c.repository_id.in_(
+            sa.select(_repositories.c.id).where(given(_repositories, "name"))
+        ),
         sa.or_(_uploads.c.claim == bindparam("token"), free(_uploads)),
     )
     .values(_TAKEN)
+    .returning(*COLUMNS)
 )
 _RENEW = Statement(_uploads.update().where(_MINE).values(_TAKEN))
 _RELEASE = Statement(
@@ -93,21 +117,27 @@ class SqlClaims:
     def __init__(self, process: str | None = None) -> None:
         self._process = process
 
-    def claim(self, db: Database, upload_id: str, token: str, now: datetime) -> bool:
+    def claim(
+        self, db: Database, name: RepositoryName, upload_id: str, token: str, now: datetime
+    ) -> Claimed | None:
         at, until = to_micros(now), to_micros(now + CLAIM_PERIOD)
         own = {"id": upload_id, "token": token, "process": self._process, "until": until}
-        return db.write(lambda tx: tx.change(_CLAIM, now=at, **own)) == 1
+        row = db.write_one(lambda tx: tx.row(_CLAIM, name=name, now=at, **own))
+        return Claimed(Upload(*row)) if row else None
 
     def renew(self, db: Database, upload_id: str, token: str, now: datetime) -> bool:
         until = to_micros(now + CLAIM_PERIOD)
         own = {"id": upload_id, "token": token, "process": self._process, "until": until}
-        return db.write(lambda tx: tx.change(_RENEW, **own)) == 1
+        return db.write_one(lambda tx: tx.change(_RENEW, **own)) == 1
 
     def fence(self, token: str) -> str | None:
         return token
 
     def release(self, db: Database, upload_id: str, token: str) -> None:
-        db.write(lambda tx: tx.change(_RELEASE, id=upload_id, token=token))
+        db.write_one(lambda tx: tx.change(_RELEASE, id=upload_id, token=token))
+
+    def forget(self, upload_id: str, token: str) -> None:
+        """The claim was in the session's row, and went with it."""
 
 
 def open_claims(db: Database, process: str | None = None) -> Claims:

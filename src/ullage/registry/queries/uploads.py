@@ -9,17 +9,19 @@ from typing import NamedTuple
 import sqlalchemy as sa
 from sqlalchemy import bindparam
 
-from ullage.database.schema import content, space
+from ullage.database.schema import accounts, content, space
 from ullage.database.statements import LIMIT, Statement, given
 from ullage.database.timestamps import from_micros, to_micros
 from ullage.database.transaction import Transaction
 from ullage.oci.digest import Digest
 from ullage.oci.reference import RepositoryName
+from ullage.registry.queries.identity import STORE
 from ullage.registry.queries.processes import free
 
 _uploads = space.uploads
 _finished = space.finished_uploads
 _repositories = content.repositories
+_facts = accounts.registry_facts
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +44,8 @@ class Upload:
 
 
 _FIELDS = ("id", "repository_id", "subject", "storage_key", "algorithm", "offset", "state", "hash")
-_COLUMNS = tuple(_uploads.c[_FIELDS])
+# Those of an `Upload`.
+COLUMNS = tuple(_uploads.c[_FIELDS])
 
 
 _THIS_ONE = given(_uploads, "id")
@@ -68,6 +71,63 @@ def insert_upload(tx: Transaction, upload: Upload, now: datetime, expires_at: da
         created_at=to_micros(now),
         expires_at=to_micros(expires_at),
     )
+
+
+# In one statement, because every push asks for it for each of its blobs. As `ensure_repository`, it
+# keeps those out who would remove the repository, or lock it.
+_here = (
+    sa.select(_repositories.c.id)
+    .where(given(_repositories, "name"), _repositories.c.write_enabled)
+    .with_for_update(key_share=True)
+    .subquery("here")
+)
+_OPEN_COLUMNS = ("id", "subject", "storage_key", "algorithm", "created_at", "expires_at")
+_OPEN_AT_ONCE = Statement(
+    _uploads.insert()
+    .inline()
+    .from_select(
+        ["repository_id", "offset", "state", "stored", *_OPEN_COLUMNS],
+        sa.select(
+            _here.c.id,
+            sa.literal_column("0"),
+            sa.literal_column("''"),
+            sa.literal_column("0"),
+            *(bindparam(name, type_=_uploads.c[name].type) for name in _OPEN_COLUMNS),
+        ).where(
+            sa.func.coalesce(
+                sa.select(_facts.c.value).where(_facts.c.name == STORE).scalar_subquery(), ""
+            )
+            == bindparam("store")
+        ),
+    )
+    .returning(_uploads.c.repository_id)
+)
+
+
+def open_at_once(
+    tx: Transaction,
+    name: RepositoryName,
+    upload: Upload,
+    store: str,
+    now: datetime,
+    expires_at: datetime,
+) -> int | None:
+    """Add a session without bytes to a repository that there is, in the store of this name.
+
+    The repository's id; None if it does not exist, takes none, or the registry has moved.
+    """
+    found: int | None = tx.value(
+        _OPEN_AT_ONCE,
+        name=name,
+        store=store,
+        id=upload.id,
+        subject=upload.subject,
+        storage_key=upload.key,
+        algorithm=upload.algorithm,
+        created_at=to_micros(now),
+        expires_at=to_micros(expires_at),
+    )
+    return found
 
 
 _COUNT = Statement(sa.select(sa.func.count()).select_from(_uploads))
@@ -132,7 +192,7 @@ _OF_SUBJECT = bindparam("of_subject", type_=sa.Text)
 _OF_NAME = bindparam("of_name", type_=sa.Text)
 _EMPTY = sa.and_(_uploads.c.offset == 0, free(_uploads))
 _FIND_EMPTY = Statement(
-    sa.select(*_COLUMNS)
+    sa.select(*COLUMNS)
     .join(_repositories, _repositories.c.id == _uploads.c.repository_id)
     .where(
         _EMPTY,
@@ -167,7 +227,7 @@ _COUNT_BY_ACCOUNT = Statement(
     .group_by(_uploads.c.subject)
 )
 _FIND_IDLEST = Statement(
-    sa.select(*_COLUMNS, _uploads.c.expires_at)
+    sa.select(*COLUMNS, _uploads.c.expires_at)
     .join(_repositories, _repositories.c.id == _uploads.c.repository_id)
     .where(
         given(_uploads, "subject"),
@@ -194,7 +254,7 @@ def find_idlest(
 
 
 _FIND = Statement(
-    sa.select(*_COLUMNS)
+    sa.select(*COLUMNS)
     .join(_repositories, _repositories.c.id == _uploads.c.repository_id)
     .where(_THIS_ONE, given(_repositories, "name"))
 )
@@ -327,7 +387,7 @@ def delete_idle_upload(
 
 
 _FIND_EXPIRED = Statement(
-    sa.select(*_COLUMNS).where(_EXPIRED).order_by(_uploads.c.expires_at).limit(LIMIT)
+    sa.select(*COLUMNS).where(_EXPIRED).order_by(_uploads.c.expires_at).limit(LIMIT)
 )
 
 
@@ -337,10 +397,10 @@ def expired_uploads(tx: Transaction, now: datetime, limit: int) -> list[Upload]:
 
 
 _OF_REPOSITORY = given(_uploads, "repository_id")
-_SOME_OF = Statement(sa.select(*_COLUMNS).where(_OF_REPOSITORY).limit(LIMIT))
+_SOME_OF = Statement(sa.select(*COLUMNS).where(_OF_REPOSITORY).limit(LIMIT))
 _COUNT_IN = Statement(sa.select(sa.func.count()).select_from(_uploads).where(_OF_REPOSITORY))
 _IN_DELETED = Statement(
-    sa.select(*_COLUMNS)
+    sa.select(*COLUMNS)
     .join(_repositories, _repositories.c.id == _uploads.c.repository_id)
     .where(_repositories.c.deleted_at.is_not(None))
 )
@@ -352,7 +412,7 @@ def uploads_of(tx: Transaction, repository_id: int, limit: int) -> list[Upload]:
     return [Upload(*row) for row in tx.rows(_SOME_OF, repository_id=repository_id, limit=limit)]
 
 
-_ALL_OF = Statement(sa.select(*_COLUMNS).where(given(_uploads, "subject")))
+_ALL_OF = Statement(sa.select(*COLUMNS).where(given(_uploads, "subject")))
 
 
 class ListedUpload(NamedTuple):
@@ -364,7 +424,7 @@ class ListedUpload(NamedTuple):
 
 
 _OPEN = Statement(
-    sa.select(*_COLUMNS, _repositories.c.name, _uploads.c.expires_at).join(
+    sa.select(*COLUMNS, _repositories.c.name, _uploads.c.expires_at).join(
         _repositories, _repositories.c.id == _uploads.c.repository_id
     )
 )

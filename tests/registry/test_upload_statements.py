@@ -1,0 +1,66 @@
+"""What an upload costs PostgreSQL: each statement is a turn of the interpreter and of the network.
+
+architecture.md, "Several processes". A session is opened by one statement, claimed and read by one,
+and its claim ends with its row.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.support.clock import FakeClock
+from tests.support.fixtures import registry_on
+from tests.support.registry import ALICE, push_image
+from tests.support.statements import listened
+from ullage.blobs.memory import MemoryBlobStore
+from ullage.database.schema import space
+from ullage.database.transaction import Database
+from ullage.oci.digest import digest_of
+from ullage.oci.errors import BlobUploadUnknown
+from ullage.oci.reference import parse_repository_name
+from ullage.registry.context import Registry
+from ullage.registry.push.sessions import start_upload
+from ullage.registry.push.uploads import append_upload, finish_upload
+
+pytestmark = pytest.mark.postgresql
+
+APP = parse_repository_name("app")
+WEB = parse_repository_name("web")
+
+
+@pytest.fixture
+def registry(postgres_db: Database, clock: FakeClock) -> Registry:
+    registry = registry_on(postgres_db, MemoryBlobStore(), clock)
+    for name in (APP, WEB):
+        push_image(registry, name, "v1", [b"first"])
+    return registry
+
+
+def test_a_session_is_opened_by_one_statement(registry: Registry) -> None:
+    with listened(registry.db) as heard:
+        start_upload(registry, APP, ALICE)
+    (statement,) = heard
+    assert statement.startswith("INSERT INTO uploads")
+
+
+def test_a_finished_upload_writes_nothing_more_about_its_claim(registry: Registry) -> None:
+    """The claim is in the session's row, which the transaction that ends the session deletes."""
+    upload = start_upload(registry, APP, ALICE)
+    with listened(registry.db) as heard:
+        finish_upload(registry, APP, upload.id, ALICE, digest_of(b"data"), [b"data"])
+    about = [each for each in heard if "uploads" in each.split("WHERE")[0].split("\n")[0]]
+    assert [each.split(" SET ")[0].split(" WHERE ")[0].split(" (")[0] for each in about] == [
+        "UPDATE uploads",
+        "DELETE FROM uploads",
+        "INSERT INTO finished_uploads",
+    ]
+    assert heard[-1] == "COMMIT"
+
+
+def test_a_session_is_claimed_only_in_its_own_repository(registry: Registry) -> None:
+    upload = start_upload(registry, APP, ALICE)
+    with pytest.raises(BlobUploadUnknown):
+        append_upload(registry, WEB, upload.id, ALICE)
+    claims = space.uploads.select().with_only_columns(space.uploads.c.claim)
+    found = registry.read(lambda tx: tx.execute_directly(claims).scalar_one())
+    assert found is None
