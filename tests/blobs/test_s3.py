@@ -474,7 +474,9 @@ def test_a_small_blob_is_one_request_to_push_and_one_to_pull(
 # --- links ----------------------------------------------------------------------------------------
 
 
-def test_a_link_reads_the_object_and_says_what_it_is(store: BlobStore) -> None:
+def test_a_link_reads_the_object_and_says_what_it_is(server: S3Server, store: BlobStore) -> None:
+    if not server.strict:
+        pytest.skip("moto refuses URLs that are signed for an address")
     key = put(store, b"linked")
     link = store.link(key, 60)
     assert link is not None
@@ -522,7 +524,9 @@ def test_a_link_is_for_the_host_that_clients_reach(server: S3Server, bucket: str
         assert answer.read() == b"linked"
 
 
-def test_a_link_of_what_is_gone_reads_nothing(store: BlobStore) -> None:
+def test_a_link_of_what_is_gone_reads_nothing(server: S3Server, store: BlobStore) -> None:
+    if not server.strict:
+        pytest.skip("moto refuses URLs that are signed for an address")
     key = put(store)
     link = store.link(key, 60)
     store.delete([key])
