@@ -29,7 +29,7 @@ from tests.blobs.contract import (
     upload,
 )
 from tests.support.containers import Azurite
-from ullage.blobs.protocol import BlobStore, KeyUnknown
+from ullage.blobs.protocol import BlobStore, KeyUnknown, NotDeleted
 
 if TYPE_CHECKING:
     from ullage.blobs.azure.store import AzureBlobStore
@@ -210,6 +210,14 @@ def test_a_state_is_of_one_key(store: BlobStore) -> None:
         store.resume(fresh_key(), 5, KEPT[key][1])
 
 
+def test_a_state_that_cannot_be_read_does_not_keep_other_keys(store: BlobStore) -> None:
+    key = put(store)
+    with pytest.raises(NotDeleted) as refused:
+        store.delete([key], ["x"])
+    assert set(refused.value.failures) == {"x"}
+    assert listed(store) == {}
+
+
 @pytest.mark.parametrize("state", ["x", "{}", "[]", "1", '{"key": "k", "block": "x"}'])
 def test_what_is_no_state_is_refused(store: BlobStore, state: str) -> None:
     with pytest.raises(OSError, match="no state of an upload"):
@@ -307,8 +315,9 @@ def test_one_blob_that_refuses_to_go_does_not_keep_the_others(
         .get_blob_client(f"below/here/{keys[2][:2]}/{keys[2]}")
         .acquire_lease()
     )
-    with pytest.raises(OSError, match=f"{keys[2]}: LeaseIdMissing"):
+    with pytest.raises(NotDeleted, match=f"{keys[2]}: LeaseIdMissing") as refused:
         store.delete(keys)
+    assert set(refused.value.failures) == {keys[2]}
     assert set(listed(store)) == {keys[2]}
     lease.release()
     store.delete(keys)

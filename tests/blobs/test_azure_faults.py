@@ -10,7 +10,7 @@ import pytest
 from tests.blobs.contract import KEPT, MiB, content, fresh_key, listed, put, upload
 from tests.support.containers import ACCOUNT, Azurite
 from tests.support.proxies import Fault, FaultyProxy
-from ullage.blobs.protocol import BlobStore, KeyUnknown, StoreFull
+from ullage.blobs.protocol import BlobStore, KeyUnknown, NotDeleted, StoreFull
 
 BLOCK = 8 * MiB
 
@@ -161,8 +161,9 @@ def test_a_deletion_that_may_not_be_is_an_error_of_its_key(
         "comp=batch",
         Fault(status=202, headers={"Content-Type": "multipart/mixed; boundary=b"}, body=body),
     )
-    with pytest.raises(OSError, match=f"{keys[1]}: BlobImmutableDueToPolicy"):
+    with pytest.raises(NotDeleted, match=f"{keys[1]}: BlobImmutableDueToPolicy") as refused:
         store.delete(keys)
+    assert set(refused.value.failures) == {keys[1]}
     store.delete(keys)
     assert listed(store) == {}
 
@@ -172,8 +173,9 @@ def test_a_batch_that_is_refused_is_an_error(store: BlobStore, proxy: FaultyProx
     key = put(store)
     denied = Fault(status=403, headers={"x-ms-error-code": "AuthorizationPermissionMismatch"})
     proxy.fault = once("POST", "comp=batch", denied)
-    with pytest.raises(OSError, match="AuthorizationPermissionMismatch"):
+    with pytest.raises(NotDeleted, match="AuthorizationPermissionMismatch") as refused:
         store.delete([key])
+    assert set(refused.value.failures) == {key}
     assert content(store, key) == b"bytes"
 
 

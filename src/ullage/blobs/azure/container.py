@@ -263,7 +263,7 @@ class Container:
                 return
             yield from found
 
-    def delete(self, places: Sequence[str]) -> list[RequestFailed]:
+    def delete(self, places: Sequence[str]) -> dict[str, RequestFailed]:
         """Delete up to DELETED_AT_ONCE blobs in one request; returns what refuses to go."""
         answers = self._ask(
             "Blob Batch",
@@ -273,12 +273,12 @@ class Container:
                 )
             ),
         )
-        failures = []
+        failures = {}
         for place, answer in zip(places, answers, strict=True):
             status = int(answer.status_code)
             code = answer.headers.get("x-ms-error-code") or str(status)
             if not 200 <= status < 300 and code not in NOT_FOUND:
-                failures.append(RequestFailed(code, f"Delete Blob: {place}: {code}", status))
+                failures[place] = RequestFailed(code, f"Delete Blob: {place}: {code}", status)
         return failures
 
     def delete_one(self, place: str, etag: str) -> None:

@@ -134,7 +134,7 @@ class _Probe:
             )
 
     def _delete(self) -> None:
-        for refused in self._container.delete([self._place]):
+        for refused in self._container.delete([self._place]).values():
             raise refused
 
     def _require_no_soft_delete(self) -> None:

@@ -9,7 +9,7 @@ Source: docs/design/azure-storage.md.
 from __future__ import annotations
 
 import errno
-from collections.abc import Collection, Iterable, Iterator, MutableSequence
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from itertools import islice
 
 from ullage.blobs.azure.append import (
@@ -29,7 +29,14 @@ from ullage.blobs.azure.places import LABEL, object_place
 from ullage.blobs.azure.probe import open_container
 from ullage.blobs.azure.reader import AzureReader
 from ullage.blobs.azure.state import State, parse_state
-from ullage.blobs.protocol import KeyUnknown, Leftover, StoredObject, validate_key
+from ullage.blobs.protocol import (
+    KeyUnknown,
+    Leftover,
+    NotDeleted,
+    StoredObject,
+    noted,
+    validate_key,
+)
 from ullage.failpoints import failpoint
 
 # More than any label has.
@@ -89,14 +96,18 @@ class AzureBlobStore:
 
     def delete(self, keys: Iterable[str], states: Iterable[str] = ()) -> None:
         """A state names blocks: they go first, for a late commit must not find them."""
-        places = {object_place(key) for key in keys}
-        known = [parse_state(state) for state in set(states) if state]
-        failures: MutableSequence[OSError] = []
-        self._discard({object_place(each.key) for each in known if each.runs}, failures)
+        # By place, the key that it is deleted for.
+        places = {object_place(key): key for key in keys}
+        failures: dict[str, OSError] = {}
+        for state in filter(None, set(states)):
+            with noted(failures, [state]):
+                known = parse_state(state)
+                if known.runs:
+                    discard(self._container, object_place(known.key))
         self._delete(places, failures)
         failpoint("blob.delete.after_unlink")
         if failures:
-            raise failures[0]
+            raise NotDeleted(failures)
 
     def leftover(self, before: str, now: str | None) -> Leftover | None:
         return None
@@ -108,12 +119,15 @@ class AzureBlobStore:
         return list_container(self._container, shard)
 
     def drop(self, found: Iterable[StoredObject]) -> None:
-        doomed = [(object_place(each.key), each.committed) for each in found]
-        failures: MutableSequence[OSError] = []
-        self._discard({place for place, committed in doomed if not committed}, failures)
-        self._delete({place for place, committed in doomed if committed}, failures)
+        doomed = {object_place(each.key): each for each in found}
+        failures: dict[str, OSError] = {}
+        for place, each in doomed.items():
+            if not each.committed:
+                with noted(failures, [each.key]):
+                    discard(self._container, place)
+        self._delete({at: each.key for at, each in doomed.items() if each.committed}, failures)
         if failures:
-            raise failures[0]
+            raise NotDeleted(failures)
 
     def link(self, key: str, seconds: int) -> str | None:
         return self._links.link(key, seconds)
@@ -140,22 +154,13 @@ class AzureBlobStore:
     def write_label(self, text: str) -> None:
         self._container.put(LABEL, f"{text}\n".encode(), replace=True)
 
-    def _discard(self, places: Iterable[str], failures: MutableSequence[OSError]) -> None:
-        """Remove blocks that no blob was made of; what refuses to go, or to answer, is noted."""
-        for place in sorted(places):
-            try:
-                discard(self._container, place)
-            except OSError as error:
-                failures.append(error)
-
-    def _delete(self, places: Iterable[str], failures: MutableSequence[OSError]) -> None:
-        """Remove objects by their places; what refuses to go, or to answer, is noted."""
+    def _delete(self, places: Mapping[str, str], failures: dict[str, OSError]) -> None:
+        """Remove objects by their places; the keys of what refuses to go are noted."""
         left = iter(sorted(places))
         while some := list(islice(left, DELETED_AT_ONCE)):
-            try:
-                failures += self._container.delete(some)
-            except OSError as error:
-                failures.append(error)
+            with noted(failures, map(places.__getitem__, some)):
+                for place, refusal in self._container.delete(some).items():
+                    failures[places[place]] = refusal
 
 
 def _no_byte(key: str, offset: int) -> OSError:
