@@ -34,6 +34,8 @@ from ullage.blobs.protocol import BlobStore, KeyUnknown, NotDeleted
 if TYPE_CHECKING:
     from ullage.blobs.azure.store import AzureBlobStore
 
+pytestmark = pytest.mark.client
+
 BLOCK = 8 * MiB
 
 

@@ -23,6 +23,8 @@ from tests.support.server import command_environment
 from ullage.blobs.protocol import KeyUnknown
 from ullage.failpoints import VARIABLE
 
+pytestmark = pytest.mark.client
+
 BLOCK = 8 * MiB
 # Two requests: the first is synced, the second commits.
 FIRST, SECOND = b"1" * (BLOCK + 1000), b"2" * BLOCK

@@ -12,6 +12,8 @@ from tests.support.containers import ACCOUNT, Azurite
 from tests.support.proxies import Fault, FaultyProxy
 from ullage.blobs.protocol import BlobStore, KeyUnknown, NotDeleted, StoreFull
 
+pytestmark = pytest.mark.client
+
 BLOCK = 8 * MiB
 
 

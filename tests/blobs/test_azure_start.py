@@ -20,6 +20,8 @@ from tests.support.proxies import Fault, FaultyProxy
 from ullage.blobs.protocol import BlobStore, StoreUnusable
 from ullage.tls import self_signed
 
+pytestmark = pytest.mark.client
+
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Azurite]:
