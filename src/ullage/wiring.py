@@ -19,7 +19,7 @@ from ullage.accounts.directory import Accounts, StoredAccounts
 from ullage.accounts.htpasswd import HtpasswdAccounts, HtpasswdInvalid
 from ullage.accounts.users import ensure_admin
 from ullage.authorization import ScopeInvalid, parse_pattern
-from ullage.blobs.opening import is_made, lies_within, open_blob_store
+from ullage.blobs.opening import is_made, lasting, lies_within, open_blob_store
 from ullage.blobs.protocol import BlobStore, StoreUnusable
 from ullage.check.store_identity import (
     Places,
@@ -602,7 +602,7 @@ def _copy_store(
             from ullage.transfer.switch import finish as finish_copy
 
             target = _open_target(settings, to)
-            yield from finish_copy(opened, target, to, OPERATOR)
+            yield from finish_copy(opened, target, lasting(to), OPERATOR)
             return
         yield from _copy(
             lambda request: next(_answer_copy(opened, request)), opened.blobs, settings, to, looking

@@ -111,7 +111,7 @@ def test_a_server_that_lives_is_named(served: Registry) -> None:
     now = served.now()
     host = socket.gethostname()
     served.write(lambda tx: processes.beat(tx, "a", host, now, now))
-    with pytest.raises(CopyFailed, match=f"1 servers run on this database .on {host}.: stop"):
+    with pytest.raises(CopyFailed, match=f"servers run on this database, on {host}: stop"):
         finished(served, MemoryBlobStore())
 
 
@@ -135,10 +135,11 @@ def test_a_process_left_behind_begins_no_upload(postgres_db: Database, clock: Fa
 def test_what_a_killed_copy_had_begun_is_dropped(served: Registry) -> None:
     target = MemoryBlobStore()
     copying = prepared(served, target)
-    key = next(iter(keys(served.blobs)))
-    with target.begin(key) as append:
-        append.write(b"half of i")
-        append.sync()
+    # Of one that is to be copied, and of one that was deleted since.
+    for key in (next(iter(keys(served.blobs))), begin_batch(served, lambda tx, keys: None)[0]):
+        with target.begin(key) as append:
+            append.write(b"half of i")
+            append.sync()
     for _ in copying.passes():
         pass
     assert all(found.committed for found in target.list())
@@ -232,6 +233,20 @@ def test_a_blob_that_is_deleted_while_it_is_copied_is_no_damage(
     assert keys(served.blobs) == set()
     copy_all(served, served.blobs, target)
     assert keys(target) == set()
+
+
+def test_what_is_deleted_after_it_was_copied_is_removed(served: Registry, clock: FakeClock) -> None:
+    """moving.md section 4: also while its tombstone waits, for the target needs none."""
+    target = MemoryBlobStore()
+    copy_all(served, served.blobs, target)
+    delete_repository(served, APP, ALICE)
+    settle(served)
+    assert keys(served.blobs) != set()
+    copying = copy_all(served, served.blobs, target)
+    assert copying.tally.removed == 3
+    assert keys(target) == set()
+    clock.advance(60)
+    settle(served)
 
 
 def once(do: Callable[[], object]) -> Callable[[], None]:

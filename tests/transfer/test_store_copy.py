@@ -128,7 +128,7 @@ class Move:
         command = ["store", "copy", "--to", self.new, "--data", str(self.data), *self.settings]
         copy = subprocess.Popen(
             [sys.executable, "-m", "ullage", *command],
-            env=command_environment({"ULLAGE_FAILPOINTS": f"{failpoint}=stop"}),
+            env=command_environment({"ULLAGE_FAILPOINTS": f"{failpoint}=stop@1"}),
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             text=True,
@@ -227,7 +227,7 @@ def test_uploads_that_are_open_end_and_say_so(move: Move) -> None:
         assert move.server.terminate() == 0
         code, said = move.copy("--finish")
         assert code == 0, said
-        assert "1 uploads were open" in said
+        assert "Ended: 1 open upload;" in said
         move.settings += ("--storage", move.new)
         move.server.arguments += ("--storage", move.new)
         move.server.start()
@@ -257,11 +257,11 @@ def test_a_dry_run_says_how_much_and_makes_nothing(move: Move, tmp_path: Path) -
     crowd.push(LARGE)
     code, said = move.copy("--dry-run")
     assert code == 0, said
-    assert "2 blobs (3.3 MiB) would be copied." in said
+    assert "To be copied: 2 blobs (3.3 MiB)." in said
     assert not (tmp_path / "new").exists()
     assert move.copy()[0] == 0
     code, said = move.copy("--dry-run")
-    assert "0 blobs (0 B) would be copied.\n2 blobs (3.3 MiB) were there already." in said
+    assert "To be copied: 0 blobs (0 B).\nThere already: 2 blobs (3.3 MiB)." in said
 
 
 def test_only_an_empty_place_or_a_copy_of_this_registry_is_taken(
@@ -297,7 +297,7 @@ def test_what_is_deleted_is_removed_from_the_copy(move: Move, tmp_path: Path) ->
     assert len(files(tmp_path / "new")) == 3
     crowd.delete(tag)
     said = move.copy()[1]
-    assert "1 that are deleted by now were removed there." in said
+    assert "Removed there: 1 blob, deleted since." in said
     assert len(files(tmp_path / "new")) == 2
     assert files(tmp_path / "new").items() <= files(move.data).items()
 
@@ -312,7 +312,7 @@ def test_a_damaged_blob_is_quarantined_and_not_copied(move: Move, tmp_path: Path
         file.write(bytes(1000))
     code, said = move.copy()
     assert code == 1, said
-    assert "1 blobs are damaged and not copied" in said
+    assert "Not copied: 1 damaged blob;" in said
     assert path.name not in files(tmp_path / "new")
     with httpx.Client(base_url=move.server.url) as client:
         assert client.head(f"/v2/app/blobs/{digest_of(LARGE)}").status_code == 404

@@ -39,6 +39,12 @@ def _open_s3(url: str) -> BlobStore:
     return open_s3(url)
 
 
+def lasting(url: str) -> str:
+    """The same store by a URL that does not depend on where a process runs."""
+    place = _file_path(url)
+    return url if place is None else f"file:{place.resolve()}"
+
+
 def is_made(url: str) -> bool:
     """False if opening this URL would make a store where there is nothing."""
     place = _file_path(url)

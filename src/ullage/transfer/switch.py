@@ -68,8 +68,8 @@ def _at_rest(tx: Transaction, registry: Registry) -> _Seen:
     alive = switch.servers_alive(tx, registry.now())
     if alive:
         raise CopyFailed(
-            f"{len(alive)} servers run on this database (on {', '.join(sorted(set(alive)))}): stop "
-            "them all, and run this again"
+            f"servers run on this database, on {', '.join(sorted(set(alive)))}: stop them all, and "
+            "run this again"
         )
     return _look(tx)
 

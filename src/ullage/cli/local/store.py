@@ -10,7 +10,7 @@ from ullage.cli.shell.commands import HELP, Command, Flag
 from ullage.cli.shell.console import Gauge
 from ullage.cli.shell.errors import Failure
 from ullage.cli.shell.invocation import Invocation, Result
-from ullage.cli.shell.tables import size
+from ullage.cli.shell.tables import counted, size
 
 if TYPE_CHECKING:
     from ullage.transfer.copy import Tally
@@ -56,28 +56,33 @@ def copy(invocation: Invocation) -> Result:
 
 
 def _copied(tally: Tally, *, looking: bool) -> list[str]:
-    would = "would be " if looking else ""
     before, before_bytes = tally.there, tally.there_bytes
     if not looking:
         before, before_bytes = before - tally.copied, before_bytes - tally.copied_bytes
-    lines = [f"{tally.copied} blobs ({size(tally.copied_bytes)}) {would}copied."]
+    copied = "To be copied" if looking else "Copied"
+    lines = [f"{copied}: {_blobs(tally.copied, tally.copied_bytes)}."]
     if before > 0:
-        lines.append(f"{before} blobs ({size(before_bytes)}) were there already.")
+        lines.append(f"There already: {_blobs(before, before_bytes)}.")
     if tally.removed:
-        lines.append(f"{tally.removed} that are deleted by now {would or 'were '}removed there.")
+        removed = "To be removed there" if looking else "Removed there"
+        lines.append(f"{removed}: {counted(tally.removed, 'blob')}, deleted since.")
     return lines
+
+
+def _blobs(count: int, total: int) -> str:
+    return f"{counted(count, 'blob')} ({size(total)})"
 
 
 def _damaged(tally: Tally) -> list[str]:
     if not tally.damaged:
         return []
-    return [
-        f"{len(tally.damaged)} blobs are damaged and not copied; `ullage check` names the images."
-    ]
+    count = counted(len(tally.damaged), "damaged blob")
+    return [f"Not copied: {count}; `ullage check` names the images."]
 
 
 def _moved(moved: Moved, to: str, before: str) -> list[str]:
-    lines = [f"{moved.ended} uploads were open; their clients begin again."] if moved.ended else []
+    ended = counted(moved.ended, "open upload")
+    lines = [f"Ended: {ended}; their clients begin again."] if moved.ended else []
     return [
         *lines,
         f"The registry is in {to} now: start it with --storage {to}",
