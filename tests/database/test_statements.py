@@ -311,7 +311,6 @@ POSTGRESQL_ONLY = {
     "database.transaction._SERVER_TIME",
     "registry.leases.offers._OFFER",
     "registry.leases.sql._SHARE_BLOB",
-    "registry.queries.audit._IN_ORDER",
     "transfer.queries.switch._LOCK",
 }
 

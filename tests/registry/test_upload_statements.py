@@ -1,4 +1,4 @@
-"""What an upload costs PostgreSQL: each statement is a turn of the interpreter and of the network.
+"""What a push costs PostgreSQL: each statement is a turn of the interpreter and of the network.
 
 architecture.md, "Several processes". A session is opened by one statement, claimed and read by one,
 and its claim ends with its row.
@@ -7,13 +7,15 @@ and its claim ends with its row.
 from __future__ import annotations
 
 import pytest
+import sqlalchemy as sa
 
 from tests.support.clock import FakeClock
 from tests.support.fixtures import registry_on
 from tests.support.registry import ALICE, push_image
+from tests.support.soundness import assert_sound
 from tests.support.statements import listened
 from ullage.blobs.memory import MemoryBlobStore
-from ullage.database.schema import space
+from ullage.database.schema import content, space
 from ullage.database.transaction import Database
 from ullage.oci.digest import digest_of
 from ullage.oci.errors import BlobUploadUnknown
@@ -64,3 +66,21 @@ def test_a_session_is_claimed_only_in_its_own_repository(registry: Registry) -> 
     claims = space.uploads.select().with_only_columns(space.uploads.c.claim)
     found = registry.read(lambda tx: tx.execute_directly(claims).scalar_one())
     assert found is None
+
+
+def test_a_manifest_names_all_its_blobs_in_one_statement(registry: Registry) -> None:
+    """And its totals in one, and one writes it to the audit log."""
+    with listened(registry.db) as heard:
+        digest = push_image(registry, APP, "v2", [b"%d" % number for number in range(5)])
+    begins = [each.split(" (")[0].split()[-1] for each in heard if "INSERT INTO" in each]
+    assert begins.count("manifest_blobs") == 1
+    stored = content.manifest_blobs.join(content.manifests)
+    named = sa.select(content.manifest_blobs.c.digest).select_from(stored)
+    these = named.where(content.manifests.c.digest == digest)
+    found = registry.read(lambda tx: tx.execute_directly(these).scalars().all())
+    assert len(found) == 6
+    # Six blobs and a manifest are counted; each change has one entry.
+    assert begins.count("counters") == 7
+    assert sum("INTO audit" in each for each in heard) == 7
+    assert not [each for each in heard if each.startswith("SELECT pg_advisory")]
+    assert_sound(registry)

@@ -74,6 +74,10 @@ class PostgresTransaction(Transaction):
             raise self._failure(sql, parameters, error) from error
 
     def _change_many(self, sql: str, several: Sequence[Mapping[str, Any]]) -> None:
+        if len(several) == 1:
+            # It would begin and end a pipeline for it.
+            self._change(sql, several[0])
+            return
         try:
             with self._driver.cursor() as cursor:
                 cursor.executemany(sql.encode(), several)

@@ -40,12 +40,14 @@ class Built(NamedTuple):
 class Statement:
     """A SQLAlchemy Core construct whose parameters are all named, with `sa.bindparam`."""
 
-    __slots__ = ("_columns", "_construct", "_spelled")
+    __slots__ = ("_columns", "_construct", "_in_sets", "_sets", "_spelled")
 
     def __init__(self, construct: sa.sql.ClauseElement) -> None:
         self._construct: Callable[[SqlDialect], sa.sql.ClauseElement] = lambda _: construct
         self._columns: tuple[str, ...] | None = None
         self._spelled: dict[str, Built] = {}
+        self._in_sets: Callable[[SqlDialect], sa.sql.ClauseElement] | None = None
+        self._sets: Built | None = None
 
     @classmethod
     def insert(
@@ -53,16 +55,25 @@ class Statement:
         table: sa.Table,
         columns: Iterable[str],
         complete: Callable[[Any], sa.Insert] = lambda insert: insert,
+        *,
+        in_sets: bool = False,
     ) -> Statement:
         """INSERT one row; its parameters are named as `columns` are.
 
         `complete` may add RETURNING, or ON CONFLICT, which both dialects spell alike and SQLAlchemy
         does not. Further parameters need names that no column of the table has.
+        `in_sets`: several rows are one statement where that is cheaper. Their values are strings
+        and integers, and no two of them are in conflict with each other.
         """
         statement = cls(sa.null())
         # Inline: what was given an id is asked for it only where RETURNING says so.
         statement._construct = lambda spelling: complete(spelling.insert(table).inline())
-        statement._columns = tuple(columns)
+        statement._columns = names = tuple(columns)
+        if in_sets:
+            values = sa.select(*(_each_of(table.c[name]) for name in names))
+            statement._in_sets = lambda spelling: complete(
+                spelling.insert(table).inline().from_select(names, values)
+            )
         return statement
 
     @classmethod
@@ -83,16 +94,32 @@ class Statement:
             built = self._spelled[spelling.name] = self._build(spelling)
         return built
 
+    def built_for_set(self, spelling: SqlDialect) -> Built | None:
+        """The text for many rows, each parameter a list; None if it takes them one by one."""
+        if self._in_sets is None or spelling.name == "sqlite":
+            return None
+        if self._sets is None:
+            self._sets = _built(self._in_sets(spelling).compile(dialect=spelling.dialect))
+        return self._sets
+
     def _build(self, spelling: SqlDialect) -> Built:
-        compiled = self._construct(spelling).compile(
-            dialect=spelling.dialect, column_keys=self._columns
-        )
-        binds = cast(SQLCompiler, compiled).binds
-        return Built(
-            str(compiled),
-            {name: bind.value for name, bind in binds.items() if not bind.required},
-            tuple(name for name, bind in binds.items() if isinstance(bind.type, _List)),
-        )
+        construct = self._construct(spelling)
+        return _built(construct.compile(dialect=spelling.dialect, column_keys=self._columns))
+
+
+def _built(compiled: Any) -> Built:
+    binds = cast(SQLCompiler, compiled).binds
+    return Built(
+        str(compiled),
+        {name: bind.value for name, bind in binds.items() if not bind.required},
+        tuple(name for name, bind in binds.items() if isinstance(bind.type, _List)),
+    )
+
+
+def _each_of(column: sa.Column[Any]) -> sa.ColumnElement[Any]:
+    """Every value of the list that is the parameter of this column's name."""
+    item = sa.BigInteger() if isinstance(column.type, sa.Integer) else sa.Text()
+    return sa.func.unnest(sa.bindparam(column.name, type_=_List(item)))
 
 
 def among(column: sa.ColumnElement[Any], name: str) -> sa.ColumnElement[bool]:

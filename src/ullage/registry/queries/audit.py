@@ -32,11 +32,16 @@ class AuditEntry:
     detail: dict[str, Any]
 
 
-# Numbers are given out before the commit. One at a time from here on, so that their order is the
-# order of the commits.
-_IN_ORDER = Statement(sa.text("SELECT pg_advisory_xact_lock(7813298312)"))
-_INSERT = Statement.insert(
-    _audit, ("at", "subject", "address", "request_id", "action", "repository", "target", "detail")
+# PostgreSQL gives numbers out before the commit. So one transaction at a time gets one, and others
+# wait until it has ended: the order of the numbers is the order of the commits. What a common table
+# expression that is materialized has to wait for comes before the row's number.
+_INSERT = Statement.text(
+    """INSERT INTO audit (at, subject, address, request_id, action, repository, target, detail)
+    VALUES (:at, :subject, :address, :request_id, :action, :repository, :target, :detail)""",
+    """WITH turn AS MATERIALIZED (SELECT pg_advisory_xact_lock(7813298312))
+    INSERT INTO audit (at, subject, address, request_id, action, repository, target, detail)
+    SELECT :at, :subject, :address, :request_id, :action, :repository, :target, :detail FROM turn
+    """,
 )
 
 
@@ -53,8 +58,6 @@ def record(
     detail: Mapping[str, Any] | None = None,
 ) -> None:
     """Add one entry. It is there exactly if the change is."""
-    if tx.dialect == "postgresql":
-        tx.rows(_IN_ORDER)
     tx.change(
         _INSERT,
         at=to_micros(at),

@@ -27,6 +27,7 @@ _ADD = Statement.insert(
         index_elements=["name", "slot"],
         set_={"value": space.counters.c.value + insert.excluded.value},
     ),
+    in_sets=True,
 )
 
 

@@ -331,8 +331,8 @@ def insert_manifest(
     return int(manifest_id)
 
 
-_REFER = Statement.insert(_manifest_blobs, ("manifest_id", "digest", "repository_id"))
-_LIST_CHILD = Statement.insert(_children, ("parent_id", "child_id"))
+_REFER = Statement.insert(_manifest_blobs, ("manifest_id", "digest", "repository_id"), in_sets=True)
+_LIST_CHILD = Statement.insert(_children, ("parent_id", "child_id"), in_sets=True)
 
 
 def add_references(
