@@ -6,6 +6,11 @@ and its claim ends with its row.
 
 from __future__ import annotations
 
+import threading
+import time
+from typing import LiteralString
+
+import psycopg
 import pytest
 import sqlalchemy as sa
 
@@ -16,7 +21,7 @@ from tests.support.soundness import assert_sound
 from tests.support.statements import listened
 from ullage.blobs.memory import MemoryBlobStore
 from ullage.database.schema import content, space
-from ullage.database.transaction import Database
+from ullage.database.transaction import Database, Transaction
 from ullage.oci.digest import digest_of
 from ullage.oci.errors import BlobUploadUnknown
 from ullage.oci.reference import parse_repository_name
@@ -84,3 +89,34 @@ def test_a_manifest_names_all_its_blobs_in_one_statement(registry: Registry) -> 
     assert sum("INTO audit" in each for each in heard) == 7
     assert not [each for each in heard if each.startswith("SELECT pg_advisory")]
     assert_sound(registry)
+
+
+def test_an_audit_entry_gets_its_number_when_it_is_its_turn(
+    registry: Registry, emptied_postgres_url: str
+) -> None:
+    """reliability.md I22: a number that is waited for would be smaller than that of a later one."""
+    last_number = "SELECT last_value FROM pg_sequences WHERE sequencename = 'audit_id_seq'"
+    waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'advisory'"
+
+    def enter() -> None:
+        registry.write(lambda tx: registry.audit(tx, ALICE, "second"))
+
+    second = threading.Thread(target=enter)
+    with psycopg.connect(emptied_postgres_url, autocommit=True) as other:
+
+        def ask(statement: LiteralString) -> int:
+            row = other.execute(statement).fetchone()
+            assert row is not None
+            return int(row[0])
+
+        def hold(tx: Transaction) -> None:
+            registry.audit(tx, ALICE, "first")
+            number = ask(last_number)
+            second.start()
+            deadline = time.monotonic() + 20
+            while not ask(waiting):
+                assert time.monotonic() < deadline
+            assert ask(last_number) == number
+
+        registry.write(hold)
+        second.join()
