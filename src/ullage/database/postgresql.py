@@ -177,15 +177,16 @@ class PostgresDatabase:
             pool_pre_ping=False,
             connect_args=connect_args,
         )
-        self._engine = connect(pool_size=pool_size)
+        # Most of what is asked is one statement, which is a transaction of its own: that is how
+        # connections wait in the pool.
+        self._reading = connect(pool_size=pool_size, isolation_level="AUTOCOMMIT")
+        self._engine = self._reading.execution_options(isolation_level="READ COMMITTED")
         # Connected when it is first used.
         self._apart = connect(pool_size=1)
-        # Every statement is a transaction of its own.
-        self._reading = self._engine.execution_options(isolation_level="AUTOCOMMIT")
         _, named = self._engine.dialect.create_connect_args(url)
         self._loop_parameters = {**named, **connect_args, "options": options + _FOR_QUESTIONS}
         self._loop_connections: list[PostgresLoopConnection] = []
-        self._snapshots = self._engine.execution_options(
+        self._snapshots = self._reading.execution_options(
             isolation_level="REPEATABLE READ", postgresql_readonly=True
         )
         try:
