@@ -188,6 +188,7 @@ class Worker:
     def _work(self) -> None:
         registry, busy = self._registry, False
         reclaim.expire_leases(registry)
+        reclaim.tidy_signed_urls(registry)
         for step in (
             reclaim.expire_uploads,
             deleted.expire_operations,

@@ -124,8 +124,9 @@ def test_what_a_registry_does_leaves_nothing_broken_or_forgotten(filled: Registr
 
 def test_a_blob_is_only_given_up_when_nothing_links_it(filled: Registry, clock: FakeClock) -> None:
     linked = read(filled, rows.blobs, After(None, 1))[0]
-    assert not filled.write(lambda tx: repairs.condemn_unlinked(tx, linked.key, clock()))
-    assert not filled.write(lambda tx: repairs.condemn_unlinked(tx, "no such blob", clock()))
+    due = filled.due(clock())
+    assert not filled.write(lambda tx: repairs.condemn_unlinked(tx, linked.key, clock(), due))
+    assert not filled.write(lambda tx: repairs.condemn_unlinked(tx, "no such blob", clock(), due))
     assert read(filled, rows.blobs, Only([linked.key])) == [linked]
 
 

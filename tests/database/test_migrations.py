@@ -170,6 +170,8 @@ def test_only_promises_are_unlogged(postgres_url: str) -> None:
             "lease_memory",
             "login_failures",
             "processes",
+            "signed_memory",
+            "signed_reads",
         }
 
 

@@ -15,6 +15,7 @@ import json
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from typing import Any, NamedTuple
 
 import psycopg
@@ -23,6 +24,7 @@ import pytest
 from tests.support.actors import Actor, Observer, interleave, observing
 from tests.support.clock import FakeClock
 from tests.support.fixtures import registry_on
+from tests.support.linking_store import LinkingStore
 from tests.support.planting import image_manifest, plant_blobs, plant_image
 from tests.support.registry import (
     ALICE,
@@ -39,7 +41,7 @@ from tests.support.soundness import assert_sound
 from ullage.blobs.memory import MemoryBlobStore
 from ullage.database.transaction import Database
 from ullage.deletion.delete import delete_blob, delete_manifest, delete_repository, delete_tag
-from ullage.deletion.reclaim import erase_deleted, expire_uploads, review_due
+from ullage.deletion.reclaim import erase_deleted, expire_uploads, review_due, tidy_signed_urls
 from ullage.oci.digest import Digest, digest_of
 from ullage.oci.errors import (
     BlobUnknown,
@@ -64,7 +66,14 @@ from ullage.registry.attributes import (
 )
 from ullage.registry.clients import Caller
 from ullage.registry.context import Limits, Registry
-from ullage.registry.pull.read import get_manifest, list_referrers, open_blob, stat_blob_for_push
+from ullage.registry.pull.read import (
+    get_manifest,
+    list_referrers,
+    open_blob,
+    stat_blob,
+    stat_blob_for_push,
+)
+from ullage.registry.pull.signed_links import signed_link
 from ullage.registry.push.append_session import AppendSession
 from ullage.registry.push.links import mount_blob
 from ullage.registry.push.sessions import cancel_upload, get_upload, start_upload
@@ -770,6 +779,56 @@ def test_a_repository_that_comes_and_goes_while_it_is_looked_for_is_made_again(
         upload_id = actor.result()
     assert get_upload(registry, name, upload_id, BOB).offset == 0
     assert_sound(registry)
+
+
+@pytest.mark.parametrize("deleted_as", ["image", "repository", "blob"])
+def test_o7_a_signed_url_against_the_deletion(arena: Arena, deleted_as: str) -> None:
+    """A pull is told 404, or its URL reads the blob until it ends: whoever comes first."""
+    store = LinkingStore(arena.clock)
+    limits = replace(arena.registry.limits, signed_read=timedelta(minutes=10))
+    registry = replace(arena.registry, blobs=store, limits=limits)
+    tidy_signed_urls(registry)
+    outcomes = set()
+
+    def prepare(number: int) -> Meeting:
+        name, digest = name_of(number), digest_of(layer_of(number))
+        image = None
+        if deleted_as == "blob":
+            plant_blobs(registry, name, [layer_of(number)])
+        else:
+            image = plant_image(registry, name, "v1", [layer_of(number)])
+        urls: list[str | None] = []
+
+        def pull() -> None:
+            urls.append(signed_link(registry, stat_blob(registry, name, digest)))
+
+        def delete() -> None:
+            if image is None:
+                delete_blob(registry, name, digest, BOB)
+            elif deleted_as == "image":
+                delete_manifest(registry, name, image, BOB)
+            else:
+                delete_repository(registry, name, BOB)
+
+        def check(pulled: Failure, deletion: Failure) -> None:
+            assert deletion is None
+            settle(registry)
+            outcomes.add(pulled is None)
+            if pulled is not None:
+                assert isinstance(pulled, BlobUnknown)
+                return
+            (url,) = urls
+            assert url is not None
+            assert store.reads(url)
+            ends_at = store.ends_at(url)
+            arena.clock.advance((ends_at - arena.clock()).total_seconds() - 1)
+            settle(registry)
+            assert store.reads(url)
+
+        return Meeting(pull, delete, check)
+
+    replace(arena, registry=registry).meet(prepare, stride=1)
+    assert outcomes == {True, False}
 
 
 @pytest.mark.parametrize("locked", ["repository", "manifest", "tag"])

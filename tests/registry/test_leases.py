@@ -704,7 +704,12 @@ def release(registry: Registry, tx: Transaction) -> Released:
     repository_id = lock_repository(tx, APP)
     assert repository_id is not None
     return release_links(
-        tx, registry.leases, repository_id, [DIGEST], now=registry.now(), due_at=registry.now()
+        tx,
+        registry.leases,
+        repository_id,
+        [DIGEST],
+        now=registry.now(),
+        due=registry.due(registry.now()),
     )
 
 

@@ -104,7 +104,12 @@ class Installation:
 
 def _empty_unlogged_tables(tx: Transaction) -> None:
     """PostgreSQL, CREATE TABLE: "an unlogged table is automatically truncated after a crash"."""
-    for table in (space.leases, space.lease_memory):
+    for table in (
+        space.leases,
+        space.lease_memory,
+        space.signed_reads,
+        space.signed_memory,
+    ):
         tx.execute_directly(table.delete())
 
 

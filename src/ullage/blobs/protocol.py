@@ -231,7 +231,10 @@ class BlobStore(Protocol):
         """Remove just these entries of a listing, as `delete` does; ValueError for an oddity."""
 
     def link(self, key: str, seconds: int) -> str | None:
-        """A URL that reads a committed object for so long; None: the caller is to serve it."""
+        """A URL that reads a committed object for so long, and not longer.
+
+        None: the store has none, and the caller is to serve it.
+        """
 
     def size(self, key: str, place: str | None = None) -> int | None:
         """Bytes of a committed object, None when there is none; of an appendable one if known.

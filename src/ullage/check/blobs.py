@@ -103,11 +103,12 @@ class _BlobCheck:
         yield from self._byte_issues(blob)
 
     def _unlinked(self, blob: rows.BlobFacts) -> Issue:
-        due_at = self._run.registry.now() + self._run.registry.limits.read_grace
+        now = self._run.registry.now()
+        due = self._run.registry.due(now)
         message = f"{blob.size} bytes that no repository links would never be given back"
         return Issue(
             Finding("I9", "leak", blob.key, message),
-            lambda tx: repairs.condemn_unlinked(tx, blob.key, due_at),
+            lambda tx: repairs.condemn_unlinked(tx, blob.key, now, due),
             trusts_references=True,
         )
 

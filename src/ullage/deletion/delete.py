@@ -186,7 +186,7 @@ def take_away(
             repository_id,
             references.keys(),
             now=now,
-            due_at=now + registry.limits.read_grace,
+            due=registry.due(now),
         )
     touch_repository(tx, repository_id, now)
     drop_repository_if_empty(tx, repository_id)
@@ -222,7 +222,7 @@ def delete_blob(
             repository_id,
             [digest],
             now=now,
-            due_at=now + registry.limits.read_grace,
+            due=registry.due(now),
             # Exactly this blob is asked to go; a push that counts on it uploads it again.
             despite_leases=True,
         )

@@ -36,6 +36,11 @@ from ullage.registry.queries.reclaim.erase_repository import (
 )
 from ullage.registry.queries.reclaim.release_links import release_links
 from ullage.registry.queries.reclaim.reviews import cancel_reviews, next_review
+from ullage.registry.queries.reclaim.signed_reads import (
+    shift_signed_reads,
+    signed_reads_to_tidy,
+    tidy_signed_reads,
+)
 from ullage.registry.queries.reclaim.tombstones import (
     Tombstone,
     claim_tombstones,
@@ -75,20 +80,20 @@ def recover(registry: Registry) -> int:
 def review_due(registry: Registry) -> int:
     """Look again at links whose lease should have ended; returns how many were looked at."""
     now = registry.now()
-    due_at = now + registry.limits.read_grace
+    due = registry.due(now)
     if registry.read(lambda tx: next_review(tx, now, 1)) is None:
         return 0
 
     def review(tx: Transaction) -> int:
-        due = next_review(tx, now, REVIEW_BATCH)
-        if due is None:
+        reviewed = next_review(tx, now, REVIEW_BATCH)
+        if reviewed is None:
             return 0
-        repository_id, digests = due
+        repository_id, digests = reviewed
         if lock_unerased_repository(tx, repository_id):
             lock_blobs(tx, digests, to_drop=True)
             cancel_reviews(tx, repository_id, digests)
             # What is still leased gets a new review, what is in use none, the rest goes.
-            release_links(tx, registry.leases, repository_id, digests, now=now, due_at=due_at)
+            release_links(tx, registry.leases, repository_id, digests, now=now, due=due)
             drop_repository_if_empty(tx, repository_id)
         else:
             cancel_reviews(tx, repository_id, digests)
@@ -163,7 +168,7 @@ def erase_deleted(registry: Registry) -> int:
     if not registry.read(deleted_repository_waits):
         return 0
     now = registry.now()
-    due_at = now + registry.limits.read_grace
+    due = registry.due(now)
     sizes = _upload_sizes(registry)
 
     def erase(tx: Transaction) -> int:
@@ -181,7 +186,7 @@ def erase_deleted(registry: Registry) -> int:
             repository_id,
             digests,
             now=now,
-            due_at=due_at,
+            due=due,
             despite_leases=True,
         )
         sessions = uploads.uploads_of(tx, repository_id, ERASE_BATCH)
@@ -211,6 +216,20 @@ def expire_leases(registry: Registry) -> None:
         registry.leases.expire(registry.db, registry.now())
 
 
+def tidy_signed_urls(registry: Registry) -> None:
+    """Forget signed URLs that have ended, where the store signs any. Raises Unavailable."""
+    longest, now = registry.limits.signed_read, registry.now()
+    if not longest or not registry.read(lambda tx: signed_reads_to_tidy(tx, now)):
+        return
+    until = registry.write(lambda tx: tidy_signed_reads(tx, now, longest), freeing=True)
+    if until is not None:
+        log.warning(
+            "which signed URLs were given out is not known: the bytes of deletions stay for %s "
+            "(twice --signed-url)",
+            longest,
+        )
+
+
 def shift_deadlines(registry: Registry, by: timedelta) -> None:
     """The clock was set: leases, sessions and reviews last as long as they would have.
 
@@ -227,6 +246,7 @@ def shift_deadlines(registry: Registry, by: timedelta) -> None:
         uploads.shift_uploads(tx, microseconds)
         shift_reviews(tx, microseconds)
         shift_tombstones(tx, microseconds)
+        shift_signed_reads(tx, microseconds)
         records.shift(tx, microseconds)
 
     registry.write(shift)

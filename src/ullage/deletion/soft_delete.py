@@ -183,7 +183,7 @@ def keep_manifests(
         repository_id,
         references,
         now=now,
-        due_at=now + registry.limits.read_grace,
+        due=registry.due(now),
     )
     return Released(
         released.freed_bytes,

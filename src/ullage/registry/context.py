@@ -15,12 +15,15 @@ from ullage.oci.sparse import NOTHING_ABSENT, SparseRules
 from ullage.registry.clients import Caller
 from ullage.registry.errors import database_errors, translated
 from ullage.registry.leases.lease import Leases
+from ullage.registry.leases.shared_grants import SharedGrants
 from ullage.registry.pull.blob_cache import BlobCache
+from ullage.registry.pull.link_cache import LinkCache
 from ullage.registry.pull.pull_recorder import PullRecorder
 from ullage.registry.push.hasher_cache import HasherCache
 from ullage.registry.push.sessions_in_memory import MemorySessions
 from ullage.registry.push.upload_counts import UploadCounts
 from ullage.registry.queries.audit import record
+from ullage.registry.queries.reclaim.signed_reads import Due
 from ullage.registry.queries.upload_claims import Claims
 from ullage.registry.storage_keys import StoreMark
 
@@ -53,6 +56,9 @@ class Limits:
     lease: timedelta = timedelta(hours=1)
     # From a deletion to the erasing of bytes: time for a request that is about to open them.
     read_grace: timedelta = timedelta(seconds=2)
+    # How long a signed URL of a blob works at most; zero: the store signs none. URLs that may have
+    # been forgotten count for as long, so all processes of a database have the same.
+    signed_read: timedelta = timedelta(0)
     # Whose deletions of a living image's referrers, by digest, are refused: az, all or none.
     protect_referrers: str = "az"
     # What manifests may come without.
@@ -101,6 +107,9 @@ class Registry:
     blob_cache: BlobCache = field(default_factory=BlobCache)
     # By digest, where many read together.
     manifest_cache: BlobCache = field(default_factory=BlobCache)
+    # Signed URLs that were handed out, by storage key; and pulls that want the same one.
+    signed_links: LinkCache = field(default_factory=LinkCache)
+    signing: SharedGrants[str, Any, str | None] = field(default_factory=SharedGrants)
     # Upload sessions without bytes, where they are kept in memory.
     memory_sessions: MemorySessions | None = None
     # Background work makes way for pushes.
@@ -117,6 +126,10 @@ class Registry:
     def unready(self) -> str | None:
         """Why the registry cannot do all of its work, for as long as it lives; None if it can."""
         return None if self.db.damage is None else f"the database is damaged: {self.db.damage}"
+
+    def due(self, now: datetime) -> Due:
+        """When the bytes of a blob that is condemned now are to be erased."""
+        return Due(now + self.limits.read_grace, self.limits.signed_read)
 
     def read(self, work: Work[T]) -> T:
         """Run reading work; raises Unavailable if the database does not answer."""

@@ -330,7 +330,7 @@ def move_back(
         hidden_id,
         references.keys(),
         now=now,
-        due_at=now + registry.limits.read_grace,
+        due=registry.due(now),
     )
     touch_repository(tx, live_id, now)
 

@@ -15,6 +15,7 @@ from ullage.database.statements import Statement, given
 from ullage.database.transaction import Transaction
 from ullage.oci.digest import Digest
 from ullage.registry.queries.counters import add_to_counters
+from ullage.registry.queries.reclaim.signed_reads import Due, keep_signed
 from ullage.registry.queries.reclaim.tombstones import bury
 
 _repositories = content.repositories
@@ -104,7 +105,7 @@ _IS_NEEDED = Statement(
 _DELETE_BLOB = Statement(_blobs.delete().where(_BLOB))
 
 
-def condemn_unlinked(tx: Transaction, digest: str, due_at: datetime) -> bool:
+def condemn_unlinked(tx: Transaction, digest: str, now: datetime, due: Due) -> bool:
     """Give up a blob that no repository links and no manifest refers to. False if one does."""
     found = tx.row(_LOCK_TO_DELETE, digest=digest)
     if found is None or tx.value(_IS_NEEDED, digest=digest):
@@ -112,7 +113,8 @@ def condemn_unlinked(tx: Transaction, digest: str, due_at: datetime) -> bool:
     size, storage_key = found
     tx.change(_DELETE_BLOB, digest=digest)
     add_to_counters(tx, 0, blob_count=-1, blob_bytes=-size)
-    bury(tx, 0, storage_key, size, due_at, Digest(digest))
+    bury(tx, 0, storage_key, size, due.at, Digest(digest))
+    keep_signed(tx, [storage_key], now, due.signed_read)
     return True
 
 

@@ -149,4 +149,24 @@ processes = sa.Table(
     sqlite_with_rowid=False,
 )
 
-unlogged(leases, lease_memory, processes)
+signed_reads = sa.Table(
+    "signed_reads",
+    metadata,
+    # Until when a signed URL that was given out may read a blob's bytes, in whichever process.
+    # UNLOGGED: a pull that is redirected waits for no disk.
+    sa.Column("digest", Name, primary_key=True),
+    sa.Column("until", Moment, nullable=False),
+    sa.Index("ix_signed_reads_until", "until"),
+    sqlite_with_rowid=False,
+)
+
+signed_memory = sa.Table(
+    "signed_memory",
+    metadata,
+    # One row: before this moment signed URLs may have been forgotten, so everything counts as
+    # signed. UNLOGGED as well, so that it vanishes together with them when PostgreSQL crashes.
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("complete_from", Moment, nullable=False),
+)
+
+unlogged(leases, lease_memory, processes, signed_reads, signed_memory)

@@ -47,11 +47,18 @@ class AdoptedUpload:
         now = registry.now()
         repository_id = self._end_session(tx, now).id
         failpoint("upload.finish.in_transaction")
-        # The copy that is not needed was never read, so it may go at once.
+        # The copy that is not needed is read by no request of here, so it may go at once.
         lost = self.lost
         lost_key = lost.storage_key if lost is not None else None
         key, new = adopt_blob(
-            tx, repository_id, digest, size, upload.key, now=now, due_at=now, lost=lost_key
+            tx,
+            repository_id,
+            digest,
+            size,
+            upload.key,
+            now=now,
+            signed_read=registry.limits.signed_read,
+            lost=lost_key,
         )
         if lost is not None and key == upload.key and not new:
             tx.after_commit(lambda: log_replaced(digest, lost))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import NamedTuple
 
 import sqlalchemy as sa
@@ -14,6 +14,7 @@ from ullage.database.timestamps import to_micros
 from ullage.database.transaction import Transaction
 from ullage.oci.digest import Digest
 from ullage.registry.queries.counters import add_to_counters
+from ullage.registry.queries.reclaim.signed_reads import keep_signed
 from ullage.registry.queries.reclaim.tombstones import bury
 
 _blobs = content.blobs
@@ -51,14 +52,15 @@ def adopt_blob(
     key: str,
     *,
     now: datetime,
-    due_at: datetime,
+    signed_read: timedelta,
     lost: str | None = None,
 ) -> Adopted:
     """Make the bytes under `key` the blob `digest`, unless it is stored already.
 
     The caller links it next; a new one is counted as linked once from the beginning. Whichever copy
     is not needed gets a tombstone: the newcomer, or the old one if it was damaged or was found not
-    to be there (`lost`, its storage key).
+    to be there (`lost`, its storage key). Nothing reads it any more but URLs of `signed_read` at
+    most (signed_reads.py).
     """
     new = {"digest": digest, "size": size, "storage_key": key, "repository_count": 1}
     current = None
@@ -70,8 +72,9 @@ def adopt_blob(
         # None: it was condemned between these two statements, and the way is free now.
     current_key, damaged_at, current_size = current
     if damaged_at is None and current_key != lost:
-        bury(tx, repository_id, key, size, due_at)
+        bury(tx, repository_id, key, size, now)
         return Adopted(str(current_key), new=False)
     tx.change(_REPLACE_BYTES, digest=digest, storage_key=key)
-    bury(tx, repository_id, current_key, current_size, due_at, digest)
+    bury(tx, repository_id, current_key, current_size, now, digest)
+    keep_signed(tx, [current_key], now, signed_read)
     return Adopted(key, new=False)

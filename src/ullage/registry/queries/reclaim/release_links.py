@@ -22,6 +22,7 @@ from ullage.registry.queries.content.blobs import count_links, referenced_among
 from ullage.registry.queries.content.repositories import add_to_repository
 from ullage.registry.queries.counters import add_to_counters
 from ullage.registry.queries.reclaim.reviews import cancel_reviews, schedule_reviews
+from ullage.registry.queries.reclaim.signed_reads import Due, keep_signed
 
 _blobs = content.blobs
 _repo_blobs = content.repo_blobs
@@ -47,14 +48,14 @@ def release_links(
     digests: Collection[Digest],
     *,
     now: datetime,
-    due_at: datetime,
+    due: Due,
     despite_leases: bool = False,
 ) -> Released:
     """Drop the repository's links to those of `digests` that no manifest of it refers to.
 
     The caller has locked the repository's row and the blobs' rows (lock_blobs, to_drop). A leased
     link stays and is reviewed when the lease ends. A blob without any link left is condemned: its
-    row goes and its bytes get a tombstone, to be erased from `due_at` on.
+    row goes and its bytes get a tombstone, to be erased when they are `due`.
     """
     unused = set(digests) - referenced_among(tx, repository_id, digests)
     if not unused:
@@ -69,7 +70,7 @@ def release_links(
     going = {link.digest: size for link, size in links if link.digest not in leased}
     waiting = leased.keys() - _linked_elsewhere(tx, repository_id, leased.keys())
     leased_bytes = sum(size for link, size in links if link.digest in waiting)
-    freed_bytes, freed_blobs = _drop_links(tx, repository_id, going, due_at)
+    freed_bytes, freed_blobs = _drop_links(tx, repository_id, going, now, due)
     return Released(freed_bytes, freed_blobs, leased_bytes)
 
 
@@ -125,7 +126,7 @@ _UNLINKED = Statement(
 
 
 def _drop_links(
-    tx: Transaction, repository_id: int, sizes: Mapping[Digest, int], due_at: datetime
+    tx: Transaction, repository_id: int, sizes: Mapping[Digest, int], now: datetime, due: Due
 ) -> tuple[int, int]:
     """Drop these links; the bytes and the number of the blobs that this condemns."""
     if not sizes:
@@ -136,7 +137,7 @@ def _drop_links(
     add_to_repository(tx, repository_id, blob_bytes=-sum(sizes.values()))
     count_links(tx, digests, -1)
     rows = tx.rows(_UNLINKED, digests=digests)
-    return _condemn(tx, repository_id, rows, due_at)
+    return _condemn(tx, repository_id, rows, now, due)
 
 
 _DELETE_BLOBS = Statement(_blobs.delete().where(among(_blobs.c.digest, "digests")))
@@ -144,7 +145,7 @@ _INSERT_TOMBSTONE = Statement.insert(_tombstones, ("storage_key", "digest", "siz
 
 
 def _condemn(
-    tx: Transaction, spread: int, rows: Sequence[Row], due_at: datetime
+    tx: Transaction, spread: int, rows: Sequence[Row], now: datetime, due: Due
 ) -> tuple[int, int]:
     """Delete the rows of blobs that no repository links, leaving tombstones for their bytes.
 
@@ -156,10 +157,11 @@ def _condemn(
     tx.many(
         _INSERT_TOMBSTONE,
         [
-            {"storage_key": key, "digest": digest, "size": size, "due_at": to_micros(due_at)}
+            {"storage_key": key, "digest": digest, "size": size, "due_at": to_micros(due.at)}
             for digest, size, key in rows
         ],
     )
+    keep_signed(tx, [key for _, _, key in rows], now, due.signed_read)
     freed = sum(size for _, size, _ in rows)
     add_to_counters(tx, spread, blob_count=-len(rows), blob_bytes=-freed, pending_bytes=freed)
     return freed, len(rows)
