@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qsl, urlsplit
 
 from ullage import quantities
 from ullage.oci.errors import ValueInvalid
@@ -98,6 +99,20 @@ def parse_send_file(name: str, text: str) -> str:
     if text and match is None:
         raise _wrong(name, text, "nginx: and a location, such as nginx:/ullage-files/")
     return match[1] if match else ""
+
+
+def parse_redirect(name: str, text: str) -> str:
+    if text not in ("auto", "never", "always"):
+        raise _wrong(name, text, "auto, never or always")
+    return text
+
+
+def parse_signed_url(name: str, text: str) -> timedelta:
+    """A duration of 1s to 1h: bytes of deletions may have to wait for twice as long."""
+    lasts = parse_duration(name, text)
+    if not timedelta(seconds=1) <= lasts <= timedelta(hours=1):
+        raise _wrong(name, text, "a duration of 1s to 1h, such as 5m")
+    return lasts
 
 
 def parse_optional_path(name: str, text: str) -> Path | None:
@@ -185,6 +200,8 @@ _KINDS: dict[Callable[[str, str], Any], str] = {
     parse_proxies: "NETWORKS",
     parse_send_file: "nginx:LOCATION",
     parse_optional_path: "FILE",
+    parse_redirect: "auto|never|always",
+    parse_signed_url: "DURATION",
     parse_tls: "self-signed",
     parse_protect: "az|all|none",
     parse_sparse: "deny|platforms|allow",
@@ -267,6 +284,20 @@ SETTINGS = (
         parse_send_file,
         "nginx:/ullage-files/: nginx in front sends large blobs itself, from its location of that.",
     ),
+    Setting(
+        "redirect",
+        "auto",
+        parse_redirect,
+        "Send pulls of large blobs to the bucket; auto: of a public cloud, or with `public`.",
+    ),
+    Setting("redirect_over", "1MiB", parse_size, "Smaller blobs are served by the registry."),
+    Setting("signed_url", "5m", parse_signed_url, "A pull has this long to start at the bucket."),
+    Setting(
+        "proxy_agents",
+        "Python-urllib,renovate",
+        parse_list,
+        "Clients that are never sent to the bucket, by what is in their User-Agent; with commas.",
+    ),
     Setting("max_manifest", "4MiB", parse_size, "Largest manifest that is taken."),
     Setting("max_page", "1000", parse_number, "Most items in one page of a listing."),
     Setting("max_name", "255", parse_number, "Longest repository name, in characters."),
@@ -324,6 +355,10 @@ class Settings:
     hosts: tuple[str, ...]
     trusted_proxies: tuple[str, ...]
     send_file: str
+    redirect: str
+    redirect_over: int
+    signed_url: timedelta
+    proxy_agents: tuple[str, ...]
     max_manifest: int
     max_page: int
     max_name: int
@@ -376,6 +411,36 @@ class Settings:
     @property
     def storage_url(self) -> str:
         return self.storage or f"file:{self.data}"
+
+    @property
+    def signed_read(self) -> timedelta:
+        """How long a signed URL works at most; zero where the store has none.
+
+        Also where no pull is redirected: URLs of before may not have ended.
+        """
+        return timedelta(0) if _without_urls(self.storage_url) else 2 * self.signed_url
+
+    @property
+    def redirects(self) -> bool:
+        """Whether pulls are sent to the store: `auto` only if clients are known to reach it."""
+        if self.redirect == "never" or _without_urls(self.storage_url):
+            return False
+        options = _options_in(self.storage_url)
+        return self.redirect == "always" or "public" in options or "endpoint" not in options
+
+    @property
+    def store_host(self) -> str:
+        """The name that clients are sent to, "" for the public cloud's own."""
+        options = _options_in(self.storage_url)
+        return urlsplit(options.get("public") or options.get("endpoint", "")).hostname or ""
+
+
+def _without_urls(storage_url: str) -> bool:
+    return storage_url.startswith(("file:", "memory:"))
+
+
+def _options_in(storage_url: str) -> dict[str, str]:
+    return dict(parse_qsl(urlsplit(storage_url).query))
 
 
 def load_settings(
@@ -478,6 +543,11 @@ def _require_sense(settings: Settings) -> None:
     if settings.tls and settings.tls_cert:
         raise ConfigError("tls, tls_cert: either a certificate of your own or a self-signed one")
     _require_send_file(settings)
+    if settings.redirect == "always" and _without_urls(settings.storage_url):
+        raise ConfigError(
+            "redirect: 'always' - only a bucket has URLs for clients, and there is none; name one "
+            "with --storage s3://BUCKET, or leave it out"
+        )
     counts = (
         *("max_manifest", "max_page", "max_name", "max_descriptors", "threads"),
         *("max_uploads", "max_account_uploads", "max_repository_uploads"),

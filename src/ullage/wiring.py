@@ -13,6 +13,7 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from ullage.accounts.authenticator import Authenticator
 from ullage.accounts.directory import Accounts, StoredAccounts
@@ -57,6 +58,7 @@ from ullage.registry.queries.identity import own_store
 from ullage.registry.queries.upload_claims import open_claims
 from ullage.server.app import create_app
 from ullage.server.http.access_log import RequestLog
+from ullage.server.http.redirects import Redirects
 from ullage.server.http.send_file import SendFile
 from ullage.server.listener.certificate import Tls, TlsUnusable, require_usable
 from ullage.server.listener.descriptors import budget, raised_limit
@@ -90,6 +92,7 @@ def limits_of(settings: Settings) -> Limits:
         empty_upload_idle=min(settings.upload_idle, Limits.empty_upload_idle),
         lease=settings.lease,
         read_grace=settings.read_grace,
+        signed_read=settings.signed_read,
         protect_referrers=settings.protect_referrers,
         sparse_indexes=settings.sparse_indexes,
         max_unknown_percent=settings.unknown_share,
@@ -383,6 +386,7 @@ def run_server(
             body_idle_seconds=settings.body_timeout.total_seconds(),
             request_log=request_log,
             send_file=_send_file(settings),
+            redirects=_redirects(settings),
         )
         listener = Listener(
             listening,
@@ -459,6 +463,21 @@ def warn_of_plain_passwords(settings: Settings) -> None:
             "--trusted-proxies ADDRESS or --external-url https://...",
             settings.listen,
         )
+
+
+def _redirects(settings: Settings) -> Redirects | None:
+    """Which pulls are sent to the store; warns where clients would take their credentials there."""
+    if not settings.redirects:
+        return None
+    store, own = settings.store_host, urlsplit(settings.external_url).hostname
+    if own and (store == own or store.endswith(f".{own}")):
+        log.warning(
+            "storage: clients are sent to %s, which is the registry's own host or below it: many "
+            "(docker, containerd) then send the registry's credentials along, and S3 refuses the "
+            "request. Give `public` another name, or start with --redirect never",
+            store,
+        )
+    return Redirects(settings.redirect_over, settings.proxy_agents)
 
 
 def _tls(settings: Settings) -> tuple[Tls | None, Path | None]:

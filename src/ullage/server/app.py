@@ -36,6 +36,7 @@ from ullage.server.http.errors import error_response
 from ullage.server.http.origins import OwnOrigins
 from ullage.server.http.permissions import Audience
 from ullage.server.http.proxies import Proxies
+from ullage.server.http.redirects import Redirects
 from ullage.server.http.request import Request, raw_path, require_json
 from ullage.server.http.responses import json_response
 from ullage.server.http.routes import Route, Router
@@ -70,13 +71,14 @@ def create_app(
     body_idle_seconds: float = 60.0,
     request_log: RequestLog | None = None,
     send_file: SendFile | None = None,
+    redirects: Redirects | None = None,
 ) -> ASGIApp:
     """The registry as an application for any ASGI server.
 
     Without an `authenticator` every request may do everything, if it is made to one of the
     registry's own names: `listen_host`, `hosts`, the one in `external_url` and those of loopback.
     `trusted_proxies` are the networks of proxies that are believed which client they ask for; with
-    `send_file` they send large blobs themselves.
+    `send_file` they send large blobs themselves. With `redirects` the store does.
     """
     pool = Threads(threads, inline_reads=registry.db.inline_reads)
     passwords = FairThreads(PASSWORD_THREADS)
@@ -84,7 +86,7 @@ def create_app(
     guard = Guard(authenticator, pool, passwords, origins, external_url, scheme)
     bodies = Bodies(pool, body_idle_seconds)
     reads, writes = SharedReads(registry, pool), WriteBatches(registry, pool)
-    context = Context(registry, pool, reads, writes, bodies, guard, send_file)
+    context = Context(registry, pool, reads, writes, bodies, guard, send_file, redirects)
     return App(context, Router(ROUTES), request_log, Proxies(trusted_proxies))
 
 

@@ -12,6 +12,7 @@ from ullage.oci.errors import ManifestUnknown, TagInvalid
 from ullage.oci.reference import Tag, parse_reference
 from ullage.registry.pull import read
 from ullage.registry.pull.pull_log import note_pull
+from ullage.registry.pull.signed_links import remembered_link, signed_link
 from ullage.server.http.blob_response import (
     HEADS_KEPT,
     SMALL_BYTES,
@@ -39,6 +40,12 @@ async def get_blob(context: Context, request: Request, name: str, reference: str
     cached = context.registry.blob_cache.get(blob.key)
     if cached is not None and b"range" not in request.fields.first:
         return FixedResponse.ready(200, blob_head(digest, len(cached)), cached)
+    redirects = context.redirects
+    if redirects is not None and redirects.serves(request, blob.size):
+        url = remembered_link(context.registry, blob.key)
+        url = url or await context.threads.submit(signed_link, context.registry, blob)
+        if url is not None:
+            return redirects.response(digest, url)
     reader = await context.threads.submit(
         read.open_found_blob, context.registry, repository, blob, read_ahead=SMALL_BYTES
     )

@@ -13,6 +13,7 @@ from ullage.server.http.authentication import Guard
 from ullage.server.http.blob_response import ReadyMemory
 from ullage.server.http.bodies import Bodies
 from ullage.server.http.parameters import Query
+from ullage.server.http.redirects import Redirects
 from ullage.server.http.request import Request
 from ullage.server.http.send_file import SendFile
 from ullage.server.http.shared_reads import SharedReads
@@ -35,6 +36,8 @@ class Context:
     guard: Guard
     # Where nginx may send the files of blobs.
     send_file: SendFile | None = None
+    # Which pulls are sent to the store.
+    redirects: Redirects | None = None
     # Held by the one check that goes on.
     checking: asyncio.Lock = field(default_factory=asyncio.Lock)
     ready: ReadyMemory = field(default_factory=ReadyMemory)
