@@ -1,17 +1,14 @@
-"""Signed URLs, remembered while they last long enough."""
+"""Signed URLs: a client that has one reads one object, without credentials, until it ends."""
 
 from __future__ import annotations
 
-import threading
 import time
-from collections import OrderedDict
 from datetime import UTC, datetime
 from typing import Any
 
 from ullage.blobs.azure.container import Container
 from ullage.blobs.azure.places import object_place
 
-_REMEMBERED = 10_000
 # Where no account key signs, a key does that the service gives out for so long.
 _DELEGATED_SECONDS = 24 * 3600
 # Clocks that differ by less than this do not matter.
@@ -23,22 +20,15 @@ class Links:
 
     def __init__(self, container: Container) -> None:
         self._container = container
-        self._lock = threading.Lock()
-        self._links: OrderedDict[tuple[str, int], tuple[str, float]] = OrderedDict()
         self._delegated: tuple[Any, float] = (None, 0.0)
 
     def link(self, key: str, seconds: int) -> str:
-        """A URL that reads the object for at least `seconds` from now, and at most twice as long.
+        """A URL that reads the object for `seconds` from now, and not longer.
 
         Raises ValueError for what is no key, OSError where nothing can be signed.
         """
         place, now = object_place(key), time.time()
-        with self._lock:
-            url, until = self._links.get((key, seconds), ("", 0.0))
-            if now + seconds <= until:
-                self._links.move_to_end((key, seconds))
-                return url
-        until = now + 2 * seconds
+        until = now + seconds
         query = self._container.sign(
             place,
             _by_the_services_clock(self._container, until),
@@ -46,12 +36,7 @@ class Links:
             content_type="application/octet-stream",
             cache_control=f"private, max-age={seconds}",
         )
-        url = f"{self._container.url(place, public=True)}?{query}"
-        with self._lock:
-            self._links[key, seconds] = (url, until)
-            while len(self._links) > _REMEMBERED:
-                self._links.popitem(last=False)
-        return url
+        return f"{self._container.url(place, public=True)}?{query}"
 
     def _delegation_key(self, now: float, until: float) -> Any:
         """A key that signs what lasts until then; None where the account's key does."""
