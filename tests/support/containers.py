@@ -11,6 +11,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Self
@@ -109,12 +110,16 @@ class Azurite:
 
     def stored_bytes(self, container: str, *, beside: frozenset[str] = frozenset()) -> int:
         """All bytes in a container: blobs, and blocks that are in none, but for `beside`."""
+        from azure.core.exceptions import ResourceNotFoundError
+
         client, total = self.client(container), 0
         for found in client.list_blobs(include=["uncommittedblobs"]):
-            if found.name not in beside:
-                committed, rest = client.get_blob_client(found.name).get_block_list("all")
-                blocks = sum(block.size for block in committed)
-                total += max(found.size, blocks) + sum(block.size for block in rest)
+            # What goes meanwhile has no bytes.
+            with suppress(ResourceNotFoundError):
+                if found.name not in beside:
+                    committed, rest = client.get_blob_client(found.name).get_block_list("all")
+                    blocks = sum(block.size for block in committed)
+                    total += max(found.size, blocks) + sum(block.size for block in rest)
         return total
 
     def soft_delete(self, *, enabled: bool) -> None:
