@@ -104,6 +104,8 @@ class Move:
         self.new = f"file:{tmp_path / 'new'}"
         self.settings: tuple[str, ...] = ("--database", database) if database else ()
         self.server = UllageServer(self.data, *self.settings, "--read-grace", "0s")
+        # What the commands find in their environment.
+        self.environment: Mapping[str, str] = {}
         self._crowds: list[Crowd] = []
 
     def crowd(self, server: UllageServer | None = None) -> Crowd:
@@ -116,9 +118,17 @@ class Move:
             crowd.close()
 
     def copy(self, *flags: str, env: Mapping[str, str] | None = None) -> tuple[int, str]:
-        done = run_ullage(
-            "store", "copy", "--to", self.new, "--data", self.data, *self.settings, *flags, env=env
+        command: tuple[str | Path, ...] = (
+            "store",
+            "copy",
+            "--to",
+            self.new,
+            "--data",
+            self.data,
+            *self.settings,
+            *flags,
         )
+        done = run_ullage(*command, env={**self.environment, **(env or {})})
         assert "Traceback" not in done.stderr, done.stderr
         return done.returncode, done.stdout + done.stderr
 
@@ -146,7 +156,8 @@ class Move:
         assert code == -9, said
 
     def check(self, *flags: str) -> tuple[int, str]:
-        done = run_ullage("check", "--data", self.data, *self.settings, *flags)
+        command: tuple[str | Path, ...] = ("check", "--data", self.data, *self.settings, *flags)
+        done = run_ullage(*command, env=self.environment)
         return done.returncode, done.stdout + done.stderr
 
     def refused(self, *flags: str) -> str:

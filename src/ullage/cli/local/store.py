@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from shlex import quote
 from typing import TYPE_CHECKING
 
 from ullage.cli.local.settings import setting_flags, settings_of
@@ -85,7 +86,7 @@ def _moved(moved: Moved, to: str, before: str) -> list[str]:
     lines = [f"Ended: {ended}; their clients begin again."] if moved.ended else []
     return [
         *lines,
-        f"The registry is in {to} now: start it with --storage {to}",
+        f"The registry is in {to} now: start it with --storage {quote(to)}",
         f"{before} is as it was, and no server takes it any more.",
     ]
 
