@@ -1,6 +1,6 @@
 """What a push costs PostgreSQL: each statement is a turn of the interpreter and of the network.
 
-architecture.md, "Several processes". A session is opened by one statement, claimed and read by one,
+architecture.md, "What a request costs". A session is opened by one statement, claimed and read by one,
 and its claim ends with its row.
 """
 

@@ -6,11 +6,11 @@ from pathlib import Path
 
 from ullage.blobs.protocol import BlobStore, StoreUnusable
 
-_EXPECTED = "file:/path/to/store, s3://bucket/prefix or memory:"
+_EXPECTED = "file:/path/to/store, s3://bucket/prefix, az://container/prefix or memory:"
 
 
 def open_blob_store(url: str) -> BlobStore:
-    """Open `file:/path/to/store` (made if missing), `memory:` (gone with the process) or `s3://…`.
+    """Open `file:/path/to/store` (made if missing), `memory:` (gone with the process), or a bucket.
 
     Raises ValueError when the URL names no store, StoreUnusable when the store cannot be opened.
     """
@@ -24,19 +24,25 @@ def open_blob_store(url: str) -> BlobStore:
             from ullage.blobs.files.store import FileBlobStore
 
             return FileBlobStore(Path(place))
-        case ("s3", ":", place) if place.startswith("//"):
-            return _open_s3(url)
+        case ("s3" | "az" as scheme, ":", place) if place.startswith("//"):
+            return _open_in_cloud(scheme, url)
     raise ValueError(f"{url!r} is not a blob store: expected {_EXPECTED}")
 
 
-def _open_s3(url: str) -> BlobStore:
+def _open_in_cloud(scheme: str, url: str) -> BlobStore:
     try:
-        from ullage.blobs.s3.store import open_s3
+        if scheme == "s3":
+            from ullage.blobs.s3.store import open_s3
+
+            return open_s3(url)
+        from ullage.blobs.azure.store import open_azure
+
+        return open_azure(url)
     except ModuleNotFoundError as error:
         raise StoreUnusable(
-            f"s3: needs the package {error.name} - install it with pip install 'ullage[cloud]'"
+            f"{scheme}: needs the package {error.name} - install it with pip install "
+            "'ullage[cloud]'"
         ) from error
-    return open_s3(url)
 
 
 def lasting(url: str) -> str:

@@ -1,4 +1,4 @@
-"""Signed URLs: whoever has one reads one object, without credentials, until it ends."""
+"""Signed URLs: a client that has one reads one object, without credentials, until it ends."""
 
 from __future__ import annotations
 
