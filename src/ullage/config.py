@@ -250,8 +250,8 @@ SETTINGS = (
         "storage",
         "",
         parse_text,
-        "Where blobs are kept: file:/path, s3://bucket/prefix, az://container/prefix, or memory: for "
-        "a trial; the data folder if empty.",
+        "Where blobs are kept: file:/path, s3://bucket/prefix, az://container/prefix, or memory: "
+        "for a trial; the data folder if empty.",
     ),
     Setting("auth", "false", parse_switch, "Ask for accounts; the first start makes `admin`."),
     Setting("htpasswd", "", parse_optional_path, "Take accounts from this file (htpasswd -B)."),

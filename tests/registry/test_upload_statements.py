@@ -1,7 +1,7 @@
 """What a push costs PostgreSQL: each statement is a turn of the interpreter and of the network.
 
-architecture.md, "What a request costs". A session is opened by one statement, claimed and read by one,
-and its claim ends with its row.
+architecture.md, "What a request costs". A session is opened by one statement, claimed and read by
+one, and its claim ends with its row.
 """
 
 from __future__ import annotations
