@@ -45,6 +45,7 @@ from ullage.registry.push.sessions import get_upload, start_upload
 from ullage.registry.push.uploads import append_upload
 from ullage.registry.queries.content.repositories import find_repository, lock_repository
 from ullage.registry.queries.reclaim.release_links import Released, release_links
+from ullage.registry.queries.reclaim.signed_reads import Due
 
 APP, OTHER = parse_repository_name("app"), parse_repository_name("other")
 BOB = Caller(subject="bob", address="192.0.2.2", agent="test")
@@ -709,7 +710,7 @@ def release(registry: Registry, tx: Transaction) -> Released:
         repository_id,
         [DIGEST],
         now=registry.now(),
-        due=registry.due(registry.now()),
+        due=Due(registry.now(), timedelta(0)),
     )
 
 
