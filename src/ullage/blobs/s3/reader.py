@@ -1,108 +1,21 @@
-"""Reading one object: a streaming request while it is read in order, else one for each range."""
+"""Reading one object of a bucket."""
 
 from __future__ import annotations
 
-import errno
-import threading
 from typing import Any
 
-from ullage.blobs.protocol import Closing, KeyUnknown
+from ullage.blobs.protocol import KeyUnknown
 from ullage.blobs.s3.bucket import BROKEN_BODY, NOT_FOUND, Bucket, RequestFailed
 from ullage.blobs.s3.places import object_place
-
-# Less at once is no reading in order: a look at the beginning, say.
-_STREAM_FROM = 64 * 1024
-_TRIES = 4
-# What has come before a connection breaks is kept, in pieces of this.
-_PIECE = 1024 * 1024
+from ullage.blobs.streaming import StreamReader
 
 
-class S3Reader(Closing):
-    """No look at the bucket before the first read. `size` is what the caller knows."""
-
+class S3Reader(StreamReader):
     def __init__(self, bucket: Bucket, key: str, size: int) -> None:
+        super().__init__(size, BROKEN_BODY)
         self._bucket = bucket
         self._key = key
         self._name = bucket.name(object_place(key))
-        self.size = size
-        self._lock = threading.Lock()
-        self._body: Any = None
-        # Where the last read ended, and with that the next one begins if it is in order.
-        self._next = 0
-        self._closed = False
-
-    def read_at(self, offset: int, n: int) -> bytes:
-        n = self._clip(offset, n)
-        if not n:
-            return b""
-        # Another thread that is reading does not hold this one up.
-        if self._lock.acquire(blocking=False):
-            try:
-                return self._read_in_order(offset, n)
-            finally:
-                self._lock.release()
-        return self._get(offset, n)
-
-    def read_now(self, offset: int, n: int) -> bytes | None:
-        return None if self._clip(offset, n) else b""
-
-    def close(self) -> None:
-        self._closed = True
-        with self._lock:
-            self._drop_body()
-
-    def _clip(self, offset: int, n: int) -> int:
-        """How many bytes there are to read."""
-        if offset < 0 or n < 0:
-            raise OSError(errno.EINVAL, "offset and length count from zero")
-        if self._closed:
-            raise ValueError("I/O operation on a closed reader")
-        return max(min(n, self.size - offset), 0)
-
-    def _read_in_order(self, offset: int, n: int) -> bytes:
-        in_order, self._next = offset == self._next, offset + n
-        if not in_order:
-            self._drop_body()
-        elif self._body is None and _STREAM_FROM <= n < self.size - offset:
-            self._body = self._request(offset, self.size - offset)
-        if self._body is None:
-            return self._get(offset, n)
-        data = self._read_body(n)
-        if len(data) < n:
-            # The connection broke; or the object is shorter, and that says so.
-            self._drop_body()
-            data += self._get(offset + len(data), n - len(data))
-        elif self._next == self.size:
-            self._drop_body()
-        return data
-
-    def _read_body(self, n: int) -> bytes:
-        """The next bytes of the stream; fewer where it breaks."""
-        pieces, left = [], n
-        try:
-            while left and (piece := self._body.read(left)):
-                pieces.append(piece)
-                left -= len(piece)
-        except BROKEN_BODY:
-            pass
-        return b"".join(pieces)
-
-    def _get(self, offset: int, n: int) -> bytes:
-        """A range, in a request of its own."""
-        data = bytearray()
-        for tries in range(_TRIES):
-            body = self._request(offset + len(data), n - len(data))
-            if body is None:
-                break
-            try:
-                with body:
-                    while piece := body.read(_PIECE):
-                        data += piece
-                break
-            except BROKEN_BODY as error:
-                if tries == _TRIES - 1:
-                    raise RequestFailed("BrokenBody", f"get_object: {error}") from error
-        return bytes(data)
 
     def _request(self, offset: int, n: int) -> Any:
         """The body of an answer with a range; None beyond the object's end. Raises KeyUnknown."""
@@ -116,8 +29,3 @@ class S3Reader(Closing):
             if error.code in ("InvalidRange", "416"):
                 return None
             raise
-
-    def _drop_body(self) -> None:
-        body, self._body = self._body, None
-        if body is not None:
-            body.close()
