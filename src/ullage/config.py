@@ -250,8 +250,8 @@ SETTINGS = (
         "storage",
         "",
         parse_text,
-        "Where blobs are kept: file:/path, s3://bucket/prefix, az://container/prefix, or memory: "
-        "for a trial; the data folder if empty.",
+        "Where blobs are kept: file:/path, s3://bucket/prefix, gs://bucket/prefix, "
+        "az://container/prefix, or memory: for a trial; the data folder if empty.",
     ),
     Setting("auth", "false", parse_switch, "Ask for accounts; the first start makes `admin`."),
     Setting("htpasswd", "", parse_optional_path, "Take accounts from this file (htpasswd -B)."),
@@ -546,7 +546,7 @@ def _require_sense(settings: Settings) -> None:
     if settings.redirect == "always" and _without_urls(settings.storage_url):
         raise ConfigError(
             "redirect: 'always' - only a bucket has URLs for clients, and there is none; name one "
-            "with --storage s3://BUCKET or az://CONTAINER, or leave it out"
+            "with --storage s3://BUCKET, gs://BUCKET or az://CONTAINER, or leave it out"
         )
     counts = (
         *("max_manifest", "max_page", "max_name", "max_descriptors", "threads"),

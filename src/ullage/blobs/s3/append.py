@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import re
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
@@ -15,6 +16,7 @@ from typing import Any
 from ullage.blobs.protocol import Buffer, Closing, KeyUnknown
 from ullage.blobs.s3.bucket import NOT_FOUND, Bucket
 from ullage.blobs.s3.places import new_tail_place, object_place
+from ullage.blobs.s3.reader import S3Reader
 from ullage.blobs.s3.state import State
 from ullage.blobs.sending import PIECES_OF_ONE, Senders
 from ullage.blobs.service import RequestFailed
@@ -24,6 +26,10 @@ from ullage.failpoints import failpoint
 # one store it as a tail for the time being.
 MEMORY_BYTES = 64 * 1024 * 1024
 SPILL_BYTES = 256 * 1024
+# As most services make an object's ETag of those of its parts.
+_OF_PARTS = re.compile(r"[0-9a-f]{32}-[0-9]+")
+# Read back at once.
+_READ = 1024 * 1024
 # S3's own limit.
 MOST_PARTS = 10_000
 
@@ -346,23 +352,47 @@ class S3Append(Closing):
         if self._gone:
             # Some services answer 200 once more, whatever parts are named.
             raise RequestFailed("NoSuchUpload", "the multipart upload has ended")
+        condition = {}
+        if self._bucket.options.dialect.completes_conditionally:
+            condition = {"IfNoneMatch": "*"}
+        elif _look(self._bucket, object_place(self._key)) is not None:
+            raise RequestFailed("PreconditionFailed", "an object is there")
         self._bucket.call(
             "complete_multipart_upload",
             Key=self._bucket.name(object_place(self._key)),
             UploadId=self._multipart,
             MultipartUpload={"Parts": parts},
-            IfNoneMatch="*",
+            **condition,
         )
 
     def _is_completed(self) -> bool:
-        """Whether an earlier request, whose answer was lost, has made an object of these parts."""
+        """Whether an earlier request, whose answer was lost, has made an object of these parts.
+
+        Its ETag tells, or its bytes where the service makes no ETag of those of the parts.
+        """
         try:
             found = _head(self._bucket, self._key)
+            if found["ContentLength"] != self.offset:
+                return False
+            etag = str(found["ETag"]).strip('"')
+            if _OF_PARTS.fullmatch(etag):
+                return etag == _etag_of(self._etags)
+            return self._reads_back()
         except KeyUnknown:
             return False
-        if found["ContentLength"] != self.offset:
-            return False
-        return str(found["ETag"]).strip('"') == _etag_of(self._etags)
+
+    def _reads_back(self) -> bool:
+        """Whether the object's bytes have the MD5s of the parts. Raises KeyUnknown."""
+        part = self._state.part
+        with S3Reader(self._bucket, self._key, self.offset) as reader:
+            for number, etag in enumerate(self._etags):
+                hasher = hashlib.md5(usedforsecurity=False)
+                end = min((number + 1) * part, self.offset)
+                for start in range(number * part, end, _READ):
+                    hasher.update(reader.read_at(start, min(_READ, end - start)))
+                if hasher.hexdigest() != etag.strip('"'):
+                    return False
+        return True
 
     def _lost(self, error: RequestFailed) -> Exception:
         """KeyUnknown for an error that says that there is nothing to go on with."""
