@@ -108,6 +108,36 @@ def done_and_error_in_200(request: ProxiedRequest) -> None:
     request.refuse(200, "InternalError")
 
 
+class SlowCompletion:
+    """Its answer is lost while it is at work, and a second one is told 200 at once.
+
+    It is done when the object has been looked for `looks` times. So does versitygw where copying
+    the parts takes longer than a client waits.
+    """
+
+    def __init__(self, faulty: FaultyS3, looks: int) -> None:
+        self._at_work: ProxiedRequest | None = None
+        faulty.due["CompleteMultipartUpload"] = [self._begin, self._say_done]
+        faulty.due["HeadObject"] = [*[_pass_on] * (looks - 1), self._end]
+
+    def _begin(self, request: ProxiedRequest) -> None:
+        self._at_work = request
+        request.close_connection = True
+
+    def _say_done(self, request: ProxiedRequest) -> None:
+        said = "<CompleteMultipartUploadResult><ETag>e</ETag></CompleteMultipartUploadResult>"
+        request.answer(200, [("Content-Type", "application/xml")], said.encode())
+
+    def _end(self, request: ProxiedRequest) -> None:
+        assert self._at_work is not None, "nobody asked to complete"
+        self._at_work.ask_upstream()
+        _pass_on(request)
+
+
+def _pass_on(request: ProxiedRequest) -> None:
+    request.answer(*request.ask_upstream())
+
+
 def half_a_body(request: ProxiedRequest) -> None:
     """The connection breaks in the middle of the answer's body."""
     status, headers, body = request.ask_upstream()

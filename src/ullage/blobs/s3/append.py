@@ -6,6 +6,7 @@ import errno
 import hashlib
 import re
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
@@ -30,6 +31,8 @@ SPILL_BYTES = 256 * 1024
 _OF_PARTS = re.compile(r"[0-9a-f]{32}-[0-9]+")
 # Read back at once.
 _READ = 1024 * 1024
+# How long a service may take to make an object of its parts: those that copy them take minutes.
+COMPLETE_SECONDS = 900
 # S3's own limit.
 MOST_PARTS = 10_000
 
@@ -340,6 +343,7 @@ class S3Append(Closing):
         failpoint("s3.commit.before_request")
         try:
             self._ask_to_complete(parts)
+            self._wait_until_there()
         except RequestFailed as error:
             if error.code not in _THERE | _GONE | NOT_FOUND or not self._is_completed():
                 raise self._lost(error) from error
@@ -364,6 +368,22 @@ class S3Append(Closing):
             MultipartUpload={"Parts": parts},
             **condition,
         )
+
+    def _wait_until_there(self) -> None:
+        """See the object before anybody is told that it is safe.
+
+        Some services answer 200 to a repeated request while the first one is still at work.
+        """
+        deadline, pause = time.monotonic() + COMPLETE_SECONDS, 0.1
+        while not self._is_there():
+            if time.monotonic() > deadline:
+                raise RequestFailed("NotThere", "it is said to be complete, and is not there yet")
+            time.sleep(pause)
+            pause = min(2 * pause, 5)
+
+    def _is_there(self) -> bool:
+        found = _look(self._bucket, object_place(self._key))
+        return found is not None and found["ContentLength"] == self.offset
 
     def _is_completed(self) -> bool:
         """Whether an earlier request, whose answer was lost, has made an object of these parts.
