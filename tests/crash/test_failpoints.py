@@ -194,7 +194,7 @@ CASES = [
     Case("reclaim.after_drop", 1, delete_image),
 ]
 # Those that take more than a request to reach have tests of their own, below; those of a bucket in
-# tests/blobs/test_s3_crashes.py, those of a container in test_azure_crashes.py beside it, and those
+# and those of a container in tests/blobs/test_cloud_crashes.py, and those
 # of a copy of the storage, which another process makes, in tests/transfer.
 ELSEWHERE = {
     "azure.block.after_request",

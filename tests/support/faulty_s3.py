@@ -21,11 +21,8 @@ class FaultyS3(S3Server):
     """`server` as it is reached by way of the proxy; started and stopped by the `with` block."""
 
     def __init__(self, server: S3Server) -> None:
-        self.command = server.command
-        self.folder = server.folder
+        super().__init__(server.folder)
         self.upstream = server
-        self._client = None
-        self.trusted = None
         # What is due, by operation; each fault once.
         self.due: dict[str, list[Callable[[_Handler], None]]] = defaultdict(list)
         # Every request, until it is taken away again.

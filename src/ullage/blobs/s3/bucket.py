@@ -10,8 +10,6 @@ import errno
 import logging
 import os
 import threading
-import time
-from email.utils import parsedate_to_datetime
 from typing import Any
 
 import boto3
@@ -23,6 +21,7 @@ from botocore.exceptions import ReadTimeoutError as ReadTimeout
 
 from ullage.blobs.protocol import StoreFull
 from ullage.blobs.s3.options import S3Options
+from ullage.blobs.service import RequestFailed, Service
 
 log = logging.getLogger(__name__)
 
@@ -54,33 +53,15 @@ BROKEN_BODY = (ReadTimeout, ResponseStreamingError, BotoCoreError, OSError)
 _descriptions = botocore.loaders.create_loader()
 
 
-class RequestFailed(OSError):
-    """A request that the service refused, or that got no answer; `code` is the service's word."""
-
-    def __init__(self, code: str, message: str, status: int = 0) -> None:
-        super().__init__(errno.EIO, message)
-        self.code = code
-        self.status = status
-
-
-class Bucket:
+class Bucket(Service):
     """Requests about one bucket; any thread may make them."""
 
     def __init__(self, options: S3Options, *, attempts: int = ATTEMPTS) -> None:
+        super().__init__(options.prefix)
         self.options = options
         self._attempts = attempts
         self._lock = threading.Lock()
         self._client = self._make_client()
-        # How far this machine's clock is ahead of the service's, in seconds, as last seen.
-        self.ahead = 0.0
-
-    def name(self, place: str) -> str:
-        """The full name of what lies at `place` below the prefix."""
-        return f"{self.options.prefix}/{place}" if self.options.prefix else place
-
-    def place(self, name: str) -> str:
-        """What `name` made a full name of."""
-        return name.removeprefix(f"{self.options.prefix}/") if self.options.prefix else name
 
     def call(self, operation: str, /, **parameters: Any) -> dict[str, Any]:
         """Make one request. Raises RequestFailed, StoreFull."""
@@ -144,16 +125,8 @@ class Bucket:
         answer: dict[str, Any] = getattr(client, operation)(
             Bucket=self.options.bucket, **parameters
         )
-        date = answer["ResponseMetadata"]["HTTPHeaders"].get("date")
-        if date:
-            self._compare_clocks(date)
+        self.compare_clocks(answer["ResponseMetadata"]["HTTPHeaders"].get("date"))
         return answer
-
-    def _compare_clocks(self, date: str) -> None:
-        try:
-            self.ahead = time.time() - parsedate_to_datetime(date).timestamp()
-        except ValueError:
-            log.debug("no date: %r", date)
 
     def _renewed(self, used: Any) -> Any:
         with self._lock:

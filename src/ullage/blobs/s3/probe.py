@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from ullage.blobs.protocol import StoreUnusable
-from ullage.blobs.s3.bucket import Bucket, RequestFailed
+from ullage.blobs.s3.bucket import Bucket
 from ullage.blobs.s3.options import S3Options
 from ullage.blobs.s3.places import PROBES
+from ullage.blobs.service import RequestFailed
 
 _DATA = b"0123456789"
 # A start does not wait as long as a push would.

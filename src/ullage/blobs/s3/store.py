@@ -12,6 +12,7 @@ import errno
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from itertools import islice
 
+from ullage.blobs.committed import CommittedAppend
 from ullage.blobs.protocol import (
     KeyUnknown,
     Leftover,
@@ -20,8 +21,8 @@ from ullage.blobs.protocol import (
     noted,
     validate_key,
 )
-from ullage.blobs.s3.append import CommittedAppend, S3Append, Senders, abort, size_of
-from ullage.blobs.s3.bucket import NOT_FOUND, Bucket, RequestFailed
+from ullage.blobs.s3.append import Filling, S3Append, abort, size_of
+from ullage.blobs.s3.bucket import NOT_FOUND, Bucket
 from ullage.blobs.s3.links import Links
 from ullage.blobs.s3.listing import list_bucket, size_of_parts
 from ullage.blobs.s3.options import parse_s3_url
@@ -29,6 +30,8 @@ from ullage.blobs.s3.places import LABEL, TAILS, key_of_tail, object_place
 from ullage.blobs.s3.probe import probe
 from ullage.blobs.s3.reader import S3Reader
 from ullage.blobs.s3.state import State, parse_state
+from ullage.blobs.sending import Senders
+from ullage.blobs.service import RequestFailed
 from ullage.failpoints import failpoint
 
 # S3's own limit of one request.
@@ -54,7 +57,8 @@ class S3BlobStore:
 
     def __init__(self, bucket: Bucket) -> None:
         self._bucket = bucket
-        self._senders = Senders()
+        self._senders = Senders("ullage-s3")
+        self._filling = Filling()
         self._links = Links(bucket)
 
     def begin(self, key: str) -> S3Append:
@@ -69,7 +73,7 @@ class S3BlobStore:
         if not state:
             if offset < 0:
                 raise _no_byte(key, offset)
-            return CommittedAppend(self._bucket, key, offset) if offset else self.begin(key)
+            return self._committed(key, offset) if offset else self.begin(key)
         found = parse_state(state)
         if found.key != key:
             raise KeyUnknown(key)
@@ -81,10 +85,13 @@ class S3BlobStore:
             return self._append(found, offset)
         if there != offset:
             raise KeyUnknown(key)
-        return CommittedAppend(self._bucket, key, offset)
+        return self._committed(key, offset)
 
     def _append(self, state: State, offset: int) -> S3Append:
-        return S3Append(self._bucket, self._senders, state, offset)
+        return S3Append(self._bucket, self._senders, self._filling, state, offset)
+
+    def _committed(self, key: str, offset: int) -> CommittedAppend:
+        return CommittedAppend(key, offset, lambda: self.size(key))
 
     def open(self, key: str, size: int) -> S3Reader:
         return S3Reader(self._bucket, key, size)
