@@ -28,6 +28,7 @@ from ullage.deletion import reclaim
 from ullage.deletion.reconcile_turn import reconcile_if_due
 from ullage.oci.errors import RegistryError
 from ullage.registry.context import Registry
+from ullage.registry.fitness import SPACE
 from ullage.registry.identity import advance
 from ullage.registry.locks import image_locks
 from ullage.registry.pull import pull_log
@@ -117,6 +118,7 @@ class Worker:
     def start(self) -> None:
         # The last process may have left something to do.
         self.wake()
+        self._registry.rounds.note(SPACE)
         self._thread.start()
         self._jobs.start()
         self._pulls.start()
@@ -158,12 +160,16 @@ class Worker:
             self._work()
             self._failures = 0
         except TROUBLES as error:
-            self._failures += 1
+            self._note_trouble()
             log.error("reclaiming failed, trying again soon: %s", error)
         except Exception:
             # Whatever is wrong with one piece of work must not end all reclaiming.
-            self._failures += 1
+            self._note_trouble()
             log.exception("reclaiming failed, trying again soon")
+
+    def _note_trouble(self) -> None:
+        self._failures += 1
+        self._registry.rounds.note_error(SPACE)
 
     def _rests(self) -> bool:
         """Whether nothing is to be done: of a damaged database nobody knows what may be erased."""
@@ -197,6 +203,7 @@ class Worker:
             reclaim.reclaim_due,
         ):
             while not self._stop.is_set() and step(registry):
+                registry.rounds.note(SPACE)
                 busy = True
         plan.expire_plans(registry)
         start_if_due(registry)
@@ -210,6 +217,7 @@ class Worker:
         self._untidy = busy or self._at_a_job
         if not self._untidy:
             registry.db.housekeep()
+        registry.rounds.note(SPACE)
 
     def _pause(self) -> float:
         """Seconds until something is due."""

@@ -19,6 +19,7 @@ from ullage.server.http.send_file import SendFile
 from ullage.server.http.shared_reads import SharedReads
 from ullage.server.http.threads import Threads
 from ullage.server.http.write_batches import WriteBatches
+from ullage.server.monitoring.health import Health
 
 # A User-Agent is only kept to tell clients apart.
 MAX_AGENT = 200
@@ -34,6 +35,7 @@ class Context:
     write_batches: WriteBatches
     bodies: Bodies
     guard: Guard
+    health: Health
     # Where nginx may send the files of blobs.
     send_file: SendFile | None = None
     # Which pulls are sent to the store.
