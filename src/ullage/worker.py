@@ -33,6 +33,7 @@ from ullage.registry.identity import advance
 from ullage.registry.locks import image_locks
 from ullage.registry.pull import pull_log
 from ullage.restore import deleted
+from ullage.usage import overview
 
 log = logging.getLogger(__name__)
 
@@ -50,6 +51,8 @@ MOST_RECONCILE_PAUSE_SECONDS = 3600.0
 # The scrub begins when a start is over, and looks at least this often whether it is due.
 FIRST_SCRUB_SECONDS = 60.0
 MOST_SCRUB_PAUSE_SECONDS = 3600.0
+# The bill is taken a moment after a start, so that a start is not slower for it.
+FIRST_OVERVIEW_SECONDS = 2.0
 # A wall clock that moved by more than this against the boot clock was set.
 CLOCK_JUMP = timedelta(minutes=1)
 # Something that fails is tried again after at most this long.
@@ -74,6 +77,8 @@ FORGET_SECONDS = 3600.0
 TROUBLES = (RegistryError, OSError, DatabaseBusy, DatabaseFull, DatabaseBroken)
 # While anything changes, the store's label goes on this often.
 LABEL_SECONDS = 60.0
+# The thread that keeps the bill, by its name in `Rounds`.
+BILL = "bill"
 # What each kind of job deletes.
 CHOOSERS = {"plan": choose_plan, "purge": choose_purge, "retention": choose_retention}
 
@@ -114,6 +119,7 @@ class Worker:
             target=self._reconcile, name="ullage-reconcile", daemon=True
         )
         self._scrubber = threading.Thread(target=self._scrub, name="ullage-scrub", daemon=True)
+        self._bills = threading.Thread(target=self._keep_bill, name="ullage-bill", daemon=True)
 
     def start(self) -> None:
         # The last process may have left something to do.
@@ -123,6 +129,7 @@ class Worker:
         self._jobs.start()
         self._pulls.start()
         self._reconciler.start()
+        self._bills.start()
         if self._scrub_period:
             self._scrubber.start()
 
@@ -141,6 +148,7 @@ class Worker:
             self._pulls,
             self._reconciler,
             self._scrubber,
+            self._bills,
         ):
             if thread.is_alive():
                 thread.join()
@@ -332,6 +340,22 @@ class Worker:
             except (RegistryError, OSError) as error:
                 wait = MAX_BACKOFF_SECONDS
                 log.error("the scrub failed, trying again soon: %s", error)
+
+    def _keep_bill(self) -> None:
+        """Keep the bill as far up to date as it may cost."""
+        wait, failures = FIRST_OVERVIEW_SECONDS, 0
+        while not self._stop.wait(wait):
+            if self._rests():
+                wait = IDLE_SECONDS
+                continue
+            try:
+                wait, failures = overview.keep_up(self._registry), 0
+                self._registry.rounds.note(BILL)
+            except TROUBLES as error:
+                failures += 1
+                wait = overview.LEAST_SECONDS + backoff_seconds(failures)
+                self._registry.rounds.note_error(BILL)
+                log.error("the bill was not taken, trying again soon: %s", error)
 
     def _slow_listing(self) -> Iterator[StoredObject]:
         for shard in range(SHARD_COUNT):

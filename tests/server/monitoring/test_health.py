@@ -128,7 +128,7 @@ def test_a_database_that_does_not_answer_is_not(registry: Registry) -> None:
     def read(_: object) -> None:
         raise DatabaseUnreachable("connection refused")
 
-    gone = replace(registry, db=SimpleNamespace(read=read, damage=None))  # type: ignore[arg-type]
+    gone = replace(registry, db=SimpleNamespace(read=read, damage=None))
     fault = "the registry's database cannot be reached; try again"
     assert fitness.database_fault(gone) == fault
 

@@ -17,6 +17,7 @@ from ullage.server.http.redirects import Redirects
 from ullage.server.http.request import Request
 from ullage.server.http.send_file import SendFile
 from ullage.server.http.shared_reads import SharedReads
+from ullage.server.http.single_flight import SingleFlight
 from ullage.server.http.threads import Threads
 from ullage.server.http.write_batches import WriteBatches
 from ullage.server.monitoring.health import Health
@@ -42,6 +43,7 @@ class Context:
     redirects: Redirects | None = None
     # Held by the one check that goes on.
     checking: asyncio.Lock = field(default_factory=asyncio.Lock)
+    counting_bill: SingleFlight = field(default_factory=SingleFlight)
     ready: ReadyMemory = field(default_factory=ReadyMemory)
 
     def name(self, text: str) -> RepositoryName:
