@@ -444,9 +444,16 @@ def _options_in(storage_url: str) -> dict[str, str]:
 
 
 def load_settings(
-    flags: Mapping[str, str | None], environment: Mapping[str, str], config: Path | None = None
+    flags: Mapping[str, str | None],
+    environment: Mapping[str, str],
+    config: Path | None = None,
+    *,
+    to_serve: bool = True,
 ) -> Settings:
-    """Every setting from the first source that has it. Raises ConfigError."""
+    """Every setting from the first source that has it. Raises ConfigError.
+
+    `to_serve`: also where together they make no sense.
+    """
     chosen = config or (
         Path(environment["ULLAGE_CONFIG"]) if "ULLAGE_CONFIG" in environment else None
     )
@@ -465,7 +472,8 @@ def load_settings(
         else:
             values[setting.name] = setting.parse(setting.name, setting.default)
     settings = Settings(**values)
-    _require_sense(settings)
+    if to_serve:
+        _require_sense(settings)
     return settings
 
 

@@ -161,6 +161,10 @@ TABLE = (
     Row("GET", "/api/v1/locks", "known", 200, 200, METADATA),
     Row("POST", "/api/v1/locks", "known", 201, 404, METADATA_CHANGE),
     Row("DELETE", "/api/v1/locks", "known", 200, 404, METADATA_CHANGE),
+    # observability.md section 1: one word for callers without rights.
+    Row("GET", "/livez", "anybody", 200, 200),
+    Row("GET", "/readyz", "anybody", 200, 200),
+    Row("GET", "/startupz", "anybody", 200, 200),
 )
 # RFC 9110 section 9.1: HEAD goes wherever GET goes, so it needs the same.
 HEADS = tuple(

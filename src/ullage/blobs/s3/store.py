@@ -175,6 +175,9 @@ class S3BlobStore:
     def free_bytes(self) -> int | None:
         return None
 
+    def probe(self) -> None:
+        self.read_label()
+
     def read_label(self) -> str | None:
         try:
             data = self._bucket.get(LABEL)
