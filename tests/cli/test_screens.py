@@ -8,6 +8,7 @@ import json
 import re
 import sys
 import time
+from typing import Any
 
 import httpx
 import pytest
@@ -98,7 +99,11 @@ def test_thousands_of_warnings_are_a_few_lines() -> None:
         {"rail": f"rail-{number % 7}", "message": f"does {number}", "refuses": number % 7 == 6}
         for number in range(3000)
     ]
-    found = {"id": "0" * 32, "expires": "2026-11-30T12:05:42.123456+00:00", "warnings": warnings}
+    found: dict[str, Any] = {
+        "id": "0" * 32,
+        "expires": "2026-11-30T12:05:42.123456+00:00",
+        "warnings": warnings,
+    }
     shares = [{"repository": f"r{number}"} for number in range(20)]
     found |= {"repositories": shares, "stays": [], "notes": ["there is not so much that may go"]}
     found |= {"freed_bytes": 2048, "freed_later_bytes": 0, "kept_bytes": 1}
@@ -145,7 +150,12 @@ def test_a_deletion_has_a_bar_bytes_and_the_time_that_is_left(
     terminal = at_a_terminal(monkeypatch)
     clock = iter((0.0, 0.0, 30.0))
     gauge = Gauge(lambda: next(clock))
-    deleting = {"state": "running", "tag_count": 0, "manifest_count": 1000, "tags_deleted": 0}
+    deleting: dict[str, Any] = {
+        "state": "running",
+        "tag_count": 0,
+        "manifest_count": 1000,
+        "tags_deleted": 0,
+    }
     deleting |= {"planned_bytes": 4096, "planned_later_bytes": 0, "freed_later_bytes": 0}
     for done, freed in ((0, 0), (250, 1024)):
         job.draw(gauge, deleting | {"manifests_deleted": done, "freed_bytes": freed})

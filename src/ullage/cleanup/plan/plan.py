@@ -139,6 +139,20 @@ def get_plan(
     return plan if receipt is None else changed(plan, receipt=receipt)
 
 
+def plans_beginning(registry: Registry, prefix: str, principal: Principal) -> list[str]:
+    """The ids of plans that begin so, of those the caller may see."""
+    ids = registry.read(lambda tx: plans.beginning_with(tx, prefix, registry.now()))
+    return [id_ for id_ in ids if _may_see(registry, id_, principal)]
+
+
+def _may_see(registry: Registry, plan_id: str, principal: Principal) -> bool:
+    try:
+        get_plan(registry, plan_id, principal, 0, 0)
+    except PlanUnknown:
+        return False
+    return True
+
+
 def receipt_of(tx: Transaction, plan: StoredPlan) -> Receipt | None:
     """What came of a plan, or has come of it so far; None if it is still to be carried out.
 

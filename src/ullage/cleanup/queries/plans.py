@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from sqlalchemy import bindparam
 
 from ullage.database.schema import cleaning
-from ullage.database.statements import Statement, given
+from ullage.database.statements import Statement, beginning, given, range_of
 from ullage.database.timestamps import from_micros, to_micros
 from ullage.database.transaction import Transaction
 
@@ -89,6 +89,18 @@ def find(tx: Transaction, plan_id: str, now: datetime, *, lock: bool = False) ->
     return StoredPlan(
         id_, subject, from_micros(created_at), from_micros(expires_at), document, receipt
     )
+
+
+_BEGINNING = Statement(
+    sa.select(_plans.c.id)
+    .where(beginning(_plans.c.id), _plans.c.expires_at > bindparam("now"))
+    .order_by(_plans.c.id)
+)
+
+
+def beginning_with(tx: Transaction, prefix: str, now: datetime) -> list[str]:
+    """The ids of plans that begin so and have not expired."""
+    return tx.values(_BEGINNING, **range_of(prefix), now=to_micros(now))
 
 
 _MARK_APPLIED = Statement(

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 from urllib.parse import quote
 
+from ullage.cli.client.ids import whole_id
 from ullage.cli.client.registry import RemoteRegistry
 from ullage.cli.client.scopes import DELETE_ALL, READ_ALL
 from ullage.cli.shell import flags
@@ -132,9 +133,13 @@ def _reference(stay: Mapping[str, Any]) -> str:
     return f":{stay['tags'][0]}" if stay["tags"] else f"@{stay['digest']}"
 
 
+def _job_id(invocation: Invocation, registry: RemoteRegistry) -> str:
+    return whole_id(registry, invocation.given.job, "jobs")
+
+
 def show(invocation: Invocation) -> Result:
     registry = invocation.registry(READ_ALL)
-    job = registry.get(path_of(invocation.given.job)).data
+    job = registry.get(path_of(_job_id(invocation, registry))).data
     return Result(job, lambda: _rows([job]))
 
 
@@ -144,20 +149,23 @@ def list_jobs(invocation: Invocation) -> Result:
 
 
 def items(invocation: Invocation) -> Result:
-    found = list(items_of(invocation.registry(READ_ALL), invocation.given.job))
+    registry = invocation.registry(READ_ALL)
+    found = list(items_of(registry, _job_id(invocation, registry)))
     return Result(found, lambda: [item_row(item) for item in found])
 
 
 def watch(invocation: Invocation) -> Result:
     registry = invocation.registry(READ_ALL)
-    job = finish(invocation, registry, registry.get(path_of(invocation.given.job)).data)
+    job_id = _job_id(invocation, registry)
+    job = finish(invocation, registry, registry.get(path_of(job_id)).data)
     return Result(job, lambda: _rows([job]), code=0 if job["state"] == "done" else 1)
 
 
 def cancel(invocation: Invocation) -> Result:
     registry = invocation.registry(DELETE_ALL)
-    registry.delete(path_of(invocation.given.job))
-    job = follow(invocation, registry, registry.get(path_of(invocation.given.job)).data)
+    path = path_of(_job_id(invocation, registry))
+    registry.delete(path)
+    job = follow(invocation, registry, registry.get(path).data)
     return Result(job, lambda: _rows([job]))
 
 
@@ -194,7 +202,7 @@ def image_of(item: Mapping[str, Any]) -> str:
 
 
 UNFINISHED = {1: "The job did not do everything, or any other error."}
-_JOB = Flag(("job",), "The job's id.", "JOB", required=True)
+_JOB = Flag(("job",), "The job's id, or its first digits.", "JOB", required=True)
 
 COMMANDS = (
     Command(

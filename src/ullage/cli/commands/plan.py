@@ -10,11 +10,13 @@ from dataclasses import replace
 from typing import Any
 from urllib.parse import quote
 
+from ullage.cli.client.ids import is_short, whole_id
 from ullage.cli.client.registry import RemoteRegistry, Reply
 from ullage.cli.client.scopes import DELETE_ALL, scope_of
 from ullage.cli.commands.delete_images import images_given
 from ullage.cli.commands.job import follow, messages, path_of
 from ullage.cli.commands.purge import FILTER_FLAGS, FILTER_RIGHTS, filter_of, filter_scopes
+from ullage.cli.commands.repository import complete_image
 from ullage.cli.shell import flags
 from ullage.cli.shell.commands import MISSING, Command, Flag
 from ullage.cli.shell.console import Gauge, confirm, working
@@ -48,7 +50,11 @@ def plan(invocation: Invocation) -> Result:
         request = filter_of(given)
         registry = invocation.registry(*filter_scopes(given.filter or [], FILTER_RIGHTS))
     else:
-        request = {"repositories": given.repository} if given.repository else _images(given.image)
+        request = (
+            {"repositories": given.repository}
+            if given.repository
+            else _images(invocation, given.image)
+        )
         names = given.repository or [request["repository"]]
         registry = invocation.registry(*(scope_of(name, "metadata_read") for name in names))
     # Whoever explains one manifest wants it found among all.
@@ -87,8 +93,8 @@ def _planned(
     return Result(found, lambda: (_parts if in_short else _plan_rows)(found), after=after)
 
 
-def _images(values: list[str]) -> dict[str, Any]:
-    images = images_given(values)
+def _images(invocation: Invocation, values: list[str]) -> dict[str, Any]:
+    images = [complete_image(invocation, image) for image in images_given(values)]
     repositories = sorted({image.repository for image in images})
     if len(repositories) != 1:
         raise Failure("A plan of images is of one repository; make one for each.")
@@ -250,7 +256,8 @@ def _explained(found: Mapping[str, Any], digest: str) -> Result:
     """One manifest or blob of the plan: why it goes, or stays."""
     parts = {name: found[name] for name in ("items", "stays", "later", "kept")}
     data = {
-        name: [item for item in items if item["digest"] == digest] for name, items in parts.items()
+        name: [item for item in items if _is_called(item["digest"], digest)]
+        for name, items in parts.items()
     }
     data = {name: items for name, items in data.items() if items}
     if not data:
@@ -258,10 +265,17 @@ def _explained(found: Mapping[str, Any], digest: str) -> Result:
     return Result(data)
 
 
+def _is_called(digest: str, text: str) -> bool:
+    """Whether it is this digest, or begins so."""
+    return digest == text or (
+        is_short(text) and (digest.startswith(text) or digest.partition(":")[2].startswith(text))
+    )
+
+
 def apply(invocation: Invocation) -> Result:
     given = invocation.given
     registry = invocation.registry(DELETE_ALL)
-    path = f"{PLANS}/{quote(given.plan, safe='')}"
+    path = f"{PLANS}/{quote(whole_id(registry, given.plan, 'plans'), safe='')}"
     found = registry.get(path, {"n": "0"}).data
     if "receipt" in found:
         return _applied(invocation, registry, found["receipt"])
