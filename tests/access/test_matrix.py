@@ -102,6 +102,7 @@ TABLE = (
     Row("POST", "/api/v1/plans/{plan}/apply", "known", 200, 404, METADATA, 404, DELETION),
     Row("GET", "/api/v1/usage", "known", 200, 404, METADATA),
     Row("GET", "/api/v1/why/{digest}", "known", 200, 404, METADATA, 404),
+    Row("GET", "/api/v1/ids/{prefix}", "known", 200, 200),
     # A purge of a repository that is not there finds nothing to do.
     Row("POST", "/api/v1/purge", "known", 202, 202, METADATA | DELETION),
     Row("GET", "/api/v1/jobs", "known", 200, 200),
@@ -323,6 +324,8 @@ class Attempt:
                 return self._lock_status(row.method, repository, placed=there and unused)
             case _, "locks":
                 path += f"?repository={repository}"
+            case _, "{prefix}":
+                fill["prefix"] = _layer(repository).removeprefix("sha256:")[:7]
             case _, "usage":
                 path += f"?repository={repository}"
             case _, "{plan}":
