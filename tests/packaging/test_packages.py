@@ -69,7 +69,8 @@ def plain(packages: Packages, tmp_path_factory: pytest.TempPathFactory) -> Envir
 @pytest.fixture
 def serving(plain: Environment, tmp_path: Path) -> Iterator[str]:
     """The URL of a server that runs from the wheel alone."""
-    command = [plain.command, "serve", "--listen", "127.0.0.1:0", "--data", tmp_path / "data"]
+    where = ["--listen", "127.0.0.1:0", "--data", str(tmp_path / "data")]
+    command = [str(plain.command), "serve", *where]
     environment = bare_environment() | {"PYTHONUNBUFFERED": "1"}
     with subprocess.Popen(
         command, env=environment, cwd=tmp_path, stdout=subprocess.PIPE, text=True
