@@ -28,6 +28,7 @@ _DOUBT = timedelta(seconds=30)
 # To be part of the statement that claims: it has one moment for the leases and the tombstones.
 NO_BACKUP_RUNS = ~sa.exists().where(_leases.c.until > bindparam("now"))
 
+_ANY = Statement(sa.select(_leases.c.id).where(_leases.c.until > bindparam("now")).limit(1))
 _BEGIN = Statement.insert(_leases, ("id", "until"))
 _RENEW = Statement(
     _leases.update()
@@ -37,6 +38,11 @@ _RENEW = Statement(
 _END = Statement(_leases.delete().where(given(_leases, "id")))
 _FORGET = Statement(_leases.delete().where(_leases.c.until <= bindparam("now")))
 _SHIFT = Statement(_leases.update().values(until=_leases.c.until + bindparam("by")))
+
+
+def backup_runs(tx: Transaction, now: datetime) -> bool:
+    """Whether tombstones wait for one."""
+    return tx.row(_ANY, now=to_micros(now)) is not None
 
 
 def begin_backup(tx: Transaction, lease: str, now: datetime) -> None:
