@@ -44,6 +44,7 @@ from ullage.server.http.send_file import SendFile
 from ullage.server.http.shared_reads import SharedReads
 from ullage.server.http.threads import FairThreads, Threads
 from ullage.server.http.write_batches import WriteBatches
+from ullage.server.ui.site import Site
 
 log = logging.getLogger(__name__)
 
@@ -72,13 +73,15 @@ def create_app(
     request_log: RequestLog | None = None,
     send_file: SendFile | None = None,
     redirects: Redirects | None = None,
+    ui: bool = True,
 ) -> ASGIApp:
     """The registry as an application for any ASGI server.
 
     Without an `authenticator` every request may do everything, if it is made to one of the
     registry's own names: `listen_host`, `hosts`, the one in `external_url` and those of loopback.
     `trusted_proxies` are the networks of proxies that are believed which client they ask for; with
-    `send_file` they send large blobs themselves. With `redirects` the store does.
+    `send_file` they send large blobs themselves. With `redirects` the store does. `ui` adds the web
+    UI's pages.
     """
     pool = Threads(threads, inline_reads=registry.db.inline_reads)
     passwords = FairThreads(PASSWORD_THREADS)
@@ -87,7 +90,8 @@ def create_app(
     bodies = Bodies(pool, body_idle_seconds)
     reads, writes = SharedReads(registry, pool), WriteBatches(registry, pool)
     context = Context(registry, pool, reads, writes, bodies, guard, send_file, redirects)
-    return App(context, Router(ROUTES), request_log, Proxies(trusted_proxies))
+    site = Site(context) if ui else None
+    return App(context, Router(ROUTES), request_log, Proxies(trusted_proxies), site)
 
 
 class App:
@@ -97,8 +101,10 @@ class App:
         router: Router,
         request_log: RequestLog | None,
         proxies: Proxies | None = None,
+        site: Site | None = None,
     ) -> None:
         self._context = context
+        self._site = site
         self._log = request_log
         self._proxies = proxies or Proxies()
         self.router = router
@@ -158,6 +164,8 @@ class App:
         try:
             path = raw_path(request.scope)
             request.fields.require_plain(request.scope["http_version"])
+            if self._site is not None and self._site.takes(request, path):
+                return await self._site.respond(request, path)
             route, parts = self.router.find(request.scope["method"], path)
             if path.startswith(OWN_INTERFACE):
                 require_json(request.fields)

@@ -22,7 +22,7 @@ from ullage.registry.queries.content.repositories import require_repository
 from ullage.registry.queries.counters import totals
 from ullage.registry.stored_objects import unnamed
 from ullage.usage.images import ImageEntry, image_entries
-from ullage.usage.queries import usage
+from ullage.usage.queries import tagged, usage
 from ullage.usage.queries.usage import Portion, RepositoryRow, Space
 
 LISTED_TOGETHER = 500
@@ -178,6 +178,11 @@ def by_repository(registry: Registry, principal: Principal) -> list[Entry]:
     )
     entries = _entries(rows, portions)
     return _sorted(entry for entry in entries if _may_see(principal, entry))
+
+
+def tagged_by_repository(registry: Registry) -> dict[str, int]:
+    """How many bytes of each repository a tag leads to; costs as the registry's totals."""
+    return registry.snapshot(tagged.tagged_bytes_by_name)
 
 
 def _may_see(principal: Principal, entry: Entry) -> bool:
