@@ -10,6 +10,8 @@ from typing import Self
 import httpx
 
 _PLAIN = re.compile(r"<[^>]*>")
+# Not those between groups of digits.
+_SPACES = re.compile(r"[ \n]+")
 
 
 class Visitor:
@@ -48,4 +50,4 @@ class Visitor:
 def text_of(page: httpx.Response) -> str:
     """What is to be read on a page: without markup, each space once."""
     body = page.text.partition("<main")[2].partition("</main>")[0]
-    return " ".join(unescape(_PLAIN.sub(" ", body)).split())
+    return _SPACES.sub(" ", unescape(_PLAIN.sub(" ", body)))

@@ -2,12 +2,26 @@
 
 from __future__ import annotations
 
-from ullage.server.ui import login, space, static_files
+from ullage.server.ui import (
+    deleted,
+    images,
+    jobs,
+    login,
+    plans,
+    repositories,
+    space,
+    static_files,
+)
 
 ROUTES = (
     *login.ROUTES,
     *static_files.ROUTES,
     *space.ROUTES,
+    *repositories.ROUTES,
+    *images.ROUTES,
+    *plans.ROUTES,
+    *deleted.ROUTES,
+    *jobs.ROUTES,
 )
 # What the menu leads to: pages without a part of their own in the path.
 SECTIONS = frozenset({"space"}) | {
