@@ -64,7 +64,7 @@ bench: $(VENV)/runtime.stamp ## compare with Debian's docker-registry (docs/benc
 # --strict: a package that cannot be looked up is a failure, and never taken for a safe one.
 audit: $(AUDIT)/audit.stamp ## are there known weaknesses in what is pinned?
 	$(AUDIT)/bin/pip-audit --strict --disable-pip --require-hashes \
-		-r constraints.txt -r constraints-dev.txt -r constraints-audit.txt
+		-r constraints.txt -r constraints-dev.txt -r constraints-audit.txt -r constraints-package.txt
 
 release: $(VENV)/runtime.stamp ## check, build, say what to publish (VERSION=0.2.0: tag it)
 	@$(BIN)/python -m tools.release $(if $(VERSION),--version "$(VERSION)")
@@ -85,6 +85,7 @@ lock: ## pin again after a change of dependencies (needs uv)
 	$(LOCK) pyproject.toml --group build --all-extras --constraints constraints.txt \
 		--output-file constraints-dev.txt
 	$(LOCK) --group audit --output-file constraints-audit.txt
+	$(LOCK) --group package --output-file constraints-package.txt
 
 clean: ## remove what make and the tools made; never the data
 	rm -rf $(VENV) $(AUDIT) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -18,7 +18,7 @@ from ullage import __version__
 pytestmark = pytest.mark.thorough
 
 ROOT = Path(__file__).resolve().parents[1]
-PAPERS = ("LICENSE", "README.md", "SECURITY.md", "pyproject.toml", ".gitignore", "tools")
+PAPERS = ("LICENSE", "README.md", "SECURITY.md", "pyproject.toml", ".gitignore", "tools", "docs")
 # Releasing does not look at more of the package than this.
 PACKAGE = {
     "__init__.py": f'__version__ = "{__version__}"\n',

@@ -53,7 +53,7 @@ def _credentials(server: Azurite, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def container(server: Azurite) -> str:
-    return server.fresh_container()
+    return server.fresh_bucket()
 
 
 @pytest.fixture
@@ -376,7 +376,7 @@ def test_two_registries_share_a_container(
     other = open_at(server.url(container, "other"))
     keys = {put(store)}, {put(other), upload(other)}
     assert (set(listed(store)), set(listed(other))) == keys
-    whole = open_at(server.url(server.fresh_container()))
+    whole = open_at(server.url(server.fresh_bucket()))
     key = put(whole)
     assert set(listed(whole)) == {key}
 

@@ -47,7 +47,7 @@ def opened(server: Azurite, proxy: FaultyProxy, *, retries: int) -> BlobStore:
     from ullage.blobs.azure.store import AzureBlobStore
 
     endpoint = f"http://127.0.0.1:{proxy.port}/{ACCOUNT}"
-    url = server.url(server.fresh_container(), endpoint=endpoint)
+    url = server.url(server.fresh_bucket(), endpoint=endpoint)
     return AzureBlobStore(Container(parse_azure_url(url), retries=retries))
 
 

@@ -44,7 +44,7 @@ def proxy(server: Azurite) -> Iterator[FaultyProxy]:
 def behind(server: Azurite, proxy: FaultyProxy) -> str:
     """The URL of a fresh container, by way of a proxy."""
     endpoint = f"http://127.0.0.1:{proxy.port}/{ACCOUNT}"
-    return server.url(server.fresh_container(), endpoint=endpoint)
+    return server.url(server.fresh_bucket(), endpoint=endpoint)
 
 
 def opened(url: str) -> BlobStore:
@@ -63,7 +63,7 @@ def refusal(url: str) -> str:
 
 
 def test_a_start_leaves_nothing_in_the_container(server: Azurite) -> None:
-    container = server.fresh_container()
+    container = server.fresh_bucket()
     store = opened(server.url(container, "below"))
     assert server.stored_bytes(container) == 0
     assert list(server.client(container).list_blobs(include=["uncommittedblobs"])) == []
@@ -77,7 +77,7 @@ def test_no_container_is_said(server: Azurite) -> None:
 def test_a_wrong_key_is_said(server: Azurite, monkeypatch: pytest.MonkeyPatch) -> None:
     other = base64.b64encode(b"another key").decode()
     monkeypatch.setenv("AZURE_STORAGE_KEY", other)
-    message = refusal(server.url(server.fresh_container()))
+    message = refusal(server.url(server.fresh_bucket()))
     assert "does not take these credentials" in message
     assert other not in message
 
@@ -131,7 +131,7 @@ def test_soft_delete_is_refused(server: Azurite) -> None:
     """deletion.md section 1: what is deleted gives its bytes back."""
     server.soft_delete(enabled=True)
     try:
-        assert "soft delete" in refusal(server.url(server.fresh_container()))
+        assert "soft delete" in refusal(server.url(server.fresh_bucket()))
     finally:
         server.soft_delete(enabled=False)
 
@@ -232,7 +232,7 @@ def tls_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Azurite]:
     files = self_signed(folder, [], datetime.now(UTC))
     arguments = ("--cert", str(files.certificate), "--key", str(files.key), "--oauth", "basic")
     with Azurite(folder / "containers", *arguments, scheme="https") as server:
-        server.ca = str(files.authority)
+        server.trusted = str(files.authority)
         yield server
 
 
@@ -240,7 +240,7 @@ def test_a_certificate_that_is_not_trusted_is_said(
     tls_server: Azurite, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AZURE_STORAGE_KEY", tls_server.key)
-    message = refusal(tls_server.url(tls_server.fresh_container()))
+    message = refusal(tls_server.url(tls_server.fresh_bucket()))
     assert "name the authority of its certificate with ca=FILE" in message
 
 
@@ -248,8 +248,8 @@ def test_a_certificate_of_a_named_authority_is_trusted(
     tls_server: Azurite, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AZURE_STORAGE_KEY", tls_server.key)
-    assert tls_server.ca is not None
-    store = opened(tls_server.url(tls_server.fresh_container(), ca=tls_server.ca))
+    assert tls_server.trusted is not None
+    store = opened(tls_server.url(tls_server.fresh_bucket(), ca=tls_server.trusted))
     assert content(store, put(store)) == b"bytes"
 
 
@@ -290,8 +290,8 @@ def with_identity(server: Azurite, **lifetime: timedelta) -> tuple[BlobStore, Id
     from ullage.blobs.azure.probe import open_container
     from ullage.blobs.azure.store import AzureBlobStore
 
-    assert server.ca is not None
-    options = parse_azure_url(server.url(server.fresh_container(), ca=server.ca))
+    assert server.trusted is not None
+    options = parse_azure_url(server.url(server.fresh_bucket(), ca=server.trusted))
     identity = Identity(**lifetime)
     return AzureBlobStore(open_container(options, credential=identity)), identity
 

@@ -26,7 +26,7 @@ from tests.blobs.contract import (
     resume,
     upload,
 )
-from tests.support.buckets import CREDENTIALS, S3Server, stored_bytes
+from tests.support.buckets import CREDENTIALS, S3Server
 from ullage.blobs.opening import open_blob_store
 from ullage.blobs.protocol import BlobStore, KeyUnknown
 
@@ -384,7 +384,7 @@ def test_the_bucket_adds_up(server: S3Server, bucket: str, store: BlobStore) -> 
     begun(store, two_parts())
     upload(store, b"small")
     label = frozenset({"below/here/registry-id"})
-    assert stored_bytes(server, bucket, beside=label) == sum(each.size for each in store.list())
+    assert server.stored_bytes(bucket, beside=label) == sum(each.size for each in store.list())
 
 
 def test_two_registries_share_a_bucket(server: S3Server, bucket: str, store: BlobStore) -> None:

@@ -15,7 +15,7 @@ import pytest
 from tests.clients.containers import Skopeo
 from tests.clients.layout import Image, read_contents, write_image
 from tests.clients.programs import payload
-from tests.support.buckets import CREDENTIALS, S3Server, stored_bytes
+from tests.support.buckets import CREDENTIALS, S3Server
 from tests.support.server import UllageServer, run_ullage
 
 pytestmark = pytest.mark.client
@@ -43,7 +43,7 @@ def storage(s3: S3Server, bucket: str) -> str:
 def wait_until_it_holds(s3: S3Server, bucket: str, expected: int) -> None:
     """Deleted bytes leave the bucket a read grace and a turn of the worker later."""
     deadline = time.monotonic() + 30
-    while (found := stored_bytes(s3, bucket, beside=LABEL)) != expected:
+    while (found := s3.stored_bytes(bucket, beside=LABEL)) != expected:
         assert time.monotonic() < deadline, f"{found} bytes in the bucket instead of {expected}"
         time.sleep(0.1)
 

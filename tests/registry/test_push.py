@@ -38,6 +38,7 @@ from ullage.registry.identity import parse_label
 from ullage.registry.pull.read import open_blob, stat_blob, stat_blob_for_push
 from ullage.registry.push.append_session import AppendSession
 from ullage.registry.push.links import mount_blob
+from ullage.registry.push.prepared import commit_each
 from ullage.registry.push.sessions import (
     IDLE_AFTER,
     Upload,
@@ -45,7 +46,7 @@ from ullage.registry.push.sessions import (
     get_upload,
     start_upload,
 )
-from ullage.registry.push.uploads import append_upload, finish_upload
+from ullage.registry.push.uploads import append_upload, finish_upload, prepare_blob
 from ullage.registry.quarantine import quarantine_blob
 from ullage.registry.queries import quarantine as queries
 from ullage.registry.queries.upload_claims import CLAIM_PERIOD
@@ -704,6 +705,51 @@ def test_a_sound_copy_stays_and_the_second_one_goes(
     assert stat_blob(registry, OTHER, first).key == key
     settle(registry)
     assert [found.key for found in store.list()] == [key]
+
+
+def test_one_push_of_a_commit_that_meets_a_copy_holds_up_none_beside_it(
+    registry: Registry, store: MemoryBlobStore
+) -> None:
+    """damage.md section 3: it is taken back by itself, looks at the copy, and comes once more."""
+    pushed = [DATA, b"new", DATA, b"newer"]
+    push_blob(registry, "other", DATA)
+    uploads = [start_upload(registry, APP, ALICE) for _ in pushed]
+    prepared = [
+        prepare_blob(registry, APP, upload.id, ALICE, digest_of(data), [data])
+        for upload, data in zip(uploads, pushed, strict=True)
+    ]
+    blobs = commit_each(registry, prepared)
+    assert [blob.digest for blob in blobs] == [digest_of(data) for data in pushed]
+    assert blobs[0].key == blobs[2].key
+    settle(registry)
+    assert len(list(store.list())) == 3
+    assert_sound(registry)
+
+
+def test_a_copy_that_took_another_s_place_is_looked_at_too(
+    registry: Registry, store: MemoryBlobStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """damage.md section 3: what was seen holds for one storage key, and no other."""
+    old = stat_blob(registry, APP, push_blob(registry, "app", DATA)).key
+    sizes, asked = store.size, []
+
+    def size(key: str) -> int | None:
+        asked.append(key)
+        if len(asked) == 1:
+            # Between the look and the commit it is lost, healed by somebody else, and lost again.
+            store.delete([old])
+            push_blob(registry, "app", DATA)
+            store.delete([stat_blob(registry, APP, digest_of(DATA)).key])
+            return len(DATA)
+        return sizes(key)
+
+    monkeypatch.setattr(store, "size", size)
+    push_blob(registry, "other", DATA)
+    monkeypatch.undo()
+    assert read_blob(registry, digest_of(DATA)) == DATA
+    assert asked[0] == old
+    assert asked[-1] not in (old, stat_blob(registry, APP, digest_of(DATA)).key)
+    settle(registry)
 
 
 def test_a_pull_of_what_has_just_been_replaced_is_no_damage(

@@ -15,7 +15,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from tests.support.buckets import CREDENTIALS, S3Server, stored_bytes
+from tests.support.buckets import CREDENTIALS, S3Server
 from tests.support.clock import FakeClock
 from tests.support.fixtures import registry_on
 from tests.support.registry import ALICE, settle
@@ -76,7 +76,7 @@ def clock_of(registry: Registry) -> FakeClock:
 
 def assert_adds_up(registry: Registry, server: S3Server, bucket: str) -> int:
     """What the bill says is what the bucket has; returns how much."""
-    there = stored_bytes(server, bucket, beside=frozenset({"registry-id"}))
+    there = server.stored_bytes(bucket, beside=frozenset({"registry-id"}))
     assert registry_totals(registry).disk_bytes == there
     assert unexplained(registry) == (there, 0)
     return there
@@ -131,7 +131,7 @@ def test_what_a_killed_request_left_in_the_bucket_is_found_and_removed(
     settle(registry)
     found = check(registry, Mode.DEFAULT).findings
     assert [(each.invariant, each.severity) for each in found] == [("I34", "leak")] * 2
-    assert stored_bytes(server, bucket, beside=frozenset({"registry-id"})) == 2 * len(data)
+    assert server.stored_bytes(bucket, beside=frozenset({"registry-id"})) == 2 * len(data)
     assert unexplained(registry) == (2 * len(data), len(data))
     clock_of(registry).advance((UNKNOWN_KEY_GRACE + timedelta(minutes=1)).total_seconds())
     if by == "check":

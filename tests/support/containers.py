@@ -1,27 +1,21 @@
-"""A real Azurite with empty containers, and a proxy before it that does what networks do.
+"""A real Azurite with empty containers.
 
 Azurite is looked for in the cache folder of `.ci/run` and on the PATH.
 """
 
 import base64
-import itertools
-import os
 import secrets
-import socket
-import subprocess
-import time
 from collections.abc import Mapping
 from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 from urllib.parse import urlencode
 
+from tests.support.object_servers import ObjectServer, cached
 from tests.support.require import find_command, unavailable
 
-START_SECONDS = 60
 ACCOUNT = "books"
-_numbers = itertools.count()
 
 
 def require_azurite() -> str:
@@ -29,9 +23,8 @@ def require_azurite() -> str:
     for package in ("azure.storage.blob", "azure.identity"):
         if not _is_installed(package):
             unavailable(f"{package} is not installed (pip install 'ullage[cloud]')")
-    caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    cached = caches / "ullage-ci" / "azurite" / "node_modules" / ".bin" / "azurite-blob"
-    found = str(cached) if cached.exists() else find_command("azurite-blob")
+    found = cached("azurite", "node_modules", ".bin", "azurite-blob")
+    found = found or find_command("azurite-blob")
     if found is None:
         unavailable("azurite-blob is not installed (npm install azurite)")
     return found
@@ -44,83 +37,61 @@ def _is_installed(package: str) -> bool:
         return False
 
 
-class Azurite:
-    """An Azurite on a free port of 127.0.0.1; `arguments` are more of its own."""
+class Azurite(ObjectServer):
+    """An Azurite; `arguments` are more of its own."""
 
     def __init__(self, folder: Path, *arguments: str, scheme: str = "http") -> None:
         self.command = require_azurite()
-        self.folder = folder
         self.key = base64.b64encode(secrets.token_bytes(64)).decode()
-        self.environment = {"AZURE_STORAGE_KEY": self.key}
+        super().__init__(folder, {"AZURE_STORAGE_KEY": self.key})
         self._arguments = arguments
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = int(probe.getsockname()[1])
         self.endpoint = f"{scheme}://127.0.0.1:{self.port}/{ACCOUNT}"
-        self.ca: str | None = None
 
-    def __enter__(self) -> Self:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        log_path = self.folder.parent / f"{self.folder.name}.log"
-        with log_path.open("wb") as log:
-            self._process = subprocess.Popen(
-                [
-                    self.command,
-                    *("--blobHost", "127.0.0.1", "--blobPort", str(self.port)),
-                    *("--location", str(self.folder), "--silent", "--disableTelemetry"),
-                    # The client speaks newer versions of the protocol than it knows.
-                    "--skipApiVersionCheck",
-                    *self._arguments,
-                ],
-                env={**os.environ, "AZURITE_ACCOUNTS": f"{ACCOUNT}:{self.key}"},
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-            )
-        try:
-            self._wait_until_it_answers()
-        except BaseException:
-            self.__exit__()
-            raise
-        return self
+    def command_line(self) -> list[str]:
+        return [
+            self.command,
+            *("--blobHost", "127.0.0.1", "--blobPort", str(self.port)),
+            *("--location", str(self.folder), "--silent", "--disableTelemetry"),
+            # The client speaks newer versions of the protocol than it knows.
+            "--skipApiVersionCheck",
+            *self._arguments,
+        ]
 
-    def __exit__(self, *_: object) -> None:
-        self._process.kill()
-        self._process.wait()
+    def own_environment(self) -> dict[str, str]:
+        return {"AZURITE_ACCOUNTS": f"{ACCOUNT}:{self.key}"}
 
-    def fresh_container(self) -> str:
-        """The name of an empty container that no other test uses."""
-        name = f"books-{next(_numbers)}-{secrets.token_hex(3)}"
+    def make_bucket(self, name: str) -> None:
         self.client(name).create_container()
-        return name
 
-    def url(self, container: str, prefix: str = "", **options: str) -> str:
-        """What `--storage` is given for a container of it."""
+    def url(self, bucket: str, prefix: str = "", **options: str) -> str:
         query = urlencode({"account": ACCOUNT, "endpoint": self.endpoint, **options})
-        return f"az://{container}/{prefix}?{query}"
+        return f"az://{bucket}/{prefix}?{query}"
+
+    def sizes(self, bucket: str) -> dict[str, int]:
+        return {found.name: found.size for found in self.client(bucket).list_blobs()}
+
+    def unfinished_bytes(self, bucket: str) -> int:
+        from azure.core.exceptions import ResourceNotFoundError
+
+        client, total = self.client(bucket), 0
+        for found in client.list_blobs(include=["uncommittedblobs"]):
+            # What goes meanwhile has no bytes.
+            with suppress(ResourceNotFoundError):
+                _, blocks = client.get_blob_client(found.name).get_block_list("uncommitted")
+                total += sum(block.size for block in blocks)
+        return total
+
+    def remove(self, bucket: str, name: str) -> None:
+        self.client(bucket).delete_blob(name)
 
     def client(self, container: str) -> Any:
         """A client of its own, to look behind the store's back."""
         from azure.core.credentials import AzureNamedKeyCredential
         from azure.storage.blob import ContainerClient
 
-        verify: Mapping[str, Any] = {"connection_verify": self.ca} if self.ca else {}
+        verify: Mapping[str, Any] = {"connection_verify": self.trusted} if self.trusted else {}
         credential = AzureNamedKeyCredential(ACCOUNT, self.key)
         return ContainerClient(self.endpoint, container, credential=credential, **verify)
-
-    def stored_bytes(self, container: str, *, beside: frozenset[str] = frozenset()) -> int:
-        """All bytes in a container: blobs, and blocks that are in none, but for `beside`."""
-        from azure.core.exceptions import ResourceNotFoundError
-
-        client, total = self.client(container), 0
-        for found in client.list_blobs(include=["uncommittedblobs"]):
-            # What goes meanwhile has no bytes.
-            with suppress(ResourceNotFoundError):
-                if found.name not in beside:
-                    committed, rest = client.get_blob_client(found.name).get_block_list("all")
-                    blocks = sum(block.size for block in committed)
-                    total += max(found.size, blocks) + sum(block.size for block in rest)
-        return total
 
     def soft_delete(self, *, enabled: bool) -> None:
         """Whether the account keeps blobs for a day after their deletion."""
@@ -131,14 +102,3 @@ class Azurite:
         service = BlobServiceClient(self.endpoint, credential=credential)
         policy = RetentionPolicy(enabled=enabled, days=1 if enabled else None)
         service.set_service_properties(delete_retention_policy=policy)
-
-    def _wait_until_it_answers(self) -> None:
-        deadline = time.monotonic() + START_SECONDS
-        while True:
-            try:
-                socket.create_connection(("127.0.0.1", self.port), 1).close()
-                return
-            except OSError:
-                assert self._process.poll() is None, "Azurite ended"
-                assert time.monotonic() < deadline, "Azurite does not answer"
-                time.sleep(0.02)

@@ -4,6 +4,7 @@ import json
 from collections.abc import Container, Iterable, Iterator
 from pathlib import Path
 
+from tests.support import manual
 from ullage.cli import table
 from ullage.cli.local.places import PLACE
 from ullage.cli.shell.commands import GLOBAL, Command, Flag
@@ -170,6 +171,8 @@ PAGES = {
     "errors.md": errors_page,
     "cli.md": cli_page,
     "openapi.json": openapi_page,
+    "ullage.1": manual.command_page,
+    "ullage-serve.8": manual.serve_page,
 }
 
 

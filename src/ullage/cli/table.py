@@ -88,15 +88,18 @@ def _imported_for(first: str) -> tuple[Command, ...]:
         case "login" | "logout":
             from ullage.cli.commands.login import COMMANDS
         case "config":
-            from ullage.cli.commands import config, restore, retention
+            from ullage.cli.commands import config, from_distribution, restore, retention
 
-            return config.COMMANDS + retention.COMMANDS + restore.COMMANDS
+            own = config.COMMANDS + from_distribution.COMMANDS
+            return own + retention.COMMANDS + restore.COMMANDS
         case "az-env":
             from ullage.cli.commands.az_env import COMMANDS
         case "completion":
             from ullage.cli.commands.completion import COMMANDS
         case "serve" | "version":
             from ullage.cli.local.serve import COMMANDS
+        case "health":
+            from ullage.cli.local.health import COMMANDS
         case "check":
             from ullage.cli.local.check import COMMANDS
         case "migrate":

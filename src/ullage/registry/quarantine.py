@@ -47,33 +47,30 @@ def quarantine_blob(registry: Registry, digest: Digest, storage_key: str, what: 
     return done
 
 
-class LostCopy(NamedTuple):
-    """The storage key of a copy that is not there as it should be, and what was found instead."""
+class SeenCopy(NamedTuple):
+    """A blob's stored copy that was looked at: its storage key, and what is wrong with it."""
 
     storage_key: str
-    what: str
+    problem: str | None
 
 
-def lost_copy(registry: Registry, digest: Digest, size: int) -> LostCopy | None:
-    """A blob's copy that is not there with all its `size` bytes.
+def look_at_copy(registry: Registry, digest: Digest, storage_key: str, size: int) -> SeenCopy:
+    """Look whether a blob's copy is there with all its `size` bytes.
 
-    None if it is, or if there is none yet. Asked by a push that holds a good copy, which takes the
-    place of one that cannot be found, for whatever reason: that is always safe.
+    Asked by a push that holds a good copy, which takes the place of one that cannot be found, for
+    whatever reason: that is always safe.
     """
-    copy = registry.read(lambda tx: queries.find_copy(tx, digest))
-    if copy is None:
-        return None
     try:
-        there = registry.blobs.size(copy.storage_key)
+        there = registry.blobs.size(storage_key)
     except OSError as error:
         log.error("blob %s: its stored bytes cannot be seen: %s", digest, error)
-        return LostCopy(copy.storage_key, "could not be seen")
+        return SeenCopy(storage_key, "could not be seen")
     if there == size:
-        return None
+        return SeenCopy(storage_key, None)
     found = "was missing" if there is None else f"had {there} bytes instead of {size}"
-    return LostCopy(copy.storage_key, found)
+    return SeenCopy(storage_key, found)
 
 
-def log_replaced(digest: Digest, lost: LostCopy) -> None:
+def log_replaced(digest: Digest, problem: str) -> None:
     """Tell the operator that a push has healed a blob, so that damage does not go by unseen."""
-    log.warning("blob %s %s in the storage; this push replaced it", digest, lost.what)
+    log.warning("blob %s %s in the storage; this push replaced it", digest, problem)

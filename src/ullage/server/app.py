@@ -44,6 +44,8 @@ from ullage.server.http.send_file import SendFile
 from ullage.server.http.shared_reads import SharedReads
 from ullage.server.http.threads import FairThreads, Threads
 from ullage.server.http.write_batches import WriteBatches
+from ullage.server.monitoring import routes as monitoring
+from ullage.server.monitoring.health import Health
 from ullage.server.ui.site import Site
 
 log = logging.getLogger(__name__)
@@ -56,6 +58,7 @@ ROUTES = (
     *distribution.ROUTES,
     *acr.ROUTES,
     *api.ROUTES,
+    *monitoring.ROUTES,
 )
 
 
@@ -73,6 +76,7 @@ def create_app(
     request_log: RequestLog | None = None,
     send_file: SendFile | None = None,
     redirects: Redirects | None = None,
+    health: Health | None = None,
     ui: bool = True,
 ) -> ASGIApp:
     """The registry as an application for any ASGI server.
@@ -89,7 +93,8 @@ def create_app(
     guard = Guard(authenticator, pool, passwords, origins, external_url, scheme)
     bodies = Bodies(pool, body_idle_seconds)
     reads, writes = SharedReads(registry, pool), WriteBatches(registry, pool)
-    context = Context(registry, pool, reads, writes, bodies, guard, send_file, redirects)
+    health = health or Health.of(registry)
+    context = Context(registry, pool, reads, writes, bodies, guard, health, send_file, redirects)
     site = Site(context) if ui else None
     return App(context, Router(ROUTES), request_log, Proxies(trusted_proxies), site)
 
@@ -205,9 +210,9 @@ class App:
                 return
 
     def _write_log(self, request: Request, status: int, seconds: float) -> None:
-        if self._log is None:
-            return
         scope = request.scope
+        if self._log is None or scope["path"] in monitoring.UNLOGGED:
+            return
         principal = scope.get("ullage.principal")
         client = scope.get("client")
         self._log.write(

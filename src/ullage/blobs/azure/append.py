@@ -4,47 +4,26 @@ from __future__ import annotations
 
 import errno
 import secrets
-import threading
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import replace
 
-from ullage.blobs.azure.container import NOT_FOUND, THERE, Container, RequestFailed
+from ullage.blobs.azure.container import NOT_FOUND, THERE, Container
 from ullage.blobs.azure.places import object_place
 from ullage.blobs.azure.state import State, block_id
 from ullage.blobs.protocol import Buffer, Closing, KeyUnknown
+from ullage.blobs.sending import PIECES_OF_ONE, Senders
+from ullage.blobs.service import RequestFailed
 from ullage.failpoints import failpoint
 
 # Bytes of a block; the last one of a request is smaller.
 BLOCK = 8 * 2**20
-# Blocks of one upload, and of all, that are on their way at once.
-BLOCKS_OF_ONE = 2
-BLOCKS_OF_ALL = 8
 # The service's own limit.
 MOST_BLOCKS = 50_000
 
 # A block that the list names is not there.
 _GONE = frozenset({"InvalidBlockList"}) | NOT_FOUND
-
-
-class Senders:
-    """The threads and the room for blocks of one store."""
-
-    def __init__(self) -> None:
-        self._pool = ThreadPoolExecutor(BLOCKS_OF_ALL, "ullage-azure")
-        self._room = threading.BoundedSemaphore(BLOCKS_OF_ALL)
-
-    def send(self, request: Callable[[], None]) -> Future[None]:
-        """Make a request in the background, once there is room for it."""
-        self._room.acquire()
-        try:
-            sent = self._pool.submit(request)
-        except BaseException:
-            self._room.release()
-            raise
-        sent.add_done_callback(lambda _: self._room.release())
-        return sent
 
 
 class AzureAppend(Closing):
@@ -122,16 +101,19 @@ class AzureAppend(Closing):
             raise OSError(
                 errno.EFBIG, f"an object has no more than {MOST_BLOCKS} blocks", self._key
             )
-        while len(self._sent) >= BLOCKS_OF_ONE:
+        while len(self._sent) >= PIECES_OF_ONE:
             self._settle_one()
+        self._sent.append(self._senders.send(self._next_block))
+
+    def _next_block(self) -> Callable[[], None]:
+        """A request to send what is in memory as a block; another one begins."""
         if self._state.runs and self._state.runs[-1].rest:
             # That run has ended: another one begins.
             self._name = secrets.token_hex(8)
         data, self._buffer = bytes(self._buffer), bytearray()
         self._state = self._state.with_block(self._name, len(data))
         id_ = block_id(self._name, self._state.runs[-1].count - 1)
-        container, place = self._container, self._place
-        self._sent.append(self._senders.send(lambda: _put_block(container, place, id_, data)))
+        return lambda: _put_block(self._container, self._place, id_, data)
 
     def _send_all(self) -> None:
         """Have all bytes in blocks that have arrived."""
@@ -214,31 +196,6 @@ def _put_block(container: Container, place: str, id_: str, data: bytes) -> None:
     failpoint("azure.block.before_request")
     container.put_block(place, id_, data)
     failpoint("azure.block.after_request")
-
-
-class CommittedAppend(Closing):
-    """An object that should be committed: that is made sure of, and nothing else."""
-
-    def __init__(self, container: Container, key: str, offset: int) -> None:
-        self._container = container
-        self._key = key
-        self.offset = offset
-
-    def write(self, data: Buffer) -> None:
-        raise KeyUnknown(self._key)
-
-    def sync(self) -> str:
-        raise KeyUnknown(self._key)
-
-    def before_commit(self) -> str | None:
-        return None
-
-    def commit(self) -> None:
-        if committed_size(self._container, object_place(self._key)) != self.offset:
-            raise KeyUnknown(self._key)
-
-    def close(self) -> None:
-        pass
 
 
 def committed_size(container: Container, place: str) -> int | None:

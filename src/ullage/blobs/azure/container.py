@@ -15,7 +15,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from typing import Any, TypeVar
 from urllib.parse import quote
 
@@ -35,6 +34,7 @@ from azure.storage.blob import (
 
 from ullage.blobs.azure.options import AzureOptions
 from ullage.blobs.protocol import StoreFull
+from ullage.blobs.service import RequestFailed, Service
 
 log = logging.getLogger(__name__)
 
@@ -63,15 +63,6 @@ THERE = frozenset(
 _FULL = frozenset({"InsufficientStorage", "AccountStorageLimitExceeded", "507"})
 # What an answer's body breaks with while it is read.
 BROKEN_BODY = (AzureError, OSError)
-
-
-class RequestFailed(OSError):
-    """A request that the service refused, or that got no answer; `code` is the service's word."""
-
-    def __init__(self, code: str, message: str, status: int = 0) -> None:
-        super().__init__(errno.EIO, message)
-        self.code = code
-        self.status = status
 
 
 class CredentialUnusable(ValueError):
@@ -103,13 +94,14 @@ def find_credential(options: AzureOptions) -> Any:
     return AzureNamedKeyCredential(options.account, key)
 
 
-class Container:
+class Container(Service):
     """Requests about one container; any thread may make them."""
 
     def __init__(
         self, options: AzureOptions, *, credential: Any = None, retries: int = RETRIES
     ) -> None:
         """`credential` is what the environment says if it is None. Raises CredentialUnusable."""
+        super().__init__(options.prefix)
         self.options = options
         self.retries = retries
         self._credential = find_credential(options) if credential is None else credential
@@ -118,8 +110,6 @@ class Container:
                 f"{options.endpoint}: an identity is used with https only - name such an endpoint, "
                 f"or set {KEY_VARIABLE}"
             )
-        # How far this machine's clock is ahead of the service's, in seconds, as last seen.
-        self.ahead = 0.0
         # It tells of each request at INFO.
         logging.getLogger("azure").setLevel(logging.WARNING)
         self._transport = _open_transport(options)
@@ -160,14 +150,6 @@ class Container:
             return str(credential.named_key.key)
         return None
 
-    def name(self, place: str) -> str:
-        """The full name of what lies at `place` below the prefix."""
-        return f"{self.options.prefix}/{place}" if self.options.prefix else place
-
-    def place(self, name: str) -> str:
-        """What `name` made a full name of."""
-        return name.removeprefix(f"{self.options.prefix}/") if self.options.prefix else name
-
     # --- one blob ---------------------------------------------------------------------------------
 
     def put(self, place: str, data: bytes, *, replace: bool = False) -> dict[str, Any]:
@@ -207,7 +189,7 @@ class Container:
                 headers={"Range": f"bytes={offset}-{offset + n - 1}", "x-ms-version": _VERSION},
             )
             answer = self._streams.send_request(request, stream=True)
-            self._compare_clocks(answer.headers.get("Date"))
+            self.compare_clocks(answer.headers.get("Date"))
             if answer.status_code in (200, 206):
                 return Body(answer)
             code = answer.headers.get("x-ms-error-code") or str(answer.status_code)
@@ -357,15 +339,7 @@ class Container:
         return f"{self.url(place)}?{self.sign(place, until)}"
 
     def _see(self, answer: Any) -> None:
-        self._compare_clocks(answer.http_response.headers.get("Date"))
-
-    def _compare_clocks(self, date: str | None) -> None:
-        if date is None:
-            return
-        try:
-            self.ahead = time.time() - parsedate_to_datetime(date).timestamp()
-        except ValueError:
-            log.debug("no date: %r", date)
+        self.compare_clocks(answer.http_response.headers.get("Date"))
 
 
 class Body:

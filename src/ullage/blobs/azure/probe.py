@@ -16,12 +16,12 @@ from ullage.blobs.azure.container import (
     THERE,
     Container,
     CredentialUnusable,
-    RequestFailed,
 )
 from ullage.blobs.azure.options import AzureOptions
 from ullage.blobs.azure.places import PROBES
 from ullage.blobs.azure.state import block_id
 from ullage.blobs.protocol import StoreUnusable
+from ullage.blobs.service import RequestFailed
 
 log = logging.getLogger(__name__)
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from ullage.blobs.azure.container import BROKEN_BODY, NOT_FOUND, Body, Container, RequestFailed
+from ullage.blobs.azure.container import BROKEN_BODY, NOT_FOUND, Body, Container
 from ullage.blobs.azure.places import object_place
 from ullage.blobs.protocol import KeyUnknown
+from ullage.blobs.service import RequestFailed
 from ullage.blobs.streaming import StreamReader
 
 

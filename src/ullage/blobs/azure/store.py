@@ -15,13 +15,11 @@ from itertools import islice
 from ullage.blobs.azure.append import (
     BLOCK,
     AzureAppend,
-    CommittedAppend,
-    Senders,
     committed_size,
     discard,
     uncommitted_size,
 )
-from ullage.blobs.azure.container import DELETED_AT_ONCE, NOT_FOUND, Container, RequestFailed
+from ullage.blobs.azure.container import DELETED_AT_ONCE, NOT_FOUND, Container
 from ullage.blobs.azure.links import Links
 from ullage.blobs.azure.listing import list_container
 from ullage.blobs.azure.options import parse_azure_url
@@ -29,6 +27,7 @@ from ullage.blobs.azure.places import LABEL, object_place
 from ullage.blobs.azure.probe import open_container
 from ullage.blobs.azure.reader import AzureReader
 from ullage.blobs.azure.state import State, parse_state
+from ullage.blobs.committed import CommittedAppend
 from ullage.blobs.protocol import (
     KeyUnknown,
     Leftover,
@@ -37,6 +36,8 @@ from ullage.blobs.protocol import (
     noted,
     validate_key,
 )
+from ullage.blobs.sending import Senders
+from ullage.blobs.service import RequestFailed
 from ullage.failpoints import failpoint
 
 # More than any label has.
@@ -58,7 +59,7 @@ class AzureBlobStore:
 
     def __init__(self, container: Container) -> None:
         self._container = container
-        self._senders = Senders()
+        self._senders = Senders("ullage-azure")
         self._links = Links(container)
 
     def begin(self, key: str) -> AzureAppend:
@@ -74,7 +75,7 @@ class AzureBlobStore:
         if not state:
             if offset < 0:
                 raise _no_byte(key, offset)
-            return CommittedAppend(self._container, key, offset) if offset else self.begin(key)
+            return self._committed(key, offset) if offset else self.begin(key)
         known = parse_state(state)
         if known.key != key:
             raise KeyUnknown(key)
@@ -86,10 +87,15 @@ class AzureBlobStore:
             return self._append(kept)
         if there != offset:
             raise KeyUnknown(key)
-        return CommittedAppend(self._container, key, offset)
+        return self._committed(key, offset)
 
     def _append(self, state: State) -> AzureAppend:
         return AzureAppend(self._container, self._senders, state)
+
+    def _committed(self, key: str, offset: int) -> CommittedAppend:
+        return CommittedAppend(
+            key, offset, lambda: committed_size(self._container, object_place(key))
+        )
 
     def open(self, key: str, size: int) -> AzureReader:
         return AzureReader(self._container, key, size)
@@ -141,6 +147,9 @@ class AzureBlobStore:
 
     def free_bytes(self) -> int | None:
         return None
+
+    def probe(self) -> None:
+        self.read_label()
 
     def read_label(self) -> str | None:
         try:

@@ -4,27 +4,35 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import re
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
 from ullage.blobs.protocol import Buffer, Closing, KeyUnknown
-from ullage.blobs.s3.bucket import NOT_FOUND, Bucket, RequestFailed
+from ullage.blobs.s3.bucket import NOT_FOUND, Bucket
 from ullage.blobs.s3.places import new_tail_place, object_place
+from ullage.blobs.s3.reader import S3Reader
 from ullage.blobs.s3.state import State
+from ullage.blobs.sending import PIECES_OF_ONE, Senders
+from ullage.blobs.service import RequestFailed
 from ullage.failpoints import failpoint
 
-# Parts of one upload, and of all, that are on their way at once.
-PARTS_OF_ONE = 2
-PARTS_OF_ALL = 8
 # What all uploads of a store may hold of parts that are being filled, before those with so much of
 # one store it as a tail for the time being.
 MEMORY_BYTES = 64 * 1024 * 1024
 SPILL_BYTES = 256 * 1024
+# As most services make an object's ETag of those of its parts.
+_OF_PARTS = re.compile(r"[0-9a-f]{32}-[0-9]+")
+# Read back at once.
+_READ = 1024 * 1024
+# How long a service may take to make an object of its parts: those that copy them take minutes.
+COMPLETE_SECONDS = 900
 # S3's own limit.
 MOST_PARTS = 10_000
 
@@ -33,13 +41,10 @@ _THERE = frozenset({"PreconditionFailed", "ConditionalRequestConflict", "412"})
 _GONE = frozenset({"NoSuchUpload", "InvalidPart", "InvalidPartOrder"})
 
 
-class Senders:
-    """The threads and the room for parts of one store."""
+class Filling:
+    """What the uploads of one store hold in memory of parts that are being filled."""
 
     def __init__(self) -> None:
-        self._pool = ThreadPoolExecutor(PARTS_OF_ALL, "ullage-s3")
-        # Taken by what has a whole part in memory.
-        self.room = threading.BoundedSemaphore(PARTS_OF_ALL)
         # One at a time: a tail is read back to be stored with what has come since.
         self.spilling = threading.Lock()
         self._lock = threading.Lock()
@@ -54,23 +59,13 @@ class Senders:
         with self._lock:
             self._held += more
 
-    def send(self, bucket: Bucket, part: Callable[[], dict[str, Any]]) -> Future[tuple[str, bool]]:
-        """Make a part and send it, once there is room for it. Later: its ETag, and if it arrived.
-
-        Of a multipart upload that is gone it has not. Then that may have been completed by an
-        earlier request, and the ETag that the part would have can tell.
-        """
-        self.room.acquire()
-        try:
-            sent = self._pool.submit(_send_part, bucket, part())
-        except BaseException:
-            self.room.release()
-            raise
-        sent.add_done_callback(lambda _: self.room.release())
-        return sent
-
 
 def _send_part(bucket: Bucket, parameters: dict[str, Any]) -> tuple[str, bool]:
+    """Send a part: its ETag, and if it arrived.
+
+    Of a multipart upload that is gone it has not. Then that may have been completed by an earlier
+    request, and the ETag that the part would have can tell.
+    """
     failpoint("s3.part.before_request")
     try:
         etag = str(bucket.call("upload_part", **parameters)["ETag"])
@@ -94,10 +89,13 @@ def _etag_of(etags: Sequence[str]) -> str | None:
 class S3Append(Closing):
     """Bytes for the end of one object. What was not synced is gone when it is closed."""
 
-    def __init__(self, bucket: Bucket, senders: Senders, state: State, offset: int) -> None:
+    def __init__(
+        self, bucket: Bucket, senders: Senders, filling: Filling, state: State, offset: int
+    ) -> None:
         """`state.etags` are parts that end at `offset` or before, less than a part before."""
         self._bucket = bucket
         self._senders = senders
+        self._filling = filling
         self._key = state.key
         self._state = state
         self.offset = offset
@@ -137,7 +135,7 @@ class S3Append(Closing):
                     self._final(self._send)
         self._count()
         # Twice as much each time, so that a part is not stored over and over.
-        if self._senders.short_of_memory and len(self._buffer) >= max(SPILL_BYTES, self._unread):
+        if self._filling.short_of_memory and len(self._buffer) >= max(SPILL_BYTES, self._unread):
             self._final(self._spill)
 
     def sync(self) -> str:
@@ -232,7 +230,7 @@ class S3Append(Closing):
 
     def _spill(self) -> None:
         """Store what is in memory as a tail, which no state will name."""
-        with self._senders.spilling:
+        with self._filling.spilling:
             self._store_tail()
             self._buffer = bytearray()
             self._unread = self._stored
@@ -250,7 +248,7 @@ class S3Append(Closing):
     def _count(self) -> None:
         more = len(self._buffer) - self._held
         self._held += more
-        self._senders.hold(more)
+        self._filling.hold(more)
 
     def _final(self, work: Callable[[], None]) -> None:
         """Do what cannot be done again if it fails: the part may be anywhere then."""
@@ -264,13 +262,13 @@ class S3Append(Closing):
 
     def _send(self) -> None:
         """Let the part that is full be sent, once there is room for it."""
-        while len(self._sent) >= PARTS_OF_ONE:
+        while len(self._sent) >= PIECES_OF_ONE:
             self._settle_one()
-        self._sent.append(self._senders.send(self._bucket, self._next_part))
+        self._sent.append(self._senders.send(self._next_part))
         self._drop_spilled()
 
-    def _next_part(self) -> dict[str, Any]:
-        """What a request needs to send the part that is being filled; another one begins."""
+    def _next_part(self) -> Callable[[], tuple[str, bool]]:
+        """A request to send the part that is being filled; another one begins."""
         number = len(self._etags) + len(self._sent) + 1
         if number > MOST_PARTS:
             most = MOST_PARTS * self._state.part
@@ -280,12 +278,13 @@ class S3Append(Closing):
         body, self._buffer = self._buffer, bytearray()
         # The next part has none of its bytes in that tail.
         self._tail, self._stored = ("", 0), 0
-        return {
+        parameters = {
             "Key": self._bucket.name(object_place(self._key)),
             "UploadId": self._multipart,
             "PartNumber": number,
             "Body": body,
         }
+        return lambda: _send_part(self._bucket, parameters)
 
     def _begin_multipart(self) -> str:
         answer = self._bucket.call(
@@ -344,6 +343,7 @@ class S3Append(Closing):
         failpoint("s3.commit.before_request")
         try:
             self._ask_to_complete(parts)
+            self._wait_until_there()
         except RequestFailed as error:
             if error.code not in _THERE | _GONE | NOT_FOUND or not self._is_completed():
                 raise self._lost(error) from error
@@ -356,23 +356,63 @@ class S3Append(Closing):
         if self._gone:
             # Some services answer 200 once more, whatever parts are named.
             raise RequestFailed("NoSuchUpload", "the multipart upload has ended")
+        condition = {}
+        if self._bucket.options.dialect.completes_conditionally:
+            condition = {"IfNoneMatch": "*"}
+        elif _look(self._bucket, object_place(self._key)) is not None:
+            raise RequestFailed("PreconditionFailed", "an object is there")
         self._bucket.call(
             "complete_multipart_upload",
             Key=self._bucket.name(object_place(self._key)),
             UploadId=self._multipart,
             MultipartUpload={"Parts": parts},
-            IfNoneMatch="*",
+            **condition,
         )
 
+    def _wait_until_there(self) -> None:
+        """See the object before anybody is told that it is safe.
+
+        Some services answer 200 to a repeated request while the first one is still at work.
+        """
+        deadline, pause = time.monotonic() + COMPLETE_SECONDS, 0.1
+        while not self._is_there():
+            if time.monotonic() > deadline:
+                raise RequestFailed("NotThere", "it is said to be complete, and is not there yet")
+            time.sleep(pause)
+            pause = min(2 * pause, 5)
+
+    def _is_there(self) -> bool:
+        found = _look(self._bucket, object_place(self._key))
+        return found is not None and found["ContentLength"] == self.offset
+
     def _is_completed(self) -> bool:
-        """Whether an earlier request, whose answer was lost, has made an object of these parts."""
+        """Whether an earlier request, whose answer was lost, has made an object of these parts.
+
+        Its ETag tells, or its bytes where the service makes no ETag of those of the parts.
+        """
         try:
             found = _head(self._bucket, self._key)
+            if found["ContentLength"] != self.offset:
+                return False
+            etag = str(found["ETag"]).strip('"')
+            if _OF_PARTS.fullmatch(etag):
+                return etag == _etag_of(self._etags)
+            return self._reads_back()
         except KeyUnknown:
             return False
-        if found["ContentLength"] != self.offset:
-            return False
-        return str(found["ETag"]).strip('"') == _etag_of(self._etags)
+
+    def _reads_back(self) -> bool:
+        """Whether the object's bytes have the MD5s of the parts. Raises KeyUnknown."""
+        part = self._state.part
+        with S3Reader(self._bucket, self._key, self.offset) as reader:
+            for number, etag in enumerate(self._etags):
+                hasher = hashlib.md5(usedforsecurity=False)
+                end = min((number + 1) * part, self.offset)
+                for start in range(number * part, end, _READ):
+                    hasher.update(reader.read_at(start, min(_READ, end - start)))
+                if hasher.hexdigest() != etag.strip('"'):
+                    return False
+        return True
 
     def _lost(self, error: RequestFailed) -> Exception:
         """KeyUnknown for an error that says that there is nothing to go on with."""
@@ -392,31 +432,6 @@ class S3Append(Closing):
     def _refuse_if_failed(self) -> None:
         if self._failure is not None:
             raise OSError(errno.EIO, f"an earlier part failed: {self._failure}", self._key)
-
-
-class CommittedAppend(Closing):
-    """An object of which no state is left: to be committed once more, and nothing else."""
-
-    def __init__(self, bucket: Bucket, key: str, offset: int) -> None:
-        self._bucket = bucket
-        self._key = key
-        self.offset = offset
-
-    def write(self, data: Buffer) -> None:
-        raise KeyUnknown(self._key)
-
-    def sync(self) -> str:
-        raise KeyUnknown(self._key)
-
-    def before_commit(self) -> str | None:
-        return None
-
-    def commit(self) -> None:
-        if _head(self._bucket, self._key)["ContentLength"] != self.offset:
-            raise KeyUnknown(self._key)
-
-    def close(self) -> None:
-        pass
 
 
 def _head(bucket: Bucket, key: str) -> dict[str, Any]:

@@ -7,8 +7,9 @@ from datetime import datetime
 from typing import Any
 
 from ullage.blobs.protocol import StoredObject
-from ullage.blobs.s3.bucket import NOT_FOUND, Bucket, RequestFailed
+from ullage.blobs.s3.bucket import NOT_FOUND, Bucket
 from ullage.blobs.s3.places import LABEL, TAILS, key_of_object, key_of_tail
+from ullage.blobs.service import RequestFailed
 
 
 def list_bucket(bucket: Bucket, shard: int | None) -> Iterator[StoredObject]:

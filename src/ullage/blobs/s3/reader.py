@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from ullage.blobs.protocol import KeyUnknown
-from ullage.blobs.s3.bucket import BROKEN_BODY, NOT_FOUND, Bucket, RequestFailed
+from ullage.blobs.s3.bucket import BROKEN_BODY, NOT_FOUND, Bucket
 from ullage.blobs.s3.places import object_place
+from ullage.blobs.service import RequestFailed
 from ullage.blobs.streaming import StreamReader
 
 

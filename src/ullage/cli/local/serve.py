@@ -7,12 +7,15 @@ import os
 import sys
 
 from ullage import __version__
+from ullage.cli.commands.distribution_variables import distribution_variables
 from ullage.cli.local.banner import greeting
 from ullage.cli.local.settings import setting_flags, settings_of
 from ullage.cli.shell.commands import HELP, Command, Flag
 from ullage.cli.shell.errors import Failure
 from ullage.cli.shell.groups import LOCAL
 from ullage.cli.shell.invocation import Invocation, Result
+
+log = logging.getLogger(__name__)
 
 _ALLOCATOR = "background_thread:true,dirty_decay_ms:1000,muzzy_decay_ms:0"
 
@@ -31,6 +34,7 @@ def serve(invocation: Invocation) -> Result:
         level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr
     )
     logging.getLogger("alembic").setLevel(logging.WARNING)
+    _warn_of_variables_of_distribution()
     try:
         given = invocation.given
         clean = run_server(
@@ -39,6 +43,17 @@ def serve(invocation: Invocation) -> Result:
     except CannotStart as error:
         raise Failure(str(error)) from None
     return Result(text="", code=0 if clean else 1)
+
+
+def _warn_of_variables_of_distribution() -> None:
+    """What an image of distribution was told is not silently left out."""
+    found = distribution_variables(os.environ)
+    if found:
+        log.warning(
+            "%s: of CNCF distribution, and not read here; `ullage config from-distribution --env` "
+            "says what to set instead",
+            ", ".join(found),
+        )
 
 
 def version(invocation: Invocation) -> Result:

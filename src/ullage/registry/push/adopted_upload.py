@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
+from functools import partial
 
 from ullage.database.transaction import Transaction
 from ullage.failpoints import failpoint
@@ -15,11 +16,11 @@ from ullage.registry.context import Registry
 from ullage.registry.locks import attribute_locks
 from ullage.registry.push.links import link_and_lease
 from ullage.registry.push.sessions import bury_leftover
-from ullage.registry.quarantine import LostCopy, log_replaced
+from ullage.registry.quarantine import SeenCopy, log_replaced, look_at_copy
 from ullage.registry.queries import reserved_keys, uploads
 from ullage.registry.queries.content.blobs import StoredBlob
 from ullage.registry.queries.content.repositories import RepositoryForUpdate, ensure_repository
-from ullage.registry.queries.reclaim.adopt_blob import adopt_blob
+from ullage.registry.queries.reclaim.adopt_blob import CopyUnseen, adopt_blob
 from ullage.registry.queries.uploads import Upload
 
 
@@ -35,21 +36,37 @@ class AdoptedUpload:
     fence: str | None
     digest: Digest
     size: int
-    # A copy that the row names and that is not there; the bytes replace it.
-    lost: LostCopy | None = None
+    # The blob's other copy, if there was one when it was looked for; a lost one is replaced.
+    seen: SeenCopy | None = None
+
+    def write(self) -> StoredBlob:
+        """`record` in a transaction of its own, looking at other copies until there is no new one.
+
+        Raises what `record` does, and what Registry.write does.
+        """
+        adopted = self
+        while True:
+            try:
+                return self.registry.write(adopted.record)
+            except CopyUnseen as found:
+                adopted = adopted.looking_at(found.storage_key)
+
+    def looking_at(self, storage_key: str) -> AdoptedUpload:
+        """The same, once the blob's other copy was looked at."""
+        return replace(self, seen=look_at_copy(self.registry, self.digest, storage_key, self.size))
 
     def record(self, tx: Transaction) -> StoredBlob:
         """Make the bytes the blob, linked in its repository and leased to its pusher.
 
-        Raises BlobUploadUnknown if the session has ended, or another request has it by now; Locked.
+        Raises BlobUploadUnknown if the session has ended, or another request has it by now; Locked;
+        CopyUnseen if there is a copy that was not looked at.
         """
         registry, upload, digest, size = self.registry, self.upload, self.digest, self.size
         now = registry.now()
         repository_id = self._end_session(tx, now).id
         failpoint("upload.finish.in_transaction")
         # The copy that is not needed is read by no request of here, so it may go at once.
-        lost = self.lost
-        lost_key = lost.storage_key if lost is not None else None
+        seen, problem = self.seen or (None, None)
         key, new = adopt_blob(
             tx,
             repository_id,
@@ -58,10 +75,11 @@ class AdoptedUpload:
             upload.key,
             now=now,
             signed_read=registry.limits.signed_read,
-            lost=lost_key,
+            seen=seen,
+            lost=problem is not None,
         )
-        if lost is not None and key == upload.key and not new:
-            tx.after_commit(lambda: log_replaced(digest, lost))
+        if problem is not None and key == upload.key and not new:
+            tx.after_commit(partial(log_replaced, digest, problem))
         link_and_lease(tx, registry, repository_id, digest, size, self.caller, now, counted=new)
         forget_at = now + registry.limits.finished_upload
         uploads.remember_finished(tx, upload, self.name, digest, forget_at)

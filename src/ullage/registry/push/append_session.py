@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 from ullage.blobs.protocol import Append, KeyUnknown, Reader
 from ullage.database.transaction import Transaction
@@ -27,9 +28,9 @@ from ullage.registry.push.sessions import (
     store_session,
 )
 from ullage.registry.push.upload_claim import UploadClaim
-from ullage.registry.quarantine import lost_copy
 from ullage.registry.queries import uploads
 from ullage.registry.queries.content.blobs import StoredBlob
+from ullage.registry.queries.reclaim.adopt_blob import CopyUnseen
 from ullage.registry.queries.reclaim.tombstones import bury_again
 from ullage.registry.queries.uploads import Upload
 
@@ -116,7 +117,6 @@ class AppendSession:
             if found is None:
                 self._require_stored(digest)
             failpoint("upload.finish.before_row")
-            lost = lost_copy(self._registry, digest, self.offset)
         adopted = AdoptedUpload(
             self._registry,
             self._name,
@@ -125,7 +125,6 @@ class AppendSession:
             self._claim.fence,
             digest,
             self.offset,
-            lost,
         )
         return _PreparedCommit(self, adopted)
 
@@ -280,6 +279,14 @@ class _PreparedCommit(Prepared[StoredBlob]):
 
     def record(self, tx: Transaction) -> StoredBlob:
         return self.adopted.record(tx)
+
+    def end(self, outcome: Any) -> StoredBlob:
+        if isinstance(outcome, CopyUnseen):
+            try:
+                outcome = self.adopted.looking_at(outcome.storage_key).write()
+            except BaseException as error:  # noqa: BLE001 - raised again once it is undone
+                outcome = error
+        return Prepared.end(self, outcome)
 
     def recorded(self, result: StoredBlob) -> None:
         self.session._committed(result)

@@ -24,7 +24,6 @@ from ullage.registry.push.sessions import (
     start_upload,
 )
 from ullage.registry.push.upload_claim import UploadClaim
-from ullage.registry.quarantine import lost_copy
 from ullage.registry.queries import uploads
 from ullage.registry.queries.content.blobs import StoredBlob, find_blob
 from ullage.registry.queries.uploads import Upload
@@ -194,9 +193,8 @@ def _finish_committed(
     try:
         with store_errors():
             size = _commit_again(registry, upload, digest)
-        lost = lost_copy(registry, digest, size)
-        adopted = AdoptedUpload(registry, name, caller, upload, claim.fence, digest, size, lost)
-        blob = registry.write(adopted.record)
+        adopted = AdoptedUpload(registry, name, caller, upload, claim.fence, digest, size)
+        blob = adopted.write()
         forget_memory_session(registry, upload)
         return blob
     except KeyUnknown as error:

@@ -47,23 +47,12 @@ class StoredCopy(NamedTuple):
 
 
 _COPY_COLUMNS = (_blobs.c.digest, _blobs.c.storage_key, _blobs.c.size)
-_COPY = Statement(
-    sa.select(*_COPY_COLUMNS).where(
-        _blobs.c.digest == bindparam("digest"), _blobs.c.damaged_at.is_(None)
-    )
-)
 _COPIES_AFTER = Statement(
     sa.select(*_COPY_COLUMNS)
     .where(_blobs.c.digest > bindparam("after"), _blobs.c.damaged_at.is_(None))
     .order_by(_blobs.c.digest)
     .limit(bindparam("limit", type_=sa.Integer))
 )
-
-
-def find_copy(tx: Transaction, digest: Digest) -> StoredCopy | None:
-    """The bytes of a blob, in whichever repository it is; None if it is in quarantine."""
-    row = tx.row(_COPY, digest=digest)
-    return None if row is None else StoredCopy(Digest(row[0]), row[1], row[2])
 
 
 def copies_after(tx: Transaction, after: str, limit: int) -> list[StoredCopy]:

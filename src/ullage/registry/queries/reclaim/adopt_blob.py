@@ -44,6 +44,18 @@ class Adopted(NamedTuple):
     new: bool
 
 
+class CopyUnseen(Exception):
+    """There is a copy of the blob already, and the store has not been asked whether it is sound.
+
+    No store is asked inside a transaction: the caller takes this one back, looks at `storage_key`
+    and tries again with what it has seen. Most pushes meet no copy, and pay nothing for this.
+    """
+
+    def __init__(self, storage_key: str) -> None:
+        super().__init__(storage_key)
+        self.storage_key = storage_key
+
+
 def adopt_blob(
     tx: Transaction,
     repository_id: int,
@@ -53,14 +65,16 @@ def adopt_blob(
     *,
     now: datetime,
     signed_read: timedelta,
-    lost: str | None = None,
+    seen: str | None = None,
+    lost: bool = False,
 ) -> Adopted:
     """Make the bytes under `key` the blob `digest`, unless it is stored already.
 
     The caller links it next; a new one is counted as linked once from the beginning. Whichever copy
     is not needed gets a tombstone: the newcomer, or the old one if it was damaged or was found not
-    to be there (`lost`, its storage key). Nothing reads it any more but URLs of `signed_read` at
-    most (signed_reads.py).
+    to be there (`seen`, its storage key, and `lost`). Nothing reads it any more but URLs of
+    `signed_read` at most (signed_reads.py).
+    Raises CopyUnseen if there is another copy than `seen`.
     """
     new = {"digest": digest, "size": size, "storage_key": key, "repository_count": 1}
     current = None
@@ -71,7 +85,9 @@ def adopt_blob(
         current = tx.row(_CURRENT_BLOB, digest=digest)
         # None: it was condemned between these two statements, and the way is free now.
     current_key, damaged_at, current_size = current
-    if damaged_at is None and current_key != lost:
+    if damaged_at is None and current_key != seen:
+        raise CopyUnseen(str(current_key))
+    if damaged_at is None and not lost:
         bury(tx, repository_id, key, size, now)
         return Adopted(str(current_key), new=False)
     tx.change(_REPLACE_BYTES, digest=digest, storage_key=key)
