@@ -403,6 +403,7 @@ def run_server(
             request_log=request_log,
             send_file=_send_file(settings),
             redirects=_redirects(settings),
+            ui=settings.ui,
             health=health,
         )
         listener = Listener(

@@ -304,6 +304,7 @@ SCANS = {
     "transfer.queries.switch._REPOSITORIES": _UPLOADS,
     "transfer.queries.switch._END_UPLOADS": _UPLOADS,
     "transfer.queries.switch._FORGET_STATES": "once in a move, when no server runs",
+    "usage.queries.tagged._TAGGED_BY_NAME": _FOUND,
     "usage.queries.usage._ALL_ROWS": _TOTAL,
     "usage.queries.usage._ALL_PORTIONS": _TOTAL,
     "usage.queries.usage._SPACES": _TOTAL,
