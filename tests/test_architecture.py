@@ -132,6 +132,7 @@ RESERVED = {
     "jinja2": "ullage.server.ui.rendering",
     "granian": "ullage.server.listener",
     "uvloop": "ullage.server.listener",
+    "prometheus_client": "ullage.server.monitoring.collector",
 }
 # Modules below these may open only some of their room's doors.
 COMMANDS = Room(
@@ -401,6 +402,7 @@ def test_a_planted_import_of_a_closed_room_is_caught(room: str, target: str) -> 
         ("ullage.server.app", "import typer"),
         ("ullage.server.app", "import uvloop"),
         ("ullage.server.ui.space", "import jinja2"),
+        ("ullage.server.monitoring.metrics", "import prometheus_client"),
         ("ullage.cli.local.serve", "import sqlite3"),
         ("ullage.cli.local.serve", "import starlette"),
         ("ullage.cli.local.serve", "import granian"),

@@ -166,6 +166,7 @@ TABLE = (
     Row("GET", "/livez", "anybody", 200, 200),
     Row("GET", "/readyz", "anybody", 200, 200),
     Row("GET", "/startupz", "anybody", 200, 200),
+    Row("GET", "/metrics", Everywhere(METADATA), 200, 200),
 )
 # RFC 9110 section 9.1: HEAD goes wherever GET goes, so it needs the same.
 HEADS = tuple(
