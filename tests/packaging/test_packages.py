@@ -69,10 +69,14 @@ def plain(packages: Packages, tmp_path_factory: pytest.TempPathFactory) -> Envir
 @pytest.fixture
 def serving(plain: Environment, tmp_path: Path) -> Iterator[str]:
     """The URL of a server that runs from the wheel alone."""
-    command = [plain.command, "serve", "--listen", "127.0.0.1:0", "--data", tmp_path / "data"]
+    serve = ["serve", "--listen", "127.0.0.1:0", "--data", f"{tmp_path}/data"]
     environment = bare_environment() | {"PYTHONUNBUFFERED": "1"}
     with subprocess.Popen(
-        command, env=environment, cwd=tmp_path, stdout=subprocess.PIPE, text=True
+        [str(plain.command), *serve],
+        env=environment,
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        text=True,
     ) as process:
         try:
             assert process.stdout is not None

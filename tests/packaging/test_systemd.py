@@ -76,12 +76,12 @@ def test_it_serves_where_all_other_system_calls_are_refused(tmp_path: Path) -> N
     assert "SystemCallErrorNumber=EPERM" in TEXT
     allowed = ",".join(f"?{name}" for name in sorted(allowed_calls()))
     log = tmp_path / "log"
-    trace = [require_command("strace"), "-f", "-qq", "--seccomp-bpf", "-o", tmp_path / "trace"]
+    trace = [require_command("strace"), "-f", "-qq", "--seccomp-bpf", "-o", f"{tmp_path}/trace"]
     serve = [sys.executable, "-m", "ullage", "serve", "--listen", "127.0.0.1:0"]
     with (
         log.open("wb") as output,
         subprocess.Popen(
-            [*trace, "-e", f"inject=!{allowed}:error=EPERM", *serve, "--data", tmp_path / "data"],
+            [*trace, "-e", f"inject=!{allowed}:error=EPERM", *serve, "--data", f"{tmp_path}/data"],
             env=command_environment(),
             stdout=output,
             stderr=output,
