@@ -32,6 +32,7 @@ from ullage.registry.pull.pull_log import note_pull
 from ullage.registry.pull.read import get_manifest, list_tags, stat_blob
 from ullage.registry.push.sessions import get_upload, start_upload
 from ullage.registry.push.uploads import append_upload
+from ullage.usage.overview import find_overview
 from ullage.worker import MAX_BACKOFF_SECONDS, BatchPace, Worker, backoff_seconds
 
 APP = parse_repository_name("app")
@@ -529,3 +530,11 @@ def test_a_push_is_noticed_and_a_deletion_is_not(running: Running) -> None:
     quiet = replace(running.registry, pushes=PushActivity())
     delete_manifest(quiet, APP, image, ALICE)
     assert not quiet.pushes.within(3600)
+
+
+# --- the bill -------------------------------------------------------------------------------------
+
+
+def test_it_keeps_the_bill(running: Running) -> None:
+    """observability.md section 2: taken beside the requests, a moment after a start."""
+    wait_for(lambda: find_overview(running.registry) is not None)

@@ -250,8 +250,8 @@ SETTINGS = (
         "storage",
         "",
         parse_text,
-        "Where blobs are kept: file:/path, s3://bucket/prefix, az://container/prefix, or memory: "
-        "for a trial; the data folder if empty.",
+        "Where blobs are kept: file:/path, s3://bucket/prefix, gs://bucket/prefix, "
+        "az://container/prefix, or memory: for a trial; the data folder if empty.",
     ),
     Setting("auth", "false", parse_switch, "Ask for accounts; the first start makes `admin`."),
     Setting(
@@ -451,9 +451,16 @@ def _options_in(storage_url: str) -> dict[str, str]:
 
 
 def load_settings(
-    flags: Mapping[str, str | None], environment: Mapping[str, str], config: Path | None = None
+    flags: Mapping[str, str | None],
+    environment: Mapping[str, str],
+    config: Path | None = None,
+    *,
+    to_serve: bool = True,
 ) -> Settings:
-    """Every setting from the first source that has it. Raises ConfigError."""
+    """Every setting from the first source that has it. Raises ConfigError.
+
+    `to_serve`: also where together they make no sense.
+    """
     chosen = config or (
         Path(environment["ULLAGE_CONFIG"]) if "ULLAGE_CONFIG" in environment else None
     )
@@ -472,7 +479,8 @@ def load_settings(
         else:
             values[setting.name] = setting.parse(setting.name, setting.default)
     settings = Settings(**values)
-    _require_sense(settings)
+    if to_serve:
+        _require_sense(settings)
     return settings
 
 
@@ -555,7 +563,7 @@ def _require_sense(settings: Settings) -> None:
     if settings.redirect == "always" and _without_urls(settings.storage_url):
         raise ConfigError(
             "redirect: 'always' - only a bucket has URLs for clients, and there is none; name one "
-            "with --storage s3://BUCKET or az://CONTAINER, or leave it out"
+            "with --storage s3://BUCKET, gs://BUCKET or az://CONTAINER, or leave it out"
         )
     counts = (
         *("max_manifest", "max_page", "max_name", "max_descriptors", "threads"),

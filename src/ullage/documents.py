@@ -24,6 +24,8 @@ T = TypeVar("T")
 member = msgspec.field
 # The same document with other values.
 changed = msgspec.structs.replace
+# What is not a document of the kind that was asked for.
+NotOfKind = msgspec.ValidationError
 
 # RFC 3339, with an offset: as datetime.isoformat writes it.
 Time = Annotated[str, Meta(extra_json_schema={"format": "date-time"})]

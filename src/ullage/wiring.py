@@ -63,6 +63,7 @@ from ullage.server.http.send_file import SendFile
 from ullage.server.listener.certificate import Tls, TlsUnusable, require_usable
 from ullage.server.listener.descriptors import budget, raised_limit
 from ullage.server.listener.granian import AddressUnusable, Listener, listen_on, serve
+from ullage.server.monitoring.health import Health
 from ullage.tls import Certificates, name_in, self_signed
 from ullage.worker import Worker
 
@@ -391,7 +392,7 @@ def run_server(
             settings.database_url, {ACCOUNTS: look_again, WORK: worker.wake}
         )
         registry = _waking_others(registry, notifications)
-        request_log = RequestLog()
+        request_log, health = RequestLog(), Health.of(registry)
         scheme = "https" if tls else "http"
         app = create_app(
             registry,
@@ -406,6 +407,7 @@ def run_server(
             request_log=request_log,
             send_file=_send_file(settings),
             redirects=_redirects(settings),
+            health=health,
         )
         listener = Listener(
             listening,
@@ -430,7 +432,7 @@ def run_server(
             worker.start()
         try:
             with notifications:
-                return serve(app, listener, lambda: announce(started))
+                return serve(app, listener, lambda: announce(started), health.stop)
         except TlsUnusable as error:
             raise CannotStart(str(error)) from error
         finally:

@@ -28,10 +28,12 @@ from ullage.deletion import reclaim
 from ullage.deletion.reconcile_turn import reconcile_if_due
 from ullage.oci.errors import RegistryError
 from ullage.registry.context import Registry
+from ullage.registry.fitness import SPACE
 from ullage.registry.identity import advance
 from ullage.registry.locks import image_locks
 from ullage.registry.pull import pull_log
 from ullage.restore import deleted
+from ullage.usage import overview
 
 log = logging.getLogger(__name__)
 
@@ -49,6 +51,8 @@ MOST_RECONCILE_PAUSE_SECONDS = 3600.0
 # The scrub begins when a start is over, and looks at least this often whether it is due.
 FIRST_SCRUB_SECONDS = 60.0
 MOST_SCRUB_PAUSE_SECONDS = 3600.0
+# The bill is taken a moment after a start, so that a start is not slower for it.
+FIRST_OVERVIEW_SECONDS = 2.0
 # A wall clock that moved by more than this against the boot clock was set.
 CLOCK_JUMP = timedelta(minutes=1)
 # Something that fails is tried again after at most this long.
@@ -73,6 +77,8 @@ FORGET_SECONDS = 3600.0
 TROUBLES = (RegistryError, OSError, DatabaseBusy, DatabaseFull, DatabaseBroken)
 # While anything changes, the store's label goes on this often.
 LABEL_SECONDS = 60.0
+# The thread that keeps the bill, by its name in `Rounds`.
+BILL = "bill"
 # What each kind of job deletes.
 CHOOSERS = {"plan": choose_plan, "purge": choose_purge, "retention": choose_retention}
 
@@ -113,14 +119,17 @@ class Worker:
             target=self._reconcile, name="ullage-reconcile", daemon=True
         )
         self._scrubber = threading.Thread(target=self._scrub, name="ullage-scrub", daemon=True)
+        self._bills = threading.Thread(target=self._keep_bill, name="ullage-bill", daemon=True)
 
     def start(self) -> None:
         # The last process may have left something to do.
         self.wake()
+        self._registry.rounds.note(SPACE)
         self._thread.start()
         self._jobs.start()
         self._pulls.start()
         self._reconciler.start()
+        self._bills.start()
         if self._scrub_period:
             self._scrubber.start()
 
@@ -139,6 +148,7 @@ class Worker:
             self._pulls,
             self._reconciler,
             self._scrubber,
+            self._bills,
         ):
             if thread.is_alive():
                 thread.join()
@@ -158,12 +168,16 @@ class Worker:
             self._work()
             self._failures = 0
         except TROUBLES as error:
-            self._failures += 1
+            self._note_trouble()
             log.error("reclaiming failed, trying again soon: %s", error)
         except Exception:
             # Whatever is wrong with one piece of work must not end all reclaiming.
-            self._failures += 1
+            self._note_trouble()
             log.exception("reclaiming failed, trying again soon")
+
+    def _note_trouble(self) -> None:
+        self._failures += 1
+        self._registry.rounds.note_error(SPACE)
 
     def _rests(self) -> bool:
         """Whether nothing is to be done: of a damaged database nobody knows what may be erased."""
@@ -197,6 +211,7 @@ class Worker:
             reclaim.reclaim_due,
         ):
             while not self._stop.is_set() and step(registry):
+                registry.rounds.note(SPACE)
                 busy = True
         plan.expire_plans(registry)
         start_if_due(registry)
@@ -210,6 +225,7 @@ class Worker:
         self._untidy = busy or self._at_a_job
         if not self._untidy:
             registry.db.housekeep()
+        registry.rounds.note(SPACE)
 
     def _pause(self) -> float:
         """Seconds until something is due."""
@@ -324,6 +340,22 @@ class Worker:
             except (RegistryError, OSError) as error:
                 wait = MAX_BACKOFF_SECONDS
                 log.error("the scrub failed, trying again soon: %s", error)
+
+    def _keep_bill(self) -> None:
+        """Keep the bill as far up to date as it may cost."""
+        wait, failures = FIRST_OVERVIEW_SECONDS, 0
+        while not self._stop.wait(wait):
+            if self._rests():
+                wait = IDLE_SECONDS
+                continue
+            try:
+                wait, failures = overview.keep_up(self._registry), 0
+                self._registry.rounds.note(BILL)
+            except TROUBLES as error:
+                failures += 1
+                wait = overview.LEAST_SECONDS + backoff_seconds(failures)
+                self._registry.rounds.note_error(BILL)
+                log.error("the bill was not taken, trying again soon: %s", error)
 
     def _slow_listing(self) -> Iterator[StoredObject]:
         for shard in range(SHARD_COUNT):

@@ -102,6 +102,7 @@ TABLE = (
     Row("POST", "/api/v1/plans/{plan}/apply", "known", 200, 404, METADATA, 404, DELETION),
     Row("GET", "/api/v1/usage", "known", 200, 404, METADATA),
     Row("GET", "/api/v1/why/{digest}", "known", 200, 404, METADATA, 404),
+    Row("GET", "/api/v1/ids/{prefix}", "known", 200, 200),
     # A purge of a repository that is not there finds nothing to do.
     Row("POST", "/api/v1/purge", "known", 202, 202, METADATA | DELETION),
     Row("GET", "/api/v1/jobs", "known", 200, 200),
@@ -161,6 +162,10 @@ TABLE = (
     Row("GET", "/api/v1/locks", "known", 200, 200, METADATA),
     Row("POST", "/api/v1/locks", "known", 201, 404, METADATA_CHANGE),
     Row("DELETE", "/api/v1/locks", "known", 200, 404, METADATA_CHANGE),
+    # observability.md section 1: one word for callers without rights.
+    Row("GET", "/livez", "anybody", 200, 200),
+    Row("GET", "/readyz", "anybody", 200, 200),
+    Row("GET", "/startupz", "anybody", 200, 200),
 )
 # RFC 9110 section 9.1: HEAD goes wherever GET goes, so it needs the same.
 HEADS = tuple(
@@ -319,6 +324,8 @@ class Attempt:
                 return self._lock_status(row.method, repository, placed=there and unused)
             case _, "locks":
                 path += f"?repository={repository}"
+            case _, "{prefix}":
+                fill["prefix"] = _layer(repository).removeprefix("sha256:")[:7]
             case _, "usage":
                 path += f"?repository={repository}"
             case _, "{plan}":

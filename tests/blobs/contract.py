@@ -620,6 +620,10 @@ class BlobStoreContract:
 
     # --- room ---
 
+    def test_a_store_that_can_be_used_says_so(self, store: BlobStore) -> None:
+        """observability.md section 1: what `/readyz` asks of it."""
+        store.probe()
+
     def test_free_bytes_are_a_number_or_unknown(self, store: BlobStore) -> None:
         free = store.free_bytes()
         assert free is None or free > 0

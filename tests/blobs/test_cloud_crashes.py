@@ -20,6 +20,7 @@ import pytest
 from tests.blobs.contract import MiB, fresh_key
 from tests.support.buckets import S3Server
 from tests.support.containers import Azurite
+from tests.support.google_storage import GoogleStorage
 from tests.support.object_servers import ObjectServer
 from tests.support.server import command_environment
 from ullage.blobs.opening import open_blob_store
@@ -79,6 +80,15 @@ def test_a_kill_at_any_request_to_a_bucket_loses_nothing_that_was_acknowledged(
     s3: S3Server, armed: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _goes_on_after_a_kill(s3, armed, PART, monkeypatch, part="5MiB")
+
+
+@pytest.mark.parametrize("armed", ["s3.commit.before_request", "s3.commit.after_request"])
+@pytest.mark.thorough
+def test_a_kill_at_a_commit_to_google_loses_nothing_that_was_acknowledged(
+    s3: S3Server, armed: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with GoogleStorage(s3) as google:
+        _goes_on_after_a_kill(google, armed, PART, monkeypatch, part="5MiB")
 
 
 @pytest.mark.parametrize(

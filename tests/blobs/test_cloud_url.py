@@ -8,7 +8,7 @@ from typing import NamedTuple
 import pytest
 
 from ullage.blobs.azure.options import AzureOptions, parse_azure_url
-from ullage.blobs.s3.options import S3Options, parse_s3_url
+from ullage.blobs.s3.options import S3Options, parse_gs_url, parse_s3_url
 
 
 class Dialect(NamedTuple):
@@ -29,6 +29,7 @@ class Dialect(NamedTuple):
 
 DIALECTS = {
     "s3": Dialect("s3", "", "bucket", parse_s3_url),
+    "gs": Dialect("gs", "", "bucket", parse_gs_url),
     "az": Dialect("az", "account=books", "container", parse_azure_url),
 }
 
@@ -52,6 +53,7 @@ def refusal(dialect: Dialect, url: str) -> str:
         ("blobs", "not the name of a "),
         ("//Blobs", "not the name of a "),
         ("//ab", "not the name of a "),
+        ("//-blobs", "not the name of a "),
         ("//blobs/../x", "not a prefix of names in a "),
         ("//blobs/a//b", "not a prefix of names in a "),
         ("//blobs#x", "after #"),

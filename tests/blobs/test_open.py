@@ -29,6 +29,6 @@ def test_a_file_url_may_be_relative(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 def test_other_urls_are_refused_with_what_was_expected(url: str) -> None:
     with pytest.raises(
         ValueError,
-        match="expected file:/path/to/store, s3://bucket/prefix, az://container/prefix or memory:",
+        match="expected file:/path/to/store, s3://bucket/prefix, gs://bucket/prefix, az://",
     ):
         open_blob_store(url)

@@ -20,6 +20,7 @@ from tests.support.buckets import CREDENTIALS, S3Server
 from tests.support.faulty_s3 import FaultyS3
 from tests.support.server import UllageServer, run_ullage
 from ullage.blobs.protocol import BlobStore, NotDeleted, StoreFull
+from ullage.blobs.s3 import append as s3_append
 from ullage.blobs.s3.bucket import Bucket
 from ullage.blobs.s3.options import parse_s3_url
 from ullage.blobs.s3.store import S3BlobStore
@@ -104,6 +105,29 @@ def test_a_completion_that_fails_within_an_answer_of_200_is_repeated(
     key = push_at_once(store, LARGE)
     assert faulty.asked.count("CompleteMultipartUpload") == 2
     assert content(store, key) == LARGE
+
+
+def test_a_commit_waits_until_the_object_is_there_whatever_it_is_told(
+    faulty: FaultyS3, store: BlobStore
+) -> None:
+    """Race O2, where the first completion is still at work when the second one is answered."""
+    faulty_s3.SlowCompletion(faulty, looks=3)
+    key = push_at_once(store, LARGE)
+    assert not faulty.due["HeadObject"]
+    assert content(store, key) == LARGE
+
+
+def test_an_object_that_never_comes_is_no_commit(
+    faulty: FaultyS3, store: BlobStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Race O2: nothing is acknowledged that is not there."""
+    monkeypatch.setattr(s3_append, "COMPLETE_SECONDS", 0)
+    faulty_s3.SlowCompletion(faulty, looks=100)
+    key = fresh_key()
+    with store.begin(key) as append:
+        append.write(LARGE)
+        with pytest.raises(OSError, match="not there yet"):
+            append.commit()
 
 
 @pytest.mark.parametrize("operation", ["GetObject", "HeadObject", "DeleteObjects", "List"])

@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from ullage.blobs.s3.options import MIB, S3Options, parse_s3_url
+from ullage.blobs.s3.dialects import GOOGLE
+from ullage.blobs.s3.options import MIB, S3Options, parse_gs_url, parse_s3_url
 
 
 def test_every_option_of_a_bucket_is_read() -> None:
@@ -48,3 +49,37 @@ def test_a_wrong_url_is_refused_in_one_line(url: str, why: str) -> None:
     with pytest.raises(ValueError, match=why) as refused:
         parse_s3_url(url)
     assert "\n" not in str(refused.value)
+
+
+def test_every_option_of_a_bucket_of_google_is_read() -> None:
+    """buckets.md section 6."""
+    url = (
+        "gs://blobs_1.example.org/team?endpoint=http://127.0.0.1:25002"
+        "&public=https://blobs.example.org&part=64MiB&ca=/etc/ca.pem"
+    )
+    assert parse_gs_url(url) == S3Options(
+        bucket="blobs_1.example.org",
+        dialect=GOOGLE,
+        prefix="team",
+        endpoint="http://127.0.0.1:25002",
+        public="https://blobs.example.org",
+        path_style=True,
+        part=64 * MIB,
+        ca="/etc/ca.pem",
+    )
+
+
+def test_google_itself_is_the_endpoint_where_none_is_named() -> None:
+    assert parse_gs_url("gs://blobs").endpoint == "https://storage.googleapis.com"
+
+
+@pytest.mark.parametrize("option", ["region=eu", "sse=AES256", "class=NEARLINE", "path_style=true"])
+def test_options_that_only_s3_has_are_unknown_to_google(option: str) -> None:
+    with pytest.raises(ValueError, match="unknown option"):
+        parse_gs_url(f"gs://blobs?{option}")
+
+
+def test_a_long_name_of_a_bucket_of_google_has_dots() -> None:
+    assert parse_gs_url(f"gs://{'a' * 60}.{'b' * 60}").bucket
+    with pytest.raises(ValueError, match="not the name of a bucket"):
+        parse_gs_url(f"gs://{'a' * 64}")

@@ -16,13 +16,16 @@ from ullage.cleanup import purge as purging
 from ullage.cleanup.guardrails import Caps
 from ullage.cleanup.job.execution import work
 from ullage.cleanup.job.jobs import cancel_job, get_job
+from ullage.cleanup.plan import plan as plan_module
 from ullage.cleanup.plan.apply import apply_plan
 from ullage.cleanup.plan.documents import PlanDocument
 from ullage.cleanup.plan.from_filter import plan_filter
 from ullage.cleanup.plan.plan import PLAN_LIFETIME, expire_plans, get_plan, make_plan
 from ullage.cleanup.plan.preview import PlanRequest
+from ullage.cleanup.queries import plans
+from ullage.database.transaction import Transaction
 from ullage.deletion.delete import delete_manifest
-from ullage.documents import UNSET
+from ullage.documents import UNSET, changed, packed
 from ullage.oci.digest import Digest, digest_of
 from ullage.oci.errors import PlanRefused, PlanUnknown
 from ullage.oci.reference import parse_repository_name, parse_tag
@@ -341,3 +344,70 @@ def test_nothing_that_is_held_by_now_goes(registry: Registry) -> None:
     assert (job.state, job.manifests_deleted) == ("done", 0)
     assert get_job(registry, job_id, WITHOUT_ACCOUNTS).freed_bytes == 0
     assert orphan in manifests(registry)
+
+
+# --- reading --------------------------------------------------------------------------------------
+
+
+def test_a_page_of_a_plan_is_read_alone(few: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pages of a large plan cost the same each (faults B38): no other page is read for one."""
+    monkeypatch.setattr(plan_module, "PAGE", 2)
+    named = plan_of(few, *images(few, 5))
+    found = filtered(few, "app:.*", untagged=True)
+    read: list[int] = []
+
+    def pages(tx: Transaction, plan_id: str, first: int = 0, end: int = 99) -> list[bytes]:
+        some = stored_pages(tx, plan_id, first, end)
+        read.append(len(some))
+        return some
+
+    stored_pages = plans.pages
+    monkeypatch.setattr(plans, "pages", pages)
+    for made in (named, found):
+        assert made.item_count == len(made.items) == 5
+        for start in range(7):
+            for n in range(7):
+                page = get_plan(few, made.id, WITHOUT_ACCOUNTS, start, n)
+                assert packed(page.items) == packed(made.items[start : start + n])
+                assert packed(changed(page, items=())) == packed(changed(made, items=()))
+        read.clear()
+        get_plan(few, made.id, WITHOUT_ACCOUNTS, 2, 2)
+        get_plan(few, made.id, WITHOUT_ACCOUNTS, 0, 0)
+        assert read == [1]
+        assert packed(get_plan(few, made.id, WITHOUT_ACCOUNTS)) == packed(made)
+
+
+def test_a_plan_says_what_comes_back_with_each_repository_and_how_old_it_is(
+    few: Registry,
+) -> None:
+    """What several give up counts in equal parts, so that the lines sum to the whole."""
+    clock = few.now
+    assert isinstance(clock, FakeClock)
+    first = clock()
+    for name in ("app", "other", "third"):
+        push_image(few, name, "v1", [b"shared by three", name.encode()])
+        clock.advance(86_400)
+    push_image(few, "app", "v2", [b"2"])
+    whole = make_plan(few, PlanRequest(repositories=(APP, OTHER)), WITHOUT_ACCOUNTS, ALICE)
+    by_filter = filtered(few, ".*:^v1$", untagged=True)
+    named = plan_of(few, tags=("v1", "v2"))
+    for made in (whole, by_filter, named):
+        count = made.freed_bytes + made.freed_later_bytes
+        assert sum(given(part.bytes) for part in made.repositories) == count > 0
+    parts = {part.repository: part for part in by_filter.repositories}
+    # Fifteen bytes that all three give up, five each, and what is of one alone; the config is kept.
+    assert [given(part.bytes) for part in parts.values()] == [5 + 3, 5 + 5, 5 + 5]
+    assert given(parts["app"].oldest) == given(parts["app"].newest) == first.isoformat()
+    (app,) = named.repositories
+    assert given(app.oldest) == first.isoformat() < given(app.newest)
+
+
+def test_what_a_filter_chose_says_what_for(few: Registry) -> None:
+    push_image(few, "app", "v1", [b"1"])
+    push_image(few, "app", "v2", [b"2"])
+    push_image(few, "app", None, [b"3"])
+    found = filtered(few, "app:^v1$", untagged=True)
+    assert {tuple(item.tags): item.because for item in found.items} == {
+        ("v1",): "its last tag goes",
+        (): "nothing leads to it",
+    }

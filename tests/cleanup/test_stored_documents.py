@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 from ullage.cleanup.job.documents import Findings, PlanJob, PurgeJob, RetentionJob, Terms
-from ullage.cleanup.plan.documents import ChosenItem, Receipt, StoredPlanDocument
+from ullage.cleanup.plan.documents import ChosenManifest, Receipt, StoredPlanDocument
 from ullage.deletion.closure import Why
 from ullage.documents import UNSET, plain, stored, unpacked
 
@@ -47,19 +47,18 @@ def test_a_plan_of_named_images() -> None:
     assert plain(plan.asked) == HEAD["asked"]
 
 
-def test_a_plan_of_a_filter_whose_items_are_lists_of_any_length() -> None:
-    chosen = [
-        [0, "tag", "v1", "d", 7, 1_700_000_000_000_000],
-        [0, "image", None, "d", 7, 1_700_000_000_000_000, ["v2"], "asked"],
-        [0, "along", None, "e", 8, 1_700_000_000_000_000, [], "child", "d"],
+def test_a_manifest_that_a_filter_chose_is_a_list_of_any_length() -> None:
+    pages = [
+        [0, "manifest", "d", 7, 1_700_000_000_000_000],
+        [0, "image", "d", 7, 1_700_000_000_000_000, ["v2"], [["v1", 17]], "asked"],
+        [0, "along", "e", 8, 1_700_000_000_000_000, [], [], "child", "d"],
+        [0, "tag", "f", 9, 0, [], [["v3", 18]], "untagged", None, None],
     ]
-    plan = unpacked(
-        json.dumps(HEAD | {"names": ["app"], "chosen": chosen, "notes": []}), StoredPlanDocument
-    )
-    assert plan.chosen == [
-        ChosenItem(0, "tag", "v1", "d", 7, 1_700_000_000_000_000),
-        ChosenItem(0, "image", None, "d", 7, 1_700_000_000_000_000, ["v2"], Why.ASKED),
-        ChosenItem(0, "along", None, "e", 8, 1_700_000_000_000_000, [], Why.CHILD, "d"),
+    assert unpacked(json.dumps(pages), list[ChosenManifest]) == [
+        ChosenManifest(0, "manifest", "d", 7, 1_700_000_000_000_000),
+        ChosenManifest(0, "image", "d", 7, 1_700_000_000_000_000, ["v2"], [("v1", 17)]),
+        ChosenManifest(0, "along", "e", 8, 1_700_000_000_000_000, [], [], Why.CHILD, "d"),
+        ChosenManifest(0, "tag", "f", 9, 0, [], [("v3", 18)], Why.UNTAGGED),
     ]
 
 

@@ -66,6 +66,20 @@ def test_what_a_live_image_shares_is_not_counted(registry: Registry) -> None:
     assert plan.notes == ["there is not so much that may go"]
 
 
+def test_each_image_says_why_it_may_go(registry: Registry) -> None:
+    """Not "asked for": nobody asked for this one (faults B37)."""
+    push_image(registry, "app", "v1", [layer("old", 100)])
+    push_image(registry, "app", "v2", [b"newer"])
+    wait_days(registry, 100)
+    push_image(registry, "app", "latest", [b"kept"])
+    push_image(registry, "app", None, [layer("orphan", 10)])
+    plan = suggested(registry, 110)
+    assert {str(item.because) for item in plan.items} == {
+        "nothing leads to it, never pulled",
+        "not used for 90 d, never pulled",
+    }
+
+
 def test_orphans_first_then_the_oldest_images_never_the_newest(registry: Registry) -> None:
     images: list[Digest] = []
     for n in range(6):

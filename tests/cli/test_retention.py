@@ -137,7 +137,7 @@ def test_pullers_are_shown_and_set(
     (place,) = answer(ullage("why", digest))["manifest"]
     assert sorted(place["last_pull"]["classes"]) == ["node", "replication"]
     assert "by: node" in ullage("why", digest, "-o", "table").out
-    done = ullage("plan", "--image", f"{name}:v1", "-o", "table")
+    done = ullage("plan", "--image", f"{name}:v1", "-o", "table", "--all")
     assert "pulled-recently" in done.err
     assert "asked for; pulled" in done.out
     images = ullage("usage", "--repository", name, "--by", "image", "-o", "table").out

@@ -25,8 +25,8 @@ def test_a_plan_is_shown_and_carried_out(ullage: Ullage, client: httpx.Client, n
     made = answer(done)
     assert made["freed_bytes"] == len(b"only in v1")
     assert [(item["digest"], item["why"]) for item in made["items"]] == [(digest, "asked")]
-    assert "frees 10 B (10 bytes)" in done.err
-    table = ullage("plan", "--image", f"{name}:v1", "-o", "table").out
+    assert "Frees 10 B (10 bytes)" in done.err
+    table = ullage("plan", "--image", f"{name}:v1", "-o", "table", "--all").out
     assert "asked for" in table
     explained = answer(ullage("plan", "--image", f"{name}:v1", "--explain", digest))
     assert explained["items"][0]["tags"] == ["v1"]

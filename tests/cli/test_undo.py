@@ -122,7 +122,8 @@ def test_a_plan_and_a_purge_say_that_they_can_be_taken_back(
     digest = push_image(client, name, "v1", (b"one", b"of a plan"))
     planned = ullage("plan", "--image", f"{name}:v1")
     until = answer(planned)["restorable_until"]
-    assert f"It can be taken back; freed later, at {until}." in planned.err
+    said = f"{until[:10]} {until[11:16]}Z"
+    assert f"It can be taken back; freed later, at {said}." in planned.err
     plan_id = answer(planned)["id"]
     applied = ullage("apply", plan_id, "--yes")
     assert f"it can be taken back: ullage restore {plan_id}" in applied.err

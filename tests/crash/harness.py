@@ -11,6 +11,7 @@ import http.client
 import json
 import os
 import random
+import re
 import select
 import signal
 import stat
@@ -25,6 +26,7 @@ from typing import Any, NamedTuple, Self, cast
 
 import sqlalchemy as sa
 
+from tests.support.buckets import CREDENTIALS, S3Server
 from tests.support.server import UllageServer, command_environment
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -35,6 +37,8 @@ LAYER = "application/vnd.oci.image.layer.v1.tar"
 # With these every promise has ended as soon as one looks, and everything comes back.
 SHORT_LEASE = ("--lease", "50ms", "--read-grace", "0s")
 QUIET_SECONDS = 30
+# What says whose a store is.
+LABEL = "registry-id"
 ANSWER_SECONDS = 30
 
 
@@ -122,10 +126,39 @@ class Process:
         return self._code is not None
 
 
+@dataclass(frozen=True)
+class Bucket:
+    """A bucket of an S3 server that keeps its objects as files. In text, its URL for `--storage`.
+
+    Its parts are the smallest that S3 has, so that more uploads have some.
+    """
+
+    server: S3Server
+    name: str
+
+    def __str__(self) -> str:
+        return self.server.url(self.name, part="5MiB")
+
+    def stored(self) -> dict[str, int]:
+        """Name and size of all objects but the label; of unfinished uploads there are none."""
+        unfinished = self.server.unfinished_bytes(self.name)
+        assert not unfinished, f"{unfinished} bytes of parts that no object was made of"
+        sizes = self.server.sizes(self.name)
+        return {name.rpartition("/")[2]: size for name, size in sizes.items() if name != LABEL}
+
+    def let_pass(self, hours: float) -> None:
+        """Everything in it is older by so much."""
+        then = time.time() - hours * 3600
+        for path in (self.server.folder / self.name).rglob("*"):
+            with suppress(FileNotFoundError):
+                os.utime(path, (then, then))
+
+
 class CrashServer(UllageServer):
     """A server made to be killed. `armed` is what ULLAGE_FAILPOINTS says from the next start on.
 
     The database (a URL) and the storage are in the data folder unless given, the log is beside it.
+    `storage` is a folder or a bucket.
     """
 
     def __init__(
@@ -134,10 +167,10 @@ class CrashServer(UllageServer):
         data: Path,
         *arguments: str | Path,
         database: str | None = None,
-        storage: Path | None = None,
+        storage: Path | Bucket | None = None,
         log: Path | None = None,
     ) -> None:
-        super().__init__(data, *arguments)
+        super().__init__(data, *arguments, env=CREDENTIALS if isinstance(storage, Bucket) else None)
         self.log_path = log or self.log_path
         self._forkserver = forkserver
         self.armed = ""
@@ -154,7 +187,25 @@ class CrashServer(UllageServer):
     @property
     def store(self) -> Path:
         """The folder with blobs/ and uploads/."""
+        assert not isinstance(self._given_storage, Bucket), "its bytes are in a bucket"
         return self._given_storage or self.data
+
+    def stored(self) -> dict[str, int]:
+        """Name and size of everything in the store."""
+        given = self._given_storage
+        return given.stored() if isinstance(given, Bucket) else stored_files(self.store)
+
+    def clear_store(self) -> None:
+        """A day passes for a bucket; then what killed requests left there is found and removed.
+
+        That is parts and tails that no row names yet (buckets.md). Of files nothing is left.
+        """
+        if isinstance(self._given_storage, Bucket):
+            self._given_storage.let_pass(hours=25)
+            code, said = self.run_check("--repair")
+            unexpected = re.findall(r"^\w+ (?!I34)I\d+: .*", said, re.MULTILINE)
+            assert code in (0, 1), f"ullage check --repair: {code}\n{said}\n{self.log}"
+            assert not unexpected, said
 
     def __enter__(self) -> Self:
         """Unlike its parent, a test that arms it starts it; the block only ends what runs."""
@@ -190,13 +241,14 @@ class CrashServer(UllageServer):
         if self._given_database:
             flags += ["--database", self._given_database]
         if self._given_storage:
-            flags += ["--storage", f"file:{self._given_storage}"]
+            bucket = isinstance(self._given_storage, Bucket)
+            flags += ["--storage", f"{'' if bucket else 'file:'}{self._given_storage}"]
         return flags
 
     def run_check(self, *flags: str) -> tuple[int, str]:
         """The exit code of `ullage check`, and what it said."""
         log = self.log_path.with_suffix(".check")
-        return self._forkserver.run(["ullage", "check", *self.place(), *flags], log)
+        return self._forkserver.run(["ullage", "check", *self.place(), *flags], log, self.env)
 
     def check(self, *flags: str) -> None:
         """`ullage check` finds nothing wrong."""
@@ -205,7 +257,7 @@ class CrashServer(UllageServer):
 
     def drive(self, what: str, *arguments: str, armed: str = "") -> int:
         """Run tests/crash/drive.py on this server's data, in a process of its own."""
-        env = {"ULLAGE_FAILPOINTS": armed} if armed else {}
+        env = self.env | ({"ULLAGE_FAILPOINTS": armed} if armed else {})
         log = self.log_path.with_suffix(".drive")
         code, said = self._forkserver.run(["drive", what, *self.place(), *arguments], log, env)
         assert code in (0, -signal.SIGKILL), f"{what} ended with {code}:\n{said}"
@@ -798,7 +850,7 @@ def assert_accounted(server: CrashServer) -> None:
         lambda: not read_ledger(server.database).tombstones,
         lambda: f"never erased: {read_ledger(server.database)}\n{server.log}",
     )
-    ledger, files = read_ledger(server.database), stored_files(server.store)
+    ledger, files = read_ledger(server.database), server.stored()
     assert files == ledger.keys, _unlike(files, ledger.keys)
 
 

@@ -29,6 +29,8 @@ from tests.crash.harness import (
 
 REPOSITORIES = ("load/a", "load/b", "load/c/d")
 LAYERS = tuple(some_bytes(n, 500 + 3_000 * n) for n in range(24))
+# More than a part of a bucket that S3 takes: 5 MiB.
+LARGE_LAYER = some_bytes("large", 6_000_000)
 # Images that there are at most, so that looking at all of them stays cheap.
 MOST_IMAGES = 24
 # Long enough for a push on a busy machine, short enough for promises to end while we look.
@@ -93,6 +95,7 @@ class Crowd:
     """What all clients know in common. `hosts` are servers of one registry."""
 
     hosts: Sequence[str]
+    layers: Sequence[bytes] = LAYERS
     stop: threading.Event = field(default_factory=threading.Event)
     images: dict[str, Image] = field(default_factory=dict)
     # What was seen last of each repository: which digests may be there. A guess.
@@ -268,7 +271,7 @@ class Client:
     # -- pushing
 
     def _push(self) -> None:
-        layers = self._random.sample(LAYERS, self._random.randint(1, 3))
+        layers = self._random.sample(self._crowd.layers, self._random.randint(1, 3))
         image = make_image(*layers, config=self._unique())
         self._push_image(self._some_repository(), image, [self._tag()])
 
@@ -281,7 +284,7 @@ class Client:
     def _push_index(self) -> None:
         repository = self._some_repository()
         images = [
-            make_image(self._random.choice(LAYERS), config=self._unique())
+            make_image(self._random.choice(self._crowd.layers), config=self._unique())
             for _ in range(self._random.randint(1, 2))
         ]
         for image in images:

@@ -193,9 +193,9 @@ CASES = [
     Case("reclaim.before_drop", 1, delete_last_image),
     Case("reclaim.after_drop", 1, delete_image),
 ]
-# Those that take more than a request to reach have tests of their own, below; those of a bucket in
-# and those of a container in tests/blobs/test_cloud_crashes.py, and those
-# of a copy of the storage, which another process makes, in tests/transfer.
+# Those that take more than a request to reach have tests of their own, below; those of a bucket
+# and of a container in tests/blobs/test_cloud_crashes.py, and those of a copy of the storage, which
+# another process makes, in tests/transfer.
 ELSEWHERE = {
     "azure.block.after_request",
     "azure.block.before_request",

@@ -33,7 +33,7 @@ from tests.crash.harness import (
     let_pass,
     wait_until,
 )
-from tests.crash.load import LEASE_SECONDS, REPOSITORIES, RULES, Act, Broken, Client, Crowd
+from tests.crash.load import LAYERS, LEASE_SECONDS, REPOSITORIES, RULES, Act, Broken, Client, Crowd
 from tests.crash.oracle import Entry, Replay, read_log
 from ullage.check.run import OVERDUE
 from ullage.database.timestamps import to_micros
@@ -56,14 +56,26 @@ _FINISHED = {"done", "refused", "cancelled"}
 
 
 class Trial:
-    """One registry, served by one process or several, and its clients."""
+    """One registry, served by one process or several, and its clients.
 
-    def __init__(self, servers: Sequence[CrashServer], seed: int) -> None:
+    Those push `layers`, and ask the servers, or what `front` is between them.
+    """
+
+    def __init__(
+        self,
+        servers: Sequence[CrashServer],
+        seed: int,
+        *,
+        front: str | None = None,
+        layers: Sequence[bytes] = LAYERS,
+    ) -> None:
         self.servers = servers
         self.chance = random.Random(seed)
         for server in servers:
-            server.start()
-        self.crowd = Crowd([server.host for server in servers])
+            if not server.running:
+                server.start()
+        hosts = [server.host for server in servers] if front is None else [front]
+        self.crowd = Crowd(hosts, layers)
         self._clients = [Client(number, self.crowd, seed) for number in range(CLIENTS)]
         self._replay = Replay()
         self._entries: dict[str, list[Entry]] = defaultdict(list)
@@ -264,6 +276,7 @@ class Trial:
             assert server.terminate() == 0
         # A day of work became late at once; it is a finding only where nothing catches up.
         wait_until(self._caught_up, lambda: first.log)
+        first.clear_store()
         first.check("--deep")
         with User(first.host) as user:
             user.client.expect(202, "DELETE", "/api/v1/deleted")

@@ -1,10 +1,12 @@
 """New databases and migrated ones have exactly the tables of the schema, on both engines."""
 
+import json
 import os
 import shutil
 import sqlite3
 import subprocess
 import sys
+import zlib
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -400,6 +402,44 @@ def test_a_migration_from_the_baseline_that_is_killed_is_done_by_the_next_start(
         assert [tuple(row) for row in lengths] == [(7, 8)]
     with pytest.raises(DatabaseUnusable, match=r"newer version \(b9999\)"):
         open_database(migrated_url)
+
+
+def test_plans_of_an_older_version_get_pages(database_url: str) -> None:
+    """They live for an hour, and those that a job carries out for a week: none is lost."""
+    _at_revision(database_url, "b0007")
+    named = {"asked": {}, "items": [{"digest": str(number)} for number in range(1500)]}
+    chosen: list[list[object]] = [
+        [0, "tag", "v1", "d", 7, 17],
+        [0, "tag", "v2", "e", 8, 18],
+        [0, "manifest", None, "d", 7, 19],
+        [0, "along", None, "f", 9, 20, ["v3"], "child", "d"],
+    ]
+    insert = sa.text("INSERT INTO plans VALUES (:id, '', 1, 2, NULL, :document, NULL)")
+    with connected(database_url) as connection, connection.begin():
+        for id_, document in (("a", named), ("b", {"items": [], "chosen": chosen})):
+            packed = zlib.compress(json.dumps(document).encode())
+            connection.execute(insert, {"id": id_, "document": packed})
+    open_database(database_url).close()
+
+    def unpacked(query: str) -> list[object]:
+        with connected(database_url) as connection:
+            rows = connection.execute(sa.text(query)).scalars()
+            return [json.loads(zlib.decompress(row)) for row in rows]
+
+    assert unpacked("SELECT document FROM plans ORDER BY id") == [
+        {"asked": {}, "item_count": 1500, "items": []},
+        {"item_count": 3, "items": [], "chosen": []},
+    ]
+    first, second, of_filter = unpacked("SELECT document FROM plan_pages ORDER BY plan_id, number")
+    assert isinstance(first, list)
+    assert isinstance(second, list)
+    assert [*first, *second] == named["items"]
+    assert len(first) == 1000
+    assert of_filter == [
+        [0, "manifest", "d", 7, 19, [], [["v1", 17]], "asked", None],
+        [0, "along", "f", 9, 20, ["v3"], [], "child", "d"],
+        [0, "tag", "e", 8, 0, [], [["v2", 18]], "untagged"],
+    ]
 
 
 @pytest.mark.postgresql

@@ -33,6 +33,7 @@ from ullage.server.http.routes import Route, Router
 from ullage.server.http.shared_reads import SharedReads
 from ullage.server.http.threads import FairThreads, Threads
 from ullage.server.http.write_batches import WriteBatches
+from ullage.server.monitoring.health import Health
 
 LARGE = os.urandom(3 * 1024 * 1024)
 Message = MutableMapping[str, Any]
@@ -320,7 +321,7 @@ def app_with(registry: Registry, handler: Callable[..., Awaitable[Response]]) ->
     batches, bodies = WriteBatches(registry, threads), Bodies(threads, 60)
     origins = OwnOrigins(listen_host="", external_url="", hosts=())
     guard = Guard(None, threads, FairThreads(1), origins)
-    context = Context(registry, threads, reads, batches, bodies, guard)
+    context = Context(registry, threads, reads, batches, bodies, guard, Health.of(registry))
     return App(context, Router([Route("x", "GET", "/x", handler, KNOWN)]), None)
 
 

@@ -98,6 +98,9 @@ class FaultyStore:
     def free_bytes(self) -> int | None:
         return self._inner.free_bytes()
 
+    def probe(self) -> None:
+        self._inner.probe()
+
     def read_label(self) -> str | None:
         return self._inner.read_label()
 

@@ -176,6 +176,9 @@ class PartsStore:
     def free_bytes(self) -> int | None:
         return None
 
+    def probe(self) -> None:
+        pass
+
     def read_label(self) -> str | None:
         return self._label
 

@@ -110,6 +110,9 @@ class MemoryBlobStore:
         with self._lock:
             return self._room()
 
+    def probe(self) -> None:
+        pass
+
     def read_label(self) -> str | None:
         return self._label
 

@@ -6,7 +6,9 @@ from pathlib import Path
 
 from ullage.blobs.protocol import BlobStore, StoreUnusable
 
-_EXPECTED = "file:/path/to/store, s3://bucket/prefix, az://container/prefix or memory:"
+_EXPECTED = (
+    "file:/path/to/store, s3://bucket/prefix, gs://bucket/prefix, az://container/prefix or memory:"
+)
 
 
 def open_blob_store(url: str) -> BlobStore:
@@ -24,17 +26,17 @@ def open_blob_store(url: str) -> BlobStore:
             from ullage.blobs.files.store import FileBlobStore
 
             return FileBlobStore(Path(place))
-        case ("s3" | "az" as scheme, ":", place) if place.startswith("//"):
+        case ("s3" | "gs" | "az" as scheme, ":", place) if place.startswith("//"):
             return _open_in_cloud(scheme, url)
     raise ValueError(f"{url!r} is not a blob store: expected {_EXPECTED}")
 
 
 def _open_in_cloud(scheme: str, url: str) -> BlobStore:
     try:
-        if scheme == "s3":
-            from ullage.blobs.s3.store import open_s3
+        if scheme in ("s3", "gs"):
+            from ullage.blobs.s3.store import open_gs, open_s3
 
-            return open_s3(url)
+            return open_s3(url) if scheme == "s3" else open_gs(url)
         from ullage.blobs.azure.store import open_azure
 
         return open_azure(url)

@@ -245,6 +245,12 @@ class BlobStore(Protocol):
     def free_bytes(self) -> int | None:
         """Room left, in bytes; None when that is not known or not limited."""
 
+    def probe(self) -> None:
+        """Raise OSError where objects can be neither stored nor read now; a full store is fine.
+
+        Costs next to nothing, or one request to a service.
+        """
+
     def read_label(self) -> str | None:
         """The line of text that lies beside the objects; None where none was ever written."""
 

@@ -98,6 +98,8 @@ def _imported_for(first: str) -> tuple[Command, ...]:
             from ullage.cli.commands.completion import COMMANDS
         case "serve" | "version":
             from ullage.cli.local.serve import COMMANDS
+        case "health":
+            from ullage.cli.local.health import COMMANDS
         case "check":
             from ullage.cli.local.check import COMMANDS
         case "migrate":

@@ -139,6 +139,19 @@ def _listing(sql: str, dialect: str) -> sa.TextClause:
     return text.bindparams(*(sa.bindparam(name, type_=_List(sa.types.NULLTYPE)) for name in lists))
 
 
+def beginning(column: sa.Column[str]) -> sa.ColumnElement[bool]:
+    """Whether a text of hexadecimal digits begins with others: from :begin to before :end.
+
+    `range_of` has both. The order of the column's index finds them.
+    """
+    return sa.and_(column >= sa.bindparam("begin"), column < sa.bindparam("end", type_=sa.Text))
+
+
+def range_of(prefix: str) -> dict[str, str]:
+    """The parameters of `beginning`: no digit is as large as a "g"."""
+    return {"begin": prefix, "end": f"{prefix}g"}
+
+
 def given(table: sa.FromClause, *columns: str) -> sa.ColumnElement[bool]:
     """Whether a row has in these columns what the parameters of the same names say."""
     return sa.and_(*(table.c[name] == sa.bindparam(name) for name in columns))

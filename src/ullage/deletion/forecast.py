@@ -97,6 +97,8 @@ class Forecast:
     references: Mapping[Digest, int]
     # As alone_bytes, of what goes later: a promise of it may have been forgotten in a crash.
     doubted_bytes: int = 0
+    # Which repositories give up how much of what comes back, at once or later: all of it together.
+    parts: Mapping[int, int] = field(default_factory=dict)
 
     @property
     def freed_bytes(self) -> int:
@@ -107,6 +109,26 @@ class Forecast:
     def later_bytes(self) -> int:
         """Bytes that come back when promises end."""
         return self.doubted_bytes + total(self.fates, Outcome.LATER)
+
+
+class _Givers:
+    """Which repository gives up what."""
+
+    def __init__(self) -> None:
+        self.alone: dict[int, int] = {}
+        self.sharing: dict[Digest, list[int]] = {}
+
+    def parts(self, fates: Collection[Fate]) -> dict[int, int]:
+        """Bytes that come back by repository; what several give up counts in equal parts."""
+        parts = dict(self.alone)
+        for fate in fates:
+            givers = self.sharing.get(fate.digest)
+            if givers is None or fate.outcome is Outcome.KEPT:
+                continue
+            each, left = divmod(fate.size, len(givers))
+            for number, repository_id in enumerate(givers):
+                parts[repository_id] += each + (number < left)
+        return parts
 
 
 def forecast_whole(
@@ -126,9 +148,12 @@ def forecast_whole(
     links: dict[Digest, int] = {}
     promised: dict[Digest, _Wait] = {}
     fates: list[Fate] = []
+    givers = _Givers()
     alone_bytes = 0
     for repository_id in sorted(repository_ids):
-        alone_bytes += alone_in(tx, repository_id)
+        # With what is promised in it, whose fate is its own.
+        givers.alone[repository_id] = alone_in(tx, repository_id)
+        alone_bytes += givers.alone[repository_id]
         for digest, size, wait in () if hidden else _promised_in(tx, leases, repository_id, now):
             promised[digest] = max(wait, promised.get(digest, wait))
             if size is not None:
@@ -137,6 +162,7 @@ def forecast_whole(
         for digest, blob in shared_in(tx, repository_id):
             blobs[digest] = blob
             links[digest] = links.get(digest, 0) + 1
+            givers.sharing.setdefault(digest, []).append(repository_id)
     alone = [digest for digest, blob in blobs.items() if blob.repository_count == links[digest]]
     for digest in alone:
         size = blobs.pop(digest).size
@@ -149,7 +175,8 @@ def forecast_whole(
     references = references_among(tx, repository_ids, blobs.keys())
     loss = Loss(repository_ids, references, links, whole=True, promised=promised)
     fates += _fates(tx, leases, blobs, loss, now)
-    return Forecast(alone_bytes, sorted(fates, key=lambda fate: fate.digest), references)
+    fates.sort(key=lambda fate: fate.digest)
+    return Forecast(alone_bytes, fates, references, parts=givers.parts(fates))
 
 
 def _promised_in(
@@ -169,19 +196,22 @@ def forecast_manifests(
     blobs: dict[Digest, ReferencedBlob] = {}
     references: dict[Digest, int] = {}
     links: dict[Digest, int] = {}
+    givers = _Givers()
     alone_bytes = doubted_bytes = 0
     for repository_id, ids in sorted(going.items()):
         promised = leases.leased_in(tx, repository_id, now)
         losing = losses.losing(tx, repository_id, ids, promised)
         alone_bytes += losing.alone_bytes
         doubted_bytes += losing.doubted_bytes
+        givers.alone[repository_id] = losing.alone_bytes + losing.doubted_bytes
         for digest, (number, blob) in losing.others.items():
             blobs[digest] = blob
             references[digest] = references.get(digest, 0) + number
             links[digest] = links.get(digest, 0) + 1
+            givers.sharing.setdefault(digest, []).append(repository_id)
     loss = Loss(frozenset(going), references, links)
     fates = _fates(tx, leases, blobs, loss, now)
-    return Forecast(alone_bytes, fates, references, doubted_bytes)
+    return Forecast(alone_bytes, fates, references, doubted_bytes, givers.parts(fates))
 
 
 def _fates(

@@ -25,6 +25,7 @@ from ullage.registry.push.upload_counts import UploadCounts
 from ullage.registry.queries.audit import record
 from ullage.registry.queries.reclaim.signed_reads import Due
 from ullage.registry.queries.upload_claims import Claims
+from ullage.registry.rounds import Rounds
 from ullage.registry.storage_keys import StoreMark
 
 T = TypeVar("T")
@@ -121,6 +122,8 @@ class Registry:
     process: str | None = None
     # How far the storage keys have come, and what the store says of that.
     store_mark: StoreMark = field(default_factory=StoreMark)
+    # Whether the work beside the requests goes on.
+    rounds: Rounds = field(default_factory=Rounds)
 
     @property
     def unready(self) -> str | None:

@@ -95,6 +95,18 @@ def get_operation(registry: Registry, operation_id: str, principal: Principal) -
     return registry.snapshot(read)
 
 
+def operations_beginning(registry: Registry, prefix: str, principal: Principal) -> list[str]:
+    """The ids of operations that begin so, of those the caller may read about."""
+
+    def read(tx: Transaction) -> list[str]:
+        some = [find(tx, id_) for id_ in records.beginning_with(tx, prefix)]
+        there = [operation for operation in some if operation is not None]
+        policy = soft_delete.find_policy(tx)
+        return [each.id for each in _documents(tx, registry, there, policy, principal)]
+
+    return registry.snapshot(read)
+
+
 def _documents(
     tx: Transaction,
     registry: Registry,

@@ -44,6 +44,8 @@ from ullage.server.http.send_file import SendFile
 from ullage.server.http.shared_reads import SharedReads
 from ullage.server.http.threads import FairThreads, Threads
 from ullage.server.http.write_batches import WriteBatches
+from ullage.server.monitoring import routes as monitoring
+from ullage.server.monitoring.health import Health
 
 log = logging.getLogger(__name__)
 
@@ -55,6 +57,7 @@ ROUTES = (
     *distribution.ROUTES,
     *acr.ROUTES,
     *api.ROUTES,
+    *monitoring.ROUTES,
 )
 
 
@@ -72,6 +75,7 @@ def create_app(
     request_log: RequestLog | None = None,
     send_file: SendFile | None = None,
     redirects: Redirects | None = None,
+    health: Health | None = None,
 ) -> ASGIApp:
     """The registry as an application for any ASGI server.
 
@@ -86,7 +90,8 @@ def create_app(
     guard = Guard(authenticator, pool, passwords, origins, external_url, scheme)
     bodies = Bodies(pool, body_idle_seconds)
     reads, writes = SharedReads(registry, pool), WriteBatches(registry, pool)
-    context = Context(registry, pool, reads, writes, bodies, guard, send_file, redirects)
+    health = health or Health.of(registry)
+    context = Context(registry, pool, reads, writes, bodies, guard, health, send_file, redirects)
     return App(context, Router(ROUTES), request_log, Proxies(trusted_proxies))
 
 
@@ -197,9 +202,9 @@ class App:
                 return
 
     def _write_log(self, request: Request, status: int, seconds: float) -> None:
-        if self._log is None:
-            return
         scope = request.scope
+        if self._log is None or scope["path"] in monitoring.UNLOGGED:
+            return
         principal = scope.get("ullage.principal")
         client = scope.get("client")
         self._log.write(

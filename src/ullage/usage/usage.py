@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from fractions import Fraction
 from itertools import islice
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from ullage.authorization import Action, Principal
 from ullage.database.transaction import Transaction
-from ullage.documents import UNSET, Document, UnsetType, any_of
+from ullage.documents import UNSET, Document, Time, UnsetType, any_of
 from ullage.oci.reference import RepositoryName
 from ullage.registry.context import Registry
 from ullage.registry.errors import store_errors
@@ -90,6 +90,8 @@ else:
 class Usage(Document, frozen=True, kw_only=True):
     """The bill: lines, the largest fair share first, and what they are parts of."""
 
+    # A moment at which all of it was exact; UNSET: when it was asked for.
+    as_of: Time | UnsetType = UNSET
     repository: RepositoryEntry | UnsetType = UNSET
     by: str | UnsetType = UNSET
     entries: Sequence[Line] | UnsetType = UNSET
@@ -109,23 +111,39 @@ def sees_everything(principal: Principal) -> bool:
 # --- the registry ---------------------------------------------------------------------------------
 
 
+class Counted(NamedTuple):
+    """What a transaction sees of the registry's sums. `sessions`: storage key, bytes recorded."""
+
+    counters: dict[str, int]
+    tagged_bytes: int
+    leased_bytes: int
+    soft_deleted_bytes: int
+    sessions: list[tuple[str, int]]
+
+
+def count_registry(tx: Transaction) -> Counted:
+    """One pass over what tags lead to; everything else comes from counters."""
+    return Counted(
+        totals(tx),
+        usage.tagged_bytes(tx),
+        usage.leased_bytes(tx),
+        usage.soft_deleted_bytes(tx),
+        usage.sessions(tx),
+    )
+
+
 def registry_totals(registry: Registry) -> Totals:
     """What is on the disk, by the database's word; uploads by the store's, where that is cheap.
 
-    Elsewhere a session to which bytes are arriving may have 64 MiB more than is said here.
-    One pass over what tags lead to; everything else comes from counters.
+    Elsewhere a session to which bytes are arriving may have 64 MiB more than is said here. Costs
+    as count_registry.
     """
+    return totals_of(registry, registry.snapshot(count_registry))
 
-    def read(tx: Transaction) -> tuple[dict[str, int], int, int, int, list[tuple[str, int]]]:
-        return (
-            totals(tx),
-            usage.tagged_bytes(tx),
-            usage.leased_bytes(tx),
-            usage.soft_deleted_bytes(tx),
-            usage.sessions(tx),
-        )
 
-    counted, tagged, leased, kept, sessions = registry.snapshot(read)
+def totals_of(registry: Registry, found: Counted) -> Totals:
+    """The sums, with what uploads have in the store now."""
+    counted, sessions = found.counters, [*found.sessions]
     if registry.memory_sessions is not None:
         began = registry.memory_sessions.began()
         sessions += [(each.upload.key, each.stored) for each in began]
@@ -135,10 +153,13 @@ def registry_totals(registry: Registry) -> Totals:
         uploading = sum(stored for _, stored in sessions)
     return Totals(
         disk_bytes=counted["blob_bytes"] + counted["pending_bytes"] + uploading,
-        tagged_bytes=tagged,
-        untagged_bytes=counted["blob_bytes"] - tagged - leased - kept,
-        leased_bytes=leased,
-        soft_deleted_bytes=kept,
+        tagged_bytes=found.tagged_bytes,
+        untagged_bytes=counted["blob_bytes"]
+        - found.tagged_bytes
+        - found.leased_bytes
+        - found.soft_deleted_bytes,
+        leased_bytes=found.leased_bytes,
+        soft_deleted_bytes=found.soft_deleted_bytes,
         uploading_bytes=uploading,
         pending_bytes=counted["pending_bytes"],
         blob_count=counted["blob_count"],
@@ -176,11 +197,15 @@ def by_repository(registry: Registry, principal: Principal) -> list[Entry]:
     rows, portions = registry.snapshot(
         lambda tx: (usage.repository_rows(tx), usage.shared_portions(tx))
     )
-    entries = _entries(rows, portions)
-    return _sorted(entry for entry in entries if _may_see(principal, entry))
+    return [entry for entry in repository_entries(rows, portions) if may_see(principal, entry)]
 
 
-def _may_see(principal: Principal, entry: Entry) -> bool:
+def repository_entries(rows: Sequence[RepositoryRow], portions: Sequence[Portion]) -> list[Entry]:
+    """A line for each repository, largest fair share first."""
+    return _sorted(_entries(rows, portions))
+
+
+def may_see(principal: Principal, entry: Entry) -> bool:
     if entry.name is None:
         return sees_everything(principal)
     right = Action.METADATA_READ if entry.operation is None else Action.DELETED_READ
@@ -256,6 +281,13 @@ def by_namespace(registry: Registry) -> list[Entry]:
             usage.spaces(tx),
         )
     )
+    return namespace_entries(rows, portions, spaces)
+
+
+def namespace_entries(
+    rows: Sequence[RepositoryRow], portions: Sequence[Portion], spaces: Sequence[Space]
+) -> list[Entry]:
+    """A line for each namespace, largest fair share first."""
     shared = {space.name: space for space in spaces}
     members: dict[str | None, list[Entry]] = {}
     for entry in _entries(rows, portions):

@@ -87,6 +87,38 @@ class Reasons(Document, frozen=True, kw_only=True):
     because: str
 
 
+class PlacedDigest(Document, frozen=True):
+    """A manifest by its repository and digest."""
+
+    repository: str
+    digest: str
+
+
+def digests_beginning(
+    registry: Registry, prefixes: Sequence[str], principal: Principal
+) -> tuple[list[PlacedDigest], list[str]]:
+    """The manifests whose digests begin with one of these, and the blobs, as far as the caller may
+    read about them."""
+
+    def read(tx: Transaction) -> tuple[list[PlacedDigest], list[str]]:
+        policy = soft_delete.find_policy(tx)
+        manifests = [
+            PlacedDigest(name, digest)
+            for prefix in prefixes
+            for name, digest in why.manifests_beginning(tx, prefix)
+            if principal.may(Action.METADATA_READ, name)
+        ]
+        blobs = [
+            digest
+            for prefix in prefixes
+            for digest in why.blobs_beginning(tx, prefix)
+            if _blob(tx, registry, Digest(digest), principal, policy) is not None
+        ]
+        return manifests, blobs
+
+    return registry.snapshot(read)
+
+
 def explain(registry: Registry, digest: Digest, principal: Principal) -> Reasons:
     """What keeps the manifest or blob, in the repositories that the caller may read.
 

@@ -148,6 +148,9 @@ class AzureBlobStore:
     def free_bytes(self) -> int | None:
         return None
 
+    def probe(self) -> None:
+        self.read_label()
+
     def read_label(self) -> str | None:
         try:
             data = self._container.get(LABEL, 0, _LABEL_BYTES)

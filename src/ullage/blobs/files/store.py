@@ -232,6 +232,12 @@ class FileBlobStore:
         # A tmpfs without a limit says it has no blocks at all.
         return room.f_bavail * room.f_frsize if room.f_blocks else None
 
+    def probe(self) -> None:
+        if removed(self._top):
+            raise FileNotFoundError(errno.ENOENT, "the store's folder is gone")
+        if not os.access(".", os.R_OK | os.W_OK | os.X_OK, dir_fd=self._top):
+            raise PermissionError(errno.EACCES, "the store's folder cannot be written to")
+
     def read_label(self) -> str | None:
         with suppress(FileNotFoundError), open_regular(LABEL, self._top, "r") as file:
             return file.read(_LABEL_BYTES).decode("utf-8", "replace").strip()

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import re
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
@@ -15,6 +17,7 @@ from typing import Any
 from ullage.blobs.protocol import Buffer, Closing, KeyUnknown
 from ullage.blobs.s3.bucket import NOT_FOUND, Bucket
 from ullage.blobs.s3.places import new_tail_place, object_place
+from ullage.blobs.s3.reader import S3Reader
 from ullage.blobs.s3.state import State
 from ullage.blobs.sending import PIECES_OF_ONE, Senders
 from ullage.blobs.service import RequestFailed
@@ -24,6 +27,12 @@ from ullage.failpoints import failpoint
 # one store it as a tail for the time being.
 MEMORY_BYTES = 64 * 1024 * 1024
 SPILL_BYTES = 256 * 1024
+# As most services make an object's ETag of those of its parts.
+_OF_PARTS = re.compile(r"[0-9a-f]{32}-[0-9]+")
+# Read back at once.
+_READ = 1024 * 1024
+# How long a service may take to make an object of its parts: those that copy them take minutes.
+COMPLETE_SECONDS = 900
 # S3's own limit.
 MOST_PARTS = 10_000
 
@@ -334,6 +343,7 @@ class S3Append(Closing):
         failpoint("s3.commit.before_request")
         try:
             self._ask_to_complete(parts)
+            self._wait_until_there()
         except RequestFailed as error:
             if error.code not in _THERE | _GONE | NOT_FOUND or not self._is_completed():
                 raise self._lost(error) from error
@@ -346,23 +356,63 @@ class S3Append(Closing):
         if self._gone:
             # Some services answer 200 once more, whatever parts are named.
             raise RequestFailed("NoSuchUpload", "the multipart upload has ended")
+        condition = {}
+        if self._bucket.options.dialect.completes_conditionally:
+            condition = {"IfNoneMatch": "*"}
+        elif _look(self._bucket, object_place(self._key)) is not None:
+            raise RequestFailed("PreconditionFailed", "an object is there")
         self._bucket.call(
             "complete_multipart_upload",
             Key=self._bucket.name(object_place(self._key)),
             UploadId=self._multipart,
             MultipartUpload={"Parts": parts},
-            IfNoneMatch="*",
+            **condition,
         )
 
+    def _wait_until_there(self) -> None:
+        """See the object before anybody is told that it is safe.
+
+        Some services answer 200 to a repeated request while the first one is still at work.
+        """
+        deadline, pause = time.monotonic() + COMPLETE_SECONDS, 0.1
+        while not self._is_there():
+            if time.monotonic() > deadline:
+                raise RequestFailed("NotThere", "it is said to be complete, and is not there yet")
+            time.sleep(pause)
+            pause = min(2 * pause, 5)
+
+    def _is_there(self) -> bool:
+        found = _look(self._bucket, object_place(self._key))
+        return found is not None and found["ContentLength"] == self.offset
+
     def _is_completed(self) -> bool:
-        """Whether an earlier request, whose answer was lost, has made an object of these parts."""
+        """Whether an earlier request, whose answer was lost, has made an object of these parts.
+
+        Its ETag tells, or its bytes where the service makes no ETag of those of the parts.
+        """
         try:
             found = _head(self._bucket, self._key)
+            if found["ContentLength"] != self.offset:
+                return False
+            etag = str(found["ETag"]).strip('"')
+            if _OF_PARTS.fullmatch(etag):
+                return etag == _etag_of(self._etags)
+            return self._reads_back()
         except KeyUnknown:
             return False
-        if found["ContentLength"] != self.offset:
-            return False
-        return str(found["ETag"]).strip('"') == _etag_of(self._etags)
+
+    def _reads_back(self) -> bool:
+        """Whether the object's bytes have the MD5s of the parts. Raises KeyUnknown."""
+        part = self._state.part
+        with S3Reader(self._bucket, self._key, self.offset) as reader:
+            for number, etag in enumerate(self._etags):
+                hasher = hashlib.md5(usedforsecurity=False)
+                end = min((number + 1) * part, self.offset)
+                for start in range(number * part, end, _READ):
+                    hasher.update(reader.read_at(start, min(_READ, end - start)))
+                if hasher.hexdigest() != etag.strip('"'):
+                    return False
+        return True
 
     def _lost(self, error: RequestFailed) -> Exception:
         """KeyUnknown for an error that says that there is nothing to go on with."""

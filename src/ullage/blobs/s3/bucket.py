@@ -10,16 +10,21 @@ import errno
 import logging
 import os
 import threading
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import boto3
 import botocore.loaders
 import botocore.session
+from botocore.auth import AUTH_TYPE_MAPS
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError, ResponseStreamingError
 from botocore.exceptions import ReadTimeoutError as ReadTimeout
 
 from ullage.blobs.protocol import StoreFull
+from ullage.blobs.s3.dialects import GOOGLE_SIGNATURE
+from ullage.blobs.s3.google import GoogleAuth
 from ullage.blobs.s3.options import S3Options
 from ullage.blobs.service import RequestFailed, Service
 
@@ -33,7 +38,15 @@ _CONNECTIONS = 64
 # Of services without regions; AWS names the right one in its refusal.
 _REGION = "us-east-1"
 
+# At once in one request for deletion: S3's own limit; and requests for one each at the same time.
+DELETED_AT_ONCE = 1000
+_DELETIONS = 8
+
 NOT_FOUND = frozenset({"NoSuchKey", "NotFound", "404"})
+# Of requests that a service has no use for.
+NOT_KNOWN = frozenset({"501", "405", "NotImplemented", "MethodNotAllowed", "XNotImplemented"})
+# As Google's took a request for the deletion of many objects before it had one.
+_NOT_A_DELETION = frozenset({"InvalidArgument"})
 _FULL = frozenset(
     {
         "EntityTooLarge",
@@ -49,6 +62,8 @@ _EXPIRED = frozenset({"ExpiredToken", "ExpiredTokenException", "TokenRefreshRequ
 # What an answer's body breaks with while it is read.
 BROKEN_BODY = (ReadTimeout, ResponseStreamingError, BotoCoreError, OSError)
 
+AUTH_TYPE_MAPS[GOOGLE_SIGNATURE] = GoogleAuth
+
 # Of services, as the client reads them: half a second each time.
 _descriptions = botocore.loaders.create_loader()
 
@@ -60,6 +75,7 @@ class Bucket(Service):
         super().__init__(options.prefix)
         self.options = options
         self._attempts = attempts
+        self._deletes_many = True
         self._lock = threading.Lock()
         self._client = self._make_client()
 
@@ -87,6 +103,44 @@ class Bucket(Service):
             except BROKEN_BODY as error:
                 if not tries:
                     raise RequestFailed("BrokenBody", f"get_object: {error}") from error
+
+    def delete(self, places: Sequence[str]) -> dict[str, RequestFailed]:
+        """Remove up to DELETED_AT_ONCE objects; returns what refuses to go, by its place.
+
+        In one request, or by as many where the service has none for that. Raises RequestFailed.
+        """
+        if self._deletes_many:
+            try:
+                return self._delete_many(places)
+            except RequestFailed as error:
+                if error.code not in NOT_KNOWN | _NOT_A_DELETION:
+                    raise
+                log.info("objects are deleted one by one: %s", error)
+                self._deletes_many = False
+        with ThreadPoolExecutor(_DELETIONS, "ullage-delete") as pool:
+            failures = pool.map(self._delete_one, places)
+            return {each: error for each, error in zip(places, failures, strict=True) if error}
+
+    def _delete_many(self, places: Sequence[str]) -> dict[str, RequestFailed]:
+        wanted = [{"Key": self.name(place)} for place in places]
+        answer = self.call("delete_objects", Delete={"Objects": wanted, "Quiet": True})
+        failures = {}
+        for refused in answer.get("Errors", ()):
+            name, code = str(refused.get("Key")), str(refused.get("Code", ""))
+            if code not in NOT_FOUND:
+                what = f"delete_objects: {name}: {code}: {refused.get('Message', '')}"
+                failures[self.place(name)] = RequestFailed(code, what)
+        return failures
+
+    def _delete_one(self, place: str) -> RequestFailed | None:
+        name = self.name(place)
+        try:
+            self.call("delete_object", Key=name)
+        except RequestFailed as error:
+            if error.code not in NOT_FOUND:
+                what = f"delete_object: {name}: {error.strerror}"
+                return RequestFailed(error.code, what, error.status)
+        return None
 
     def written_with(self) -> dict[str, str]:
         """How each object is written: encrypted, and in which class."""
@@ -136,11 +190,14 @@ class Bucket(Service):
 
     def _make_client(self) -> Any:
         options = self.options
-        environment = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
+        dialect = options.dialect
         session = _new_session()
-        return session.client(
+        key, secret = dialect.find_keys() or (None, None)
+        client = session.client(
             "s3",
-            region_name=options.region or environment or session.region_name or _REGION,
+            aws_access_key_id=key,
+            aws_secret_access_key=secret,
+            region_name=options.region or dialect.region or _usual_region(session),
             endpoint_url=options.endpoint,
             verify=options.ca,
             config=Config(
@@ -161,6 +218,16 @@ class Bucket(Service):
                 user_agent_extra="ullage",
             ),
         )
+        if dialect.put_signature is not None:
+            client.meta.events.register(
+                "choose-signer.s3.PutObject", lambda **_: dialect.put_signature
+            )
+        return client
+
+
+def _usual_region(session: Any) -> str:
+    variables = (os.environ.get(name) for name in ("AWS_REGION", "AWS_DEFAULT_REGION"))
+    return next(filter(None, variables), None) or session.region_name or _REGION
 
 
 def _new_session() -> Any:

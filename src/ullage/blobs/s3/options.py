@@ -1,4 +1,4 @@
-"""What the URL of a bucket says: `s3://BUCKET/PREFIX?option=value&…`."""
+"""What the URL of a bucket says: `s3://BUCKET/PREFIX?option=value&…`, or `gs://…` of Google's."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass
 
 from ullage.blobs.cloud_url import CloudUrl, UrlGrammar
+from ullage.blobs.s3.dialects import AMAZON, GOOGLE, Dialect
 
 MIB = 2**20
 # S3's limits of one part; the last part of an upload may be smaller.
@@ -22,6 +23,17 @@ _GRAMMAR = UrlGrammar(
     options=("endpoint", "public", "region", "path_style", "part", "ca", "sse", "class"),
     secrets="set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
 )
+_GOOGLE_GRAMMAR = UrlGrammar(
+    scheme="gs",
+    service="Google Cloud Storage",
+    form="gs://BUCKET/PREFIX",
+    place="bucket",
+    # Google's rules: longer than of S3 only with dots, and with underscores.
+    name=re.compile(r"(?=.{3,63}\Z|.*\.)[a-z0-9][a-z0-9._-]{1,220}[a-z0-9]"),
+    options=("endpoint", "public", "part", "ca"),
+    secrets=GOOGLE.give_keys,
+)
+_GOOGLE_ENDPOINT = "https://storage.googleapis.com"
 _REGION = re.compile(r"[a-z0-9-]{1,64}")
 _CLASS = re.compile(r"[A-Z][A-Z_]*")
 _PART = re.compile(r"([1-9][0-9]{0,5})MiB")
@@ -37,6 +49,7 @@ class S3Options:
     """
 
     bucket: str
+    dialect: Dialect = AMAZON
     prefix: str = ""
     endpoint: str | None = None
     public: str | None = None
@@ -70,6 +83,24 @@ def parse_s3_url(url: str) -> S3Options:
         sse=sse,
         sse_key=sse_key,
         storage_class=found.word("class", _CLASS),
+    )
+
+
+def parse_gs_url(url: str) -> S3Options:
+    """Read `gs://BUCKET/PREFIX?option=value`.
+
+    Raises ValueError with one line that says what to change.
+    """
+    found = _GOOGLE_GRAMMAR.parse(url)
+    return S3Options(
+        bucket=found.name,
+        dialect=GOOGLE,
+        prefix=found.prefix,
+        endpoint=found.server("endpoint") or _GOOGLE_ENDPOINT,
+        public=found.server("public"),
+        path_style=True,
+        part=_read_part(found),
+        ca=found.options.get("ca"),
     )
 
 

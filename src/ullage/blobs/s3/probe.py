@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from ullage.blobs.protocol import StoreUnusable
-from ullage.blobs.s3.bucket import Bucket
+from ullage.blobs.s3.bucket import NOT_KNOWN, Bucket
 from ullage.blobs.s3.options import S3Options
 from ullage.blobs.s3.places import PROBES
 from ullage.blobs.service import RequestFailed
@@ -41,7 +41,6 @@ _OTHER_REGION = frozenset(
     }
 )
 _DENIED = frozenset({"403", "AccessDenied", "AllAccessDisabled", "Forbidden"})
-_NOT_KNOWN = frozenset({"501", "405", "NotImplemented", "MethodNotAllowed", "XNotImplemented"})
 
 
 def probe(options: S3Options) -> None:
@@ -51,11 +50,13 @@ def probe(options: S3Options) -> None:
     """
     if options.ca is not None and not Path(options.ca).is_file():
         raise StoreUnusable(f"ca={options.ca}: there is no such file - name a PEM file with ca=")
+    dialect = options.dialect
     try:
         bucket = Bucket(options, attempts=_ATTEMPTS)
     except Exception as error:
         raise StoreUnusable(
-            f"the client of S3 has no use for its settings: {error} - check AWS_PROFILE and ~/.aws"
+            f"the client of {dialect.service} has no use for its settings: {error} - "
+            f"{dialect.check_settings}"
         ) from error
     _Probe(bucket).run()
 
@@ -84,7 +85,7 @@ class _Probe:
             answer = self._call("get_bucket_versioning")
         except RequestFailed as error:
             # A service that has no versions need not know the question.
-            if error.code in _NOT_KNOWN:
+            if error.code in NOT_KNOWN:
                 return
             self._refuse(error, "s3:GetBucketVersioning")
         if answer.get("Status") == "Enabled":
@@ -99,7 +100,7 @@ class _Probe:
         try:
             self._call("put_object", **where)
         except RequestFailed as error:
-            if error.code in _NOT_KNOWN:
+            if error.code in NOT_KNOWN:
                 self._refuse_conditions(error)
             self._refuse(error, "s3:PutObject")
         try:
@@ -107,7 +108,7 @@ class _Probe:
         except RequestFailed as error:
             if error.code in ("PreconditionFailed", "412"):
                 return
-            if error.code not in _NOT_KNOWN:
+            if error.code not in NOT_KNOWN:
                 self._refuse(error, "s3:PutObject")
             self._refuse_conditions(error)
         self._refuse_conditions(None)
@@ -142,14 +143,12 @@ class _Probe:
             )
 
     def _delete(self) -> None:
-        answer = self._ask(
-            "delete_objects",
-            "s3:DeleteObject",
-            Delete={"Objects": [{"Key": self._bucket.name(self._place)}], "Quiet": True},
-        )
-        for refused in answer.get("Errors", ()):
-            code = str(refused.get("Code", ""))
-            self._refuse(RequestFailed(code, f"delete_objects: {code}"), "s3:DeleteObject")
+        try:
+            refusals = list(self._bucket.delete([self._place]).values())
+        except RequestFailed as error:
+            refusals = [error]
+        for refusal in refusals:
+            self._refuse(refusal, "s3:DeleteObject")
 
     # --- requests ---------------------------------------------------------------------------------
 
@@ -179,6 +178,7 @@ class _Probe:
 
 def _reason(error: RequestFailed, right: str, options: S3Options) -> str:
     """One line for an operator."""
+    dialect = options.dialect
     where = f"bucket {options.bucket}"
     server = options.endpoint or "the service"
     reasons: Mapping[str, Callable[[], str]] = {
@@ -194,21 +194,17 @@ def _reason(error: RequestFailed, right: str, options: S3Options) -> str:
     if error.code in reasons:
         return reasons[error.code]()
     if error.code in _NO_KEYS:
-        return (
-            f"{where}: no keys to ask with - set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or "
-            "give the machine a role"
-        )
+        return f"{where}: no keys to ask with - {dialect.give_keys}"
     if error.code in _WRONG_KEYS:
         return (
-            f"{where}: the service does not take these keys ({error.code}) - check "
-            "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+            f"{where}: the service does not take these keys ({error.code}) - {dialect.check_keys}"
         )
     if error.code in _OTHER_REGION:
         return f"{where} is in another region ({_said(error)}) - name it with region="
     if error.code in _AWAY:
         return f"{server} does not answer ({error.code}) - check endpoint= and the network"
     if error.code in _DENIED:
-        return f"{where}: these keys lack a right - grant {right}"
+        return f"{where}: these keys lack a right - grant {dialect.right(right)}"
     if error.status == 404:
         return f"there is no {where} - make it, or name another one"
     return f"{where} cannot be used: {_said(error)} - check the options of the URL"

@@ -22,10 +22,10 @@ from ullage.blobs.protocol import (
     validate_key,
 )
 from ullage.blobs.s3.append import Filling, S3Append, abort, size_of
-from ullage.blobs.s3.bucket import NOT_FOUND, Bucket
+from ullage.blobs.s3.bucket import DELETED_AT_ONCE, NOT_FOUND, Bucket
 from ullage.blobs.s3.links import Links
 from ullage.blobs.s3.listing import list_bucket, size_of_parts
-from ullage.blobs.s3.options import parse_s3_url
+from ullage.blobs.s3.options import S3Options, parse_gs_url, parse_s3_url
 from ullage.blobs.s3.places import LABEL, TAILS, key_of_tail, object_place
 from ullage.blobs.s3.probe import probe
 from ullage.blobs.s3.reader import S3Reader
@@ -34,8 +34,6 @@ from ullage.blobs.sending import Senders
 from ullage.blobs.service import RequestFailed
 from ullage.failpoints import failpoint
 
-# S3's own limit of one request.
-_DELETED_AT_ONCE = 1000
 # More than any label has.
 _LABEL_BYTES = 4096
 
@@ -45,7 +43,15 @@ def open_s3(url: str) -> S3BlobStore:
 
     Raises ValueError for a URL that is wrong, StoreUnusable where the bucket is.
     """
-    options = parse_s3_url(url)
+    return _open(parse_s3_url(url))
+
+
+def open_gs(url: str) -> S3BlobStore:
+    """Open `gs://BUCKET/PREFIX?option=value` of Google Cloud Storage, as `open_s3` does."""
+    return _open(parse_gs_url(url))
+
+
+def _open(options: S3Options) -> S3BlobStore:
     probe(options)
     return S3BlobStore(Bucket(options))
 
@@ -169,6 +175,9 @@ class S3BlobStore:
     def free_bytes(self) -> int | None:
         return None
 
+    def probe(self) -> None:
+        self.read_label()
+
     def read_label(self) -> str | None:
         try:
             data = self._bucket.get(LABEL)
@@ -184,17 +193,10 @@ class S3BlobStore:
     def _delete(self, places: Mapping[str, str], failures: dict[str, OSError]) -> None:
         """Remove objects by their places; the names of what refuses to go are noted."""
         left = iter(sorted(places))
-        while some := list(islice(left, _DELETED_AT_ONCE)):
-            wanted = [{"Key": self._bucket.name(place)} for place in some]
+        while some := list(islice(left, DELETED_AT_ONCE)):
             with noted(failures, map(places.__getitem__, some)):
-                answer = self._bucket.call(
-                    "delete_objects", Delete={"Objects": wanted, "Quiet": True}
-                )
-                for refused in answer.get("Errors", ()):
-                    name, code = str(refused.get("Key")), str(refused.get("Code", ""))
-                    if code not in NOT_FOUND:
-                        what = f"delete_objects: {name}: {code}: {refused.get('Message', '')}"
-                        failures[places[self._bucket.place(name)]] = RequestFailed(code, what)
+                for place, refusal in self._bucket.delete(some).items():
+                    failures[places[place]] = refusal
 
 
 def _no_byte(key: str, offset: int) -> OSError:

@@ -88,6 +88,16 @@ def list_jobs(registry: Registry, principal: Principal) -> list[Job]:
     return [job_document(row) for row in registry.snapshot(read)]
 
 
+def jobs_beginning(registry: Registry, prefix: str, principal: Principal) -> list[str]:
+    """The ids of jobs that begin so, of those the caller may know of."""
+
+    def read(tx: Transaction) -> list[JobRow | None]:
+        return [jobs.find(tx, job_id) for job_id in jobs.beginning_with(tx, prefix)]
+
+    found = registry.snapshot(read)
+    return [row.id for row in found if row and _may(principal, Action.METADATA_READ, row)]
+
+
 def _newest(tx: Transaction) -> Iterator[JobRow]:
     """All jobs that are kept, newest first."""
     some = jobs.newest(tx, LISTED)

@@ -62,10 +62,14 @@ def apply_plan(
     PlanUnknown, PlanRefused with the rails, PlanChanged with the difference.
     """
     now = registry.now()
-    stored = registry.read(lambda tx: plans.find(tx, plan_id, now))
-    if stored is None:
-        raise PlanUnknown({"plan": plan_id})
-    plan = StoredPlan(read_plan(stored))
+
+    def read(tx: Transaction) -> StoredPlan:
+        stored = plans.find(tx, plan_id, now)
+        if stored is None:
+            raise PlanUnknown({"plan": plan_id})
+        return StoredPlan(read_plan(tx, stored))
+
+    plan = registry.snapshot(read)
     if plan.chosen or (plan.large(registry) and plan.wanted.repository is not None):
         return _start(registry, plan, caller, now, allow_smaller, allow)
     if plan.large(registry):

@@ -37,11 +37,15 @@ from ullage.registry.context import Registry
 def choose_plan(registry: Registry, job: JobRow, add: Callable[[Item], None]) -> Chosen:
     """Hand over what is left of the plan. Raises Refused with the difference."""
     now, request = registry.now(), stored(job.request, PlanJob)
-    found = registry.read(lambda tx: plans.find(tx, request.plan, now))
-    if found is None:
-        # It is kept for as long as a job may be asked about.
-        raise PlanUnknown({"plan": request.plan})
-    plan = StoredPlan(read_plan(found))
+
+    def read(tx: Transaction) -> StoredPlan:
+        found = plans.find(tx, request.plan, now)
+        if found is None:
+            # It is kept for as long as a job may be asked about.
+            raise PlanUnknown({"plan": request.plan})
+        return StoredPlan(read_plan(tx, found))
+
+    plan = registry.snapshot(read)
     look = _look_at_items if plan.chosen else _look_at_manifests
     items, as_planned = registry.snapshot(lambda tx: look(tx, registry, plan))
     difference = as_planned.difference

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import datetime
+from typing import NamedTuple
 
 from ullage.cleanup.guardrails import RepositoryShare, Warning
 from ullage.cleanup.queries.jobs import ItemKind
@@ -19,9 +21,25 @@ class ShareDocument(Document, frozen=True, kw_only=True):
     of_manifests: int
     tags: int
     of_tags: int
+    # Of a plan: what comes back with it, of what several give up in equal parts, so that these sum
+    # to the plan's bytes; and when the first and the last of what goes were pushed.
+    bytes: int | UnsetType = UNSET
+    oldest: Time | UnsetType = UNSET
+    newest: Time | UnsetType = UNSET
 
 
-def share_document(share: RepositoryShare, locked: str | UnsetType = UNSET) -> ShareDocument:
+class Extent(NamedTuple):
+    """The bytes that come back with a repository's share, and when it was pushed; None: nothing."""
+
+    bytes: int
+    pushed: tuple[datetime, datetime] | None
+
+
+def share_document(
+    share: RepositoryShare, extent: Extent | None = None, locked: str | UnsetType = UNSET
+) -> ShareDocument:
+    """How much of a repository goes; `extent` is known of a plan."""
+    pushed = extent.pushed if extent is not None else None
     return ShareDocument(
         locked=locked,
         repository=share.repository,
@@ -29,6 +47,9 @@ def share_document(share: RepositoryShare, locked: str | UnsetType = UNSET) -> S
         of_manifests=share.manifests,
         tags=share.tags_going,
         of_tags=share.tags,
+        bytes=UNSET if extent is None else extent.bytes,
+        oldest=UNSET if pushed is None else pushed[0].isoformat(),
+        newest=UNSET if pushed is None else pushed[1].isoformat(),
     )
 
 
@@ -58,6 +79,8 @@ class PlanItem(Document, frozen=True, kw_only=True):
     why: Why
     # The manifest that it goes along with.
     of: str | UnsetType = UNSET
+    # Of what was not named but chosen: what it was chosen for.
+    because: str | UnsetType = UNSET
     # If that was in the last seven days.
     pulled: Time | UnsetType = UNSET
 
@@ -148,6 +171,8 @@ class PlanHead(Document, frozen=True, kw_only=True):
     manifest_count: int
     tag_count: int
     upload_count: int
+    # How many items there are; a page has some of them.
+    item_count: int = 0
     repositories: Sequence[ShareDocument]
     absent: Sequence[str]
     stays: Sequence[KeptItem]
@@ -171,21 +196,25 @@ class PlanDocument(PlanHead, frozen=True, kw_only=True):
         return [part.repository for part in self.repositories]
 
 
-class ChosenItem(Document, frozen=True, array_like=True):
-    """A tag or manifest that a filter chose, as a list: there may be hundreds of thousands."""
+class ChosenManifest(Document, frozen=True, array_like=True):
+    """A manifest that a filter chose, as a list: there may be hundreds of thousands.
+
+    One of the kind "tag" stays and only loses tags.
+    """
 
     # Which of the plan's repositories.
     place: int
     kind: ItemKind
-    tag: str | None
     digest: str
     manifest_id: int
     # Microseconds since 1970.
     seen_at: int
-    # Of a manifest: the tags that vanish with it.
+    # The tags that vanish with it, and those that were chosen themselves, with when they were set.
     tags: Sequence[str] = ()
+    own: Sequence[tuple[str, int]] = ()
     why: Why = Why.ASKED
     of: str | None = None
+    because: str | None = None
 
 
 class StoredPlanDocument(PlanHead, frozen=True, kw_only=True):
@@ -195,10 +224,10 @@ class StoredPlanDocument(PlanHead, frozen=True, kw_only=True):
     id: str = ""
     created: str = ""
     expires: str = ""
-    # Each manifest that goes, of what was named one by one.
+    # Each manifest that goes, of what was named one by one. In pages of their own, as what is next.
     items: Sequence[PlanItem] = ()
     # What a filter or a search has chosen instead.
-    chosen: Sequence[ChosenItem] | UnsetType = UNSET
+    chosen: Sequence[ChosenManifest] | UnsetType = UNSET
     names: Sequence[str] = ()
     # A repository that was deleted and pushed again is another one.
     generations: Sequence[int]

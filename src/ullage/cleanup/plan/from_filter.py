@@ -15,13 +15,16 @@ from ullage.cleanup.candidates import Kept
 from ullage.cleanup.guardrails import Caps, RepositoryShare, purge_guardrails
 from ullage.cleanup.plan.documents import (
     Asked,
-    ChosenItem,
+    ChosenManifest,
+    Extent,
     KeptItem,
     PlanDocument,
+    ShareDocument,
     StoredPlanDocument,
     share_document,
 )
 from ullage.cleanup.plan.plan import keep_plan, kept_blobs, later_blobs
+from ullage.cleanup.queries import candidates
 from ullage.cleanup.queries.jobs import Item
 from ullage.database.timestamps import from_micros, to_micros
 from ullage.database.transaction import Transaction
@@ -36,6 +39,8 @@ from ullage.registry.queries.content.manifests import find_manifests
 from ullage.registry.queries.content.remove_manifests import parents_of
 from ullage.registry.queries.references.manifests import tags_on
 
+# What a filter takes a manifest for.
+ORPHAN, LAST_TAG = "nothing leads to it", "its last tag goes"
 # Of what locks keep from a filter, so many are named.
 NAMED_KEPT = 1000
 
@@ -52,6 +57,8 @@ class ChosenItems:
     caps: Caps = field(default_factory=Caps)
     # How many of the newest stay: then tags may be most of a repository's.
     keep: int = 0
+    # What a manifest was chosen for, where that is not what a filter chooses by.
+    reasons: Mapping[int, str] = field(default_factory=dict)
 
 
 def plan_filter(
@@ -111,7 +118,7 @@ def _document(tx: Transaction, registry: Registry, selection: ChosenItems) -> St
         manifest_count=sum(item.kind != "tag" for item in items),
         tag_count=sum(item.kind == "tag" for item in items) + sum(map(len, tags.values())),
         upload_count=0,
-        repositories=[share_document(share) for share in touched],
+        repositories=_shares(tx, touched, items, found),
         absent=[],
         stays=selection.kept[:NAMED_KEPT],
         later=later_blobs(found.fates),
@@ -122,8 +129,32 @@ def _document(tx: Transaction, registry: Registry, selection: ChosenItems) -> St
         notes=selection.notes,
         generations=[repository_id for repository_id, _ in names],
         names=[name for _, name in names],
-        chosen=[_chosen(item, places[item.repository_id], reached, tags) for item in items],
+        chosen=_manifests(selection, places, reached, tags),
     )
+
+
+def _shares(
+    tx: Transaction,
+    touched: Sequence[RepositoryShare],
+    items: Sequence[Item],
+    found: Forecast,
+) -> list[ShareDocument]:
+    going: dict[str, list[int]] = {}
+    ids: dict[str, int] = {}
+    for item in items:
+        ids[item.repository] = item.repository_id
+        if item.kind != "tag":
+            going.setdefault(item.repository, []).append(item.manifest_id)
+    return [
+        share_document(
+            share,
+            Extent(
+                found.parts.get(ids[share.repository], 0),
+                candidates.pushed(tx, going.get(share.repository, ())),
+            ),
+        )
+        for share in touched
+    ]
 
 
 def forecast_items(tx: Transaction, registry: Registry, items: Sequence[Item]) -> Forecast:
@@ -165,31 +196,62 @@ def tags_going(tx: Transaction, items: Sequence[Item]) -> dict[int, list[Tag]]:
     return {id_: tags for id_, tags in left.items() if tags}
 
 
-def _chosen(
-    item: Item,
-    place: int,
+def _manifests(
+    selection: ChosenItems,
+    places: Mapping[int, int],
     reached: Mapping[int, tuple[Why, Digest]],
     tags: Mapping[int, list[Tag]],
-) -> ChosenItem:
-    seen_at, own = to_micros(item.seen_at), item.kind == "tag"
-    why, of = reached.get(item.manifest_id, (Why.ASKED, None))
-    lost = () if own else tags.get(item.manifest_id, ())
-    return ChosenItem(
-        place, item.kind, item.tag, item.digest, item.manifest_id, seen_at, lost, why, of
-    )
+) -> list[ChosenManifest]:
+    """Each manifest that goes with its tags, then those that only lose some."""
+    losing: dict[int, list[Item]] = {}
+    for item in selection.items:
+        if item.kind == "tag":
+            losing.setdefault(item.manifest_id, []).append(item)
+    found: list[ChosenManifest] = []
+    for item in selection.items:
+        if item.kind == "tag":
+            continue
+        own = losing.pop(item.manifest_id, [])
+        why, of = reached.get(item.manifest_id, (Why.ASKED, None))
+        because = selection.reasons.get(item.manifest_id, LAST_TAG if own else ORPHAN)
+        found.append(
+            ChosenManifest(
+                places[item.repository_id],
+                item.kind,
+                item.digest,
+                item.manifest_id,
+                to_micros(item.seen_at),
+                tags.get(item.manifest_id, ()),
+                _own(own),
+                why,
+                of,
+                because if why is Why.ASKED else None,
+            )
+        )
+    for id_, own in losing.items():
+        place, digest = places[own[0].repository_id], own[0].digest
+        found.append(ChosenManifest(place, "tag", digest, id_, 0, own=_own(own), why=Why.UNTAGGED))
+    return found
+
+
+def _own(tags: Sequence[Item]) -> list[tuple[str, int]]:
+    return [(str(item.tag), to_micros(item.seen_at)) for item in tags]
 
 
 def items_of(document: StoredPlanDocument) -> list[Item]:
-    """What a plan has chosen, in the order in which it goes."""
-    return [
-        Item(
-            document.generations[each.place],
-            RepositoryName(document.names[each.place]),
-            each.kind,
-            None if each.tag is None else Tag(each.tag),
-            Digest(each.digest),
-            each.manifest_id,
-            from_micros(each.seen_at),
-        )
-        for each in document.chosen or ()
-    ]
+    """What a plan has chosen, in the order in which it goes: of each repository, tags first."""
+    tags: dict[int, list[Item]] = {}
+    manifests: dict[int, list[Item]] = {}
+    for each in document.chosen or ():
+        repository_id = document.generations[each.place]
+        name = RepositoryName(document.names[each.place])
+        digest, id_ = Digest(each.digest), each.manifest_id
+        for tag, at in each.own:
+            item = Item(repository_id, name, "tag", Tag(tag), digest, id_, from_micros(at))
+            tags.setdefault(each.place, []).append(item)
+        if each.kind != "tag":
+            seen_at = from_micros(each.seen_at)
+            item = Item(repository_id, name, each.kind, None, digest, id_, seen_at)
+            manifests.setdefault(each.place, []).append(item)
+    places = range(len(document.names))
+    return [item for place in places for part in (tags, manifests) for item in part.get(place, ())]

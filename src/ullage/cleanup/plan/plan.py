@@ -11,13 +11,15 @@ import math
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
+from typing import TypeVar
 
 from ullage.authorization import Action, Principal
 from ullage.cleanup.guardrails import guardrails
 from ullage.cleanup.job.documents import findings
 from ullage.cleanup.plan.documents import (
     Asked,
-    ChosenItem,
+    ChosenManifest,
+    Extent,
     KeptBlob,
     KeptItem,
     LaterBlob,
@@ -25,14 +27,14 @@ from ullage.cleanup.plan.documents import (
     PlanHead,
     PlanItem,
     Receipt,
+    ShareDocument,
     StoredPlanDocument,
     share_document,
 )
 from ullage.cleanup.plan.preview import PlanRequest, Preview, preview_of
-from ullage.cleanup.queries import jobs, plans
+from ullage.cleanup.queries import candidates, jobs, plans
 from ullage.cleanup.queries.plans import StoredPlan
 from ullage.database.transaction import Transaction
-from ullage.deletion.closure import Why
 from ullage.deletion.forecast import Fate, Outcome, total
 from ullage.documents import UNSET, changed, packed, unpacked
 from ullage.oci.digest import Digest
@@ -43,10 +45,14 @@ from ullage.registry.context import Registry
 from ullage.registry.pull.pull_log import write_pulls
 from ullage.registry.queries.references.blobs import refers_more_often, some_repositories_with
 
+T = TypeVar("T")
+
 PLAN_LIFETIME = timedelta(hours=1)
 MAX_PLANS = 10_000
 # Of these, most of one account, so that none takes all.
 MAX_ACCOUNT_PLANS = 1000
+# What goes is kept by so many together: as many as a client is given at once.
+PAGE = 1000
 # The largest blobs of each fate that a plan names; their sums count all of them.
 NAMED_BLOBS = 100
 NAMED_REPOSITORIES = 5
@@ -79,11 +85,14 @@ def keep_plan(
     plan_id = registry.fresh_key()
     expires_at = now + PLAN_LIFETIME
     times = {"created": now.isoformat(), "expires": expires_at.isoformat()}
-    document = changed(document, id=plan_id, **times)
+    items = document.items if document.chosen is UNSET else document.chosen
+    document = changed(document, id=plan_id, item_count=len(items), **times)
+    head = _packed(changed(document, items=(), chosen=UNSET if document.chosen is UNSET else ()))
+    pages = [_packed(items[start : start + PAGE]) for start in range(0, len(items), PAGE)]
 
     def keep(tx: Transaction) -> None:
         _require_few(tx, caller.subject, now)
-        plans.insert(tx, StoredPlan(plan_id, caller.subject, now, expires_at, _packed(document)))
+        plans.insert(tx, StoredPlan(plan_id, caller.subject, now, expires_at, head), pages)
 
     # A plan is how a full registry gets room again.
     registry.write(keep, freeing=True)
@@ -107,20 +116,41 @@ def _require_few(tx: Transaction, subject: str, now: datetime) -> None:
             )
 
 
-def get_plan(registry: Registry, plan_id: str, principal: Principal) -> PlanDocument:
-    """The plan as it was made, with its receipt if it was carried out.
+def get_plan(
+    registry: Registry, plan_id: str, principal: Principal, start: int = 0, n: int | None = None
+) -> PlanDocument:
+    """The plan as it was made, with its receipt if it was carried out, and `n` of its items.
 
-    Raises PlanUnknown, also if the caller may not see one of its repositories.
+    What that costs does not depend on how many others there are. Raises PlanUnknown, also if the
+    caller may not see one of its repositories.
     """
     now = registry.now()
-    stored = registry.read(lambda tx: plans.find(tx, plan_id, now))
-    if stored is None:
-        raise PlanUnknown({"plan": plan_id})
-    plan = _public(read_plan(stored), principal)
+
+    def read(tx: Transaction) -> tuple[StoredPlanDocument, Receipt | None]:
+        stored = plans.find(tx, plan_id, now)
+        if stored is None:
+            raise PlanUnknown({"plan": plan_id})
+        return _with_items(tx, stored, start, n), receipt_of(tx, stored)
+
+    document, receipt = registry.snapshot(read)
+    plan = _public(document, principal)
     if not all(principal.may(Action.METADATA_READ, name) for name in plan.names()):
         raise PlanUnknown({"plan": plan_id})
-    receipt = registry.read(lambda tx: receipt_of(tx, stored))
     return plan if receipt is None else changed(plan, receipt=receipt)
+
+
+def plans_beginning(registry: Registry, prefix: str, principal: Principal) -> list[str]:
+    """The ids of plans that begin so, of those the caller may see."""
+    ids = registry.read(lambda tx: plans.beginning_with(tx, prefix, registry.now()))
+    return [id_ for id_ in ids if _may_see(registry, id_, principal)]
+
+
+def _may_see(registry: Registry, plan_id: str, principal: Principal) -> bool:
+    try:
+        get_plan(registry, plan_id, principal, 0, 0)
+    except PlanUnknown:
+        return False
+    return True
 
 
 def receipt_of(tx: Transaction, plan: StoredPlan) -> Receipt | None:
@@ -156,13 +186,31 @@ def expire_plans(registry: Registry) -> None:
         registry.write(lambda tx: plans.forget_expired(tx, now), freeing=True)
 
 
-def _packed(document: StoredPlanDocument) -> bytes:
+def _packed(document: object) -> bytes:
     return zlib.compress(packed(document), 1)
 
 
-def read_plan(plan: StoredPlan) -> StoredPlanDocument:
-    """A stored plan's document."""
-    return unpacked(zlib.decompress(plan.document), StoredPlanDocument)
+def read_plan(tx: Transaction, plan: StoredPlan) -> StoredPlanDocument:
+    """A stored plan's document, with all that goes."""
+    return _with_items(tx, plan, 0, None)
+
+
+def _with_items(tx: Transaction, plan: StoredPlan, start: int, n: int | None) -> StoredPlanDocument:
+    """A stored plan's document with `n` of its items, or all of them, from `start` on."""
+    head = unpacked(zlib.decompress(plan.document), StoredPlanDocument)
+    end = head.item_count if n is None else min(start + n, head.item_count)
+    if start >= end:
+        return head
+    first = start // PAGE
+    pages = plans.pages(tx, plan.id, first, -(-end // PAGE))
+    these = slice(start - first * PAGE, end - first * PAGE)
+    if head.chosen is UNSET:
+        return changed(head, items=_joined(pages, PlanItem)[these])
+    return changed(head, chosen=_joined(pages, ChosenManifest)[these])
+
+
+def _joined(pages: Sequence[bytes], kind: type[T]) -> list[T]:
+    return [each for page in pages for each in unpacked(zlib.decompress(page), list[kind])]  # type: ignore[valid-type]
 
 
 def _public(stored: StoredPlanDocument, principal: Principal) -> PlanDocument:
@@ -187,29 +235,16 @@ def _public(stored: StoredPlanDocument, principal: Principal) -> PlanDocument:
     )
 
 
-def _chosen_items(names: Sequence[str], chosen: Sequence[ChosenItem]) -> Iterator[PlanItem]:
+def _chosen_items(names: Sequence[str], chosen: Sequence[ChosenManifest]) -> Iterator[PlanItem]:
     """Each manifest that a filter chose, or that only loses tags, with the tags that vanish."""
-    losing: dict[int, list[ChosenItem]] = {}
     for each in chosen:
-        if each.kind == "tag":
-            losing.setdefault(each.manifest_id, []).append(each)
-    for each in chosen:
-        if each.kind == "tag":
-            continue
-        lost = [str(tag.tag) for tag in losing.pop(each.manifest_id, ())]
         yield PlanItem(
             repository=names[each.place],
             digest=each.digest,
-            tags=[*lost, *each.tags],
+            tags=[*(tag for tag, _ in each.own), *each.tags],
             why=each.why,
             of=UNSET if each.of is None else each.of,
-        )
-    for tags in losing.values():
-        yield PlanItem(
-            repository=names[tags[0].place],
-            digest=tags[0].digest,
-            tags=[str(each.tag) for each in tags],
-            why=Why.UNTAGGED,
+            because=UNSET if each.because is None else each.because,
         )
 
 
@@ -235,10 +270,7 @@ def _document(
         manifest_count=sum(part.manifests_going for part in preview.parts),
         tag_count=sum(part.tags_going for part in preview.parts),
         upload_count=preview.uploads,
-        repositories=[
-            share_document(part, preview.locked.get(RepositoryName(part.repository), UNSET))
-            for part in preview.parts
-        ],
+        repositories=_shares(tx, preview),
         absent=preview.absent,
         stays=_stays(preview),
         later=later_blobs(preview.fates),
@@ -252,6 +284,20 @@ def _document(
         items=_items(preview),
         generations=[repository_id for _, repository_id, _ in preview.closures],
     )
+
+
+def _shares(tx: Transaction, preview: Preview) -> list[ShareDocument]:
+    """What goes of each repository. Of images, all that comes back is of the one they are in."""
+    everything = preview.freed_bytes + preview.later_bytes
+    ids = {name: (id_, closure.going.keys()) for name, id_, closure in preview.closures}
+    shares: list[ShareDocument] = []
+    for part in preview.parts:
+        name = RepositoryName(part.repository)
+        repository_id, going = ids[name]
+        count = preview.shares.get(repository_id, 0) if preview.shares else everything
+        extent = Extent(count, candidates.pushed(tx, going))
+        shares.append(share_document(part, extent, preview.locked.get(name, UNSET)))
+    return shares
 
 
 def _items(preview: Preview) -> list[PlanItem]:

@@ -75,6 +75,8 @@ class Preview:
     pulled: Mapping[int, datetime] = field(default_factory=dict)
     # Of blobs that nothing else needs, which have no fate of their own here.
     alone_bytes: int = 0
+    # Of whole repositories: which gives up how much of what comes back.
+    shares: Mapping[int, int] = field(default_factory=dict)
 
     @property
     def restorable_until(self) -> datetime | None:
@@ -188,6 +190,7 @@ def _look_at_whole(
         now,
         pulled,
         found.alone_bytes,
+        found.parts,
     )
 
 

@@ -18,7 +18,7 @@ from functools import partial
 from ullage.authorization import Principal
 from ullage.cleanup.guardrails import RepositoryShare
 from ullage.cleanup.plan.documents import Asked, PlanDocument
-from ullage.cleanup.plan.from_filter import ChosenItems, forecast_items, plan_selection
+from ullage.cleanup.plan.from_filter import ORPHAN, ChosenItems, forecast_items, plan_selection
 from ullage.cleanup.purge import RIGHTS
 from ullage.cleanup.queries import candidates
 from ullage.cleanup.queries.jobs import Item, ItemKind
@@ -57,6 +57,8 @@ class _Image:
     lot: int
     tags: int
     blobs: Counter[BlobRow]
+    # Why it may go, for people.
+    because: str
 
 
 @dataclass(slots=True)
@@ -96,7 +98,7 @@ def suggest(
                 stocks[repository_id] = stock
     chosen = _choose([image for stock in stocks.values() for image in stock.images], free)
     chosen = _within_rails(chosen, stocks)
-    items, shares = registry.snapshot(lambda tx: _items(tx, stocks, chosen, now))
+    items, shares, reasons = registry.snapshot(lambda tx: _items(tx, stocks, chosen, now))
     found = registry.snapshot(lambda tx: forecast_items(tx, registry, items))
     enough = found.freed_bytes + found.later_bytes >= free
     selection = ChosenItems(
@@ -104,6 +106,7 @@ def suggest(
         shares,
         Asked(free_bytes=free, repositories=names or UNSET),
         notes=[] if enough else ["there is not so much that may go"],
+        reasons=reasons,
     )
     return plan_selection(registry, selection, principal, caller)
 
@@ -139,8 +142,16 @@ def _stock(tx: Transaction, at: tuple[int, RepositoryName], now: datetime) -> _S
         blobs = Counter(blob for id_ in going for blob in graph.blobs.get(id_, ()))
         # A tag that attaches an orphan to an image that is not there is no loss.
         tags = sum(len(graph.tags_on.get(id_, ())) for id_ in going) if lot else 0
-        stock.images.append(_Image(repository_id, row.digest, lot, tags, blobs))
+        because = _because(lot, pulled.get(row.id), now)
+        stock.images.append(_Image(repository_id, row.digest, lot, tags, blobs, because))
     return stock
+
+
+def _because(lot: int, pulled_at: datetime | None, now: datetime) -> str:
+    """With which lot it goes and when it was pulled, for people."""
+    unused = f"not used for {AGES[lot - 1].days} d" if lot else ORPHAN
+    pulled = "never pulled" if pulled_at is None else f"pulled {(now - pulled_at).days} d ago"
+    return f"{unused}, {pulled}"
 
 
 def _lot(graph: MemoryGraph, id_: int, unused: timedelta, *, pulled: bool) -> int | None:
@@ -265,13 +276,16 @@ def _within_rails(chosen: Sequence[_Image], stocks: Mapping[int, _Stock]) -> lis
 
 def _items(
     tx: Transaction, stocks: Mapping[int, _Stock], chosen: Sequence[_Image], now: datetime
-) -> tuple[list[Item], list[RepositoryShare]]:
-    """What goes with the chosen images, decided as for any deletion."""
+) -> tuple[list[Item], list[RepositoryShare], dict[int, str]]:
+    """What goes with the chosen images, decided as for any deletion; and why each may go."""
     wanted: dict[int, list[Digest]] = {}
+    because: dict[tuple[int, Digest], str] = {}
     for image in chosen:
         wanted.setdefault(image.repository_id, []).append(image.digest)
+        because[image.repository_id, image.digest] = image.because
     items: list[Item] = []
     shares: list[RepositoryShare] = []
+    reasons: dict[int, str] = {}
     for repository_id, digests in wanted.items():
         stock = stocks[repository_id]
         rows = find_manifests(tx, repository_id, digests)
@@ -287,10 +301,12 @@ def _items(
             seen_at = standing[id_].updated_at
             digest = member.row.digest
             items.append(Item(repository_id, stock.name, kind, None, digest, id_, seen_at))
+            if (repository_id, digest) in because:
+                reasons[id_] = because[repository_id, digest]
         sums = stock.sums
         tag_count = sum(map(len, tags.values()))
         shares.append(RepositoryShare(stock.name, sums.manifests, len(going), sums.tags, tag_count))
-    return items, shares
+    return items, shares, reasons
 
 
 def _kind(why: Why, tagged: bool) -> ItemKind:

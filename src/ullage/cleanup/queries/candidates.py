@@ -161,6 +161,21 @@ def standing(tx: Transaction, ids: Collection[int]) -> dict[int, Standing]:
     return {row[0]: Standing(from_micros(row[1]), bool(row[2])) for row in rows}
 
 
+_PUSHED = Statement(
+    sa.select(sa.func.min(_manifests.c.pushed_at), sa.func.max(_manifests.c.pushed_at)).where(
+        among(_manifests.c.id, "ids")
+    )
+)
+
+
+def pushed(tx: Transaction, ids: Collection[int]) -> tuple[datetime, datetime] | None:
+    """When the first and the last of these manifests were pushed; None of none."""
+    row = tx.row(_PUSHED, ids=ids) if ids else None
+    if row is None or row[0] is None:
+        return None
+    return from_micros(row[0]), from_micros(row[1])
+
+
 def tags_now(
     tx: Transaction, repository_id: int, names: Collection[Tag]
 ) -> dict[Tag, TagCandidate]:

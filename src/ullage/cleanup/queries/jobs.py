@@ -17,7 +17,7 @@ from sqlalchemy import bindparam
 
 from ullage.database.schema import cleaning, content
 from ullage.database.setters import Setters
-from ullage.database.statements import LIMIT, Statement, among, given
+from ullage.database.statements import LIMIT, Statement, among, beginning, given, range_of
 from ullage.database.timestamps import from_micros, to_micros
 from ullage.database.transaction import Row, Transaction
 from ullage.oci.digest import Digest
@@ -157,6 +157,14 @@ _COUNT_OPEN_OF = Statement(
 def find(tx: Transaction, job_id: str) -> JobRow | None:
     row = tx.row(_FIND, job_id=job_id)
     return None if row is None else _job(row)
+
+
+_BEGINNING = Statement(sa.select(_jobs.c.id).where(beginning(_jobs.c.id)).order_by(_jobs.c.id))
+
+
+def beginning_with(tx: Transaction, prefix: str) -> list[str]:
+    """The ids of jobs that begin so."""
+    return tx.values(_BEGINNING, **range_of(prefix))
 
 
 def newest(tx: Transaction, limit: int, after: JobRow | None = None) -> list[JobRow]:

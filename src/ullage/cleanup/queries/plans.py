@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -9,16 +10,17 @@ import sqlalchemy as sa
 from sqlalchemy import bindparam
 
 from ullage.database.schema import cleaning
-from ullage.database.statements import Statement, given
+from ullage.database.statements import Statement, beginning, given, range_of
 from ullage.database.timestamps import from_micros, to_micros
 from ullage.database.transaction import Transaction
 
 _plans = cleaning.plans
+_pages = cleaning.plan_pages
 
 
 @dataclass(frozen=True, slots=True)
 class StoredPlan:
-    """A plan as its maker left it; `receipt` says what was done, once it was."""
+    """A plan as its maker left it, but for its pages; `receipt` says what was done, once it was."""
 
     id: str
     subject: str
@@ -31,7 +33,11 @@ class StoredPlan:
 _INSERT = Statement.insert(_plans, ("id", "subject", "created_at", "expires_at", "document"))
 
 
-def insert(tx: Transaction, plan: StoredPlan) -> None:
+_INSERT_PAGE = Statement.insert(_pages, ("plan_id", "number", "document"))
+
+
+def insert(tx: Transaction, plan: StoredPlan, pages: Sequence[bytes]) -> None:
+    """Keep a plan; `pages` are what goes by it, in order."""
     tx.change(
         _INSERT,
         id=plan.id,
@@ -40,6 +46,30 @@ def insert(tx: Transaction, plan: StoredPlan) -> None:
         expires_at=to_micros(plan.expires_at),
         document=plan.document,
     )
+    tx.many(
+        _INSERT_PAGE,
+        [
+            {"plan_id": plan.id, "number": number, "document": page}
+            for number, page in enumerate(pages)
+        ],
+    )
+
+
+_PAGES = Statement(
+    sa.select(_pages.c.document)
+    .where(
+        given(_pages, "plan_id"),
+        _pages.c.number >= bindparam("first"),
+        _pages.c.number < bindparam("end", type_=sa.BigInteger),
+    )
+    .order_by(_pages.c.number)
+)
+
+
+def pages(tx: Transaction, plan_id: str, first: int = 0, end: int = 2**31 - 1) -> list[bytes]:
+    """Pages of a plan by their numbers, from `first` to before `end`."""
+    found = tx.values(_PAGES, plan_id=plan_id, first=first, end=end)
+    return [bytes(document) for document in found]
 
 
 _THIS_ONE = _plans.c.id == bindparam("plan_id")
@@ -59,6 +89,18 @@ def find(tx: Transaction, plan_id: str, now: datetime, *, lock: bool = False) ->
     return StoredPlan(
         id_, subject, from_micros(created_at), from_micros(expires_at), document, receipt
     )
+
+
+_BEGINNING = Statement(
+    sa.select(_plans.c.id)
+    .where(beginning(_plans.c.id), _plans.c.expires_at > bindparam("now"))
+    .order_by(_plans.c.id)
+)
+
+
+def beginning_with(tx: Transaction, prefix: str, now: datetime) -> list[str]:
+    """The ids of plans that begin so and have not expired."""
+    return tx.values(_BEGINNING, **range_of(prefix), now=to_micros(now))
 
 
 _MARK_APPLIED = Statement(

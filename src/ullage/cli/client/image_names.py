@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from ullage.cli.client.ids import is_short, whole_digest
 from ullage.cli.client.registry import RemoteRegistry, tags_path
 from ullage.cli.shell.errors import Failure
 
@@ -41,10 +42,20 @@ def parse_image(text: str, *, allow_digest: bool = True) -> Image:
     raise Failure("The name of the image may include a tag in the format 'name:tag'.")
 
 
+def whole_image(registry: RemoteRegistry, image: Image) -> Image:
+    """The image, if it is named by the beginning of its digest with all of that.
+
+    The registry is asked with the right to read the repository. Raises Failure.
+    """
+    if not is_short(image.digest):
+        return image
+    return replace(image, digest=whole_digest(registry, image.digest, image.repository))
+
+
 def digest_of_tag(registry: RemoteRegistry, image: Image) -> str:
     """The digest behind a tag, asked for unless it is known. Raises Refused."""
     if image.digest:
-        return image.digest
+        return whole_digest(registry, image.digest, image.repository)
     data = registry.get(tags_path(image.repository, image.tag)).data
     tag = data.get("tag") if isinstance(data, dict) else None
     digest = tag.get("digest") if isinstance(tag, dict) else None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from ullage.cli.shell.tables import age, locks, short_digests, size
+from ullage.cli.shell.tables import age, locks, minute, short_digests, size
 
 Row = Mapping[str, Any]
 Rows = Callable[[], Sequence[Row]]
@@ -106,7 +106,7 @@ def deleted(items: Sequence[Row]) -> Rows:
                 **({"Tag": item["tag"]} if "tag" in item else {}),
                 **({"Digest": short[str(item["digest"])]} if "digest" in item else {}),
                 "Deleted": age(item.get("deletedAt")),
-                "Until": item.get("expiresAfter"),
+                "Until": minute(item.get("expiresAfter")),
             }
             for item in items
         ]

@@ -35,12 +35,29 @@ def freed(registry: RemoteRegistry, request: Mapping[str, Any]) -> str:
     now = plan.get("freed_bytes") if isinstance(plan, dict) else None
     if not isinstance(now, int):
         return ""
+    _require_unlocked(plan)
     later = plan.get("freed_later_bytes")
     more = f", {size(later)} more later" if isinstance(later, int) and later > 0 else ""
     until = plan.get("restorable_until")
     if until is not None:
         return f"This can be taken back. It gives back {size(now)} now{more}, at {until}.\n"
     return f"This gives back {size(now)}{more}.\n"
+
+
+def _require_unlocked(plan: Mapping[str, Any]) -> None:
+    """Refuse what the registry would refuse before anything is asked. Raises Failure."""
+    if plan.get("manifest_count") or not plan.get("repositories"):
+        return
+    reasons = [str(part["locked"]) for part in plan["repositories"] if "locked" in part]
+    reasons += [
+        f"{keeper['kind']} {keeper['by']} holds it"
+        if keeper["kind"] in ("index", "tag", "subject")
+        else str(keeper["by"])
+        for item in plan.get("stays", ())
+        for keeper in item["held_by"]
+    ]
+    if reasons:
+        raise Failure(f"Nothing was deleted: {reasons[0]}.")
 
 
 def announcement(repository: str, digest: str, tags: Sequence[str]) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 from urllib.parse import quote
 
+from ullage.cli.client.ids import whole_id
 from ullage.cli.client.registry import RemoteRegistry
 from ullage.cli.client.scopes import DELETE_ALL, READ_ALL
 from ullage.cli.shell import flags
@@ -14,7 +15,7 @@ from ullage.cli.shell.commands import MISSING, Command, Flag
 from ullage.cli.shell.console import Gauge
 from ullage.cli.shell.errors import Failure, Refused, Unreachable
 from ullage.cli.shell.invocation import Invocation, Result
-from ullage.cli.shell.tables import age, size
+from ullage.cli.shell.tables import age, counted, short_ids, size
 
 JOBS = "/api/v1/jobs"
 _ITEMS_AT_ONCE = 1000
@@ -38,9 +39,7 @@ def follow(invocation: Invocation, registry: RemoteRegistry, job: dict[str, Any]
             time.sleep(pause)
             pause = min(pause * 1.5, _LONGEST_PAUSE)
             job = _patiently(invocation, registry, job["id"])
-            total = job["tag_count"] + job["manifest_count"]
-            done = job["tags_deleted"] + job["manifests_deleted"]
-            gauge.show("Deleting" if job["state"] == "running" else "Planning", done, total)
+            draw(gauge, job)
     except KeyboardInterrupt:
         gauge.clear()
         invocation.console.note(
@@ -50,6 +49,18 @@ def follow(invocation: Invocation, registry: RemoteRegistry, job: dict[str, Any]
         raise
     gauge.clear()
     return job
+
+
+def draw(gauge: Gauge, job: Mapping[str, Any]) -> None:
+    """How far it is. While it is planned there are only items: what it comes to is not known."""
+    total = job["tag_count"] + job["manifest_count"]
+    if job["state"] != "running":
+        gauge.say(f"Planning … {counted(total, 'item')} so far")
+        return
+    planned = job.get("planned_bytes", 0) + job.get("planned_later_bytes", 0)
+    freed = job["freed_bytes"] + job["freed_later_bytes"]
+    done = job["tags_deleted"] + job["manifests_deleted"]
+    gauge.show("Deleting", done, total, f"{size(freed)} of {size(planned)}")
 
 
 def _patiently(invocation: Invocation, registry: RemoteRegistry, job_id: str) -> dict[str, Any]:
@@ -122,46 +133,57 @@ def _reference(stay: Mapping[str, Any]) -> str:
     return f":{stay['tags'][0]}" if stay["tags"] else f"@{stay['digest']}"
 
 
+def _job_id(invocation: Invocation, registry: RemoteRegistry) -> str:
+    return whole_id(registry, invocation.given.job, "jobs")
+
+
 def show(invocation: Invocation) -> Result:
     registry = invocation.registry(READ_ALL)
-    job = registry.get(path_of(invocation.given.job)).data
-    return Result(job, lambda: [_row(job)])
+    job = registry.get(path_of(_job_id(invocation, registry))).data
+    return Result(job, lambda: _rows([job]))
 
 
 def list_jobs(invocation: Invocation) -> Result:
     jobs = invocation.registry(READ_ALL).get(JOBS).data["jobs"]
-    return Result(jobs, lambda: [_row(job) for job in jobs])
+    return Result(jobs, lambda: _rows(jobs))
 
 
 def items(invocation: Invocation) -> Result:
-    found = list(items_of(invocation.registry(READ_ALL), invocation.given.job))
+    registry = invocation.registry(READ_ALL)
+    found = list(items_of(registry, _job_id(invocation, registry)))
     return Result(found, lambda: [item_row(item) for item in found])
 
 
 def watch(invocation: Invocation) -> Result:
     registry = invocation.registry(READ_ALL)
-    job = finish(invocation, registry, registry.get(path_of(invocation.given.job)).data)
-    return Result(job, lambda: [_row(job)], code=0 if job["state"] == "done" else 1)
+    job_id = _job_id(invocation, registry)
+    job = finish(invocation, registry, registry.get(path_of(job_id)).data)
+    return Result(job, lambda: _rows([job]), code=0 if job["state"] == "done" else 1)
 
 
 def cancel(invocation: Invocation) -> Result:
     registry = invocation.registry(DELETE_ALL)
-    registry.delete(path_of(invocation.given.job))
-    job = follow(invocation, registry, registry.get(path_of(invocation.given.job)).data)
-    return Result(job, lambda: [_row(job)])
+    path = path_of(_job_id(invocation, registry))
+    registry.delete(path)
+    job = follow(invocation, registry, registry.get(path).data)
+    return Result(job, lambda: _rows([job]))
 
 
-def _row(job: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        "Job": job["id"],
-        "Kind": job["kind"],
-        "State": job["state"],
-        "Age": age(job["created"]),
-        "By": job["by"],
-        "Tags": f"{job['tags_deleted']}/{job['tag_count']}",
-        "Manifests": f"{job['manifests_deleted']}/{job['manifest_count']}",
-        "Freed": size(job["freed_bytes"]),
-    }
+def _rows(jobs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    short = short_ids(job["id"] for job in jobs)
+    return [
+        {
+            "Job": short[job["id"]],
+            "Kind": f"{job['kind']} (dry run)" if job["request"].get("dry_run") else job["kind"],
+            "State": job["state"],
+            "Age": age(job["created"]),
+            "By": job["by"],
+            "Tags": f"{job['tags_deleted']}/{job['tag_count']}",
+            "Manifests": f"{job['manifests_deleted']}/{job['manifest_count']}",
+            "Freed": size(job["freed_bytes"]),
+        }
+        for job in jobs
+    ]
 
 
 def item_row(item: Mapping[str, Any], pending: str | None = None) -> dict[str, Any]:
@@ -180,7 +202,7 @@ def image_of(item: Mapping[str, Any]) -> str:
 
 
 UNFINISHED = {1: "The job did not do everything, or any other error."}
-_JOB = Flag(("job",), "The job's id.", "JOB", required=True)
+_JOB = Flag(("job",), "The job's id, or its first digits.", "JOB", required=True)
 
 COMMANDS = (
     Command(

@@ -6,12 +6,13 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlencode
 
+from ullage.cli.client.ids import whole_digest
 from ullage.cli.client.scopes import scope_of
 from ullage.cli.shell import flags
 from ullage.cli.shell.commands import MISSING, Command, Flag
 from ullage.cli.shell.errors import Failure
 from ullage.cli.shell.invocation import Invocation, Result, without_none
-from ullage.cli.shell.tables import age, short_digests
+from ullage.cli.shell.tables import age, minute, short_digests
 
 LOCKS = "/api/v1/locks"
 
@@ -20,7 +21,7 @@ def lock(invocation: Invocation) -> Result:
     given = invocation.given
     if given.reason is None:
         raise Failure("Usage error: --reason is required: say why.")
-    target = _target(given.what)
+    target = _target(invocation, given.what)
     registry = invocation.registry(_scope(target))
     body = without_none(reason=given.reason, owner=given.owner, until=given.until)
     placed = registry.post(LOCKS, target | body).data
@@ -28,7 +29,7 @@ def lock(invocation: Invocation) -> Result:
 
 
 def unlock(invocation: Invocation) -> Result:
-    target = _target(invocation.given.what)
+    target = _target(invocation, invocation.given.what)
     registry = invocation.registry(_scope(target))
     lifted = registry.delete(f"{LOCKS}?{urlencode(target)}").data["locks"]
     for each in lifted:
@@ -43,11 +44,12 @@ def list_locks(invocation: Invocation) -> Result:
     return Result(found, lambda: _rows(found))
 
 
-def _target(text: str) -> dict[str, str]:
+def _target(invocation: Invocation, text: str) -> dict[str, str]:
     """`R`, `R:T` or `R@D`; here a name alone is the whole repository."""
     repository, at, digest = text.partition("@")
     if at:
-        return {"repository": repository, "digest": digest}
+        reading = invocation.registry(scope_of(repository, "metadata_read"))
+        return {"repository": repository, "digest": whole_digest(reading, digest, repository)}
     repository, colon, tag = text.partition(":")
     return {"repository": repository} | ({"tag": tag} if colon else {})
 
@@ -63,7 +65,7 @@ def _rows(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
             "Repository": each["repository"],
             "What": each["tag"] or short.get(each["digest"], "(everything)"),
             "Owner": each["owner"],
-            "Until": each["until"],
+            "Until": minute(each["until"]) if each["until"] else None,
             "Age": age(each["created"]),
             "Reason": each["reason"],
         }

@@ -5,12 +5,19 @@ from __future__ import annotations
 from typing import Any
 
 from ullage.cli.client.address import split_specifier
-from ullage.cli.client.image_names import Image, digest_of_tag, parse_image
+from ullage.cli.client.ids import is_short, only_beginning
+from ullage.cli.client.image_names import Image, digest_of_tag
 from ullage.cli.client.registry import RemoteRegistry, content_path, deleted_path, referrers_path
 from ullage.cli.client.scopes import scope_of
 from ullage.cli.commands import columns
 from ullage.cli.commands.delete_images import freed
-from ullage.cli.commands.repository import attributes, changes_of, manifest_metadata, path_of_image
+from ullage.cli.commands.repository import (
+    attributes,
+    changes_of,
+    manifest_metadata,
+    named_image,
+    path_of_image,
+)
 from ullage.cli.shell import flags
 from ullage.cli.shell.commands import MISSING, Command, Flag
 from ullage.cli.shell.console import confirm
@@ -125,9 +132,21 @@ def restore(invocation: Invocation) -> Result:
         invocation, default_tag="latest" if given.manifest_id else None
     )
     registry = invocation.registry(scope_of(repository, "deleted_read,deleted_restore"), name=name)
-    digest = given.digest or _newest_deleted(registry, repository, tag, yes=given.yes)
+    digest = (
+        _deleted_digest(registry, repository, given.digest)
+        if given.digest
+        else _newest_deleted(registry, repository, tag, yes=given.yes)
+    )
     path, force = deleted_path(repository, "_manifests", digest), str(bool(given.force))
     return Result(registry.post(path, {"tag": tag}, query={"force": force}).data)
+
+
+def _deleted_digest(registry: RemoteRegistry, repository: str, text: str) -> str:
+    """The digest of a deleted manifest, also by its first digits. Raises Failure."""
+    if not is_short(text):
+        return text
+    found = registry.pages(deleted_path(repository, "_manifests"), "manifests")
+    return only_beginning(text, {str(item["digest"]) for item in found})
 
 
 def _newest_deleted(
@@ -182,11 +201,11 @@ def _image(invocation: Invocation) -> tuple[str | None, Image]:
     given = invocation.given
     _require_one(given.manifest_id, given.name, "manifest", "hello-world:latest")
     if given.name:
-        return given.registry, parse_image(given.name)
+        return given.registry, named_image(invocation, given.name, given.registry)
     registry, rest = _split(
         invocation, given.manifest_id, "manifest_id", "manifest", "hello-world:latest"
     )
-    return registry, parse_image(rest)
+    return registry, named_image(invocation, rest, registry)
 
 
 def _require_one(positional: str | None, name: str | None, kind: str, example: str) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from ullage.cli.client.image_names import Image, parse_image
+from ullage.cli.client.ids import is_short
+from ullage.cli.client.image_names import Image, parse_image, whole_image
 from ullage.cli.client.registry import manifests_path, repository_path, tags_path
 from ullage.cli.client.scopes import CATALOG, scope_of
 from ullage.cli.commands import columns
@@ -114,9 +115,22 @@ def path_of_image(image: Image) -> tuple[str, str, str]:
     return image.repository, tags_path(image.repository, image.tag), "tag"
 
 
+def named_image(invocation: Invocation, text: str, name: str | None = None) -> Image:
+    """The image of this name, also by the beginning of its digest; `name` is the registry's."""
+    return complete_image(invocation, parse_image(text), name)
+
+
+def complete_image(invocation: Invocation, image: Image, name: str | None = None) -> Image:
+    """With all of its digest. Raises Failure."""
+    if not is_short(image.digest):
+        return image
+    reading = invocation.registry(scope_of(image.repository, "metadata_read"), name=name)
+    return whole_image(reading, image)
+
+
 def _path_of(invocation: Invocation) -> tuple[str, str, str]:
     if invocation.given.image:
-        return path_of_image(parse_image(invocation.given.image))
+        return path_of_image(named_image(invocation, invocation.given.image))
     return invocation.given.repository, repository_path(invocation.given.repository), ""
 
 
@@ -140,7 +154,9 @@ def delete(invocation: Invocation) -> Result | None:
     registry = invocation.registry(*scopes)
     if len(values) > 1 or reads_input(values[0]):
         return delete_images(registry, invocation.console, images, yes=invocation.given.yes)
-    delete_image(registry, invocation.console, images[0], yes=invocation.given.yes)
+    delete_image(
+        registry, invocation.console, whole_image(registry, images[0]), yes=invocation.given.yes
+    )
     return None
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import quote
 
+from ullage.cli.client.ids import whole_id
 from ullage.cli.client.registry import RemoteRegistry
 from ullage.cli.client.scopes import CHANGE_ALL, scope_of
 from ullage.cli.shell import flags
@@ -13,7 +14,7 @@ from ullage.cli.shell.commands import MISSING, Command, Flag
 from ullage.cli.shell.console import confirm
 from ullage.cli.shell.errors import Failure
 from ullage.cli.shell.invocation import Invocation, Result, without_none
-from ullage.cli.shell.tables import age, images_in, size
+from ullage.cli.shell.tables import age, exact, images_in, minute, short_ids, size
 
 DELETED = "/api/v1/deleted"
 POLICY = "/api/v1/policies/soft-delete"
@@ -47,7 +48,7 @@ def _path(operation: str) -> str:
 def restore(invocation: Invocation) -> Result:
     given = invocation.given
     registry = invocation.registry(_RESTORE)
-    path = _path(given.operation)
+    path = _path(whole_id(registry, given.operation, "operations"))
     if given.force and not given.yes:
         found = registry.get(path).data
         confirm(
@@ -77,28 +78,37 @@ def restore(invocation: Invocation) -> Result:
 def list_deleted(invocation: Invocation) -> Result:
     registry = invocation.registry(_READ)
     found = list(registry.pages(DELETED, "operations", invocation.given.top))
-    return Result(found, lambda: [_row(operation) for operation in found])
+    return Result(found, lambda: _rows(found))
 
 
 def show_deleted(invocation: Invocation) -> Result:
-    found = invocation.registry(_READ).get(_path(invocation.given.operation)).data
-    return Result(found, lambda: [_row(found)])
+    registry = invocation.registry(_READ)
+    operation = whole_id(registry, invocation.given.operation, "operations")
+    found = registry.get(_path(operation)).data
+    return Result(found, lambda: _rows([found]))
 
 
-def _row(operation: Mapping[str, Any]) -> dict[str, Any]:
-    names = [part["repository"] for part in operation["repositories"]]
-    more = f" and {len(names) - 1} more" if len(names) > 1 else ""
-    return {
-        "Operation": operation["id"],
-        "What": operation["kind"],
-        "Repository": f"{names[0]}{more}" if names else None,
-        "Manifests": operation["manifest_count"],
-        "Tags": operation["tag_count"],
-        "Holds": size(operation["exclusive_bytes"]),
-        "Age": age(operation["deleted"]),
-        "By": operation["by"],
-        "Until": operation["until"],
-    }
+def _rows(found: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    short = short_ids(operation["id"] for operation in found)
+    return [
+        {
+            "Operation": short[operation["id"]],
+            "What": operation["kind"],
+            "Repository": _some_of(operation["repositories"]),
+            "Manifests": operation["manifest_count"],
+            "Tags": operation["tag_count"],
+            "Holds": size(operation["exclusive_bytes"]),
+            "Age": age(operation["deleted"]),
+            "By": operation["by"],
+            "Until": minute(operation["until"]),
+        }
+        for operation in found
+    ]
+
+
+def _some_of(parts: Sequence[Mapping[str, Any]]) -> str | None:
+    more = f" and {len(parts) - 1} more" if len(parts) > 1 else ""
+    return f"{parts[0]['repository']}{more}" if parts else None
 
 
 def free(invocation: Invocation) -> Result:
@@ -106,12 +116,13 @@ def free(invocation: Invocation) -> Result:
     given = invocation.given
     registry = invocation.registry(_FREE)
     if given.operation:
-        freed = _free_one(registry, given.operation, yes=given.yes)
+        operation = whole_id(registry, given.operation, "operations")
+        freed = _free_one(registry, operation, yes=given.yes)
     else:
         freed = _free_all(registry, yes=given.yes)
     invocation.console.note(
         f"Gave up {len(freed['operations'])} deletions for good, frees "
-        f"{size(freed['freed_bytes'])} ({freed['freed_bytes']} bytes)."
+        f"{exact(freed['freed_bytes'])}."
     )
     return Result(freed, lambda: [{"Operation": each} for each in freed["operations"]])
 
@@ -165,7 +176,9 @@ def _policy(data: dict[str, Any]) -> Result:
     return Result(data, lambda: [{"Status": data["status"], "Days": data["retentionDays"]}])
 
 
-_OPERATION = Flag(("operation",), "The operation's id.", "OPERATION", required=True)
+_OPERATION = Flag(
+    ("operation",), "The operation's id, or its first digits.", "OPERATION", required=True
+)
 
 COMMANDS = (
     Command(

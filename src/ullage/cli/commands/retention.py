@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ullage.cli.client.image_names import parse_image
+from ullage.cli.client.image_names import parse_image, whole_image
 from ullage.cli.client.scopes import CHANGE_ALL, READ_ALL, scope_of
 from ullage.cli.commands.job import UNFINISHED, finish, image_of, item_row, items_of, queued
 from ullage.cli.shell import flags
@@ -88,6 +88,7 @@ def _does(rule: Mapping[str, Any]) -> str:
 def explain(invocation: Invocation) -> Result:
     image = parse_image(invocation.given.image)
     registry = invocation.registry(scope_of(image.repository, "metadata_read"))
+    image = whole_image(registry, image)
     query = {
         "repository": image.repository,
         "tag": image.tag or None,

@@ -25,8 +25,11 @@ def usage(invocation: Invocation) -> Result:
         "by": given.by,
         "top": None if given.top is None else str(given.top),
         "check": "true" if given.check else None,
+        "fresh": "true" if given.fresh else None,
     }
     data = registry.get("/api/v1/usage", query).data
+    if "as_of" in data and not given.fresh:
+        invocation.console.note(f"As of {data['as_of'][:19]} UTC; --fresh counts anew.")
     if not given.check:
         return Result(data, lambda: _usage_rows(data))
     return _checked(invocation, data)
@@ -130,6 +133,10 @@ COMMANDS = (
                 choices=("repository", "namespace", "tag", "image"),
             ),
             flags.TOP,
+            Flag(
+                ("--fresh",),
+                "Count anew, in place of showing a large registry as it was counted last.",
+            ),
             Flag(("--check",), "List the store too, and find bytes that nothing explains."),
             *flags.REGISTRY,
         ),

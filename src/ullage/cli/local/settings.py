@@ -26,11 +26,14 @@ def _flag(setting: Setting) -> Flag:
     return Flag((setting.flag,), text, setting.kind, three_state=setting.switch)
 
 
-def settings_of(given: argparse.Namespace) -> Settings:
-    """Settings from flags, variables and the file. Raises Failure."""
+def settings_of(given: argparse.Namespace, *, to_serve: bool = True) -> Settings:
+    """Settings from flags, variables and the file. Raises Failure.
+
+    Not `to_serve`: also some that no server would start with.
+    """
     flags = {setting.name: getattr(given, setting.name, None) for setting in SETTINGS}
     config = None if given.config is None else Path(given.config)
     try:
-        return load_settings(flags, os.environ, config)
+        return load_settings(flags, os.environ, config, to_serve=to_serve)
     except ConfigError as error:
         raise Failure(str(error), 2) from None

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from enum import IntEnum
 from typing import TypeVar
 
@@ -83,8 +84,21 @@ def ask_password() -> str:
         raise Cancelled from None
 
 
-_WIDTH = 30
+_WIDTH = 20
 _REDRAW_SECONDS = 0.1
+
+
+def _bar(done: int, total: int) -> str:
+    filled = _WIDTH * min(done, total) // total if total else 0
+    return f"[{'#' * filled}{'-' * (_WIDTH - filled)}]"
+
+
+def _draw(text: str) -> None:
+    """Over the line before, cut so that it never takes a second one."""
+    from shutil import get_terminal_size
+
+    text = text[: get_terminal_size().columns - 1]
+    print(f"\r{text}\x1b[K", end="", file=sys.stderr, flush=True)
 
 
 def progress(items: Iterable[T], total: int, what: str) -> Iterator[T]:
@@ -98,30 +112,78 @@ def progress(items: Iterable[T], total: int, what: str) -> Iterator[T]:
             now = time.monotonic()
             if now - drawn >= _REDRAW_SECONDS or done == total:
                 drawn = now
-                filled = _WIDTH * done // total
-                bar = "#" * filled + "-" * (_WIDTH - filled)
-                print(f"\r{what} [{bar}] {done}/{total}", end="", file=sys.stderr, flush=True)
+                _draw(f"{what} {_bar(done, total)} {done:,}/{total:,}")
             yield item
     finally:
         # The bar goes when the work is done: what remains on the screen is the summary.
-        print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+        _draw("")
 
 
 class Gauge:
-    """How far the registry is with a job: a bar on stderr if that is a terminal."""
+    """How far the registry is with a job: a line on stderr if that is a terminal."""
 
-    def __init__(self) -> None:
+    def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
         self._shown = False
+        self._now = now
+        # Since when there is a bar, and what was done by then.
+        self._began: tuple[float, int] | None = None
 
-    def show(self, what: str, done: int, total: int) -> None:
-        """Draw it anew; while it is not known of how much, only how many there are."""
-        if not sys.stderr.isatty():
-            return
-        self._shown = True
-        filled = _WIDTH * min(done, total) // total if total else 0
-        bar = "#" * filled + "-" * (_WIDTH - filled)
-        print(f"\r{what} [{bar}] {done}/{total}\x1b[K", end="", file=sys.stderr, flush=True)
+    def show(self, what: str, done: int, total: int, detail: str = "") -> None:
+        """A bar, `detail` behind it, and how long it will take if it goes on like this."""
+        if self._began is None:
+            self._began = (self._now(), done)
+        parts = (f"{what} {_bar(done, total)} {done:,}/{total:,}", detail, self._left(done, total))
+        self.say("  ".join(filter(None, parts)))
+
+    def say(self, text: str) -> None:
+        """No bar: it is not known yet how much there is to do."""
+        if sys.stderr.isatty():
+            self._shown = True
+            _draw(text)
+
+    def _left(self, done: int, total: int) -> str:
+        assert self._began is not None
+        began, before = self._began
+        seconds = self._now() - began
+        if seconds < 1 or done <= before or done >= total:
+            return ""
+        left = round(seconds * (total - done) / (done - before))
+        minutes, seconds_left = divmod(left, 60)
+        return f"{minutes}m {seconds_left:02}s left" if minutes else f"{seconds_left}s left"
 
     def clear(self) -> None:
         if self._shown:
-            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+            _draw("")
+
+
+@contextmanager
+def working(what: str) -> Iterator[None]:
+    """While the registry thinks before it answers, what it does and since when, on a terminal.
+
+    The first line is there within a second, however long it takes.
+    """
+    if not sys.stderr.isatty():
+        yield
+        return
+    from threading import Event, Thread
+
+    done, began = Event(), time.monotonic()
+
+    def tell() -> None:
+        pause = FIRST_TELL_SECONDS
+        while not done.wait(pause):
+            pause = _TELL_SECONDS
+            _draw(f"{what} … {time.monotonic() - began:.0f} s")
+
+    teller = Thread(target=tell, daemon=True)
+    teller.start()
+    try:
+        yield
+    finally:
+        done.set()
+        teller.join()
+        _draw("")
+
+
+# What is answered at once is not announced.
+FIRST_TELL_SECONDS, _TELL_SECONDS = 0.2, 1.0

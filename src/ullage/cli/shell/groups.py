@@ -6,6 +6,7 @@ TITLE = "A container registry that gives space back."
 # The first words of the commands in `local`, which is slow to import: it is not asked for help.
 LOCAL = {
     "serve": "Run the registry.",
+    "health": "Say whether the server of this machine is fit for work, for health checks.",
     "check": "Prove that what the database says and what the disk holds agree, also while it "
     "serves.",
     "user": "People and programs that log in with a password.",

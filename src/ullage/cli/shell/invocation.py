@@ -35,12 +35,16 @@ class Result:
     text: str | None = None
     # A command may have a result and yet not have done all.
     code: int = 0
+    # What there is to say when it is printed: below a long table nothing scrolls away.
+    after: Sequence[str] = ()
 
 
 @dataclass
 class Invocation:
     given: argparse.Namespace
     console: Console
+    # Whether a table is printed, and not all that the result has: json, or what a query selects.
+    table: bool = False
     # Not read before a command needs them.
     _defaults: dict[str, str] | None = field(default=None)
     _opened: list[Connections] = field(default_factory=list)

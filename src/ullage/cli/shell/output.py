@@ -6,6 +6,7 @@ import json
 import sys
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
+from shutil import get_terminal_size
 from typing import Any
 
 from ullage.cli.shell.errors import Failure, UsageError
@@ -46,7 +47,13 @@ def show(result: Result, output: str, query: Callable[[Any], Any] | None) -> Non
     if data is None or output == "none":
         return
     rows = result.rows if output == "table" and query is None else None
-    sys.stdout.write(table(rows()) if rows else formatted(data, output, queried=query is not None))
+    text = table(rows(), _width()) if rows else formatted(data, output, queried=query is not None)
+    sys.stdout.write(text)
+
+
+def _width() -> int | None:
+    """That of the terminal; what goes elsewhere has any."""
+    return get_terminal_size().columns if sys.stdout.isatty() else None
 
 
 def formatted(data: Any, output: str, *, queried: bool = False) -> str:
@@ -63,7 +70,7 @@ def formatted(data: Any, output: str, *, queried: bool = False) -> str:
         case "tsv":
             return _tsv(data)
         case _:
-            return table(automatic_rows(data, sort=not queried))
+            return table(automatic_rows(data, sort=not queried), _width())
 
 
 def _json(data: Any) -> str:

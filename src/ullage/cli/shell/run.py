@@ -60,6 +60,7 @@ def _run(command: Command, arguments: Sequence[str], console: Console) -> int:
         query = query_of(given.query, f"ullage {command.name}")
     with closing(Invocation(given, console)) as invocation:
         output = given.output or _saved_output(command, invocation) or _usual_output()
+        invocation.table = output == "table" and query is None
         if command.warning:
             console.warning(command.warning)
         result = command.run(invocation)
@@ -69,6 +70,8 @@ def _run(command: Command, arguments: Sequence[str], console: Console) -> int:
 
     show(result, output, query)
     sys.stdout.flush()
+    for line in result.after:
+        console.note(line)
     return int(result.code)
 
 

@@ -15,13 +15,23 @@ plans = sa.Table(
     sa.Column("created_at", Moment, nullable=False),
     sa.Column("expires_at", Moment, nullable=False),
     sa.Column("applied_at", Moment),
-    # Compressed JSON; cleanup/plan/plan.py knows its shape.
+    # Compressed JSON, without what goes; cleanup/plan/plan.py knows its shape.
     sa.Column("document", sa.LargeBinary, nullable=False),
     # JSON, once applied: what was deleted.
     sa.Column("receipt", sa.Text),
     sa.Index("ix_plans_expires_at", "expires_at"),
     sa.Index("ix_plans_subject_expires_at", "subject", "expires_at"),
     sqlite_with_rowid=False,
+)
+
+plan_pages = sa.Table(
+    "plan_pages",
+    metadata,
+    # What goes by a plan, so many manifests together: compressed JSON. A reader of one page reads
+    # no other, however large the plan is.
+    sa.Column("plan_id", sa.Text, sa.ForeignKey("plans.id", ondelete="CASCADE"), primary_key=True),
+    sa.Column("number", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("document", sa.LargeBinary, nullable=False),
 )
 
 jobs = sa.Table(

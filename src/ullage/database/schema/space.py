@@ -111,6 +111,18 @@ counters = sa.Table(
     sqlite_with_rowid=False,
 )
 
+overview = sa.Table(
+    "overview",
+    metadata,
+    # The bill as it was taken last (usage/overview.py): the registry's sums, and a line for each
+    # repository and namespace, so many in a page. JSON, which nothing but the bill looks into.
+    sa.Column("part", sa.Text, primary_key=True),
+    sa.Column("page", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("taken_at", Moment, nullable=False),
+    sa.Column("document", sa.Text, nullable=False),
+    sqlite_with_rowid=False,
+)
+
 leases = sa.Table(
     "leases",
     metadata,

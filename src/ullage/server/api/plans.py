@@ -6,6 +6,7 @@ path: 401 with the scope to ask for, whether it exists or not.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated
 
 from starlette.responses import Response
@@ -13,7 +14,7 @@ from starlette.responses import Response
 from ullage.authorization import Action
 from ullage.cleanup.guardrails import Caps
 from ullage.cleanup.plan import apply, from_filter, plan, suggest
-from ullage.cleanup.plan.documents import PlanDocument, Receipt
+from ullage.cleanup.plan.documents import PlanDocument, PlanItem, Receipt
 from ullage.cleanup.plan.preview import PlanRequest as WantedPlan
 from ullage.cleanup.purge import RIGHTS
 from ullage.documents import Meta, RequestBody, Size, changed, read
@@ -111,10 +112,11 @@ async def suggest_plan(context: Context, request: Request) -> Response:
 
 async def get_plan(context: Context, request: Request, plan_id: str) -> Response:
     """The plan as it was made; its items page by page."""
+    start, n = _page_of(context, request)
     found = await context.threads.submit(
-        plan.get_plan, context.registry, _plan_id(plan_id), principal_of(request)
+        plan.get_plan, context.registry, _plan_id(plan_id), principal_of(request), start, n
     )
-    return _plan_page(context, request, found, 200)
+    return _page_response(found, found.items, start, n, 200)
 
 
 async def apply_plan(context: Context, request: Request, plan_id: str) -> Response:
@@ -122,7 +124,7 @@ async def apply_plan(context: Context, request: Request, plan_id: str) -> Respon
     body = await read_body(context, request, ApplyRequest)
     principal = principal_of(request)
     found = await context.threads.submit(
-        plan.get_plan, context.registry, _plan_id(plan_id), principal
+        plan.get_plan, context.registry, _plan_id(plan_id), principal, 0, 0
     )
     rights = [Action.DELETE]
     if found.asked.include_locked:
@@ -142,12 +144,22 @@ async def apply_plan(context: Context, request: Request, plan_id: str) -> Respon
 
 
 def _plan_page(context: Context, request: Request, found: PlanDocument, status: int) -> Response:
+    start, n = _page_of(context, request)
+    return _page_response(found, found.items[start : start + n], start, n, status)
+
+
+def _page_of(context: Context, request: Request) -> tuple[int, int]:
+    """Behind how many items the page begins, and how many it has."""
     query = query_of(request)
     n = page_size(query, context.registry.limits.max_page_size)
-    start = seen(query.one("last"))
+    return seen(query.one("last")), n
+
+
+def _page_response(
+    found: PlanDocument, items: Sequence[PlanItem], start: int, n: int, status: int
+) -> Response:
     path = f"/api/v1/plans/{found.id}"
-    items = found.items[start : start + n]
-    more = start + n < len(found.items) and n > 0
+    more = start + n < found.item_count and n > 0
     link = next_link(path, n=n, last=start + n) if more else {}
     location = {"Location": path} if status == 201 else {}
     return json_response(changed(found, items=items), status=status, headers=link | location)

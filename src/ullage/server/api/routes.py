@@ -12,7 +12,17 @@ from typing import Any
 from starlette.responses import Response
 
 from ullage.documents import Document
-from ullage.server.api import accounts, deleted, jobs, locks, operating, plans, policies, usage
+from ullage.server.api import (
+    accounts,
+    deleted,
+    ids,
+    jobs,
+    locks,
+    operating,
+    plans,
+    policies,
+    usage,
+)
 from ullage.server.http.context import Context
 from ullage.server.http.operations import Operation
 from ullage.server.http.permissions import KNOWN
@@ -45,6 +55,7 @@ _DESCRIPTION = Operation({200: Description})
 ROUTES = (
     *plans.ROUTES,
     *usage.ROUTES,
+    *ids.ROUTES,
     *jobs.ROUTES,
     *locks.ROUTES,
     *policies.ROUTES,

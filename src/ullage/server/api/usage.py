@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from functools import partial
 
 from starlette.responses import Response
 
 from ullage.authorization import Action
-from ullage.documents import UNSET, UnsetType, changed
+from ullage.documents import UNSET, changed
 from ullage.oci.digest import parse_digest
 from ullage.oci.errors import BlobUnknown, NameUnknown, ValueInvalid
 from ullage.oci.reference import RepositoryName
@@ -19,10 +19,15 @@ from ullage.server.http.request import Request
 from ullage.server.http.responses import json_response
 from ullage.server.http.routes import Route
 from ullage.usage import usage, why
+from ullage.usage.bill import bill, listed
+from ullage.usage.overview import LINES, is_small, take_overview
 
 
 async def get_usage(context: Context, request: Request) -> Response:
-    """What there is on the disk and whose it is; or of one repository, its images or tags."""
+    """What there is on the disk and whose it is; or of one repository, its images or tags.
+
+    Of a large registry as it was counted last, `as_of` then, unless `fresh` or `check` is asked.
+    """
     query, principal = query_of(request), principal_of(request)
     by, top = query.one("by") or "repository", _top(query.one("top"))
     name = query.one("repository")
@@ -30,22 +35,22 @@ async def get_usage(context: Context, request: Request) -> Response:
         repository = context.name(name)
         require(principal, [repository], Action.METADATA_READ)
         return await _usage_of(context, repository, by, top)
-    if by not in ("repository", "namespace"):
+    if by not in LINES:
         raise ValueInvalid({"by": by[:40]}, "by: without a repository, repository or namespace")
-    everything = usage.sees_everything(principal)
-    if by == "namespace" and not everything:
-        require(principal, [ALL_REPOSITORIES], Action.METADATA_READ)
     if by == "namespace":
-        entries = await context.threads.submit(usage.by_namespace, context.registry)
-    else:
-        entries = await context.threads.submit(usage.by_repository, context.registry, principal)
-    totals: usage.Totals | UnsetType = UNSET
-    if everything:
-        totals = await context.threads.submit(usage.registry_totals, context.registry)
-        if query.one("check") == "true":
-            stored, unexplained = await context.threads.submit(usage.unexplained, context.registry)
-            totals = changed(totals, store_bytes=stored, unexplained_bytes=unexplained)
-    return json_response(changed(_bill(by, entries, top), registry=totals))
+        require(principal, [ALL_REPOSITORIES], Action.METADATA_READ)
+    check = query.one("check") == "true"
+    if (check or query.one("fresh") == "true") and not await context.threads.submit(
+        is_small, context.registry
+    ):
+        taken = partial(context.threads.submit, take_overview, context.registry)
+        await context.counting_bill.run(taken)
+    found = await context.threads.submit(bill, context.registry, principal, by, top)
+    if check and found.registry is not UNSET:
+        stored, unexplained = await context.threads.submit(usage.unexplained, context.registry)
+        sums = changed(found.registry, store_bytes=stored, unexplained_bytes=unexplained)
+        found = changed(found, registry=sums)
+    return json_response(found)
 
 
 async def _usage_of(
@@ -59,12 +64,7 @@ async def _usage_of(
     lines = await context.threads.submit(
         usage.by_image, context.registry, repository, tags=by == "tag"
     )
-    return json_response(changed(_bill(by, lines, top), repository=found))
-
-
-def _bill(by: str, lines: Sequence[usage.Line], top: int | None) -> usage.Usage:
-    first = lines if top is None else lines[:top]
-    return usage.Usage(by=by, entries=first, omitted=len(lines) - len(first))
+    return json_response(usage.Usage(repository=found, **listed(by, lines, top)))
 
 
 def _top(text: str | None) -> int | None:
@@ -92,6 +92,7 @@ _USAGE = Operation(
         Parameter("repository", "only this one", example="app"),
         Parameter("top", "the first so many lines", {"type": "integer", "minimum": 0}),
         Parameter("check", "true also lists the store", example="true"),
+        Parameter("fresh", "true counts anew", example="true"),
     ),
     errors=(NameUnknown,),
 )

@@ -17,8 +17,10 @@ from ullage.server.http.redirects import Redirects
 from ullage.server.http.request import Request
 from ullage.server.http.send_file import SendFile
 from ullage.server.http.shared_reads import SharedReads
+from ullage.server.http.single_flight import SingleFlight
 from ullage.server.http.threads import Threads
 from ullage.server.http.write_batches import WriteBatches
+from ullage.server.monitoring.health import Health
 
 # A User-Agent is only kept to tell clients apart.
 MAX_AGENT = 200
@@ -34,12 +36,14 @@ class Context:
     write_batches: WriteBatches
     bodies: Bodies
     guard: Guard
+    health: Health
     # Where nginx may send the files of blobs.
     send_file: SendFile | None = None
     # Which pulls are sent to the store.
     redirects: Redirects | None = None
     # Held by the one check that goes on.
     checking: asyncio.Lock = field(default_factory=asyncio.Lock)
+    counting_bill: SingleFlight = field(default_factory=SingleFlight)
     ready: ReadyMemory = field(default_factory=ReadyMemory)
 
     def name(self, text: str) -> RepositoryName:

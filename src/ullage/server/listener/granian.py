@@ -92,15 +92,22 @@ class Listener:
     tls: Tls | None = None
 
 
-def serve(app: ASGIApp, listener: Listener, ready: Callable[[], None]) -> bool:
+def serve(
+    app: ASGIApp,
+    listener: Listener,
+    ready: Callable[[], None],
+    stops: Callable[[], None] = lambda: None,
+) -> bool:
     """Serve until SIGTERM or SIGINT; then let running requests finish for the grace period.
+
+    `stops` is called at the signal, while requests are still accepted.
 
     SIGHUP reads the certificate again: new connections get the new one; old ones are served by the
     old one and end with their next response, which announces it. `ready` is called once connections
     are accepted. False if requests had to be cut off. Raises TlsUnusable.
     """
     with asyncio.Runner(loop_factory=_new_loop()) as runner:
-        return runner.run(_serve(app, listener, ready))
+        return runner.run(_serve(app, listener, ready, stops))
 
 
 def _new_loop() -> Callable[[], asyncio.AbstractEventLoop] | None:
@@ -111,11 +118,18 @@ def _new_loop() -> Callable[[], asyncio.AbstractEventLoop] | None:
     return uvloop.new_event_loop
 
 
-async def _serve(app: ASGIApp, listener: Listener, ready: Callable[[], None]) -> bool:
+async def _serve(
+    app: ASGIApp, listener: Listener, ready: Callable[[], None], stops: Callable[[], None]
+) -> bool:
     stopping, reloading = asyncio.Event(), asyncio.Event()
     loop = asyncio.get_running_loop()
+
+    def stop() -> None:
+        stops()
+        stopping.set()
+
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stopping.set)
+        loop.add_signal_handler(number, stop)
     loop.add_signal_handler(signal.SIGHUP, reloading.set)
     attended = Attended(app)
     overload = Overload(listener.socket, tls_context(listener.tls))

@@ -9,13 +9,14 @@ from typing import Any, NamedTuple
 import sqlalchemy as sa
 
 from ullage.database.schema import content, space, undo
-from ullage.database.statements import Statement, among, given, same
+from ullage.database.statements import Statement, among, beginning, given, range_of, same
 from ullage.database.timestamps import from_micros
 from ullage.database.transaction import Transaction
 from ullage.oci.digest import Digest
 
 _repositories = content.repositories
 _manifests = content.manifests
+_blobs = content.blobs
 _manifest_blobs = content.manifest_blobs
 _repo_blobs = content.repo_blobs
 _tombstones = space.tombstones
@@ -79,6 +80,27 @@ def _kept_called(tx: Transaction, digest: Digest) -> list[Place]:
         _place((row[0], kept[row[0]][0], row[1], digest, row[2], *kept[row[0]][1:])) for row in rows
     ]
     return sorted(places, key=lambda place: (place.repository, place.repository_id))
+
+
+_MANIFESTS_BEGINNING = Statement(
+    sa.select(_repositories.c.name, _manifests.c.digest)
+    .join(_manifests, _manifests.c.repository_id == _repositories.c.id)
+    .where(beginning(_manifests.c.digest), _repositories.c.name.is_not(None))
+    .order_by(_repositories.c.name, _manifests.c.digest)
+)
+_BLOBS_BEGINNING = Statement(
+    sa.select(_blobs.c.digest).where(beginning(_blobs.c.digest)).order_by(_blobs.c.digest)
+)
+
+
+def manifests_beginning(tx: Transaction, prefix: str) -> list[tuple[str, str]]:
+    """Repository and digest of manifests whose digests begin so: one look into each repository."""
+    return [(name, digest) for name, digest in tx.rows(_MANIFESTS_BEGINNING, **range_of(prefix))]
+
+
+def blobs_beginning(tx: Transaction, prefix: str) -> list[str]:
+    """Digests of blobs that begin so."""
+    return tx.values(_BLOBS_BEGINNING, **range_of(prefix))
 
 
 _NAMED = sa.func.coalesce(_repositories.c.name, _kept.c.name)

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from sqlalchemy import bindparam
 
 from ullage.database.schema import undo
-from ullage.database.statements import LIMIT, Statement, given
+from ullage.database.statements import LIMIT, Statement, beginning, given, range_of
 from ullage.database.timestamps import from_micros, to_micros
 from ullage.database.transaction import Transaction
 
@@ -83,6 +83,16 @@ def newest(tx: Transaction, before: tuple[datetime, str] | None, n: int) -> list
     """Up to `n` operations, the last first, behind a place."""
     at, id_ = (2**62, "") if before is None else (to_micros(before[0]), before[1])
     return [_operation(row) for row in tx.rows(_NEWEST, at=at, id=id_, limit=n)]
+
+
+_BEGINNING = Statement(
+    sa.select(_operations.c.id).where(beginning(_operations.c.id)).order_by(_operations.c.id)
+)
+
+
+def beginning_with(tx: Transaction, prefix: str) -> list[str]:
+    """The ids of operations that begin so."""
+    return tx.values(_BEGINNING, **range_of(prefix))
 
 
 _OVERDUE = Statement(
