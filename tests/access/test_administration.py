@@ -406,7 +406,7 @@ def test_accounts_of_a_file_are_no_administrators(tmp_path: Path) -> None:
 
 @pytest.mark.thorough
 def test_the_first_password_may_come_from_a_file_and_is_not_printed(tmp_path: Path) -> None:
-    """operations.md section 3: a container's log is read by many."""
+    """docs/guides/running.md: a container's log is read by many."""
     file = tmp_path / "password"
     file.write_text("correct horse battery\n", encoding="utf-8")
     auth = ("--auth",)

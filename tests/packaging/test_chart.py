@@ -1,5 +1,5 @@
 """The Helm chart: linted, rendered, refused where it makes no sense, and kept in the registry
-itself (operations.md section 3)."""
+itself (docs/guides/running.md)."""
 
 import os
 import subprocess
