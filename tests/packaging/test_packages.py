@@ -69,14 +69,11 @@ def plain(packages: Packages, tmp_path_factory: pytest.TempPathFactory) -> Envir
 @pytest.fixture
 def serving(plain: Environment, tmp_path: Path) -> Iterator[str]:
     """The URL of a server that runs from the wheel alone."""
-    serve = ["serve", "--listen", "127.0.0.1:0", "--data", f"{tmp_path}/data"]
+    where = ["--listen", "127.0.0.1:0", "--data", str(tmp_path / "data")]
+    command = [str(plain.command), "serve", *where]
     environment = bare_environment() | {"PYTHONUNBUFFERED": "1"}
     with subprocess.Popen(
-        [str(plain.command), *serve],
-        env=environment,
-        cwd=tmp_path,
-        stdout=subprocess.PIPE,
-        text=True,
+        command, env=environment, cwd=tmp_path, stdout=subprocess.PIPE, text=True
     ) as process:
         try:
             assert process.stdout is not None

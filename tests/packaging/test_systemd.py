@@ -76,15 +76,23 @@ def test_it_serves_where_all_other_system_calls_are_refused(tmp_path: Path) -> N
     assert "SystemCallErrorNumber=EPERM" in TEXT
     allowed = ",".join(f"?{name}" for name in sorted(allowed_calls()))
     log = tmp_path / "log"
-    trace = [require_command("strace"), "-f", "-qq", "--seccomp-bpf", "-o", f"{tmp_path}/trace"]
+    output = str(tmp_path / "trace")
+    trace = [require_command("strace"), "-f", "-qq", "--seccomp-bpf", "-o", output]
     serve = [sys.executable, "-m", "ullage", "serve", "--listen", "127.0.0.1:0"]
     with (
-        log.open("wb") as output,
+        log.open("wb") as said,
         subprocess.Popen(
-            [*trace, "-e", f"inject=!{allowed}:error=EPERM", *serve, "--data", f"{tmp_path}/data"],
+            [
+                *trace,
+                "-e",
+                f"inject=!{allowed}:error=EPERM",
+                *serve,
+                "--data",
+                str(tmp_path / "data"),
+            ],
             env=command_environment(),
-            stdout=output,
-            stderr=output,
+            stdout=said,
+            stderr=said,
             start_new_session=True,
         ) as process,
     ):
