@@ -259,6 +259,12 @@ SETTINGS = (
         "az://container/prefix, or memory: for a trial; the data folder if empty.",
     ),
     Setting("auth", "false", parse_switch, "Ask for accounts; the first start makes `admin`."),
+    Setting(
+        "admin_password_file",
+        "",
+        parse_optional_path,
+        "Has the password that the first start gives to `admin`, which is not printed then.",
+    ),
     Setting("htpasswd", "", parse_optional_path, "Take accounts from this file (htpasswd -B)."),
     Setting(
         "anonymous_pull",
@@ -363,6 +369,7 @@ class Settings:
     database: str
     storage: str
     auth: bool
+    admin_password_file: Path | None
     htpasswd: Path | None
     anonymous_pull: tuple[str, ...]
     tls_cert: Path | None
@@ -561,6 +568,8 @@ def _require_sense(settings: Settings) -> None:
         )
     if settings.auth and settings.htpasswd:
         raise ConfigError("auth, htpasswd: accounts come from one place; give one of the two")
+    if settings.admin_password_file and not settings.auth:
+        raise ConfigError("admin_password_file: there is an account admin only with --auth")
     if settings.anonymous_pull and not (settings.auth or settings.htpasswd):
         raise ConfigError(
             "anonymous_pull: has no effect without --auth or --htpasswd, as all may do everything"

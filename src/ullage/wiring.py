@@ -347,14 +347,33 @@ def _recover(registry: Registry) -> int:
 
 
 def _make_ready(settings: Settings, registry: Registry) -> str | None:
-    """What a start writes; the password of the first account, if it made one."""
+    """What a start writes; the password of the first account, if it made up one."""
     if registry.unready is not None:
         log.critical("%s: pulls are served as far as it goes, nothing is changed", registry.unready)
         return None
     ended = _recover(registry)
     if ended:
         log.warning("ended %d uploads that a crash had cut off", ended)
-    return ensure_admin(registry, OPERATOR) if settings.auth else None
+    if not settings.auth:
+        return None
+    file = settings.admin_password_file
+    if file is None:
+        return ensure_admin(registry, OPERATOR)
+    try:
+        ensure_admin(registry, OPERATOR, lambda: _password_in(file))
+    except RegistryError as error:
+        raise CannotStart(f"admin_password_file: {error.message}") from error
+    return None
+
+
+def _password_in(file: Path) -> str:
+    """The password in a file, whose last line may end. Raises CannotStart."""
+    try:
+        return file.read_text(encoding="utf-8").rstrip("\r\n")
+    except OSError as error:
+        raise CannotStart(f"admin_password_file: {file}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise CannotStart(f"admin_password_file: {file}: {error}") from error
 
 
 def run_server(
