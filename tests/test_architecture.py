@@ -103,7 +103,7 @@ ROOMS = {
     "worker": Room(below("worker"), never=HTTP),
     "heartbeat": Room(below("heartbeat"), never=HTTP),
     "wiring": _room("wiring", "starlette", everything=True),
-    "cli": _room("cli", "jmespath yaml pygments", everything=True),
+    "cli": _room("cli", "jmespath yaml pygments urwid", everything=True),
     "config": Room(words("quantities oci")),
     "clock": Room(),
     "control": Room(),
@@ -128,11 +128,12 @@ RESERVED = {
     "re2": "ullage.patterns",
     "msgspec": "ullage.documents",
     "granian": "ullage.server.listener",
+    "urwid": "ullage.cli.commands.top_screen",
     "uvloop": "ullage.server.listener",
 }
 # Modules below these may open only some of their room's doors.
 COMMANDS = Room(
-    words("oci"), others=STANDARD_LIBRARY | words("jmespath yaml pygments"), never=EVENT_LOOP
+    words("oci"), others=STANDARD_LIBRARY | words("jmespath yaml pygments urwid"), never=EVENT_LOOP
 )
 NARROWER = {
     # It tells az of the server on this machine, whose settings say where it listens.

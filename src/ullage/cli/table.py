@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 # The first words of the commands for users, in the order of help.
 _REMOTE = (
-    "repository", "manifest", "plan", "suggest", "apply", "usage", "show-usage", "why",
+    "repository", "manifest", "plan", "suggest", "apply", "usage", "show-usage", "top", "why",
     "purge", "retention", "pullers", "lock", "unlock", "job", "restore", "deleted", "login",
     "logout", "config", "az-env", "completion",
 )  # fmt: skip
@@ -73,6 +73,8 @@ def _imported_for(first: str) -> tuple[Command, ...]:
             from ullage.cli.commands.plan import COMMANDS
         case "usage" | "show-usage":
             from ullage.cli.commands.usage import COMMANDS
+        case "top":
+            from ullage.cli.commands.top import COMMANDS
         case "why":
             from ullage.cli.commands.why import COMMANDS
         case "purge":
