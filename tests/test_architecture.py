@@ -57,6 +57,7 @@ ORDER = (
     words("usage check transfer"),
     words("cleanup"),
     words("restore"),
+    words("backup"),
     words("server worker heartbeat"),
     words("wiring"),
     words("cli"),
@@ -99,7 +100,8 @@ ROOMS = {
     "transfer": _room("transfer"),
     "cleanup": _room("cleanup"),
     "restore": _room("restore"),
-    "server": _room("server", "starlette anyio", everything=True),
+    "backup": _room("backup"),
+    "server": _room("server", "starlette anyio jinja2", everything=True),
     "worker": Room(below("worker"), never=HTTP),
     "heartbeat": Room(below("heartbeat"), never=HTTP),
     "wiring": _room("wiring", "starlette", everything=True),
@@ -127,6 +129,7 @@ RESERVED = {
     "jwt": "ullage.accounts.jwt",
     "re2": "ullage.patterns",
     "msgspec": "ullage.documents",
+    "jinja2": "ullage.server.ui.rendering",
     "granian": "ullage.server.listener",
     "urwid": "ullage.cli.commands.top_screen",
     "uvloop": "ullage.server.listener",
@@ -398,6 +401,7 @@ def test_a_planted_import_of_a_closed_room_is_caught(room: str, target: str) -> 
         ("ullage.server.app", "import sqlalchemy"),
         ("ullage.server.app", "import typer"),
         ("ullage.server.app", "import uvloop"),
+        ("ullage.server.ui.space", "import jinja2"),
         ("ullage.cli.local.serve", "import sqlite3"),
         ("ullage.cli.local.serve", "import starlette"),
         ("ullage.cli.local.serve", "import granian"),
@@ -470,7 +474,12 @@ def test_a_relative_import_is_read_from_its_package() -> None:
 # --- one door for SQL -----------------------------------------------------------------------------
 
 # An engine asks about itself in words of its own: its settings, its soundness, its free pages.
-ENGINES = ("ullage.database.sqlite", "ullage.database.postgresql", "ullage.database.transaction")
+ENGINES = (
+    "ullage.database.sqlite",
+    "ullage.database.postgresql",
+    "ullage.database.postgresql_dump",
+    "ullage.database.transaction",
+)
 # Ways to run what is no Statement. Migrations are Alembic's.
 UNBUILT = words("execute execute_directly exec_driver_sql executemany scalars")
 

@@ -298,6 +298,7 @@ SETTINGS = (
         parse_list,
         "Clients that are never sent to the bucket, by what is in their User-Agent; with commas.",
     ),
+    Setting("ui", "true", parse_switch, "Serve the web UI, at /ui/."),
     Setting("max_manifest", "4MiB", parse_size, "Largest manifest that is taken."),
     Setting("max_page", "1000", parse_number, "Most items in one page of a listing."),
     Setting("max_name", "255", parse_number, "Longest repository name, in characters."),
@@ -359,6 +360,7 @@ class Settings:
     redirect_over: int
     signed_url: timedelta
     proxy_agents: tuple[str, ...]
+    ui: bool
     max_manifest: int
     max_page: int
     max_name: int

@@ -10,26 +10,16 @@ from pathlib import Path
 
 import httpx
 import pytest
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Page
 
+from tests.browser.chromium import chromium
 from tests.server.pushing import push_image
-from tests.support.require import require_command
 from tests.support.server import UllageServer
 
 pytestmark = pytest.mark.browser
 
 # A name that leads to this machine, as an attacker's does after DNS rebinding.
 REBOUND = "evil.example"
-FLAGS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    f"--host-resolver-rules=MAP {REBOUND} 127.0.0.1",
-]
 # What a page can send to any host without asking it first.
 ATTACK = """async (registry) => {
   const send = (path, options) =>
@@ -90,13 +80,8 @@ def another_origin() -> Iterator[str]:
 
 @pytest.fixture
 def page() -> Iterator[Page]:
-    chromium = require_command("chromium")
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=str(chromium), args=FLAGS)
-        try:
-            yield browser.new_page()
-        finally:
-            browser.close()
+    with chromium(f"--host-resolver-rules=MAP {REBOUND} 127.0.0.1") as browser:
+        yield browser.new_page()
 
 
 def test_a_foreign_page_and_a_rebound_name_change_nothing(page: Page, tmp_path: Path) -> None:

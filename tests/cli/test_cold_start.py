@@ -64,6 +64,7 @@ UNUSED = {
     "jmespath", "yaml", "pygments", "ullage.cli.client.registry", "ullage.database.postgresql",
     # Until it is asked for.
     "ullage.server.api.openapi", "ullage.check.check", "ullage.accounts.commands", "difflib",
+    "jinja2", "markupsafe",
 }  # fmt: skip
 
 

@@ -16,7 +16,7 @@ def test_the_base_answers_200(client: httpx.Client, path: str) -> None:
 
 def test_the_root_says_what_answers(client: httpx.Client) -> None:
     """Charts and balancers probe it; a HEAD is enough for them."""
-    answer = client.get("/", headers={"Accept": "text/html"})
+    answer = client.get("/", headers={"Accept": "application/json"})
     assert answer.status_code == 200
     told = answer.json()
     assert (told["name"], told["version"]) == ("ullage", __version__)

@@ -221,13 +221,21 @@ class Authenticator:
     def _standing(self, claims: dict[str, Any], now: datetime) -> Account | None:
         """The account a token was made for, if its password would still get one."""
         subject = claims["sub"]
-        account = self._find(subject, now) if isinstance(subject, str) else None
-        if account is None or account.generation != claims["gen"]:
+        account = self._as_of(subject, claims["gen"], now) if isinstance(subject, str) else None
+        if account is None:
             return None
         for credential in map(credential_of, account.hashes):
             if credential == claims.get("cred"):
                 return replace(account, credential=credential)
         return None
+
+    def account_as_of(self, subject: str, generation: int) -> Account | None:
+        """The account as it is now, if nothing has ended what it was given at this generation."""
+        return self._as_of(subject, generation, self._registry.now())
+
+    def _as_of(self, subject: str, generation: object, now: datetime) -> Account | None:
+        account = self._find(subject, now)
+        return account if account is not None and account.generation == generation else None
 
     def remembered(self, token: str) -> Principal | None:
         """Whose access token this is, if that was asked a moment ago. Never blocks."""

@@ -28,6 +28,8 @@ class Account:
     credential: str = ""
     # Where a refresh token was shown: when that one ends, in seconds since 1970.
     refresh_until: int | None = None
+    # A repository-scoped token, which is for programs.
+    is_token: bool = False
 
     @property
     def bearer(self) -> Bearer:
@@ -82,7 +84,7 @@ def _find_account(tx: Transaction, name: str, now: datetime) -> Account | None:
         if not _over(password.expires_at, now)
     )
     principal = Principal(name, _scope_map_grants(tx, token.scope_map))
-    return Account(principal, hashes, token.generation)
+    return Account(principal, hashes, token.generation, is_token=True)
 
 
 def _scope_map_grants(tx: Transaction, name: str | None) -> tuple[Grant, ...]:

@@ -24,6 +24,7 @@ _passwords = accounts.token_passwords
 _scope_maps = accounts.scope_maps
 _keys = accounts.signing_keys
 _failures = accounts.login_failures
+_sessions = accounts.sessions
 
 
 def _all(table: sa.Table) -> Statement:
@@ -408,3 +409,75 @@ def forget_login_failures(tx: Transaction, key: str) -> None:
 def drop_login_failures(tx: Transaction, before: datetime) -> None:
     """Those of which none came since then."""
     tx.change(_DROP_FAILURES, before=to_micros(before))
+
+
+# --- sessions of the web UI -----------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class SessionRow:
+    """A person who is logged in; `id` is a hash of the secret that says so."""
+
+    id: str
+    subject: str
+    generation: int
+    created_at: datetime
+    seen_at: datetime
+    expires_at: datetime
+    agent: str
+    address: str
+
+
+_INSERT_SESSION = Statement.insert(_sessions, _sessions.c.keys())
+_SESSION = Statement(sa.select(_sessions).where(given(_sessions, "id")))
+_SEEN = Statement(
+    _sessions.update()
+    .where(given(_sessions, "id"))
+    .values(seen_at=bindparam("at"), expires_at=bindparam("until"))
+)
+_END_SESSION = Statement(_sessions.delete().where(given(_sessions, "id")))
+_END_SESSIONS_OF = Statement(_sessions.delete().where(given(_sessions, "subject")))
+_FORGET_SESSIONS = Statement(
+    _sessions.delete().where(_sessions.c.expires_at <= bindparam("now", type_=sa.BigInteger))
+)
+
+
+def insert_session(tx: Transaction, session: SessionRow) -> None:
+    tx.change(
+        _INSERT_SESSION,
+        id=session.id,
+        subject=session.subject,
+        generation=session.generation,
+        created_at=to_micros(session.created_at),
+        seen_at=to_micros(session.seen_at),
+        expires_at=to_micros(session.expires_at),
+        agent=session.agent,
+        address=session.address,
+    )
+
+
+def find_session(tx: Transaction, session_id: str) -> SessionRow | None:
+    row = tx.row(_SESSION, id=session_id)
+    if row is None:
+        return None
+    id_, subject, generation, *moments, agent, address = row
+    created_at, seen_at, expires_at = map(from_micros, moments)
+    return SessionRow(id_, subject, generation, created_at, seen_at, expires_at, agent, address)
+
+
+def note_session_seen(tx: Transaction, session_id: str, at: datetime, until: datetime) -> None:
+    """It was used; it ends `until` then unless it is used again."""
+    tx.change(_SEEN, id=session_id, at=to_micros(at), until=to_micros(until))
+
+
+def end_session(tx: Transaction, session_id: str) -> None:
+    tx.change(_END_SESSION, id=session_id)
+
+
+def end_sessions_of(tx: Transaction, subject: str) -> None:
+    tx.change(_END_SESSIONS_OF, subject=subject)
+
+
+def forget_sessions(tx: Transaction, now: datetime) -> None:
+    """Those that have ended by themselves."""
+    tx.change(_FORGET_SESSIONS, now=to_micros(now))

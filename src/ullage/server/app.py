@@ -46,6 +46,7 @@ from ullage.server.http.threads import FairThreads, Threads
 from ullage.server.http.write_batches import WriteBatches
 from ullage.server.monitoring import routes as monitoring
 from ullage.server.monitoring.health import Health
+from ullage.server.ui.site import Site
 
 log = logging.getLogger(__name__)
 
@@ -76,13 +77,15 @@ def create_app(
     send_file: SendFile | None = None,
     redirects: Redirects | None = None,
     health: Health | None = None,
+    ui: bool = True,
 ) -> ASGIApp:
     """The registry as an application for any ASGI server.
 
     Without an `authenticator` every request may do everything, if it is made to one of the
     registry's own names: `listen_host`, `hosts`, the one in `external_url` and those of loopback.
     `trusted_proxies` are the networks of proxies that are believed which client they ask for; with
-    `send_file` they send large blobs themselves. With `redirects` the store does.
+    `send_file` they send large blobs themselves. With `redirects` the store does. `ui` adds the web
+    UI's pages.
     """
     pool = Threads(threads, inline_reads=registry.db.inline_reads)
     passwords = FairThreads(PASSWORD_THREADS)
@@ -92,7 +95,8 @@ def create_app(
     reads, writes = SharedReads(registry, pool), WriteBatches(registry, pool)
     health = health or Health.of(registry)
     context = Context(registry, pool, reads, writes, bodies, guard, health, send_file, redirects)
-    return App(context, Router(ROUTES), request_log, Proxies(trusted_proxies))
+    site = Site(context) if ui else None
+    return App(context, Router(ROUTES), request_log, Proxies(trusted_proxies), site)
 
 
 class App:
@@ -102,8 +106,10 @@ class App:
         router: Router,
         request_log: RequestLog | None,
         proxies: Proxies | None = None,
+        site: Site | None = None,
     ) -> None:
         self._context = context
+        self._site = site
         self._log = request_log
         self._proxies = proxies or Proxies()
         self.router = router
@@ -163,6 +169,8 @@ class App:
         try:
             path = raw_path(request.scope)
             request.fields.require_plain(request.scope["http_version"])
+            if self._site is not None and self._site.takes(request, path):
+                return await self._site.respond(request, path)
             route, parts = self.router.find(request.scope["method"], path)
             if path.startswith(OWN_INTERFACE):
                 require_json(request.fields)

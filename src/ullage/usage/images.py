@@ -150,7 +150,7 @@ def image_entries(tx: Transaction, repository_id: int, *, by_tag: bool) -> list[
     lines: list[ImageEntry] = []
     for image in images:
         share = sum(fair[part] / images_of[part] for part in parts[image])
-        line = _line(graph, image, parts[image])
+        line = image_line(graph, image, parts[image])
         tags = graph.tags_on.get(image, [])
         if by_tag:
             one_of = round(share / len(tags)) if tags else 0
@@ -168,7 +168,8 @@ def _moment(at: datetime | None) -> str | None:
     return None if at is None else at.isoformat()
 
 
-def _line(graph: MemoryGraph, image: int, parts: Collection[int]) -> ImageEntry:
+def image_line(graph: MemoryGraph, image: int, parts: Collection[int]) -> ImageEntry:
+    """What an image of these parts takes, and what deleting it would free."""
     size = sum(
         {blob.digest: blob.size for part in parts for blob in graph.blobs.get(part, ())}.values()
     )

@@ -22,7 +22,7 @@ from ullage.registry.queries.content.repositories import require_repository
 from ullage.registry.queries.counters import totals
 from ullage.registry.stored_objects import unnamed
 from ullage.usage.images import ImageEntry, image_entries
-from ullage.usage.queries import usage
+from ullage.usage.queries import tagged, usage
 from ullage.usage.queries.usage import Portion, RepositoryRow, Space
 
 LISTED_TOGETHER = 500
@@ -198,6 +198,11 @@ def by_repository(registry: Registry, principal: Principal) -> list[Entry]:
         lambda tx: (usage.repository_rows(tx), usage.shared_portions(tx))
     )
     return [entry for entry in repository_entries(rows, portions) if may_see(principal, entry)]
+
+
+def tagged_by_repository(registry: Registry) -> dict[str, int]:
+    """How many bytes of each repository a tag leads to; costs as the registry's totals."""
+    return registry.snapshot(tagged.tagged_bytes_by_name)
 
 
 def repository_entries(rows: Sequence[RepositoryRow], portions: Sequence[Portion]) -> list[Entry]:

@@ -32,6 +32,8 @@ def greeting(settings: Settings, started: Started) -> Iterator[str]:
         yield f"It is not shown again; `{another}` makes another."
     if started.authority is not None:
         yield from _trusting(url, started.authority)
+    if settings.ui:
+        yield f"The space it takes, and what could go: {url}/ui/"
     yield "Try next:"
     yield from _next(settings, started, url)
 

@@ -93,6 +93,24 @@ login_failures = sa.Table(
 )
 unlogged(login_failures)
 
+sessions = sa.Table(
+    "sessions",
+    metadata,
+    # People who are logged in at the web UI. Their cookie's secret is not here, only its hash.
+    sa.Column("id", sa.Text, primary_key=True),
+    sa.Column("subject", Name, nullable=False),
+    # The account's when it logged in: what ends its tokens ends its sessions.
+    sa.Column("generation", sa.BigInteger, nullable=False),
+    sa.Column("created_at", Moment, nullable=False),
+    sa.Column("seen_at", Moment, nullable=False),
+    sa.Column("expires_at", Moment, nullable=False),
+    sa.Column("agent", sa.Text, nullable=False),
+    sa.Column("address", sa.Text, nullable=False),
+    sa.Index("ix_sessions_expires_at", "expires_at"),
+    sa.Index("ix_sessions_subject", "subject"),
+    sqlite_with_rowid=False,
+)
+
 audit = sa.Table(
     "audit",
     metadata,

@@ -235,6 +235,17 @@ def manifest_details(tx: Transaction, repository_id: int, digest: Digest) -> Man
     return next(iter(_with_tags(tx, repository_id, rows)), None)
 
 
+_MANIFESTS_NAMED = Statement(_MANIFESTS.where(among(_manifests.c.digest, "digests")))
+
+
+def manifests_named(
+    tx: Transaction, repository_id: int, digests: Collection[Digest]
+) -> dict[Digest, ManifestDetails]:
+    """Those of these manifests that are there, hidden or not."""
+    rows = tx.rows(_MANIFESTS_NAMED, repository_id=repository_id, digests=digests)
+    return {each.digest: each for each in _with_tags(tx, repository_id, rows)} if rows else {}
+
+
 _RAW = Statement(sa.select(_manifests.c.raw).where(given(_manifests, "id")))
 
 

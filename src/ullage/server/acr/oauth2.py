@@ -7,17 +7,16 @@ any client may ask as anonymous. azure.md sections 1.2-1.4 have what each sends.
 from __future__ import annotations
 
 from typing import Any
-from urllib.parse import parse_qsl
 
 from starlette.responses import Response
 
 from ullage.accounts.authenticator import Authenticator, LoginFailed
 from ullage.accounts.directory import Account
 from ullage.authorization import parse_scopes
-from ullage.oci.errors import ManifestTooLarge, Unauthorized, Unsupported
+from ullage.oci.errors import Unauthorized, Unsupported
 from ullage.server.http.authentication import basic_credentials
 from ullage.server.http.context import Context, query_of
-from ullage.server.http.errors import FormTooLarge
+from ullage.server.http.forms import read_form
 from ullage.server.http.permissions import ANYBODY
 from ullage.server.http.request import Request
 from ullage.server.http.responses import json_response
@@ -58,21 +57,21 @@ async def get_token(context: Context, request: Request) -> Response:
 async def post_token(context: Context, request: Request) -> Response:
     """The OAuth2 form: grant_type password, refresh_token, or password without one (anonymous)."""
     authenticator = _authenticator(context)
-    form = await _form(context, request)
-    grant = _one(form, "grant_type")
+    form = await read_form(context, request, MAX_FORM_BYTES, MAX_FORM_FIELDS)
+    grant = form.one("grant_type")
     account = None
     if grant == "refresh_token":
-        account = await _refreshed(context, _one(form, "refresh_token"))
+        account = await _refreshed(context, form.one("refresh_token"))
     elif grant != "password":
         raise Unsupported(
             {"grant_type": (grant or "")[:40]}, "grant_type: expected password or refresh_token"
         )
-    elif _one(form, "username") or _one(form, "password"):
+    elif form.one("username") or form.one("password"):
         account = await _login(
-            context, request, _one(form, "username") or "", _one(form, "password") or ""
+            context, request, form.one("username") or "", form.one("password") or ""
         )
-    offline = _one(form, "access_type") == "offline"
-    return await _tokens(context, authenticator, account, form.get("scope", []), offline=offline)
+    offline = form.one("access_type") == "offline"
+    return await _tokens(context, authenticator, account, form.all("scope"), offline=offline)
 
 
 async def exchange(context: Context, request: Request) -> Response:
@@ -81,14 +80,14 @@ async def exchange(context: Context, request: Request) -> Response:
     There is no Entra here: what is taken is a refresh token of this registry, or `name:password`.
     """
     authenticator = _authenticator(context)
-    form = await _form(context, request)
-    grant = _one(form, "grant_type")
+    form = await read_form(context, request, MAX_FORM_BYTES, MAX_FORM_FIELDS)
+    grant = form.one("grant_type")
     if grant not in ("access_token", "access_token_refresh_token", "refresh_token"):
         raise Unsupported(
             {"grant_type": (grant or "")[:40]},
             "grant_type: expected access_token, access_token_refresh_token or refresh_token",
         )
-    token = _one(form, "access_token") or _one(form, "refresh_token") or ""
+    token = form.one("access_token") or form.one("refresh_token") or ""
     name, colon, password = token.partition(":")
     if colon:
         account = await _login(context, request, name, password)
@@ -145,38 +144,6 @@ async def _tokens(
             authenticator.identity_token, account
         )
     return json_response(document, headers=_NO_STORE)
-
-
-async def _form(context: Context, request: Request) -> dict[str, list[str]]:
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if kind != "application/x-www-form-urlencoded":
-        raise Unsupported(message="expected a form: application/x-www-form-urlencoded")
-    try:
-        async with context.bodies.whole(request, MAX_FORM_BYTES) as body:
-            pairs = parse_qsl(
-                body.decode("utf-8"),
-                keep_blank_values=True,
-                errors="strict",
-                max_num_fields=MAX_FORM_FIELDS,
-            )
-    except ManifestTooLarge:
-        raise FormTooLarge(message=f"the form is longer than {MAX_FORM_BYTES} bytes") from None
-    except ValueError:
-        raise Unsupported(message="the form is malformed or has too many fields") from None
-    if any("\0" in text for pair in pairs for text in pair):
-        # PostgreSQL has no such text, so nothing could be found with it.
-        raise Unsupported(message="there is a NUL character in the form")
-    form: dict[str, list[str]] = {}
-    for name, value in pairs:
-        form.setdefault(name, []).append(value)
-    return form
-
-
-def _one(form: dict[str, list[str]], name: str) -> str | None:
-    values = form.get(name, [])
-    if len(values) > 1:
-        raise Unsupported({"parameter": name}, f"the parameter {name} is given twice")
-    return values[0] if values else None
 
 
 ROUTES = (

@@ -45,23 +45,29 @@ class OwnOrigins:
                 " start it with --hosts NAME to add this one, or with --auth",
             )
         if request.scope["method"] not in _READING:
-            self._require_own_page(request, host.decode("latin-1"))
+            self._require_own_page(request)
 
-    def _require_own_page(self, request: Request, host: str) -> None:
+    def _require_own_page(self, request: Request) -> None:
+        if self.is_foreign(request):
+            raise Denied(
+                {"origin": request.headers.get("origin", "")[:255]},
+                "a web page of another origin asks for a change, and this registry asks no caller"
+                " for credentials; nothing was changed",
+            )
+
+    def is_foreign(self, request: Request) -> bool:
+        """Whether a browser says that a page of another origin sends this."""
+        host = request.headers.get("host", "")
         origin = request.headers.get("origin")
         site = request.headers.get("sec-fetch-site")
         own = (f"http://{host}", f"https://{host}", self._external)
-        if (origin is None or origin in own) and (site is None or site in _OF_OURS):
-            return
-        raise Denied(
-            {"origin": (origin or "")[:255]},
-            "a web page of another origin asks for a change, and this registry asks no caller for"
-            " credentials; nothing was changed",
+        return (origin is not None and origin not in own) or (
+            site is not None and site not in _OF_OURS
         )
 
     def _is_own_name(self, host: bytes) -> bool:
-        name = _without_port(host.decode("latin-1")).lower().rstrip(".")
-        return name in self._names or _is_loopback(name)
+        text = host.decode("latin-1")
+        return _name_in(text) in self._names or is_loopback(text)
 
 
 def _without_port(host: str) -> str:
@@ -71,8 +77,16 @@ def _without_port(host: str) -> str:
     return host.partition(":")[0]
 
 
-def _is_loopback(name: str) -> bool:
-    """RFC 6761, section 6.3, for names; addresses as their families define it."""
+def _name_in(host: str) -> str:
+    return _without_port(host).lower().rstrip(".")
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a Host header names this very machine.
+
+    RFC 6761, section 6.3, for names; addresses as their families define it.
+    """
+    name = _name_in(host)
     if name == "localhost" or name.endswith(".localhost"):
         return True
     try:

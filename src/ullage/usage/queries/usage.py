@@ -6,13 +6,14 @@ and from one pass over everything where it is not, as said at each.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy import bindparam
 
 from ullage.database.schema import base, content, space, undo
-from ullage.database.statements import Statement, given, same
+from ullage.database.statements import Statement, among, given, same
 from ullage.database.transaction import Row, Transaction
 from ullage.oci.digest import Digest
 from ullage.oci.reference import Tag
@@ -151,7 +152,7 @@ def spaces(tx: Transaction) -> list[Space]:
 
 # Everything a tag leads to: its manifest, what that lists, what refers to any of these. SQLite
 # takes several recursive terms, PostgreSQL one with a lateral join.
-_TAGGED_ON_SQLITE = """
+TAGGED_ON_SQLITE = """
     WITH RECURSIVE tagged(id) AS (
         SELECT t.manifest_id FROM repositories o CROSS JOIN tags t
         WHERE t.repository_id = o.id AND o.name IS NOT NULL {one}
@@ -161,7 +162,7 @@ _TAGGED_ON_SQLITE = """
         SELECT r.id FROM tagged CROSS JOIN manifests s CROSS JOIN manifests r
         WHERE s.id = tagged.id AND r.repository_id = s.repository_id AND r.subject = s.digest
     )"""
-_TAGGED_ON_POSTGRESQL = """
+TAGGED_ON_POSTGRESQL = """
     WITH RECURSIVE tagged(id) AS (
         SELECT t.manifest_id FROM repositories o JOIN tags t ON t.repository_id = o.id
         WHERE o.name IS NOT NULL {one}
@@ -181,7 +182,7 @@ _TAGGED = """
 
 def _tagged(one: str) -> Statement:
     sqlite, postgresql = (
-        tagged.format(one=one) + _TAGGED for tagged in (_TAGGED_ON_SQLITE, _TAGGED_ON_POSTGRESQL)
+        tagged.format(one=one) + _TAGGED for tagged in (TAGGED_ON_SQLITE, TAGGED_ON_POSTGRESQL)
     )
     return Statement.text(sqlite, postgresql)
 
@@ -304,3 +305,23 @@ def listings_in(tx: Transaction, repository_id: int) -> list[tuple[int, int]]:
 def tags_in(tx: Transaction, repository_id: int) -> list[tuple[int, Tag]]:
     """(manifest's id, tag) for each tag in the repository, in byte order."""
     return [(row[0], Tag(row[1])) for row in tx.rows(_TAGS_IN, repository_id=repository_id)]
+
+
+# --- some manifests -------------------------------------------------------------------------------
+
+_BLOBS_OF = Statement(
+    sa.select(
+        _manifest_blobs.c.manifest_id,
+        *_blobs.c["digest", "size", "manifest_refs", "repository_count"],
+    )
+    .join(_blobs, _blobs.c.digest == _manifest_blobs.c.digest)
+    .where(among(_manifest_blobs.c.manifest_id, "ids"))
+)
+
+
+def blobs_of_manifests(tx: Transaction, ids: Collection[int]) -> dict[int, list[BlobRow]]:
+    """The blobs that each of these manifests refers to."""
+    found: dict[int, list[BlobRow]] = {}
+    for manifest_id, digest, *numbers in tx.rows(_BLOBS_OF, ids=ids) if ids else ():
+        found.setdefault(manifest_id, []).append(BlobRow(Digest(digest), *numbers))
+    return found

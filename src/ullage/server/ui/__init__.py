@@ -1,0 +1,1 @@
+"""The web UI: pages made here, for browsers, below `/ui/`."""

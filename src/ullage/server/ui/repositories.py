@@ -1,0 +1,182 @@
+"""The list of repositories, and one repository: its images or tags, to look at and to choose."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from urllib.parse import urlencode
+
+from starlette.responses import Response
+
+from ullage.authorization import Action
+from ullage.oci.errors import ValueInvalid
+from ullage.registry import listings
+from ullage.registry.listings import ListingPage, Order, TagDetails
+from ullage.registry.locks import image_locks
+from ullage.server.http.permissions import CATALOG, METADATA_READ
+from ullage.server.http.routes import Route
+from ullage.server.ui.bill import Line, bill_of, repository_line
+from ullage.server.ui.formats import address
+from ullage.server.ui.visit import Visit
+from ullage.usage import shown_images
+from ullage.usage.shown_images import ImagePage, ShownImage, Sorting
+
+PAGE = 50
+TABS = ("images", "orphans", "tags")
+_ORDERS: dict[str, Callable[[Line], tuple[object, ...]]] = {
+    "share": lambda line: (-line.fair_share_bytes, line.name),
+    "frees": lambda line: (-line.exclusive_bytes, line.name),
+    "untagged": lambda line: (-line.untagged_bytes, line.name),
+    "tags": lambda line: (-line.tag_count, line.name),
+    "name": lambda line: (line.name,),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """An image in the list. Widths are of its bar, in hundredths of the largest's."""
+
+    image: ShownImage
+    platform: str
+    size_width: str
+    frees_width: str
+    locked: str
+
+
+# --- all of them ----------------------------------------------------------------------------------
+
+
+async def list_repositories(visit: Visit) -> Response:
+    """Fifty repositories, in any order, those with a text in their name (ui.md section 3)."""
+    query = visit.query
+    text, order = query.one("q") or "", query.one("sort") or "share"
+    if order not in _ORDERS:
+        raise ValueInvalid({"sort": order[:40]}, f"sort: expected one of {', '.join(_ORDERS)}")
+    bill = await visit.run(bill_of, visit.registry, visit.principal)
+    lines = sorted((line for line in bill.lines if text in line.name), key=_ORDERS[order])
+    shown, more = _behind(lines, query.one("last"))
+    most = max((line.fair_share_bytes for line in lines), default=0) or 1
+    return await visit.page(
+        "repositories.html",
+        rows=[(line, f"{100 * line.fair_share_bytes / most:.2f}") for line in shown],
+        total=len(lines),
+        q=text,
+        sort=order,
+        sorts=_links({"q": text}, "sort", list(_ORDERS)),
+        next=_link(q=text, sort=order, last=shown[-1].name) if more else None,
+        first=_link(q=text, sort=order) if query.one("last") else None,
+        host=visit.host,
+        as_of=bill.as_of,
+    )
+
+
+def _behind(lines: Sequence[Line], last: str | None) -> tuple[Sequence[Line], bool]:
+    """A page of lines, and whether there are more."""
+    places = {line.name: place for place, line in enumerate(lines)}
+    start = places[last] + 1 if last in places else 0
+    return lines[start : start + PAGE], start + PAGE < len(lines)
+
+
+def _link(**parameters: str) -> str:
+    return "?" + urlencode({name: value for name, value in parameters.items() if value})
+
+
+def _links(fixed: dict[str, str], name: str, values: Sequence[str]) -> dict[str, str]:
+    return {value: _link(**fixed, **{name: value}) for value in values}
+
+
+# --- one of them ----------------------------------------------------------------------------------
+
+
+async def show_repository(visit: Visit, name: str) -> Response:
+    """What the repository takes, and a page of its images or tags (ui.md section 3)."""
+    repository = visit.name(name)
+    query = visit.query
+    tab = query.one("tab") or "images"
+    if tab not in TABS:
+        raise ValueInvalid({"tab": tab[:40]}, f"tab: expected one of {', '.join(TABS)}")
+    sorting = _sorting(query.one("sort"), tab)
+    text, last = query.one("q") or "", query.one("last")
+    line = await visit.run(repository_line, visit.registry, repository)
+    locks = await visit.run(image_locks.list_locks, visit.registry, visit.principal, repository)
+    whole = next((lock for lock in locks if lock.tag is None and lock.digest is None), None)
+    same = {"tab": tab, "sort": str(sorting), "q": text}
+    page = ImagePage((), None)
+    tags: ListingPage[TagDetails] = ListingPage((), None)
+    if tab == "tags":
+        tags = await visit.run(
+            listings.list_tags, visit.registry, repository, Order.NEWEST_FIRST, PAGE, last
+        )
+    elif tab == "images" and sorting is Sorting.PUSHED and not text:
+        page = await visit.run(shown_images.newest_images, visit.registry, repository, PAGE, last)
+    else:
+        page = await visit.run(
+            shown_images.ranked_images,
+            *(visit.registry, repository, sorting, PAGE, last),
+            text=text,
+            orphans=tab == "orphans",
+        )
+    following = tags.next if tab == "tags" else page.next
+    locked = {lock.tag or lock.digest or "": lock.reason for lock in locks}
+    return await visit.page(
+        "repository.html",
+        name=repository,
+        parents=_parents(repository),
+        line=line,
+        whole=whole,
+        tab=tab,
+        tabs=[(each, _link(tab=each)) for each in TABS],
+        sort=str(sorting),
+        sorts=_links({"tab": tab, "q": text}, "sort", list(Sorting)),
+        q=text,
+        rows=_rows(page.images, locked),
+        tags=tags.items,
+        total=page.total,
+        next=_link(**same, last=following) if following is not None else None,
+        first=_link(**same) if last else None,
+        host=visit.host,
+        may_delete=visit.principal.may(Action.DELETE, repository),
+        image_path=f"images/{address(repository)}",
+    )
+
+
+def _sorting(text: str | None, tab: str) -> Sorting:
+    if text is None:
+        # All that has no tag is counted anyway; what takes most comes first.
+        return Sorting.FREES if tab == "orphans" else Sorting.PUSHED
+    try:
+        return Sorting(text)
+    except ValueError:
+        raise ValueInvalid({"sort": text[:40]}, "sort: unknown order") from None
+
+
+def _parents(name: str) -> list[tuple[str, str]]:
+    """The namespaces above a repository: what each is called, and its page."""
+    head, slash, _ = name.partition("/")
+    return [(head, f"?ns={address(head)}")] if slash else []
+
+
+def _rows(images: Sequence[ShownImage], locked: dict[str, str]) -> list[Row]:
+    most = max((image.line.bytes for image in images), default=0) or 1
+    return [
+        Row(
+            image,
+            platform_of(image),
+            f"{100 * image.line.bytes / most:.2f}",
+            f"{100 * image.line.exclusive_bytes / most:.2f}",
+            next((locked[key] for key in (image.details.digest, *image.tags) if key in locked), ""),
+        )
+        for image in images
+    ]
+
+
+def platform_of(image: ShownImage) -> str:
+    """os/architecture; of an index, nothing: it has several."""
+    platform = image.details.platform
+    return "/".join(part for part in (platform.os, platform.architecture) if part)
+
+
+ROUTES = (
+    Route("ui-repositories", "GET", "/ui/repositories", list_repositories, CATALOG),
+    Route("ui-repository", "GET", "/ui/repositories/{name}", show_repository, METADATA_READ),
+)

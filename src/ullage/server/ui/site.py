@@ -1,0 +1,150 @@
+"""The pages below `/ui/`: found, guarded and answered apart from the registry's protocols.
+
+A cookie says who a visitor is, and it is looked at nowhere else; `Authorization` is not looked at
+here. So a page of another origin, whose requests a browser sends with this cookie, can reach
+nothing but these pages, and they take a change only from a page of their own.
+"""
+
+from __future__ import annotations
+
+from http.cookies import CookieError, SimpleCookie
+
+from starlette.responses import Response
+
+from ullage.accounts.login_sessions import LoginSessions
+from ullage.authorization import WITHOUT_ACCOUNTS, Principal
+from ullage.oci.errors import Denied, RegistryError
+from ullage.server.http.authentication import Challenge
+from ullage.server.http.context import Context, query_of
+from ullage.server.http.errors import NotFound, status_of
+from ullage.server.http.permissions import Audience
+from ullage.server.http.request import Request
+from ullage.server.http.responses import FixedResponse
+from ullage.server.http.routes import Route, Router
+from ullage.server.ui import login
+from ullage.server.ui.languages import chosen
+from ullage.server.ui.rendering import SECURITY
+from ullage.server.ui.routes import ROUTES, SECTIONS
+from ullage.server.ui.visit import Visit
+
+PREFIX = "/ui/"
+_READING = ("GET", "HEAD")
+_LANGUAGE_COOKIE = "ullage-language"
+_YEAR = 365 * 24 * 3600
+
+
+class Site:
+    """The UI of one registry."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        authenticator = context.guard.authenticator
+        self._sessions = (
+            LoginSessions(context.registry, authenticator) if authenticator is not None else None
+        )
+        self._router = Router(ROUTES)
+
+    def takes(self, request: Request, path: str) -> bool:
+        """Whether a request is for a page: below /ui/, or for / by a browser."""
+        if path == "/":
+            wants_page = "text/html" in request.headers.get("accept", "")
+            return wants_page and request.method in _READING
+        return path.startswith(PREFIX) or path == PREFIX.rstrip("/")
+
+    async def respond(self, request: Request, path: str) -> Response:
+        """A page, or a page about what went wrong."""
+        if path + "/" == PREFIX or path == "/":
+            # Relative: a proxy may have put the registry elsewhere.
+            return FixedResponse(303, {"Location": PREFIX.removeprefix("/"), **SECURITY})
+        asked, kept = query_of(request).one("lang"), self._cookies(request).get(_LANGUAGE_COOKIE)
+        visit = Visit(
+            self._context,
+            request,
+            self._sessions,
+            chosen(asked, kept, request.headers.get("accept-language", "")),
+            "../" * path.removeprefix(PREFIX).count("/") or "./",
+            SECTIONS,
+        )
+        response = await self._answer(visit, path)
+        if asked == visit.language and asked != kept:
+            response.raw_headers.append((b"set-cookie", self._language_cookie(visit).encode()))
+        return response
+
+    async def _answer(self, visit: Visit, path: str) -> Response:
+        request = visit.request
+        try:
+            if request.method not in _READING:
+                self._require_own_page(request)
+            route, parts = self._router.find(request.method, path)
+            request.scope["ullage.principal"] = await self._admit(visit, route, parts)
+            return await route.handler(visit, *parts)
+        except Challenge as error:
+            if visit.sessions is None or request.scope.get("ullage.principal"):
+                return await self._problem(visit, error, 403)
+            return login.first_log_in(visit, path)
+        except RegistryError as error:
+            return await self._problem(visit, error, status_of(error))
+
+    def _require_own_page(self, request: Request) -> None:
+        """Raises Denied unless a browser says that a page of ours sends the form.
+
+        Fetch Metadata where the browser has it, Origin everywhere (Fetch Standard, "Origin
+        header"): one of them comes with each POST.
+        """
+        fields = request.headers
+        told = "origin" in fields or "sec-fetch-site" in fields
+        if not told or self._context.guard.origins.is_foreign(request):
+            raise Denied(message="this form was sent from another site; nothing was changed")
+
+    async def _admit(self, visit: Visit, route: Route, parts: tuple[str, ...]) -> Principal:
+        """The visitor, if permitted. Raises Challenge, Denied."""
+        permission, guard = route.permission, self._context.guard
+        if visit.sessions is None:
+            guard.origins.require(visit.request)
+            if permission.takes_accounts:
+                raise Denied(message="this registry asks for no accounts, so it takes none")
+            return WITHOUT_ACCOUNTS
+        principal = await self._visitor(visit, visit.sessions)
+        if permission.audience is Audience.ANYBODY:
+            return principal or visit.sessions.authenticator.anonymous
+        if principal is None:
+            raise Challenge([], None)
+        visit.request.scope["ullage.principal"] = principal
+        named = permission.audience is Audience.REPOSITORY
+        name = self._context.name(parts[0]) if named else None
+        missing = permission.missing(principal, name)
+        if missing:
+            raise Challenge(missing, None)
+        return principal
+
+    async def _visitor(self, visit: Visit, sessions: LoginSessions) -> Principal | None:
+        secret = self._cookies(visit.request).get(login.cookie_name(visit))
+        if secret is None:
+            return None
+        account = await visit.run(sessions.account_of, secret)
+        return account.principal if account is not None else None
+
+    async def _problem(self, visit: Visit, error: RegistryError, status: int) -> Response:
+        visit.request.scope.setdefault("ullage.principal", None)
+        return await visit.page(
+            "problem.html",
+            status,
+            headers={} if error.retry_after is None else {"Retry-After": str(error.retry_after)},
+            answer=status,
+            code=error.code,
+            message=error.message,
+            missing=isinstance(error, NotFound),
+            request_id=visit.request.scope["ullage.request_id"],
+        )
+
+    def _language_cookie(self, visit: Visit) -> str:
+        return f"{_LANGUAGE_COOKIE}={visit.language}; Path=/; Max-Age={_YEAR}; SameSite=Lax"
+
+    @staticmethod
+    def _cookies(request: Request) -> dict[str, str]:
+        """RFC 6265, section 5.4; what cannot be read is none."""
+        try:
+            parsed = SimpleCookie(request.headers.get("cookie", ""))
+        except CookieError:
+            return {}
+        return {name: morsel.value for name, morsel in parsed.items()}

@@ -1,0 +1,136 @@
+"""Logging in and out (ui.md section 4): a cookie for these pages, and for nothing else."""
+
+import hashlib
+import sqlite3
+from collections.abc import Iterator
+
+import httpx
+import pytest
+
+from tests.access.house import House
+from tests.ui.visitors import Visitor, text_of
+
+
+@pytest.fixture
+def admin(house: House) -> Iterator[Visitor]:
+    with Visitor(house.server.url) as visitor:
+        assert visitor.log_in("admin", house.ADMIN_PASSWORD).status_code == 200
+        yield visitor
+
+
+def test_a_page_is_shown_once_its_visitor_is_known(house: House) -> None:
+    with Visitor(house.server.url) as visitor:
+        form = visitor.get("/ui/?ns=a")
+        assert form.url.path == "/ui/login"
+        assert form.url.params["next"] == "/ui/?ns=a"
+        assert 'value="/ui/?ns=a"' in form.text
+        wrong = visitor.log_in("admin", "wrong password")
+        assert wrong.status_code == 401
+        assert "wrong" in text_of(wrong)
+        fields = {"name": "admin", "password": house.ADMIN_PASSWORD, "next": "/ui/?ns=a"}
+        page = visitor.post("/ui/login", fields)
+        assert (page.status_code, str(page.url.query, "ascii")) == (200, "ns=a")
+        assert "Logged in as" in page.text
+
+
+def test_the_cookie_is_out_of_the_reach_of_scripts_and_other_sites(house: House) -> None:
+    with Visitor(house.server.url) as visitor:
+        fields = {"name": "admin", "password": house.ADMIN_PASSWORD}
+        cookie = visitor.post("/ui/login", fields, follow=False).headers["Set-Cookie"]
+        assert cookie.startswith("ullage=")
+        assert {"Path=/", "HttpOnly", "SameSite=Lax"} <= set(cookie.split("; "))
+        fields["name"] = "nobody"
+        assert "Set-Cookie" not in visitor.post("/ui/login", fields, follow=False).headers
+
+
+def test_behind_tls_the_cookie_is_for_this_host_only(house: House) -> None:
+    """RFC 6265bis, section 4.1.3.2."""
+    with Visitor(house.server.url) as visitor:
+        fields = {"name": "admin", "password": house.ADMIN_PASSWORD}
+        forwarded = {
+            "Origin": house.server.url.replace("http:", "https:"),
+            "X-Forwarded-Proto": "https",
+        }
+        answer = visitor.post("/ui/login", fields, follow=False, headers=forwarded)
+        cookie = answer.headers["Set-Cookie"]
+        assert cookie.startswith("__Host-ullage=")
+        assert cookie.endswith("; Secure")
+
+
+def test_no_password_is_taken_over_an_unencrypted_network(house: House) -> None:
+    with Visitor(house.server.url) as visitor:
+        there = {"Host": "registry.example", "Origin": "http://registry.example"}
+        fields = {"name": "admin", "password": house.ADMIN_PASSWORD}
+        answer = visitor.post("/ui/login", fields, follow=False, headers=there)
+        assert answer.status_code == 400
+        assert "HTTPS" in text_of(answer)
+
+
+@pytest.mark.parametrize(
+    "wanted",
+    ["//evil.example/", "https://evil.example/", "/ui//evil.example", "\\evil", "/ui/\\evil",
+     "javascript:alert(1)", "/v2/", "/ui/a\r\nb"],
+)  # fmt: skip
+def test_after_logging_in_nothing_leads_elsewhere(house: House, wanted: str) -> None:
+    with Visitor(house.server.url) as visitor:
+        fields = {"name": "admin", "password": house.ADMIN_PASSWORD, "next": wanted}
+        assert visitor.post("/ui/login", fields, follow=False).headers["Location"] == "./"
+
+
+def test_the_cookie_is_worth_nothing_elsewhere(house: House, admin: Visitor) -> None:
+    """And Authorization nothing here: so no other page can use either."""
+    for path in ("/v2/", "/v2/_catalog", "/acr/v1/_catalog", "/api/v1/usage"):
+        assert admin.client.get(path).status_code == 401, path
+    with httpx.Client(base_url=house.server.url) as client:
+        page = client.get("/ui/", headers=house.basic("admin"))
+        assert (page.status_code, page.headers["Location"][:8]) == (303, "./login?")
+
+
+def test_logging_out_ends_the_session_everywhere_if_asked(house: House, admin: Visitor) -> None:
+    with Visitor(house.server.url) as second:
+        second.log_in("admin", house.ADMIN_PASSWORD)
+        stolen = dict(second.client.cookies)
+        assert second.post("/ui/logout").url.path == "/ui/login"
+        second.client.cookies.update(stolen)
+        assert second.get("/ui/").url.path == "/ui/login"
+        assert admin.get("/ui/").url.path == "/ui/"
+        second.client.cookies.clear()
+        second.log_in("admin", house.ADMIN_PASSWORD)
+        second.post("/ui/logout", {"everywhere": "1"})
+        assert admin.get("/ui/").url.path == "/ui/login"
+
+
+def test_what_ends_tokens_ends_sessions(house: House) -> None:
+    """Another password, disabling, deleting: at once."""
+    for number, end in enumerate(("password", "disable", "delete")):
+        name = f"anna-{number}"
+        password = house.manage("user create", name=name, admin=True)["password"]
+        with Visitor(house.server.url) as visitor:
+            assert visitor.log_in(name, password).url.path == "/ui/"
+            if end == "password":
+                house.manage("user password", name=name, password="another password")
+            elif end == "disable":
+                house.manage("user update", name=name, status="disabled")
+            else:
+                house.manage("user delete", name=name)
+            assert visitor.get("/ui/").url.path == "/ui/login", end
+
+
+def test_tokens_are_for_programs(house: House) -> None:
+    password = house.token("program", ["app", "content/read", "metadata/read"])
+    with Visitor(house.server.url) as visitor:
+        page = visitor.log_in("program", password)
+        assert page.status_code == 401
+        assert "Tokens are for programs" in text_of(page)
+
+
+def test_the_database_cannot_be_used_to_log_in(house: House, admin: Visitor) -> None:
+    """What it keeps of a session is a hash of its secret."""
+    secret = admin.client.cookies["ullage"]
+    database = sqlite3.connect(house.server.data / "ullage.db")
+    try:
+        ids = {row[0] for row in database.execute("SELECT id FROM sessions")}
+    finally:
+        database.close()
+    assert hashlib.sha256(secret.encode()).hexdigest() in ids
+    assert secret not in ids
