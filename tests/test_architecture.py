@@ -105,7 +105,7 @@ ROOMS = {
     "worker": Room(below("worker"), never=HTTP),
     "heartbeat": Room(below("heartbeat"), never=HTTP),
     "wiring": _room("wiring", "starlette", everything=True),
-    "cli": _room("cli", "jmespath yaml pygments", everything=True),
+    "cli": _room("cli", "jmespath yaml pygments urwid", everything=True),
     "config": Room(words("quantities oci")),
     "clock": Room(),
     "control": Room(),
@@ -131,12 +131,13 @@ RESERVED = {
     "msgspec": "ullage.documents",
     "jinja2": "ullage.server.ui.rendering",
     "granian": "ullage.server.listener",
+    "urwid": "ullage.cli.commands.top_screen",
     "uvloop": "ullage.server.listener",
     "prometheus_client": "ullage.server.monitoring.collector",
 }
 # Modules below these may open only some of their room's doors.
 COMMANDS = Room(
-    words("oci"), others=STANDARD_LIBRARY | words("jmespath yaml pygments"), never=EVENT_LOOP
+    words("oci"), others=STANDARD_LIBRARY | words("jmespath yaml pygments urwid"), never=EVENT_LOOP
 )
 NARROWER = {
     # It tells az of the server on this machine, whose settings say where it listens.

@@ -636,7 +636,32 @@ def _handlers(registry: Registry, authenticator: Authenticator | None) -> dict[s
         "manage": manage,
         "backup": lambda request: _answer_backup(registry, request),
         "store": lambda request: _answer_copy(registry, request),
+        "status": lambda request: iter([_status(registry)]),
     }
+
+
+def _status(registry: Registry) -> dict[str, Any]:
+    # Imported where it is asked for.
+    from ullage.cleanup.status import status_of
+    from ullage.documents import plain
+
+    found: dict[str, Any] = plain(status_of(registry))
+    return found
+
+
+def status(settings: Settings) -> dict[str, Any]:
+    """One look at a registry: by the server that owns the data if one runs, else here."""
+    answers = ask_control(control_path(settings), {"do": "status"})
+    if answers is not None:
+        for answer in answers:
+            return answer
+        raise CannotStart("the server gave no answer")
+    require_registry(settings)
+    with (
+        open_registry(settings, looking=True, tables_may=Tables.LEAVE) as (opened, _),
+        _without_worker(opened) as registry,
+    ):
+        return _status(registry)
 
 
 def manage(settings: Settings, request: Mapping[str, Any]) -> dict[str, Any]:
