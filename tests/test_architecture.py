@@ -57,6 +57,7 @@ ORDER = (
     words("usage check transfer"),
     words("cleanup"),
     words("restore"),
+    words("backup"),
     words("server worker heartbeat"),
     words("wiring"),
     words("cli"),
@@ -99,6 +100,7 @@ ROOMS = {
     "transfer": _room("transfer"),
     "cleanup": _room("cleanup"),
     "restore": _room("restore"),
+    "backup": _room("backup"),
     "server": _room("server", "starlette anyio jinja2", everything=True),
     "worker": Room(below("worker"), never=HTTP),
     "heartbeat": Room(below("heartbeat"), never=HTTP),
@@ -471,7 +473,12 @@ def test_a_relative_import_is_read_from_its_package() -> None:
 # --- one door for SQL -----------------------------------------------------------------------------
 
 # An engine asks about itself in words of its own: its settings, its soundness, its free pages.
-ENGINES = ("ullage.database.sqlite", "ullage.database.postgresql", "ullage.database.transaction")
+ENGINES = (
+    "ullage.database.sqlite",
+    "ullage.database.postgresql",
+    "ullage.database.postgresql_dump",
+    "ullage.database.transaction",
+)
 # Ways to run what is no Statement. Migrations are Alembic's.
 UNBUILT = words("execute execute_directly exec_driver_sql executemany scalars")
 

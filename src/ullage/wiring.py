@@ -11,16 +11,18 @@ import threading
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from ullage import __version__
 from ullage.accounts.authenticator import Authenticator
 from ullage.accounts.directory import Accounts, StoredAccounts
 from ullage.accounts.htpasswd import HtpasswdAccounts, HtpasswdInvalid
 from ullage.accounts.users import ensure_admin
 from ullage.authorization import ScopeInvalid, parse_pattern
-from ullage.blobs.opening import is_made, lasting, lies_within, open_blob_store
+from ullage.blobs.opening import blob_files, is_made, lasting, lies_within, open_blob_store
 from ullage.blobs.protocol import BlobStore, StoreUnusable
 from ullage.check.store_identity import (
     Places,
@@ -68,6 +70,10 @@ from ullage.tls import Certificates, name_in, self_signed
 from ullage.worker import Worker
 
 if TYPE_CHECKING:
+    from ullage.backup.layout import Backup
+    from ullage.backup.make import Made, Wishes
+    from ullage.backup.make import Tally as BackupTally
+    from ullage.backup.put_back import Restored, RestoreWishes
     from ullage.transfer.copy import Tally
     from ullage.transfer.facts import Ask
     from ullage.transfer.switch import Moved
@@ -168,6 +174,10 @@ _OUR_FILES = frozenset(
 _BESIDE = re.compile(r"\..*|lost\+found|.*\.(?:toml|pem|crt|key)|.*htpasswd.*|ballast.*")
 
 
+# In the data folder while it is made of a backup.
+RESTORING = "restoring"
+
+
 def _require_there(settings: Settings) -> None:
     """A command that only looks makes no folder."""
     if not settings.storage and not settings.data.is_dir():
@@ -188,6 +198,11 @@ def _require_own_folder(settings: Settings) -> None:
         raise CannotStart(f"data: {there} is a file - name a folder with --data")
     if not os.access(there, os.W_OK | os.X_OK):
         raise CannotStart(f"data: {there} cannot be written - {_OTHER_FOLDER}")
+    if RESTORING in names:
+        raise CannotStart(
+            f"data: a restore into {data} was cut off - empty that folder, and run `ullage "
+            "restore-backup` again"
+        )
     others = sorted(name for name in names if not _BESIDE.fullmatch(name))
     if others and not names & _OUR_FILES:
         raise CannotStart(
@@ -556,6 +571,7 @@ def _handlers(registry: Registry, authenticator: Authenticator | None) -> dict[s
     return {
         "check": lambda request: _check(registry, request),
         "manage": manage,
+        "backup": lambda request: _answer_backup(registry, request),
         "store": lambda request: _answer_copy(registry, request),
     }
 
@@ -617,7 +633,8 @@ def _copy_store(
                 "store copy: a server runs on this registry: stop it, and run this again"
             )
         source = _open_store(settings)
-        yield from _copy(lambda request: _asked(settings, request), source, settings, to, looking)
+        ask = partial(_asked, settings, "store")
+        yield from _copy(ask, source, settings, to, looking)
         return
     with open_registry(settings, tables_may=Tables.LEAVE) as (opened, _):
         if finish:
@@ -658,11 +675,11 @@ def _copy(
     yield copying.tally
 
 
-def _asked(settings: Settings, request: Mapping[str, Any]) -> dict[str, Any]:
+def _asked(settings: Settings, what: str, request: Mapping[str, Any]) -> dict[str, Any]:
     """What the server that owns the data answers to a question about what is to be copied."""
-    answers = ask_control(control_path(settings), {"do": "store", **request})
+    answers = ask_control(control_path(settings), {"do": what, **request})
     if answers is None:
-        raise CannotStart("store copy: the server has stopped meanwhile: run this again")
+        raise CannotStart("the server has stopped meanwhile: run this again")
     found, *_ = answers
     return found
 
@@ -697,6 +714,106 @@ def _only_copy(settings: Settings) -> Iterator[None]:
         os.close(folder)
 
 
+def back_up(
+    settings: Settings, folder: Path, wishes: Wishes, *, with_blobs: bool = False
+) -> Iterator[BackupTally | Made]:
+    """Run `ullage backup`: says how far it is, then Made. Raises CannotStart.
+
+    `with_blobs`: those of an object store are copied, too.
+    """
+    from ullage.backup.layout import BackupFailed
+    from ullage.transfer.copy import CopyFailed
+
+    require_registry(settings)
+    _require_outside(settings, folder)
+    files = blob_files(settings.storage_url)
+    if wishes.link and files is None:
+        raise CannotStart("backup: --link: the registry's blobs are in no folder of this machine")
+    if files is None and not with_blobs:
+        wishes = replace(wishes, storage=settings.storage_url)
+    os.umask(0o077)
+    try:
+        with closing(_back_up(settings, folder, wishes)) as running:
+            yield from running
+    except (BackupFailed, CopyFailed, DatabaseUnusable, OSError) as error:
+        raise CannotStart(f"backup: {error}") from error
+    except RegistryError as error:
+        raise CannotStart(f"backup: {error.message}") from error
+
+
+def _require_outside(settings: Settings, folder: Path) -> None:
+    for inside in (f"file:{settings.data}", settings.storage_url):
+        if lies_within(f"file:{folder}", inside):
+            raise CannotStart(
+                f"backup: {folder} is inside the registry's own folder - name one on another disk"
+            )
+
+
+def _back_up(settings: Settings, folder: Path, wishes: Wishes) -> Generator[BackupTally | Made]:
+    from ullage.backup.lease import answer
+    from ullage.backup.make import Source, back_up
+    from ullage.database.frozen import freeze
+
+    def made(ask: Ask, store: BlobStore) -> Iterator[BackupTally | Made]:
+        source = Source(store, blob_files(settings.storage_url))
+        frozen = partial(freeze, settings.database_url)
+        yield from back_up(folder, ask, frozen, source, wishes, system_time(), __version__)
+
+    # Where one process owns the database, it is asked for what it alone may write.
+    if sqlite_file(settings.database_url) is not None:
+        answers = ask_control(control_path(settings), {"do": "backup", "ask": "whose"})
+        if answers is not None:
+            # Also told so by a server of an older version, which has no answer.
+            list(answers)
+            yield from made(partial(_asked, settings, "backup"), _open_store(settings))
+            return
+    with (
+        open_registry(settings, tables_may=Tables.LEAVE) as (opened, _),
+        _without_worker(opened) as registry,
+    ):
+        yield from made(partial(answer, registry), opened.blobs)
+
+
+def restore_backup(
+    settings: Settings, backup: Backup, wishes: RestoreWishes
+) -> Iterator[BackupTally | Restored]:
+    """Run `ullage restore-backup`: says how far it is, then Restored. Raises CannotStart."""
+    from ullage.backup.layout import BackupFailed
+    from ullage.backup.put_back import put_back
+
+    os.umask(0o077)
+    place = settings.data / RESTORING
+    in_files = sqlite_file(settings.database_url) is not None
+    database = f"sqlite:///{place / 'ullage.db'}" if in_files else settings.database_url
+
+    @contextmanager
+    def opened() -> Iterator[Registry]:
+        restored = replace(settings, database=database, ballast=0)
+        with (
+            open_registry(restored, tables_may=Tables.LEAVE) as (registry, _),
+            _without_worker(registry) as quiet,
+        ):
+            yield quiet
+
+    try:
+        yield from put_back(
+            backup,
+            wishes,
+            Places(database, settings.storage_url),
+            place,
+            opened,
+            OPERATOR,
+            system_time(),
+            _fresh_key,
+        )
+    except (BackupFailed, StoreUnusable, DatabaseUnusable, OSError) as error:
+        raise CannotStart(f"restore-backup: {error}") from error
+    except (DatabaseFull, DatabaseBusy, DatabaseBroken) as error:
+        raise CannotStart(f"restore-backup: the database cannot be written: {error}") from error
+    except RegistryError as error:
+        raise CannotStart(f"restore-backup: {error.message}") from error
+
+
 # What these import is a megabyte that a server does not need before it is asked.
 
 
@@ -710,6 +827,12 @@ def _check(registry: Registry, request: dict[str, Any]) -> Iterator[dict[str, An
     from ullage.check.check import run_check
 
     return run_check(registry, request, OPERATOR)
+
+
+def _answer_backup(registry: Registry, request: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    from ullage.backup.lease import answer
+
+    yield answer(registry, request)
 
 
 def _answer_copy(registry: Registry, request: dict[str, Any]) -> Iterator[dict[str, Any]]:

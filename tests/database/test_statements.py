@@ -221,6 +221,7 @@ _UPLOADS = "open uploads, of which there are at most Limits.max_uploads"
 _FOUND = "not a table, but what the statement itself has found"
 _JOBS = "jobs, of which there are a few, and those of the last days"
 _PROCESSES = "a row for each server process, and for those that died lately"
+_BACKUPS = "backups that run: few"
 SCANS = {
     "accounts.queries._USERS": _FEW,
     "accounts.queries._TOKENS": _FEW,
@@ -272,11 +273,18 @@ SCANS = {
     "registry.queries.processes._SILENT": _PROCESSES,
     "registry.queries.processes._FORGET": _PROCESSES,
     "registry.queries.pulls._COUNT_HISTORY": "the worker, once a day, of at most MAX_HISTORY",
+    "backup.queries.moment._VERSION": _ONE_ROW,
+    "backup.queries.settle._BURIED_BYTES": "once in a restore",
+    "registry.queries.reclaim.backup_leases._ANY": _BACKUPS,
+    "registry.queries.reclaim.backup_leases._FORGET": _BACKUPS,
+    "registry.queries.reclaim.backup_leases._SHIFT": _CLOCK,
     "registry.queries.reclaim.deadlines._SHIFT_REVIEWS": _CLOCK,
     "registry.queries.reclaim.deadlines._SHIFT_TOMBSTONES": _CLOCK,
     "registry.queries.reclaim.signed_reads._ANY_REPOSITORY": "its first row",
     "registry.queries.reclaim.signed_reads._SHIFT": _CLOCK,
     "registry.queries.reclaim.signed_reads._TO_DO": _ONE_ROW,
+    "registry.queries.reclaim.tombstones._ANY_DUE": _BACKUPS,
+    "registry.queries.reclaim.tombstones._CLAIMABLE": _BACKUPS,
     "registry.queries.reclaim.tombstones._RELEASE_ALL": "a start of the only process",
     "registry.queries.references.blobs._COUNT_SOME": _FOUND,
     "deletion.queries.losses._LOSING_ALL_KNOWN": _FOUND,

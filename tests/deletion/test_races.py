@@ -41,7 +41,13 @@ from tests.support.soundness import assert_sound
 from ullage.blobs.memory import MemoryBlobStore
 from ullage.database.transaction import Database
 from ullage.deletion.delete import delete_blob, delete_manifest, delete_repository, delete_tag
-from ullage.deletion.reclaim import erase_deleted, expire_uploads, review_due, tidy_signed_urls
+from ullage.deletion.reclaim import (
+    erase_deleted,
+    expire_uploads,
+    reclaim_due,
+    review_due,
+    tidy_signed_urls,
+)
 from ullage.oci.digest import Digest, digest_of
 from ullage.oci.errors import (
     BlobUnknown,
@@ -78,6 +84,8 @@ from ullage.registry.push.append_session import AppendSession
 from ullage.registry.push.links import mount_blob
 from ullage.registry.push.sessions import cancel_upload, get_upload, start_upload
 from ullage.registry.push.uploads import append_upload, finish_upload
+from ullage.registry.queries.reclaim.backup_leases import begin_backup, end_backup
+from ullage.transfer.queries.copies import sound_blobs
 
 BOB = Caller(subject="bob", address="192.0.2.2", agent="test")
 STRIDE = 1 if os.environ.get("ULLAGE_SCHEDULES") == "all" else 8
@@ -829,6 +837,37 @@ def test_o7_a_signed_url_against_the_deletion(arena: Arena, deleted_as: str) -> 
 
     replace(arena, registry=registry).meet(prepare, stride=1)
     assert outcomes == {True, False}
+
+
+def test_r25_a_snapshot_for_a_backup_against_a_deletion_and_its_erasing(arena: Arena) -> None:
+    """What the snapshot names keeps its bytes until the backup has them, whatever is deleted."""
+    registry = arena.registry
+
+    def prepare(number: int) -> Meeting:
+        name, lease = name_of(number), f"backup {number}"
+        digest = plant_image(registry, name, "v1", [layer_of(number)])
+        named: list[str] = []
+
+        def back_up() -> None:
+            registry.write(lambda tx: begin_backup(tx, lease, registry.now()))
+            named.extend(
+                blob.storage_key
+                for blob in registry.snapshot(lambda tx: sound_blobs(tx, "", "g", 500))
+            )
+
+        def erase() -> None:
+            delete_manifest(registry, name, digest, ALICE)
+            while reclaim_due(registry):
+                pass
+
+        def check(backup: Failure, deletion: Failure) -> None:
+            assert (backup, deletion) == (None, None)
+            assert [key for key in named if registry.blobs.size(key) is None] == []
+            registry.write(lambda tx: end_backup(tx, lease))
+
+        return Meeting(back_up, erase, check)
+
+    arena.meet(prepare)
 
 
 @pytest.mark.parametrize("locked", ["repository", "manifest", "tag"])

@@ -48,6 +48,12 @@ from ullage.registry.push.sessions import DOUBT, cancel_upload, start_upload
 from ullage.registry.push.uploads import add_to_upload, append_upload, finish_upload
 from ullage.registry.queries.content.blobs import find_blob
 from ullage.registry.queries.counters import totals
+from ullage.registry.queries.reclaim.backup_leases import (
+    LEASE,
+    begin_backup,
+    end_backup,
+    renew_backup,
+)
 from ullage.registry.queries.reclaim.tombstones import (
     claim_tombstones,
     drop_tombstones,
@@ -102,6 +108,55 @@ def test_bytes_are_erased_when_they_are_due(registry: Registry, clock: FakeClock
     assert pending_and_reclaimed(registry) == (0, 7)
     assert next_due(registry) is None
     assert reclaim_due(registry) == 0
+
+
+def test_nothing_is_erased_while_a_backup_runs_and_all_goes_on(
+    registry: Registry, clock: FakeClock
+) -> None:
+    """Race R25: deletions are acknowledged, their bytes wait; images are pushed as ever."""
+    begin_backup_now(registry, "one")
+    size = bury_image(registry, b"layer")
+    assert reclaim_due(registry) == 0
+    assert pending_and_reclaimed(registry) == (size, 0)
+    push_image(registry, "app", "v2", [b"pushed meanwhile"])
+    registry.write(lambda tx: end_backup(tx, "one"))
+    assert reclaim_due(registry) == 2
+    assert pending_and_reclaimed(registry) == (0, size)
+
+
+def test_a_backup_that_was_killed_keeps_bytes_for_ten_minutes_at_most(
+    registry: Registry, clock: FakeClock
+) -> None:
+    """Race R25: a lease ends by itself, and a backup that comes late is told that it has."""
+    begin_backup_now(registry, "killed")
+    size = bury_image(registry, b"layer")
+    clock.advance(LEASE.total_seconds() - registry.limits.read_grace.total_seconds() - 0.001)
+    assert reclaim_due(registry) == 0
+    clock.advance(0.001)
+    assert not registry.write(lambda tx: renew_backup(tx, "killed", clock()))
+    assert reclaim_due(registry) == 2
+    assert pending_and_reclaimed(registry) == (0, size)
+
+
+def test_a_backup_that_gives_signs_of_life_keeps_bytes_for_as_long_as_it_runs(
+    registry: Registry, clock: FakeClock
+) -> None:
+    begin_backup_now(registry, "slow")
+    bury_image(registry, b"layer")
+    for _ in range(30):
+        clock.advance(60)
+        assert registry.write(lambda tx: renew_backup(tx, "slow", clock()))
+        assert reclaim_due(registry) == 0
+    # Another one that ends does not end this one.
+    begin_backup_now(registry, "quick")
+    registry.write(lambda tx: end_backup(tx, "quick"))
+    assert reclaim_due(registry) == 0
+    registry.write(lambda tx: end_backup(tx, "slow"))
+    assert reclaim_due(registry) == 2
+
+
+def begin_backup_now(registry: Registry, lease: str) -> None:
+    registry.write(lambda tx: begin_backup(tx, lease, registry.now()))
 
 
 def test_bytes_that_cannot_be_erased_are_tried_again_ever_more_slowly(

@@ -41,6 +41,10 @@ class Gate:
 
 
 KILLS = "tests/crash/test_random_kills.py"
+BACKUPS = (
+    "tests/backup/test_under_load.py"
+    "::test_every_backup_under_load_is_whole_and_has_all_that_was_acknowledged"
+)
 GATES = (
     Gate(
         "G1",
@@ -255,6 +259,14 @@ GATES = (
         "a flipped bit is found by `check --deep`, not by a pull",
     ),
     Gate(
+        "G21",
+        "backups under load, 20 on SQLite and 10 on PostgreSQL, each restored: `ullage check"
+        " --deep` finds nothing, and all that was acknowledged before is there",
+        "backups",
+        30,
+        (Run((BACKUPS,), "backups", "ULLAGE_BACKUPS", 20),),
+    ),
+    Gate(
         "G22",
         "clocks that are set during pushes: no promise ends early, nothing is erased early",
         "tests",
@@ -300,5 +312,4 @@ ABSENT = {
     "G14": "a figure of speed: `make bench`",
     "G15": "a figure of speed: `make bench`",
     "G16": "a figure of speed: `make bench`",
-    "G21": "there is no backup command yet",
 }

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
-from ullage.blobs.protocol import BlobStore, StoreUnusable
+from ullage.blobs.protocol import BlobStore, StoreUnusable, validate_key
 
 _EXPECTED = (
     "file:/path/to/store, s3://bucket/prefix, gs://bucket/prefix, az://container/prefix or memory:"
@@ -57,6 +58,16 @@ def is_made(url: str) -> bool:
     """False if opening this URL would make a store where there is nothing."""
     place = _file_path(url)
     return place is None or (place / "blobs").is_dir()
+
+
+def blob_files(url: str) -> Callable[[str], Path] | None:
+    """Where a store of files has the bytes of a storage key; None for any other store."""
+    root = _file_path(url)
+    if root is None:
+        return None
+    from ullage.blobs.files.paths import blob_path
+
+    return lambda key: root / blob_path(validate_key(key))
 
 
 def lies_within(url: str, outer: str) -> bool:

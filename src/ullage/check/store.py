@@ -16,6 +16,7 @@ from ullage.database.transaction import Transaction
 from ullage.deletion.reconcile import UNKNOWN_KEY_GRACE
 from ullage.registry.identity import Own, own
 from ullage.registry.queries.reclaim import tombstones as tombstones_queries
+from ullage.registry.queries.reclaim.backup_leases import backup_runs
 from ullage.registry.stored_objects import stored_bytes, unnamed, without_row
 
 
@@ -63,7 +64,7 @@ def _tombstone_issues(run: Run, tombstone: rows.TombstoneFacts) -> Iterator[Issu
         yield issue_of("I12", "corruption", subject, f"its bytes are in use, by {user}")
     if not is_key(tombstone.key):
         yield issue_of("I13", "leak", subject, "is no storage key, so it can never be done")
-    elif _is_late(tombstone, run.registry.now()):
+    elif _is_late(tombstone, run.registry.now()) and not _waits_for_backup(run):
         message = f"{tombstone.size} bytes should have been erased more than an hour ago"
         tried = f"; {tombstone.attempts} attempts failed, the server's log says why"
         message += tried if tombstone.attempts else WORKER
@@ -71,6 +72,11 @@ def _tombstone_issues(run: Run, tombstone: rows.TombstoneFacts) -> Iterator[Issu
     # An upload that was cancelled may still be written to, so only a blob's bytes are compared.
     if run.mode is not Mode.FAST and is_key(tombstone.key) and tombstone.digest is not None:
         yield from _buried_issues(run, tombstone, subject)
+
+
+def _waits_for_backup(run: Run) -> bool:
+    now = run.registry.now()
+    return run.registry.read(lambda tx: backup_runs(tx, now))
 
 
 def _is_late(tombstone: rows.TombstoneFacts, now: datetime) -> bool:

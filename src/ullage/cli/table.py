@@ -114,6 +114,8 @@ def _imported_for(first: str) -> tuple[Command, ...]:
             from ullage.cli.local.audit import COMMANDS
         case "store":
             from ullage.cli.local.store import COMMANDS
+        case "backup" | "restore-backup":
+            from ullage.cli.local.backup import COMMANDS
         case "upload":
             from ullage.cli.local.upload import COMMANDS
         case _:

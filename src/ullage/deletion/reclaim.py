@@ -27,6 +27,7 @@ from ullage.registry.queries.content.repositories import (
 )
 from ullage.registry.queries.reclaim import deadlines
 from ullage.registry.queries.reclaim import tombstones as tombstones_queries
+from ullage.registry.queries.reclaim.backup_leases import shift_backups
 from ullage.registry.queries.reclaim.deadlines import shift_reviews, shift_tombstones
 from ullage.registry.queries.reclaim.erase_repository import (
     deleted_repository_waits,
@@ -231,7 +232,7 @@ def tidy_signed_urls(registry: Registry) -> None:
 
 
 def shift_deadlines(registry: Registry, by: timedelta) -> None:
-    """The clock was set: leases, sessions and reviews last as long as they would have.
+    """The clock was set: leases, sessions, reviews and backups last as long as they would have.
 
     Otherwise a clock put forward by a day would end every push at once (race R31).
     """
@@ -247,6 +248,7 @@ def shift_deadlines(registry: Registry, by: timedelta) -> None:
         shift_reviews(tx, microseconds)
         shift_tombstones(tx, microseconds)
         shift_signed_reads(tx, microseconds)
+        shift_backups(tx, microseconds)
         records.shift(tx, microseconds)
 
     registry.write(shift)

@@ -69,7 +69,7 @@ def prepare_target(
 
     Raises CopyFailed if it is another store, or if `source` is not the registry's own.
     """
-    _require_source(whose, source)
+    require_source(whose, source)
     name = _name_of_copy(whose, target)
     if name is None:
         name = fresh()
@@ -79,11 +79,12 @@ def prepare_target(
 
 def require_target(whose: Whose, source: BlobStore, target: BlobStore) -> None:
     """As `prepare_target`, and change nothing."""
-    _require_source(whose, source)
+    require_source(whose, source)
     _name_of_copy(whose, target)
 
 
-def _require_source(whose: Whose, source: BlobStore) -> None:
+def require_source(whose: Whose, source: BlobStore) -> None:
+    """Raise CopyFailed unless a store is the one that the registry uses."""
     label = label_of(source)
     if label is None or (label.registry, label.store) != (whose.registry, whose.store):
         raise CopyFailed(

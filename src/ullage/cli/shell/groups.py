@@ -16,6 +16,8 @@ LOCAL = {
     "audit": "Who changed what.",
     "upload": "Upload sessions that are open: list, cancel.",
     "store": "Where the bytes are: bring them to another place.",
+    "backup": "Copy a registry to a folder, while it serves; list the copies, remove old ones.",
+    "restore-backup": "Make a registry of a backup.",
     "migrate": "Bring the database of an older version up to date.",
     "version": "Print the version.",
 }

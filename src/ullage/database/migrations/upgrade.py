@@ -35,6 +35,11 @@ _VERSION = sa.Table(
 )
 
 
+def tables_of_ours() -> list[str]:
+    """The names of all tables that a registry has in its database."""
+    return [*metadata.tables, _VERSION.name]
+
+
 class Tables(Enum):
     """What opening a database may do to its tables."""
 

@@ -181,4 +181,14 @@ signed_memory = sa.Table(
     sa.Column("complete_from", Moment, nullable=False),
 )
 
+backup_leases = sa.Table(
+    "backup_leases",
+    metadata,
+    # Backups that run: until then no byte is erased that a snapshot may name. Not UNLOGGED: a crash
+    # of the database ends no backup's copying.
+    sa.Column("id", sa.Text, primary_key=True),
+    sa.Column("until", Moment, nullable=False),
+    sqlite_with_rowid=False,
+)
+
 unlogged(leases, lease_memory, processes, signed_reads, signed_memory)

@@ -16,6 +16,7 @@ from ullage.database.transaction import Transaction
 from ullage.oci.digest import Digest
 from ullage.registry.queries.counters import add_to_counters
 from ullage.registry.queries.processes import free
+from ullage.registry.queries.reclaim.backup_leases import NO_BACKUP_RUNS
 
 _blobs = content.blobs
 _tombstones = space.tombstones
@@ -71,7 +72,7 @@ def bury_again(tx: Transaction, key: str, size: int, due_at: datetime) -> bool:
     return True
 
 
-_DUE = sa.and_(_tombstones.c.due_at <= bindparam("now"), free(_tombstones))
+_DUE = sa.and_(_tombstones.c.due_at <= bindparam("now"), free(_tombstones), NO_BACKUP_RUNS)
 _THESE = among(_tombstones.c.storage_key, "keys")
 _CLAIMABLE = Statement(
     sa.select(*_tombstones.c["storage_key", "size", "attempts", "state"])
@@ -101,7 +102,8 @@ def claim_tombstones(
     """Take up to `limit` due tombstones; only who has the `token` may change them before `until`.
 
     A key that a blob or an upload session still uses, or may use, is never handed out, whatever
-    wrote its tombstone: the last guard before bytes are gone for good (invariant I12).
+    wrote its tombstone: the last guard before bytes are gone for good (invariant I12). Nor is any
+    while a backup runs.
     """
     claimed = [Tombstone(*row) for row in tx.rows(_CLAIMABLE, now=to_micros(now), limit=limit)]
     own = {"token": token, "process": process, "until": to_micros(until)}

@@ -1,0 +1,1 @@
+"""SQL about what a backup says of itself, and what a restore changes."""
