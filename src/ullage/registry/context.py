@@ -21,6 +21,8 @@ from ullage.registry.pull.link_cache import LinkCache
 from ullage.registry.pull.pull_recorder import PullRecorder
 from ullage.registry.push.hasher_cache import HasherCache
 from ullage.registry.push.sessions_in_memory import MemorySessions
+from ullage.registry.push.silent_processes import SilentProcesses
+from ullage.registry.push.tickets import UploadTickets
 from ullage.registry.push.upload_counts import UploadCounts
 from ullage.registry.queries.audit import record
 from ullage.registry.queries.reclaim.signed_reads import Due
@@ -114,6 +116,10 @@ class Registry:
     memory_sessions: MemorySessions | None = None
     # Background work makes way for pushes.
     pushes: PushActivity = field(default_factory=PushActivity)
+    # Sessions without bytes that no process has to remember, on PostgreSQL.
+    tickets: UploadTickets | None = None
+    # Processes that were found dead with keys of uploads in hand.
+    silent: SilentProcesses = field(default_factory=SilentProcesses)
     # Open uploads of all processes, where sessions are rows.
     upload_counts: UploadCounts = field(default_factory=UploadCounts)
     # By this name this process gives signs of life, where others may be at work on the same

@@ -15,12 +15,13 @@ from ullage.registry.context import Registry
 from ullage.registry.locks import attribute_locks
 from ullage.registry.push.links import link_and_lease
 from ullage.registry.push.sessions import bury_leftover
+from ullage.registry.push.tickets import Ticket
 from ullage.registry.quarantine import LostCopy, log_replaced
 from ullage.registry.queries import reserved_keys, uploads
 from ullage.registry.queries.content.blobs import StoredBlob
 from ullage.registry.queries.content.repositories import RepositoryForUpdate, ensure_repository
 from ullage.registry.queries.reclaim.adopt_blob import adopt_blob
-from ullage.registry.queries.uploads import Upload
+from ullage.registry.queries.uploads import Ended, Upload
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +38,8 @@ class AdoptedUpload:
     size: int
     # A copy that the row names and that is not there; the bytes replace it.
     lost: LostCopy | None = None
+    # What is spent with it, where the session has no row.
+    ticket: Ticket | None = None
 
     def record(self, tx: Transaction) -> StoredBlob:
         """Make the bytes the blob, linked in its repository and leased to its pusher.
@@ -63,13 +66,25 @@ class AdoptedUpload:
         if lost is not None and key == upload.key and not new:
             tx.after_commit(lambda: log_replaced(digest, lost))
         link_and_lease(tx, registry, repository_id, digest, size, self.caller, now, counted=new)
-        forget_at = now + registry.limits.finished_upload
-        uploads.remember_finished(tx, upload, self.name, digest, forget_at)
+        self._remember(tx, now)
         detail = {"bytes": size, "stored": key == upload.key}
         registry.audit(
             tx, self.caller, "blob.upload", repository=self.name, target=digest, detail=detail
         )
         return StoredBlob(digest, size, key, repository_id)
+
+    def _remember(self, tx: Transaction, now: datetime) -> None:
+        """Raises BlobUploadUnknown if the ticket has been spent on something else."""
+        ticket, subject = self.ticket, self.upload.subject
+        forget_at = now + self.registry.limits.finished_upload
+        if ticket is None:
+            ended = Ended(self.upload.id, self.name, subject, self.digest, forget_at)
+            uploads.remember_finished(tx, ended)
+            return
+        forget_at = max(forget_at, ticket.expires_at)
+        ended = Ended(ticket.id, self.name, subject, self.digest, forget_at)
+        if not uploads.spend_ticket(tx, ended):
+            raise BlobUploadUnknown({"upload": ticket.id})
 
     def _end_session(self, tx: Transaction, now: datetime) -> RepositoryForUpdate:
         """End the session; from here on this transaction answers for its key."""

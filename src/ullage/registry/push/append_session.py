@@ -26,6 +26,7 @@ from ullage.registry.push.sessions import (
     memory_sessions_of,
     store_session,
 )
+from ullage.registry.push.tickets import Ticket
 from ullage.registry.push.upload_claim import UploadClaim
 from ullage.registry.quarantine import lost_copy
 from ullage.registry.queries import uploads
@@ -53,14 +54,19 @@ class AppendSession:
         caller: Caller,
         *,
         last: bool = False,
+        ticket: Ticket | None = None,
     ) -> None:
-        """`last`: no other request is expected to go on with the session."""
+        """`last`: no other request is expected to go on with the session.
+
+        `ticket`: what to spend when it becomes a blob (whole_blob.py).
+        """
         self._registry = registry
         self._name = name
         self._upload = upload
         self._append = append
         self._claim = claim
         self._caller = caller
+        self._ticket = ticket
         self._hasher = _hasher_of(registry, upload, last=last)
         self._committing = False
 
@@ -126,6 +132,7 @@ class AppendSession:
             digest,
             self.offset,
             lost,
+            self._ticket,
         )
         return _PreparedCommit(self, adopted)
 
