@@ -16,6 +16,7 @@ from ullage.database.transaction import Database, Transaction
 from ullage.oci.digest import Digest
 from ullage.registry.leases.lease import (
     CONFIRM,
+    Grant,
     Link,
     Promised,
     Pusher,
@@ -91,7 +92,10 @@ def _more(insert: Any) -> sa.Insert:
 
 
 _ADD = Statement.insert(
-    _leases, ("repository_id", "digest", "holder", "grants", "until", "confirm_until"), _more
+    _leases,
+    ("repository_id", "digest", "holder", "grants", "until", "confirm_until"),
+    _more,
+    in_sets=True,
 )
 _KEY = tuple(_leases.c["repository_id", "digest", "holder"])
 _EXPIRE = Statement(
@@ -122,13 +126,15 @@ class SqlLeases:
         self.offers: SharedGrants[tuple[int, Digest, Pusher], datetime, bool] = SharedGrants()
         db.write(lambda tx: self._begin(tx, now))
 
-    def grant(
-        self, tx: Transaction, repository_id: int, digest: Digest, pusher: Pusher, now: datetime
-    ) -> datetime:
-        confirm_until = now + CONFIRM if pusher.confirms else now
-        return self._add(
-            tx, repository_id, digest, pusher, now, confirm_until=confirm_until, grants=1
-        )
+    def grant(self, tx: Transaction, grants: Sequence[Grant], now: datetime) -> datetime:
+        until = now + self.period
+        # In the order in which offers.py takes them.
+        rows = [
+            _added(grant, now, until, confirm_until=now + CONFIRM if grant.pusher.confirms else now)
+            for grant in sorted(grants)
+        ]
+        tx.many(_ADD, rows)
+        return until
 
     def offer(
         self, db: Database, repository_id: int, digest: Digest, pusher: Pusher, now: datetime
@@ -157,7 +163,8 @@ class SqlLeases:
         if pusher.confirms and self._confirmed(tx, repository_id, digest, pusher, now):
             n -= 1
         if n:
-            self._add(tx, repository_id, digest, pusher, now, confirm_until=now, grants=n)
+            grant = Grant(repository_id, digest, pusher)
+            tx.many(_ADD, [_added(grant, now, now + self.period, confirm_until=now, grants=n)])
         return True
 
     def redeem(
@@ -282,26 +289,16 @@ class SqlLeases:
         )
         return confirmed > 0
 
-    def _add(
-        self,
-        tx: Transaction,
-        repository_id: int,
-        digest: Digest,
-        pusher: Pusher,
-        now: datetime,
-        *,
-        confirm_until: datetime,
-        grants: int,
-    ) -> datetime:
-        until = now + self.period
-        tx.change(
-            _ADD,
-            repository_id=repository_id,
-            digest=digest,
-            holder=pusher.key,
-            grants=grants,
-            until=to_micros(until),
-            confirm_until=to_micros(confirm_until),
-            now=to_micros(now),
-        )
-        return until
+
+def _added(
+    grant: Grant, now: datetime, until: datetime, *, confirm_until: datetime, grants: int = 1
+) -> dict[str, Any]:
+    return {
+        "repository_id": grant.repository_id,
+        "digest": grant.digest,
+        "holder": grant.pusher.key,
+        "grants": grants,
+        "until": to_micros(until),
+        "confirm_until": to_micros(confirm_until),
+        "now": to_micros(now),
+    }

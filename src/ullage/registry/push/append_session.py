@@ -283,10 +283,10 @@ class AppendSession:
 @dataclass(frozen=True, slots=True)
 class _PreparedCommit(Prepared[StoredBlob]):
     session: AppendSession
-    adopted: AdoptedUpload
+    facts: AdoptedUpload
 
     def record(self, tx: Transaction) -> StoredBlob:
-        return self.adopted.record(tx)
+        return self.facts.record(tx)
 
     def recorded(self, result: StoredBlob) -> None:
         self.session._committed(result)

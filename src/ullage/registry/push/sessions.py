@@ -382,7 +382,7 @@ def _open(
             _require_few(registry, uploads.count_uploads(tx))
         repository = ensure_repository(tx, name, now)
         attribute_locks.require_row_writable(repository)
-        if ticket is not None and not uploads.spend_ticket(tx, _spent(ticket, name, caller)):
+        if ticket is not None and not uploads.spend_tickets(tx, [_spent(ticket, name, caller)]):
             raise _TicketSpent
         opened = dataclasses.replace(upload, repository_id=repository.id)
         uploads.insert_upload(tx, opened, now, now + registry.limits.empty_upload_idle, claim)
@@ -452,7 +452,7 @@ def cancel_upload(registry: Registry, name: RepositoryName, upload_id: str, call
     ticket = ticket_of(registry, name, upload.id, caller)
     if ticket is not None:
         spent = _spent(ticket, name, caller)
-        ended = registry.write(lambda tx: uploads.spend_ticket(tx, spent), freeing=True)
+        ended = registry.write(lambda tx: uploads.spend_tickets(tx, [spent]), freeing=True)
     else:
         ended = end_upload(registry, upload)
     if not ended:

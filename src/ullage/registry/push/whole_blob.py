@@ -19,7 +19,7 @@ from ullage.registry.clients import Caller
 from ullage.registry.context import Registry
 from ullage.registry.errors import store_errors
 from ullage.registry.push.append_session import AppendSession
-from ullage.registry.push.prepared import Prepared
+from ullage.registry.push.prepared import Facts, Prepared
 from ullage.registry.push.sessions import begin_unwritten, end_upload
 from ullage.registry.push.tickets import Ticket
 from ullage.registry.push.upload_claim import UploadClaim
@@ -69,6 +69,10 @@ class _WholeBlob(Prepared[StoredBlob]):
     upload: Upload
     prepared: Prepared[StoredBlob]
     otherwise: Callable[[], StoredBlob]
+
+    @property
+    def facts(self) -> Facts[StoredBlob] | None:  # type: ignore[override]
+        return self.prepared.facts
 
     def record(self, tx: Transaction) -> StoredBlob:
         return self.prepared.record(tx)

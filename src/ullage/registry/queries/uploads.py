@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal, NamedTuple
@@ -505,6 +505,7 @@ _REMEMBER = Statement.insert(
         index_elements=["id"],
         set_={name: insert.excluded[name] for name in ("digest", "forget_at")},
     ),
+    in_sets=True,
 )
 
 
@@ -518,9 +519,9 @@ class Ended(NamedTuple):
     forget_at: datetime
 
 
-def remember_finished(tx: Transaction, ended: Ended) -> None:
+def remember_finished(tx: Transaction, ended: Sequence[Ended]) -> None:
     """So that a client that lost the answer to its last PUT may ask again."""
-    tx.change(_REMEMBER, **_row_of(ended))
+    tx.many(_REMEMBER, [_row_of(each) for each in ended])
 
 
 def _row_of(ended: Ended) -> dict[str, Any]:
@@ -531,12 +532,13 @@ _SPEND = Statement.insert(
     _finished,
     _ENDED,
     lambda insert: insert.on_conflict_do_nothing(index_elements=["id"]),
+    in_sets=True,
 )
 
 
-def spend_ticket(tx: Transaction, ended: Ended) -> bool:
-    """Use up the ticket of a session without a row (push/tickets.py); False if another did."""
-    return tx.change(_SPEND, **_row_of(ended)) == 1
+def spend_tickets(tx: Transaction, ended: Sequence[Ended]) -> bool:
+    """Use up tickets of sessions without a row (push/tickets.py); False if one has been."""
+    return tx.many(_SPEND, [_row_of(each) for each in ended]) == len(ended)
 
 
 _FIND_FINISHED = Statement(

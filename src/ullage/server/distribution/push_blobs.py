@@ -21,7 +21,7 @@ from ullage.registry.clients import Caller
 from ullage.registry.push import links, sessions, uploads
 from ullage.registry.push.append_session import AppendSession
 from ullage.registry.push.sessions import Upload
-from ullage.registry.push.tickets import DIGITS, ROW, row_id
+from ullage.registry.push.tickets import DIGITS, ROW, is_ticket, row_id
 from ullage.server.http.bodies import Body, require_length
 from ullage.server.http.context import Context, caller_of, principal_of, query_of
 from ullage.server.http.errors import BodyTimeout
@@ -184,7 +184,9 @@ async def finish_upload(context: Context, request: Request, name: str, upload_id
         if await body.gather():
             require_length(expected, body.length)
             await context.write_batches.run(
-                lambda: uploads.prepare_blob(*where, digest, body.pieces, start), body.length
+                lambda: uploads.prepare_blob(*where, digest, body.pieces, start),
+                body.length,
+                needs_database=not is_ticket(upload_id),
             )
             return _created(repository, digest)
         try:
