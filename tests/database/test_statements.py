@@ -315,6 +315,7 @@ POSTGRESQL_ONLY = {
     "database.transaction._SERVER_TIME",
     "registry.leases.offers._OFFER",
     "registry.leases.sql._SHARE_BLOB",
+    "registry.leases.sql._TAKE_BACK",
     "registry.queries.uploads._TAKE_UPLOADS",
     "transfer.queries.switch._LOCK",
 }

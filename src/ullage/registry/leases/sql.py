@@ -43,12 +43,27 @@ _SHARE_BLOB = Statement(
     .with_for_update(read=True, key_share=True)
 )
 _THESE = sa.and_(given(_leases, "repository_id"), among(_leases.c.digest, "digests"))
-_OWN = sa.and_(_THESE, given(_leases, "holder"))
-_LOCK_OWN = Statement(
-    sa.select(_leases.c.digest).where(_OWN).order_by(_leases.c.digest).with_for_update()
+# In one statement: it goes by what the rows have once they are locked, in the order in which others
+# lock them, too.
+_TAKE_BACK = Statement.text(
+    """
+    WITH own AS MATERIALIZED (
+        SELECT repository_id, digest, holder, grants FROM leases
+        WHERE repository_id = :repository_id AND digest AMONG :digests AND holder = :holder
+        ORDER BY digest FOR UPDATE
+    ), due AS (
+        SELECT * FROM own WHERE CAST(:witness AS text) IS NULL
+        OR EXISTS (SELECT 1 FROM own AS config WHERE config.digest = :witness)
+    ), lowered AS (
+        UPDATE leases SET grants = due.grants - 1 FROM due
+        WHERE leases.repository_id = due.repository_id AND leases.digest = due.digest
+        AND leases.holder = due.holder AND due.grants > 1
+    )
+    DELETE FROM leases USING due
+    WHERE leases.repository_id = due.repository_id AND leases.digest = due.digest
+    AND leases.holder = due.holder AND due.grants <= 1
+    """
 )
-_TAKE_BACK = Statement(_leases.update().where(_OWN).values(grants=_leases.c.grants - 1))
-_DROP_REDEEMED = Statement(_leases.delete().where(_OWN, _leases.c.grants <= 0))
 _RUNNING = Statement(
     sa.select(_leases.c.digest, sa.func.max(_leases.c.until))
     .where(_THESE, _leases.c.until > bindparam("now"))
@@ -177,11 +192,7 @@ class SqlLeases:
         witness: Digest | None = None,
     ) -> None:
         own = {"repository_id": repository_id, "digests": set(digests), "holder": pusher.key}
-        found = tx.values(_LOCK_OWN, **own)
-        if witness and witness not in set(found):
-            return
-        tx.change(_TAKE_BACK, **own)
-        tx.change(_DROP_REDEEMED, **own)
+        tx.change(_TAKE_BACK, witness=witness, **own)
 
     def running(
         self, tx: Transaction, links: Sequence[Link], now: datetime

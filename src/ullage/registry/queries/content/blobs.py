@@ -15,7 +15,7 @@ from sqlalchemy import bindparam
 from ullage.database.schema import content
 from ullage.database.statements import Statement, among, given, same
 from ullage.database.timestamps import to_micros
-from ullage.database.transaction import Ask, Question, Transaction
+from ullage.database.transaction import Ask, Question, Row, Transaction
 from ullage.oci.digest import Digest
 from ullage.oci.reference import RepositoryName
 from ullage.registry.queries.content.repositories import add_blob_bytes
@@ -37,7 +37,7 @@ class StoredBlob:
     readable: bool = True
 
 
-_FIND = Statement(
+_SOUND_HERE = (
     sa.select(
         _blobs.c.size,
         _blobs.c.storage_key,
@@ -50,11 +50,30 @@ _FIND = Statement(
     .where(given(_repo_blobs, "digest"))
     .where(_blobs.c.damaged_at.is_(None))
 )
+_FIND = Statement(_SOUND_HERE)
+_FIND_OF_NEW = Statement(
+    _SOUND_HERE.where(
+        ~sa.exists().where(
+            content.manifests.c.repository_id == _repositories.c.id,
+            content.manifests.c.digest == bindparam("manifest"),
+        )
+    )
+)
 
 
 def find_blob(tx: Transaction, name: RepositoryName, digest: Digest) -> StoredBlob | None:
     """The blob as this repository may read it: linked here, and its bytes sound."""
-    row = tx.row(_FIND, name=name, digest=digest)
+    return _stored_blob(digest, tx.row(_FIND, name=name, digest=digest))
+
+
+def find_blob_of_new(
+    tx: Transaction, name: RepositoryName, digest: Digest, manifest: Digest
+) -> StoredBlob | None:
+    """As find_blob; also None if the repository has this manifest."""
+    return _stored_blob(digest, tx.row(_FIND_OF_NEW, name=name, digest=digest, manifest=manifest))
+
+
+def _stored_blob(digest: Digest, row: Row | None) -> StoredBlob | None:
     if row is None:
         return None
     size, key, repository_id, readable = row

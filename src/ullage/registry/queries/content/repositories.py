@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from typing import NamedTuple
 
@@ -16,6 +16,7 @@ from ullage.database.transaction import Transaction
 from ullage.oci.errors import NameUnknown
 from ullage.oci.reference import RepositoryName
 from ullage.registry.queries import attributes
+from ullage.registry.queries.counters import add_to_counters
 
 _repositories = content.repositories
 
@@ -219,6 +220,32 @@ def add_to_repository(
         manifest_bytes=manifest_bytes,
         blob_bytes=blob_bytes,
     )
+
+
+_PUSHED = ("manifest_count", "manifest_bytes", "tag_count")
+_COUNT_PUSH = Statement(
+    _repositories.update()
+    .where(_THIS_ONE)
+    .values(
+        updated_at=bindparam("updated_at"),
+        **{name: _repositories.c[name] + bindparam(name) for name in _PUSHED},
+    )
+)
+
+
+def count_push(
+    tx: Transaction, repository_id: int, new: Sequence[int], new_tags: int, now: datetime
+) -> None:
+    """`new` manifests of these sizes came, and tags. To be called last, as add_to_counters."""
+    counts = {"manifest_count": len(new), "manifest_bytes": sum(new)}
+    tx.change(
+        _COUNT_PUSH,
+        repository_id=repository_id,
+        tag_count=new_tags,
+        updated_at=to_micros(now),
+        **counts,
+    )
+    add_to_counters(tx, repository_id, **counts)
 
 
 _ADD_BLOB_BYTES = Statement.text(
