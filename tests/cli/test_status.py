@@ -45,7 +45,7 @@ def test_a_registry_is_one_screen(filled: UllageServer) -> None:
     assert len(lines) <= 23
     assert all(len(line) <= 79 for line in lines)
     found = {line[:14].strip(): line[14:] for line in lines if line[:14].strip()}
-    assert found["images"] == "4 manifests in 1 repositories"
+    assert found["images"] == "4 manifests in 1 repository"
     assert found["retention"].endswith(": 2 manifests and 1 tag, frees 1.5 KiB")
     assert found["retention"].startswith("at 2")
     assert found["soft delete"] == "off, 0 B can be restored"

@@ -157,4 +157,4 @@ def _warnings(
     if failed:
         yield f"{len(failed)} jobs failed or were refused in seven days: ullage job list"
     if retention is None and totals.untagged_bytes > totals.tagged_bytes:
-        yield "most of it has no tag, and no rule deletes it: ullage retention set"
+        yield "most of it has no tag and no rule deletes it: ullage retention set"

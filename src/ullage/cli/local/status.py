@@ -42,7 +42,7 @@ def screen(data: Mapping[str, Any]) -> Iterator[str]:
     yield _line(
         "images",
         f"{counted(sums['manifest_count'], 'manifest')} in "
-        f"{data['repository_count']:,} repositories",
+        f"{data['repository_count']:,} {_repositories(data['repository_count'])}",
     )
     yield from _largest(data["largest"])
     yield _line("retention", _retention(data["retention"]))
@@ -53,6 +53,10 @@ def screen(data: Mapping[str, Any]) -> Iterator[str]:
     yield from _warnings(data["warnings"])
     if sums["untagged_bytes"]:
         yield _line("next", f"ullage suggest --free {_half(sums['untagged_bytes'])}")
+
+
+def _repositories(count: int) -> str:
+    return "repository" if count == 1 else "repositories"
 
 
 def _line(label: str, text: str) -> str:

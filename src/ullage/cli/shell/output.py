@@ -7,7 +7,6 @@ import os
 import sys
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
-from shutil import get_terminal_size
 from typing import Any
 
 from ullage.cli.shell.errors import Failure, UsageError
@@ -61,7 +60,11 @@ def show(result: Result, output: str, query: Callable[[Any], Any] | None) -> Non
 
 def _width() -> int | None:
     """That of the terminal; what goes elsewhere has any."""
-    return get_terminal_size().columns if sys.stdout.isatty() else None
+    if not sys.stdout.isatty():
+        return None
+    from shutil import get_terminal_size
+
+    return get_terminal_size().columns
 
 
 def formatted(data: Any, output: str, *, queried: bool = False) -> str:
