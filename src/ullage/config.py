@@ -187,8 +187,13 @@ def parse_listen(name: str, text: str) -> Listen:
     return Listen("127.0.0.1" if host == "localhost" else host, int(match[3]))
 
 
+def parse_optional_listen(name: str, text: str) -> Listen | None:
+    return parse_listen(name, text) if text else None
+
+
 _KINDS: dict[Callable[[str, str], Any], str] = {
     parse_listen: "ADDRESS:PORT",
+    parse_optional_listen: "ADDRESS:PORT",
     parse_path: "FOLDER",
     parse_text: "URL",
     parse_size: "SIZE",
@@ -254,6 +259,12 @@ SETTINGS = (
         "az://container/prefix, or memory: for a trial; the data folder if empty.",
     ),
     Setting("auth", "false", parse_switch, "Ask for accounts; the first start makes `admin`."),
+    Setting(
+        "admin_password_file",
+        "",
+        parse_optional_path,
+        "Has the password that the first start gives to `admin`, which is not printed then.",
+    ),
     Setting("htpasswd", "", parse_optional_path, "Take accounts from this file (htpasswd -B)."),
     Setting(
         "anonymous_pull",
@@ -335,6 +346,18 @@ SETTINGS = (
     Setting("keep_alive", "75s", parse_duration, "How long a connection waits for a request."),
     Setting("body_timeout", "60s", parse_duration, "Longest silence inside a request's body."),
     Setting("shutdown_grace", "30s", parse_duration, "Running requests may finish within this."),
+    Setting(
+        "metrics",
+        "",
+        parse_optional_listen,
+        "Serve /metrics, /livez and /readyz here, too, and without credentials.",
+    ),
+    Setting(
+        "metrics_repositories",
+        "0",
+        parse_number,
+        "So many of the largest repositories have figures of their own.",
+    ),
     Setting("threads", "32", parse_number, "Threads for database and disk work."),
 )  # fmt: skip
 
@@ -346,6 +369,7 @@ class Settings:
     database: str
     storage: str
     auth: bool
+    admin_password_file: Path | None
     htpasswd: Path | None
     anonymous_pull: tuple[str, ...]
     tls_cert: Path | None
@@ -382,6 +406,8 @@ class Settings:
     keep_alive: timedelta
     body_timeout: timedelta
     shutdown_grace: timedelta
+    metrics: Listen | None
+    metrics_repositories: int
     threads: int
 
     @property
@@ -542,6 +568,8 @@ def _require_sense(settings: Settings) -> None:
         )
     if settings.auth and settings.htpasswd:
         raise ConfigError("auth, htpasswd: accounts come from one place; give one of the two")
+    if settings.admin_password_file and not settings.auth:
+        raise ConfigError("admin_password_file: there is an account admin only with --auth")
     if settings.anonymous_pull and not (settings.auth or settings.htpasswd):
         raise ConfigError(
             "anonymous_pull: has no effect without --auth or --htpasswd, as all may do everything"
@@ -552,6 +580,11 @@ def _require_sense(settings: Settings) -> None:
         )
     if settings.tls and settings.tls_cert:
         raise ConfigError("tls, tls_cert: either a certificate of your own or a self-signed one")
+    if settings.metrics == settings.listen and settings.listen.port:
+        raise ConfigError(
+            f"metrics: '{settings.metrics}' - the registry listens there; name another port, or "
+            "leave it out: /metrics is there, too, for those who may read all repositories"
+        )
     _require_send_file(settings)
     if settings.redirect == "always" and _without_urls(settings.storage_url):
         raise ConfigError(

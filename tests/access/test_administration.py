@@ -16,7 +16,7 @@ import pytest
 from starlette.requests import ClientDisconnect
 
 from tests.access.house import House, basic
-from tests.support.server import UllageServer
+from tests.support.server import UllageServer, run_ullage
 from tests.support.shared_server import client, server
 from ullage.server.api import operating
 from ullage.server.app import ROUTES
@@ -399,3 +399,51 @@ def test_accounts_of_a_file_are_no_administrators(tmp_path: Path) -> None:
         headers = basic("ada", "canary-password")
         assert client.get("/v2/_catalog", headers=headers).status_code == 200
         assert client.get("/api/v1/users", headers=headers).status_code == 401
+
+
+# --- a first password that no log has -------------------------------------------------------------
+
+
+@pytest.mark.thorough
+def test_the_first_password_may_come_from_a_file_and_is_not_printed(tmp_path: Path) -> None:
+    """docs/guides/running.md: a container's log is read by many."""
+    file = tmp_path / "password"
+    file.write_text("correct horse battery\n", encoding="utf-8")
+    auth = ("--auth",)
+    variables = {"ULLAGE_ADMIN_PASSWORD_FILE": str(file)}
+    with UllageServer(tmp_path / "data", *auth, env=variables) as server:
+        for password, status in (("correct horse battery", 200), ("another", 401)):
+            answer = httpx.get(f"{server.url}/v2/", auth=("admin", password))
+            assert answer.status_code == status
+        assert "horse" not in server.log
+        assert "Made the account" not in server.log
+        # The first start has it; what becomes of the file afterwards changes nothing.
+        file.unlink()
+        server.restart()
+        assert httpx.get(f"{server.url}/v2/", auth=("admin", "correct horse battery")).is_success
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        (None, "No such file or directory"),
+        (b"short\n", "a password has 8 to"),
+        (b"changeme\n", "everybody tries first"),
+        (b"\xff\xfe\xfd\xfc\xfb\xfa\xf9\xf8", "can't decode"),
+    ],
+)
+def test_a_first_password_that_cannot_be_used_stops_the_start_in_one_line(
+    tmp_path: Path, content: bytes | None, why: str
+) -> None:
+    file = tmp_path / "password"
+    if content is not None:
+        file.write_bytes(content)
+    place = ("--listen", "127.0.0.1:0", "--data", tmp_path / "data", "--auth")
+    done = run_ullage("serve", *place, "--admin-password-file", file)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
+    assert done.stderr.startswith("ERROR: admin_password_file: ")
+    assert why in done.stderr
+    # Nothing was made that a right password would come too late for.
+    file.write_bytes(b"correct horse battery")
+    with UllageServer(tmp_path / "data", "--auth", "--admin-password-file", file) as server:
+        assert httpx.get(f"{server.url}/v2/", auth=("admin", "correct horse battery")).is_success

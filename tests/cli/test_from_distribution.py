@@ -1,5 +1,5 @@
 """Coming from registry:2: every key becomes a setting, or a remark that says why none
-(operations.md section 3)."""
+(docs/guides/running.md)."""
 
 import re
 import tomllib

@@ -1,4 +1,4 @@
-"""What is given away installs and runs where there is nothing else (operations.md section 3)."""
+"""What is given away installs and runs where there is nothing else (docs/guides/running.md)."""
 
 import os
 import re

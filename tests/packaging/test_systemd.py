@@ -1,4 +1,4 @@
-"""The unit file: hardened, and the registry serves within it (operations.md section 3)."""
+"""The unit file: hardened, and the registry serves within it (docs/guides/running.md)."""
 
 import os
 import re

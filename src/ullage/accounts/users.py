@@ -5,6 +5,7 @@ Each command is one transaction, with its audit entry in it.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from ullage.accounts import queries
@@ -32,19 +33,30 @@ MIN_PASSWORD = 8
 _KNOWN_DEFAULTS = {"password", "password1", "12345678", "admin123", "harbor12345", "changeme"}
 
 
-def ensure_admin(registry: Registry, caller: Caller) -> str | None:
-    """Make the first account, `admin`, if there is none; returns its password, once."""
-    password = new_password()
+def ensure_admin(
+    registry: Registry, caller: Caller, first_password: Callable[[], str] = new_password
+) -> str | None:
+    """Make the first account, `admin`, if there is none; returns its password, once.
+
+    `first_password` is asked for it only then. Raises AccountInvalid for one that is too weak.
+    """
+    if registry.db.read(_has_accounts):
+        return None
+    password = _chosen(first_password())
     hashed = hash_password(password)
 
     def make(tx: Transaction) -> bool:
-        if queries.list_users(tx) or queries.list_tokens(tx):
+        if _has_accounts(tx):
             return False
         queries.insert_user(tx, "admin", hashed, admin=True, scope_map=None, now=registry.now())
         registry.audit(tx, caller, "user.create", target="admin", detail={"admin": True})
         return True
 
     return password if registry.write(make) else None
+
+
+def _has_accounts(tx: Transaction) -> bool:
+    return bool(queries.list_users(tx) or queries.list_tokens(tx))
 
 
 def create_user(

@@ -17,7 +17,7 @@ from ullage.deletion.queries.operations import records
 from ullage.failpoints import failpoint
 from ullage.registry.context import Registry
 from ullage.registry.errors import database_errors
-from ullage.registry.push.sessions import end_forgotten_sessions, end_upload
+from ullage.registry.push.sessions import end_forgotten_sessions, end_left_sessions, end_upload
 from ullage.registry.queries import uploads
 from ullage.registry.queries.content.blobs import lock_blobs
 from ullage.registry.queries.content.remove_manifests import blobs_of, remove_manifests
@@ -120,11 +120,16 @@ def reclaim_due(registry: Registry) -> int:
         return 0
     failpoint("reclaim.after_claim")
     failed = _erase(registry, claimed)
+    registry.tallies.add("attempts", n=len(claimed))
     if failed:
         backoff = min(timedelta(seconds=2 ** min(failed[0].attempts + 1, 20)), MAX_BACKOFF)
         log.error("%d objects could not be erased, next try in %s", len(failed), backoff)
         registry.write(lambda tx: postpone_tombstones(tx, token, failed, now + backoff))
     erased = [tombstone for tombstone in claimed if tombstone not in failed]
+    gone = registry.now()
+    for tombstone in erased:
+        after = gone - tombstone.due_at + registry.limits.read_grace
+        registry.tallies.add_erased(max(after.total_seconds(), 0.0), 1)
     failpoint("reclaim.before_drop")
     dropped = registry.write(lambda tx: drop_tombstones(tx, token, erased), freeing=True)
     failpoint("reclaim.after_drop")
@@ -153,12 +158,13 @@ def _erase(registry: Registry, tombstones: Sequence[Tombstone]) -> list[Tombston
 
 
 def expire_uploads(registry: Registry) -> int:
-    """End upload sessions that got no bytes for too long."""
+    """End upload sessions that got no bytes for too long, or whose process has died."""
     now = registry.now()
     expired = registry.read(lambda tx: uploads.expired_uploads(tx, now, 100))
     if registry.memory_sessions is not None:
         expired += registry.memory_sessions.expired(now)
     ended = sum(end_upload(registry, upload, only_if_expired=True) for upload in expired)
+    ended += end_left_sessions(registry)
     if registry.read(lambda tx: uploads.finished_to_forget(tx, now)):
         registry.write(lambda tx: uploads.forget_finished(tx, now), freeing=True)
     return ended

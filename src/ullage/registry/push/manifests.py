@@ -36,10 +36,7 @@ from ullage.registry.queries.content.manifests import (
     touch_manifest,
 )
 from ullage.registry.queries.content.remove_manifests import blobs_of, children_of
-from ullage.registry.queries.content.repositories import (
-    ensure_repository,
-    touch_repository,
-)
+from ullage.registry.queries.content.repositories import count_push, ensure_repository
 from ullage.registry.queries.content.tags import put_tag
 from ullage.registry.queries.reclaim.reviews import cancel_reviews
 
@@ -124,9 +121,9 @@ class _ManifestPush(Prepared[PutResult]):
         else:
             manifest_id = self._store_again(tx, known.id, parts)
         failpoint("manifest.put.in_transaction")
-        for tag in self.tags:
-            put_tag(tx, repository.id, tag, manifest_id, self.now)
-        touch_repository(tx, repository.id, self.now)
+        new_tags = sum(put_tag(tx, repository.id, tag, manifest_id, self.now) for tag in self.tags)
+        new = [len(self.raw)] if known is None else []
+        count_push(tx, repository.id, new, new_tags, self.now)
         self._audit(tx)
         subject = self.manifest.subject
         return PutResult(self.digest, subject.digest if subject else None, self.tags)
@@ -172,6 +169,24 @@ class _ManifestPush(Prepared[PutResult]):
         media_type = self.manifest.media_type
         detail = {"tags": self.tags, "media_type": media_type, "bytes": len(self.raw)}
         audit(tx, self.caller, "manifest.push", repository=name, target=digest, detail=detail)
+        tx.after_commit(lambda: self.registry.tallies.add("pushes", _kind_of(self.manifest)))
+
+
+# Of schema 1 there is no config.
+_IMAGE_CONFIGS = frozenset(
+    [
+        "application/vnd.oci.image.config.v1+json",
+        "application/vnd.docker.container.image.v1+json",
+    ]
+)
+
+
+def _kind_of(manifest: Manifest) -> str:
+    """An index, an image, or something else that is kept beside images."""
+    if manifest.manifests:
+        return "index"
+    config = manifest.config
+    return "image" if config is None or config.media_type in _IMAGE_CONFIGS else "artifact"
 
 
 @dataclass(frozen=True, slots=True)
