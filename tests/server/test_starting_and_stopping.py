@@ -31,8 +31,9 @@ DATA = os.urandom(8 * 1024 * 1024)
 def test_it_says_where_it_is_and_what_to_try_next(tmp_path: Path) -> None:
     """The address, where the data is, and three commands; those that can be tried here, work."""
     with UllageServer(tmp_path / "data", "--listen", "localhost:0") as server:
-        first, heading, *commands = server.log.splitlines()
+        first, pages, heading, *commands = server.log.splitlines()
         assert f"serves {server.url}, data in {server.data}" in first
+        assert pages.endswith(f" {server.url}/ui/")
         assert heading == "Try next:"
         push, catalog, check = (line.strip() for line in commands)
         image = f"{server.host}/IMAGE"

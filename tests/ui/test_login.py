@@ -8,7 +8,9 @@ import httpx
 import pytest
 
 from tests.access.house import House
-from tests.ui.visitors import Visitor, text_of
+from tests.ui.visitors import Visitor, address, text_of
+from ullage.server.http.permissions import ANYBODY
+from ullage.server.ui.routes import ROUTES
 
 
 @pytest.fixture
@@ -31,6 +33,23 @@ def test_a_page_is_shown_once_its_visitor_is_known(house: House) -> None:
         page = visitor.post("/ui/login", fields)
         assert (page.status_code, str(page.url.query, "ascii")) == (200, "ns=a")
         assert "Logged in as" in page.text
+
+
+def test_without_a_session_no_page_is_shown_but_the_form(house: House) -> None:
+    """Every page and every form, whether what it is about exists or not (ui.md section 4)."""
+    house.push_image("absent", "v1", b"layer")
+    closed = [route for route in ROUTES if route.permission is not ANYBODY]
+    assert len(closed) > 20
+    with Visitor(house.server.url) as visitor:
+        for route in closed:
+            path = address(route.path)
+            if route.method == "POST":
+                answer = visitor.post(path, follow=False)
+            else:
+                answer = visitor.client.get(path)
+            assert answer.status_code == 303, path
+            assert answer.headers["Location"].lstrip("./").startswith("login"), path
+            assert answer.content == b""
 
 
 def test_the_cookie_is_out_of_the_reach_of_scripts_and_other_sites(house: House) -> None:

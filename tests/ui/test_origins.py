@@ -4,7 +4,7 @@ import pytest
 
 from tests.access.house import House
 from tests.support.server import UllageServer
-from tests.ui.visitors import Visitor
+from tests.ui.visitors import Visitor, address
 from ullage.server.ui.routes import ROUTES
 
 POSTS = sorted({route.path for route in ROUTES if route.method not in ("GET", "HEAD")})
@@ -18,13 +18,6 @@ FOREIGN = {
     "another origin, as if typed": {"Origin": EVIL, "Sec-Fetch-Site": "none"},
     "no word of it": {},
 }
-
-
-def address(path: str) -> str:
-    """A page's path, filled with what does not exist."""
-    for word in ("name", "plan", "operation", "job", "user", "upload", "digest"):
-        path = path.replace(f"{{{word}}}", "0" * 32 if word != "name" else "absent")
-    return path
 
 
 @pytest.mark.parametrize("foreign", FOREIGN.values(), ids=FOREIGN)

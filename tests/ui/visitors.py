@@ -47,6 +47,13 @@ class Visitor:
         return self.post("/ui/login", {"name": name, "password": password, "next": ""})
 
 
+def address(path: str) -> str:
+    """A page's path, filled with what does not exist."""
+    for word in ("name", "plan", "operation", "job", "reference", "hash", "file"):
+        path = path.replace(f"{{{word}}}", "0" * 32 if word != "name" else "absent")
+    return path
+
+
 def text_of(page: httpx.Response) -> str:
     """What is to be read on a page: without markup, each space once."""
     body = page.text.partition("<main")[2].partition("</main>")[0]
