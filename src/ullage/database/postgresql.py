@@ -43,7 +43,7 @@ MAX_ATTEMPTS = 6
 # How long a statement waits for another's lock on a row or a table.
 LOCK_TIMEOUT_MS = 5_000
 # The same for work of many requests, which would all wait.
-HURRIED_LOCK_TIMEOUT_MS = 100
+HURRIED_LOCK_TIMEOUT_MS = 500
 # A connection to a server that has gone is noticed.
 _CONNECT = {
     "connect_timeout": 5,
