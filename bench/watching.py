@@ -46,11 +46,11 @@ def wait_for_bill(client: httpx.Client) -> float:
 def counting_microseconds() -> float:
     """What a request pays for being counted."""
     counts = RequestCounts()
-    began = time.perf_counter()
+    began = time.process_time()
     for _ in range(COUNTED):
         begun = counts.begin("GET", "http")
         counts.end(begun, "/v2/{name}/manifests/{reference}", 200, 0.003)
-    return (time.perf_counter() - began) / COUNTED * 1e6
+    return (time.process_time() - began) / COUNTED * 1e6
 
 
 def main() -> int:
