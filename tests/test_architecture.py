@@ -105,7 +105,7 @@ ROOMS = {
     "worker": Room(below("worker"), never=HTTP),
     "heartbeat": Room(below("heartbeat"), never=HTTP),
     "wiring": _room("wiring", "starlette", everything=True),
-    "cli": _room("cli", "jmespath yaml pygments", everything=True),
+    "cli": _room("cli", "jmespath yaml pygments urwid", everything=True),
     "config": Room(words("quantities oci")),
     "clock": Room(),
     "control": Room(),
@@ -131,11 +131,13 @@ RESERVED = {
     "msgspec": "ullage.documents",
     "jinja2": "ullage.server.ui.rendering",
     "granian": "ullage.server.listener",
+    "urwid": "ullage.cli.commands.top_screen",
     "uvloop": "ullage.server.listener",
+    "prometheus_client": "ullage.server.monitoring.collector",
 }
 # Modules below these may open only some of their room's doors.
 COMMANDS = Room(
-    words("oci"), others=STANDARD_LIBRARY | words("jmespath yaml pygments"), never=EVENT_LOOP
+    words("oci"), others=STANDARD_LIBRARY | words("jmespath yaml pygments urwid"), never=EVENT_LOOP
 )
 NARROWER = {
     # It tells az of the server on this machine, whose settings say where it listens.
@@ -401,6 +403,7 @@ def test_a_planted_import_of_a_closed_room_is_caught(room: str, target: str) -> 
         ("ullage.server.app", "import typer"),
         ("ullage.server.app", "import uvloop"),
         ("ullage.server.ui.space", "import jinja2"),
+        ("ullage.server.monitoring.metrics", "import prometheus_client"),
         ("ullage.cli.local.serve", "import sqlite3"),
         ("ullage.cli.local.serve", "import starlette"),
         ("ullage.cli.local.serve", "import granian"),

@@ -187,8 +187,13 @@ def parse_listen(name: str, text: str) -> Listen:
     return Listen("127.0.0.1" if host == "localhost" else host, int(match[3]))
 
 
+def parse_optional_listen(name: str, text: str) -> Listen | None:
+    return parse_listen(name, text) if text else None
+
+
 _KINDS: dict[Callable[[str, str], Any], str] = {
     parse_listen: "ADDRESS:PORT",
+    parse_optional_listen: "ADDRESS:PORT",
     parse_path: "FOLDER",
     parse_text: "URL",
     parse_size: "SIZE",
@@ -341,6 +346,18 @@ SETTINGS = (
     Setting("keep_alive", "75s", parse_duration, "How long a connection waits for a request."),
     Setting("body_timeout", "60s", parse_duration, "Longest silence inside a request's body."),
     Setting("shutdown_grace", "30s", parse_duration, "Running requests may finish within this."),
+    Setting(
+        "metrics",
+        "",
+        parse_optional_listen,
+        "Serve /metrics, /livez and /readyz here, too, and without credentials.",
+    ),
+    Setting(
+        "metrics_repositories",
+        "0",
+        parse_number,
+        "So many of the largest repositories have figures of their own.",
+    ),
     Setting("threads", "32", parse_number, "Threads for database and disk work."),
 )  # fmt: skip
 
@@ -389,6 +406,8 @@ class Settings:
     keep_alive: timedelta
     body_timeout: timedelta
     shutdown_grace: timedelta
+    metrics: Listen | None
+    metrics_repositories: int
     threads: int
 
     @property
@@ -561,6 +580,11 @@ def _require_sense(settings: Settings) -> None:
         )
     if settings.tls and settings.tls_cert:
         raise ConfigError("tls, tls_cert: either a certificate of your own or a self-signed one")
+    if settings.metrics == settings.listen and settings.listen.port:
+        raise ConfigError(
+            f"metrics: '{settings.metrics}' - the registry listens there; name another port, or "
+            "leave it out: /metrics is there, too, for those who may read all repositories"
+        )
     _require_send_file(settings)
     if settings.redirect == "always" and _without_urls(settings.storage_url):
         raise ConfigError(

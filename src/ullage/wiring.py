@@ -7,9 +7,10 @@ import logging
 import os
 import re
 import secrets
+import socket
 import threading
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -58,18 +59,21 @@ from ullage.registry.push.sessions import keep_memory_sessions
 from ullage.registry.push.sessions_in_memory import open_memory_sessions
 from ullage.registry.queries.identity import own_store
 from ullage.registry.queries.upload_claims import open_claims
-from ullage.server.app import create_app
+from ullage.server.app import App, create_app
 from ullage.server.http.access_log import RequestLog
 from ullage.server.http.redirects import Redirects
 from ullage.server.http.send_file import SendFile
 from ullage.server.listener.certificate import Tls, TlsUnusable, require_usable
 from ullage.server.listener.descriptors import budget, raised_limit
 from ullage.server.listener.granian import AddressUnusable, Listener, listen_on, serve
+from ullage.server.monitoring.apart import Apart
 from ullage.server.monitoring.health import Health
 from ullage.tls import Certificates, name_in, self_signed
 from ullage.worker import Worker
 
 if TYPE_CHECKING:
+    from starlette.types import ASGIApp
+
     from ullage.backup.layout import Backup
     from ullage.backup.make import Made, Wishes
     from ullage.backup.make import Tally as BackupTally
@@ -328,6 +332,8 @@ class Started:
     authority: Path | None
     # This registry's name in a certificate of the operator's own.
     certified: str | None
+    # Where the figures are without credentials, if anywhere.
+    metrics: str | None = None
 
 
 def _recover(registry: Registry) -> int:
@@ -393,9 +399,11 @@ def run_server(
     except AddressUnusable as error:
         raise CannotStart(str(error)) from error
     port = listening.getsockname()[1]
+    watched = _listening_for_metrics(settings)
     room = budget(raised_limit(), settings.threads)
     with (
         closing(listening),
+        closing(watched) if watched else nullcontext(),
         open_registry(settings, adopt=adopt, tables_may=tables_may) as (registry, worker),
         Heartbeat(registry),
     ):
@@ -424,13 +432,14 @@ def run_server(
             redirects=_redirects(settings),
             ui=settings.ui,
             health=health,
+            metrics_repositories=settings.metrics_repositories,
         )
         listener = Listener(
             listening,
             header_seconds=settings.header_timeout.total_seconds(),
             keep_alive_seconds=settings.keep_alive.total_seconds(),
             grace_seconds=settings.shutdown_grace.total_seconds(),
-            connections=room.connections,
+            connections=max(room.connections - (METRICS_CONNECTIONS if watched else 0), 1),
             tls=tls,
         )
         started = Started(
@@ -439,6 +448,7 @@ def run_server(
             account=authenticator.unrestricted_account() if authenticator else None,
             authority=authority,
             certified=name_in(tls.certificate) if tls and not authority else None,
+            metrics=_metrics_url(watched),
         )
         try:
             control = serve_control(control_path(settings), _handlers(registry, authenticator))
@@ -448,13 +458,47 @@ def run_server(
             worker.start()
         try:
             with notifications:
-                return serve(app, listener, lambda: announce(started), health.stop)
+                apart = _apart(app, health, watched)
+                return serve(app, listener, lambda: announce(started), health.stop, apart)
         except TlsUnusable as error:
             raise CannotStart(str(error)) from error
         finally:
             request_log.flush()
             control.close()
             worker.stop()
+
+
+# Those that watch are few, and may not be kept out by those that are watched.
+METRICS_CONNECTIONS = 16
+
+
+def _listening_for_metrics(settings: Settings) -> socket.socket | None:
+    """The socket of the listener apart, if there is to be one. Raises CannotStart."""
+    if settings.metrics is None:
+        return None
+    try:
+        return listen_on(settings.metrics.host, settings.metrics.port, "--metrics")
+    except AddressUnusable as error:
+        raise CannotStart(str(error)) from error
+
+
+def _metrics_url(watched: socket.socket | None) -> str | None:
+    if watched is None:
+        return None
+    host, port = watched.getsockname()[:2]
+    return f"http://{_host_in_url(host)}:{port}/metrics"
+
+
+def _apart(
+    app: App, health: Health, watched: socket.socket | None
+) -> tuple[ASGIApp, Listener] | None:
+    """What is served for those that watch, and where."""
+    if watched is None:
+        return None
+    listener = Listener(
+        watched, header_seconds=10.0, grace_seconds=1.0, connections=METRICS_CONNECTIONS
+    )
+    return Apart(health, app.sources), listener
 
 
 def _do_nothing() -> None:
@@ -592,7 +636,32 @@ def _handlers(registry: Registry, authenticator: Authenticator | None) -> dict[s
         "manage": manage,
         "backup": lambda request: _answer_backup(registry, request),
         "store": lambda request: _answer_copy(registry, request),
+        "status": lambda request: iter([_status(registry)]),
     }
+
+
+def _status(registry: Registry) -> dict[str, Any]:
+    # Imported where it is asked for.
+    from ullage.cleanup.status import status_of
+    from ullage.documents import plain
+
+    found: dict[str, Any] = plain(status_of(registry))
+    return found
+
+
+def status(settings: Settings) -> dict[str, Any]:
+    """One look at a registry: by the server that owns the data if one runs, else here."""
+    answers = ask_control(control_path(settings), {"do": "status"})
+    if answers is not None:
+        for answer in answers:
+            return answer
+        raise CannotStart("the server gave no answer")
+    require_registry(settings)
+    with (
+        open_registry(settings, looking=True, tables_may=Tables.LEAVE) as (opened, _),
+        _without_worker(opened) as registry,
+    ):
+        return _status(registry)
 
 
 def manage(settings: Settings, request: Mapping[str, Any]) -> dict[str, Any]:

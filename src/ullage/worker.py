@@ -254,6 +254,7 @@ class Worker:
             sys.setswitchinterval(SWITCH_SECONDS)
             try:
                 self._do_jobs()
+                self._registry.rounds.note("jobs")
             finally:
                 self._at_a_job = False
                 sys.setswitchinterval(USUAL_SWITCH_SECONDS)
@@ -279,6 +280,7 @@ class Worker:
                     log.error("a job failed, trying again soon: %s", error)
                 else:
                     log.exception("a job failed, trying again soon")
+                self._registry.rounds.note_error("jobs")
                 self._note_failure(error)
                 self._stop.wait(backoff_seconds(failures))
                 continue
@@ -300,6 +302,7 @@ class Worker:
         forget_at = time.monotonic()
         while not self._stop.wait(PULLS_SECONDS):
             self._about_pulls(pull_log.write_pulls)
+            self._registry.rounds.note("pulls")
             if time.monotonic() >= forget_at:
                 forget_at += FORGET_SECONDS
                 self._about_pulls(pull_log.forget_old_pulls)

@@ -100,6 +100,7 @@ TABLE = (
     Row("POST", "/api/v1/suggest", "known", 201, 404, METADATA | DELETION),
     Row("GET", "/api/v1/plans/{plan}", "known", 200, 404, METADATA, 404),
     Row("POST", "/api/v1/plans/{plan}/apply", "known", 200, 404, METADATA, 404, DELETION),
+    Row("GET", "/api/v1/status", Everywhere(METADATA), 200, 200),
     Row("GET", "/api/v1/usage", "known", 200, 404, METADATA),
     Row("GET", "/api/v1/why/{digest}", "known", 200, 404, METADATA, 404),
     Row("GET", "/api/v1/ids/{prefix}", "known", 200, 200),
@@ -166,6 +167,7 @@ TABLE = (
     Row("GET", "/livez", "anybody", 200, 200),
     Row("GET", "/readyz", "anybody", 200, 200),
     Row("GET", "/startupz", "anybody", 200, 200),
+    Row("GET", "/metrics", Everywhere(METADATA), 200, 200),
 )
 # RFC 9110 section 9.1: HEAD goes wherever GET goes, so it needs the same.
 HEADS = tuple(

@@ -56,6 +56,14 @@ def fill(client: httpx.Client) -> None:
     client.patch("/api/v1/policies/soft-delete", json=soft).raise_for_status()
     gone = client.post("/api/v1/plans", json={"repository": "team/app", "tags": ["v5"]}).json()
     client.post(f"/api/v1/plans/{gone['id']}/apply", json={}).raise_for_status()
+    rules = [
+        {"name": "releases", "tags": "^v[0-9]$", "keep": True},
+        {"name": "old orphans", "untagged": True, "older_than": "7d"},
+    ]
+    client.put("/api/v1/policies/retention", json={"rules": rules}).raise_for_status()
+    lock = {"repository": "team/worker", "tag": "latest", "reason": f"audit {EVIL}"}
+    client.post("/api/v1/locks", json=lock).raise_for_status()
+    client.post("/v2/team/app/blobs/uploads/").raise_for_status()
     purge = {"filters": ["team/app:^v1$"], "ago": "0d", "dry_run": True}
     client.post("/api/v1/purge", json=purge).raise_for_status()
 
@@ -81,6 +89,13 @@ def addresses(server: UllageServer) -> dict[str, str]:
         "deletion": f"deleted/{deletion}",
         "jobs": "jobs",
         "job": f"jobs/{job}",
+        "clean-up": "cleanup",
+        "retention": "retention?repository=team/app&tag=v3",
+        "locks": "locks",
+        "accounts": "accounts",
+        "audit": "audit",
+        "uploads": "uploads",
+        "search": "search?q=team",
         "missing": "nowhere",
     }
 

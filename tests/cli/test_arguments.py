@@ -58,9 +58,14 @@ def test_the_deprecated_resource_group_is_taken_and_ignored() -> None:
         (["repository", "list", "--top", "a"], 2, "argument --top: invalid int value: 'a'\n"),
         (["repository", "list", "--nonsense"], 2, "unrecognized arguments: --nonsense\n"),
         (
+            ["repository", "list", "--onlyshow-errors"],
+            2,
+            "unrecognized arguments: --onlyshow-errors. Did you mean --only-show-errors?\n",
+        ),
+        (
             ["repository", "list", "--query", "[?"],
             2,
-            "argument --query: invalid jmespath_type value: '[?'\n",
+            "argument --query: invalid jmespath_type value: '[?': ",
         ),
         (
             ["repository", "nonsense"],

@@ -65,6 +65,7 @@ UNUSED = {
     # Until it is asked for.
     "ullage.server.api.openapi", "ullage.check.check", "ullage.accounts.commands", "difflib",
     "jinja2", "markupsafe",
+    "prometheus_client",
 }  # fmt: skip
 
 

@@ -1,6 +1,7 @@
-"""docs/guides/object-stores.md, "In a bucket of S3": each command and document of it, tried.
+"""docs/guides/object-stores.md, where blobs are: each command and document of it, tried.
 
-Only names, addresses and ports are others than on the page.
+Only names, addresses and ports are others than on the page. Commands that manage accounts and
+buckets of a cloud are read by the cloud's own client, which then finds that it has not logged in.
 """
 
 from __future__ import annotations
@@ -22,16 +23,32 @@ import pytest
 from tests.server.pushing import push_blob
 from tests.support.actors import wait_until
 from tests.support.buckets import CREDENTIALS, S3Server
-from tests.support.require import require_command
+from tests.support.containers import ACCOUNT, Azurite
+from tests.support.google_storage import GoogleStorage
+from tests.support.object_servers import ObjectServer
+from tests.support.require import find_command, require_command
 from tests.support.server import UllageServer
 
 pytestmark = [pytest.mark.client, pytest.mark.slow]
 
-_WHOLE = (Path(__file__).parents[2] / "docs/guides/object-stores.md").read_text("utf-8")
-PAGE = _WHOLE.partition("## In a bucket of S3")[2].partition("## Moving from files")[0]
+_PAGE = (Path(__file__).parents[2] / "docs/guides/object-stores.md").read_text("utf-8")
 _BLOCK = re.compile(r"^```json\n(.*?)^```\n", re.DOTALL | re.MULTILINE)
+
+
+def section(title: str) -> str:
+    """What the page says below a heading."""
+    return _PAGE.partition(f"## {title}\n")[2].partition("\n## ")[0]
+
+
+def commands_of(text: str) -> list[str]:
+    return re.findall(r"^    (\S.*)$", _BLOCK.sub("", text), re.MULTILINE)
+
+
+PAGE = section("In a bucket of S3")
+AZURE = section("In a container of Azure")
+GOOGLE = section("In a bucket of Google Cloud Storage")
 POLICY, LIFECYCLE = (json.loads(text) for text in _BLOCK.findall(PAGE))
-COMMANDS = re.findall(r"^    (\S.*)$", _BLOCK.sub("", PAGE), re.MULTILINE)
+COMMANDS = commands_of(PAGE)
 BUCKET = "registry-blobs"
 LAYER = secrets.token_bytes(20 * 2**20)
 # Of the account that has the rights of the page and no others.
@@ -104,16 +121,101 @@ def test_what_the_page_says_works(service: S3Server, tmp_path: Path) -> None:
         server.assert_no_500()
 
 
-def _objects(service: S3Server) -> int:
-    found = service.client().list_objects_v2(Bucket=BUCKET).get("Contents", ())
-    return sum(not each["Key"].endswith("registry-id") for each in found)
+def _objects(service: ObjectServer) -> int:
+    return sum(not name.endswith("registry-id") for name in service.sizes(BUCKET))
+
+
+def pushes_pulls_and_deletes(service: ObjectServer, place: str, folder: Path) -> None:
+    """A registry there sends pulls to `localhost`, and the bytes of what is deleted go."""
+    reached = service.endpoint.replace("127.0.0.1", "localhost")
+    storage = ("--storage", f"{place}&public={reached}")
+    with UllageServer(folder / "data", *storage, env=service.environment) as server:
+        with httpx.Client(base_url=server.url, timeout=60) as client:
+            digest = push_blob(client, "app", LAYER)
+            answer = client.get(f"/v2/app/blobs/{digest}")
+            assert answer.status_code == 307
+            assert answer.headers["Location"].startswith(f"{reached}/")
+            assert httpx.get(answer.headers["Location"], timeout=60).content == LAYER
+            unread = push_blob(client, "app", LAYER[1:])
+            assert client.delete(f"/v2/app/blobs/{unread}").status_code == 202
+            wait_until(lambda: _objects(service) == 1, "the bytes to go")
+        server.assert_no_500()
+
+
+# --- Azure ----------------------------------------------------------------------------------------
+
+
+def cloud_client(words: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
+    """A command of a cloud's own client, which knows no account."""
+    environment = {
+        **os.environ,
+        "AZURE_CONFIG_DIR": str(folder / "azure"),
+        "AZURE_CORE_COLLECT_TELEMETRY": "no",
+        "CLOUDSDK_CONFIG": str(folder / "gcloud"),
+        "CLOUDSDK_CORE_DISABLE_PROMPTS": "1",
+        "CLOUDSDK_CORE_DISABLE_USAGE_REPORTING": "1",
+    }
+    return subprocess.run(words, env=environment, cwd=folder, capture_output=True, text=True)
+
+
+def test_a_container_is_made_and_used_as_the_page_says(tmp_path: Path) -> None:
+    with Azurite(tmp_path / "containers") as service:
+        (made,) = [line for line in commands_of(AZURE) if line.startswith("az storage container")]
+        words = shlex.split(made.replace("registryblobs", ACCOUNT).replace(" login", " key"))
+        words += ["--account-key", service.key, "--blob-endpoint", service.endpoint]
+        created = cloud_client([require_command("az"), *words[1:]], tmp_path)
+        assert created.returncode == 0, created.stderr
+        (place,) = [shlex.split(line)[-1] for line in commands_of(AZURE) if "endpoint=" in line]
+        place = place.replace("https://blobs.internal:10000/registryblobs", service.endpoint)
+        pushes_pulls_and_deletes(service, place.replace("registryblobs", ACCOUNT), tmp_path)
+
+
+def test_az_reads_what_the_page_says_about_accounts(tmp_path: Path) -> None:
+    lines = [line for line in commands_of(AZURE) if line.startswith("az storage account")]
+    for line in lines:
+        done = cloud_client([require_command("az"), *shlex.split(line)[1:]], tmp_path)
+        assert "Please run 'az login'" in done.stderr, line
+    assert len(lines) == 2
+
+
+# --- Google Cloud Storage -------------------------------------------------------------------------
+
+
+def test_a_bucket_of_google_is_used_as_the_page_says(tmp_path: Path) -> None:
+    with S3Server(tmp_path / "buckets") as upstream, GoogleStorage(upstream) as service:
+        service.make_bucket(BUCKET)
+        (line,) = [line for line in commands_of(GOOGLE) if line.startswith("ullage serve")]
+        assert [name in GOOGLE for name in service.environment] == [True, True]
+        place = f"{shlex.split(line)[-1]}?endpoint={service.endpoint}"
+        pushes_pulls_and_deletes(service, place, tmp_path)
+
+
+def test_gcloud_reads_what_the_page_says_about_buckets(tmp_path: Path) -> None:
+    gcloud = find_command("gcloud")
+    if gcloud is None:
+        pytest.skip("gcloud is not installed, and comes from Google only")
+    (rule,) = _BLOCK.findall(GOOGLE)
+    (tmp_path / "lifecycle.json").write_text(rule)
+    lines = [line for line in commands_of(GOOGLE) if line.startswith("gcloud ")]
+    for line in lines:
+        done = cloud_client([gcloud, *shlex.split(line)[1:]], tmp_path)
+        assert "do not currently have an active account" in done.stderr, line
+    assert len(lines) == 6
 
 
 def test_every_command_of_the_page_is_tried() -> None:
-    tried = ("aws ", "curl ", "ullage serve --storage 's3://registry-blobs/main?endpoint")
-    # One needs a package host, the other one AWS itself.
-    left = [line for line in COMMANDS if not line.startswith(tried)]
+    tried = ("aws ", "curl ", "az ", "gcloud ", "ullage serve --storage gs:")
+    left = [
+        line
+        for line in COMMANDS + commands_of(AZURE) + commands_of(GOOGLE)
+        if not line.startswith(tried) and "endpoint=" not in line
+    ]
+    # They need a package host, the clouds themselves, and keys.
     assert left == [
         "pip install 'ullage[cloud]'",
         "ullage serve --storage s3://registry-blobs/main",
+        "pip install 'ullage[cloud]'",
+        "ullage serve --storage 'az://registry-blobs/main?account=registryblobs'",
+        "pip install 'ullage[cloud]'",
+        "export GCS_HMAC_ACCESS_ID=… GCS_HMAC_SECRET=…",
     ]

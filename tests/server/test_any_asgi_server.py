@@ -33,7 +33,9 @@ from ullage.server.http.routes import Route, Router
 from ullage.server.http.shared_reads import SharedReads
 from ullage.server.http.threads import FairThreads, Threads
 from ullage.server.http.write_batches import WriteBatches
+from ullage.server.monitoring.counting import RequestCounts
 from ullage.server.monitoring.health import Health
+from ullage.server.monitoring.sources import Sources
 
 LARGE = os.urandom(3 * 1024 * 1024)
 Message = MutableMapping[str, Any]
@@ -321,7 +323,10 @@ def app_with(registry: Registry, handler: Callable[..., Awaitable[Response]]) ->
     batches, bodies = WriteBatches(registry, threads), Bodies(threads, 60)
     origins = OwnOrigins(listen_host="", external_url="", hosts=())
     guard = Guard(None, threads, FairThreads(1), origins)
-    context = Context(registry, threads, reads, batches, bodies, guard, Health.of(registry))
+    sources = Sources(registry, RequestCounts(), {}, {})
+    context = Context(
+        registry, threads, reads, batches, bodies, guard, Health.of(registry), sources
+    )
     return App(context, Router([Route("x", "GET", "/x", handler, KNOWN)]), None)
 
 

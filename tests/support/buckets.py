@@ -36,6 +36,8 @@ def require_s3() -> str:
 class S3Server(ObjectServer):
     """An S3 server; `arguments` are more of versitygw's own, `environment` is for it alone."""
 
+    small_pieces: Mapping[str, str] = {"part": "5MiB"}
+
     def __init__(
         self, folder: Path, *arguments: str, environment: Mapping[str, str] | None = None
     ) -> None:

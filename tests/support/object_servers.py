@@ -25,6 +25,11 @@ def cached(*path: str) -> str | None:
 class ObjectServer:
     """Started and killed by the `with` block. `folder` is for what it stores."""
 
+    # Where it is reached.
+    endpoint: str
+    # Options of a URL with which an upload of 12 MB is of several pieces.
+    small_pieces: Mapping[str, str] = {}
+
     def __init__(self, folder: Path, environment: Mapping[str, str]) -> None:
         """`environment` has what a registry needs to ask it: credentials."""
         self.folder = folder

@@ -10,6 +10,8 @@ from ullage.authorization import WITHOUT_ACCOUNTS
 from ullage.oci.reference import parse_repository_name, parse_tag
 from ullage.registry.context import Registry
 from ullage.server.ui.bill import bill_of, repository_line
+from ullage.usage import overview, usage
+from ullage.usage.overview import take_overview
 from ullage.usage.shown_images import Sorting, image_parts, newest_images, ranked_images
 from ullage.usage.usage import by_image
 
@@ -47,6 +49,21 @@ def test_a_page_asks_as_much_of_a_large_registry(
         page(registry)
     assert len(many) == asked
     assert asked < 40
+
+
+def test_a_large_registry_is_shown_as_it_was_taken_last(
+    registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """ui.md section 6: without counting it again; and the same, to the byte."""
+    fill(registry, 0, 8)
+    push_image(registry, "app", None, [b"orphan"])
+    counted = bill_of(registry, WITHOUT_ACCOUNTS)
+    take_overview(registry)
+    monkeypatch.setattr(overview, "SMALL", 0)
+    monkeypatch.setattr(usage, "tagged_by_repository", lambda registry: pytest.fail("counted"))
+    kept = bill_of(registry, WITHOUT_ACCOUNTS)
+    assert (kept.lines, kept.totals) == (counted.lines, counted.totals)
+    assert any(line.untagged_bytes for line in kept.lines)
 
 
 def test_a_page_says_of_each_image_what_the_whole_bill_says(registry: Registry) -> None:

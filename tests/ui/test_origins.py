@@ -43,7 +43,7 @@ def test_a_form_of_its_own_page_is_read(server: UllageServer, path: str) -> None
     for own in ({"Origin": server.url}, {"Sec-Fetch-Site": "same-origin"}):
         with Visitor(server.url) as visitor:
             answer = visitor.post(address(path), headers=own, follow=False)
-            assert answer.status_code != 403, answer.text
+            assert "from another site" not in answer.text
 
 
 def test_an_open_registry_has_pages_under_its_own_names_only(server: UllageServer) -> None:

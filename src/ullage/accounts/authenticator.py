@@ -92,6 +92,8 @@ class Authenticator:
         )
         self._lock = threading.Lock()
         self._known: OrderedDict[bytes, tuple[Principal, float, int]] = OrderedDict()
+        # How often a token was known, and how often it was not.
+        self._hits = self._misses = 0
         # How often all of it was forgotten.
         self._forgotten = 0
         self.keys = TokenKeys(registry, monotonic)
@@ -115,6 +117,7 @@ class Authenticator:
         if account is None or known is None:
             return None
         self._throttle.succeeded(address, name)
+        self._registry.tallies.add("logins", "password", "ok")
         return replace(account, credential=credential_of(known))
 
     def party(self, address: str, name: str) -> str:
@@ -134,8 +137,10 @@ class Authenticator:
         matched = self._matched(name, account.hashes if account else (), password)
         if matched is None or account is None:
             self._throttle.failed(address, name, password)
+            self._registry.tallies.add("logins", "password", "wrong")
             raise LoginFailed
         self._throttle.succeeded(address, name)
+        self._registry.tallies.add("logins", "password", "ok")
         return replace(account, credential=credential_of(matched))
 
     def _find(self, name: str, now: datetime) -> Account | None:
@@ -151,6 +156,7 @@ class Authenticator:
         wait = self._throttle.wait(address, name, password)
         if wait > 0:
             seconds = math.ceil(wait)
+            self._registry.tallies.add("logins", "password", "throttled")
             raise TooManyRequests(
                 {"retry_after_seconds": seconds},
                 "too many failed logins for this account from this address; try again in "
@@ -241,9 +247,16 @@ class Authenticator:
         """Whose access token this is, if that was asked a moment ago. Never blocks."""
         with self._lock:
             known = self._known.get(_fingerprint(token))
-        if known is None or self._monotonic() >= known[1]:
+            valid = known is not None and self._monotonic() < known[1]
+            self._hits += valid
+            self._misses += not valid
+        if known is None or not valid:
             return None
         return known[0] if self._registry.now().timestamp() < known[2] else None
+
+    def looks(self) -> tuple[int, int]:
+        """How often `remembered` knew the token, and how often it did not."""
+        return self._hits, self._misses
 
     def bearer(self, token: str) -> Principal:
         """Whose access token this is and what it allows. May block. Raises TokenInvalid."""

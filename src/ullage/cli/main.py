@@ -20,6 +20,8 @@ def run(arguments: Sequence[str]) -> int:
         return print_candidates(arguments[1:])
     if first in ("--help", "-h"):
         return _overview()
+    if first == "help":
+        return run([*arguments[1:], "--help"])
     if first == "--version":
         return run(["version"])
     from ullage.cli import table

@@ -12,9 +12,9 @@ if TYPE_CHECKING:
 
 # The first words of the commands for users, in the order of help.
 _REMOTE = (
-    "repository", "manifest", "plan", "suggest", "apply", "usage", "show-usage", "why", "purge",
-    "retention", "pullers", "lock", "unlock", "job", "restore", "deleted", "login", "logout",
-    "config", "az-env", "completion",
+    "repository", "manifest", "plan", "suggest", "apply", "usage", "show-usage", "top", "why",
+    "purge", "retention", "pullers", "lock", "unlock", "job", "restore", "deleted", "login",
+    "logout", "config", "az-env", "completion",
 )  # fmt: skip
 
 
@@ -73,6 +73,8 @@ def _imported_for(first: str) -> tuple[Command, ...]:
             from ullage.cli.commands.plan import COMMANDS
         case "usage" | "show-usage":
             from ullage.cli.commands.usage import COMMANDS
+        case "top":
+            from ullage.cli.commands.top import COMMANDS
         case "why":
             from ullage.cli.commands.why import COMMANDS
         case "purge":
@@ -100,6 +102,8 @@ def _imported_for(first: str) -> tuple[Command, ...]:
             from ullage.cli.local.serve import COMMANDS
         case "health":
             from ullage.cli.local.health import COMMANDS
+        case "status":
+            from ullage.cli.local.status import COMMANDS
         case "check":
             from ullage.cli.local.check import COMMANDS
         case "migrate":

@@ -120,11 +120,16 @@ def reclaim_due(registry: Registry) -> int:
         return 0
     failpoint("reclaim.after_claim")
     failed = _erase(registry, claimed)
+    registry.tallies.add("attempts", n=len(claimed))
     if failed:
         backoff = min(timedelta(seconds=2 ** min(failed[0].attempts + 1, 20)), MAX_BACKOFF)
         log.error("%d objects could not be erased, next try in %s", len(failed), backoff)
         registry.write(lambda tx: postpone_tombstones(tx, token, failed, now + backoff))
     erased = [tombstone for tombstone in claimed if tombstone not in failed]
+    gone = registry.now()
+    for tombstone in erased:
+        after = gone - tombstone.due_at + registry.limits.read_grace
+        registry.tallies.add_erased(max(after.total_seconds(), 0.0), 1)
     failpoint("reclaim.before_drop")
     dropped = registry.write(lambda tx: drop_tombstones(tx, token, erased), freeing=True)
     failpoint("reclaim.after_drop")

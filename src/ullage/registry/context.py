@@ -27,6 +27,7 @@ from ullage.registry.queries.reclaim.signed_reads import Due
 from ullage.registry.queries.upload_claims import Claims
 from ullage.registry.rounds import Rounds
 from ullage.registry.storage_keys import StoreMark
+from ullage.registry.tallies import Tallies
 
 T = TypeVar("T")
 
@@ -124,6 +125,8 @@ class Registry:
     store_mark: StoreMark = field(default_factory=StoreMark)
     # Whether the work beside the requests goes on.
     rounds: Rounds = field(default_factory=Rounds)
+    # What happened in this process.
+    tallies: Tallies = field(default_factory=Tallies)
 
     @property
     def unready(self) -> str | None:
@@ -207,5 +210,6 @@ class Registry:
             target=target,
             detail=detail,
         )
+        tx.after_commit(lambda: self.tallies.add_change(action, detail or {}))
         if action.startswith(_OF_ACCOUNTS):
             notify(tx, ACCOUNTS)

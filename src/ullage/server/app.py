@@ -9,7 +9,7 @@ from typing import Any
 
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import Receive, Scope, Send
 
 from ullage.accounts.authenticator import Authenticator
 from ullage.authorization import Principal
@@ -45,7 +45,9 @@ from ullage.server.http.shared_reads import SharedReads
 from ullage.server.http.threads import FairThreads, Threads
 from ullage.server.http.write_batches import WriteBatches
 from ullage.server.monitoring import routes as monitoring
+from ullage.server.monitoring.counting import RequestCounts
 from ullage.server.monitoring.health import Health
+from ullage.server.monitoring.sources import Sources
 from ullage.server.ui.site import Site
 
 log = logging.getLogger(__name__)
@@ -54,6 +56,9 @@ log = logging.getLogger(__name__)
 PASSWORD_THREADS = 4
 # What only clients of ours and scripts speak.
 OWN_INTERFACE = "/api/"
+# The specification's endpoints whose answers are content that was pushed.
+_CONTENT = frozenset(["end-2", "end-3"])
+_LENGTH = b"content-length"
 ROUTES = (
     *distribution.ROUTES,
     *acr.ROUTES,
@@ -78,7 +83,8 @@ def create_app(
     redirects: Redirects | None = None,
     health: Health | None = None,
     ui: bool = True,
-) -> ASGIApp:
+    metrics_repositories: int = 0,
+) -> App:
     """The registry as an application for any ASGI server.
 
     Without an `authenticator` every request may do everything, if it is made to one of the
@@ -93,10 +99,18 @@ def create_app(
     guard = Guard(authenticator, pool, passwords, origins, external_url, scheme)
     bodies = Bodies(pool, body_idle_seconds)
     reads, writes = SharedReads(registry, pool), WriteBatches(registry, pool)
+    router, requests = Router(ROUTES), RequestCounts()
+    caches = {"route": router.looks}
+    if authenticator is not None:
+        caches["bearer"] = authenticator.looks
+    pools = {"work": pool.load, "passwords": passwords.load}
+    sources = Sources(registry, requests, caches, pools, metrics_repositories)
     health = health or Health.of(registry)
-    context = Context(registry, pool, reads, writes, bodies, guard, health, send_file, redirects)
+    context = Context(
+        registry, pool, reads, writes, bodies, guard, health, sources, send_file, redirects
+    )
     site = Site(context) if ui else None
-    return App(context, Router(ROUTES), request_log, Proxies(trusted_proxies), site)
+    return App(context, router, request_log, Proxies(trusted_proxies), site)
 
 
 class App:
@@ -110,9 +124,11 @@ class App:
     ) -> None:
         self._context = context
         self._site = site
+        self._requests = context.sources.requests
         self._log = request_log
         self._proxies = proxies or Proxies()
         self.router = router
+        self.sources = context.sources
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -123,6 +139,8 @@ class App:
         request = Request(scope, receive)
         self._proxies.locate(request)
         scope["ullage.request_id"] = request_id_of(request.fields.first.get(b"x-request-id"))
+        scheme = scope.get("ullage.scheme") or self._context.guard.scheme
+        begun = self._requests.begin(scope["method"], scheme)
         status = 0
         try:
             response = await self._response(request)
@@ -134,6 +152,8 @@ class App:
             else:
                 unread = False
             await response(scope, receive, send)
+            if status < 300 and _sends_content(scope):
+                self._requests.sent_bytes += _content_length(response)
             if unread:
                 await self._context.bodies.linger(request)
         except ClientDisconnect:
@@ -145,7 +165,13 @@ class App:
             log.exception("broke off the answer to %s %s", printable(request.method), where)
             raise
         finally:
-            self._write_log(request, status, time.perf_counter() - began)
+            seconds = time.perf_counter() - began
+            quiet = scope["path"] in monitoring.UNLOGGED
+            route: Route | None = scope.get("ullage.route")
+            template = route.path if route is not None else ""
+            self._requests.end(begun, template, 0 if quiet else status, seconds)
+            if not quiet:
+                self._write_log(request, status, seconds)
 
     async def _response(self, request: Request) -> Response:
         """The response, whatever happens."""
@@ -172,6 +198,7 @@ class App:
             if self._site is not None and self._site.takes(request, path):
                 return await self._site.respond(request, path)
             route, parts = self.router.find(request.scope["method"], path)
+            request.scope["ullage.route"] = route
             if path.startswith(OWN_INTERFACE):
                 require_json(request.fields)
             # A malformed name is refused before rights on it are.
@@ -210,9 +237,9 @@ class App:
                 return
 
     def _write_log(self, request: Request, status: int, seconds: float) -> None:
-        scope = request.scope
-        if self._log is None or scope["path"] in monitoring.UNLOGGED:
+        if self._log is None:
             return
+        scope = request.scope
         principal = scope.get("ullage.principal")
         client = scope.get("client")
         self._log.write(
@@ -237,6 +264,16 @@ def _not_a_name(request: Request, path: str, error: NameInvalid) -> Response:
     if reads and "/referrers/" not in path:
         return error_response(NameUnknown(error.detail, error.message))
     return error_response(error)
+
+
+def _sends_content(scope: Scope) -> bool:
+    """Whether this is a pull of a blob or a manifest."""
+    route: Route | None = scope.get("ullage.route")
+    return route is not None and route.endpoint in _CONTENT and scope["method"] == "GET"
+
+
+def _content_length(response: Response) -> int:
+    return next((int(value) for name, value in response.raw_headers if name == _LENGTH), 0)
 
 
 def _add_request_id(response: Response, scope: Scope) -> None:

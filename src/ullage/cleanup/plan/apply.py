@@ -54,6 +54,25 @@ def apply_plan(
     allow_smaller: bool = False,
     allow: Collection[str] = (),
 ) -> Receipt:
+    """As apply, and count what became of it."""
+    try:
+        return apply(registry, plan_id, caller, allow_smaller=allow_smaller, allow=allow)
+    except PlanChanged:
+        registry.tallies.add("plans", "changed")
+        raise
+    except PlanRefused:
+        registry.tallies.add("plans", "refused")
+        raise
+
+
+def apply(
+    registry: Registry,
+    plan_id: str,
+    caller: Caller,
+    *,
+    allow_smaller: bool,
+    allow: Collection[str],
+) -> Receipt:
     """Delete what the plan shows; returns the receipt, the same one to every later call.
 
     A large plan's receipt names the job that carries it out, with what it has done so far.
@@ -83,7 +102,7 @@ def apply_plan(
             return receipt
         _require_allowed(plan.document, allow)
         receipt = _carry_out(tx, registry, plan, caller, now, allow_smaller)
-        plans.mark_applied(tx, plan_id, packed(receipt).decode(), now)
+        _mark_applied(tx, registry, plan, receipt, now)
         return receipt
 
     receipt = registry.write(carry_out, freeing=True)
@@ -124,7 +143,7 @@ def _start(
         job_id = registry.fresh_key()
         queue_job(tx, registry, job_id, "plan", request, caller)
         receipt = Receipt(plan=plan.id, job=job_id, by=caller.subject)
-        plans.mark_applied(tx, plan.id, packed(receipt).decode(), now, expires_at=now + KEPT)
+        _mark_applied(tx, registry, plan, receipt, now, expires_at=now + KEPT)
         applied = plans.find(tx, plan.id, now)
         assert applied is not None
         return receipt_of(tx, applied) or receipt
@@ -164,7 +183,7 @@ def _delete_large_repositories(
             if stamp(tx, name) != stamps[name]:
                 return None
         receipt = _delete(tx, registry, plan, caller, now, preview, allow_smaller)
-        plans.mark_applied(tx, plan.id, packed(receipt).decode(), now)
+        _mark_applied(tx, registry, plan, receipt, now)
         return receipt
 
     _require_allowed(plan.document, allow)
@@ -179,6 +198,18 @@ def _delete_large_repositories(
             registry.wake()
             return receipt
     raise Unavailable(message="these repositories change all the time; try again", retry_after=1)
+
+
+def _mark_applied(
+    tx: Transaction,
+    registry: Registry,
+    plan: StoredPlan,
+    receipt: Receipt,
+    now: datetime,
+    expires_at: datetime | None = None,
+) -> None:
+    plans.mark_applied(tx, plan.id, packed(receipt).decode(), now, expires_at=expires_at)
+    tx.after_commit(lambda: registry.tallies.add("plans", "applied"))
 
 
 def _require_allowed(document: StoredPlanDocument, allow: Collection[str]) -> None:

@@ -96,6 +96,7 @@ def keep_plan(
 
     # A plan is how a full registry gets room again.
     registry.write(keep, freeing=True)
+    registry.tallies.add("plans", "made")
     return _public(document, principal)
 
 

@@ -146,11 +146,30 @@ def choose_retention(registry: Registry, job: JobRow, add: Callable[[Item], None
     """Everything that the rules take, but of no repository that they must not take so much of."""
     request = stored(job.request, RetentionJob)
     rules, now = _compiled(request), datetime.fromisoformat(request.at)
+    found = [(each.id, RepositoryName(each.repository)) for each in request.repositories or ()]
+    return _choose(registry, rules, now, found, add)
+
+
+def look_ahead(registry: Registry, add: Callable[[Item], None]) -> Chosen | None:
+    """What a run of the rules would take now; None if there are none. Costs as a dry run."""
+    rules = compiled(registry.read(find_retention).in_force())
+    if not rules:
+        return None
+    found = registry.read(candidates.repositories)
+    return _choose(registry, rules, registry.now(), found, add)
+
+
+def _choose(
+    registry: Registry,
+    rules: Sequence[Compiled],
+    now: datetime,
+    repositories: Sequence[tuple[int, RepositoryName]],
+    add: Callable[[Item], None],
+) -> Chosen:
     shares: list[RepositoryShare] = []
     warnings: list[Warning] = []
-    for found in request.repositories or ():
-        name = RepositoryName(found.repository)
-        taken = _take(registry, found.id, name, rules, now)
+    for repository_id, name in repositories:
+        taken = _take(registry, repository_id, name, rules, now)
         if taken is None:
             continue
         refusal = spared(taken.share, taken.of_tags, taken.of_orphans)

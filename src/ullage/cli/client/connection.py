@@ -152,6 +152,10 @@ class Connections:
         if self._trust is None:
             try:
                 self._trust = ssl.create_default_context(cafile=self._ca_file)
+            except FileNotFoundError as error:
+                raise Failure(
+                    f"{self._ca_file}: there is no such file; name another with --ca-file."
+                ) from error
             except (OSError, ssl.SSLError) as error:
                 raise Failure(
                     f"{self._ca_file}: is no file with certificates in PEM form."
@@ -166,12 +170,7 @@ class Connections:
         address = (origin.host.strip("[]"), origin.port_for("https"))
         plain = Origin("http", origin.host, origin.port)
         try:
-            with _connect(address, 5) as bare:
-                # Any certificate will do for finding out; the connection itself checks it.
-                curious = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-                curious.check_hostname = False
-                curious.verify_mode = ssl.CERT_NONE
-                curious.wrap_socket(bare, server_hostname=address[0]).close()
+            _shake_hands(address)
         except (ssl.SSLError, ConnectionResetError):
             return plain
         except OSError:
@@ -185,8 +184,15 @@ class Connections:
             f"Could not connect to the registry login server '{self.origin.address}'. Please "
             f"verify that the registry exists and the URL '{self.origin.url}/v2/' is reachable "
             "from your environment.",
-            hint=_reason(error, self._ca_file),
+            hint=self._reason(error),
         )
+
+    def _reason(self, error: Exception) -> str:
+        plain = self.origin.scheme == "http" and not isinstance(error, TimeoutError)
+        address = (self.origin.host.strip("[]"), self.origin.port_for("http")) if plain else None
+        if address is not None and _speaks_tls(address):
+            return f"It speaks TLS there: use https://{self.origin.address}"
+        return _reason(error, self._ca_file, self.origin)
 
     def _log(
         self,
@@ -225,6 +231,24 @@ def _connect(
     return made
 
 
+def _shake_hands(address: tuple[str, int]) -> None:
+    """Begin to speak TLS. Raises ssl.SSLError, OSError."""
+    with _connect(address, 5) as bare:
+        # Any certificate will do for finding out; the connection itself checks it.
+        curious = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        curious.check_hostname = False
+        curious.verify_mode = ssl.CERT_NONE
+        curious.wrap_socket(bare, server_hostname=address[0]).close()
+
+
+def _speaks_tls(address: tuple[str, int]) -> bool:
+    try:
+        _shake_hands(address)
+    except OSError:
+        return False
+    return True
+
+
 def _proxy(scheme: str, host: str) -> tuple[str, int] | None:
     """As HTTP_PROXY, HTTPS_PROXY and NO_PROXY say; never for this machine."""
     if not any(name.lower().endswith("_proxy") for name in os.environ):
@@ -240,7 +264,7 @@ def _proxy(scheme: str, host: str) -> tuple[str, int] | None:
     return (parts.hostname, parts.port or 80) if parts.hostname else None
 
 
-def _reason(error: Exception, ca_file: str | None) -> str:
+def _reason(error: Exception, ca_file: str | None, origin: Origin) -> str:
     if isinstance(error, ssl.SSLCertVerificationError):
         trusted = f"by {ca_file}" if ca_file else "here"
         return (
@@ -249,7 +273,7 @@ def _reason(error: Exception, ca_file: str | None) -> str:
             "ULLAGE_CA_FILE)."
         )
     if isinstance(error, ssl.SSLError):
-        return f"It does not speak TLS there ({error.reason})."
+        return f"It does not speak TLS there ({error.reason}): use http://{origin.address}"
     if isinstance(error, TimeoutError):
         return "It does not answer in time."
     if isinstance(error, OSError) and error.strerror:

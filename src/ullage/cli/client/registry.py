@@ -19,7 +19,7 @@ from urllib.parse import quote, unquote, urlencode, urlsplit
 
 from ullage.cli.client.address import Origin
 from ullage.cli.client.saved import Login
-from ullage.cli.shell.console import Console
+from ullage.cli.shell.console import Console, Level
 from ullage.cli.shell.errors import Failure, Refused, Unauthenticated
 
 if TYPE_CHECKING:
@@ -90,6 +90,11 @@ class RemoteRegistry:
     @property
     def origin(self) -> Origin:
         return self._connections.origin
+
+    @property
+    def _stamped(self) -> bool:
+        """Whether errors say when they were, and by which id the registry's log has them."""
+        return self._console.level is Level.DEBUG
 
     # -- asking
 
@@ -163,7 +168,7 @@ class RemoteRegistry:
             return Reply(_json(answer), _next_page(answer), answer.body)
         if method == "DELETE" and answer.status == 404 and repeated:
             return Reply(None, None, b"")
-        raise Refused(error_text(answer, method), answer.status)
+        raise Refused(error_text(answer, method, stamped=self._stamped), answer.status)
 
     def _answer(
         self,
@@ -219,7 +224,7 @@ class RemoteRegistry:
                 if self._login is not None:
                     return False  # The login is known, and lacks the right.
             elif used is not None and used.startswith("Basic "):
-                raise self._denied(401)
+                raise self._denied(refusal)
             if used is not None and self._login is None:
                 self._login = self._ask_login()
             if kind.lower() == "bearer":
@@ -255,15 +260,17 @@ class RemoteRegistry:
             if answer.status == 200 and isinstance(data, dict) and data.get("access_token"):
                 return str(data["access_token"])
             if self._login is not None:
-                raise self._denied(answer.status)
+                raise self._denied(answer)
             # There are no anonymous tokens here.
             self._login = self._ask_login()
 
-    def _denied(self, status: int) -> Unauthenticated:
+    def _denied(self, answer: HttpAnswer) -> Unauthenticated:
+        """What the registry says itself, such as that there were too many wrong passwords."""
+        said = error_text(answer, "POST", stamped=self._stamped)
         return Unauthenticated(
-            f"{_timestamp()} An error occurred: CONNECTIVITY_ACCESS_TOKEN_ERROR\n"
-            f"Access to registry '{self.origin.address}' was denied. Response code: {status}. "
-            "Please try running 'ullage login' again to refresh permissions."
+            f"Access to registry '{self.origin.address}' was denied. "
+            f"Response code: {answer.status}. {said}",
+            hint=f"Log in again: ullage login {self.origin.address}",
         )
 
 
@@ -296,20 +303,42 @@ def referrers_path(repository: str, digest: str) -> str:
     return f"/v2/{quote(repository, safe='/')}/referrers/{quote(digest, safe=':')}"
 
 
-def error_text(answer: HttpAnswer, method: str) -> str:
-    """azure.md section 3.2: the registry's message, with the id that its log has."""
+def error_text(answer: HttpAnswer, method: str, *, stamped: bool = False) -> str:
+    """azure.md section 3.2: the registry's message, and which image it is about.
+
+    `stamped` adds the time and the id that the registry's log has, as az always does.
+    """
     text = _NO_DETAILS.get(answer.status, f"Could not {method.lower()} the requested data.")
     data = _json(answer)
     errors = data.get("errors") if isinstance(data, dict) else None
     first = errors[0] if isinstance(errors, list) and errors else None
     if isinstance(first, dict) and first.get("message"):
+        detail = first.get("detail")
         text = f"Error: {first['message']}"
-        if isinstance(first.get("detail"), str) and first["detail"]:
-            text += f" Detail: {first['detail']}"
+        if isinstance(detail, str) and detail:
+            text += f" Detail: {detail}"
+        elif isinstance(detail, dict):
+            text = _with_name(text, detail)
+    elif isinstance(data, dict) and isinstance(data.get("error_description"), str):
+        text = str(data["error_description"])
     if not text.endswith("."):
         text += "."
     correlation = answer.headers.get("x-ms-correlation-request-id")
-    return f"{_timestamp()} {text} Correlation ID: {correlation}." if correlation else text
+    if not stamped or not correlation:
+        return text
+    return f"{_timestamp()} {text} Correlation ID: {correlation}."
+
+
+def _with_name(text: str, detail: Mapping[str, Any]) -> str:
+    """The message with the image that it is about, unless that is in it."""
+    known = {str(key).lower(): str(value) for key, value in detail.items()}
+    name = known.get("name") or known.get("repository")
+    tag, digest = known.get("tag"), known.get("digest") or known.get("revision")
+    if not name:
+        return text
+    image = f"{name}:{tag}" if tag else f"{name}@{digest}" if digest else name
+    parts = [part for part in (name, tag or digest) if part]
+    return text if all(part in text for part in parts) else f"{text.rstrip('.')}: {image}"
 
 
 def _timestamp() -> str:

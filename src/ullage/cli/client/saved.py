@@ -116,6 +116,23 @@ class SavedLogin:
     ca_file: str | None
 
 
+@dataclass(frozen=True, slots=True)
+class SavedPlace:
+    """Where a registry was when somebody logged in, and the authorities to trust there."""
+
+    url: str
+    ca_file: str | None
+
+
+def place_of(address: str) -> SavedPlace | None:
+    """What was saved with a login for a registry, for any login; the keyring is not asked."""
+    entry = _read(credentials_path()).get(address)
+    if not isinstance(entry, dict):
+        return None
+    ca_file = entry.get("ca_file")
+    return SavedPlace(str(entry.get("url", "")), None if ca_file is None else str(ca_file))
+
+
 def login_of(address: str) -> SavedLogin | None:
     """The login for a registry; `address` is its host[:port]."""
     entry = _read(credentials_path()).get(address)
@@ -129,12 +146,9 @@ def login_of(address: str) -> SavedLogin | None:
             f"The keyring does not give the password of '{username}' at {address}.",
             hint=f"Log in again: ullage login {address} -u {username}",
         )
-    ca_file = entry.get("ca_file")
-    return SavedLogin(
-        Login(username, str(password)),
-        str(entry.get("url", "")),
-        None if ca_file is None else str(ca_file),
-    )
+    place = place_of(address)
+    assert place is not None
+    return SavedLogin(Login(username, str(password)), place.url, place.ca_file)
 
 
 def save_login(address: str, found: SavedLogin) -> str:

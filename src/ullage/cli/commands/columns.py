@@ -25,7 +25,7 @@ def manifests(items: Sequence[Row]) -> Rows:
                 "Digest": short[str(item.get("digest", ""))],
                 "Tags": tag_list(item.get("tags")),
                 "Platform": platform(item),
-                "Size": _size(item.get("imageSize")),
+                "Size": _size(item.get("contentSize", item.get("imageSize"))),
                 "Age": age(item.get("lastUpdateTime")),
                 "Locked": locks(item),
             }
@@ -123,6 +123,9 @@ def tag_list(tags: Any) -> str:
 
 def platform(item: Row) -> str:
     parts = [str(item[key]) for key in ("os", "architecture") if item.get(key)]
+    if parts == ["unknown", "unknown"]:
+        # What BuildKit puts beside platforms: it runs nowhere.
+        return "attestation"
     if parts:
         return "/".join(parts)
     kind = str(item.get("mediaType", ""))

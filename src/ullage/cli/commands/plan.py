@@ -71,6 +71,15 @@ def suggest(invocation: Invocation) -> Result:
     return _planned(invocation, registry, "/api/v1/suggest", request)
 
 
+def make_screen(
+    invocation: Invocation, registry: RemoteRegistry, request: Mapping[str, Any]
+) -> Result:
+    """Make a plan and show what it comes to, without everything that goes."""
+    with working("Looking for what may go"):
+        found: dict[str, Any] = registry.post(PLANS, request, _SECONDS, {"n": "0"}).data
+    return Result(found, lambda: _parts(found), after=screen(found))
+
+
 def _planned(
     invocation: Invocation,
     registry: RemoteRegistry,

@@ -217,7 +217,7 @@ COMMANDS = (
             Flag(("--repository-page-size",), "Ignored.", "NUMBER", kind=int, hidden=True),
             Flag(("--filter-timeout-seconds",), "Ignored.", "NUMBER", kind=int, hidden=True),
             Flag(("--config", "-c"), "Ignored.", "FILE", repeatable=True, hidden=True),
-            *flags.MANIFEST_REGISTRY,
+            *flags.REGISTRY,
         ),
         purge,
         more="As acr purge does, with acr's lines as output; but the registry does all of it, in "

@@ -218,7 +218,7 @@ COMMANDS = (
     Command(
         ("config", "soft-delete", "show"),
         "Show whether deletions can be taken back, and for how many days.",
-        flags.MANIFEST_REGISTRY,
+        flags.REGISTRY,
         show_policy,
     ),
     Command(
@@ -238,7 +238,7 @@ COMMANDS = (
                 kind=int,
             ),
             flags.YES,
-            *flags.MANIFEST_REGISTRY,
+            *flags.REGISTRY,
         ),
         update_policy,
         more="For administrators. Bytes come back when the days are over, or with `ullage purge "

@@ -28,10 +28,19 @@ def _document(path: str) -> Any:
     try:
         text = sys.stdin.read() if path == "-" else Path(path).read_text(encoding="utf-8")
         return yaml.safe_load(text)
-    except (OSError, UnicodeDecodeError) as error:
-        raise Failure(f"{path}: {error}") from error
+    except OSError as error:
+        raise Failure(f"{path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise Failure(f"{path}: is no text in UTF-8") from error
     except yaml.YAMLError as error:
-        raise Failure(f"{path} is neither JSON nor YAML: {error}") from error
+        raise Failure(f"{path} is neither JSON nor YAML: {_place_of(error)}") from error
+
+
+def _place_of(error: Exception) -> str:
+    """What YAML says, on one line, with where that is."""
+    problem, mark = getattr(error, "problem", None), getattr(error, "problem_mark", None)
+    where = f" (line {mark.line + 1}, column {mark.column + 1})" if mark is not None else ""
+    return f"{problem}{where}" if problem else " ".join(str(error).split())
 
 
 def _object(path: str) -> dict[str, Any]:
@@ -270,7 +279,7 @@ COMMANDS = (
     Command(
         ("config", "retention", "show"),
         "Show after how many days manifests without a tag are deleted.",
-        flags.MANIFEST_REGISTRY,
+        flags.REGISTRY,
         show_untagged,
     ),
     Command(
@@ -291,7 +300,7 @@ COMMANDS = (
                 choices=("untaggedmanifests",),
                 required=True,
             ),
-            *flags.MANIFEST_REGISTRY,
+            *flags.REGISTRY,
         ),
         update_untagged,
         more="As az has it: manifests that were untagged before are not affected.",

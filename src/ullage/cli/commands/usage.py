@@ -13,17 +13,22 @@ from ullage.cli.shell import flags
 from ullage.cli.shell.commands import MISSING, Command, Flag
 from ullage.cli.shell.errors import Failure
 from ullage.cli.shell.invocation import Invocation, Result
-from ullage.cli.shell.tables import age, short_digests, size
+from ullage.cli.shell.tables import age, grouped, short_digests, size
+
+# Lines of a table without --top.
+_SHOWN = 20
 
 
 def usage(invocation: Invocation) -> Result:
     given = invocation.given
     scope = scope_of(given.repository or "*", "metadata_read")
     registry = invocation.registry(scope)
+    # On a screen the largest are enough; what reads JSON gets all.
+    top = _SHOWN if given.top is None and invocation.table else given.top
     query = {
         "repository": given.repository,
         "by": given.by,
-        "top": None if given.top is None else str(given.top),
+        "top": None if top is None else str(top),
         "check": "true" if given.check else None,
         "fresh": "true" if given.fresh else None,
     }
@@ -51,6 +56,8 @@ def _usage_rows(data: Mapping[str, Any]) -> list[dict[str, Any]]:
     entries = data.get("entries", [data["repository"]] if "repository" in data else [])
     short = short_digests(str(entry["digest"]) for entry in entries if "digest" in entry)
     rows = [_usage_row(entry, short) for entry in entries]
+    if data.get("omitted"):
+        rows.append({"Name": f"({data['omitted']:,} more: --top NUMBER)"})
     if "registry" in data:
         sums = data["registry"]
         rows += [{"Name": ""}] + [
@@ -72,7 +79,7 @@ def _usage_row(entry: Mapping[str, Any], short: Mapping[str, str]) -> dict[str, 
         "Exclusive": size(entry["exclusive_bytes"]),
         "Shared": size(entry["shared_bytes"]),
         "FairShare": size(entry["fair_share_bytes"]),
-        "Manifests": entry["manifest_count"],
+        "Manifests": grouped(entry["manifest_count"]),
         **({"Pulled": age(entry["last_pull"])} if "last_pull" in entry else {}),
     }
 

@@ -9,7 +9,7 @@ from ullage.cli.local.accounts import manage
 from ullage.cli.local.places import PLACE
 from ullage.cli.shell.commands import MISSING, Command, Flag
 from ullage.cli.shell.invocation import Invocation, Result, without_none
-from ullage.cli.shell.tables import age
+from ullage.cli.shell.tables import age, minute
 
 
 def list_entries(invocation: Invocation) -> Result:
@@ -52,7 +52,7 @@ def _keys(keys: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 def _entries(entries: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     return [
         {
-            "At": entry["at"][:19],
+            "At": minute(entry["at"]),
             "Subject": entry["subject"] or "-",
             "Action": entry["action"],
             "Repository": entry["repository"],

@@ -30,6 +30,8 @@ def greeting(settings: Settings, started: Started) -> Iterator[str]:
         yield f"Made the account admin with the password {started.admin_password}"
         another = f"{_command()} user password --name admin{_where(settings)}"
         yield f"It is not shown again; `{another}` makes another."
+    if started.metrics is not None:
+        yield f"Figures for Prometheus, without credentials: {started.metrics}"
     if started.authority is not None:
         yield from _trusting(url, started.authority)
     if settings.ui:

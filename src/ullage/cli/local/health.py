@@ -28,9 +28,9 @@ def health(invocation: Invocation) -> Result:
 
 def _asked(settings: Settings, path: str) -> tuple[int, str]:
     """Status and text of the answer. Raises Failure where there is none."""
-    listen = settings.listen
+    listen = settings.metrics or settings.listen
     at = Listen(_HERE.get(listen.host, listen.host), listen.port)
-    connection = _connection(at, https=settings.https)
+    connection = _connection(at, https=settings.https and settings.metrics is None)
     try:
         connection.request("GET", path)
         answer = connection.getresponse()
@@ -60,11 +60,12 @@ COMMANDS = (
         LOCAL["health"],
         (
             Flag(("--live",), "Only ask whether it answers, not whether it can do its work."),
-            *setting_flags("listen", "tls", "tls_cert", "tls_key"),
+            *setting_flags("listen", "metrics", "tls", "tls_cert", "tls_key"),
         ),
         health,
         more="It asks the address that `ullage serve` listens on with the same flags, ULLAGE_* "
-        "variables and file. For health checks of containers and for scripts.",
+        "variables and file: that of --metrics, if there is one. "
+        "For health checks of containers and for scripts.",
         examples=("ullage health", "ullage health --live --listen 127.0.0.1:5000"),
         exits={1: "It is not fit for work, or does not answer."},
         common=(HELP,),

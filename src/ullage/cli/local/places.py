@@ -45,9 +45,15 @@ class Place(Protocol):
     def check(self, mode: str, *, repair: bool) -> dict[str, Any]:
         """The report of a check, as JSON has it. Raises Failure."""
 
+    def status(self) -> dict[str, Any]:
+        """One look at it, as JSON has it. Raises Failure."""
 
-def place_of(invocation: Invocation) -> Place:
-    """The registry that is meant, after saying so. Raises Failure."""
+
+def place_of(invocation: Invocation, *, usual: bool = False) -> Place:
+    """The registry that is meant, after saying so. Raises Failure.
+
+    `usual`: where nothing says which, and there are no files here, the default registry.
+    """
     given = invocation.given
     files = [f"--{name}" for name in _FILES if getattr(given, name, None) is not None]
     if given.registry is not None and files:
@@ -60,7 +66,12 @@ def place_of(invocation: Invocation) -> Place:
     if asked:
         return _Asked(invocation)
     settings = settings_of(given)
-    if not files and not settings.has_registry and invocation.defaults.get("registry"):
+    if (
+        not files
+        and not settings.has_registry
+        and (usual or invocation.defaults.get("registry"))
+        and not settings.unreadable
+    ):
         return _Asked(invocation)
     for name in _LOGIN:
         if getattr(given, name, None) is not None:
@@ -81,6 +92,7 @@ class _Asked:
     def __init__(self, invocation: Invocation) -> None:
         from ullage.cli.client.administration import SCOPE
 
+        self._invocation = invocation
         self._registry = invocation.registry(SCOPE)
         origin = self._registry.origin
         invocation.console.note(f"registry: {origin.url if origin.scheme else origin.address}")
@@ -98,6 +110,12 @@ class _Asked:
         for error in found.get("errors", ()):
             # It had begun to answer when it found out.
             raise Failure(str(error["message"]))
+        return found
+
+    def status(self) -> dict[str, Any]:
+        from ullage.cli.client.scopes import READ_ALL
+
+        found: dict[str, Any] = self._invocation.registry(READ_ALL).get("/api/v1/status").data
         return found
 
 
@@ -148,6 +166,16 @@ class _Files:
         if "exit_code" not in report:
             raise Failure(str(report.get("error", "the check did not finish")))
         return report
+
+    def status(self) -> dict[str, Any]:
+        from ullage import wiring
+
+        try:
+            wiring.require_registry(self._settings)
+            self._say()
+            return wiring.status(self._settings)
+        except (wiring.CannotStart, OSError) as error:
+            raise Failure(str(error)) from None
 
     def _say(self) -> None:
         database = _PASSWORD.sub(r"//\1:***@", self._settings.database)

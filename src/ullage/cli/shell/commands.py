@@ -109,9 +109,23 @@ class Command:
         return dict(sorted({**EXITS, **self.exits}.items()))
 
 
+_UNRECOGNIZED = "unrecognized arguments: "
+
+
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        raise UsageError(message, self.prog)
+        raise UsageError(message + self._guess(message), self.prog)
+
+    def _guess(self, message: str) -> str:
+        """For a flag that is misspelt, the one that it looks like."""
+        first = message.removeprefix(_UNRECOGNIZED).partition(" ")[0].partition("=")[0]
+        if not message.startswith(_UNRECOGNIZED) or not first.startswith("--"):
+            return ""
+        from difflib import get_close_matches
+
+        known = [name for name in self._option_string_actions if name.startswith("--")]
+        close = get_close_matches(first, known, 1, cutoff=0.75)
+        return f". Did you mean {close[0]}?" if close else ""
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         if action.choices is not None and value not in action.choices:

@@ -23,13 +23,13 @@ ACCESS = (
         "FILE",
     ),
 )
-# Of `repository` commands, where --name is the registry.
+# Of all commands but `manifest`: az calls the registry --name here and --registry there.
 REGISTRY = (
-    Flag(("--name", "-n"), _REGISTRY_HELP, "REGISTRY", dest="registry"),
+    Flag(("--name", "-n", "--registry", "-r"), _REGISTRY_HELP, "REGISTRY", dest="registry"),
     *ACCESS,
     Flag(("--resource-group", "-g"), "Ignored, as by az.", "GROUP", hidden=True),
 )
-# Of `manifest` commands, where --name is the repository or the artifact.
+# Of `manifest` commands, where --name is the repository or the artifact, as az has it.
 MANIFEST_REGISTRY = (
     Flag(("--registry", "-r"), _REGISTRY_HELP, "REGISTRY", dest="registry"),
     *ACCESS,

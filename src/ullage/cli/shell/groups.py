@@ -7,6 +7,7 @@ TITLE = "A container registry that gives space back."
 LOCAL = {
     "serve": "Run the registry.",
     "health": "Say whether the server of this machine is fit for work, for health checks.",
+    "status": "A registry on one screen: the disk, what will be freed and when, what needs you.",
     "check": "Prove that what the database says and what the disk holds agree, also while it "
     "serves.",
     "user": "People and programs that log in with a password.",

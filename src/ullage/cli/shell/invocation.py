@@ -109,8 +109,12 @@ class Invocation:
         username: str | None = getattr(self.given, "username", None)
         password: str | None = getattr(self.given, "password", None)
         if username:
+            # Another login; where the registry is and whom to trust stay as they were saved.
+            place = saved.place_of(origin.address)
+            scheme = place.url.partition("://")[0] if place is not None else ""
             login = Login(username, password if password is not None else _password())
-            return origin, login, None
+            known = Origin(origin.scheme or scheme, origin.host, origin.port)
+            return known, login, place.ca_file if place is not None else None
         if password:
             raise Failure("Please also specify username if password is specified.")
         found = saved.login_of(origin.address)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
@@ -21,9 +22,11 @@ def query_of(expression: str, command: str) -> Callable[[Any], Any]:
 
     try:
         compiled = jmespath.compile(expression)
-    except JMESPathError:
+    except JMESPathError as error:
         raise UsageError(
-            f"argument --query: invalid jmespath_type value: '{expression}'", command
+            f"argument --query: invalid jmespath_type value: '{expression}': {_first_line(error)}. "
+            "How an expression is written: https://jmespath.org",
+            command,
         ) from None
 
     def search(data: Any) -> Any:
@@ -31,9 +34,14 @@ def query_of(expression: str, command: str) -> Callable[[Any], Any]:
             # What `{b: …, a: …}` selects stays in that order in tables and tsv.
             return compiled.search(data, jmespath.Options(dict_cls=OrderedDict))
         except JMESPathError as error:
-            raise Failure(f"--query: {error}") from None
+            raise Failure(f"--query: {_first_line(error)}") from None
 
     return search
+
+
+def _first_line(error: Exception) -> str:
+    """What is wrong with an expression, without the drawing below it."""
+    return str(error).strip().partition("\n")[0].rstrip(":. ")
 
 
 def show(result: Result, output: str, query: Callable[[Any], Any] | None) -> None:
@@ -86,8 +94,8 @@ def _yaml(data: Any) -> str:
 
 
 def _coloured(text: str, language: str) -> str:
-    """As a terminal shows it; elsewhere as it is."""
-    if not sys.stdout.isatty():
+    """As a terminal shows it; elsewhere, and where no colour is wanted (no-color.org), as it is."""
+    if not sys.stdout.isatty() or os.environ.get("NO_COLOR"):
         return text
     from pygments import highlight
     from pygments.formatters import TerminalFormatter

@@ -72,6 +72,7 @@ def write_pulls(registry: Registry) -> bool:
                 some = {key: taken[key] for key in keys[:AT_ONCE]}
                 registry.write(lambda tx, some=some: _write(tx, some, classify))  # type: ignore[misc]
                 for key in some:
+                    _tally(registry, key, taken[key], classify)
                     del taken[key]
                 keys = keys[AT_ONCE:]
         except RegistryError as error:
@@ -79,6 +80,17 @@ def write_pulls(registry: Registry) -> bool:
             registry.pull_recorder.put_back(taken)
             return False
     return True
+
+
+def _tally(
+    registry: Registry,
+    key: tuple[int, Tag | None, str],
+    seen: Seen,
+    classify: Callable[[str], Puller],
+) -> None:
+    _, tag, agent = key
+    by = "digest" if tag is None else "tag"
+    registry.tallies.add("pulls", by, classify(agent), n=seen.pulls)
 
 
 def _write(tx: Transaction, taken: Pulls, classify: Callable[[str], Puller]) -> None:

@@ -172,6 +172,24 @@ class _ManifestPush(Prepared[PutResult]):
         media_type = self.manifest.media_type
         detail = {"tags": self.tags, "media_type": media_type, "bytes": len(self.raw)}
         audit(tx, self.caller, "manifest.push", repository=name, target=digest, detail=detail)
+        tx.after_commit(lambda: self.registry.tallies.add("pushes", _kind_of(self.manifest)))
+
+
+# Of schema 1 there is no config.
+_IMAGE_CONFIGS = frozenset(
+    [
+        "application/vnd.oci.image.config.v1+json",
+        "application/vnd.docker.container.image.v1+json",
+    ]
+)
+
+
+def _kind_of(manifest: Manifest) -> str:
+    """An index, an image, or something else that is kept beside images."""
+    if manifest.manifests:
+        return "index"
+    config = manifest.config
+    return "image" if config is None or config.media_type in _IMAGE_CONFIGS else "artifact"
 
 
 @dataclass(frozen=True, slots=True)

@@ -86,6 +86,8 @@ class ManifestDetails:
     updated_at: datetime
     attributes: Attributes
     tags: tuple[Tag, ...] | None
+    # Of an index: bytes of all that its platforms hold, each blob once; None if it lists nothing.
+    content_size: int | None = None
 
 
 # --- pages ----------------------------------------------------------------------------------------
@@ -274,6 +276,7 @@ def manifest_updated_at(tx: Transaction, repository_id: int, digest: str) -> dat
 def _with_tags(tx: Transaction, repository_id: int, rows: Sequence[Row]) -> list[ManifestDetails]:
     tags = _tags_on(tx, [row[0] for row in rows])
     subjects = {row[0]: row[9] for row in rows if row[0] not in tags}
+    held = _content_of(tx, [row[0] for row in rows])
     referenced = _listed_by_an_index(tx, subjects) | _with_subject(tx, repository_id, subjects)
     return [
         ManifestDetails(
@@ -287,9 +290,27 @@ def _with_tags(tx: Transaction, repository_id: int, rows: Sequence[Row]) -> list
             updated_at=from_micros(row[8]),
             attributes=attributes_of(row[10:]),
             tags=tags.get(row[0], () if row[0] in referenced else None),
+            content_size=held.get(row[0]),
         )
         for row in rows
     ]
+
+
+_CONTENT = Statement.text("""
+    WITH RECURSIVE listed(root, id) AS (
+        SELECT parent_id, child_id FROM manifest_children WHERE parent_id AMONG :ids
+        UNION
+        SELECT l.root, c.child_id FROM listed l JOIN manifest_children c ON c.parent_id = l.id
+    ), held AS (
+        SELECT DISTINCT l.root, m.digest FROM listed l JOIN manifest_blobs m ON m.manifest_id = l.id
+    )
+    SELECT h.root, CAST(sum(b.size) AS bigint) FROM held h JOIN blobs b ON b.digest = h.digest
+    GROUP BY h.root""")
+
+
+def _content_of(tx: Transaction, ids: Collection[int]) -> dict[int, int]:
+    """The bytes that indexes among these hold with all that they list, each blob once."""
+    return {root: int(count) for root, count in tx.rows(_CONTENT, ids=ids)} if ids else {}
 
 
 _TAGS_ON = Statement(

@@ -232,6 +232,9 @@ def _manifest(details: ManifestDetails) -> dict[str, Any]:
         "tags": details.tags,
         "changeableAttributes": _attributes(details.attributes),
     }
+    if details.content_size is not None:
+        # Azure has no such member.
+        document["contentSize"] = details.content_size
     if details.config_media_type is not None:
         document["configMediaType"] = details.config_media_type
     return document

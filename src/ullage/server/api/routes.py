@@ -21,6 +21,7 @@ from ullage.server.api import (
     operating,
     plans,
     policies,
+    status,
     usage,
 )
 from ullage.server.http.context import Context
@@ -54,6 +55,7 @@ def description() -> dict[str, Any]:
 _DESCRIPTION = Operation({200: Description})
 ROUTES = (
     *plans.ROUTES,
+    *status.ROUTES,
     *usage.ROUTES,
     *ids.ROUTES,
     *jobs.ROUTES,

@@ -21,6 +21,7 @@ from ullage.server.http.single_flight import SingleFlight
 from ullage.server.http.threads import Threads
 from ullage.server.http.write_batches import WriteBatches
 from ullage.server.monitoring.health import Health
+from ullage.server.monitoring.sources import Sources
 
 # A User-Agent is only kept to tell clients apart.
 MAX_AGENT = 200
@@ -37,6 +38,8 @@ class Context:
     bodies: Bodies
     guard: Guard
     health: Health
+    # Of the figures at /metrics.
+    sources: Sources
     # Where nginx may send the files of blobs.
     send_file: SendFile | None = None
     # Which pulls are sent to the store.

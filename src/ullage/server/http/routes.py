@@ -54,6 +54,11 @@ class Router:
         # Clients request the same few paths again and again.
         self.find = lru_cache(ROUTES_KEPT)(self._find)
 
+    def looks(self) -> tuple[int, int]:
+        """How many requests' routes were remembered, and how many were not."""
+        hits, misses, *_ = self.find.cache_info()
+        return hits, misses
+
     def _find(self, method: str, raw_path: str) -> tuple[Route, tuple[str, ...]]:
         """The route and the decoded parts of the path. Raises NotFound, MethodNotAllowed."""
         for marker, pattern, methods in self._table:

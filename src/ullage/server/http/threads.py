@@ -19,13 +19,27 @@ class Threads:
 
     def __init__(self, size: int, *, inline_reads: bool) -> None:
         self._pool = ThreadPoolExecutor(size, thread_name_prefix="ullage")
+        self._size = size
+        # At work or waiting. Changed by the event loop only.
+        self._submitted = 0
         # Reading metadata takes less time than changing threads.
         self.inline_reads = inline_reads
 
     def submit(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> asyncio.Future[T]:
         """Run blocking work in a thread."""
         loop = asyncio.get_running_loop()
-        return loop.run_in_executor(self._pool, partial(work, *args, **kwargs))
+        running = loop.run_in_executor(self._pool, partial(work, *args, **kwargs))
+        self._submitted += 1
+        running.add_done_callback(self._ended)
+        return running
+
+    def _ended(self, _: asyncio.Future[Any]) -> None:
+        self._submitted -= 1
+
+    def load(self) -> tuple[int, int]:
+        """How many threads are at work, and how many pieces of work wait for one."""
+        submitted = self._submitted
+        return min(submitted, self._size), max(submitted - self._size, 0)
 
     async def read(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run a short metadata read: here and now where that is cheaper than changing threads."""
@@ -54,7 +68,7 @@ class FairThreads:
 
     def __init__(self, size: int) -> None:
         self._pool = ThreadPoolExecutor(size, thread_name_prefix="ullage-slow")
-        self._free = size
+        self._size = self._free = size
         self._waiting: OrderedDict[str, OrderedDict[str, deque[_Job]]] = OrderedDict()
 
     def submit(
@@ -96,6 +110,13 @@ class FairThreads:
             else:
                 result.set_exception(error)
         self._start()
+
+    def load(self) -> tuple[int, int]:
+        """How many threads are at work, and how many pieces of work wait for one."""
+        waiting = [*self._waiting.values()]
+        return self._size - self._free, sum(
+            len(jobs) for names in waiting for jobs in [*names.values()]
+        )
 
     def close(self) -> None:
         self._pool.shutdown(wait=True, cancel_futures=True)

@@ -13,7 +13,7 @@ import signal
 import socket
 import ssl
 import tempfile
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -55,7 +55,7 @@ class AddressUnusable(Exception):
     """The address cannot be listened on. The text has the reason and what to change."""
 
 
-def listen_on(host: str, port: int) -> socket.socket:
+def listen_on(host: str, port: int, flag: str = "--listen") -> socket.socket:
     """A socket that accepts connections there; port 0 takes any free one. Raises AddressUnusable.
 
     granian's own sockets share ports between processes, so that a second server on the same port
@@ -72,7 +72,7 @@ def listen_on(host: str, port: int) -> socket.socket:
         listening.close()
         raise AddressUnusable(
             f"cannot listen on {host} port {port}: {error.strerror}; stop what listens there "
-            "or choose another address with --listen"
+            f"or choose another address with {flag}"
         ) from error
     listening.setblocking(False)
     return listening
@@ -97,17 +97,19 @@ def serve(
     listener: Listener,
     ready: Callable[[], None],
     stops: Callable[[], None] = lambda: None,
+    apart: tuple[ASGIApp, Listener] | None = None,
 ) -> bool:
     """Serve until SIGTERM or SIGINT; then let running requests finish for the grace period.
 
-    `stops` is called at the signal, while requests are still accepted.
+    `stops` is called at the signal, while requests are still accepted. What is served `apart` is
+    served until the end.
 
     SIGHUP reads the certificate again: new connections get the new one; old ones are served by the
     old one and end with their next response, which announces it. `ready` is called once connections
     are accepted. False if requests had to be cut off. Raises TlsUnusable.
     """
     with asyncio.Runner(loop_factory=_new_loop()) as runner:
-        return runner.run(_serve(app, listener, ready, stops))
+        return runner.run(_serve_beside(apart, _serve(app, listener, ready, stops)))
 
 
 def _new_loop() -> Callable[[], asyncio.AbstractEventLoop] | None:
@@ -116,6 +118,20 @@ def _new_loop() -> Callable[[], asyncio.AbstractEventLoop] | None:
     except ImportError:  # not made for this platform
         return None
     return uvloop.new_event_loop
+
+
+async def _serve_beside(
+    apart: tuple[ASGIApp, Listener] | None, serving: Coroutine[Any, Any, bool]
+) -> bool:
+    """`serving`, with another listener from before its first request until after its last."""
+    if apart is None:
+        return await serving
+    app, listener = apart
+    running = await _started(app, listener)
+    try:
+        return await serving
+    finally:
+        await _stop({running}, listener)
 
 
 async def _serve(

@@ -14,6 +14,7 @@ from ullage.server.http.permissions import ANYBODY, POLICY_READ
 from ullage.server.http.request import Request
 from ullage.server.http.routes import Route
 from ullage.server.monitoring.health import alive, readiness
+from ullage.server.monitoring.metrics import scrape
 
 
 async def get_livez(context: Context, request: Request) -> Response:
@@ -33,6 +34,12 @@ async def get_readyz(context: Context, request: Request) -> Response:
     return readiness(await context.health.report(), verbose=verbose)
 
 
+async def get_metrics(context: Context, request: Request) -> Response:
+    """All figures, as Prometheus or OpenMetrics reads them."""
+    accept = request.headers.get("accept", "")
+    return await context.threads.submit(scrape, context.sources, accept)
+
+
 async def _may_see_more(context: Context, request: Request) -> bool:
     try:
         await context.guard.admit(request, POLICY_READ, None)
@@ -41,10 +48,11 @@ async def _may_see_more(context: Context, request: Request) -> bool:
     return True
 
 
-ROUTES = (
+_HEALTH = (
     Route("livez", "GET", "/livez", get_livez, ANYBODY),
     Route("readyz", "GET", "/readyz", get_readyz, ANYBODY),
     Route("startupz", "GET", "/startupz", get_startupz, ANYBODY),
 )
-# Asked every few seconds, by programs: they would drown what people do.
-UNLOGGED = frozenset(route.path for route in ROUTES)
+ROUTES = (*_HEALTH, Route("metrics", "GET", "/metrics", get_metrics, POLICY_READ))
+# Asked every few seconds, by programs: they would drown what people do. Nor are they counted.
+UNLOGGED = frozenset(route.path for route in _HEALTH)

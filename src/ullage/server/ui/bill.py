@@ -10,9 +10,12 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from ullage.authorization import Principal
+from ullage.documents import UNSET
 from ullage.oci.reference import RepositoryName
 from ullage.registry.context import Registry
 from ullage.usage import usage
+from ullage.usage.bill import bill
+from ullage.usage.overview import kept_tagged
 from ullage.usage.usage import Entry, RepositoryEntry, Totals
 
 
@@ -51,17 +54,23 @@ class Bill:
 
 
 def bill_of(registry: Registry, principal: Principal) -> Bill:
-    """The lines of the repositories that the caller may read."""
-    entries = usage.by_repository(registry, principal)
-    tagged = usage.tagged_by_repository(registry)
+    """The lines of the repositories that the caller may read.
+
+    Counted now where that is quick; of a large registry, as it was taken last.
+    """
+    found = bill(registry, principal, "repository", None)
+    # Of repositories, no line is of an image.
+    entries = [entry for entry in found.entries or () if isinstance(entry, Entry)]
+    tagged = {} if found.as_of is UNSET else kept_tagged(registry)
+    if not tagged:
+        tagged = usage.tagged_by_repository(registry)
     live = [entry for entry in entries if entry.name is not None and entry.operation is None]
     gone = [entry for entry in entries if entry.name is None or entry.operation is not None]
-    everything = usage.sees_everything(principal)
     return Bill(
         [_line(entry, tagged) for entry in live],
         sum(entry.fair_share_bytes for entry in gone),
-        usage.registry_totals(registry) if everything else None,
-        registry.now(),
+        found.registry or None,
+        registry.now() if found.as_of is UNSET else datetime.fromisoformat(found.as_of),
     )
 
 

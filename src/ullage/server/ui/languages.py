@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 FOLDER = Path(__file__).parent / "locale"
 # The tag that a page says of itself, and the name of its language in that language.
-LANGUAGES = {"en": "English"}
+LANGUAGES = {"en": "English", "zh-CN": "中文"}
 DEFAULT = "en"
 
 

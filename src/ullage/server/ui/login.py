@@ -22,7 +22,7 @@ class LoginRefused(RegistryError):
     """Shown beside the form."""
 
     code = "UNAUTHORIZED"
-    message = "The name or the password is wrong, or the account is disabled."
+    message = "the name or the password is wrong"
 
 
 def is_encrypted(visit: Visit) -> bool:
@@ -69,19 +69,22 @@ async def _secret(visit: Visit, name: str, password: str) -> str:
     """Raises LoginRefused, TooManyRequests, Unsupported."""
     if not is_encrypted(visit) and not is_loopback(visit.request.headers.get("host", "")):
         raise Unsupported(
-            message="This connection is not encrypted: a password is taken over HTTPS only."
+            message=visit.text(
+                "This connection is not encrypted: a password is taken over HTTPS only."
+            )
         )
     sessions = visit.sessions
     assert sessions is not None
     client = visit.request.client
+    wrong = visit.text("The name or the password is wrong, or the account is disabled.")
     try:
         if name == NULL_USER:
             raise LoginFailed
         account = await visit.context.guard.login(name, password, client.host if client else "")
     except LoginFailed:
-        raise LoginRefused from None
+        raise LoginRefused(message=wrong) from None
     if account.is_token:
-        raise LoginRefused(message="Tokens are for programs: log in as a user.")
+        raise LoginRefused(message=visit.text("Tokens are for programs: log in as a user."))
     return await visit.run(sessions.begin, account, visit.caller)
 
 
@@ -101,7 +104,7 @@ async def _form(visit: Visit, wanted: str, error: RegistryError | None) -> Respo
         "login.html",
         200 if error is None else status_of(error) if not _is_refused(error) else 401,
         wanted=wanted,
-        problem=None if error is None else visit.text(error.message),
+        problem=None if error is None else error.message,
     )
 
 

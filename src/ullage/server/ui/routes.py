@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from ullage.server.ui import (
+    administration,
+    cleanup,
     deleted,
     images,
     jobs,
     login,
     plans,
     repositories,
+    retention,
+    search,
     space,
     static_files,
 )
@@ -22,6 +26,10 @@ ROUTES = (
     *plans.ROUTES,
     *deleted.ROUTES,
     *jobs.ROUTES,
+    *cleanup.ROUTES,
+    *retention.ROUTES,
+    *administration.ROUTES,
+    *search.ROUTES,
 )
 # What the menu leads to: pages without a part of their own in the path.
 SECTIONS = frozenset({"space"}) | {

@@ -14,10 +14,12 @@ from ullage.authorization import Action, Principal
 from ullage.oci.reference import RepositoryName
 from ullage.registry.clients import Caller
 from ullage.registry.context import Registry
+from ullage.server.http.authentication import Challenge
 from ullage.server.http.context import Context, caller_of, principal_of, query_of
 from ullage.server.http.forms import Form, read_form
 from ullage.server.http.json_bodies import MAX_BODY_BYTES
 from ullage.server.http.parameters import Query
+from ullage.server.http.permissions import Permission
 from ullage.server.http.request import Request
 from ullage.server.http.responses import FixedResponse
 from ullage.server.ui.languages import translate
@@ -80,6 +82,12 @@ class Visit:
     def may_all(self, names: Iterable[str], *actions: Action) -> bool:
         """Whether the visitor has these rights on all of these: a button is there only then."""
         return all(self.principal.may_all(actions, name) for name in names)
+
+    def require(self, permission: Permission) -> None:
+        """Raises Challenge if the visitor lacks a right on all repositories."""
+        missing = permission.missing(self.principal, None)
+        if missing:
+            raise Challenge(missing, None)
 
     def run(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> asyncio.Future[T]:
         """A use case, on a thread."""

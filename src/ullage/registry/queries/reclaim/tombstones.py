@@ -11,7 +11,7 @@ from sqlalchemy import bindparam
 
 from ullage.database.schema import content, space
 from ullage.database.statements import LIMIT, Statement, among, given
-from ullage.database.timestamps import to_micros
+from ullage.database.timestamps import from_micros, to_micros
 from ullage.database.transaction import Transaction
 from ullage.oci.digest import Digest
 from ullage.registry.queries.counters import add_to_counters
@@ -28,6 +28,8 @@ class Tombstone(NamedTuple):
     attempts: int
     # Of an upload: what is to go beside the key (blobs/protocol.py).
     state: str
+    # When its bytes might go.
+    due_at: datetime
 
 
 _BURY = Statement.insert(
@@ -75,7 +77,7 @@ def bury_again(tx: Transaction, key: str, size: int, due_at: datetime) -> bool:
 _DUE = sa.and_(_tombstones.c.due_at <= bindparam("now"), free(_tombstones), NO_BACKUP_RUNS)
 _THESE = among(_tombstones.c.storage_key, "keys")
 _CLAIMABLE = Statement(
-    sa.select(*_tombstones.c["storage_key", "size", "attempts", "state"])
+    sa.select(*_tombstones.c["storage_key", "size", "attempts", "state", "due_at"])
     .where(_DUE)
     .where(~sa.exists().where(_blobs.c.storage_key == _tombstones.c.storage_key))
     .where(~sa.exists().where(space.uploads.c.storage_key == _tombstones.c.storage_key))
@@ -105,7 +107,11 @@ def claim_tombstones(
     wrote its tombstone: the last guard before bytes are gone for good (invariant I12). Nor is any
     while a backup runs.
     """
-    claimed = [Tombstone(*row) for row in tx.rows(_CLAIMABLE, now=to_micros(now), limit=limit)]
+    rows = tx.rows(_CLAIMABLE, now=to_micros(now), limit=limit)
+    claimed = [
+        Tombstone(key, size, attempts, state, from_micros(due))
+        for key, size, attempts, state, due in rows
+    ]
     own = {"token": token, "process": process, "until": to_micros(until)}
     tx.change(_CLAIM, keys=_keys(claimed), **own)
     return claimed
