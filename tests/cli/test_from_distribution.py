@@ -42,6 +42,10 @@ http:
   host: https://registry.example.com/
   draintimeout: 1m30s
   secret: asecret
+  debug:
+    addr: :5001
+    prometheus:
+      enabled: true
   headers:
     X-Content-Type-Options: [nosniff]
   tls:
@@ -128,6 +132,7 @@ def test_a_usual_configuration_becomes_settings_that_serve_takes(
         "htpasswd": "/auth/htpasswd",
         "listen": ":5000",
         "max_page": "500",
+        "metrics": ":5001",
         "shutdown_grace": "90s",
         "tls_cert": "/certs/domain.crt",
         "tls_key": "/certs/domain.key",

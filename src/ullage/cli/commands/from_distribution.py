@@ -77,7 +77,6 @@ _CLOUD = "the Azure SDK's own variable, so that no secret is in the file: "
 _S3_TUNING = "not needed: the store chooses how it transfers"
 _GOOGLE = "an HMAC key of the service account, in GCS_HMAC_ACCESS_ID and GCS_HMAC_SECRET"
 _NO_BUCKET = "there is no store for it: use s3://, gs:// or az://, or files"
-_METRICS = "no second port is configured here: see the settings of `ullage serve`"
 
 # From the most to the least particular: the first that fits a key counts.
 KEYS = (
@@ -99,7 +98,9 @@ KEYS = (
     Key("http.secret", _NEEDLESS + ": sessions are in the database"),
     Key("http.relativeurls", _ALWAYS + ": URLs are made from `external_url` or the request"),
     Key("http.draintimeout", ours="shutdown_grace", translate=_duration),
-    Key("http.debug.*", _METRICS),
+    Key("http.debug.addr", ours="metrics"),
+    Key("http.debug.prometheus.enabled", "in `metrics`: where that listens, there are figures"),
+    Key("http.debug.prometheus.path", "nothing to set: always /metrics"),
     Key("http.headers.*", "no headers are added: a proxy in front does", refused=True),
     Key("http.http2.*", "HTTP/1.1 is served; a proxy in front may speak HTTP/2"),
     Key("http.h2c.*", "HTTP/1.1 is served; a proxy in front may speak HTTP/2"),
