@@ -130,7 +130,7 @@ def test_what_the_package_imports_is_what_it_asks_for() -> None:
     """No library is there only because another one brings it along."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     extras = project["optional-dependencies"]
-    asked = [*project["dependencies"], *extras["cloud"], *extras["postgres"]]
+    asked = [*project["dependencies"], *extras["cloud"], *extras["postgres"], *extras["tui"]]
     names = {re.split(r"[\[<>=;\s]", line)[0] for line in asked}
     imported = {
         name

@@ -56,7 +56,8 @@ from ullage.registry.context import Limits, Registry
 from ullage.registry.identity import advance, complete_without_blob
 from ullage.registry.leases.opening import open_leases
 from ullage.registry.push.sessions import keep_memory_sessions
-from ullage.registry.push.sessions_in_memory import open_memory_sessions
+from ullage.registry.push.sessions_in_memory import MemorySessions, open_memory_sessions
+from ullage.registry.push.tickets import open_tickets
 from ullage.registry.queries.identity import own_store
 from ullage.registry.queries.upload_claims import open_claims
 from ullage.server.app import App, create_app
@@ -276,7 +277,8 @@ def _assemble(
         blobs=blobs,
         leases=open_leases(db, settings.lease, clock()),
         claims=open_claims(db, process),
-        memory_sessions=open_memory_sessions(db),
+        memory_sessions=open_memory_sessions(db) or MemorySessions(),
+        tickets=open_tickets(db, _fresh_key()),
         now=clock,
         fresh_key=_fresh_key,
         limits=limits_of(settings),

@@ -153,3 +153,15 @@ def test_how_far_to_go_back_is_bounded(since: str) -> None:
     with pytest.raises(ValueInvalid):
         parse_since(since)
     assert parse_since("400d") == timedelta(days=400)
+
+
+def test_a_trial_says_how_much_it_knows_nothing_about(registry: Registry) -> None:
+    """faults B41: it said 0 where a dry run said 58,341, of images that its history had not."""
+    push_image(registry, "app", "v1", [b"1"])
+    for number in range(3):
+        push_image(registry, "app", None, [b"never tagged %d" % number])
+    push_image(registry, "other", "v1", [b"no rule is about it"])
+    report = tried(
+        registry, {"name": "all", "repositories": "app", "tags": "x", "older_than": "1d"}
+    )
+    assert (report.manifest_count, report.unseen_count) == (4, 3)

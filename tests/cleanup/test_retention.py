@@ -292,8 +292,10 @@ def test_rules_run_once_a_day_by_the_registrys_clock(registry: Registry, clock: 
     image(registry, "v1")
     assert not start_if_due(registry)
     rules(registry, ORPHANS)
-    # Whoever sets rules has a day to look at what they would do.
+    # Whoever sets rules has a day to look at what they would do; they have not run (faults B41).
     assert not start_if_due(registry)
+    assert get_retention(registry).last_run is None
+    assert get_retention(registry).next_run == (clock() + timedelta(days=1)).isoformat()
     clock.advance(24 * 3600)
     assert start_if_due(registry)
     # Another process looks at the same moment, or later while the job goes on.

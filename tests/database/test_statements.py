@@ -291,6 +291,7 @@ SCANS = {
     "deletion.queries.losses._LOSING_ALL_KNOWN": _FOUND,
     "deletion.queries.losses._LOSING_SOME_DOUBTED": _FOUND,
     "registry.queries.reserved_keys._ALL": "keys of sessions without bytes: a few thousand at most",
+    "registry.queries.reserved_keys._LEFT": "keys of processes: 256 for each at most",
     "registry.queries.uploads._OPEN": _UPLOADS,
     "registry.queries.uploads._ALL_OF": _UPLOADS,
     "registry.queries.uploads._COUNT_BY_ACCOUNT": _UPLOADS,
@@ -331,6 +332,8 @@ POSTGRESQL_ONLY = {
     "database.transaction._SERVER_TIME",
     "registry.leases.offers._OFFER",
     "registry.leases.sql._SHARE_BLOB",
+    "registry.leases.sql._TAKE_BACK",
+    "registry.queries.uploads._TAKE_UPLOADS",
     "transfer.queries.switch._LOCK",
 }
 

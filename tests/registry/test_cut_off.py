@@ -72,10 +72,10 @@ class Mortal:
         self.left -= 1
         return outcome
 
-    def write_each(self, works: Sequence[Any]) -> list[Any]:
+    def write_each(self, works: Sequence[Any], *, hurried: bool = False) -> list[Any]:
         if self.left <= 0:
             raise Killed
-        outcome = self._db.write_each(works)
+        outcome = self._db.write_each(works, hurried=hurried)
         self.left -= 1
         return outcome
 

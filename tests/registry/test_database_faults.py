@@ -213,7 +213,7 @@ def test_a_session_that_stays_claimed_is_no_reason_to_refuse_what_was_done(
 
         def __init__(self, inner: Claims) -> None:
             self.claim, self.renew, self.fence = inner.claim, inner.renew, inner.fence
-            self.forget = inner.forget
+            self.forget, self.taken = inner.forget, inner.taken
 
         def release(self, *_: object) -> None:
             raise DatabaseBusy("gone")

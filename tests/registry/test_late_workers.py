@@ -131,8 +131,8 @@ class Interrupted:
         self._count()
         return outcome
 
-    def write_each(self, works: Sequence[Any]) -> list[Any]:
-        outcome = self._db.write_each(works)
+    def write_each(self, works: Sequence[Any], *, hurried: bool = False) -> list[Any]:
+        outcome = self._db.write_each(works, hurried=hurried)
         self._count()
         return outcome
 

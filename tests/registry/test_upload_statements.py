@@ -16,7 +16,13 @@ import sqlalchemy as sa
 
 from tests.support.clock import FakeClock
 from tests.support.fixtures import registry_on
-from tests.support.registry import ALICE, push_image
+from tests.support.registry import (
+    ALICE,
+    plain_manifest,
+    push_blob,
+    push_image,
+    push_manifest,
+)
 from tests.support.soundness import assert_sound
 from tests.support.statements import listened
 from ullage.blobs.memory import MemoryBlobStore
@@ -88,6 +94,19 @@ def test_a_manifest_names_all_its_blobs_in_one_statement(registry: Registry) -> 
     assert begins.count("counters") == 7
     assert sum("INTO audit" in each for each in heard) == 7
     assert not [each for each in heard if each.startswith("SELECT pg_advisory")]
+    assert_sound(registry)
+
+
+def test_a_manifest_changes_its_repository_s_row_once_and_its_leases_at_once(
+    registry: Registry,
+) -> None:
+    config = push_blob(registry, "app", b"a config")
+    with listened(registry.db) as heard:
+        push_manifest(registry, "app", "v3", plain_manifest(b"a config"))
+    assert sum(each.startswith("UPDATE repositories") for each in heard) == 1
+    assert sum("leases" in each for each in heard) == 1
+    redeemed = sa.select(space.leases.c.grants).where(space.leases.c.digest == config)
+    assert registry.read(lambda tx: tx.execute_directly(redeemed).all()) == []
     assert_sound(registry)
 
 

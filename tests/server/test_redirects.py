@@ -1,4 +1,4 @@
-"""Pulls that are sent to the bucket (buckets.md section 5): real clients, a real S3 server."""
+"""Pulls that are sent to the bucket (buckets.md section 5): real clients, real services."""
 
 from __future__ import annotations
 
@@ -17,7 +17,9 @@ import pytest
 from tests.clients.containers import Skopeo
 from tests.server.pushing import push_blob, push_image
 from tests.support.actors import wait_until
-from tests.support.buckets import CREDENTIALS, S3Server
+from tests.support.buckets import S3Server
+from tests.support.object_servers import ObjectServer
+from tests.support.object_services import SERVICES, ObjectServices, open_services
 from tests.support.require import require_command
 from tests.support.server import UllageServer, run_ullage
 from ullage.oci.digest import Digest, digest_of
@@ -31,17 +33,17 @@ BACK_SECONDS = 5
 
 
 @pytest.fixture(scope="module")
-def bucket_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
-    with S3Server(tmp_path_factory.mktemp("s3") / "buckets") as server:
-        if not server.strict:
-            pytest.skip("moto's URLs never end, and it takes HEAD for GET")
-        yield server
+def services(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ObjectServices]:
+    with open_services(tmp_path_factory.mktemp("services")) as services:
+        yield services
 
 
 class Site:
     """A registry of one process or more on a bucket of its own."""
 
-    def __init__(self, buckets: S3Server, tmp_path: Path) -> None:
+    def __init__(self, buckets: ObjectServer, tmp_path: Path) -> None:
+        if isinstance(buckets, S3Server) and not buckets.strict:
+            pytest.skip("moto's URLs never end, and it takes HEAD for GET")
         self.buckets, self.bucket = buckets, buckets.fresh_bucket()
         self._folder = tmp_path
         self._started = 0
@@ -49,23 +51,34 @@ class Site:
     @contextmanager
     def serving(self, *flags: str, public: bool = True) -> Iterator[UllageServer]:
         """One more process; any 500 fails the test."""
-        options = {"public": f"http://localhost:{self.buckets.port}"} if public else {}
+        reached = self.buckets.endpoint.replace("127.0.0.1", "localhost")
+        options = {"public": reached} if public else {}
         self._started += 1
         storage = ("--storage", self.buckets.url(self.bucket, "here", **options))
         data = self._folder / f"data-{self._started}"
-        with UllageServer(data, *storage, *flags, env=CREDENTIALS) as server:
+        with UllageServer(data, *storage, *flags, env=self.buckets.environment) as server:
             yield server
             server.assert_no_500()
 
     def stored(self) -> int:
         """How many objects there are, but for the label."""
-        found = self.buckets.client().list_objects_v2(Bucket=self.bucket).get("Contents", ())
-        return sum(not each["Key"].endswith("registry-id") for each in found)
+        return sum(not name.endswith("registry-id") for name in self.buckets.sizes(self.bucket))
 
 
 @pytest.fixture
-def site(bucket_server: S3Server, tmp_path: Path) -> Site:
-    return Site(bucket_server, tmp_path)
+def site(services: ObjectServices, tmp_path: Path) -> Site:
+    return Site(services["s3"], tmp_path)
+
+
+@pytest.fixture(
+    params=[
+        "s3",
+        *(pytest.param(each, marks=pytest.mark.thorough) for each in SERVICES if each != "s3"),
+    ]
+)
+def any_site(services: ObjectServices, tmp_path: Path, request: pytest.FixtureRequest) -> Site:
+    """One on each kind of service."""
+    return Site(services[request.param], tmp_path)
 
 
 def get(server: UllageServer, digest: Digest, **headers: str) -> httpx.Response:
@@ -82,6 +95,9 @@ def redirected(server: UllageServer, digest: Digest) -> str:
 def lasts(url: str) -> float:
     """Seconds since the epoch at which a URL ends, by what is signed in it."""
     query = parse_qs(urlsplit(url).query)
+    if "se" in query:
+        # Of a container.
+        return timegm(time.strptime(query["se"][0], "%Y-%m-%dT%H:%M:%SZ"))
     signed_at = time.strptime(query["X-Amz-Date"][0] + "+0000", "%Y%m%dT%H%M%SZ%z")
     return timegm(signed_at) + int(query["X-Amz-Expires"][0])
 
@@ -89,10 +105,10 @@ def lasts(url: str) -> float:
 # --- which pulls are redirected -------------------------------------------------------------------
 
 
-def test_a_large_blob_is_read_from_the_bucket(site: Site) -> None:
+def test_a_large_blob_is_read_from_the_bucket(any_site: Site) -> None:
     """Status and headers; by curl, which goes there without the registry's credentials."""
     curl = require_command("curl")
-    with site.serving() as server, httpx.Client(base_url=server.url, timeout=60) as client:
+    with any_site.serving() as server, httpx.Client(base_url=server.url, timeout=60) as client:
         digest = push_blob(client, "app", LAYER)
         answer = get(server, digest)
         assert answer.status_code == 307
@@ -182,9 +198,9 @@ def test_skopeo_pulls_from_the_bucket(site: Site, tmp_path: Path) -> None:
 # --- deletions ------------------------------------------------------------------------------------
 
 
-def test_what_was_pulled_by_nobody_is_off_the_bucket_within_seconds(site: Site) -> None:
+def test_what_was_pulled_by_nobody_is_off_the_bucket_within_seconds(any_site: Site) -> None:
     """deletion.md section 1; while another blob, of which a URL was given out, stays."""
-    with site.serving() as server, httpx.Client(base_url=server.url, timeout=60) as client:
+    with any_site.serving() as server, httpx.Client(base_url=server.url, timeout=60) as client:
         pulled = push_image(client, "app", "v1", [LAYER])
         url = redirected(server, digest_of(LAYER))
         others = [
@@ -193,7 +209,7 @@ def test_what_was_pulled_by_nobody_is_off_the_bucket_within_seconds(site: Site) 
         began = time.monotonic()
         for digest in (pulled, *others):
             assert client.delete(f"/v2/app/manifests/{digest}").status_code == 202
-        wait_until(lambda: site.stored() == 1, "only the layer that was signed")
+        wait_until(lambda: any_site.stored() == 1, "only the layer that was signed")
         assert time.monotonic() - began < BACK_SECONDS
         assert client.get(f"/v2/app/blobs/{digest_of(LAYER)}").status_code == 404
         assert httpx.get(url).content == LAYER
@@ -210,15 +226,15 @@ def _works_to_its_end(site: Site, url: str) -> None:
     wait_until(lambda: site.stored() == 0, "no byte on the bucket")
 
 
-def test_a_url_works_to_its_end_and_the_bytes_go_after_it(site: Site) -> None:
+def test_a_url_works_to_its_end_and_the_bytes_go_after_it(any_site: Site) -> None:
     with (
-        site.serving("--signed-url", "3s") as server,
+        any_site.serving("--signed-url", "3s") as server,
         httpx.Client(base_url=server.url, timeout=60) as client,
     ):
         image = push_image(client, "app", "v1", [LAYER])
         url = redirected(server, digest_of(LAYER))
         assert client.delete(f"/v2/app/manifests/{image}").status_code == 202
-        _works_to_its_end(site, url)
+        _works_to_its_end(any_site, url)
 
 
 @pytest.mark.postgresql
@@ -237,13 +253,15 @@ def test_a_url_of_another_process_works_to_its_end(site: Site, postgres_url: str
         _works_to_its_end(site, url)
 
 
-def test_the_registry_is_sound_with_urls_given_out(site: Site) -> None:
+def test_the_registry_is_sound_with_urls_given_out(any_site: Site) -> None:
     """`ullage check` knows of bytes that wait."""
-    with site.serving() as server, httpx.Client(base_url=server.url, timeout=60) as client:
+    with any_site.serving() as server, httpx.Client(base_url=server.url, timeout=60) as client:
         image = push_image(client, "app", "v1", [LAYER])
         redirected(server, digest_of(LAYER))
         assert client.delete(f"/v2/app/manifests/{image}").status_code == 202
         done = run_ullage(
-            "check", "--data", server.data, "--storage", *server.arguments[1:2], env=CREDENTIALS
+            "check",
+            *("--data", server.data, "--storage", *server.arguments[1:2]),
+            env=any_site.buckets.environment,
         )
         assert done.returncode == 0, done.stdout + done.stderr

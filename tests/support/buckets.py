@@ -6,6 +6,7 @@ not: checksums, the ends of signed URLs, the size of parts.
 
 import subprocess
 from collections.abc import Mapping
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -77,8 +78,11 @@ class S3Server(ObjectServer):
     def unfinished_bytes(self, bucket: str) -> int:
         client, total = self.client(), 0
         for upload in client.list_multipart_uploads(Bucket=bucket).get("Uploads", ()):
-            parts = client.list_parts(Bucket=bucket, Key=upload["Key"], UploadId=upload["UploadId"])
-            total += sum(part["Size"] for part in parts.get("Parts", ()))
+            where = {"Key": upload["Key"], "UploadId": upload["UploadId"]}
+            # What goes meanwhile has no bytes.
+            with suppress(client.exceptions.NoSuchUpload):
+                parts = client.list_parts(Bucket=bucket, **where)
+                total += sum(part["Size"] for part in parts.get("Parts", ()))
         return total
 
     def remove(self, bucket: str, name: str) -> None:

@@ -21,7 +21,11 @@ from ullage.oci.reference import parse_repository_name, parse_tag
 from ullage.registry.context import Registry
 from ullage.registry.queries.content.blobs import count_links, linked_among, lock_blobs
 from ullage.registry.queries.content.manifests import insert_manifest
-from ullage.registry.queries.content.repositories import add_to_repository, ensure_repository
+from ullage.registry.queries.content.repositories import (
+    add_to_repository,
+    count_push,
+    ensure_repository,
+)
 from ullage.registry.queries.content.tags import put_tag
 from ullage.registry.queries.counters import add_to_counters
 
@@ -89,8 +93,8 @@ def plant_image(
             children=[],
             now=now,
         )
-        if tag is not None:
-            put_tag(tx, repository_id, parse_tag(tag), manifest_id, now)
+        new_tag = tag is not None and put_tag(tx, repository_id, parse_tag(tag), manifest_id, now)
+        count_push(tx, repository_id, [len(raw)], int(new_tag), now)
 
     registry.write(plant)
     return digest_of(raw)

@@ -104,16 +104,21 @@ def push_image(
     """Push config, layers and manifest, as a client does; returns the manifest's digest."""
     for data in (config, *layers):
         push_blob(registry, name, data, caller)
-    manifest: dict[str, Any] = {
+    manifest = plain_manifest(config, layers)
+    if subject is not None:
+        # The subject need not be there (distribution-spec, "Pushing Manifests with Subject").
+        manifest["subject"] = {"mediaType": MANIFEST, "digest": subject, "size": 1}
+    return push_manifest(registry, name, tag, manifest, caller)
+
+
+def plain_manifest(config: bytes, layers: Sequence[bytes] = ()) -> dict[str, Any]:
+    """An image's, of blobs that are or will be in its repository."""
+    return {
         "schemaVersion": 2,
         "mediaType": MANIFEST,
         "config": descriptor(CONFIG, config),
         "layers": [descriptor(LAYER, layer) for layer in layers],
     }
-    if subject is not None:
-        # The subject need not be there (distribution-spec, "Pushing Manifests with Subject").
-        manifest["subject"] = {"mediaType": MANIFEST, "digest": subject, "size": 1}
-    return push_manifest(registry, name, tag, manifest, caller)
 
 
 def push_index(

@@ -30,7 +30,7 @@ from ullage.oci.digest import Digest, Hasher
 from ullage.registry.clients import Caller
 from ullage.registry.identity import ADOPTION_GRACE, Label, label_of
 from ullage.registry.queries import identity
-from ullage.registry.queries.audit import record
+from ullage.registry.queries.audit import Entry, record
 from ullage.registry.queries.facts import set_fact
 from ullage.registry.queries.identity import OwnStore
 from ullage.registry.queries.quarantine import StoredCopy, quarantine
@@ -308,13 +308,13 @@ def _quarantine(tx: Transaction, missing: list[StoredCopy], now: datetime) -> No
 
 def _audit(tx: Transaction, backup: Backup, caller: Caller, now: datetime) -> None:
     said = backup.description
-    record(
-        tx,
-        at=now,
-        subject=caller.subject,
-        address=caller.address,
-        request_id=caller.request_id,
-        action="backup.restore",
+    entry = Entry(
+        now,
+        caller.subject,
+        caller.address,
+        caller.request_id,
+        "backup.restore",
         target=backup.path.name,
         detail={"at": said.at, "audit_head": said.audit_head, "registry": said.registry},
     )
+    record(tx, [entry])

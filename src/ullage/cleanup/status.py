@@ -20,6 +20,7 @@ from ullage.deletion import soft_delete
 from ullage.documents import UNSET, Document, Time, UnsetType
 from ullage.registry.context import Registry
 from ullage.registry.push.open_uploads import list_uploads
+from ullage.registry.queries import counters
 from ullage.usage.bill import bill
 from ullage.usage.queries.growth import bytes_since, damaged_blobs
 from ullage.usage.usage import Line, Totals, registry_totals
@@ -94,12 +95,14 @@ def status_of(registry: Registry) -> Status:
     largest = list(found.entries) if found.entries is not UNSET else []
     omitted = found.omitted if found.omitted is not UNSET else 0
 
-    def read(tx: Transaction) -> tuple[int, int, soft_delete.SoftDelete]:
+    def read(tx: Transaction) -> tuple[dict[str, int], int, int, soft_delete.SoftDelete]:
         grown = bytes_since(tx, now - GROWTH)
-        return grown, damaged_blobs(tx), soft_delete.find_policy(tx)
+        return counters.totals(tx), grown, damaged_blobs(tx), soft_delete.find_policy(tx)
 
-    grown, damaged, policy = registry.snapshot(read)
-    disk = Disk(totals.disk_bytes, registry.blobs.free_bytes(), grown)
+    counted, grown, damaged, policy = registry.snapshot(read)
+    # Of this moment, whenever the rest was counted: somebody looks whether a deletion has helped.
+    used = counted["blob_bytes"] + counted["pending_bytes"] + totals.uploading_bytes
+    disk = Disk(used, registry.blobs.free_bytes(), grown)
     retention = _next_run(registry)
     jobs = list_jobs(registry, WITHOUT_ACCOUNTS)
     return Status(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, TypeVar
 
@@ -41,6 +42,8 @@ T = TypeVar("T")
 MAX_ATTEMPTS = 6
 # How long a statement waits for another's lock on a row or a table.
 LOCK_TIMEOUT_MS = 5_000
+# The same for work of many requests, which would all wait.
+HURRIED_LOCK_TIMEOUT_MS = 100
 # A connection to a server that has gone is noticed.
 _CONNECT = {
     "connect_timeout": 5,
@@ -73,14 +76,14 @@ class PostgresTransaction(Transaction):
         except psycopg.Error as error:
             raise self._failure(sql, parameters, error) from error
 
-    def _change_many(self, sql: str, several: Sequence[Mapping[str, Any]]) -> None:
+    def _change_many(self, sql: str, several: Sequence[Mapping[str, Any]]) -> int:
         if len(several) == 1:
             # It would begin and end a pipeline for it.
-            self._change(sql, several[0])
-            return
+            return self._change(sql, several[0])
         try:
             with self._driver.cursor() as cursor:
                 cursor.executemany(sql.encode(), several)
+                return cursor.rowcount
         except psycopg.Error as error:
             raise self._failure(sql, several, error) from error
 
@@ -183,9 +186,13 @@ class PostgresDatabase:
         self._engine = self._reading.execution_options(isolation_level="READ COMMITTED")
         # Connected when it is first used.
         self._apart = connect(pool_size=1)
+        hurried = f"{options} -c lock_timeout={HURRIED_LOCK_TIMEOUT_MS}{_FOR_QUESTIONS}"
+        self._hurried = connect(pool_size=1, connect_args={**connect_args, "options": hurried})
         _, named = self._engine.dialect.create_connect_args(url)
         self._loop_parameters = {**named, **connect_args, "options": options + _FOR_QUESTIONS}
         self._loop_connections: list[PostgresLoopConnection] = []
+        # Its thread begins with its first work.
+        self._writer = ThreadPoolExecutor(1, thread_name_prefix="ullage-writer")
         self._snapshots = self._reading.execution_options(
             isolation_level="REPEATABLE READ", postgresql_readonly=True
         )
@@ -233,15 +240,19 @@ class PostgresDatabase:
     def write_one(self, work: Work[T]) -> T:
         return self._patiently(self._reading, work)
 
-    def write_each(self, works: Sequence[Work[Any]]) -> list[Any]:
-        return [self._outcome(work) for work in works]
+    def write_each(self, works: Sequence[Work[Any]], *, hurried: bool = False) -> list[Any]:
+        engine = self._hurried if hurried else self._engine
+        return [self._outcome(engine, work) for work in works]
 
     def on_writer(self, work: Callable[[], None]) -> None:
-        work()
-
-    def _outcome(self, work: Work[Any]) -> Any:
         try:
-            return self.write(work)
+            self._writer.submit(work)
+        except RuntimeError as error:
+            raise DatabaseBusy("the database is closed") from error
+
+    def _outcome(self, engine: sa.Engine, work: Work[Any]) -> Any:
+        try:
+            return self._patiently(engine, work)
         except Exception as error:  # noqa: BLE001 - handed to the caller
             return error
 
@@ -259,10 +270,12 @@ class PostgresDatabase:
         return self.snapshot(ask)
 
     def close(self) -> None:
+        self._writer.shutdown()
         for connection in self._loop_connections:
             connection.close()
         self._engine.dispose()
         self._apart.dispose()
+        self._hurried.dispose()
 
     def _patiently(self, engine: sa.Engine, work: Work[T]) -> T:
         """Run `work` in a transaction, again if it lost a race that a second try can win."""

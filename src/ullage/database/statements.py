@@ -77,14 +77,22 @@ class Statement:
         return statement
 
     @classmethod
-    def text(cls, sqlite: str, postgresql: str | None = None) -> Statement:
+    def text(
+        cls, sqlite: str, postgresql: str | None = None, *, in_sets: str | None = None
+    ) -> Statement:
         """SQL as it is written, with parameters as `:name`; the same for both dialects, or not.
 
         `AMONG :name` is as `among`: whether what stands before it is one of a list's values.
+        `in_sets`: PostgreSQL's for many sets of parameters, each of which is a list.
         """
         texts = {"sqlite": sqlite, "postgresql": postgresql or sqlite}
         statement = cls(sa.null())
         statement._construct = lambda spelling: _listing(texts[spelling.name], spelling.name)
+        if in_sets is not None:
+            lists = sa.text(in_sets).bindparams(
+                *(_list_of_any(name) for name in sorted(set(re.findall(r"\(:(\w+)", in_sets))))
+            )
+            statement._in_sets = lambda _: lists
         return statement
 
     def built(self, spelling: SqlDialect) -> Built:
@@ -136,7 +144,11 @@ def _listing(sql: str, dialect: str) -> sa.TextClause:
     spelled = {"sqlite": r"IN (SELECT value FROM json_each(:\1))", "postgresql": r"= ANY (:\1)"}
     text = sa.text(re.sub(r"AMONG :(\w+)", spelled[dialect], sql))
     # The driver knows an array's type by what is in it.
-    return text.bindparams(*(sa.bindparam(name, type_=_List(sa.types.NULLTYPE)) for name in lists))
+    return text.bindparams(*map(_list_of_any, lists))
+
+
+def _list_of_any(name: str) -> sa.BindParameter[Any]:
+    return sa.bindparam(name, type_=_List(sa.types.NULLTYPE))
 
 
 def beginning(column: sa.Column[str]) -> sa.ColumnElement[bool]:

@@ -67,20 +67,31 @@ class Transaction(ABC):
         built = statement.built(self._sql_dialect)
         return self._change(built.sql, self._bound(built, parameters))
 
-    def many(self, statement: Statement, several: Sequence[Mapping[str, Any]]) -> None:
+    def many(self, statement: Statement, several: Sequence[Mapping[str, Any]]) -> int:
         """Run a statement for each of `several` sets of parameters; for none, not at all.
 
-        An INSERT that is made for that (`in_sets`) takes them all at once where lists are cheap.
+        How many rows that changed. One that is made for that (`in_sets`) takes them all at once
+        where lists are cheap.
         """
         if not several:
-            return
-        at_once = statement.built_for_set(self._sql_dialect) if len(several) > 1 else None
+            return 0
+        at_once = self._at_once(statement, several)
         if at_once is not None:
-            values = {name: [each[name] for each in several] for name in several[0]}
-            self._change(at_once.sql, self._bound(at_once, values))
-        else:
-            built = statement.built(self._sql_dialect)
-            self._change_many(built.sql, [self._bound(built, each) for each in several])
+            return self._change(at_once.sql, self._bound(at_once, _lists(at_once, several)))
+        built = statement.built(self._sql_dialect)
+        return self._change_many(built.sql, [self._bound(built, each) for each in several])
+
+    def rows_of_many(self, statement: Statement, several: Sequence[Mapping[str, Any]]) -> list[Row]:
+        """As `many`: the rows that all of that gives, with nothing to tell whose they are."""
+        at_once = self._at_once(statement, several)
+        if at_once is not None:
+            return self._fetch(at_once.sql, self._bound(at_once, _lists(at_once, several)))
+        built = statement.built(self._sql_dialect)
+        fetched = (self._fetch(built.sql, self._bound(built, each)) for each in several)
+        return [row for rows in fetched for row in rows]
+
+    def _at_once(self, statement: Statement, several: Sequence[Mapping[str, Any]]) -> Built | None:
+        return statement.built_for_set(self._sql_dialect) if len(several) > 1 else None
 
     def _bound(self, built: Built, parameters: Mapping[str, Any]) -> Mapping[str, Any]:
         return bound(built, parameters)
@@ -94,8 +105,8 @@ class Transaction(ABC):
         """How many rows it changed."""
 
     @abstractmethod
-    def _change_many(self, sql: str, several: Sequence[Mapping[str, Any]]) -> None:
-        """Once for each set of parameters, of which there are some."""
+    def _change_many(self, sql: str, several: Sequence[Mapping[str, Any]]) -> int:
+        """Once for each set of parameters, of which there are some; how many rows it changed."""
 
     def execute_directly(
         self, statement: sa.Executable, parameters: Any = None
@@ -117,6 +128,14 @@ class Transaction(ABC):
         self._after_commit, self._at_end = [], []
         for callback in callbacks:
             callback()
+
+
+def _lists(built: Built, several: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Many sets of parameters as one; what is no list in it is the same in all of them."""
+    return {
+        name: [each[name] for each in several] if name in built.lists else value
+        for name, value in several[0].items()
+    }
 
 
 def bound(built: Built, parameters: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -216,16 +235,18 @@ class Database(Protocol):
     def write_one(self, work: Work[T]) -> T:
         """As `write`, of a single statement: it needs no BEGIN and no COMMIT of its own."""
 
-    def write_each(self, works: Sequence[Work[Any]]) -> list[Any]:
+    def write_each(self, works: Sequence[Work[Any]], *, hurried: bool = False) -> list[Any]:
         """As `write`, of several that may share a commit; one that fails undoes only itself.
 
-        What each returned or, in its place, the exception that it or its commit met.
+        What each returned or, in its place, the exception that it or its commit met. `hurried` work
+        holds up others: it fails if it had to wait for more than a moment for another's lock.
         """
 
     def on_writer(self, work: Callable[[], None]) -> None:
-        """Run `work`, which raises nothing, soon: where one thread writes, on that thread.
+        """Run `work`, which raises nothing, soon: on the thread that writes, or on one for this.
 
-        What it writes is then committed without another thread to wait for. Raises DatabaseBusy.
+        Such work is done one after the other. What it writes is committed without another thread to
+        wait for. Raises DatabaseBusy.
         """
 
     def housekeep(self) -> None:

@@ -17,7 +17,7 @@ from ullage.deletion.queries.operations import records
 from ullage.failpoints import failpoint
 from ullage.registry.context import Registry
 from ullage.registry.errors import database_errors
-from ullage.registry.push.sessions import end_forgotten_sessions, end_upload
+from ullage.registry.push.sessions import end_forgotten_sessions, end_left_sessions, end_upload
 from ullage.registry.queries import uploads
 from ullage.registry.queries.content.blobs import lock_blobs
 from ullage.registry.queries.content.remove_manifests import blobs_of, remove_manifests
@@ -158,12 +158,13 @@ def _erase(registry: Registry, tombstones: Sequence[Tombstone]) -> list[Tombston
 
 
 def expire_uploads(registry: Registry) -> int:
-    """End upload sessions that got no bytes for too long."""
+    """End upload sessions that got no bytes for too long, or whose process has died."""
     now = registry.now()
     expired = registry.read(lambda tx: uploads.expired_uploads(tx, now, 100))
     if registry.memory_sessions is not None:
         expired += registry.memory_sessions.expired(now)
     ended = sum(end_upload(registry, upload, only_if_expired=True) for upload in expired)
+    ended += end_left_sessions(registry)
     if registry.read(lambda tx: uploads.finished_to_forget(tx, now)):
         registry.write(lambda tx: uploads.forget_finished(tx, now), freeing=True)
     return ended

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any, TypeVar
 
 from ullage.blobs.protocol import BlobStore
@@ -21,8 +22,10 @@ from ullage.registry.pull.link_cache import LinkCache
 from ullage.registry.pull.pull_recorder import PullRecorder
 from ullage.registry.push.hasher_cache import HasherCache
 from ullage.registry.push.sessions_in_memory import MemorySessions
+from ullage.registry.push.silent_processes import SilentProcesses
+from ullage.registry.push.tickets import UploadTickets
 from ullage.registry.push.upload_counts import UploadCounts
-from ullage.registry.queries.audit import record
+from ullage.registry.queries.audit import Entry, record
 from ullage.registry.queries.reclaim.signed_reads import Due
 from ullage.registry.queries.upload_claims import Claims
 from ullage.registry.rounds import Rounds
@@ -116,6 +119,10 @@ class Registry:
     memory_sessions: MemorySessions | None = None
     # Background work makes way for pushes.
     pushes: PushActivity = field(default_factory=PushActivity)
+    # Sessions without bytes that no process has to remember, on PostgreSQL.
+    tickets: UploadTickets | None = None
+    # Processes that were found dead with keys of uploads in hand.
+    silent: SilentProcesses = field(default_factory=SilentProcesses)
     # Open uploads of all processes, where sessions are rows.
     upload_counts: UploadCounts = field(default_factory=UploadCounts)
     # By this name this process gives signs of life, where others may be at work on the same
@@ -172,21 +179,35 @@ class Registry:
         with database_errors():
             return self.db.write_one(work)
 
-    def write_each(self, works: Sequence[Work[Any]]) -> list[Any]:
-        """As `write`, of several pushes' work that may share a commit.
+    def write_each(self, works: Sequence[Work[Any]], *, hurried: bool = False) -> list[Any]:
+        """As `write`, of several pushes' work that may share a commit (Database.write_each).
 
         What each returned or, in its place, what it raised; also StorageFull and Unavailable.
         """
         self.pushes.note()
-        return [translated(outcome) for outcome in self.db.write_each(works)]
+        return [translated(outcome) for outcome in self.db.write_each(works, hurried=hurried)]
 
     def on_writer(self, work: Callable[[], None]) -> None:
-        """Run `work`, which raises nothing, soon; where one thread writes, on that one.
-
-        Raises Unavailable.
-        """
+        """As Database.on_writer. Raises Unavailable."""
         with database_errors():
             self.db.on_writer(work)
+
+    def entry(
+        self,
+        caller: Caller,
+        action: str,
+        repository: str | None,
+        target: str | None,
+        detail: Mapping[str, Any],
+    ) -> Entry:
+        """A change that happens now, for `audit_all`."""
+        who = (caller.subject, caller.address, caller.request_id)
+        return Entry(self.now(), *who, action, repository, target, detail)
+
+    def audit_all(self, tx: Transaction, entries: Sequence[Entry]) -> None:
+        """As `audit`, of many; none of accounts."""
+        record(tx, entries)
+        tx.after_commit(partial(self.tallies.add_changes, entries))
 
     def audit(
         self,
@@ -199,17 +220,6 @@ class Registry:
         detail: Mapping[str, Any] | None = None,
     ) -> None:
         """Note a change in the transaction that makes it; to be called last."""
-        record(
-            tx,
-            at=self.now(),
-            subject=caller.subject,
-            address=caller.address,
-            request_id=caller.request_id,
-            action=action,
-            repository=repository,
-            target=target,
-            detail=detail,
-        )
-        tx.after_commit(lambda: self.tallies.add_change(action, detail or {}))
+        self.audit_all(tx, [self.entry(caller, action, repository, target, detail or {})])
         if action.startswith(_OF_ACCOUNTS):
             notify(tx, ACCOUNTS)

@@ -110,17 +110,18 @@ def begin_batch(
     mark = registry.store_mark
 
     def begin(tx: Transaction) -> tuple[str, KeyLine, list[str]]:
-        require_own_store(tx, registry)
         id_ = identity.registry_id(tx, registry.fresh_key())
         line = identity.next_batch(tx, mark.number, mark.batch)
         if line is None:
             identity.open_key_line(tx, registry.fresh_key(), registry.fresh_key())
             line = identity.next_batch(tx, mark.number, mark.batch)
         assert line is not None
-        if reserve is None:
-            return id_, line, []
-        keys = [make_key(line, registry.fresh_key()) for _ in range(KEYS_AT_ONCE)]
-        reserve(tx, keys)
+        keys = []
+        if reserve is not None:
+            keys = [make_key(line, registry.fresh_key()) for _ in range(KEYS_AT_ONCE)]
+            reserve(tx, keys)
+        # Last: a registry that moves meanwhile locks the table (transfer/switch.py).
+        require_own_store(tx, registry)
         return id_, line, keys
 
     id_, line, keys = registry.write(begin, freeing=reserve is None)

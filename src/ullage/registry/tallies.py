@@ -9,8 +9,10 @@ from __future__ import annotations
 import threading
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
+
+from ullage.registry.queries.audit import Entry
 
 # From the moment at which bytes might go to the moment at which they were gone, in seconds.
 ERASE_BOUNDS = (0.5, 1.0, 2.0, 3.0, 5.0, 10.0, 30.0, 60.0, 600.0)
@@ -60,6 +62,11 @@ class Tallies:
         """Counts by ERASE_BOUNDS, and the sum."""
         with self._lock:
             return [*self._erased.counts], self._erased.total
+
+    def add_changes(self, entries: Iterable[Entry]) -> None:
+        """Acknowledged changes, as the audit log has them."""
+        for entry in entries:
+            self.add_change(entry.action, entry.detail)
 
     def add_change(self, action: str, detail: Mapping[str, Any]) -> None:
         """An acknowledged change, as the audit log has it."""

@@ -13,7 +13,11 @@ from ullage.oci.digest import digest_of
 from ullage.oci.manifest.parsing import parse_manifest
 from ullage.oci.reference import RepositoryName, parse_repository_name, parse_tag
 from ullage.registry.queries.content.manifests import insert_manifest
-from ullage.registry.queries.content.repositories import ensure_repository, list_repositories
+from ullage.registry.queries.content.repositories import (
+    count_push,
+    ensure_repository,
+    list_repositories,
+)
 from ullage.registry.queries.content.tags import delete_tag, list_tags, put_tag
 
 TAGS = [
@@ -27,9 +31,11 @@ RAW = b'{"schemaVersion": 2, "manifests": []}'
 def _push(tx: Transaction, name: RepositoryName) -> tuple[int, int]:
     repository_id = ensure_repository(tx, name, NEW_YEAR).id
     manifest = parse_manifest(RAW, None)
-    return repository_id, insert_manifest(
+    manifest_id = insert_manifest(
         tx, repository_id, digest_of(RAW), manifest, RAW, blobs=[], children=[], now=NEW_YEAR
     )
+    count_push(tx, repository_id, [len(RAW)], 0, NEW_YEAR)
+    return repository_id, manifest_id
 
 
 def _all_tags(db: Database, repository_id: int, n: int) -> list[str]:

@@ -28,6 +28,7 @@ from ullage.cleanup.retention.policy import Compiled, compiled, decider, find_re
 from ullage.cleanup.retention.rules import Fact, Rule, rules_of
 from ullage.cleanup.retention.run import spared
 from ullage.database.transaction import Transaction
+from ullage.documents import changed
 from ullage.oci.errors import ValueInvalid
 from ullage.oci.reference import RepositoryName
 from ullage.quantities import parse_duration
@@ -35,6 +36,8 @@ from ullage.registry.context import Registry
 from ullage.registry.pull.pull_log import HISTORY, pullers, write_pulls
 from ullage.registry.queries import audit, pulls
 from ullage.registry.queries.audit import AuditEntry
+from ullage.registry.queries.content.manifests import all_digests
+from ullage.registry.queries.content.repositories import find_repository
 from ullage.registry.queries.pulls import PullDay
 
 PAGE = 1000
@@ -96,7 +99,7 @@ def try_rules(
     runs = _midnights(now - since, now)
     gone: list[Gone] = []
     notes: dict[str, str] = {}
-    repositories = 0
+    repositories = there = unseen = 0
     for name in _repositories(registry):
         if decider(wanted, name, now) is None:
             continue
@@ -109,10 +112,20 @@ def try_rules(
         while runs[replay.runs :]:
             replay.run(runs[replay.runs])
         gone += replay.gone
+        digests = registry.read(lambda tx, name=name: _digests(tx, name))  # type: ignore[misc]
+        there += len(digests)
+        unseen += len(digests - replay.seen)
         if replay.note is not None:
             notes[name] = replay.note
     oldest = registry.read(pulls.oldest_day)
-    return _report(gone, notes, repositories, now - since, now, oldest)
+    report = _report(gone, notes, repositories, now - since, now, oldest)
+    return changed(report, manifest_count=there, unseen_count=unseen)
+
+
+def _digests(tx: Transaction, name: RepositoryName) -> set[str]:
+    """The manifests that there are."""
+    repository_id = find_repository(tx, name)
+    return set() if repository_id is None else {*map(str, all_digests(tx, repository_id))}
 
 
 def _wanted(registry: Registry, rules: Sequence[RuleDocument] | None) -> Sequence[Rule]:
@@ -179,6 +192,8 @@ class Replay:
     pulled_tags: dict[str, datetime] = field(default_factory=dict)
     pulled: dict[str, datetime] = field(default_factory=dict)
     gone: list[Gone] = field(default_factory=list)
+    # Every manifest that had a tag once: of others nothing is known.
+    seen: set[str] = field(default_factory=set)
     # What is gone and was not pushed again since.
     missing: dict[tuple[str | None, str], Gone] = field(default_factory=dict)
     note: str | None = None
@@ -201,6 +216,8 @@ class Replay:
 
     def _push(self, at: datetime, digest: str, tags: Sequence[str]) -> None:
         self.missing.pop((None, digest), None)
+        if tags:
+            self.seen.add(digest)
         for tag in tags:
             self._untag(tag, at)
             self.tags[tag] = (digest, at)

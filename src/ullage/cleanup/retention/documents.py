@@ -138,3 +138,7 @@ class BacktestReport(Document, frozen=True):
     deleted: list[GoneDocument]
     # How many there are more.
     omitted: int
+    # Manifests that these repositories have now; and of them, those that the history knows nothing
+    # of, because they never had a tag or came before it: about these it says nothing.
+    manifest_count: int = 0
+    unseen_count: int = 0

@@ -69,26 +69,39 @@ def _put(tx: Transaction, retention: Retention, now: datetime) -> None:
     policies.put(tx, POLICY, document, now)
     if policies.find(tx, LAST_RUN) is None:
         # After setting rules there is the time of one interval to look at what they would do.
-        policies.put(tx, LAST_RUN, {"at": now.isoformat()}, now)
+        note_run(tx, now, ran=False)
     # What older rules have chosen and not yet deleted stays.
     jobs.cancel_open(tx, KIND)
 
 
-def last_run(tx: Transaction) -> datetime | None:
+def note_run(tx: Transaction, now: datetime, *, ran: bool) -> None:
+    """From when the next interval counts: rules ran, or were set for the first time."""
+    policies.put(tx, LAST_RUN, {"at": now.isoformat(), "ran": ran}, now)
+
+
+def counts_from(tx: Transaction) -> datetime | None:
+    """From when the interval to the next run counts; None while there are no rules."""
     found = policies.find(tx, LAST_RUN)
     return None if found is None else datetime.fromisoformat(found.document["at"])
+
+
+def last_run(tx: Transaction) -> datetime | None:
+    """When rules ran last; None if that is not known, or they never did."""
+    found = policies.find(tx, LAST_RUN)
+    ran = found is not None and found.document.get("ran", False)
+    return counts_from(tx) if ran else None
 
 
 def get_retention(registry: Registry) -> RetentionDocument:
     """The rules, and when they run."""
 
     def read(tx: Transaction) -> RetentionDocument:
-        retention, last = find_retention(tx), last_run(tx)
-        running = bool(retention.in_force()) and last is not None
+        retention, last, since = find_retention(tx), last_run(tx), counts_from(tx)
+        running = bool(retention.in_force()) and since is not None
         return changed(
             retention_document(retention),
             last_run=last.isoformat() if last else None,
-            next_run=(last + retention.every).isoformat() if running and last else None,
+            next_run=(since + retention.every).isoformat() if running and since else None,
         )
 
     return registry.read(read)

@@ -30,12 +30,12 @@ from ullage.cleanup.queries.jobs import Item, JobRow
 from ullage.cleanup.retention.documents import UntaggedRule
 from ullage.cleanup.retention.policy import (
     KIND,
-    LAST_RUN,
     Compiled,
     compiled,
+    counts_from,
     decider,
     find_retention,
-    last_run,
+    note_run,
 )
 from ullage.cleanup.retention.rules import (
     Decider,
@@ -54,7 +54,7 @@ from ullage.registry.clients import Caller
 from ullage.registry.context import Registry
 from ullage.registry.pull.pull_log import pullers
 from ullage.registry.pull.user_agents import RECENTLY
-from ullage.registry.queries import policies, pulls
+from ullage.registry.queries import pulls
 
 # The audit log's subject of what rules delete.
 WORKER = Caller(subject="retention", address="local", agent="ullage")
@@ -95,8 +95,8 @@ def start_if_due(registry: Registry) -> bool:
 
 
 def _due(tx: Transaction, now: datetime) -> bool:
-    retention, last = find_retention(tx), last_run(tx)
-    return bool(retention.in_force()) and last is not None and now >= last + retention.every
+    retention, since = find_retention(tx), counts_from(tx)
+    return bool(retention.in_force()) and since is not None and now >= since + retention.every
 
 
 def _queue(
@@ -129,7 +129,7 @@ def _queue(
         ],
     )
     if not dry_run:
-        policies.put(tx, LAST_RUN, {"at": now.isoformat()}, now)
+        note_run(tx, now, ran=True)
     queue_job(tx, registry, job_id, KIND, request, caller)
 
 

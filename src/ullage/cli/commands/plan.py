@@ -298,7 +298,7 @@ def apply(invocation: Invocation) -> Result:
     if "job" in receipt:
         return _followed(invocation, registry, receipt)
     _report(invocation, receipt)
-    return Result(receipt)
+    return _receipt(receipt)
 
 
 def _require_something(found: Mapping[str, Any], allow: Collection[str]) -> None:
@@ -326,7 +326,7 @@ def _applied(invocation: Invocation, registry: RemoteRegistry, receipt: dict[str
         f"This plan was applied already, at {minute(receipt['applied'])}{by}. It:"
     )
     _report(invocation, receipt)
-    return Result(receipt)
+    return _receipt(receipt)
 
 
 def _followed(invocation: Invocation, registry: RemoteRegistry, receipt: dict[str, Any]) -> Result:
@@ -350,7 +350,12 @@ def _followed(invocation: Invocation, registry: RemoteRegistry, receipt: dict[st
             f"{counted(skipped, 'manifest')} changed meanwhile and stay: "
             f"ullage job items {job['id']}"
         )
-    return Result(receipt)
+    return _receipt(receipt)
+
+
+def _receipt(receipt: dict[str, Any]) -> Result:
+    """On a terminal what was said is all there is to see."""
+    return Result(receipt, list)
 
 
 def _report(invocation: Invocation, receipt: Mapping[str, Any]) -> None:

@@ -14,7 +14,15 @@ from ullage.cli.shell import flags
 from ullage.cli.shell.commands import MISSING, Command, Flag
 from ullage.cli.shell.errors import Failure
 from ullage.cli.shell.invocation import Invocation, Result, without_none
-from ullage.cli.shell.tables import age, images_in, manifests_and_tags, short_digests, size
+from ullage.cli.shell.tables import (
+    age,
+    counted,
+    grouped,
+    images_in,
+    manifests_and_tags,
+    short_digests,
+    size,
+)
 
 _POLICIES = "/api/v1/policies"
 # A year of a busy registry takes a while.
@@ -153,7 +161,34 @@ def test(invocation: Invocation) -> Result:
         invocation.console.warning(
             f"Pulls are known since: {known}. What was pulled before counts as not."
         )
-    return Result(data, lambda: _gone_rows(data))
+    if invocation.given.all:
+        return Result(data, lambda: _gone_rows(data))
+    return Result(data, lambda: _trial_rows(data), after=_after_trial(data))
+
+
+def _trial_rows(data: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """What the trial comes to, and how much of the registry it could say nothing about."""
+    there, unseen = data["manifest_count"], data["unseen_count"]
+    percent = f" ({100 * unseen / there:.1f} %)" if there else ""
+    return [
+        {
+            "What": "would have been deleted",
+            "Manifests": grouped(data["manifests_deleted"]),
+            "Tags": grouped(data["tags_deleted"]),
+        },
+        {"What": "of both, pulled later", "Manifests": grouped(data["pulled_later"])},
+        {"What": "there now in these repositories", "Manifests": grouped(there)},
+        {"What": f"not in the history, not tried{percent}", "Manifests": grouped(unseen)},
+    ]
+
+
+def _after_trial(data: Mapping[str, Any]) -> list[str]:
+    lines: list[str] = []
+    if data["deleted"]:
+        lines.append(f"{counted(len(data['deleted']), 'line')} more with --all.")
+    if data["unseen_count"]:
+        lines.append("What the rules would do with all there is: ullage retention run --dry-run")
+    return lines
 
 
 def _gone_rows(data: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -269,6 +304,7 @@ COMMANDS = (
                 "FILE",
             ),
             Flag(("--since",), "How far to go back. Default: 90d.", "DURATION"),
+            Flag(("--all",), "A line for each that would have been deleted."),
             *flags.REGISTRY,
         ),
         test,

@@ -16,13 +16,12 @@ _DOWN, _UP = ("down", "j"), ("up", "k")
 _IN, _OUT = ("enter", "right", "l"), ("left", "h", "backspace", "<")
 
 
-class _Line(urwid.Text):  # type: ignore[misc]
-    """A line that can be stood on."""
+class _Line(urwid.SelectableIcon):
+    """A line that can be stood on. Where the terminal's own cursor is says nothing."""
 
-    _selectable = True
-
-    def keypress(self, _size: tuple[int, ...], key: str) -> str:
-        return key
+    def __init__(self, text: str) -> None:
+        super().__init__(text, cursor_position=len(text) + 1)
+        self.set_wrap_mode("clip")
 
 
 def walk(here: Walk) -> dict[str, Any] | None:
@@ -43,6 +42,7 @@ class _Screen:
         self._here = here
         self._header = urwid.Text("", wrap="clip")
         self._footer = urwid.Text("", wrap="clip")
+        self._lines: urwid.SimpleFocusListWalker[urwid.AttrMap[_Line]]
         self._lines = urwid.SimpleFocusListWalker([])
         frame = urwid.Frame(
             urwid.ListBox(self._lines),
@@ -54,8 +54,8 @@ class _Screen:
 
     # -- keys
 
-    def _press(self, key: str) -> None:
-        place = self._lines.focus if self._lines else 0
+    def _press(self, key: str | tuple[str, int, int, int]) -> None:
+        place = self._lines.focus or 0
         message = ""
         if key in ("q", "Q", "esc"):
             raise urwid.ExitMainLoop
@@ -99,13 +99,13 @@ class _Screen:
             self._lines.set_focus(min(level.place, len(level.rows) - 1))
         self._footer.set_text(message or self._marks())
 
-    def _line(self, row: Row, most: int) -> urwid.AttrMap:
+    def _line(self, row: Row, most: int) -> urwid.AttrMap[_Line]:
         marked = self._here.is_marked(row)
         text = (
             f"{'*' if marked else ' '} {size(row.bytes):>9} {size(row.frees):>9} "
             f"{bar(row.bytes, most)} {printable(row.label)}  {row.note}"
         )
-        return urwid.AttrMap(_Line(text, wrap="clip"), "marked" if marked else None, "focus")
+        return urwid.AttrMap(_Line(text), "marked" if marked else None, "focus")
 
     def _marks(self) -> str:
         number = len(self._here.repositories) or len(self._here.images)

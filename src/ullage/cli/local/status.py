@@ -34,7 +34,8 @@ def screen(data: Mapping[str, Any]) -> Iterator[str]:
     yield _line("growth", f"{size(disk['grown_bytes'])} came in 7 days{_full_in(disk)}")
     yield _line("", _bar(sums))
     yield _line("", "# a tag leads to it   . none does   - leased, restorable, going")
-    yield _line("tagged", size(sums["tagged_bytes"]))
+    as_of = f"  (as of {minute(data['as_of'])})" if "as_of" in data else ""
+    yield _line("tagged", f"{size(sums['tagged_bytes'])}{as_of}")
     yield _line("untagged", size(sums["untagged_bytes"]))
     kept = sums["leased_bytes"] + sums["uploading_bytes"] + sums["pending_bytes"]
     yield _line("in between", f"{size(kept)} leased to pushes, being uploaded or erased")

@@ -39,6 +39,8 @@ reserved_keys = sa.Table(
     metadata,
     # Fresh storage keys that no other row names yet: there may be bytes under them.
     sa.Column("storage_key", sa.Text, primary_key=True),
+    # Only on PostgreSQL: the process that has it in hand.
+    sa.Column("reserved_by", sa.Text),
     sqlite_with_rowid=False,
 )
 
@@ -59,11 +61,13 @@ key_lines = sa.Table(
 finished_uploads = sa.Table(
     "finished_uploads",
     metadata,
-    # Remembered for a while so that a client that lost the answer to its last PUT may ask again.
+    # Remembered for a while so that a client that lost the answer to its last PUT may ask again. On
+    # PostgreSQL also the tickets that were spent (push/tickets.py), each by one request only.
     sa.Column("id", sa.Text, primary_key=True),
     # By name: the repository may be deleted, and pushed to again, before the client asks.
     sa.Column("repository", Name, nullable=False),
     sa.Column("subject", sa.Text, nullable=False),
+    # "" where the ticket was spent on a row, or cancelled.
     sa.Column("digest", Name, nullable=False),
     sa.Column("forget_at", Moment, nullable=False),
     sa.Index("ix_finished_uploads_forget_at", "forget_at"),

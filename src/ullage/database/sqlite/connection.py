@@ -97,9 +97,9 @@ class SqliteTransaction(Transaction):
         except sqlite3.Error as error:
             raise as_by_sqlalchemy(sql, parameters, error, sqlite3.Error) from error
 
-    def _change_many(self, sql: str, several: Sequence[Mapping[str, Any]]) -> None:
+    def _change_many(self, sql: str, several: Sequence[Mapping[str, Any]]) -> int:
         try:
-            self._driver.executemany(sql, several)
+            return self._driver.executemany(sql, several).rowcount
         except sqlite3.Error as error:
             raise as_by_sqlalchemy(sql, several, error, sqlite3.Error) from error
 

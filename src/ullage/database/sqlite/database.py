@@ -201,7 +201,7 @@ class SqliteDatabase:
     def write_one(self, work: Work[T]) -> T:
         return self.write(work)
 
-    def write_each(self, works: Sequence[Work[Any]]) -> list[Any]:
+    def write_each(self, works: Sequence[Work[Any]], *, hurried: bool = False) -> list[Any]:
         try:
             jobs = self._writer.submit([Job(work, freeing=False) for work in works])
         except DatabaseBusy as error:

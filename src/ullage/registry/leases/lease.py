@@ -40,13 +40,22 @@ class Link(NamedTuple):
     linked_at: datetime
 
 
+class Grant(NamedTuple):
+    """A blob of a repository, and to which pusher it is promised."""
+
+    repository_id: int
+    digest: Digest
+    pusher: Pusher
+
+
 class Leases(Protocol):
     period: timedelta
 
-    def grant(
-        self, tx: Transaction, repository_id: int, digest: Digest, pusher: Pusher, now: datetime
-    ) -> datetime:
-        """In the transaction that links the blob: promise it to `pusher`; returns until when."""
+    def grant(self, tx: Transaction, grants: Sequence[Grant], now: datetime) -> datetime:
+        """In the transaction that links blobs: promise them; returns until when.
+
+        No two of the grants are of one link.
+        """
 
     def offer(
         self, db: Database, repository_id: int, digest: Digest, pusher: Pusher, now: datetime

@@ -16,6 +16,7 @@ from ullage.database.transaction import Database, Row, Transaction
 from ullage.oci.digest import Digest
 from ullage.registry.leases.lease import (
     CONFIRM,
+    Grant,
     Link,
     Promised,
     Pusher,
@@ -56,14 +57,13 @@ class MemoryLeases:
         self._started = now
         self._complete_from = self._load(db, now)
 
-    def grant(
-        self, tx: Transaction, repository_id: int, digest: Digest, pusher: Pusher, now: datetime
-    ) -> datetime:
+    def grant(self, tx: Transaction, grants: Sequence[Grant], now: datetime) -> datetime:
         with self._lock:
-            grant = self._add((repository_id, digest), pusher, now)
-            if pusher.confirms:
-                grant.confirm_until = now + CONFIRM
-            return grant.until
+            for repository_id, digest, pusher in grants:
+                grant = self._add((repository_id, digest), pusher, now)
+                if pusher.confirms:
+                    grant.confirm_until = now + CONFIRM
+        return now + self.period
 
     def offer(
         self, db: Database, repository_id: int, digest: Digest, pusher: Pusher, now: datetime

@@ -16,6 +16,7 @@ from ullage.database.transaction import Database, Transaction
 from ullage.oci.digest import Digest
 from ullage.registry.leases.lease import (
     CONFIRM,
+    Grant,
     Link,
     Promised,
     Pusher,
@@ -42,12 +43,27 @@ _SHARE_BLOB = Statement(
     .with_for_update(read=True, key_share=True)
 )
 _THESE = sa.and_(given(_leases, "repository_id"), among(_leases.c.digest, "digests"))
-_OWN = sa.and_(_THESE, given(_leases, "holder"))
-_LOCK_OWN = Statement(
-    sa.select(_leases.c.digest).where(_OWN).order_by(_leases.c.digest).with_for_update()
+# In one statement: it goes by what the rows have once they are locked, in the order in which others
+# lock them, too.
+_TAKE_BACK = Statement.text(
+    """
+    WITH own AS MATERIALIZED (
+        SELECT repository_id, digest, holder, grants FROM leases
+        WHERE repository_id = :repository_id AND digest AMONG :digests AND holder = :holder
+        ORDER BY digest FOR UPDATE
+    ), due AS (
+        SELECT * FROM own WHERE CAST(:witness AS text) IS NULL
+        OR EXISTS (SELECT 1 FROM own AS config WHERE config.digest = :witness)
+    ), lowered AS (
+        UPDATE leases SET grants = due.grants - 1 FROM due
+        WHERE leases.repository_id = due.repository_id AND leases.digest = due.digest
+        AND leases.holder = due.holder AND due.grants > 1
+    )
+    DELETE FROM leases USING due
+    WHERE leases.repository_id = due.repository_id AND leases.digest = due.digest
+    AND leases.holder = due.holder AND due.grants <= 1
+    """
 )
-_TAKE_BACK = Statement(_leases.update().where(_OWN).values(grants=_leases.c.grants - 1))
-_DROP_REDEEMED = Statement(_leases.delete().where(_OWN, _leases.c.grants <= 0))
 _RUNNING = Statement(
     sa.select(_leases.c.digest, sa.func.max(_leases.c.until))
     .where(_THESE, _leases.c.until > bindparam("now"))
@@ -91,7 +107,10 @@ def _more(insert: Any) -> sa.Insert:
 
 
 _ADD = Statement.insert(
-    _leases, ("repository_id", "digest", "holder", "grants", "until", "confirm_until"), _more
+    _leases,
+    ("repository_id", "digest", "holder", "grants", "until", "confirm_until"),
+    _more,
+    in_sets=True,
 )
 _KEY = tuple(_leases.c["repository_id", "digest", "holder"])
 _EXPIRE = Statement(
@@ -122,13 +141,15 @@ class SqlLeases:
         self.offers: SharedGrants[tuple[int, Digest, Pusher], datetime, bool] = SharedGrants()
         db.write(lambda tx: self._begin(tx, now))
 
-    def grant(
-        self, tx: Transaction, repository_id: int, digest: Digest, pusher: Pusher, now: datetime
-    ) -> datetime:
-        confirm_until = now + CONFIRM if pusher.confirms else now
-        return self._add(
-            tx, repository_id, digest, pusher, now, confirm_until=confirm_until, grants=1
-        )
+    def grant(self, tx: Transaction, grants: Sequence[Grant], now: datetime) -> datetime:
+        until = now + self.period
+        # In the order in which offers.py takes them.
+        rows = [
+            _added(grant, now, until, confirm_until=now + CONFIRM if grant.pusher.confirms else now)
+            for grant in sorted(grants)
+        ]
+        tx.many(_ADD, rows)
+        return until
 
     def offer(
         self, db: Database, repository_id: int, digest: Digest, pusher: Pusher, now: datetime
@@ -157,7 +178,8 @@ class SqlLeases:
         if pusher.confirms and self._confirmed(tx, repository_id, digest, pusher, now):
             n -= 1
         if n:
-            self._add(tx, repository_id, digest, pusher, now, confirm_until=now, grants=n)
+            grant = Grant(repository_id, digest, pusher)
+            tx.many(_ADD, [_added(grant, now, now + self.period, confirm_until=now, grants=n)])
         return True
 
     def redeem(
@@ -170,11 +192,7 @@ class SqlLeases:
         witness: Digest | None = None,
     ) -> None:
         own = {"repository_id": repository_id, "digests": set(digests), "holder": pusher.key}
-        found = tx.values(_LOCK_OWN, **own)
-        if witness and witness not in set(found):
-            return
-        tx.change(_TAKE_BACK, **own)
-        tx.change(_DROP_REDEEMED, **own)
+        tx.change(_TAKE_BACK, witness=witness, **own)
 
     def running(
         self, tx: Transaction, links: Sequence[Link], now: datetime
@@ -282,26 +300,16 @@ class SqlLeases:
         )
         return confirmed > 0
 
-    def _add(
-        self,
-        tx: Transaction,
-        repository_id: int,
-        digest: Digest,
-        pusher: Pusher,
-        now: datetime,
-        *,
-        confirm_until: datetime,
-        grants: int,
-    ) -> datetime:
-        until = now + self.period
-        tx.change(
-            _ADD,
-            repository_id=repository_id,
-            digest=digest,
-            holder=pusher.key,
-            grants=grants,
-            until=to_micros(until),
-            confirm_until=to_micros(confirm_until),
-            now=to_micros(now),
-        )
-        return until
+
+def _added(
+    grant: Grant, now: datetime, until: datetime, *, confirm_until: datetime, grants: int = 1
+) -> dict[str, Any]:
+    return {
+        "repository_id": grant.repository_id,
+        "digest": grant.digest,
+        "holder": grant.pusher.key,
+        "grants": grants,
+        "until": to_micros(until),
+        "confirm_until": to_micros(confirm_until),
+        "now": to_micros(now),
+    }

@@ -27,6 +27,7 @@ from ullage.registry.push.sessions import (
     memory_sessions_of,
     store_session,
 )
+from ullage.registry.push.tickets import Ticket
 from ullage.registry.push.upload_claim import UploadClaim
 from ullage.registry.queries import uploads
 from ullage.registry.queries.content.blobs import StoredBlob
@@ -54,14 +55,19 @@ class AppendSession:
         caller: Caller,
         *,
         last: bool = False,
+        ticket: Ticket | None = None,
     ) -> None:
-        """`last`: no other request is expected to go on with the session."""
+        """`last`: no other request is expected to go on with the session.
+
+        `ticket`: what to spend when it becomes a blob (whole_blob.py).
+        """
         self._registry = registry
         self._name = name
         self._upload = upload
         self._append = append
         self._claim = claim
         self._caller = caller
+        self._ticket = ticket
         self._hasher = _hasher_of(registry, upload, last=last)
         self._committing = False
 
@@ -125,6 +131,7 @@ class AppendSession:
             self._claim.fence,
             digest,
             self.offset,
+            self._ticket,
         )
         return _PreparedCommit(self, adopted)
 
@@ -275,18 +282,18 @@ class AppendSession:
 @dataclass(frozen=True, slots=True)
 class _PreparedCommit(Prepared[StoredBlob]):
     session: AppendSession
-    adopted: AdoptedUpload
+    facts: AdoptedUpload
 
     def record(self, tx: Transaction) -> StoredBlob:
-        return self.adopted.record(tx)
+        return self.facts.record(tx)
 
-    def end(self, outcome: Any) -> StoredBlob:
-        if isinstance(outcome, CopyUnseen):
-            try:
-                outcome = self.adopted.looking_at(outcome.storage_key).write()
-            except BaseException as error:  # noqa: BLE001 - raised again once it is undone
-                outcome = error
-        return Prepared.end(self, outcome)
+    def again(self, outcome: Any) -> Any:
+        if not isinstance(outcome, CopyUnseen):
+            return outcome
+        try:
+            return self.facts.looking_at(outcome.storage_key).write()
+        except BaseException as error:  # noqa: BLE001 - raised again once it is undone
+            return error
 
     def recorded(self, result: StoredBlob) -> None:
         self.session._committed(result)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime
 
 from ullage.database.transaction import Transaction
@@ -10,10 +11,12 @@ from ullage.oci.digest import Digest
 from ullage.oci.reference import RepositoryName
 from ullage.registry.clients import Caller
 from ullage.registry.context import Registry
+from ullage.registry.leases.lease import Grant
 from ullage.registry.locks import attribute_locks
 from ullage.registry.queries.content.absent_parts import find_blobs
 from ullage.registry.queries.content.blobs import (
-    link_blob,
+    NewBlobLink,
+    link_blobs,
     linked_among,
     lock_blobs,
     referenced_among,
@@ -22,34 +25,32 @@ from ullage.registry.queries.content.repositories import (
     ensure_repository,
     find_readable_repository,
 )
-from ullage.registry.queries.reclaim.reviews import schedule_review
+from ullage.registry.queries.reclaim.reviews import schedule_reviews_of
 
 
 def link_and_lease(
     tx: Transaction,
     registry: Registry,
-    repository_id: int,
-    digest: Digest,
-    size: int,
-    caller: Caller,
+    links: Mapping[NewBlobLink, Caller],
     now: datetime,
-    *,
-    counted: bool = False,
 ) -> None:
-    """Link a blob in a repository and promise it to its pusher.
+    """Link blobs in their repositories and promise each to its pusher.
 
-    Until a manifest refers to it, it has to be reviewed when the promise ends. A new blob comes
-    `counted` (adopt_blob).
+    Until a manifest refers to one, it has to be reviewed when the promise ends.
     """
-    new = link_blob(tx, repository_id, digest, size, now, counted=counted)
-    until = registry.leases.grant(tx, repository_id, digest, caller.pusher, now)
+    made = link_blobs(tx, [*links], now)
+    grants = [Grant(*link[:2], caller.pusher) for link, caller in links.items()]
+    until = registry.leases.grant(tx, grants, now)
+    unused = {link[:2]: until for link in links if not _is_needed(tx, link, made.get(link[:2]))}
+    schedule_reviews_of(tx, unused)
+
+
+def _is_needed(tx: Transaction, link: NewBlobLink, missed: bool | None) -> bool:
+    """Whether a manifest refers to it. `missed`: for a link that was made (link_blobs)."""
+    if missed is None:
+        return bool(referenced_among(tx, link.repository_id, [link.digest]))
     # Nothing in the repository can refer to what it did not link until now, but may miss it.
-    if new is None:
-        needed = referenced_among(tx, repository_id, [digest])
-    else:
-        needed = find_blobs(tx, repository_id, [digest]) if new.missed else set()
-    if not needed:
-        schedule_review(tx, repository_id, digest, until)
+    return missed and bool(find_blobs(tx, link.repository_id, [link.digest]))
 
 
 def mount_blob(
@@ -78,7 +79,8 @@ def mount_blob(
         if digest not in linked_among(tx, source_id, [digest]):
             raise _NothingToMount
         failpoint("mount.in_transaction")
-        link_and_lease(tx, registry, repository_id, digest, sizes[digest], caller, now)
+        link = NewBlobLink(repository_id, digest, sizes[digest])
+        link_and_lease(tx, registry, {link: caller}, now)
         if caller.pusher.asks_source and source_id != repository_id:
             # What it was promised in the source was for this mount.
             registry.leases.redeem(tx, source_id, [digest], caller.pusher)

@@ -36,10 +36,7 @@ from ullage.registry.queries.content.manifests import (
     touch_manifest,
 )
 from ullage.registry.queries.content.remove_manifests import blobs_of, children_of
-from ullage.registry.queries.content.repositories import (
-    ensure_repository,
-    touch_repository,
-)
+from ullage.registry.queries.content.repositories import count_push, ensure_repository
 from ullage.registry.queries.content.tags import put_tag
 from ullage.registry.queries.reclaim.reviews import cancel_reviews
 
@@ -124,9 +121,9 @@ class _ManifestPush(Prepared[PutResult]):
         else:
             manifest_id = self._store_again(tx, known.id, parts)
         failpoint("manifest.put.in_transaction")
-        for tag in self.tags:
-            put_tag(tx, repository.id, tag, manifest_id, self.now)
-        touch_repository(tx, repository.id, self.now)
+        new_tags = sum(put_tag(tx, repository.id, tag, manifest_id, self.now) for tag in self.tags)
+        new = [len(self.raw)] if known is None else []
+        count_push(tx, repository.id, new, new_tags, self.now)
         self._audit(tx)
         subject = self.manifest.subject
         return PutResult(self.digest, subject.digest if subject else None, self.tags)

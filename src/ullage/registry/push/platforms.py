@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 
 from ullage.blobs.protocol import KeyUnknown
-from ullage.database.transaction import Transaction
 from ullage.oci import strict_json
 from ullage.oci.digest import Digest
 from ullage.oci.manifest.media_type import DOCKER_IMAGE, OCI_IMAGE
@@ -13,8 +12,8 @@ from ullage.oci.manifest.parsing import Manifest
 from ullage.oci.reference import RepositoryName
 from ullage.oci.strict_json import JSONInvalid, JSONValue
 from ullage.registry.context import Registry
-from ullage.registry.queries.content.blobs import StoredBlob, find_blob
-from ullage.registry.queries.content.manifests import NO_PLATFORM, Platform, manifest_exists
+from ullage.registry.queries.content.blobs import find_blob_of_new
+from ullage.registry.queries.content.manifests import NO_PLATFORM, Platform
 
 log = logging.getLogger(__name__)
 
@@ -37,13 +36,8 @@ def platform_of(
     if config.size > MAX_CONFIG_BYTES or not config.media_type.endswith("+json"):
         return NO_PLATFORM
 
-    def find(tx: Transaction) -> StoredBlob | None:
-        if manifest_exists(tx, name, digest):
-            # What was derived from the same bytes before stays.
-            return None
-        return find_blob(tx, name, config.digest)
-
-    blob = registry.read(find)
+    # What was derived from the same bytes before stays.
+    blob = registry.read(lambda tx: find_blob_of_new(tx, name, config.digest, digest))
     if blob is None or blob.size > MAX_CONFIG_BYTES:
         return NO_PLATFORM
     try:

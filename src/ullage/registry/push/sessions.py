@@ -1,9 +1,10 @@
 """Upload sessions without their bytes: opened, looked at, cancelled, ended.
 
 Where one process owns the database a session starts in its memory (sessions_in_memory.py),
-elsewhere as a row. Whatever was written under a session's key is buried in the transaction that
-ends the session. A session in memory ends with its process: an orderly stop gives it a row, and
-after a crash the next start gives back what it had.
+elsewhere as a ticket (tickets.py), or as a row. Whatever was written under a session's key is
+buried in the transaction that ends the session. A session in memory ends with its process: an
+orderly stop gives it a row, and after a crash the next start gives back what it had, or another
+process does.
 """
 
 from __future__ import annotations
@@ -12,10 +13,10 @@ import dataclasses
 import logging
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from datetime import datetime, timedelta
 
-from ullage.database.transaction import Transaction
+from ullage.database.transaction import Question, Transaction
 from ullage.failpoints import failpoint
 from ullage.oci.digest import ALGORITHMS
 from ullage.oci.errors import (
@@ -33,11 +34,14 @@ from ullage.registry.errors import store_errors
 from ullage.registry.identity import begin_batch, is_complete, require_own_store
 from ullage.registry.locks import attribute_locks
 from ullage.registry.push.sessions_in_memory import MemorySession, MemorySessions
+from ullage.registry.push.tickets import Ticket, UploadTickets, row_id
 from ullage.registry.push.upload_counts import is_far
 from ullage.registry.queries import reserved_keys, uploads
 from ullage.registry.queries.content.repositories import drop_repository_if_empty, ensure_repository
+from ullage.registry.queries.processes import DEAD_AFTER
 from ullage.registry.queries.reclaim import tombstones
-from ullage.registry.queries.uploads import OpenUploads, Upload
+from ullage.registry.queries.uploads import NO_CLAIM, Ended, OpenUploads, Upload
+from ullage.registry.storage_keys import KEYS_AT_ONCE
 from ullage.registry.stored_objects import stored_bytes
 
 __all__ = ["Upload"]
@@ -63,19 +67,123 @@ def start_upload(
     the bytes.
     Raises TooManyRequests, StorageFull, Locked, DigestInvalid for an unknown algorithm.
     """
-    if algorithm not in ALGORITHMS:
-        raise DigestInvalid(
-            {"algorithm": algorithm}, f"digest algorithm: expected one of {', '.join(ALGORITHMS)}"
-        )
+    _require_algorithm(algorithm)
     _require_room(registry)
+    if registry.tickets is not None:
+        return _start_signed(registry, registry.tickets, name, caller, algorithm)
     if registry.memory_sessions is not None:
         return _start_in_memory(registry, registry.memory_sessions, name, caller, algorithm)
     return _start_stored(registry, name, caller, algorithm)
 
 
+def _require_algorithm(algorithm: str) -> None:
+    if algorithm not in ALGORITHMS:
+        raise DigestInvalid(
+            {"algorithm": algorithm}, f"digest algorithm: expected one of {', '.join(ALGORITHMS)}"
+        )
+
+
 def starts_at_once(registry: Registry) -> bool:
     """Whether start_upload would not have to wait for a disk."""
     return registry.memory_sessions is not None and registry.memory_sessions.has_key
+
+
+def may_start(
+    registry: Registry, names: Iterable[RepositoryName]
+) -> Question[dict[RepositoryName, bool]]:
+    """Which of these repositories take uploads; `sign_upload` opens them without waiting then."""
+    if registry.upload_counts.are_old():
+        counts = yield from uploads.count_of_each_account()
+        registry.upload_counts.put(counts)
+    found = yield from uploads.take_uploads(names, registry.store_mark.store)
+    return {name: True for name in names if name in found}
+
+
+def sign_upload(
+    registry: Registry, name: RepositoryName, caller: Caller, algorithm: str
+) -> Upload | None:
+    """As start_upload, of a repository that takes uploads; it waits for nothing.
+
+    None where so many sessions are open that they have to be counted.
+    """
+    _require_algorithm(algorithm)
+    _require_room(registry)
+    counts, limits = registry.upload_counts.of_a_moment_ago(), registry.limits
+    if registry.tickets is None or counts is None:
+        return None
+    fewest = min(limits.max_uploads, limits.max_account_uploads, limits.max_repository_uploads)
+    if not is_far(sum(counts.values()), fewest):
+        return None
+    return _signed(registry, registry.tickets, name, caller, algorithm)
+
+
+def _start_signed(
+    registry: Registry, tickets: UploadTickets, name: RepositoryName, caller: Caller, algorithm: str
+) -> Upload:
+    """A session that nothing is written of, until it has bytes that count."""
+
+    def look(tx: Transaction) -> OpenUploads:
+        require_own_store(tx, registry)
+        return uploads.count_uploads_for(tx, name, caller.subject)
+
+    stored = registry.read(look)
+    attribute_locks.require(name, writable=stored.writable)
+    _make_way(registry, stored, name, caller)
+    return _signed(registry, tickets, name, caller, algorithm)
+
+
+def _signed(
+    registry: Registry, tickets: UploadTickets, name: RepositoryName, caller: Caller, algorithm: str
+) -> Upload:
+    expires_at = registry.now() + registry.limits.empty_upload_idle
+    ticket = Ticket(registry.fresh_key(), algorithm, expires_at)
+    return _unspent(tickets.issue(name, caller.subject, ticket), ticket, caller)
+
+
+def _unspent(upload_id: str, ticket: Ticket, caller: Caller) -> Upload:
+    """A session as its ticket says it is."""
+    return Upload(upload_id, None, caller.subject, "", ticket.algorithm, 0)
+
+
+def ticket_of(
+    registry: Registry, name: RepositoryName, upload_id: str, caller: Caller
+) -> Ticket | None:
+    """The ticket that is this id of a session, whether or not it has been spent since."""
+    if registry.tickets is None:
+        return None
+    return registry.tickets.read(name, caller.subject, upload_id, registry.now())
+
+
+def store_ticket(
+    registry: Registry, name: RepositoryName, ticket: Ticket, caller: Caller, token: str
+) -> Upload | None:
+    """Give a session its row, claimed by the request `token`; None if its ticket is spent.
+
+    Raises TooManyRequests, StorageFull, Locked, Unavailable.
+    """
+    upload = Upload(ticket.id, None, caller.subject, _key_for_row(registry), ticket.algorithm, 0)
+    near = not _is_far_from_limits(registry, name, caller)
+    try:
+        stored = _open(registry, name, upload, caller, near=near, ticket=ticket, token=token)
+    except _TicketSpent:
+        return None
+    return _begin_stored(registry, stored)
+
+
+class _TicketSpent(Exception):
+    """Undoes the transaction that found it."""
+
+
+def begin_unwritten(
+    registry: Registry, name: RepositoryName, algorithm: str, caller: Caller
+) -> Upload:
+    """A session for one request of this process alone; there may be bytes under its key."""
+    memory = memory_sessions_of(registry)
+    key = memory.take_key() or _reserve_keys(registry, memory)
+    upload = Upload(registry.fresh_key(), None, caller.subject, key, algorithm, 0)
+    expires_at = registry.now() + registry.limits.empty_upload_idle
+    memory.add(MemorySession(upload, name, expires_at, began=True))
+    return upload
 
 
 def _start_in_memory(
@@ -97,7 +205,9 @@ def _start_in_memory(
 
 def _reserve_keys(registry: Registry, memory: MemorySessions) -> str:
     """One storage key for now, and many for later, that a crash cannot hide."""
-    first, *others = begin_batch(registry, reserved_keys.reserve)
+    first, *others = begin_batch(
+        registry, lambda tx, keys: reserved_keys.reserve(tx, keys, registry.process)
+    )
     failpoint("upload.reserve.after_row")
     memory.add_keys(others)
     return first
@@ -204,11 +314,14 @@ def _start_stored(
     # The row names the key before a byte exists under it, so a crash leaves nothing unknown.
     near = not _is_far_from_limits(registry, name, caller)
     opened = None if near else _open_at_once(registry, name, upload)
-    upload = opened or _open(registry, name, upload, caller, near=near)
+    return _begin_stored(registry, opened or _open(registry, name, upload, caller, near=near))
+
+
+def _begin_stored(registry: Registry, upload: Upload) -> Upload:
     failpoint("upload.start.after_row")
     try:
         with store_errors():
-            registry.blobs.begin(key).close()
+            registry.blobs.begin(upload.key).close()
     except BaseException:
         end_upload(registry, upload)
         raise
@@ -243,29 +356,46 @@ def _open_at_once(registry: Registry, name: RepositoryName, upload: Upload) -> U
 
 
 def _open(
-    registry: Registry, name: RepositoryName, upload: Upload, caller: Caller, *, near: bool
+    registry: Registry,
+    name: RepositoryName,
+    upload: Upload,
+    caller: Caller,
+    *,
+    near: bool,
+    ticket: Ticket | None = None,
+    token: str | None = None,
 ) -> Upload:
     """As _open_at_once, with all that may have to be done first, `near` a limit in particular.
 
-    Raises what start_upload does.
+    A `ticket` is spent on it, and the request `token` claims it.
+    Raises what start_upload does, and _TicketSpent if the ticket was before.
     """
     now = registry.now()
     if near:
         stored = registry.read(lambda tx: uploads.count_uploads_for(tx, name, caller.subject))
         _make_way(registry, stored, name, caller)
 
+    claim = registry.claims.taken(token, now) if token is not None else NO_CLAIM
+
     def open_session(tx: Transaction) -> Upload:
         if near:
             _require_few(registry, uploads.count_uploads(tx))
         repository = ensure_repository(tx, name, now)
         attribute_locks.require_row_writable(repository)
+        if ticket is not None and not uploads.spend_tickets(tx, [_spent(ticket, name, caller)]):
+            raise _TicketSpent
         opened = dataclasses.replace(upload, repository_id=repository.id)
-        uploads.insert_upload(tx, opened, now, now + registry.limits.empty_upload_idle)
+        uploads.insert_upload(tx, opened, now, now + registry.limits.empty_upload_idle, claim)
         # Last: a registry that moves meanwhile locks the table (transfer/switch.py).
         require_own_store(tx, registry)
         return opened
 
     return registry.write(open_session)
+
+
+def _spent(ticket: Ticket, name: RepositoryName, caller: Caller) -> Ended:
+    """A ticket that is no blob's, for as long as it could be shown."""
+    return Ended(ticket.id, name, caller.subject, "", ticket.expires_at)
 
 
 def _key_for_row(registry: Registry) -> str:
@@ -282,11 +412,22 @@ def get_upload(registry: Registry, name: RepositoryName, upload_id: str, caller:
     memory = registry.memory_sessions
     upload = memory.find(name, upload_id) if memory is not None else None
     if upload is None:
-        upload = registry.read(lambda tx: uploads.find_upload(tx, name, upload_id))
+        ticket = ticket_of(registry, name, upload_id, caller)
+        upload = registry.read(lambda tx: _find(tx, name, upload_id, caller, ticket))
     if upload is None:
         raise BlobUploadUnknown({"upload": upload_id})
     require_own(upload, caller)
     return upload
+
+
+def _find(
+    tx: Transaction, name: RepositoryName, upload_id: str, caller: Caller, ticket: Ticket | None
+) -> Upload | None:
+    """A session by its row, or by its ticket if that is not spent."""
+    upload = uploads.find_upload(tx, name, row_id(upload_id))
+    if upload is not None or ticket is None or uploads.find_finished(tx, name, ticket.id):
+        return upload
+    return _unspent(upload_id, ticket, caller)
 
 
 def require_own(upload: Upload, caller: Caller) -> None:
@@ -308,8 +449,26 @@ def require_offset(
 def cancel_upload(registry: Registry, name: RepositoryName, upload_id: str, caller: Caller) -> None:
     """distribution-spec, end-14: drop the session and its bytes. Raises BlobUploadUnknown."""
     upload = get_upload(registry, name, upload_id, caller)
-    if not end_upload(registry, upload):
+    ticket = ticket_of(registry, name, upload.id, caller)
+    if ticket is not None:
+        spent = _spent(ticket, name, caller)
+        ended = registry.write(lambda tx: uploads.spend_tickets(tx, [spent]), freeing=True)
+    else:
+        ended = end_upload(registry, upload)
+    if not ended:
         raise BlobUploadUnknown({"upload": upload_id})
+
+
+def end_unannounced(
+    registry: Registry, name: RepositoryName, upload: Upload, caller: Caller
+) -> None:
+    """End a session that no client can go on with, because none was told its id."""
+    if ticket_of(registry, name, upload.id, caller) is not None:
+        found = registry.read(lambda tx: uploads.find_upload(tx, name, row_id(upload.id)))
+        if found is None:
+            return
+        upload = found
+    end_upload(registry, upload)
 
 
 def end_upload(
@@ -459,20 +618,41 @@ def end_forgotten_sessions(registry: Registry) -> int:
     failpoint("recover.after_claim")
     if not keys:
         return 0
-    now = registry.now()
+    buried = _give_back(registry, keys, registry.now())
+    failpoint("recover.after_row")
+    return buried
+
+
+def _give_back(registry: Registry, keys: Collection[str], now: datetime) -> int:
+    """Cross out keys of sessions that have ended with their process; how many had bytes."""
     sizes = {key: registry.blobs.size(key) for key in keys}
     doubtful = {
         key: now + DOUBT
         for key, size in sizes.items()
         if size is not None and is_complete(registry.blobs, key, size)
     }
-    buried = _bury_reserved(registry, sizes, doubtful, now)
-    failpoint("recover.after_row")
-    return buried
+    return _bury_reserved(registry, sizes, doubtful, now)
+
+
+def end_left_sessions(registry: Registry) -> int:
+    """Give back what processes that died had in hand, on PostgreSQL; how many keys those were."""
+    if registry.tickets is None:
+        return 0
+    now = registry.now()
+    left = registry.read(lambda tx: reserved_keys.left_keys(tx, now, KEYS_AT_ONCE))
+    dead = registry.silent.for_long({each.process for each in left}, now, DEAD_AFTER)
+    keys = [each.key for each in left if each.process in dead]
+    return _give_back(registry, keys, now) if keys else 0
 
 
 def keep_memory_sessions(registry: Registry) -> None:
-    """At an orderly stop: sessions that were in memory get a row, so that they can go on."""
+    """At an orderly stop: sessions that were in memory get a row, so that they can go on.
+
+    Keys that nothing was written under are given back, where other processes would have to.
+    """
+    if registry.process is not None and registry.memory_sessions is not None:
+        keys = registry.memory_sessions.take_keys()
+        registry.write(lambda tx: reserved_keys.release_all(tx, keys), freeing=True)
     for session in registry.memory_sessions.all() if registry.memory_sessions is not None else ():
         upload = session.upload
         try:

@@ -62,6 +62,12 @@ class MemorySessions:
         with self._lock:
             self._keys.extend(keys)
 
+    def take_keys(self) -> list[str]:
+        """All that are left, for a process that stops."""
+        with self._lock:
+            keys, self._keys = self._keys, []
+            return keys
+
     def add(self, session: MemorySession) -> None:
         with self._lock:
             self._sessions[session.upload.id] = session

@@ -9,11 +9,13 @@ import time
 from ullage.database.errors import DatabaseBroken, DatabaseBusy, DatabaseFull
 from ullage.oci.errors import BlobUploadUnknown
 from ullage.oci.reference import RepositoryName
+from ullage.registry.clients import Caller
 from ullage.registry.context import Registry
 from ullage.registry.errors import database_errors
-from ullage.registry.push.sessions import memory_sessions_of
+from ullage.registry.push.sessions import memory_sessions_of, store_ticket
+from ullage.registry.push.tickets import Ticket
 from ullage.registry.queries import uploads
-from ullage.registry.queries.upload_claims import CLAIM_PERIOD
+from ullage.registry.queries.upload_claims import CLAIM_PERIOD, Claims, MemoryClaims
 from ullage.registry.queries.uploads import Upload
 
 log = logging.getLogger(__name__)
@@ -28,9 +30,15 @@ class UploadClaim:
     """Made by `take`; to be released once, or forgotten."""
 
     def __init__(
-        self, registry: Registry, upload_id: str, token: str, upload: Upload | None
+        self,
+        registry: Registry,
+        claims: Claims,
+        upload_id: str,
+        token: str,
+        upload: Upload | None,
     ) -> None:
         self._registry = registry
+        self._claims = claims
         # As it was when it was claimed; None if it is still to be read.
         self.upload = upload
         self._upload_id = upload_id
@@ -49,12 +57,33 @@ class UploadClaim:
         token = registry.fresh_key()
         with database_errors():
             claimed = registry.claims.claim(registry.db, name, upload_id, token, registry.now())
-        return cls(registry, upload_id, token, claimed.upload) if claimed else None
+        if not claimed:
+            return None
+        return cls(registry, registry.claims, upload_id, token, claimed.upload)
+
+    @classmethod
+    def of_this_process(cls, registry: Registry, upload: Upload) -> UploadClaim:
+        """Of a session that no other request can find."""
+        return cls(registry, MemoryClaims(), upload.id, "", upload)
+
+    @classmethod
+    def of_new_row(
+        cls, registry: Registry, name: RepositoryName, ticket: Ticket, caller: Caller
+    ) -> UploadClaim | None:
+        """Of a session that gets its row for this request; None if its ticket is spent.
+
+        Raises what store_ticket does.
+        """
+        token = registry.fresh_key()
+        upload = store_ticket(registry, name, ticket, caller, token)
+        if upload is None:
+            return None
+        return cls(registry, registry.claims, upload.id, token, upload)
 
     @property
     def fence(self) -> str | None:
         """What the session's row has as its claim for as long as this is one."""
-        return self._registry.claims.fence(self._token)
+        return self._claims.fence(self._token)
 
     def keep_alive(self, upload: Upload, stored: int) -> None:
         """Keep the claim and its session from expiring: a slow upload is not an idle one.
@@ -74,7 +103,7 @@ class UploadClaim:
         """Have the claim for its whole time again; False if it is lost. Raises Unavailable."""
         registry = self._registry
         with database_errors():
-            return registry.claims.renew(registry.db, self._upload_id, self._token, registry.now())
+            return self._claims.renew(registry.db, self._upload_id, self._token, registry.now())
 
     def _prolong(self, upload: Upload, stored: int) -> bool:
         registry = self._registry
@@ -88,11 +117,11 @@ class UploadClaim:
 
     def forget(self) -> None:
         """The claim has ended with its session."""
-        self._registry.claims.forget(self._upload_id, self._token)
+        self._claims.forget(self._upload_id, self._token)
 
     def release(self) -> None:
         """End the claim. One that cannot be released ends by itself, so nothing fails for it."""
         try:
-            self._registry.claims.release(self._registry.db, self._upload_id, self._token)
+            self._claims.release(self._registry.db, self._upload_id, self._token)
         except (DatabaseFull, DatabaseBusy, DatabaseBroken) as error:
             log.warning("upload %s stays claimed for a while: %s", self._upload_id, error)

@@ -35,10 +35,25 @@ class UploadCounts:
     def by_account(self, count: Callable[[], Mapping[str, int]]) -> Mapping[str, int]:
         """What `count` gave a moment ago, for one more start. Raises what `count` raises."""
         with self._lock:
-            now = self._monotonic()
-            late = self._good_until is None or now >= self._good_until
-            if late or self._starts >= RECOUNT_STARTS:
-                self._counts = count()
-                self._good_until, self._starts = now + RECOUNT_SECONDS, 0
+            if self.are_old():
+                self.put(count())
             self._starts += 1
             return self._counts
+
+    def of_a_moment_ago(self) -> Mapping[str, int] | None:
+        """As by_account, for one more start; None if they have to be counted again."""
+        with self._lock:
+            if self.are_old():
+                return None
+            self._starts += 1
+            return self._counts
+
+    def are_old(self) -> bool:
+        """Whether they have to be counted again."""
+        late = self._good_until is None or self._monotonic() >= self._good_until
+        return late or self._starts >= RECOUNT_STARTS
+
+    def put(self, counts: Mapping[str, int]) -> None:
+        """They have just been counted."""
+        self._counts = counts
+        self._good_until, self._starts = self._monotonic() + RECOUNT_SECONDS, 0

@@ -16,14 +16,17 @@ from ullage.registry.push.adopted_upload import AdoptedUpload
 from ullage.registry.push.append_session import AppendSession, hash_stored
 from ullage.registry.push.prepared import AlreadyDone, Prepared, commit
 from ullage.registry.push.sessions import (
-    end_upload,
+    end_unannounced,
     forget_memory_session,
     get_upload,
     memory_sessions_of,
     require_own,
     start_upload,
+    ticket_of,
 )
+from ullage.registry.push.tickets import row_id
 from ullage.registry.push.upload_claim import UploadClaim
+from ullage.registry.push.whole_blob import prepare_whole
 from ullage.registry.queries import uploads
 from ullage.registry.queries.content.blobs import StoredBlob, find_blob
 from ullage.registry.queries.uploads import Upload
@@ -43,7 +46,7 @@ def append_upload(
     Raises BlobUploadUnknown; RangeInvalid with the session's offset if the client's bytes `start`
     elsewhere; Unavailable while another request is at work on it; StorageFull.
     """
-    claim = UploadClaim.take(registry, name, upload_id)
+    claim = _claim(registry, name, upload_id, caller)
     if claim is None:
         # Where claims are kept with the sessions, there is none on a session that is not there.
         get_upload(registry, name, upload_id, caller)
@@ -67,6 +70,15 @@ def append_upload(
         claim.release()
         raise
     return AppendSession(registry, name, upload, append, claim, caller, last=last)
+
+
+def _claim(
+    registry: Registry, name: RepositoryName, upload_id: str, caller: Caller
+) -> UploadClaim | None:
+    """None while another request has the session, and where there is none."""
+    ticket = ticket_of(registry, name, upload_id, caller)
+    claim = UploadClaim.of_new_row(registry, name, ticket, caller) if ticket is not None else None
+    return claim or UploadClaim.take(registry, name, row_id(upload_id))
 
 
 def _open(registry: Registry, upload: Upload) -> Append:
@@ -118,6 +130,30 @@ def prepare_blob(
     start: int | None = None,
 ) -> Prepared[StoredBlob]:
     """As `finish_upload`, up to where the blob's bytes are safe."""
+    ticket = ticket_of(registry, name, upload_id, caller) if not start else None
+    if ticket is None:
+        return _prepare_stored(registry, name, upload_id, caller, digest, last, start)
+    pieces = [*last]
+
+    def otherwise() -> Prepared[StoredBlob]:
+        return _prepare_stored(registry, name, upload_id, caller, digest, pieces, start)
+
+    whole = prepare_whole(
+        registry, name, ticket, caller, digest, pieces, lambda: commit(registry, otherwise())
+    )
+    return whole or otherwise()
+
+
+def _prepare_stored(
+    registry: Registry,
+    name: RepositoryName,
+    upload_id: str,
+    caller: Caller,
+    digest: Digest,
+    last: Iterable[bytes],
+    start: int | None,
+) -> Prepared[StoredBlob]:
+    """As prepare_blob, of a session that is to be found, or gets a row now."""
     try:
         session = append_upload(registry, name, upload_id, caller, start, last=True)
     except BlobUploadUnknown:
@@ -161,8 +197,7 @@ def upload_whole(
     try:
         return finish_upload(registry, name, upload.id, caller, digest, pieces)
     except BaseException:
-        # Its client was not told this session's address, so no request can go on with it.
-        end_upload(registry, upload)
+        end_unannounced(registry, name, upload, caller)
         raise
 
 
@@ -170,7 +205,7 @@ def _finished(
     registry: Registry, name: RepositoryName, upload_id: str, caller: Caller, digest: Digest
 ) -> StoredBlob | None:
     def find(tx: Transaction) -> StoredBlob | None:
-        if uploads.find_finished(tx, name, upload_id) != (caller.subject, digest):
+        if uploads.find_finished(tx, name, row_id(upload_id)) != (caller.subject, digest):
             return None
         return find_blob(tx, name, digest)
 
@@ -185,7 +220,7 @@ def _finish_committed(
     Raises BlobUploadUnknown if it is not in that state.
     """
     upload = get_upload(registry, name, upload_id, caller)
-    claim = UploadClaim.take(registry, name, upload_id)
+    claim = UploadClaim.take(registry, name, upload.id)
     if claim is None:
         raise Unavailable(
             {"upload": upload_id}, "another request is finishing this upload", retry_after=1

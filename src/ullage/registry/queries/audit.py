@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy import bindparam
@@ -42,33 +43,41 @@ _INSERT = Statement.text(
     INSERT INTO audit (at, subject, address, request_id, action, repository, target, detail)
     SELECT :at, :subject, :address, :request_id, :action, :repository, :target, :detail FROM turn
     """,
+    in_sets="""WITH turn AS MATERIALIZED (SELECT pg_advisory_xact_lock(7813298312))
+    INSERT INTO audit (at, subject, address, request_id, action, repository, target, detail)
+    SELECT entry.* FROM turn, unnest(
+        CAST(:at AS bigint[]), CAST(:subject AS text[]), CAST(:address AS text[]),
+        CAST(:request_id AS text[]), CAST(:action AS text[]), CAST(:repository AS text[]),
+        CAST(:target AS text[]), CAST(:detail AS text[])
+    ) AS entry
+    """,
 )
 
 
-def record(
-    tx: Transaction,
-    *,
-    at: datetime,
-    subject: str,
-    address: str,
-    request_id: str,
-    action: str,
-    repository: str | None = None,
-    target: str | None = None,
-    detail: Mapping[str, Any] | None = None,
-) -> None:
-    """Add one entry. It is there exactly if the change is."""
-    tx.change(
-        _INSERT,
-        at=to_micros(at),
-        subject=subject,
-        address=address,
-        request_id=request_id,
-        action=action,
-        repository=repository,
-        target=target,
-        detail=json.dumps(dict(detail or {}), sort_keys=True),
-    )
+class Entry(NamedTuple):
+    """What was changed, when and by whom."""
+
+    at: datetime
+    subject: str
+    address: str
+    request_id: str
+    action: str
+    repository: str | None = None
+    target: str | None = None
+    detail: Mapping[str, Any] = MappingProxyType({})
+
+
+def record(tx: Transaction, entries: Sequence[Entry]) -> None:
+    """Add entries, in this order. They are there exactly if the changes are."""
+    rows = [
+        {
+            **entry._asdict(),
+            "at": to_micros(entry.at),
+            "detail": json.dumps(dict(entry.detail), sort_keys=True),
+        }
+        for entry in entries
+    ]
+    tx.many(_INSERT, rows)
 
 
 # An index has the entries about one repository, and those of one subject, in their order. What else

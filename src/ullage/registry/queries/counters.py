@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterable, Mapping
+
 import sqlalchemy as sa
 
 from ullage.database.schema import space
@@ -36,11 +39,33 @@ def add_to_counters(tx: Transaction, spread: int, **changes: int) -> None:
 
     To be called last in a transaction: slots are locked in name order, after everything else.
     """
-    slot = spread % _SLOTS if tx.dialect == "postgresql" else 0
+    _add_to_slots(tx, {(name, _slot(tx, spread)): by for name, by in changes.items()})
+
+
+def _slot(tx: Transaction, spread: int) -> int:
+    return spread % _SLOTS if tx.dialect == "postgresql" else 0
+
+
+def _add_to_slots(tx: Transaction, changes: Mapping[tuple[str, int], int]) -> None:
+    """Add to totals in their slots."""
     tx.many(
         _ADD,
-        [{"name": name, "slot": slot, "value": by} for name, by in sorted(changes.items()) if by],
+        [
+            {"name": name, "slot": slot, "value": by}
+            for (name, slot), by in sorted(changes.items())
+            if by
+        ],
     )
+
+
+def count_blobs(tx: Transaction, sizes: Iterable[tuple[int, int]]) -> None:
+    """New blobs, each with what spreads it and its size. To be called last, as add_to_counters."""
+    changes: Counter[tuple[str, int]] = Counter()
+    for spread, size in sizes:
+        slot = _slot(tx, spread)
+        changes["blob_count", slot] += 1
+        changes["blob_bytes", slot] += size
+    _add_to_slots(tx, changes)
 
 
 _TOTALS = Statement(

@@ -31,13 +31,14 @@ def free(table: sa.Table) -> sa.ColumnElement[bool]:
     return sa.or_(
         table.c.claimed_until.is_(None),
         table.c.claimed_until <= bindparam("now"),
-        sa.and_(
-            table.c.claimed_by.is_not(None),
-            ~sa.exists().where(
-                _processes.c.id == table.c.claimed_by,
-                _processes.c.beat_at > bindparam("now") - _DEAD_AFTER,
-            ),
-        ),
+        sa.and_(table.c.claimed_by.is_not(None), ~alive(table.c.claimed_by)),
+    )
+
+
+def alive(process: sa.ColumnElement[Any]) -> sa.ColumnElement[bool]:
+    """Whether the process of this id has given a sign of life as of `now`."""
+    return sa.exists().where(
+        _processes.c.id == process, _processes.c.beat_at > bindparam("now") - _DEAD_AFTER
     )
 
 

@@ -11,6 +11,7 @@ the claim (`fence`): one that comes late changes nothing.
 from __future__ import annotations
 
 import threading
+from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple, Protocol
 
@@ -43,6 +44,9 @@ class Claims(Protocol):
     ) -> Claimed | None:
         """Take the session for the request `token`; None while another one works on it."""
 
+    def taken(self, token: str, now: datetime) -> Mapping[str, Any]:
+        """What the row of a session that the request `token` makes has as its claim."""
+
     def renew(self, db: Database, upload_id: str, token: str, now: datetime) -> bool:
         """Keep the claim for longer; False if it ran out and another request has the session."""
 
@@ -66,6 +70,10 @@ class MemoryClaims:
     ) -> Claimed | None:
         with self._lock:
             return Claimed() if self._claimed.setdefault(upload_id, token) == token else None
+
+    def taken(self, token: str, now: datetime) -> Mapping[str, Any]:
+        """None: it is kept here."""
+        return dict.fromkeys(_TAKEN)
 
     def renew(self, db: Database, upload_id: str, token: str, now: datetime) -> bool:
         """A process never loses what it keeps in its own memory."""
@@ -124,6 +132,10 @@ class SqlClaims:
         own = {"id": upload_id, "token": token, "process": self._process, "until": until}
         row = db.write_one(lambda tx: tx.row(_CLAIM, name=name, now=at, **own))
         return Claimed(Upload(*row)) if row else None
+
+    def taken(self, token: str, now: datetime) -> Mapping[str, Any]:
+        until = to_micros(now + CLAIM_PERIOD)
+        return {"claim": token, "claimed_by": self._process, "claimed_until": until}
 
     def renew(self, db: Database, upload_id: str, token: str, now: datetime) -> bool:
         until = to_micros(now + CLAIM_PERIOD)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy import bindparam
@@ -12,7 +14,7 @@ from sqlalchemy import bindparam
 from ullage.database.schema import accounts, content, space
 from ullage.database.statements import LIMIT, Statement, given
 from ullage.database.timestamps import from_micros, to_micros
-from ullage.database.transaction import Transaction
+from ullage.database.transaction import Ask, Question, Transaction
 from ullage.oci.digest import Digest
 from ullage.oci.reference import RepositoryName
 from ullage.registry.queries.identity import STORE
@@ -50,13 +52,22 @@ COLUMNS = tuple(_uploads.c[_FIELDS])
 
 _THIS_ONE = given(_uploads, "id")
 
+_CLAIM = ("claim", "claimed_by", "claimed_until")
 _INSERT = Statement.insert(
     _uploads,
-    (*_FIELDS, "stored", "created_at", "expires_at"),
+    (*_FIELDS, "stored", "created_at", "expires_at", *_CLAIM),
 )
+NO_CLAIM: Mapping[str, Any] = dict.fromkeys(_CLAIM)
 
 
-def insert_upload(tx: Transaction, upload: Upload, now: datetime, expires_at: datetime) -> None:
+def insert_upload(
+    tx: Transaction,
+    upload: Upload,
+    now: datetime,
+    expires_at: datetime,
+    claim: Mapping[str, Any] = NO_CLAIM,
+) -> None:
+    """With the `claim` of the request that is at work on it (upload_claims.py: Claims.taken)."""
     tx.change(
         _INSERT,
         id=upload.id,
@@ -70,6 +81,7 @@ def insert_upload(tx: Transaction, upload: Upload, now: datetime, expires_at: da
         stored=upload.offset,
         created_at=to_micros(now),
         expires_at=to_micros(expires_at),
+        **claim,
     )
 
 
@@ -128,6 +140,24 @@ def open_at_once(
         expires_at=to_micros(expires_at),
     )
     return found
+
+
+_TAKE_UPLOADS = Statement.text(
+    """
+    SELECT asked.name FROM json_array_elements_text(CAST(:names AS json)) AS asked (name)
+    LEFT JOIN repositories ON repositories.name = asked.name
+    WHERE coalesce(repositories.write_enabled, true)
+    AND coalesce((SELECT value FROM registry_facts WHERE name = 'store'), '') = :store
+    """
+)
+
+
+def take_uploads(names: Iterable[RepositoryName], store: str) -> Question[set[str]]:
+    """Which of these repositories, which need not exist yet, take uploads into this store."""
+    return {
+        row[0]
+        for row in (yield Ask(_TAKE_UPLOADS, {"names": json.dumps([*names]), "store": store}))
+    }
 
 
 _COUNT = Statement(sa.select(sa.func.count()).select_from(_uploads))
@@ -243,6 +273,11 @@ _FIND_IDLEST = Statement(
 def count_by_account(tx: Transaction, name: RepositoryName | None) -> dict[str, int]:
     """How many sessions each account has, in all or in a repository."""
     return dict(tx.rows(_COUNT_BY_ACCOUNT, of_name=name))
+
+
+def count_of_each_account() -> Question[dict[str, int]]:
+    """As count_by_account, in all."""
+    return dict((yield Ask(_COUNT_BY_ACCOUNT, {"of_name": None})))
 
 
 def find_idlest(
@@ -462,21 +497,48 @@ def shift_uploads(tx: Transaction, by_microseconds: int) -> None:
     tx.change(_SHIFT, by=by_microseconds)
 
 
-_REMEMBER = Statement.insert(_finished, ("id", "repository", "subject", "digest", "forget_at"))
+_ENDED = ("id", "repository", "subject", "digest", "forget_at")
+_REMEMBER = Statement.insert(
+    _finished,
+    _ENDED,
+    lambda insert: insert.on_conflict_do_update(
+        index_elements=["id"],
+        set_={name: insert.excluded[name] for name in ("digest", "forget_at")},
+    ),
+    in_sets=True,
+)
 
 
-def remember_finished(
-    tx: Transaction, upload: Upload, name: RepositoryName, digest: Digest, forget_at: datetime
-) -> None:
+class Ended(NamedTuple):
+    """A session of an account in a repository: the blob that it became, "" for none yet."""
+
+    id: str
+    repository: RepositoryName
+    subject: str
+    digest: Digest | Literal[""]
+    forget_at: datetime
+
+
+def remember_finished(tx: Transaction, ended: Sequence[Ended]) -> None:
     """So that a client that lost the answer to its last PUT may ask again."""
-    tx.change(
-        _REMEMBER,
-        id=upload.id,
-        repository=name,
-        subject=upload.subject,
-        digest=digest,
-        forget_at=to_micros(forget_at),
-    )
+    tx.many(_REMEMBER, [_row_of(each) for each in ended])
+
+
+def _row_of(ended: Ended) -> dict[str, Any]:
+    return {**ended._asdict(), "forget_at": to_micros(ended.forget_at)}
+
+
+_SPEND = Statement.insert(
+    _finished,
+    _ENDED,
+    lambda insert: insert.on_conflict_do_nothing(index_elements=["id"]),
+    in_sets=True,
+)
+
+
+def spend_tickets(tx: Transaction, ended: Sequence[Ended]) -> bool:
+    """Use up tickets of sessions without a row (push/tickets.py); False if one has been."""
+    return tx.many(_SPEND, [_row_of(each) for each in ended]) == len(ended)
 
 
 _FIND_FINISHED = Statement(
@@ -487,7 +549,7 @@ _FIND_FINISHED = Statement(
 def find_finished(
     tx: Transaction, name: RepositoryName, upload_id: str
 ) -> tuple[str, Digest] | None:
-    """The account that finished this session, and as which blob."""
+    """The account that finished this session, and as which blob; "" if it only spent a ticket."""
     row = tx.row(_FIND_FINISHED, id=upload_id, repository=name)
     return (row[0], Digest(row[1])) if row else None
 

@@ -21,6 +21,7 @@ from ullage.registry.clients import Caller
 from ullage.registry.push import links, sessions, uploads
 from ullage.registry.push.append_session import AppendSession
 from ullage.registry.push.sessions import Upload
+from ullage.registry.push.tickets import DIGITS, ROW, is_ticket, row_id
 from ullage.server.http.bodies import Body, require_length
 from ullage.server.http.context import Context, caller_of, principal_of, query_of
 from ullage.server.http.errors import BodyTimeout
@@ -49,13 +50,24 @@ async def start_upload(context: Context, request: Request, name: str) -> Respons
     whole = query.one("digest")
     if whole is not None:
         return await _take_whole_blob(context, request, repository, parse_digest(whole), caller)
-    if context.threads.inline_reads and sessions.starts_at_once(context.registry):
-        upload = sessions.start_upload(context.registry, repository, caller, algorithm)
-    else:
-        upload = await context.threads.submit(
-            sessions.start_upload, context.registry, repository, caller, algorithm
-        )
+    upload = await _started(context, repository, caller, algorithm)
     return _session(repository, upload.id, upload.offset, 202)
+
+
+async def _started(
+    context: Context, repository: RepositoryName, caller: Caller, algorithm: str
+) -> Upload:
+    """A new session, by the shortest way that there is to one."""
+    registry = context.registry
+    if context.threads.inline_reads and sessions.starts_at_once(registry):
+        return sessions.start_upload(registry, repository, caller, algorithm)
+    if await context.reads.takes_uploads(repository):
+        upload = sessions.sign_upload(registry, repository, caller, algorithm)
+        if upload is not None:
+            return upload
+    return await context.threads.submit(
+        sessions.start_upload, registry, repository, caller, algorithm
+    )
 
 
 async def _mounted(
@@ -91,9 +103,10 @@ async def _take_whole_blob(
             await _stream_or_abandon(context, body, session)
             await context.threads.submit(session.commit, digest)
         except BaseException:
-            # No client knows this session's address, so none can go on with it.
             await asyncio.shield(
-                context.threads.submit(sessions.end_upload, context.registry, upload)
+                context.threads.submit(
+                    sessions.end_unannounced, context.registry, repository, upload, caller
+                )
             )
             raise
     return _created(repository, digest)
@@ -171,7 +184,9 @@ async def finish_upload(context: Context, request: Request, name: str, upload_id
         if await body.gather():
             require_length(expected, body.length)
             await context.write_batches.run(
-                lambda: uploads.prepare_blob(*where, digest, body.pieces, start), body.length
+                lambda: uploads.prepare_blob(*where, digest, body.pieces, start),
+                body.length,
+                needs_database=not is_ticket(upload_id),
             )
             return _created(repository, digest)
         try:
@@ -228,7 +243,7 @@ def _has_no_body(request: Request) -> bool:
 
 
 def _upload_id(text: str) -> str:
-    if len(text) != 32 or not set(text) <= set("0123456789abcdef"):
+    if len(text) not in (ROW, DIGITS) or not set(text) <= set("0123456789abcdef"):
         raise BlobUploadUnknown({"upload": text[:64]})
     return text
 
@@ -251,7 +266,7 @@ def _session_headers(repository: RepositoryName, upload_id: str, offset: int) ->
         # Relative: an absolute one breaks clients behind a proxy, and Azure's SDK anywhere.
         "Location": f"/v2/{repository}/blobs/uploads/{upload_id}",
         "Range": received_range(offset),
-        "Docker-Upload-UUID": upload_id,
+        "Docker-Upload-UUID": row_id(upload_id),
     }
 
 

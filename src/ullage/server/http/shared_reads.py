@@ -30,6 +30,7 @@ from ullage.registry.pull.together import (
     find_tags,
     promise_blobs,
 )
+from ullage.registry.push.sessions import may_start
 from ullage.registry.queries.content.blobs import StoredBlob
 from ullage.registry.queries.content.manifests import StoredManifest
 from ullage.server.http.threads import Threads
@@ -120,6 +121,10 @@ class SharedReads:
             partial(promise_blobs, registry), durable=False, alone_if_busy=True
         )
 
+        self._uploads: Shared[RepositoryName, bool] | None = None
+        if registry.tickets is not None:
+            self._uploads = self._shared(partial(may_start, registry))
+
     def _shared(
         self,
         question: Callable[[Mapping[Key, int]], Question[dict[Key, Value]]],
@@ -148,6 +153,10 @@ class SharedReads:
                     raise
 
         return Shared(answer, most)
+
+    async def takes_uploads(self, name: RepositoryName) -> bool:
+        """Whether `sessions.sign_upload` may open one here; False also where it is not known."""
+        return self._uploads is not None and bool(await self._uploads.ask(name))
 
     async def manifest(self, name: RepositoryName, reference: Tag | Digest) -> StoredManifest:
         """As `read.get_manifest`, with its errors."""

@@ -1,4 +1,4 @@
-"""Small pushes in batches, on the writing thread: the bytes of all that wait, then one commit.
+"""Small pushes in batches, on one thread: the bytes of all that wait, then one commit.
 
 Threads of one interpreter take turns at it. Each file call and each statement is a turn, and waking
 another thread takes longer than storing a small blob. So where one process owns the database, the
@@ -6,6 +6,9 @@ thread that will commit a small blob stores it, too: two changes of threads in p
 
 That is the wrong thing where waiting for a disk takes long, because many threads can wait at once.
 After a batch that waited, the work goes to other threads for a while.
+
+On PostgreSQL there is a thread for this, too. What a batch cannot write at once, because another
+transaction has something locked, it leaves to other threads, which may wait.
 """
 
 from __future__ import annotations
@@ -20,7 +23,7 @@ from typing import Any, TypeVar
 
 from ullage.oci.errors import RegistryError
 from ullage.registry.context import Registry
-from ullage.registry.push.prepared import Prepared, commit, commit_each
+from ullage.registry.push.prepared import Left, Prepared, commit, commit_each
 from ullage.server.http.threads import Threads
 
 T = TypeVar("T")
@@ -44,8 +47,11 @@ PAUSE_SECONDS = 5.0
 
 @dataclass(frozen=True, slots=True)
 class _Waiting:
-    prepare: Callable[[], Prepared[Any]]
+    # Gives what is prepared, or the error that it met.
+    prepare: Callable[[], Any]
     result: asyncio.Future[Any]
+    # Whether its bytes are stored by the batch.
+    measured: bool = True
 
 
 class WriteBatches:
@@ -65,22 +71,40 @@ class WriteBatches:
         self._seconds = 0.0
         self._paused_until = 0.0
 
-    async def run(self, prepare: Callable[[], Prepared[T]], size: int) -> T:
+    async def run(
+        self, prepare: Callable[[], Prepared[T]], size: int, *, needs_database: bool = True
+    ) -> T:
         """Prepare and commit a push of about `size` bytes; its result.
 
         Once begun it is done to its end, even if the request is cancelled meanwhile.
+        `needs_database`: to prepare it, too. Where processes share one, its answers are waited for,
+        which many threads do at once.
         """
-        if not self._is_worth_it(size):
+        alone = self._threads.inline_reads
+        if needs_database and not alone:
             return await self._threads.submit(_push, self._registry, prepare)
+        if size > SMALL_BYTES or self._now() < self._paused_until:
+            if alone:
+                return await self._threads.submit(_push, self._registry, prepare)
+            return await self._prepared_apart(prepare)
         result: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-        self._waiting.append(_Waiting(prepare, result))
-        if not self._scheduled:
-            self._schedule()
+        self._add(_Waiting(prepare, result))
         return await result
 
-    def _is_worth_it(self, size: int) -> bool:
-        alone = self._threads.inline_reads
-        return alone and size <= SMALL_BYTES and self._now() >= self._paused_until
+    async def _prepared_apart(self, prepare: Callable[[], Prepared[T]]) -> T:
+        """Where bytes take long, many threads store them, and the facts come together again."""
+        result: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+
+        def hand_over(done: asyncio.Future[Any]) -> None:
+            self._add(_Waiting(done.result, result, measured=False))
+
+        self._threads.submit(_prepared, prepare).add_done_callback(hand_over)
+        return await result
+
+    def _add(self, waiting: _Waiting) -> None:
+        self._waiting.append(waiting)
+        if not self._scheduled:
+            self._schedule()
 
     def _schedule(self) -> None:
         self._scheduled = True
@@ -96,18 +120,20 @@ class WriteBatches:
     def _run_batch(self) -> None:
         """On the writing thread."""
         waiting = self._take()
-        outcomes = self._push_all([one.prepare for one in waiting])
+        outcomes = self._push_all(waiting)
         # All of them at once: waking the event loop costs as much as answering.
         loop = waiting[0].result.get_loop()
         # A loop that has ended takes nothing: its requests were cut off.
         with suppress(RuntimeError):
             loop.call_soon_threadsafe(self._deliver, waiting, outcomes)
 
-    def _push_all(self, prepares: Sequence[Callable[[], Prepared[Any]]]) -> list[Any]:
+    def _push_all(self, waiting: Sequence[_Waiting]) -> list[Any]:
         """The result of each or, in its place, its error."""
         began = self._now()
-        outcomes = [_prepared(prepare) for prepare in prepares]
-        self._note_seconds((self._now() - began) / len(prepares))
+        outcomes = [_prepared(one.prepare) for one in waiting]
+        measured = sum(one.measured for one in waiting)
+        if measured:
+            self._note_seconds((self._now() - began) / measured)
         places = [
             place for place, prepared in enumerate(outcomes) if isinstance(prepared, Prepared)
         ]
@@ -125,16 +151,30 @@ class WriteBatches:
     def _deliver(self, waiting: Sequence[_Waiting], outcomes: Sequence[Any]) -> None:
         """End what waited, and schedule the next batch if more does."""
         for one, outcome in zip(waiting, outcomes, strict=True):
-            if one.result.done():
+            if one.result.done() and not isinstance(outcome, Left):
                 # Its request was cancelled.
                 continue
-            if isinstance(outcome, BaseException):
+            if isinstance(outcome, Left):
+                self._commit_alone(outcome, one.result)
+            elif isinstance(outcome, BaseException):
                 one.result.set_exception(outcome)
             else:
                 one.result.set_result(outcome)
         self._scheduled = False
         if self._waiting:
             self._schedule()
+
+    def _commit_alone(self, left: Left, result: asyncio.Future[Any]) -> None:
+        def tell(done: asyncio.Future[Any]) -> None:
+            if result.done():
+                return
+            error = done.exception()
+            if error is None:
+                result.set_result(done.result())
+            else:
+                result.set_exception(error)
+
+        self._threads.submit(commit, self._registry, left.prepared).add_done_callback(tell)
 
 
 def _push(registry: Registry, prepare: Callable[[], Prepared[T]]) -> T:

@@ -18,7 +18,7 @@ _uploads = space.uploads
 _tombstones = space.tombstones
 _processes = space.processes
 
-_LOCK = Statement.text("LOCK TABLE uploads, processes IN EXCLUSIVE MODE")
+_LOCK = Statement.text("LOCK TABLE uploads, reserved_keys, processes IN EXCLUSIVE MODE")
 _ALIVE = Statement(
     sa.select(_processes.c.host)
     .where(_processes.c.beat_at > bindparam("since"))

@@ -6,7 +6,7 @@ import sqlalchemy as sa
 from alembic import op
 
 revision = "b0011"
-down_revision = "b0009"
+down_revision = "b0010"
 branch_labels = None
 depends_on = None
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterable
+from collections import Counter
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import NamedTuple
@@ -14,10 +15,10 @@ from sqlalchemy import bindparam
 from ullage.database.schema import content
 from ullage.database.statements import Statement, among, given, same
 from ullage.database.timestamps import to_micros
-from ullage.database.transaction import Ask, Question, Transaction
+from ullage.database.transaction import Ask, Question, Row, Transaction
 from ullage.oci.digest import Digest
 from ullage.oci.reference import RepositoryName
-from ullage.registry.queries.content.repositories import add_to_repository
+from ullage.registry.queries.content.repositories import add_blob_bytes
 
 _repositories = content.repositories
 _blobs = content.blobs
@@ -36,7 +37,7 @@ class StoredBlob:
     readable: bool = True
 
 
-_FIND = Statement(
+_SOUND_HERE = (
     sa.select(
         _blobs.c.size,
         _blobs.c.storage_key,
@@ -49,11 +50,30 @@ _FIND = Statement(
     .where(given(_repo_blobs, "digest"))
     .where(_blobs.c.damaged_at.is_(None))
 )
+_FIND = Statement(_SOUND_HERE)
+_FIND_OF_NEW = Statement(
+    _SOUND_HERE.where(
+        ~sa.exists().where(
+            content.manifests.c.repository_id == _repositories.c.id,
+            content.manifests.c.digest == bindparam("manifest"),
+        )
+    )
+)
 
 
 def find_blob(tx: Transaction, name: RepositoryName, digest: Digest) -> StoredBlob | None:
     """The blob as this repository may read it: linked here, and its bytes sound."""
-    row = tx.row(_FIND, name=name, digest=digest)
+    return _stored_blob(digest, tx.row(_FIND, name=name, digest=digest))
+
+
+def find_blob_of_new(
+    tx: Transaction, name: RepositoryName, digest: Digest, manifest: Digest
+) -> StoredBlob | None:
+    """As find_blob; also None if the repository has this manifest."""
+    return _stored_blob(digest, tx.row(_FIND_OF_NEW, name=name, digest=digest, manifest=manifest))
+
+
+def _stored_blob(digest: Digest, row: Row | None) -> StoredBlob | None:
     if row is None:
         return None
     size, key, repository_id, readable = row
@@ -152,44 +172,59 @@ def referenced_among(
     return {Digest(digest) for digest in found}
 
 
-_INSERT_LINK = Statement.insert(
-    _repo_blobs,
-    ("repository_id", "digest", "linked_at"),
-    lambda insert: insert.on_conflict_do_nothing(
-        index_elements=["repository_id", "digest"]
-    ).returning(is_missed(content.absent_blobs)),
+_INSERT_LINK = Statement.text(
+    """INSERT INTO repo_blobs (repository_id, digest, linked_at)
+    VALUES (:repository_id, :digest, :linked_at)
+    ON CONFLICT (repository_id, digest) DO NOTHING
+    RETURNING repository_id, digest,
+        EXISTS (SELECT 1 FROM absent_blobs WHERE absent_blobs.digest = :digest)""",
+    in_sets="""INSERT INTO repo_blobs (repository_id, digest, linked_at)
+    SELECT * FROM unnest(
+        CAST(:repository_id AS bigint[]), CAST(:digest AS text[]), CAST(:linked_at AS bigint[])
+    )
+    ON CONFLICT (repository_id, digest) DO NOTHING
+    RETURNING repository_id, digest,
+        EXISTS (SELECT 1 FROM absent_blobs WHERE absent_blobs.digest = repo_blobs.digest)""",
 )
 
 
-class NewLink(NamedTuple):
-    """A link that was made; `missed` if a sparse image somewhere lacks the blob."""
-
-    missed: bool
-
-
-def link_blob(
-    tx: Transaction,
-    repository_id: int,
-    digest: Digest,
-    size: int,
-    now: datetime,
-    *,
-    counted: bool = False,
-) -> NewLink | None:
-    """Let the repository read and refer to the blob; None if it could before.
+class NewBlobLink(NamedTuple):
+    """A blob of so many bytes that a repository is to have.
 
     `counted`: the blob's row was made for this link, and says already that there is one.
     """
+
+    repository_id: int
+    digest: Digest
+    size: int
+    counted: bool = False
+
+
+def link_blobs(
+    tx: Transaction, links: Sequence[NewBlobLink], now: datetime
+) -> dict[tuple[int, Digest], bool]:
+    """Let repositories read and refer to blobs, of which no two are the same.
+
+    The links that were not there before, and whether a sparse image somewhere lacks the blob.
+    """
     at = to_micros(now)
-    row = tx.row(
-        _INSERT_LINK, repository_id=repository_id, digest=digest, linked_at=at, came=digest
-    )
-    if row is None:
-        return None
-    if not counted:
-        count_links(tx, [digest], +1)
-    add_to_repository(tx, repository_id, blob_bytes=size)
-    return NewLink(bool(row[0]))
+    rows = [
+        {"repository_id": link.repository_id, "digest": link.digest, "linked_at": at}
+        for link in links
+    ]
+    made = {
+        (repository_id, Digest(digest)): bool(missed)
+        for repository_id, digest, missed in tx.rows_of_many(_INSERT_LINK, rows)
+    }
+    new = [link for link in links if (link.repository_id, link.digest) in made]
+    uncounted = sorted(link.digest for link in new if not link.counted)
+    if uncounted:
+        count_links(tx, uncounted, +1)
+    sizes: Counter[int] = Counter()
+    for link in new:
+        sizes[link.repository_id] += link.size
+    add_blob_bytes(tx, sizes)
+    return made
 
 
 _COUNT_LINKS = Statement(

@@ -21,8 +21,6 @@ from ullage.oci.reference import RepositoryName, Tag
 from ullage.registry.queries.attributes import Kind, Lock
 from ullage.registry.queries.content.absent_parts import find_children
 from ullage.registry.queries.content.blobs import count_references, is_missed
-from ullage.registry.queries.content.repositories import add_to_repository
-from ullage.registry.queries.counters import add_to_counters
 
 _repositories = content.repositories
 _manifests = content.manifests
@@ -178,17 +176,6 @@ def raw_manifests(ids: Collection[int]) -> Question[dict[int, bytes]]:
     return dict((yield Ask(_RAW, {"ids": ids}))) if ids else {}
 
 
-_EXISTS = Statement(
-    sa.select(_manifests.c.id)
-    .join(_repositories, _repositories.c.id == _manifests.c.repository_id)
-    .where(given(_repositories, "name"), given(_manifests, "digest"))
-)
-
-
-def manifest_exists(tx: Transaction, name: RepositoryName, digest: Digest) -> bool:
-    return tx.row(_EXISTS, name=name, digest=digest) is not None
-
-
 _ALL = Statement(
     sa.select(_manifests.c.digest)
     .where(given(_manifests, "repository_id"))
@@ -303,7 +290,7 @@ def insert_manifest(
 ) -> int:
     """Store a manifest and all it refers to; returns its id. The blobs' rows are locked.
 
-    It becomes a child of the indexes that came before it.
+    It is still to be counted (count_push). It becomes a child of the indexes that came before it.
     """
     manifest_id, missed = tx.rows(
         _INSERT,
@@ -326,8 +313,6 @@ def insert_manifest(
     add_references(tx, repository_id, manifest_id, blobs=blobs, children=children)
     if missed:
         find_children(tx, repository_id, [digest])
-    add_to_repository(tx, repository_id, manifest_count=1, manifest_bytes=len(raw))
-    add_to_counters(tx, repository_id, manifest_count=1, manifest_bytes=len(raw))
     return int(manifest_id)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from typing import NamedTuple
 
@@ -16,6 +16,7 @@ from ullage.database.transaction import Transaction
 from ullage.oci.errors import NameUnknown
 from ullage.oci.reference import RepositoryName
 from ullage.registry.queries import attributes
+from ullage.registry.queries.counters import add_to_counters
 
 _repositories = content.repositories
 
@@ -144,6 +145,12 @@ _LOCK_NAMED = Statement(
     .where(given(_repositories, "name"))
     .with_for_update(key_share=True)
 )
+_LOCK_ALL_NAMED = Statement(
+    sa.select(*_repositories.c["id", "name", "write_enabled"])
+    .where(among(_repositories.c.name, "names"))
+    .order_by(_repositories.c.name)
+    .with_for_update(key_share=True)
+)
 
 
 def ensure_repository(tx: Transaction, name: RepositoryName, now: datetime) -> RepositoryForUpdate:
@@ -152,6 +159,16 @@ def ensure_repository(tx: Transaction, name: RepositoryName, now: datetime) -> R
     while (row := tx.row(_LOCK_NAMED, name=name)) is None:
         tx.change(_INSERT, name=name, created_at=to_micros(now), updated_at=to_micros(now))
     return RepositoryForUpdate(row[0], name, bool(row[1]))
+
+
+def lock_repositories(
+    tx: Transaction, names: Collection[RepositoryName]
+) -> dict[RepositoryName, RepositoryForUpdate]:
+    """Lock those of these repositories that exist, in the order of their names."""
+    return {
+        RepositoryName(name): RepositoryForUpdate(id_, RepositoryName(name), bool(write_enabled))
+        for id_, name, write_enabled in tx.rows(_LOCK_ALL_NAMED, names=names)
+    }
 
 
 _DROP_IF_UNUSED = Statement(
@@ -203,6 +220,45 @@ def add_to_repository(
         manifest_bytes=manifest_bytes,
         blob_bytes=blob_bytes,
     )
+
+
+_PUSHED = ("manifest_count", "manifest_bytes", "tag_count")
+_COUNT_PUSH = Statement(
+    _repositories.update()
+    .where(_THIS_ONE)
+    .values(
+        updated_at=bindparam("updated_at"),
+        **{name: _repositories.c[name] + bindparam(name) for name in _PUSHED},
+    )
+)
+
+
+def count_push(
+    tx: Transaction, repository_id: int, new: Sequence[int], new_tags: int, now: datetime
+) -> None:
+    """`new` manifests of these sizes came, and tags. To be called last, as add_to_counters."""
+    counts = {"manifest_count": len(new), "manifest_bytes": sum(new)}
+    tx.change(
+        _COUNT_PUSH,
+        repository_id=repository_id,
+        tag_count=new_tags,
+        updated_at=to_micros(now),
+        **counts,
+    )
+    add_to_counters(tx, repository_id, **counts)
+
+
+_ADD_BLOB_BYTES = Statement.text(
+    "UPDATE repositories SET blob_bytes = blob_bytes + :size WHERE id = :id",
+    in_sets="""UPDATE repositories SET blob_bytes = blob_bytes + added.size
+    FROM unnest(CAST(:id AS bigint[]), CAST(:size AS bigint[])) AS added (id, size)
+    WHERE repositories.id = added.id""",
+)
+
+
+def add_blob_bytes(tx: Transaction, sizes: Mapping[int, int]) -> None:
+    """Add to the sizes of repositories, by their ids; the caller has locked them."""
+    tx.many(_ADD_BLOB_BYTES, [{"id": id_, "size": size} for id_, size in sorted(sizes.items())])
 
 
 _TOUCH = Statement(

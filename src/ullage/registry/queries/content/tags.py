@@ -77,21 +77,22 @@ _MOVE = Statement(
 )
 
 
-def put_tag(tx: Transaction, repository_id: int, tag: Tag, manifest_id: int, now: datetime) -> None:
-    """Point the tag to the manifest. Its time of update moves even if it pointed there before.
+def put_tag(tx: Transaction, repository_id: int, tag: Tag, manifest_id: int, now: datetime) -> bool:
+    """Point the tag to the manifest; whether it is new, and still to be counted (count_push).
 
-    Then it was pushed again, and a cleanup by age must see that (azure.md section 2.5).
+    Its time of update moves even if it pointed there before: then it was pushed again, and a
+    cleanup by age must see that (azure.md section 2.5).
     """
     at = to_micros(now)
     this = {"repository_id": repository_id, "name": tag}
     current = tx.value(_TARGET, **this)
     if current is None:
         tx.change(_INSERT, **this, manifest_id=manifest_id, created_at=at, updated_at=at)
-        add_to_repository(tx, repository_id, tag_count=1)
-        return
+        return True
     tx.change(_MOVE, **this, manifest_id=manifest_id, updated_at=at)
     if current != manifest_id:
         touch_manifest(tx, current, now)
+    return False
 
 
 _TARGET_NAMED = Statement(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import NamedTuple
 
@@ -13,7 +14,6 @@ from ullage.database.statements import Statement, given
 from ullage.database.timestamps import to_micros
 from ullage.database.transaction import Transaction
 from ullage.oci.digest import Digest
-from ullage.registry.queries.counters import add_to_counters
 from ullage.registry.queries.reclaim.signed_reads import keep_signed
 from ullage.registry.queries.reclaim.tombstones import bury
 
@@ -23,7 +23,10 @@ _blobs = content.blobs
 _INSERT_BLOB = Statement.insert(
     _blobs,
     ("digest", "size", "storage_key", "repository_count", "created_at"),
-    lambda insert: insert.on_conflict_do_nothing(index_elements=["digest"]),
+    lambda insert: insert.on_conflict_do_nothing(index_elements=["digest"]).returning(
+        _blobs.c.digest
+    ),
+    in_sets=True,
 )
 _CURRENT_BLOB = Statement(
     sa.select(*_blobs.c["storage_key", "damaged_at", "size"])
@@ -35,6 +38,20 @@ _REPLACE_BYTES = Statement(
     .where(given(_blobs, "digest"))
     .values(storage_key=bindparam("storage_key"), damaged_at=None)
 )
+
+
+class Copy(NamedTuple):
+    """Bytes under `key` that are the blob `digest`, on its way into a repository.
+
+    `seen`: the storage key of another copy that was looked at, and is `lost` or not.
+    """
+
+    repository_id: int
+    digest: Digest
+    size: int
+    key: str
+    seen: str | None = None
+    lost: bool = False
 
 
 class Adopted(NamedTuple):
@@ -56,41 +73,56 @@ class CopyUnseen(Exception):
         self.storage_key = storage_key
 
 
-def adopt_blob(
-    tx: Transaction,
-    repository_id: int,
-    digest: Digest,
-    size: int,
-    key: str,
-    *,
-    now: datetime,
-    signed_read: timedelta,
-    seen: str | None = None,
-    lost: bool = False,
-) -> Adopted:
-    """Make the bytes under `key` the blob `digest`, unless it is stored already.
+def adopt_blobs(
+    tx: Transaction, copies: Sequence[Copy], *, now: datetime, signed_read: timedelta
+) -> dict[Digest, Adopted]:
+    """Make each copy, of which no two are of one blob, that blob, unless it is stored already.
 
-    The caller links it next; a new one is counted as linked once from the beginning. Whichever copy
-    is not needed gets a tombstone: the newcomer, or the old one if it was damaged or was found not
-    to be there (`seen`, its storage key, and `lost`). Nothing reads it any more but URLs of
-    `signed_read` at most (signed_reads.py).
-    Raises CopyUnseen if there is another copy than `seen`.
+    The caller links them next; a new one is counted as linked once from the beginning, and is to be
+    counted in the totals (counters.py: count_blobs). Of the others whichever copy is not needed
+    gets a tombstone: the newcomer, or the old one if it was damaged or lost. Nothing reads it any
+    more but URLs of `signed_read` at most (signed_reads.py).
+    Raises CopyUnseen if there is another copy than the one that was seen.
     """
-    new = {"digest": digest, "size": size, "storage_key": key, "repository_count": 1}
-    current = None
-    while current is None:
-        if tx.change(_INSERT_BLOB, **new, created_at=to_micros(now)):
-            add_to_counters(tx, repository_id, blob_count=1, blob_bytes=size)
-            return Adopted(key, new=True)
-        current = tx.row(_CURRENT_BLOB, digest=digest)
-        # None: it was condemned between these two statements, and the way is free now.
+    in_order = sorted(copies, key=lambda copy: copy.digest)
+    new = _insert(tx, in_order, now)
+    # Those of others are locked when all new ones are there, as everywhere in digest order: what
+    # has locked a blob that there is never waits for one that is being made.
+    there = {
+        copy.digest: _adopt_again(tx, copy, now, signed_read)
+        for copy in in_order
+        if copy.digest not in new
+    }
+    return {copy.digest: there.get(copy.digest) or Adopted(copy.key, new=True) for copy in in_order}
+
+
+def _insert(tx: Transaction, copies: Sequence[Copy], now: datetime) -> set[str]:
+    """The digests of those that there were none of."""
+    rows = [
+        {
+            "digest": copy.digest,
+            "size": copy.size,
+            "storage_key": copy.key,
+            "repository_count": 1,
+            "created_at": to_micros(now),
+        }
+        for copy in copies
+    ]
+    return {digest for (digest,) in tx.rows_of_many(_INSERT_BLOB, rows)}
+
+
+def _adopt_again(tx: Transaction, copy: Copy, now: datetime, signed_read: timedelta) -> Adopted:
+    while (current := tx.row(_CURRENT_BLOB, digest=copy.digest)) is None:
+        # It was condemned between these two statements, and the way is free now.
+        if _insert(tx, [copy], now):
+            return Adopted(copy.key, new=True)
     current_key, damaged_at, current_size = current
-    if damaged_at is None and current_key != seen:
+    if damaged_at is None and current_key != copy.seen:
         raise CopyUnseen(str(current_key))
-    if damaged_at is None and not lost:
-        bury(tx, repository_id, key, size, now)
+    if damaged_at is None and not copy.lost:
+        bury(tx, copy.repository_id, copy.key, copy.size, now)
         return Adopted(str(current_key), new=False)
-    tx.change(_REPLACE_BYTES, digest=digest, storage_key=key)
-    bury(tx, repository_id, current_key, current_size, now, digest)
+    tx.change(_REPLACE_BYTES, digest=copy.digest, storage_key=copy.key)
+    bury(tx, copy.repository_id, current_key, current_size, now, copy.digest)
     keep_signed(tx, [current_key], now, signed_read)
-    return Adopted(key, new=False)
+    return Adopted(copy.key, new=False)

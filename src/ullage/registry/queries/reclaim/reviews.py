@@ -25,6 +25,7 @@ _SCHEDULE = Statement.insert(
         set_={"due_at": insert.excluded.due_at},
         where=_reviews.c.due_at < insert.excluded.due_at,
     ),
+    in_sets=True,
 )
 
 
@@ -37,12 +38,16 @@ def schedule_reviews(
     tx: Transaction, repository_id: int, due_at: Mapping[Digest, datetime]
 ) -> None:
     """As schedule_review, of many."""
+    schedule_reviews_of(tx, {(repository_id, digest): due for digest, due in due_at.items()})
+
+
+def schedule_reviews_of(tx: Transaction, due_at: Mapping[tuple[int, Digest], datetime]) -> None:
+    """As schedule_review, of links in several repositories."""
     rows = [
-        {"repository_id": repository_id, "digest": digest, "due_at": to_micros(due_at[digest])}
-        for digest in sorted(due_at)
+        {"repository_id": repository_id, "digest": digest, "due_at": to_micros(due)}
+        for (repository_id, digest), due in sorted(due_at.items())
     ]
-    if rows:
-        tx.many(_SCHEDULE, rows)
+    tx.many(_SCHEDULE, rows)
 
 
 _CANCEL = Statement(
