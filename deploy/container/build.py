@@ -258,7 +258,7 @@ def configure(labels: dict[str, str]) -> Iterator[str]:
     # Variables, so that `ullage health` and other commands in the container know them too.
     yield from ("--env", f"ULLAGE_DATA={DATA}", "--env", "ULLAGE_LISTEN=0.0.0.0:5000")
     yield from ("--env", "PATH=/usr/local/bin:/usr/bin", "--env", "LANG=C.UTF-8")
-    yield from ("--port", "5000", "--stop-signal", "SIGTERM")
+    yield from ("--port", "5000", "--port", "9105", "--stop-signal", "SIGTERM")
     yield from ("--entrypoint", json.dumps(["ullage"]), "--cmd", "serve")
     yield from ("--healthcheck", "CMD ullage health", "--healthcheck-interval", "10s")
     yield from ("--healthcheck-timeout", "6s", "--healthcheck-start-period", "30s")

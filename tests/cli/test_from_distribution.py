@@ -11,7 +11,7 @@ import yaml
 from tests.cli.conftest import Ullage
 from tests.support.server import UllageServer, run_ullage
 from ullage.blobs.azure.options import parse_azure_url
-from ullage.blobs.s3.options import parse_s3_url
+from ullage.blobs.s3.options import parse_gs_url, parse_s3_url
 from ullage.cli.commands.distribution_variables import distribution_variables
 from ullage.cli.commands.from_distribution import KEYS, key_of
 from ullage.config import SETTINGS, load_settings
@@ -42,6 +42,10 @@ http:
   host: https://registry.example.com/
   draintimeout: 1m30s
   secret: asecret
+  debug:
+    addr: :5001
+    prometheus:
+      enabled: true
   headers:
     X-Content-Type-Options: [nosniff]
   tls:
@@ -128,6 +132,7 @@ def test_a_usual_configuration_becomes_settings_that_serve_takes(
         "htpasswd": "/auth/htpasswd",
         "listen": ":5000",
         "max_page": "500",
+        "metrics": ":5001",
         "shutdown_grace": "90s",
         "tls_cert": "/certs/domain.crt",
         "tls_key": "/certs/domain.key",
@@ -188,6 +193,12 @@ def test_a_bucket_becomes_a_url_with_a_place_of_our_own(ullage: Ullage, tmp_path
     parse_azure_url(settings["storage"])
     assert settings == {"storage": "az://books/ullage?account=acme"}
     assert "topsecret" not in said
+    google = {"bucket": "books", "rootdirectory": "/old/images/", "keyfile": "/etc/key.json"}
+    text = yaml.safe_dump({"version": 0.1, "storage": {"gcs": google}})
+    settings, said = printed(ullage, tmp_path, text)
+    options = parse_gs_url(settings["storage"])
+    assert (options.bucket, options.prefix) == ("books", "old/images/ullage")
+    assert "storage.gcs.keyfile: an HMAC key" in said
 
 
 def test_variables_lie_over_the_file(

@@ -25,6 +25,8 @@ ALL = (
     *("replicaCount=3", "autoscaling.enabled=true", "podDisruptionBudget.maxUnavailable=1"),
     *("ingress.enabled=true", "ingress.hosts={registry.example.com}", "httproute.enabled=true"),
     *("httproute.parentRefs[0].name=gateway", "tlsSecretName=certificate"),
+    *("metrics.enabled=true", "metrics.serviceMonitor.enabled=true"),
+    *("metrics.prometheusRule.enabled=true",),
     *("auth.existingSecret=admin", "storage.existingSecret=keys", "config=threads = 8"),
 )
 
@@ -106,6 +108,7 @@ def test_on_postgresql_and_a_bucket_it_is_as_many_as_are_asked_for(tmp_path: Pat
     assert set(everything) == {
         *("Deployment", "Service", "ServiceAccount", "Secret", "ConfigMap", "Ingress"),
         *("HTTPRoute", "PodDisruptionBudget", "HorizontalPodAutoscaler"),
+        *("ServiceMonitor", "PrometheusRule"),
     }
     assert "replicas" not in everything["Deployment"]["spec"]
 
@@ -130,9 +133,27 @@ def test_every_variable_is_a_setting_and_every_probe_a_route(tmp_path: Path) -> 
         assert mounted == volumes
 
 
+def test_figures_have_a_port_of_their_own_and_alerts_are_those_that_are_shipped(
+    tmp_path: Path,
+) -> None:
+    found = rendered(tmp_path, *ALL)
+    assert environment(found["Deployment"])["ULLAGE_METRICS"] == "0.0.0.0:9105"
+    ports = {each["name"]: each["targetPort"] for each in found["Service"]["spec"]["ports"]}
+    assert ports == {"registry": "registry", "metrics": "metrics"}
+    assert [each["port"] for each in found["ServiceMonitor"]["spec"]["endpoints"]] == ["metrics"]
+    rules = yaml.safe_load((ROOT / "deploy/prometheus/ullage.rules.yaml").read_text("utf-8"))
+    assert found["PrometheusRule"]["spec"] == rules
+    # The alerts ask for the job of this name.
+    job = found["ServiceMonitor"]["spec"]["jobLabel"]
+    assert found["Service"]["metadata"]["labels"][job] == "ullage"
+    backends = found["Ingress"]["spec"]["rules"][0]["http"]["paths"]
+    assert [each["backend"]["service"]["port"]["name"] for each in backends] == ["registry"]
+
+
 @pytest.mark.parametrize(
     ("value", "why"),
     [
+        ("metrics.serviceMonitor.enabled=true", "nothing to scrape without metrics.enabled"),
         ("replicaCount=2", "replicaCount: more than 1 takes database.url"),
         ("autoscaling.enabled=true", "autoscaling: more than one replica takes database.url"),
         ("replicaCounts=2", "'replicaCounts' not allowed"),

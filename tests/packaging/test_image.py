@@ -108,7 +108,7 @@ def test_it_says_what_it_is(podman: OwnPodman) -> None:
     assert (config["User"], config["StopSignal"]) == ("65532:65532", "SIGTERM")
     assert (config["Entrypoint"], config["Cmd"]) == (["ullage"], ["serve"])
     assert list(config["Volumes"]) == ["/var/lib/ullage"]
-    assert list(config["ExposedPorts"]) == ["5000"]
+    assert sorted(port.partition("/")[0] for port in config["ExposedPorts"]) == ["5000", "9105"]
     assert found["Healthcheck"]["Test"] == ["CMD", "ullage", "health"]
     labels = {
         name.removeprefix("org.opencontainers.image."): value

@@ -46,6 +46,9 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- fail "autoscaling: more than one replica takes database.url or database.existingSecret (PostgreSQL), and storage.url (a bucket)" -}}
 {{- end -}}
 {{- end -}}
+{{- if and .Values.metrics.serviceMonitor.enabled (not .Values.metrics.enabled) -}}
+{{- fail "metrics.serviceMonitor: there is nothing to scrape without metrics.enabled" -}}
+{{- end -}}
 {{- if and .Values.secrets.htpasswd .Values.auth.existingSecret -}}
 {{- fail "auth.existingSecret, secrets.htpasswd: accounts come from one place; give one of the two" -}}
 {{- end -}}
@@ -119,6 +122,10 @@ spec:
         - name: ULLAGE_STORAGE
           value: {{ . | quote }}
         {{- end }}
+        {{- if .Values.metrics.enabled }}
+        - name: ULLAGE_METRICS
+          value: "0.0.0.0:{{ .Values.metrics.port }}"
+        {{- end }}
         {{- if .Values.tlsSecretName }}
         - name: ULLAGE_TLS_CERT
           value: /etc/ullage/tls/tls.crt
@@ -140,6 +147,10 @@ spec:
       ports:
         - name: registry
           containerPort: 5000
+        {{- if .Values.metrics.enabled }}
+        - name: metrics
+          containerPort: {{ .Values.metrics.port }}
+        {{- end }}
       startupProbe:
         httpGet: {path: /readyz, port: registry, scheme: {{ ternary "HTTPS" "HTTP" (ne .Values.tlsSecretName "") }}}
         periodSeconds: 2

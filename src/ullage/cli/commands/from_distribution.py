@@ -75,8 +75,8 @@ _NEEDLESS = "not needed"
 _LOGS = "nothing to set: one line a request and one an event, on stderr"
 _CLOUD = "the Azure SDK's own variable, so that no secret is in the file: "
 _S3_TUNING = "not needed: the store chooses how it transfers"
-_NO_BUCKET = "there is no store for it: use s3:// or az://, or files"
-_METRICS = "no second port is configured here: see the settings of `ullage serve`"
+_GOOGLE = "an HMAC key of the service account, in GCS_HMAC_ACCESS_ID and GCS_HMAC_SECRET"
+_NO_BUCKET = "there is no store for it: use s3://, gs:// or az://, or files"
 
 # From the most to the least particular: the first that fits a key counts.
 KEYS = (
@@ -98,7 +98,9 @@ KEYS = (
     Key("http.secret", _NEEDLESS + ": sessions are in the database"),
     Key("http.relativeurls", _ALWAYS + ": URLs are made from `external_url` or the request"),
     Key("http.draintimeout", ours="shutdown_grace", translate=_duration),
-    Key("http.debug.*", _METRICS),
+    Key("http.debug.addr", ours="metrics"),
+    Key("http.debug.prometheus.enabled", "in `metrics`: where that listens, there are figures"),
+    Key("http.debug.prometheus.path", "nothing to set: always /metrics"),
     Key("http.headers.*", "no headers are added: a proxy in front does", refused=True),
     Key("http.http2.*", "HTTP/1.1 is served; a proxy in front may speak HTTP/2"),
     Key("http.h2c.*", "HTTP/1.1 is served; a proxy in front may speak HTTP/2"),
@@ -139,7 +141,11 @@ KEYS = (
     Key("storage.azure.credentials.tenantid", _CLOUD + "AZURE_TENANT_ID"),
     Key("storage.azure.credentials.secret", _CLOUD + "AZURE_CLIENT_SECRET"),
     Key("storage.azure.*", _S3_TUNING),
-    Key("storage.gcs.*", _NO_BUCKET, refused=True),
+    Key("storage.gcs.bucket", "in `storage`"),
+    Key("storage.gcs.rootdirectory", "in `storage`, with /ullage behind it: another layout"),
+    Key("storage.gcs.keyfile", _GOOGLE),
+    Key("storage.gcs.credentials.*", _GOOGLE),
+    Key("storage.gcs.*", _S3_TUNING),
     Key("storage.swift.*", _NO_BUCKET, refused=True),
     Key("storage.oss.*", _NO_BUCKET, refused=True),
     Key("storage.inmemory.*", "in `storage`"),
@@ -215,7 +221,7 @@ def _add_storage(storage: Any, found: Translation) -> None:
         return
     if "inmemory" in storage:
         found.settings["storage"] = "memory:"
-    for driver, make in (("s3", _s3_url), ("azure", _azure_url)):
+    for driver, make in (("s3", _s3_url), ("azure", _azure_url), ("gcs", _gs_url)):
         options = storage.get(driver)
         if isinstance(options, Mapping):
             found.settings["storage"] = make(options)
@@ -241,6 +247,10 @@ def _azure_url(options: Mapping[str, Any]) -> str:
     if endpoint:
         query["endpoint"] = endpoint.rstrip("/")
     return _bucket_url("az", str(options.get("container", "")), options, query)
+
+
+def _gs_url(options: Mapping[str, Any]) -> str:
+    return _bucket_url("gs", str(options.get("bucket", "")), options, {})
 
 
 def _bucket_url(
