@@ -28,6 +28,7 @@ from ullage.database.opening import open_database
 from ullage.failpoints import failpoint
 from ullage.registry.clients import Caller
 from ullage.registry.context import Registry
+from ullage.registry.identity import label_of
 from ullage.registry.queries.quarantine import StoredCopy
 
 
@@ -88,7 +89,7 @@ def _require_sense(backup: Backup, wishes: RestoreWishes, places: Places) -> Non
     stayed = backup.description.storage
     if not stayed:
         return
-    if places.storage != stayed:
+    if places.storage.startswith("file:"):
         raise BackupFailed(
             f"the blobs of backup {backup.path.name} were not copied, they stayed in {stayed} - "
             f"add --storage '{stayed}'"
@@ -131,7 +132,9 @@ def _made(
     fresh: Callable[[], str],
 ) -> Iterator[Tally | Restored]:
     store = open_blob_store(places.storage)
-    if not backup.description.storage:
+    if backup.description.storage:
+        _require_own(store, places.storage, backup)
+    else:
         _require_no_objects(store, places.storage)
     putting = Putting(
         backup,
@@ -169,6 +172,16 @@ def _made(
     restoring.rmdir()
     layout.sync_folder(restoring.parent)
     yield Restored(backup, putting.tally, putting.missing, settled, replayed, report)
+
+
+def _require_own(store: BlobStore, storage: str, backup: Backup) -> None:
+    label = label_of(store)
+    if label is None or label.registry != backup.description.registry:
+        owner = f"of registry {label.registry}" if label else "of no registry"
+        raise BackupFailed(
+            f"{storage} is the storage {owner}, the backup is of registry "
+            f"{backup.description.registry} - name the storage that it was made of"
+        )
 
 
 def _require_no_objects(store: BlobStore, storage: str) -> None:
