@@ -21,8 +21,9 @@ from ullage.accounts.audit_log import list_audit
 from ullage.accounts.users import ensure_admin
 from ullage.backup.layout import BLOBS, DESCRIPTION, KEYS, Backup, BackupFailed, backups_in
 from ullage.backup.lease import answer
+from ullage.backup.make import Tally
 from ullage.backup.prune import prune
-from ullage.backup.put_back import RestoreWishes
+from ullage.backup.put_back import Restored, RestoreWishes
 from ullage.backup.replay import read_entries
 from ullage.backup.restore import choose
 from ullage.config import load_settings
@@ -38,7 +39,7 @@ from ullage.registry.push.sessions import start_upload
 from ullage.registry.push.uploads import append_upload
 from ullage.registry.queries.identity import find_registry_id
 from ullage.registry.queries.reclaim import backup_leases
-from ullage.wiring import CannotStart, open_registry, run_server
+from ullage.wiring import CannotStart, open_registry, restore_backup, run_server
 
 LAYER = b"a layer that is easy to find" * 500
 
@@ -428,6 +429,23 @@ def test_only_an_empty_folder_is_restored_into(home: House, tmp_path: Path) -> N
     (tmp_path / "file").touch()
     with pytest.raises(CannotStart, match="is a file - name a new folder"):
         restored(home.folder, tmp_path / "file")
+
+
+def test_what_is_restored_stays_also_if_nobody_waits_for_the_end(
+    home: House, tmp_path: Path
+) -> None:
+    """Ctrl-C before that empties the folder, and after that nothing does."""
+    home.back_up()
+    given = load_settings({"data": str(tmp_path / "new")}, {})
+    cut_off = restore_backup(given, choose(home.folder), RestoreWishes())
+    assert isinstance(next(cut_off), Tally)
+    cut_off.close()  # type: ignore[attr-defined]
+    assert list((tmp_path / "new").iterdir()) == []
+    running = restore_backup(given, choose(home.folder), RestoreWishes())
+    assert any(isinstance(said, Restored) for said in running)
+    running.close()  # type: ignore[attr-defined]
+    with house(tmp_path / "new", tmp_path) as new:
+        assert tags_in(new.registry) == tags_in(home.registry)
 
 
 def test_a_restore_that_was_cut_off_is_not_served(home: House, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ there no server starts; it goes when everything is in its place.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass
 from datetime import datetime
@@ -79,10 +79,14 @@ def put_back(
     with into(str(data)):
         try:
             restoring.mkdir(mode=0o700, parents=True)
-            yield from _made(backup, wishes, places, restoring, opened, caller, now, fresh)
+            restored = yield from _made(
+                backup, wishes, places, restoring, opened, caller, now, fresh
+            )
         except BaseException:
             _empty(data)
             raise
+    # From here on it stays, whatever becomes of the caller.
+    yield restored
 
 
 def _require_sense(backup: Backup, wishes: RestoreWishes, places: Places) -> None:
@@ -130,7 +134,7 @@ def _made(
     caller: Caller,
     now: datetime,
     fresh: Callable[[], str],
-) -> Iterator[Tally | Restored]:
+) -> Generator[Tally, None, Restored]:
     store = open_blob_store(places.storage)
     if backup.description.storage:
         _require_own(store, places.storage, backup)
@@ -171,7 +175,7 @@ def _made(
         path.rename(restoring.parent / path.name)
     restoring.rmdir()
     layout.sync_folder(restoring.parent)
-    yield Restored(backup, putting.tally, putting.missing, settled, replayed, report)
+    return Restored(backup, putting.tally, putting.missing, settled, replayed, report)
 
 
 def _require_own(store: BlobStore, storage: str, backup: Backup) -> None:
