@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import sqlite3
+import subprocess
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
@@ -13,17 +14,20 @@ from pathlib import Path
 import pytest
 
 from tests.backup.house import APP, House, house, restored, tags_in
+from tests.support.disks import small_disk
 from tests.support.registry import ALICE, push_index, settle
 from tests.support.soundness import assert_sound
 from ullage.accounts.audit_log import list_audit
 from ullage.accounts.users import ensure_admin
 from ullage.backup.layout import BLOBS, DESCRIPTION, KEYS, Backup, BackupFailed, backups_in
 from ullage.backup.lease import answer
+from ullage.backup.make import Tally
 from ullage.backup.prune import prune
-from ullage.backup.put_back import RestoreWishes
+from ullage.backup.put_back import Restored, RestoreWishes
 from ullage.backup.replay import read_entries
 from ullage.backup.restore import choose
 from ullage.config import load_settings
+from ullage.database.errors import DatabaseUnusable
 from ullage.database.frozen import SECRETS
 from ullage.database.schema import space
 from ullage.deletion.delete import delete_manifest, delete_repository, delete_tag
@@ -35,7 +39,7 @@ from ullage.registry.push.sessions import start_upload
 from ullage.registry.push.uploads import append_upload
 from ullage.registry.queries.identity import find_registry_id
 from ullage.registry.queries.reclaim import backup_leases
-from ullage.wiring import CannotStart, open_registry, run_server
+from ullage.wiring import CannotStart, open_registry, restore_backup, run_server
 
 LAYER = b"a layer that is easy to find" * 500
 
@@ -427,6 +431,23 @@ def test_only_an_empty_folder_is_restored_into(home: House, tmp_path: Path) -> N
         restored(home.folder, tmp_path / "file")
 
 
+def test_what_is_restored_stays_also_if_nobody_waits_for_the_end(
+    home: House, tmp_path: Path
+) -> None:
+    """Ctrl-C before that empties the folder, and after that nothing does."""
+    home.back_up()
+    given = load_settings({"data": str(tmp_path / "new")}, {})
+    cut_off = restore_backup(given, choose(home.folder), RestoreWishes())
+    assert isinstance(next(cut_off), Tally)
+    cut_off.close()  # type: ignore[attr-defined]
+    assert list((tmp_path / "new").iterdir()) == []
+    running = restore_backup(given, choose(home.folder), RestoreWishes())
+    assert any(isinstance(said, Restored) for said in running)
+    running.close()  # type: ignore[attr-defined]
+    with house(tmp_path / "new", tmp_path) as new:
+        assert tags_in(new.registry) == tags_in(home.registry)
+
+
 def test_a_restore_that_was_cut_off_is_not_served(home: House, tmp_path: Path) -> None:
     (tmp_path / "new" / "restoring").mkdir(parents=True)
     (tmp_path / "new" / "blobs").mkdir()
@@ -435,3 +456,48 @@ def test_a_restore_that_was_cut_off_is_not_served(home: House, tmp_path: Path) -
         run_server(settings, lambda _: None)
     with pytest.raises(CannotStart, match="was cut off"), open_registry(settings):
         pass
+
+
+@pytest.mark.parametrize("size", ["64k", "1m"], ids=["for the database", "for the blobs"])
+def test_a_disk_without_room_leaves_what_was_copied_and_no_backup(
+    home: House, tmp_path: Path, size: str
+) -> None:
+    for number in range(4):
+        home.push(f"large{number}", os.urandom(300_000))
+    with small_disk(tmp_path / "small", f"size={size}") as disk:
+        home.folder = disk
+        with pytest.raises(BackupFailed, match=r"no room in .*run it again with --incremental"):
+            home.back_up()
+        assert list(backups_in(disk)) == []
+        with pytest.raises(BackupFailed, match=r"--link: .* is on another file system"):
+            _with_room(disk, home).back_up(link=True)
+
+
+def _with_room(disk: Path, home: House) -> House:
+    subprocess.run(["mount", "-o", "remount,size=100m", str(disk)], check=True)
+    return home
+
+
+@pytest.mark.postgresql
+def test_a_registry_on_postgresql_without_pg_dump_is_told_what_to_install(
+    postgres_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with house(tmp_path / "data", tmp_path / "backups", database=postgres_url) as home:
+        monkeypatch.setenv("PATH", str(tmp_path))
+        with pytest.raises(DatabaseUnusable, match=r"pg_dump is missing - install the client"):
+            home.back_up()
+        assert list(backups_in(home.folder)) == []
+
+
+@pytest.mark.postgresql
+def test_a_database_that_has_a_registry_is_not_restored_into(
+    postgres_url: str, tmp_path: Path
+) -> None:
+    with house(tmp_path / "data", tmp_path / "backups", database=postgres_url) as home:
+        home.push("v1")
+        home.back_up(secrets=False)
+        with pytest.raises(CannotStart, match="has tables of a registry - name an empty one"):
+            restored(home.folder, tmp_path / "new", database=postgres_url)
+        with pytest.raises(CannotStart, match="is of a postgresql database"):
+            restored(home.folder, tmp_path / "new")
+    assert not (tmp_path / "new").exists()

@@ -150,6 +150,11 @@ def _into(folder: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise full from error
+        if error.errno == errno.EXDEV:
+            raise BackupFailed(
+                f"--link: {folder} is on another file system than the registry's blobs - leave it "
+                "out"
+            ) from error
         if error.errno is None:
             raise
         raise BackupFailed(f"{error.filename or folder}: {error.strerror}") from error

@@ -7,7 +7,7 @@ there no server starts; it goes when everything is in its place.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass
 from datetime import datetime
@@ -28,6 +28,7 @@ from ullage.database.opening import open_database
 from ullage.failpoints import failpoint
 from ullage.registry.clients import Caller
 from ullage.registry.context import Registry
+from ullage.registry.identity import label_of
 from ullage.registry.queries.quarantine import StoredCopy
 
 
@@ -78,17 +79,21 @@ def put_back(
     with into(str(data)):
         try:
             restoring.mkdir(mode=0o700, parents=True)
-            yield from _made(backup, wishes, places, restoring, opened, caller, now, fresh)
+            restored = yield from _made(
+                backup, wishes, places, restoring, opened, caller, now, fresh
+            )
         except BaseException:
             _empty(data)
             raise
+    # From here on it stays, whatever becomes of the caller.
+    yield restored
 
 
 def _require_sense(backup: Backup, wishes: RestoreWishes, places: Places) -> None:
     stayed = backup.description.storage
     if not stayed:
         return
-    if places.storage != stayed:
+    if places.storage.startswith("file:"):
         raise BackupFailed(
             f"the blobs of backup {backup.path.name} were not copied, they stayed in {stayed} - "
             f"add --storage '{stayed}'"
@@ -129,9 +134,11 @@ def _made(
     caller: Caller,
     now: datetime,
     fresh: Callable[[], str],
-) -> Iterator[Tally | Restored]:
+) -> Generator[Tally, None, Restored]:
     store = open_blob_store(places.storage)
-    if not backup.description.storage:
+    if backup.description.storage:
+        _require_own(store, places.storage, backup)
+    else:
         _require_no_objects(store, places.storage)
     putting = Putting(
         backup,
@@ -168,7 +175,17 @@ def _made(
         path.rename(restoring.parent / path.name)
     restoring.rmdir()
     layout.sync_folder(restoring.parent)
-    yield Restored(backup, putting.tally, putting.missing, settled, replayed, report)
+    return Restored(backup, putting.tally, putting.missing, settled, replayed, report)
+
+
+def _require_own(store: BlobStore, storage: str, backup: Backup) -> None:
+    label = label_of(store)
+    if label is None or label.registry != backup.description.registry:
+        owner = f"of registry {label.registry}" if label else "of no registry"
+        raise BackupFailed(
+            f"{storage} is the storage {owner}, the backup is of registry "
+            f"{backup.description.registry} - name the storage that it was made of"
+        )
 
 
 def _require_no_objects(store: BlobStore, storage: str) -> None:
