@@ -111,6 +111,17 @@ def test_a_pass_that_was_cut_short_goes_on_where_it_was(registry: Registry) -> N
     assert len(first.seconds) + len(second.seconds) == len(LAYERS) + 1 + 1
 
 
+def test_it_stops_in_the_middle_of_blobs_that_are_all_missing(
+    registry: Registry, store: MemoryBlobStore
+) -> None:
+    """A server whose storage is empty must not look for each of its blobs before it ends."""
+    plant_image(registry, "app", "v1", LAYERS)
+    keys = {digest: stat_blob(registry, APP, digest).key for digest in map(digest_of, LAYERS)}
+    store.delete(keys.values())
+    scrub(registry, MONTH, "one", Pauses(at=2))
+    assert sum(sound(registry, digest) for digest in keys) >= len(keys) - 2
+
+
 def test_processes_take_turns(registry: Registry, clock: FakeClock) -> None:
     """One that was killed is relieved in ten minutes."""
     plant_image(registry, "app", "v1", LAYERS)

@@ -40,7 +40,9 @@ def test_a_saved_name_and_the_default_registry_are_used(
     """The article's commands say --name myregistry; ULLAGE_REGISTRY comes before `config`."""
     ullage("config", "set", f"registries.myregistry={server.url}", "registry=http://127.0.0.1:1")
     assert ullage("repository", "list", "--name", "myregistry").code == 0
-    assert ullage("manifest", "list", "-r", "myregistry", "-n", "none").err.startswith("ERROR: Error: ")
+    assert ullage("manifest", "list", "-r", "myregistry", "-n", "none").err.startswith(
+        "ERROR: Error: "
+    )
     assert ullage("repository", "list").code == 1
     monkeypatch.setenv("ULLAGE_REGISTRY", "myregistry")
     assert ullage("repository", "list").code == 0

@@ -120,6 +120,8 @@ class _Pass:
             problem, stopped = self._problem(copy)
         if problem is not None:
             quarantine_blob(self._registry, copy.digest, copy.storage_key, problem)
+            # Nothing was waited for where there was nothing to read.
+            stopped = stopped or self._pause(0)
         return stopped
 
     def _problem(self, copy: StoredCopy) -> tuple[str | None, bool]:

@@ -6,7 +6,7 @@ from typing import Any
 
 import urwid
 
-from ullage.cli.commands.top import Level, Row, Walk, bar
+from ullage.cli.commands.top_walk import Level, Row, Walk, bar
 from ullage.cli.shell.errors import Failure
 from ullage.cli.shell.tables import counted, size
 
