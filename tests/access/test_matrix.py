@@ -212,7 +212,7 @@ def expected(role: str, kind: str, row: Row, repository: str) -> int:
     exists = repository.endswith("/app")
     allowed = row.existing if exists else row.absent
     if row.need == "anybody":
-        if row.path == "/":
+        if not row.path.startswith("/oauth2/"):
             return allowed
         # The token endpoint takes no tokens.
         return 401 if row.method in ("GET", "HEAD") and kind in ("bearer", "empty") else allowed

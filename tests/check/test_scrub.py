@@ -112,9 +112,10 @@ def test_a_pass_that_was_cut_short_goes_on_where_it_was(registry: Registry) -> N
 
 
 def test_it_stops_in_the_middle_of_blobs_that_are_all_missing(
-    registry: Registry, store: MemoryBlobStore
+    db: Database, store: MemoryBlobStore, clock: FakeClock
 ) -> None:
     """A server whose storage is empty must not look for each of its blobs before it ends."""
+    registry = registry_on(db, store, clock)
     plant_image(registry, "app", "v1", LAYERS)
     keys = {digest: stat_blob(registry, APP, digest).key for digest in map(digest_of, LAYERS)}
     store.delete(keys.values())
