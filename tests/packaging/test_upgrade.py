@@ -13,7 +13,7 @@ import pytest
 
 from tests.server.pushing import push_image
 from tests.support.packages import ROOT
-from tests.support.require import require_command, unavailable
+from tests.support.require import require_command
 from tests.support.server import UllageServer, run_ullage
 from ullage.database.migrations.upgrade import NEWEST
 
@@ -30,7 +30,8 @@ def old_source(tmp_path_factory: pytest.TempPathFactory) -> Path:
         [require_command("git"), "archive", OLD, "src"], cwd=ROOT, capture_output=True
     )
     if archive.returncode:
-        unavailable(f"the history of this checkout does not reach back to {OLD[:7]}")
+        # A shallow clone, or a source archive: nothing that could be installed is missing.
+        pytest.skip(f"the history of this checkout does not reach back to {OLD[:7]}")
     folder = tmp_path_factory.mktemp("old")
     with tarfile.open(fileobj=io.BytesIO(archive.stdout)) as files:
         files.extractall(folder, filter="data")
