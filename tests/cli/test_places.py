@@ -111,7 +111,7 @@ def test_two_registries_in_one_line_are_an_error_of_one_line(
 
 
 def test_there_are_as_many_of_these_commands_as_there_should_be() -> None:
-    assert len(MANAGING) == 25
+    assert len(MANAGING) == 26
 
 
 def test_a_login_for_files_and_no_registry_at_all_are_told_what_to_name(

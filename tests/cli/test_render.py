@@ -48,7 +48,11 @@ def test_a_query_is_jmespath_and_keeps_the_order_it_states() -> None:
 def test_a_wrong_query_is_wrong_usage_with_azs_text() -> None:
     with pytest.raises(UsageError) as caught:
         query_of("[?", "ullage x")
-    assert str(caught.value) == "argument --query: invalid jmespath_type value: '[?'"
+    # az's words, and then what is wrong.
+    assert str(caught.value) == (
+        "argument --query: invalid jmespath_type value: '[?': Invalid jmespath expression: "
+        "Incomplete expression. How an expression is written: https://jmespath.org"
+    )
     assert caught.value.code == 2
     with pytest.raises(Failure, match="--query: "):
         query_of("length(@)", "x")(3)

@@ -100,7 +100,6 @@ def test_another_method_is_told_which_there_are(
         "/V2/",
         "/v2/a/tags/list;x=1",
         "/index.html",
-        "/metrics",
     ],
 )
 def test_there_is_nothing_beside_the_endpoints(client: httpx.Client, path: str) -> None:

@@ -81,10 +81,21 @@ def _claim(
     return claim or UploadClaim.take(registry, name, row_id(upload_id))
 
 
+def _resume(registry: Registry, upload: Upload) -> Append:
+    """Go on with a session that has a row, also if a crash came before its first byte."""
+    blobs = registry.blobs
+    try:
+        return blobs.resume(upload.key, upload.offset, upload.state)
+    except KeyUnknown:
+        if upload.offset or upload.state or blobs.size(upload.key) is not None:
+            raise
+        return blobs.begin(upload.key)
+
+
 def _open(registry: Registry, upload: Upload) -> Append:
     """The session's bytes, to add to. Raises KeyUnknown if it has ended, or they are committed."""
     if upload.repository_id is not None:
-        return registry.blobs.resume(upload.key, upload.offset, upload.state)
+        return _resume(registry, upload)
     expires_at = registry.now() + registry.limits.upload_idle
     if memory_sessions_of(registry).begin(upload, expires_at):
         return registry.blobs.begin(upload.key)
