@@ -36,6 +36,12 @@ def test_no_page_runs_what_is_not_ours(visitor: Visitor, path: str) -> None:
     assert page.headers["Cache-Control"] == "no-store"
 
 
+def test_a_page_is_counted_by_its_route_as_requests_of_clients_are(server: UllageServer) -> None:
+    """observability.md section 3: the label says which page, and no repository's name."""
+    httpx.get(f"{server.url}/ui/repositories/no/such")
+    assert 'http_route="/ui/repositories/{name}"' in httpx.get(f"{server.url}/metrics").text
+
+
 def test_an_unknown_page_and_another_method_are_pages_too(visitor: Visitor) -> None:
     page = visitor.get("/ui/nowhere")
     assert (page.status_code, page.headers["Content-Type"]) == (404, "text/html; charset=utf-8")

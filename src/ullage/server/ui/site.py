@@ -76,6 +76,7 @@ class Site:
             if request.method not in _READING:
                 self._require_own_page(request)
             route, parts = self._router.find(request.method, path)
+            request.scope["ullage.route"] = route
             request.scope["ullage.principal"] = await self._admit(visit, route, parts)
             return await route.handler(visit, *parts)
         except Challenge as error:
