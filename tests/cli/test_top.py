@@ -113,12 +113,14 @@ def test_where_there_is_no_terminal_it_is_a_table(
     stocked: UllageServer, ullage: Ullage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("ULLAGE_REGISTRY", stocked.host)
+    # Neither can be imported here, so that it is seen to do without them.
+    monkeypatch.setitem(sys.modules, "urwid", None)
+    monkeypatch.setitem(sys.modules, "ullage.cli.commands.top_screen", None)
     lines = ullage("top", "-o", "table").out.splitlines()
     assert lines[0].split() == ["Size", "Frees", "Manifests", "Repository"]
     assert lines[2].split()[-1] == "team/large"
     assert len(lines) == 2 + 20
     assert json.loads(ullage("top").out)[0]["name"] == "team/large"
-    assert "urwid" not in sys.modules
 
 
 def test_without_the_library_it_says_how_to_get_it(stocked: UllageServer, tmp_path: Path) -> None:

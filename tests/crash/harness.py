@@ -517,8 +517,9 @@ class User:
             self.append_rest(location, kept)
             self.finish(location)
         except Refused as refused:
-            # Its bytes had become final before the crash; then it ends, and gives them back.
-            if refused.answer.status != 404 or not session.ended:
+            # Its bytes had become final before the crash; then it ends, and gives them back. Or it
+            # never had one: ten minutes are all that an empty session has, and an hour passed.
+            if refused.answer.status != 404 or not (session.ended or not kept):
                 raise
             with suppress(Refused):
                 # On a database that lives on, the commit may have been on its way until now.

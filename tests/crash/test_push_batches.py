@@ -113,7 +113,8 @@ def test_a_database_that_crashes_under_a_batch_loses_nothing_that_was_acknowledg
             postgres.crash()
         sent = [each for pushed in crowd for each in pushed.result()]
         assert {len(each.statuses) for each in sent} == {1}
-        assert {each.statuses[0] for each in sent} == {201, 503}
+        # Those before the batch were 201, if there were any.
+        assert {503} <= {each.statuses[0] for each in sent} <= {201, 503}
         postgres.restart()
         with httpx.Client(base_url=server.url, timeout=60) as client:
             for each in sent:
@@ -144,7 +145,7 @@ def test_a_process_that_dies_in_a_batch_loses_nothing_and_holds_up_no_other(
             for each in pushed
         ]
         assert one.wait() == -9
-        assert {tuple(each.statuses) for each in sent} == {(201,), ()}
+        assert {()} <= {tuple(each.statuses) for each in sent} <= {(201,), ()}
         with httpx.Client(base_url=other.url, timeout=60) as client:
             for each in sent:
                 if each.statuses:
