@@ -178,7 +178,9 @@ def test_a_disk_that_keeps_them_waiting_leaves_them_to_many_threads(
 ) -> None:
     """Many threads can wait for a slow disk at once; one could not. Later it is tried again."""
     now = [1000.0]
-    took = iter([0.001] * 3 + [0.5] + [0.001] * 3 + [0.06] + [0.001] * 3)
+    took = iter(
+        [0.001] * 3 + [0.5] + [0.001] * 3 + [0.06] * 11 + [0.001] * 2 + [0.06] * 5 + [0.001]
+    )
     names = []
 
     def begin() -> Prepared[None]:
@@ -187,15 +189,38 @@ def test_a_disk_that_keeps_them_waiting_leaves_them_to_many_threads(
         return AlreadyDone(None)
 
     async def run() -> None:
-        each = WriteBatches(registry, threads, lambda: now[0])
-        for _ in range(10):
+        each = WriteBatches(registry, threads, lambda: now[0], lambda: 0.0)
+        for _ in range(20):
             await each.run(begin, 1)
         now[0] += write_batches.PAUSE_SECONDS
-        await each.run(begin, 1)
+        for _ in range(6):
+            await each.run(begin, 1)
 
     asyncio.run(run())
-    # One long wait is an accident; the second one is the disk.
-    assert names == ["writer"] * 8 + ["ullage"] * 2 + ["writer"]
+    # One long wait is an accident; many in a row are the disk, and then a few more.
+    assert names == ["writer"] * 18 + ["ullage"] * 2 + ["writer"] * 5 + ["ullage"]
+
+
+def test_a_processor_that_is_busy_is_not_taken_for_a_slow_disk(
+    registry: Registry, threads: Threads
+) -> None:
+    """Many threads would only compete for it."""
+    now = [1000.0]
+    names = []
+
+    def begin() -> Prepared[None]:
+        names.append(threading.current_thread().name.rpartition("_")[0] or "writer")
+        now[0] += 0.06
+        return AlreadyDone(None)
+
+    async def run() -> None:
+        # All of it was computed.
+        each = WriteBatches(registry, threads, lambda: now[0], lambda: now[0])
+        for _ in range(20):
+            await each.run(begin, 1)
+
+    asyncio.run(run())
+    assert names == ["writer"] * 20
 
 
 def test_work_between_two_commits_writes_without_waiting_for_its_own_thread(

@@ -45,8 +45,7 @@ class Transaction(ABC):
 
     def rows(self, statement: Statement, /, **parameters: Any) -> list[Row]:
         """All rows that a SELECT finds or that RETURNING gives."""
-        built = statement.built(self._sql_dialect)
-        return self._fetch(built.sql, self._bound(built, parameters))
+        return self._fetch(*self._text(statement, parameters))
 
     def row(self, statement: Statement, /, **parameters: Any) -> Row | None:
         """The first of its rows, if any."""
@@ -64,8 +63,7 @@ class Transaction(ABC):
 
     def change(self, statement: Statement, /, **parameters: Any) -> int:
         """How many rows an INSERT, UPDATE or DELETE changed."""
-        built = statement.built(self._sql_dialect)
-        return self._change(built.sql, self._bound(built, parameters))
+        return self._change(*self._text(statement, parameters))
 
     def many(self, statement: Statement, several: Sequence[Mapping[str, Any]]) -> int:
         """Run a statement for each of `several` sets of parameters; for none, not at all.
@@ -73,9 +71,12 @@ class Transaction(ABC):
         How many rows that changed. One that is made for that (`in_sets`) takes them all at once
         where lists are cheap.
         """
+        if len(several) == 1:
+            # As most are.
+            return self._change(*self._text(statement, several[0]))
         if not several:
             return 0
-        at_once = self._at_once(statement, several)
+        at_once = statement.built_for_set(self._sql_dialect)
         if at_once is not None:
             return self._change(at_once.sql, self._bound(at_once, _lists(at_once, several)))
         built = statement.built(self._sql_dialect)
@@ -83,15 +84,21 @@ class Transaction(ABC):
 
     def rows_of_many(self, statement: Statement, several: Sequence[Mapping[str, Any]]) -> list[Row]:
         """As `many`: the rows that all of that gives, with nothing to tell whose they are."""
-        at_once = self._at_once(statement, several)
+        if len(several) == 1:
+            return self._fetch(*self._text(statement, several[0]))
+        at_once = statement.built_for_set(self._sql_dialect) if several else None
         if at_once is not None:
             return self._fetch(at_once.sql, self._bound(at_once, _lists(at_once, several)))
         built = statement.built(self._sql_dialect)
         fetched = (self._fetch(built.sql, self._bound(built, each)) for each in several)
         return [row for rows in fetched for row in rows]
 
-    def _at_once(self, statement: Statement, several: Sequence[Mapping[str, Any]]) -> Built | None:
-        return statement.built_for_set(self._sql_dialect) if len(several) > 1 else None
+    def _text(
+        self, statement: Statement, parameters: Mapping[str, Any]
+    ) -> tuple[str, Mapping[str, Any]]:
+        """What the driver is handed."""
+        built = statement.built(self._sql_dialect)
+        return built.sql, self._bound(built, parameters)
 
     def _bound(self, built: Built, parameters: Mapping[str, Any]) -> Mapping[str, Any]:
         return bound(built, parameters)

@@ -45,7 +45,7 @@ from ullage.server.http.shared_reads import SharedReads
 from ullage.server.http.threads import FairThreads, Threads
 from ullage.server.http.write_batches import WriteBatches
 from ullage.server.monitoring import routes as monitoring
-from ullage.server.monitoring.counting import RequestCounts
+from ullage.server.monitoring.counting import Head, RequestCounts
 from ullage.server.monitoring.health import Health
 from ullage.server.monitoring.sources import Sources
 from ullage.server.ui.site import Site
@@ -56,9 +56,7 @@ log = logging.getLogger(__name__)
 PASSWORD_THREADS = 4
 # What only clients of ours and scripts speak.
 OWN_INTERFACE = "/api/"
-# The specification's endpoints whose answers are content that was pushed.
-_CONTENT = frozenset(["end-2", "end-3"])
-_LENGTH = b"content-length"
+PROTOCOL = "/v2/"
 ROUTES = (
     *distribution.ROUTES,
     *acr.ROUTES,
@@ -99,7 +97,7 @@ def create_app(
     guard = Guard(authenticator, pool, passwords, origins, external_url, scheme)
     bodies = Bodies(pool, body_idle_seconds)
     reads, writes = SharedReads(registry, pool), WriteBatches(registry, pool)
-    router, requests = Router(ROUTES), RequestCounts()
+    router, requests = Router(ROUTES), RequestCounts(scheme)
     caches = {"route": router.looks}
     if authenticator is not None:
         caches["bearer"] = authenticator.looks
@@ -139,9 +137,8 @@ class App:
         request = Request(scope, receive)
         self._proxies.locate(request)
         scope["ullage.request_id"] = request_id_of(request.fields.first.get(b"x-request-id"))
-        scheme = scope.get("ullage.scheme") or self._context.guard.scheme
-        begun = self._requests.begin(scope["method"], scheme)
-        status = 0
+        self._requests.begun.add(request)
+        status, sent = 0, None
         try:
             response = await self._response(request)
             status = response.status_code
@@ -152,8 +149,7 @@ class App:
             else:
                 unread = False
             await response(scope, receive, send)
-            if status < 300 and _sends_content(scope):
-                self._requests.sent_bytes += _content_length(response)
+            sent = response.raw_headers
             if unread:
                 await self._context.bodies.linger(request)
         except ClientDisconnect:
@@ -165,13 +161,7 @@ class App:
             log.exception("broke off the answer to %s %s", printable(request.method), where)
             raise
         finally:
-            seconds = time.perf_counter() - began
-            quiet = scope["path"] in monitoring.UNLOGGED
-            route: Route | None = scope.get("ullage.route")
-            template = route.path if route is not None else ""
-            self._requests.end(begun, template, 0 if quiet else status, seconds)
-            if not quiet:
-                self._write_log(request, status, seconds)
+            self._note(request, status, time.perf_counter() - began, sent)
 
     async def _response(self, request: Request) -> Response:
         """The response, whatever happens."""
@@ -195,8 +185,11 @@ class App:
         try:
             path = raw_path(request.scope)
             request.fields.require_plain(request.scope["http_version"])
-            if self._site is not None and self._site.takes(request, path):
-                return await self._site.respond(request, path)
+            # What clients ask for does not pay for the web UI's pages.
+            if not path.startswith(PROTOCOL):
+                site = self._site
+                if site is not None and site.takes(request, path):
+                    return await site.respond(request, path)
             route, parts = self.router.find(request.scope["method"], path)
             request.scope["ullage.route"] = route
             if path.startswith(OWN_INTERFACE):
@@ -204,7 +197,12 @@ class App:
             # A malformed name is refused before rights on it are.
             named = route.permission.audience is Audience.REPOSITORY
             name = self._context.name(parts[0]) if named else None
-            request.scope["ullage.principal"] = await self._admit(request, route, name)
+            guard = self._context.guard
+            if guard.authenticator is None:
+                principal = guard.admit_anybody(request, route.permission)
+            else:
+                principal = await self._admit(request, route, name)
+            request.scope["ullage.principal"] = principal
             return await route.handler(self._context, request, *parts)
         except Challenge as error:
             header = self._context.guard.challenge_header(request, error)
@@ -236,13 +234,25 @@ class App:
             if message["type"] == "lifespan.shutdown":
                 return
 
-    def _write_log(self, request: Request, status: int, seconds: float) -> None:
-        if self._log is None:
+    def _note(self, request: Request, status: int, seconds: float, sent: Head | None) -> None:
+        """Count a request that has ended, and log it. `sent` is its response's head, if it was."""
+        scope, requests = request.scope, self._requests
+        requests.begun.discard(request)
+        route: Route | None = scope.get("ullage.route")
+        if route is not None and route.path in monitoring.UNLOGGED:
             return
+        if status:
+            scheme = scope.get("ullage.scheme")
+            requests.end((scope["method"], route, status, scheme, seconds, sent))
+        if self._log is not None:
+            self._write_log(self._log, request, status, seconds)
+
+    @staticmethod
+    def _write_log(log: RequestLog, request: Request, status: int, seconds: float) -> None:
         scope = request.scope
         principal = scope.get("ullage.principal")
         client = scope.get("client")
-        self._log.write(
+        log.write(
             at=time.time(),
             request_id=scope["ullage.request_id"],
             address=client[0] if client else "",
@@ -260,20 +270,10 @@ def _not_a_name(request: Request, path: str, error: NameInvalid) -> Response:
 
     "Listing Referrers" knows no 404.
     """
-    reads = request.method in ("GET", "HEAD") and path.startswith("/v2/")
+    reads = request.method in ("GET", "HEAD") and path.startswith(PROTOCOL)
     if reads and "/referrers/" not in path:
         return error_response(NameUnknown(error.detail, error.message))
     return error_response(error)
-
-
-def _sends_content(scope: Scope) -> bool:
-    """Whether this is a pull of a blob or a manifest."""
-    route: Route | None = scope.get("ullage.route")
-    return route is not None and route.endpoint in _CONTENT and scope["method"] == "GET"
-
-
-def _content_length(response: Response) -> int:
-    return next((int(value) for name, value in response.raw_headers if name == _LENGTH), 0)
 
 
 def _add_request_id(response: Response, scope: Scope) -> None:

@@ -26,10 +26,12 @@ from ullage.registry.context import Registry
 from ullage.registry.pull.pull_log import note_pull, write_pulls
 from ullage.registry.pull.read import get_manifest
 from ullage.server.app import App, create_app
-from ullage.server.monitoring.counting import BOUNDS, OTHER, RequestCounts
+from ullage.server.distribution import routes as distribution
+from ullage.server.monitoring.counting import AT_ONCE, BOUNDS, OTHER, RequestCounts
 from ullage.usage.overview import take_overview
 
 APP = parse_repository_name("app")
+BASE = next(route for route in distribution.ROUTES if route.path == "/v2/")
 Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 
 
@@ -104,14 +106,33 @@ def test_requests_are_counted_by_route_and_never_by_name(registry: Registry) -> 
 def test_a_histogram_is_cumulative_and_its_bounds_belong_below() -> None:
     counts = RequestCounts()
     for seconds in (0.001, BOUNDS[0], 0.3, 99.0):
-        counts.end(counts.begin("GET", "http"), "/v2/", 200, seconds)
+        counts.end(("GET", BASE, 200, None, seconds, None))
     (served,) = counts.served()
     assert (served.counts[0], served.counts[BOUNDS.index(0.5)], served.counts[-1]) == (2, 1, 1)
     assert served.seconds == pytest.approx(99.306)
-    # A client that left before there was an answer.
-    counts.end(counts.begin("GET", "http"), "/v2/", 0, 1.0)
-    assert sum(next(iter(counts.served())).counts) == 4
     assert counts.active() == [("GET", "http", 0)]
+
+
+def test_of_what_was_sent_the_bytes_of_pulls_count() -> None:
+    counts = RequestCounts("https")
+    blob = next(route for route in distribution.ROUTES if route.endpoint == "end-2")
+    head = [(b"etag", b"x"), (b"content-length", b"7")]
+    for method, route, status in (
+        ("GET", blob, 200), ("HEAD", blob, 200), ("GET", blob, 404), ("GET", BASE, 200)
+    ):  # fmt: skip
+        counts.end((method, route, status, None, 0.1, head))
+    # A client that left in the middle.
+    counts.end(("GET", blob, 200, "http", 0.1, None))
+    assert counts.sent_bytes() == 7
+    assert {each.scheme for each in counts.served()} == {"https", "http"}
+
+
+def test_what_is_no_method_and_no_route_has_one_name() -> None:
+    counts = RequestCounts()
+    for _ in range(AT_ONCE):
+        counts.end(("BREW", None, 404, None, 0.1, None))
+    (served,) = counts.served()
+    assert (served.method, served.route, sum(served.counts)) == (OTHER, "", AT_ONCE)
 
 
 def test_the_disk_sums_to_the_bill(registry: Registry) -> None:

@@ -68,10 +68,7 @@ class Guard:
     async def admit(self, request: Request, permission: Permission, name: str | None) -> Principal:
         """The caller, if permitted. Raises Challenge, TooManyRequests, Denied."""
         if self.authenticator is None:
-            self.origins.require(request)
-            if permission.takes_accounts:
-                raise Denied(message=_NO_ACCOUNTS)
-            return WITHOUT_ACCOUNTS
+            return self.admit_anybody(request, permission)
         if permission.audience is Audience.ANYBODY:
             return self.authenticator.anonymous
         scope = permission.scope(name)
@@ -81,6 +78,13 @@ class Guard:
             known = principal.subject != "" or "authorization" in request.headers
             raise Challenge(missing, scope, "insufficient_scope" if known else None)
         return principal
+
+    def admit_anybody(self, request: Request, permission: Permission) -> Principal:
+        """The caller, where there is no authenticator. Raises Denied."""
+        self.origins.require(request)
+        if permission.takes_accounts:
+            raise Denied(message=_NO_ACCOUNTS)
+        return WITHOUT_ACCOUNTS
 
     async def _identify(
         self, request: Request, permission: Permission, name: str | None, scope: str | None

@@ -57,6 +57,10 @@ class OwnOrigins:
 
     def is_foreign(self, request: Request) -> bool:
         """Whether a browser says that a page of another origin sends this."""
+        first = request.fields.first
+        if b"origin" not in first and b"sec-fetch-site" not in first:
+            # No browser.
+            return False
         host = request.headers.get("host", "")
         origin = request.headers.get("origin")
         site = request.headers.get("sec-fetch-site")

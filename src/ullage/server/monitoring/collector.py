@@ -118,7 +118,7 @@ def _requests(sources: Sources) -> Iterator[Metric]:
         "ullage_pulled_bytes",
         "Bytes of blobs and manifests in answers of this process. What nginx or the bucket sends "
         "is not among them.",
-        value=sources.requests.sent_bytes,
+        value=sources.requests.sent_bytes(),
     )
 
 
