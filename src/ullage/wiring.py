@@ -55,7 +55,7 @@ from ullage.registry.clients import Caller
 from ullage.registry.context import Limits, Registry
 from ullage.registry.identity import advance, complete_without_blob
 from ullage.registry.leases.opening import open_leases
-from ullage.registry.push.sessions import keep_memory_sessions
+from ullage.registry.push.left_sessions import keep_memory_sessions
 from ullage.registry.push.sessions_in_memory import MemorySessions, open_memory_sessions
 from ullage.registry.push.tickets import open_tickets
 from ullage.registry.queries.identity import own_store

@@ -44,7 +44,8 @@ from ullage.oci.errors import BlobUnknown, StorageFull
 from ullage.oci.reference import parse_repository_name
 from ullage.registry.context import Limits, Registry
 from ullage.registry.pull.read import get_manifest, list_repositories, stat_blob
-from ullage.registry.push.sessions import DOUBT, cancel_upload, start_upload
+from ullage.registry.push.end_sessions import DOUBT
+from ullage.registry.push.sessions import cancel_upload, start_upload
 from ullage.registry.push.uploads import add_to_upload, append_upload, finish_upload
 from ullage.registry.queries.content.blobs import find_blob
 from ullage.registry.queries.counters import totals

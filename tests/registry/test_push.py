@@ -39,13 +39,8 @@ from ullage.registry.pull.read import open_blob, stat_blob, stat_blob_for_push
 from ullage.registry.push.append_session import AppendSession
 from ullage.registry.push.links import mount_blob
 from ullage.registry.push.prepared import Left, commit, commit_each
-from ullage.registry.push.sessions import (
-    IDLE_AFTER,
-    Upload,
-    cancel_upload,
-    get_upload,
-    start_upload,
-)
+from ullage.registry.push.session_limits import IDLE_AFTER
+from ullage.registry.push.sessions import Upload, cancel_upload, get_upload, start_upload
 from ullage.registry.push.uploads import append_upload, finish_upload, prepare_blob
 from ullage.registry.quarantine import quarantine_blob
 from ullage.registry.queries import quarantine as queries

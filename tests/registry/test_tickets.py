@@ -23,14 +23,10 @@ from ullage.registry.attributes import AttributeChanges, update_repository
 from ullage.registry.clients import Caller
 from ullage.registry.context import Limits, Registry
 from ullage.registry.pull.read import stat_blob
+from ullage.registry.push.end_sessions import DOUBT
+from ullage.registry.push.left_sessions import keep_memory_sessions
 from ullage.registry.push.prepared import commit
-from ullage.registry.push.sessions import (
-    DOUBT,
-    cancel_upload,
-    get_upload,
-    keep_memory_sessions,
-    start_upload,
-)
+from ullage.registry.push.sessions import cancel_upload, get_upload, start_upload
 from ullage.registry.push.sessions_in_memory import MemorySessions
 from ullage.registry.push.tickets import ROW, open_tickets
 from ullage.registry.push.uploads import add_to_upload, finish_upload, prepare_blob, upload_whole

@@ -14,7 +14,7 @@ from ullage.database.schema import space
 from ullage.database.transaction import Database, Transaction
 from ullage.registry.context import Limits, Registry
 from ullage.registry.leases.opening import open_leases
-from ullage.registry.push.sessions import keep_memory_sessions
+from ullage.registry.push.left_sessions import keep_memory_sessions
 from ullage.registry.queries.upload_claims import open_claims
 
 Assemble = Callable[..., Registry]

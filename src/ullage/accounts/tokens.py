@@ -27,7 +27,7 @@ from ullage.accounts.scope_maps import actions_of, require_scope_map
 from ullage.database.transaction import Transaction
 from ullage.registry.clients import Caller
 from ullage.registry.context import Registry
-from ullage.registry.push.sessions import end_uploads_of
+from ullage.registry.push.end_sessions import end_uploads_of
 
 SLOTS = ("password1", "password2")
 

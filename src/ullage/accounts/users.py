@@ -26,7 +26,7 @@ from ullage.database.transaction import Transaction
 from ullage.documents import changed
 from ullage.registry.clients import Caller
 from ullage.registry.context import Registry
-from ullage.registry.push.sessions import end_uploads_of
+from ullage.registry.push.end_sessions import end_uploads_of
 
 MIN_PASSWORD = 8
 # Never accepted: what a default password would be (CVE-2026-4404).

@@ -17,7 +17,8 @@ from ullage.deletion.queries.operations import records
 from ullage.failpoints import failpoint
 from ullage.registry.context import Registry
 from ullage.registry.errors import database_errors
-from ullage.registry.push.sessions import end_forgotten_sessions, end_left_sessions, end_upload
+from ullage.registry.push.end_sessions import end_upload
+from ullage.registry.push.left_sessions import end_forgotten_sessions, end_left_sessions
 from ullage.registry.queries import uploads
 from ullage.registry.queries.content.blobs import lock_blobs
 from ullage.registry.queries.content.remove_manifests import blobs_of, remove_manifests

@@ -20,9 +20,9 @@ from ullage.oci.reference import RepositoryName
 from ullage.registry.clients import Caller
 from ullage.registry.context import Registry
 from ullage.registry.locks import attribute_locks
+from ullage.registry.push.end_sessions import bury_leftover
 from ullage.registry.push.links import link_and_lease
 from ullage.registry.push.prepared import Facts, NotTogether
-from ullage.registry.push.sessions import bury_leftover
 from ullage.registry.push.tickets import Ticket
 from ullage.registry.quarantine import SeenCopy, log_replaced, look_at_copy
 from ullage.registry.queries import reserved_keys, uploads

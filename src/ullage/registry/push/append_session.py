@@ -18,15 +18,15 @@ from ullage.registry.clients import Caller
 from ullage.registry.context import Registry
 from ullage.registry.errors import store_errors
 from ullage.registry.push.adopted_upload import AdoptedUpload
-from ullage.registry.push.prepared import Prepared, commit
-from ullage.registry.push.resumable_hash import begin_hash, restore_hash, saved_hash
-from ullage.registry.push.sessions import (
+from ullage.registry.push.end_sessions import (
     bury_leftover,
     end_upload,
     forget_memory_session,
     memory_sessions_of,
-    store_session,
 )
+from ullage.registry.push.left_sessions import store_session
+from ullage.registry.push.prepared import Prepared, commit
+from ullage.registry.push.resumable_hash import begin_hash, restore_hash, saved_hash
 from ullage.registry.push.tickets import Ticket
 from ullage.registry.push.upload_claim import UploadClaim
 from ullage.registry.queries import uploads

@@ -10,7 +10,7 @@ from ullage.oci.errors import BlobUploadUnknown, ValueInvalid
 from ullage.oci.reference import RepositoryName
 from ullage.registry.clients import Caller
 from ullage.registry.context import Registry
-from ullage.registry.push.sessions import end_upload
+from ullage.registry.push.end_sessions import end_upload
 from ullage.registry.queries import uploads
 from ullage.registry.queries.uploads import ListedUpload
 

@@ -7,7 +7,7 @@ a blob costs one transaction.
 A crash forgets such a session: the client is told so and starts it again. It leaves no unknown
 bytes, for the database names a key before the first byte exists under it
 (registry/queries/reserved_keys.py). An orderly stop keeps the sessions (`keep_memory_sessions` in
-registry/push/sessions.py).
+registry/push/left_sessions.py).
 """
 
 from __future__ import annotations

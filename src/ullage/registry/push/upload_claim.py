@@ -12,7 +12,8 @@ from ullage.oci.reference import RepositoryName
 from ullage.registry.clients import Caller
 from ullage.registry.context import Registry
 from ullage.registry.errors import database_errors
-from ullage.registry.push.sessions import memory_sessions_of, store_ticket
+from ullage.registry.push.end_sessions import memory_sessions_of
+from ullage.registry.push.sessions import store_ticket
 from ullage.registry.push.tickets import Ticket
 from ullage.registry.queries import uploads
 from ullage.registry.queries.upload_claims import CLAIM_PERIOD, Claims, MemoryClaims

@@ -14,12 +14,11 @@ from ullage.registry.context import Registry
 from ullage.registry.errors import store_errors
 from ullage.registry.push.adopted_upload import AdoptedUpload
 from ullage.registry.push.append_session import AppendSession, hash_stored
+from ullage.registry.push.end_sessions import forget_memory_session, memory_sessions_of
 from ullage.registry.push.prepared import AlreadyDone, Prepared, commit
 from ullage.registry.push.sessions import (
     end_unannounced,
-    forget_memory_session,
     get_upload,
-    memory_sessions_of,
     require_own,
     start_upload,
     ticket_of,

@@ -19,8 +19,9 @@ from ullage.registry.clients import Caller
 from ullage.registry.context import Registry
 from ullage.registry.errors import store_errors
 from ullage.registry.push.append_session import AppendSession
+from ullage.registry.push.end_sessions import end_upload
 from ullage.registry.push.prepared import Facts, Prepared
-from ullage.registry.push.sessions import begin_unwritten, end_upload
+from ullage.registry.push.sessions import begin_unwritten
 from ullage.registry.push.tickets import Ticket
 from ullage.registry.push.upload_claim import UploadClaim
 from ullage.registry.queries.content.blobs import StoredBlob
