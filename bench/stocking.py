@@ -13,7 +13,7 @@ from pathlib import Path
 from bench.images import MANIFEST_TYPE, Blob, Image
 from bench.servers import DockerRegistry, Ullage
 from bench.together import together
-from ullage.config import load_settings
+from ullage.config.loading import load_settings
 from ullage.oci.digest import parse_digest
 from ullage.oci.reference import parse_reference, parse_repository_name
 from ullage.registry.clients import Caller

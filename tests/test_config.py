@@ -6,16 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from ullage.config import (
-    SETTINGS,
-    ConfigError,
-    Listen,
-    Settings,
-    load_settings,
-    parse_listen,
-    parse_number,
-    parse_path,
-)
+from ullage.config.loading import load_settings
+from ullage.config.settings import SETTINGS, Settings
+from ullage.config.values import ConfigError, Listen, parse_listen, parse_number, parse_path
 from ullage.oci.sparse import Sparse, SparseRules
 from ullage.wiring import warn_of_plain_passwords
 

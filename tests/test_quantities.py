@@ -14,7 +14,8 @@ from ullage.cli.local.settings import settings_of
 from ullage.cli.main import run
 from ullage.cli.shell.commands import parse
 from ullage.cli.shell.errors import Failure
-from ullage.config import ConfigError, load_settings
+from ullage.config.loading import load_settings
+from ullage.config.values import ConfigError
 from ullage.oci.errors import ValueInvalid
 from ullage.quantities import parse_duration, parse_size, parse_until
 from ullage.registry.context import Registry

@@ -8,7 +8,7 @@ import pytest
 
 from tests.support.generate_docs import FOLDER, PAGES, error_classes
 from ullage import server
-from ullage.config import SETTINGS
+from ullage.config.settings import SETTINGS
 from ullage.oci import errors
 from ullage.server.acr import data_plane
 from ullage.server.app import ROUTES

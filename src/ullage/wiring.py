@@ -34,7 +34,7 @@ from ullage.check.store_identity import (
 )
 from ullage.cleanup.job.claims import release_jobs
 from ullage.clock import SteadyClock, system_time
-from ullage.config import Settings
+from ullage.config.settings import Settings
 from ullage.control import Handler, ask_control, serve_control
 from ullage.database.errors import (
     DatabaseBroken,

@@ -14,7 +14,8 @@ from ullage.backup.make import Made, Source, Wishes, back_up
 from ullage.backup.put_back import Restored, RestoreWishes
 from ullage.backup.restore import choose
 from ullage.blobs.opening import blob_files
-from ullage.config import Settings, load_settings
+from ullage.config.loading import load_settings
+from ullage.config.settings import Settings
 from ullage.database.frozen import Frozen, freeze
 from ullage.oci.reference import parse_repository_name, parse_tag
 from ullage.registry.context import Registry

@@ -26,7 +26,7 @@ from ullage.backup.prune import prune
 from ullage.backup.put_back import Restored, RestoreWishes
 from ullage.backup.replay import read_entries
 from ullage.backup.restore import choose
-from ullage.config import load_settings
+from ullage.config.loading import load_settings
 from ullage.database.errors import DatabaseUnusable
 from ullage.database.frozen import SECRETS
 from ullage.database.schema import space

@@ -19,7 +19,7 @@ from tests.support.postgres import PostgresServer
 from tests.support.server import UllageServer, command_environment, run_ullage
 from tests.transfer.test_store_copy import Crowd
 from ullage.backup.layout import DESCRIPTION, names_in
-from ullage.config import load_settings
+from ullage.config.loading import load_settings
 from ullage.oci.digest import digest_of
 from ullage.oci.errors import RegistryError
 from ullage.oci.reference import parse_repository_name, parse_tag

@@ -24,7 +24,8 @@ from tests.support.server import run_ullage
 from ullage.blobs.files.store import LABEL, FileBlobStore
 from ullage.blobs.memory import MemoryBlobStore
 from ullage.check.store_identity import Places, StoreForeign, adopt_store, require_same
-from ullage.config import Settings, load_settings
+from ullage.config.loading import load_settings
+from ullage.config.settings import Settings
 from ullage.database.opening import open_database
 from ullage.database.transaction import Database
 from ullage.deletion.reclaim import recover

@@ -50,7 +50,7 @@ def test_nothing_heavy_is_imported_for(line: tuple[str, ...], server: UllageServ
 SERVED = """
 import json, os, sys
 from ullage.cli import table
-from ullage.config import load_settings
+from ullage.config.loading import load_settings
 from ullage.wiring import run_server
 table.find(("serve",))
 def told(started):

@@ -14,7 +14,8 @@ from ullage.blobs.azure.options import parse_azure_url
 from ullage.blobs.s3.options import parse_gs_url, parse_s3_url
 from ullage.cli.commands.distribution_variables import distribution_variables
 from ullage.cli.commands.from_distribution import KEYS, key_of
-from ullage.config import SETTINGS, load_settings
+from ullage.config.loading import load_settings
+from ullage.config.settings import SETTINGS
 
 # What the image registry:2 comes with, and what people add to it.
 USUAL = """

@@ -20,7 +20,7 @@ from tests.support.postgres import PostgresServer
 from tests.support.registry import push_image
 from tests.support.require import require_command
 from tests.support.server import UllageServer, run_ullage
-from ullage.config import load_settings
+from ullage.config.loading import load_settings
 from ullage.database.migrations.upgrade import NEWEST
 from ullage.wiring import open_registry
 

@@ -14,7 +14,8 @@ from tests.cli.conftest import Ullage
 from tests.support.server import run_ullage
 from ullage import __version__
 from ullage.cli.client import saved
-from ullage.config import SETTINGS, load_settings
+from ullage.config.loading import load_settings
+from ullage.config.settings import SETTINGS
 from ullage.wiring import CannotStart, open_registry
 
 pytestmark = pytest.mark.thorough

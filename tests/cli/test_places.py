@@ -17,7 +17,7 @@ from ullage.accounts.passwords import new_password
 from ullage.cli import table
 from ullage.cli.local.places import PLACE
 from ullage.cli.shell.commands import Command
-from ullage.config import load_settings
+from ullage.config.loading import load_settings
 from ullage.wiring import open_registry
 
 pytestmark = pytest.mark.thorough

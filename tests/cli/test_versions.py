@@ -18,7 +18,7 @@ from tests.cli.conftest import Ullage, line_of
 from tests.support.server import UllageServer, run_ullage
 from ullage.cli import table
 from ullage.cli.shell.commands import Command
-from ullage.config import load_settings
+from ullage.config.loading import load_settings
 from ullage.database.migrations.upgrade import NEWEST, SCRIPTS
 from ullage.wiring import open_registry
 

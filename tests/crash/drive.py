@@ -7,7 +7,7 @@ import argparse
 import sys
 from dataclasses import replace
 
-from ullage.config import load_settings
+from ullage.config.loading import load_settings
 from ullage.deletion import delete
 from ullage.deletion.reconcile import reconcile
 from ullage.oci.reference import parse_repository_name

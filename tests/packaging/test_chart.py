@@ -13,7 +13,7 @@ from tests.support.packages import ROOT
 from tests.support.require import find_command, unavailable
 from tests.support.server import UllageServer
 from ullage import __version__
-from ullage.config import SETTINGS
+from ullage.config.settings import SETTINGS
 
 pytestmark = [pytest.mark.client, pytest.mark.thorough]
 

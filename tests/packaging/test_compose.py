@@ -13,7 +13,7 @@ import yaml
 from tests.support.packages import ROOT
 from tests.support.require import require_command
 from ullage import __version__
-from ullage.config import load_settings
+from ullage.config.loading import load_settings
 
 FOLDER = ROOT / "deploy" / "compose"
 ENVIRONMENT = {

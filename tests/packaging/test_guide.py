@@ -10,7 +10,7 @@ from tests.support.packages import ROOT
 from ullage import __version__
 from ullage.cli import table
 from ullage.cli.shell.commands import parse
-from ullage.config import load_settings
+from ullage.config.loading import load_settings
 
 PAGES = [ROOT / "docs/guides" / name for name in ("running.md", "upgrading.md")]
 TEXT = "".join(page.read_text(encoding="utf-8") for page in PAGES)

@@ -11,7 +11,7 @@ from tests.support.packages import Packages
 from tests.support.require import require_command
 from ullage.cli import table
 from ullage.cli.shell.help import placeholder, spelled
-from ullage.config import SETTINGS
+from ullage.config.settings import SETTINGS
 
 PAGES = {"ullage.1": 1, "ullage-serve.8": 8}
 

@@ -12,7 +12,7 @@ import pytest
 
 from tests.server.raw import Connection
 from tests.support.server import UllageServer
-from ullage.config import load_settings
+from ullage.config.loading import load_settings
 
 pytestmark = pytest.mark.thorough
 

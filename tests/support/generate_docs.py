@@ -10,7 +10,7 @@ from ullage.cli.local.places import PLACE
 from ullage.cli.shell.commands import GLOBAL, Command, Flag
 from ullage.cli.shell.flags import ACCESS
 from ullage.cli.shell.help import described, placeholder, spelled, usage
-from ullage.config import SETTINGS
+from ullage.config.settings import SETTINGS
 from ullage.oci import errors
 from ullage.oci.errors import RegistryError
 from ullage.server.api import routes

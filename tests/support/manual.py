@@ -8,7 +8,7 @@ from ullage.cli.shell.commands import EXITS, GLOBAL, Command, Flag
 from ullage.cli.shell.flags import ACCESS
 from ullage.cli.shell.groups import TITLE
 from ullage.cli.shell.help import described, placeholder, spelled, usage
-from ullage.config import SETTINGS
+from ullage.config.settings import SETTINGS
 
 _DESCRIPTION = """\
 Ullage is a container registry that gives space back: an image that is deleted is off the disk

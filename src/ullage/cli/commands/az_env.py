@@ -120,7 +120,8 @@ def _authority(invocation: Invocation) -> Path:
     if invocation.given.ca_file:
         path = Path(invocation.given.ca_file)
     else:
-        from ullage.config import ConfigError, load_settings
+        from ullage.config.loading import load_settings
+        from ullage.config.values import ConfigError
 
         try:
             data = load_settings({"data": invocation.given.data}, _settings_environment()).data

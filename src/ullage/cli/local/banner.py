@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ullage import __version__
-from ullage.config import Settings
+from ullage.config.settings import Settings
 
 if TYPE_CHECKING:
     from ullage.wiring import Started

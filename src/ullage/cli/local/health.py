@@ -10,7 +10,8 @@ from ullage.cli.shell.commands import HELP, Command, Flag
 from ullage.cli.shell.errors import Failure
 from ullage.cli.shell.groups import LOCAL
 from ullage.cli.shell.invocation import Invocation, Result
-from ullage.config import Listen, Settings
+from ullage.config.settings import Settings
+from ullage.config.values import Listen
 
 TIMEOUT_SECONDS = 5.0
 # What a server listens on that listens everywhere, seen from its own machine.

@@ -19,7 +19,7 @@ from ullage.cli.shell import flags
 from ullage.cli.shell.commands import Flag
 from ullage.cli.shell.errors import Failure, Refused
 from ullage.cli.shell.invocation import Invocation
-from ullage.config import Settings
+from ullage.config.settings import Settings
 
 _FILES = ("data", "database", "storage", "config")
 _LOGIN = ("suffix", "username", "password", "ca_file")

@@ -8,7 +8,9 @@ from pathlib import Path
 
 from ullage.cli.shell.commands import Flag
 from ullage.cli.shell.errors import Failure
-from ullage.config import SETTINGS, ConfigError, Setting, Settings, load_settings
+from ullage.config.loading import load_settings
+from ullage.config.settings import SETTINGS, Setting, Settings
+from ullage.config.values import ConfigError
 
 CONFIG = Flag(("--config",), "TOML file with settings. [ULLAGE_CONFIG]", "FILE")
 

@@ -1,0 +1,1 @@
+"""Settings: what they are, how their values are written, where they come from."""
