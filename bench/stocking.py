@@ -21,7 +21,7 @@ from ullage.registry.context import Registry
 from ullage.registry.push import uploads
 from ullage.registry.push.manifests import prepare_manifest
 from ullage.registry.push.prepared import commit
-from ullage.wiring import open_registry
+from ullage.wiring.opening import open_registry
 
 # So many wait for the disk at once.
 WRITERS = 8

@@ -10,7 +10,7 @@ from ullage.config.loading import load_settings
 from ullage.config.settings import SETTINGS, Settings
 from ullage.config.values import ConfigError, Listen, parse_listen, parse_number, parse_path
 from ullage.oci.sparse import Sparse, SparseRules
-from ullage.wiring import warn_of_plain_passwords
+from ullage.wiring.serving import warn_of_plain_passwords
 
 
 def load(

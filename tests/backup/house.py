@@ -20,7 +20,8 @@ from ullage.database.frozen import Frozen, freeze
 from ullage.oci.reference import parse_repository_name, parse_tag
 from ullage.registry.context import Registry
 from ullage.registry.pull.read import get_manifest, list_tags
-from ullage.wiring import open_registry, restore_backup
+from ullage.wiring.backups import restore_backup
+from ullage.wiring.opening import open_registry
 
 _PLAIN, _DEEP = Wishes(), RestoreWishes(deep=True)
 APP = parse_repository_name("app")

@@ -39,7 +39,9 @@ from ullage.registry.push.sessions import start_upload
 from ullage.registry.push.uploads import append_upload
 from ullage.registry.queries.identity import find_registry_id
 from ullage.registry.queries.reclaim import backup_leases
-from ullage.wiring import CannotStart, open_registry, restore_backup, run_server
+from ullage.wiring.backups import restore_backup
+from ullage.wiring.opening import CannotStart, open_registry
+from ullage.wiring.serving import run_server
 
 LAYER = b"a layer that is easy to find" * 500
 

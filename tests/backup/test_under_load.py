@@ -24,7 +24,7 @@ from ullage.oci.digest import digest_of
 from ullage.oci.errors import RegistryError
 from ullage.oci.reference import parse_repository_name, parse_tag
 from ullage.registry.pull.read import get_manifest, open_blob
-from ullage.wiring import open_registry
+from ullage.wiring.opening import open_registry
 
 pytestmark = pytest.mark.thorough
 

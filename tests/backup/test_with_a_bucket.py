@@ -14,7 +14,7 @@ from ullage.backup.layout import BLOBS
 from ullage.backup.put_back import RestoreWishes
 from ullage.deletion.delete import delete_manifest
 from ullage.oci.digest import parse_digest
-from ullage.wiring import CannotStart
+from ullage.wiring.opening import CannotStart
 
 pytestmark = [pytest.mark.client, pytest.mark.thorough]
 

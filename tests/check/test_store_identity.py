@@ -40,7 +40,7 @@ from ullage.registry.push.sessions import start_upload
 from ullage.registry.push.uploads import append_upload
 from ullage.registry.queries.identity import KeyLine
 from ullage.registry.storage_keys import gave_out, make_key
-from ullage.wiring import CannotStart, open_registry
+from ullage.wiring.opening import CannotStart, open_registry
 
 pytestmark = pytest.mark.thorough
 

@@ -51,7 +51,7 @@ SERVED = """
 import json, os, sys
 from ullage.cli import table
 from ullage.config.loading import load_settings
-from ullage.wiring import run_server
+from ullage.wiring.serving import run_server
 table.find(("serve",))
 def told(started):
     print(json.dumps(sorted(sys.modules)), flush=True)

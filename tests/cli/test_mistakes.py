@@ -22,7 +22,7 @@ from tests.support.require import require_command
 from tests.support.server import UllageServer, run_ullage
 from ullage.config.loading import load_settings
 from ullage.database.migrations.upgrade import NEWEST
-from ullage.wiring import open_registry
+from ullage.wiring.opening import open_registry
 
 pytestmark = pytest.mark.thorough
 

@@ -16,7 +16,7 @@ from ullage import __version__
 from ullage.cli.client import saved
 from ullage.config.loading import load_settings
 from ullage.config.settings import SETTINGS
-from ullage.wiring import CannotStart, open_registry
+from ullage.wiring.opening import CannotStart, open_registry
 
 pytestmark = pytest.mark.thorough
 

@@ -18,7 +18,7 @@ from ullage.cli import table
 from ullage.cli.local.places import PLACE
 from ullage.cli.shell.commands import Command
 from ullage.config.loading import load_settings
-from ullage.wiring import open_registry
+from ullage.wiring.opening import open_registry
 
 pytestmark = pytest.mark.thorough
 

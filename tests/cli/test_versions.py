@@ -20,7 +20,7 @@ from ullage.cli import table
 from ullage.cli.shell.commands import Command
 from ullage.config.loading import load_settings
 from ullage.database.migrations.upgrade import NEWEST, SCRIPTS
-from ullage.wiring import open_registry
+from ullage.wiring.opening import open_registry
 
 pytestmark = pytest.mark.thorough
 

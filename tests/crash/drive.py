@@ -14,7 +14,7 @@ from ullage.oci.reference import parse_repository_name
 from ullage.registry.clients import Caller
 from ullage.registry.context import Registry
 from ullage.registry.identity import begin_batch
-from ullage.wiring import open_registry
+from ullage.wiring.opening import open_registry
 
 ANONYMOUS = Caller(subject="", address="127.0.0.1", agent="drive")
 

@@ -39,20 +39,20 @@ def _quiet_libraries() -> None:
 def make(invocation: Invocation) -> Result:
     given = invocation.given
     settings = settings_of(given)
-    from ullage import wiring
     from ullage.backup.make import Made, Wishes
+    from ullage.wiring import backups, opening
 
     _quiet_libraries()
     wishes = Wishes(given.incremental, given.verify, given.link, not given.without_secrets)
     gauge = Gauge()
     made: Made | None = None
     try:
-        for said in wiring.back_up(settings, Path(given.dir), wishes, with_blobs=given.with_blobs):
+        for said in backups.back_up(settings, Path(given.dir), wishes, with_blobs=given.with_blobs):
             if isinstance(said, Made):
                 made = said
             else:
                 gauge.show("Copying (MiB)", said.there_bytes // _MIB, said.bytes // _MIB)
-    except (wiring.CannotStart, OSError) as error:
+    except (opening.CannotStart, OSError) as error:
         gauge.clear()
         raise Failure(str(error)) from None
     finally:
@@ -162,11 +162,11 @@ def prune(invocation: Invocation) -> Result:
 def restore(invocation: Invocation) -> Result:
     given = invocation.given
     settings = settings_of(given)
-    from ullage import wiring
     from ullage.backup.layout import BackupFailed
     from ullage.backup.put_back import Restored, RestoreWishes
     from ullage.backup.replay import read_entries
     from ullage.backup.restore import choose
+    from ullage.wiring import backups, opening
 
     _quiet_libraries()
     gauge = Gauge()
@@ -180,14 +180,14 @@ def restore(invocation: Invocation) -> Result:
             given.as_copy,
             read_entries(Path(given.replay_deletes)) if given.replay_deletes else None,
         )
-        for said in wiring.restore_backup(settings, choose(Path(given.dir)), wishes):
+        for said in backups.restore_backup(settings, choose(Path(given.dir)), wishes):
             if isinstance(said, Restored):
                 restored = said
             else:
                 _show(gauge, said)
     except BackupFailed as error:
         raise Failure(f"restore-backup: {error}") from None
-    except (wiring.CannotStart, OSError) as error:
+    except (opening.CannotStart, OSError) as error:
         gauge.clear()
         raise Failure(str(error)) from None
     finally:

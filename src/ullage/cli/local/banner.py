@@ -14,7 +14,7 @@ from ullage import __version__
 from ullage.config.settings import Settings
 
 if TYPE_CHECKING:
-    from ullage.wiring import Started
+    from ullage.wiring.serving import Started
 
 # The hosts of a server that listens on every address; a client needs another one.
 _EVERYWHERE = ("0.0.0.0", "[::]")  # noqa: S104 - only printed

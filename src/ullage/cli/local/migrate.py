@@ -13,12 +13,12 @@ from ullage.cli.shell.invocation import Invocation, Result
 
 def migrate(invocation: Invocation) -> Result:
     settings = settings_of(invocation.given)
-    from ullage import wiring
+    from ullage.wiring import opening
 
     logging.getLogger("alembic").setLevel(logging.WARNING)
     try:
-        before, after = wiring.migrate(settings)
-    except (wiring.CannotStart, OSError) as error:
+        before, after = opening.migrate(settings)
+    except (opening.CannotStart, OSError) as error:
         raise Failure(str(error)) from None
     if before == after:
         return Result(text=f"The database has schema {after} already.\n")

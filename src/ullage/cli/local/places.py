@@ -138,14 +138,14 @@ class _Files:
         self._invocation = invocation
 
     def manage(self, command: str, arguments: Mapping[str, Any]) -> Any:
-        from ullage import wiring
+        from ullage.wiring import commands, opening
 
         try:
-            wiring.require_registry(self._settings)
+            opening.require_registry(self._settings)
             self._say()
             request = {"command": command, "arguments": dict(arguments)}
-            answer = wiring.manage(self._settings, request)
-        except (wiring.CannotStart, OSError) as error:
+            answer = commands.manage(self._settings, request)
+        except (opening.CannotStart, OSError) as error:
             raise Failure(str(error)) from None
         if "error" in answer:
             missing = answer.get("code") in ("ACCOUNT_UNKNOWN", "BLOB_UPLOAD_UNKNOWN")
@@ -153,28 +153,28 @@ class _Files:
         return answer.get("result")
 
     def check(self, mode: str, *, repair: bool) -> dict[str, Any]:
-        from ullage import wiring
+        from ullage.wiring import commands, opening
 
         report: dict[str, Any] = {}
         try:
-            wiring.require_registry(self._settings)
+            opening.require_registry(self._settings)
             self._say()
-            for line in wiring.check(self._settings, {"mode": mode, "repair": repair}):
+            for line in commands.check(self._settings, {"mode": mode, "repair": repair}):
                 report = line
-        except (wiring.CannotStart, OSError) as error:
+        except (opening.CannotStart, OSError) as error:
             raise Failure(str(error)) from None
         if "exit_code" not in report:
             raise Failure(str(report.get("error", "the check did not finish")))
         return report
 
     def status(self) -> dict[str, Any]:
-        from ullage import wiring
+        from ullage.wiring import commands, opening
 
         try:
-            wiring.require_registry(self._settings)
+            opening.require_registry(self._settings)
             self._say()
-            return wiring.status(self._settings)
-        except (wiring.CannotStart, OSError) as error:
+            return commands.status(self._settings)
+        except (opening.CannotStart, OSError) as error:
             raise Failure(str(error)) from None
 
     def _say(self) -> None:

@@ -25,7 +25,8 @@ def serve(invocation: Invocation) -> Result:
     # jemalloc, which comes with granian, reads this when it is loaded: what connections leave goes
     # back to the system within seconds, also where no more of them come (listener/memory.py).
     os.environ.setdefault("_RJEM_MALLOC_CONF", _ALLOCATOR)
-    from ullage.wiring import CannotStart, Started, run_server
+    from ullage.wiring.opening import CannotStart
+    from ullage.wiring.serving import Started, run_server
 
     def announce(started: Started) -> None:
         print("\n".join(greeting(settings, started)), flush=True)

@@ -25,8 +25,8 @@ def copy(invocation: Invocation) -> Result:
     if given.finish and given.dry_run:
         raise Failure("--finish and --dry-run exclude each other", 2)
     settings = settings_of(given)
-    from ullage import wiring
     from ullage.transfer.switch import Moved
+    from ullage.wiring import copying, opening
 
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     logging.getLogger("alembic").setLevel(logging.WARNING)
@@ -34,7 +34,7 @@ def copy(invocation: Invocation) -> Result:
     came_to: Tally | None = None
     moved: Moved | None = None
     try:
-        for said in wiring.copy_store(
+        for said in copying.copy_store(
             settings, given.to, finish=given.finish, looking=given.dry_run
         ):
             if isinstance(said, Moved):
@@ -42,7 +42,7 @@ def copy(invocation: Invocation) -> Result:
             else:
                 came_to = said
                 gauge.show("Copying (MiB)", said.there_bytes // _MIB, said.bytes // _MIB)
-    except (wiring.CannotStart, OSError) as error:
+    except (opening.CannotStart, OSError) as error:
         gauge.clear()
         raise Failure(str(error)) from None
     finally:

@@ -1,0 +1,1 @@
+"""Settings into a running registry: the one room that sees all others."""
