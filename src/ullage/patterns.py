@@ -6,6 +6,7 @@ no expression that never ends.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -30,6 +31,12 @@ def part(pattern: str) -> Matches:
     """Whether an expression matches some part of a text. Raises ValueInvalid."""
     compiled = _compiled(pattern)
     return lambda text: compiled.search(text) is not None
+
+
+def glob(pattern: str) -> Matches:
+    """Whether a pattern of names matches a whole text: `*` is any characters, `?` is one."""
+    some = {"*": ".*", "?": "."}
+    return whole("".join(some.get(each) or re.escape(each) for each in pattern))
 
 
 def any_of(some: Sequence[Matches]) -> Matches:

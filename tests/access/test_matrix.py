@@ -114,6 +114,9 @@ TABLE = (
     Row("PUT", "/api/v1/policies/pullers", Everywhere(POLICIES), 200, 200),
     Row("GET", "/api/v1/policies/retention", Everywhere(METADATA), 200, 200),
     Row("PUT", "/api/v1/policies/retention", Everywhere(POLICIES), 200, 200),
+    Row("GET", "/api/v1/policies/immutable-tags", Everywhere(METADATA), 200, 200),
+    Row("POST", "/api/v1/policies/immutable-tags", Everywhere(POLICIES), 200, 200),
+    Row("DELETE", "/api/v1/policies/immutable-tags", Everywhere(POLICIES), 404, 404),
     Row("GET", "/api/v1/policies/untagged", Everywhere(METADATA), 200, 200),
     Row("PATCH", "/api/v1/policies/untagged", Everywhere(POLICIES), 200, 200),
     Row("POST", "/api/v1/retention/runs", Everywhere(POLICIES), 202, 202),
@@ -300,6 +303,10 @@ class Attempt:
                 content = json.dumps({"repositories": [repository]}).encode()
             case "PUT" | "PATCH", "pullers" | "retention" | "untagged":
                 content = b"{}"
+            case "POST", "immutable-tags":
+                content = b'{"pattern": "no/such:v*"}'
+            case "DELETE", "immutable-tags":
+                path += "?pattern=never:set"
             case "POST", "runs":
                 content = b'{"dry_run": true}'
             case _, "explain":

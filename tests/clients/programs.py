@@ -8,7 +8,10 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import httpx
+
 from tests.support.require import require_command
+from tests.support.server import UllageServer
 
 RUN_SECONDS = 120
 PAYLOAD_BYTES = 300_000
@@ -46,6 +49,12 @@ def attempt(
         text=True,
         timeout=RUN_SECONDS,
     )
+
+
+def make_immutable(registry: UllageServer, pattern: str) -> None:
+    """Let the tags that a pattern means be written once."""
+    rules = f"{registry.url}/api/v1/policies/immutable-tags"
+    httpx.post(rules, json={"pattern": pattern}).raise_for_status()
 
 
 def payload(seed: str, size: int = PAYLOAD_BYTES) -> bytes:

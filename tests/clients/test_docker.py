@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from tests.clients.dockerd import Docker
-from tests.clients.programs import write_app_context, write_base_context
+from tests.clients.programs import make_immutable, write_app_context, write_base_context
 from tests.clients.view import DOCKER_LIST, View
 from tests.support.server import UllageServer
 
@@ -142,3 +142,18 @@ def _assert_runs(docker: Docker, image: str, message: str) -> None:
     docker.forget_everything()
     docker.docker("pull", "--quiet", image)
     assert docker.run(image) == message
+
+
+def test_a_refusal_by_a_rule_is_told_in_its_words(
+    built: Docker, registry: UllageServer, view: View
+) -> None:
+    """docs/guides/immutable.md: a tag is written once, and the client says which rule says so."""
+    host = registry.host
+    make_immutable(registry, "app:v*")
+    digest = built.push("v1", f"{host}/app:v1")
+    assert built.push("v1", f"{host}/app:v1") == digest
+    built.docker("image", "tag", "v2", f"{host}/app:v1")
+    refused = built.attempt("push", f"{host}/app:v1")
+    said = "tag 'v1' is immutable by the rule 'app:v*'"
+    assert (refused.returncode, said in refused.stderr) == (1, True), refused
+    assert view.digest("app:v1") == digest

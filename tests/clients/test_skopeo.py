@@ -7,6 +7,7 @@ import pytest
 
 from tests.clients.containers import Skopeo
 from tests.clients.layout import Image, read_contents, write_image, write_index
+from tests.clients.programs import make_immutable
 from tests.clients.view import DOCKER_MANIFEST, OCI_INDEX, View
 from tests.support.server import UllageServer
 
@@ -88,3 +89,24 @@ def test_an_image_converted_to_dockers_format_shares_its_layers(
     layers = [layer["digest"] for layer in view.manifest("app:docker")["layers"]]
     assert [original[digest] for digest in layers] == [back[digest] for digest in layers]
     view.assert_deletion_frees(f"app@{view.digest('app:docker')}", kept=())
+
+
+def test_a_refusal_by_a_rule_is_told_in_its_words(
+    skopeo: Skopeo, registry: UllageServer, view: View, tmp_path: Path
+) -> None:
+    """docs/guides/immutable.md: a tag is written once, and the client says which rule says so."""
+    host = registry.host
+    for name in ("one", "two"):
+        write_image(tmp_path / name, Image((name,)))
+    make_immutable(registry, "app:v*")
+    skopeo.copy(f"oci:{tmp_path}/one", f"docker://{host}/app:v1")
+    digest = view.digest("app:v1")
+    skopeo.copy(f"oci:{tmp_path}/one", f"docker://{host}/app:v1")
+    no_tls = "--dest-tls-verify=false"
+    refused = skopeo.attempt("copy", no_tls, f"oci:{tmp_path}/two", f"docker://{host}/app:v1")
+    said = "tag 'v1' is immutable by the rule 'app:v*'"
+    assert (refused.returncode, said in refused.stderr) == (1, True), refused
+    refused = skopeo.attempt("delete", "--tls-verify=false", f"docker://{host}/app:v1")
+    assert (refused.returncode, said in refused.stderr) == (1, True), refused
+    assert view.digest("app:v1") == digest
+    skopeo.copy(f"oci:{tmp_path}/two", f"docker://{host}/app:latest")

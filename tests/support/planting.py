@@ -26,7 +26,7 @@ from ullage.registry.queries.content.repositories import (
     count_push,
     ensure_repository,
 )
-from ullage.registry.queries.content.tags import put_tag
+from ullage.registry.queries.content.tags import find_tag, put_tag
 from ullage.registry.queries.counters import add_to_counters
 
 
@@ -93,7 +93,11 @@ def plant_image(
             children=[],
             now=now,
         )
-        new_tag = tag is not None and put_tag(tx, repository_id, parse_tag(tag), manifest_id, now)
+        new_tag = False
+        if tag is not None:
+            wanted = parse_tag(tag)
+            there = find_tag(tx, repository_id, wanted)
+            new_tag = put_tag(tx, repository_id, wanted, manifest_id, now, there)
         count_push(tx, repository_id, [len(raw)], int(new_tag), now)
 
     registry.write(plant)

@@ -80,6 +80,24 @@ def test_a_lock_is_placed_shown_and_lifted(
     assert visitor.post("/ui/locks", fields | {"reason": " "}).status_code == 400
 
 
+def test_what_a_rule_keeps_is_said_with_the_rule(
+    client: httpx.Client, visitor: Visitor, name: str
+) -> None:
+    """docs/guides/immutable.md: plans and pages of images say so, and a deletion is refused."""
+    digest = push_image(client, name, "v1", (b"fixed",))
+    rules, rule = "/api/v1/policies/immutable-tags", f"{name}:v*"
+    client.post(rules, json={"pattern": rule}).raise_for_status()
+    try:
+        said = f"tag 'v1' is immutable by the rule '{rule}'"
+        page = visitor.get(f"/ui/images/{name}/{digest}")
+        assert (page.status_code, said in text_of(page).replace("&#39;", "'")) == (200, True)
+        plan = visitor.post("/ui/plans", {"repository": name, "tag": ["v1"]})
+        assert "Nothing goes." in text_of(plan)
+        assert said in text_of(plan).replace("&#39;", "'")
+    finally:
+        client.delete(rules, params={"pattern": rule}).raise_for_status()
+
+
 def test_a_name_and_a_digest_are_found(client: httpx.Client, visitor: Visitor, name: str) -> None:
     digest = push_image(client, name, "v1", (b"found",))
     assert name in text_of(visitor.get(f"/ui/search?q={name[3:]}"))

@@ -28,8 +28,9 @@ from ullage.oci.digest import Digest
 from ullage.oci.reference import RepositoryName, Tag
 from ullage.patterns import Matches
 from ullage.registry.context import Registry
-from ullage.registry.locks import image_locks
+from ullage.registry.locks import image_locks, immutable_tags
 from ullage.registry.locks.image_locks import NOTHING, Covered
+from ullage.registry.locks.immutable_tags import ImmutableTags
 from ullage.registry.queries.content.manifests import ManifestRow, find_manifests
 
 PAGE = 1000
@@ -67,12 +68,13 @@ class Scope:
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """Something that would have gone, but for a lock."""
+    """Something that would have gone, but for a lock or a rule."""
 
     repository: RepositoryName
     digest: Digest
     tags: tuple[Tag, ...]
     because: str
+    reason: KeepReason = KeepReason.LOCK
 
 
 def _not_reported(kept: Kept) -> None:
@@ -83,8 +85,9 @@ def _not_reported(kept: Kept) -> None:
 class Selection:
     """What is chosen so far."""
 
-    # What locks with a reason cover, and what takes note of what stays.
+    # What locks with a reason cover, what rules make immutable, and what takes note of what stays.
     covered: Covered
+    immutable: ImmutableTags
     stays: Callable[[Kept], None] = _not_reported
     tags: set[Tag] = field(default_factory=set)
     # How many of a manifest's tags go.
@@ -127,7 +130,7 @@ def choose(
     sums = registry.read(lambda tx: candidates.sums(tx, repository_id))
     if sums is None:
         return None
-    taken = Selection(_covered(registry, repository_id), stays)
+    taken = _selection(registry, repository_id, name, stays)
     if sums.writable:
         for tag_scope in scope.tags:
             wanted = _tags(registry, repository_id, name, tag_scope, scope.include_locked, taken)
@@ -156,9 +159,9 @@ def take(
 
     Along with the tags go the images that lose their last one by it.
     """
-    taken = Selection(_covered(registry, repository_id))
+    taken = _selection(registry, repository_id, name)
     for tag in tags:
-        if taken.covered.of_tag(tag.name, tag.manifest_id) is not None:
+        if taken.covered.of_tag(tag.name, tag.manifest_id) or taken.immutable.of(tag.name):
             continue
         add(_tag_item(repository_id, name, tag))
         taken.tags.add(tag.name)
@@ -166,9 +169,12 @@ def take(
     bared = registry.read(
         lambda tx: list(candidates.left_alone(tx, repository_id, FAR_FUTURE, taken.losing))
     )
-    compound = [each for each in (*orphans, *bared) if not each.locked and not each.alone]
-    for each in (*orphans, *bared):
-        if each.alone and not each.locked:
+    found = [*orphans, *bared]
+    by_rule = _immutable(registry, taken, found)
+    free = [each for each in found if not each.locked and each.id not in by_rule]
+    compound = [each for each in free if not each.alone]
+    for each in free:
+        if each.alone:
             add(_manifest_item(repository_id, name, each))
             taken.manifests += 1
     if compound:
@@ -176,8 +182,29 @@ def take(
     return taken.manifests
 
 
-def _covered(registry: Registry, repository_id: int) -> Covered:
-    return registry.read(lambda tx: image_locks.covered(tx, repository_id, registry.now()))
+def _selection(
+    registry: Registry,
+    repository_id: int,
+    name: RepositoryName,
+    stays: Callable[[Kept], None] = _not_reported,
+) -> Selection:
+    """Nothing is chosen yet."""
+
+    def read(tx: Transaction) -> Selection:
+        covered = image_locks.covered(tx, repository_id, registry.now())
+        return Selection(covered, immutable_tags.in_force(tx, name), stays)
+
+    return registry.read(read)
+
+
+def _immutable(
+    registry: Registry, taken: Selection, found: Collection[Candidate]
+) -> Mapping[int, str]:
+    """Which of these an immutable tag keeps: one such as `sha256-….sig`, which alone keeps none."""
+    if not taken.immutable:
+        return {}
+    ids = [each.id for each in found]
+    return registry.read(lambda tx: immutable_tags.on_manifests(tx, taken.immutable, ids))
 
 
 # --- tags -----------------------------------------------------------------------------------------
@@ -213,8 +240,11 @@ def _tags(
         eligible: list[TagCandidate] = []
         for tag in without_attached(registry, repository_id, wanted):
             lock = taken.covered.of_tag(tag.name, tag.manifest_id)
+            by_rule = taken.immutable.of(tag.name)
             if lock is not None:
                 taken.stays(Kept(name, tag.digest, (tag.name,), image_locks.in_words(lock)))
+            elif by_rule is not None:
+                taken.stays(Kept(name, tag.digest, (tag.name,), by_rule, KeepReason.IMMUTABLE))
             elif tag.locked and not include_locked:
                 taken.stays(Kept(name, tag.digest, (tag.name,), f"tag '{tag.name}' is locked"))
             else:
@@ -255,7 +285,8 @@ def _choose_orphans(
     assert scope.orphans is not None
     compound: list[Candidate] = []
     found = _orphans(registry, repository_id, scope.orphans, taken)
-    eligible = _unlocked(found, name, taken, scope.include_locked)
+    free = _movable(registry, found, name, taken) if taken.immutable else found
+    eligible = _unlocked(free, name, taken, scope.include_locked)
     for candidate in islice(eligible, scope.orphans.keep, None):
         if not candidate.alone:
             compound.append(candidate)
@@ -264,6 +295,20 @@ def _choose_orphans(
         taken.manifests += 1
     if compound:
         _choose_compound(registry, repository_id, name, scope, taken, compound, add)
+
+
+def _movable(
+    registry: Registry, found: Iterator[Candidate], name: RepositoryName, taken: Selection
+) -> Iterator[Candidate]:
+    """Those without an immutable tag."""
+    while some := list(islice(found, PAGE)):
+        by_rule = _immutable(registry, taken, some)
+        for each in some:
+            if each.id in by_rule:
+                words = by_rule[each.id]
+                taken.stays(Kept(name, each.digest, (), words, KeepReason.IMMUTABLE))
+            else:
+                yield each
 
 
 def _unlocked(
@@ -327,6 +372,10 @@ def _manifest_item(repository_id: int, name: RepositoryName, candidate: Candidat
     )
 
 
+# What keeps what would otherwise have gone.
+_LOCKS = (KeepReason.LOCK, KeepReason.HOLD, KeepReason.IMMUTABLE)
+
+
 def _choose_compound(
     registry: Registry,
     repository_id: int,
@@ -348,9 +397,12 @@ def _choose_compound(
 
     closure, standing = registry.snapshot(read)
     for member, keeping in closure.kept.values():
-        locks = [each.by for each in keeping if each.kind in (KeepReason.LOCK, KeepReason.HOLD)]
+        locks = [each for each in keeping if each.kind in _LOCKS]
         if locks:
-            taken.stays(Kept(name, member.row.digest, (), locks[0]))
+            by = locks[0].by
+            fixed = locks[0].kind is KeepReason.IMMUTABLE
+            reason = KeepReason.IMMUTABLE if fixed else KeepReason.LOCK
+            taken.stays(Kept(name, member.row.digest, (), by, reason))
     for id_, member in closure.going.items():
         kind: ItemKind = "manifest" if member.why is Why.ASKED else "along"
         digest, seen_at = member.row.digest, standing[id_].updated_at

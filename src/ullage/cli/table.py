@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 # The first words of the commands for users, in the order of help.
 _REMOTE = (
     "repository", "manifest", "plan", "suggest", "apply", "usage", "show-usage", "top", "why",
-    "purge", "retention", "pullers", "lock", "unlock", "job", "restore", "deleted", "login",
-    "logout", "config", "az-env", "completion",
+    "purge", "retention", "pullers", "lock", "unlock", "immutable", "job", "restore", "deleted",
+    "login", "logout", "config", "az-env", "completion",
 )  # fmt: skip
 
 
@@ -83,6 +83,8 @@ def _imported_for(first: str) -> tuple[Command, ...]:
             from ullage.cli.commands.retention import COMMANDS
         case "lock" | "unlock":
             from ullage.cli.commands.lock import COMMANDS
+        case "immutable":
+            from ullage.cli.commands.immutable import COMMANDS
         case "job":
             from ullage.cli.commands.job import COMMANDS
         case "restore" | "deleted":

@@ -41,6 +41,8 @@ class KeepReason(StrEnum):
     LOCK = "lock"
     # A lock with a reason (image_locks.py).
     HOLD = "hold"
+    # A tag of it that a rule makes immutable (immutable_tags.py).
+    IMMUTABLE = "immutable"
 
 
 @dataclass(frozen=True, slots=True)

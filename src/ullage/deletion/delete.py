@@ -25,7 +25,7 @@ from ullage.oci.errors import BlobUnknown, ManifestUnknown, NameUnknown, Operati
 from ullage.oci.reference import RepositoryName, Tag
 from ullage.registry.clients import Caller
 from ullage.registry.context import Registry
-from ullage.registry.locks import attribute_locks, image_locks
+from ullage.registry.locks import attribute_locks, image_locks, immutable_tags
 from ullage.registry.queries.content import tags as tags_queries
 from ullage.registry.queries.content.blobs import linked_among, lock_blobs, referenced_among
 from ullage.registry.queries.content.manifests import ManifestRow, all_digests, find_manifests
@@ -82,7 +82,7 @@ class Untagged:
 def delete_tag(registry: Registry, name: RepositoryName, tag: Tag, caller: Caller) -> Untagged:
     """Remove the tag and nothing else: the manifest stays and can be pulled by digest.
 
-    Raises NameUnknown, ManifestUnknown, Locked.
+    Raises NameUnknown, ManifestUnknown, Locked; OperationDisallowed if a rule makes it immutable.
     """
     now = registry.now()
 
@@ -98,6 +98,7 @@ def delete_tag(registry: Registry, name: RepositoryName, tag: Tag, caller: Calle
             raise ManifestUnknown(
                 {"Name": name, "Tag": tag}, f'manifest tagged by "{tag}" is not found'
             )
+        immutable_tags.require_tags_free(tx, name, [tag])
         detail = _kept_under(keeping)
         registry.audit(tx, caller, "tag.delete", repository=name, target=tag, detail=detail)
         failpoint("delete.in_transaction")
@@ -115,6 +116,7 @@ def delete_manifest(
 
     Raises NameUnknown, ManifestUnknown, OperationDisallowed if a live index lists it, or if it
     refers to a living image and the client is one that `protect_referrers` keeps from deleting it,
+    or if a rule makes a tag of what would go immutable,
     Locked if it or something that would go along is locked, or if it is the last in a repository
     that is.
     """
@@ -133,6 +135,7 @@ def delete_manifest(
         going = what_goes(StoredGraph(tx, repository_id), [root]).rows()
         attribute_locks.require_deletable(tx, name, [row.id for row in going])
         image_locks.require_none_locked(tx, repository_id, name, [row.id for row in going], now)
+        immutable_tags.require_manifests_free(tx, name, [row.id for row in going])
         if len(going) == count_manifests(tx, repository_id):
             # The repository goes with the last image in it.
             attribute_locks.require_repository_deletable(tx, repository_id, name, emptied=True)
@@ -243,7 +246,8 @@ def delete_repository(registry: Registry, name: RepositoryName, caller: Caller) 
 
     It is gone at once; the worker takes its contents apart in batches, so that even a
     huge one does not keep pushes waiting. With soft delete it stays whole, and hidden.
-    Raises NameUnknown, Locked if it or anything in it is locked.
+    Raises NameUnknown, Locked if it or anything in it is locked, OperationDisallowed if a rule
+    makes a tag in it immutable.
     """
     now = registry.now()
 
@@ -251,6 +255,7 @@ def delete_repository(registry: Registry, name: RepositoryName, caller: Caller) 
         repository_id, policy = _require_repository(tx, name)
         attribute_locks.require_repository_deletable(tx, repository_id, name)
         image_locks.refuse(image_locks.covered(tx, repository_id, now).first(), name)
+        immutable_tags.require_repository_free(tx, repository_id, name)
         keeping = _begin(tx, registry, policy, "repository.delete", caller, None, now)
         going = forecast_whole(tx, registry.leases, frozenset({repository_id}), now)
         deleted = Deleted(

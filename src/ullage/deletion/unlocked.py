@@ -16,7 +16,7 @@ from ullage.deletion.closure import (
     what_goes,
 )
 from ullage.oci.reference import RepositoryName
-from ullage.registry.locks import attribute_locks, image_locks
+from ullage.registry.locks import attribute_locks, image_locks, immutable_tags
 from ullage.registry.queries import attributes
 from ullage.registry.queries.content.manifests import ManifestRow
 from ullage.registry.queries.content.repositories import (
@@ -36,9 +36,11 @@ def unlocked(
     """What goes with those of `roots` that no lock forbids to delete: on them or what goes along.
 
     A deletion takes all of an image or nothing, so a locked part keeps the whole of it. Locks on
-    the manifests `despite` which the caller deletes do not count; those with a reason always do.
+    the manifests `despite` which the caller deletes do not count; those with a reason always do,
+    and so do immutable tags.
     """
     covered = image_locks.covered(tx, repository_id, now)
+    immutable = immutable_tags.in_force(tx, name)
     locked: dict[int, tuple[Member, tuple[KeptBy, ...]]] = {}
     while True:
         closure = what_goes(graph, roots)
@@ -46,17 +48,25 @@ def unlocked(
         of = roots_of(closure) if found else {}
         blamed = {of[id_]: attribute_locks.described(name, lock) for id_, lock in found.items()}
         reasons = covered.of(closure.going.keys())
-        of = of or (roots_of(closure) if reasons else {})
+        by_rule = immutable_tags.on_manifests(tx, immutable, closure.going.keys())
+        of = of or (roots_of(closure) if reasons or by_rule else {})
         kept = {of[id_]: reason for id_, reason in reasons.items()}
-        if not blamed and not kept and len(closure.going) == count_manifests(tx, repository_id):
+        fixed = {of[id_]: words for id_, words in by_rule.items()}
+        if (
+            not blamed
+            and not kept
+            and not fixed
+            and len(closure.going) == count_manifests(tx, repository_id)
+        ):
             # The repository would go with the last image in it.
             own = attribute_locks.lock_of_repository(tx, repository_id, name)
             blamed = {row.id: attribute_locks.described(name, own) for row in roots} if own else {}
-        if not blamed and not kept:
+        if not blamed and not kept and not fixed:
             return Closure(closure.going, {**closure.kept, **locked})
         for row in roots:
             keeping = [KeptBy(KeepReason.HOLD, kept[row.id])] if row.id in kept else []
             keeping += [KeptBy(KeepReason.LOCK, blamed[row.id])] if row.id in blamed else []
+            keeping += [KeptBy(KeepReason.IMMUTABLE, fixed[row.id])] if row.id in fixed else []
             if keeping:
                 locked[row.id] = (Member(row, Why.ASKED), tuple(keeping))
         roots = [row for row in roots if row.id not in locked]

@@ -45,7 +45,7 @@ from ullage.oci.errors import (
 from ullage.oci.reference import RepositoryName, Tag
 from ullage.registry.clients import Caller
 from ullage.registry.context import Registry
-from ullage.registry.locks import attribute_locks, image_locks
+from ullage.registry.locks import attribute_locks, image_locks, immutable_tags
 from ullage.registry.queries.content.blobs import lock_blobs
 from ullage.registry.queries.content.manifests import ManifestRow, find_manifests, touch_manifest
 from ullage.registry.queries.content.remove_manifests import blobs_of, parents_of, referrers_of
@@ -217,7 +217,7 @@ class Restoring:
     ) -> list[Tag]:
         """Take tags away that are in the way, if that is allowed; those that are there as wanted.
 
-        Raises RestoreConflict, Locked.
+        Raises RestoreConflict, Locked; OperationDisallowed if a rule makes one immutable.
         """
         there = tagged(tx, live_id, coming.keys())
         same = [tag for tag, row in there.items() if row.digest == coming[tag]]
@@ -232,6 +232,7 @@ class Restoring:
             refuse(name, clashes)
         names = [clash.name for clash in clashes]
         attribute_locks.require_tags_writable(tx, live_id, name, names)
+        immutable_tags.require_tags_free(tx, name, names)
         self.overwriting = self.overwriting or self.registry.fresh_key()
         subject, target = self.caller.subject, self.operation_id
         begin(tx, self.overwriting, "restore.overwrite", subject, target, now)

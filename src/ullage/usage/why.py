@@ -16,7 +16,7 @@ from ullage.oci.digest import Digest
 from ullage.oci.errors import BlobUnknown
 from ullage.oci.reference import RepositoryName, Tag
 from ullage.registry.context import Registry
-from ullage.registry.locks import attribute_locks, image_locks
+from ullage.registry.locks import attribute_locks, image_locks, immutable_tags
 from ullage.registry.pull.pull_log import LastPull, last_pulls, write_pulls
 from ullage.registry.queries import attributes
 from ullage.registry.queries.content.manifests import find_manifests
@@ -179,6 +179,10 @@ def _manifest(tx: Transaction, place: Place, policy: SoftDelete, now: datetime) 
         keepers.append(KeptBy(KeepReason.LOCK, words))
     covered = image_locks.covered(tx, place.repository_id, now)
     keepers += [KeptBy(KeepReason.HOLD, words) for words in covered.of([id_]).values()]
+    if place.operation is None:
+        immutable = immutable_tags.in_force(tx, RepositoryName(place.repository))
+        by_rule = immutable_tags.on_manifests(tx, immutable, [id_])
+        keepers += [KeptBy(KeepReason.IMMUTABLE, words) for words in by_rule.values()]
     operation, until = _kept(place, policy)
     return ManifestPlace(
         repository=place.repository,

@@ -73,7 +73,7 @@ def test_tags_are_listed_in_byte_order(db: Database) -> None:
     def push(tx: Transaction) -> int:
         repository_id, manifest_id = _push(tx, parse_repository_name("app"))
         for tag in TAGS:
-            put_tag(tx, repository_id, parse_tag(tag), manifest_id, NEW_YEAR)
+            put_tag(tx, repository_id, parse_tag(tag), manifest_id, NEW_YEAR, None)
         return repository_id
 
     repository_id = db.write(push)
@@ -98,7 +98,7 @@ def test_names_differ_by_case(db: Database) -> None:
     def tag(tx: Transaction) -> None:
         repository_id, manifest_id = _push(tx, parse_repository_name("app"))
         for name in ("latest", "Latest"):
-            put_tag(tx, repository_id, parse_tag(name), manifest_id, NEW_YEAR)
+            put_tag(tx, repository_id, parse_tag(name), manifest_id, NEW_YEAR, None)
         assert delete_tag(tx, repository_id, parse_tag("Latest"), NEW_YEAR)
         left = tx.execute_directly(sa.select(content.tags.c.name, content.tags.c.created_at)).all()
         assert [tuple(row) for row in left] == [("latest", to_micros(NEW_YEAR))]

@@ -26,7 +26,7 @@ from ullage.failpoints import failpoint
 from ullage.oci.reference import RepositoryName, Tag
 from ullage.registry.clients import Caller
 from ullage.registry.context import Registry
-from ullage.registry.locks import attribute_locks, image_locks
+from ullage.registry.locks import attribute_locks, image_locks, immutable_tags
 from ullage.registry.pull.pull_log import pullers
 from ullage.registry.queries import attributes, pulls
 from ullage.registry.queries.attributes import Lock
@@ -168,9 +168,11 @@ def _drop_tags(
     pulled = _pulled_since(tx, job, {each.item.manifest_id for each in some})
     touched: set[int] = set()
     covered = image_locks.covered(tx, repository_id, now)
+    immutable = immutable_tags.in_force(tx, name)
     for position, item, _, _ in some:
         assert item.tag is not None
         lock = covered.of_tag(item.tag, item.manifest_id)
+        by_rule = immutable.of(item.tag)
         current = there.get(item.tag)
         if current is None:
             batch.skipped[position] = GONE
@@ -178,6 +180,8 @@ def _drop_tags(
             batch.skipped[position] = CHANGED
         elif lock is not None:
             batch.skipped[position] = image_locks.in_words(lock)
+        elif by_rule is not None:
+            batch.skipped[position] = by_rule
         elif current.locked and not _include_locked(job):
             batch.skipped[position] = f"tag '{item.tag}' is locked"
         elif item.manifest_id in pulled:

@@ -22,7 +22,7 @@ from ullage.oci.digest import Digest
 from ullage.oci.errors import ManifestUnknown
 from ullage.oci.reference import RepositoryName, Tag
 from ullage.registry.context import Registry
-from ullage.registry.locks import attribute_locks, image_locks
+from ullage.registry.locks import attribute_locks, image_locks, immutable_tags
 from ullage.registry.pull.pull_log import pulled_words, pullers
 from ullage.registry.pull.user_agents import RECENTLY
 from ullage.registry.queries import attributes, pulls, uploads
@@ -156,10 +156,13 @@ def _look_at_whole(
         lock = attribute_locks.lock_of_repository(tx, repository_id, name)
         lock = lock or attributes.first_lock_in(tx, repository_id)
         with_reason = image_locks.covered(tx, repository_id, now).first()
+        by_rule = immutable_tags.first_in(tx, repository_id, immutable_tags.in_force(tx, name))
         if with_reason is not None:
             locked[name] = image_locks.in_words(with_reason)
         elif lock is not None:
             locked[name] = attribute_locks.described(name, lock)
+        elif by_rule is not None:
+            locked[name] = by_rule
         if name in locked:
             closures.append((name, repository_id, Closure({}, {})))
             parts.append(_part(tx, name, repository_id, Closure({}, {}), {}, {}))

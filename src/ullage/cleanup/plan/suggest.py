@@ -31,7 +31,7 @@ from ullage.oci.errors import NameUnknown
 from ullage.oci.reference import RepositoryName
 from ullage.registry.clients import Caller
 from ullage.registry.context import Registry
-from ullage.registry.locks import image_locks
+from ullage.registry.locks import image_locks, immutable_tags
 from ullage.registry.pull.pull_log import pullers, write_pulls
 from ullage.registry.pull.user_agents import RECENTLY
 from ullage.registry.queries import attributes, pulls
@@ -125,6 +125,9 @@ def _stock(tx: Transaction, at: tuple[int, RepositoryName], now: datetime) -> _S
     graph = load(tx, repository_id)
     locked = set(attributes.locks_on(tx, graph.rows.keys()))
     locked |= image_locks.covered(tx, repository_id, now).of(graph.rows.keys()).keys()
+    locked |= immutable_tags.on_manifests(
+        tx, immutable_tags.in_force(tx, name), graph.rows.keys()
+    ).keys()
     standing = candidates.standing(tx, graph.rows.keys())
     roots = [row for row in graph.rows.values() if graph.is_image(row) and row.id not in locked]
     newest = repositories.share(tx, repository_id).newest_manifest_id

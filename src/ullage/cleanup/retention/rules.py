@@ -212,6 +212,8 @@ class Fact(NamedTuple):
     # By a class of pullers that counts.
     pulled_at: datetime | None = None
     locked: bool = False
+    # By which rule for tags that are written once, in words.
+    immutable: str | None = None
 
 
 class Why(Enum):
@@ -220,6 +222,7 @@ class Why(Enum):
     NO_RULE = "no rule is about it"
     KEPT = "the rule always keeps it"
     LOCKED = "it is locked"
+    IMMUTABLE = "{fact.immutable}"
     NEWEST = "it is number {rank} of the newest {rule.keep_newest}"
     BEFORE = "it was untagged before the policy was enabled at {since}"
     YOUNG = "it was updated at {updated}, less than {age} ago"
@@ -249,6 +252,7 @@ class Verdict(NamedTuple):
             return self.why.value
         return self.why.value.format(
             rule=self.rule,
+            fact=self.fact,
             rank=self.rank,
             since=_at(self.rule.since),
             age=_spelled(self.rule.older_than),
@@ -296,6 +300,8 @@ class Decider:
             return Why.KEPT
         if fact.locked:
             return Why.LOCKED
+        if fact.immutable is not None:
+            return Why.IMMUTABLE
         if rank <= rule.keep_newest:
             return Why.NEWEST
         if rule.since is not None and fact.updated_at < rule.since:

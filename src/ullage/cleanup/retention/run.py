@@ -52,6 +52,7 @@ from ullage.documents import changed, stored
 from ullage.oci.reference import RepositoryName
 from ullage.registry.clients import Caller
 from ullage.registry.context import Registry
+from ullage.registry.locks import immutable_tags
 from ullage.registry.pull.pull_log import pullers
 from ullage.registry.pull.user_agents import RECENTLY
 from ullage.registry.queries import pulls
@@ -265,6 +266,7 @@ def _facts_of_tags(
 ) -> dict[str, Fact]:
     """What rules have to know: the tag was pulled, or its image, by whatever name."""
     counted = pullers(tx).counted
+    immutable = immutable_tags.in_force_in(tx, repository_id)
     by_tag = pulls.by_tag(tx, repository_id, [tag.name for tag in page], counted)
     by_image = pulls.of_manifests(tx, {tag.manifest_id for tag in page}, counted)
     return {
@@ -275,6 +277,7 @@ def _facts_of_tags(
                 default=None,
             ),
             tag.locked,
+            immutable.of(tag.name),
         )
         for tag in page
     }

@@ -120,12 +120,12 @@ def messages(job: Mapping[str, Any]) -> list[str]:
 
 
 def kept(stays: Sequence[Mapping[str, Any]]) -> list[str]:
-    """What locks with a reason keep; other locks are no news."""
+    """What locks with a reason and rules keep; other locks are no news."""
     return [
         f"{stay['repository']}{_reference(stay)} stays: {reason['by']}."
         for stay in stays
         for reason in stay["held_by"]
-        if reason["by"].startswith("held by ")
+        if reason["kind"] == "immutable" or reason["by"].startswith("held by ")
     ]
 
 

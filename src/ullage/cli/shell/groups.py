@@ -28,6 +28,7 @@ GROUPS = {
     "repository": "Repositories, their tags and manifests: list, show, lock, untag, delete.",
     "manifest": "Manifests and what refers to them: list, show, lock, delete.",
     "lock": "Keep something from being deleted, and say why; list what is kept.",
+    "immutable": "Tags that are written once, by rules: set, list, remove.",
     "job": "Long work that a registry does: list, show, watch, cancel.",
     "retention": "What a registry deletes by itself: show, set, explain, test, run.",
     "pullers": "Classes of clients that pull, by user agent: show, set.",

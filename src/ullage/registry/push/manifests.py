@@ -21,7 +21,7 @@ from ullage.oci.reference import RepositoryName, Tag
 from ullage.oci.sparse import Sparse
 from ullage.registry.clients import Caller
 from ullage.registry.context import Registry
-from ullage.registry.locks import attribute_locks
+from ullage.registry.locks import attribute_locks, immutable_tags
 from ullage.registry.push.platforms import platform_of
 from ullage.registry.push.prepared import Prepared
 from ullage.registry.queries.content.absent_parts import absent_of, add_absent
@@ -37,7 +37,7 @@ from ullage.registry.queries.content.manifests import (
 )
 from ullage.registry.queries.content.remove_manifests import blobs_of, children_of
 from ullage.registry.queries.content.repositories import count_push, ensure_repository
-from ullage.registry.queries.content.tags import put_tag
+from ullage.registry.queries.content.tags import find_tag, put_tag
 from ullage.registry.queries.reclaim.reviews import cancel_reviews
 
 
@@ -63,7 +63,8 @@ def prepare_manifest(
 
     Raises ManifestTooLarge, ManifestInvalid, DigestInvalid (`reference` is the digest of other
     bytes). Its transaction raises ManifestBlobUnknown if something it needs is not in this
-    repository; Locked if the repository, this manifest or one of the tags may not be written.
+    repository; Locked if the repository, this manifest or one of the tags may not be written;
+    OperationDisallowed if one of the tags points to another manifest and is immutable by a rule.
     """
     _require_length(raw, registry.limits.max_manifest_bytes)
     digest = _require_digest(raw, reference)
@@ -121,7 +122,7 @@ class _ManifestPush(Prepared[PutResult]):
         else:
             manifest_id = self._store_again(tx, known.id, parts)
         failpoint("manifest.put.in_transaction")
-        new_tags = sum(put_tag(tx, repository.id, tag, manifest_id, self.now) for tag in self.tags)
+        new_tags = sum(self._put_tag(tx, repository.id, tag, manifest_id) for tag in self.tags)
         new = [len(self.raw)] if known is None else []
         count_push(tx, repository.id, new, new_tags, self.now)
         self._audit(tx)
@@ -159,6 +160,13 @@ class _ManifestPush(Prepared[PutResult]):
         # not, and what was promised to this client is for another push.
         self._redeem(tx, parts, witness=manifest.config.digest if manifest.config else None)
         return manifest_id
+
+    def _put_tag(self, tx: Transaction, repository_id: int, tag: Tag, manifest_id: int) -> bool:
+        """Whether the tag is new."""
+        there = find_tag(tx, repository_id, tag)
+        if there is not None and there.manifest_id != manifest_id:
+            immutable_tags.require_movable(there.immutable_tags, self.name, tag)
+        return put_tag(tx, repository_id, tag, manifest_id, self.now, there)
 
     def _redeem(self, tx: Transaction, parts: _Parts, witness: Digest | None = None) -> None:
         leases, pusher = self.registry.leases, self.caller.pusher

@@ -15,6 +15,8 @@ from ullage.database.timestamps import from_micros, to_micros
 from ullage.database.transaction import Transaction
 
 _policies = cleaning.policies
+# Asked for together with a tag (content/tags.py) and by itself.
+IMMUTABLE_TAGS = "immutable-tags"
 
 
 class Policy(NamedTuple):
@@ -42,6 +44,27 @@ def find(tx: Transaction, name: str, *, lock: bool = False) -> Policy | None:
     for document, updated_at in tx.rows(_FIND_TO_CHANGE if lock else _FIND, name=name):
         return Policy(json.loads(document), from_micros(updated_at))
     return None
+
+
+_FIND_TEXT = Statement(sa.select(_policies.c.document).where(given(_policies, "name")))
+
+
+def find_text(tx: Transaction, name: str) -> str | None:
+    """The policy of that name as it is stored, for what remembers what it has read of it."""
+    found: str | None = tx.value(_FIND_TEXT, name=name)
+    return found
+
+
+_ENSURE = Statement.insert(
+    _policies,
+    ("name", "document", "updated_at"),
+    lambda insert: insert.on_conflict_do_nothing(index_elements=["name"]),
+)
+
+
+def ensure(tx: Transaction, name: str, document: Mapping[str, Any], now: datetime) -> None:
+    """Set a policy if it was never set, so that there is a row to lock."""
+    tx.change(_ENSURE, name=name, document=json.dumps(document), updated_at=to_micros(now))
 
 
 _PUT = Statement.insert(

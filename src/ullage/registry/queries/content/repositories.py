@@ -50,6 +50,15 @@ def find_readable_repository(tx: Transaction, name: RepositoryName) -> int | Non
     return found
 
 
+_NAME_OF = Statement(sa.select(_repositories.c.name).where(given(_repositories, "id")))
+
+
+def name_of_repository(tx: Transaction, repository_id: int) -> RepositoryName | None:
+    """None if it is not there, or was deleted."""
+    name = tx.value(_NAME_OF, id=repository_id)
+    return None if name is None else RepositoryName(name)
+
+
 _EXISTS = Statement(_NAMED.where(_repositories.c.manifest_count > 0))
 
 

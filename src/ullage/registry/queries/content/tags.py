@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from datetime import datetime
+from typing import NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy import bindparam
 
-from ullage.database.schema import content
+from ullage.database.schema import cleaning, content
 from ullage.database.statements import LIMIT, Statement, given
 from ullage.database.timestamps import to_micros
 from ullage.database.transaction import Ask, Question, Transaction
 from ullage.oci.digest import Digest
 from ullage.oci.reference import RepositoryName, Tag
+from ullage.registry.queries import policies
 from ullage.registry.queries.content.manifests import touch_manifest
 from ullage.registry.queries.content.repositories import add_to_repository, touch_repository
 
@@ -66,7 +68,29 @@ def tags_named(name: RepositoryName, n: int, last: str | None) -> Question[list[
     return [row[0] for row in rows]
 
 
-_TARGET = Statement(sa.select(_tags.c.manifest_id).where(_THIS_ONE))
+class TagThere(NamedTuple):
+    """A tag that is there before a push."""
+
+    manifest_id: int
+    # The rules for tags that are written once, as they are stored: asked for in the same breath,
+    # and only if there is a tag to which they might apply.
+    immutable_tags: str | None
+
+
+_rules = (
+    sa.select(cleaning.policies.c.document)
+    .where(cleaning.policies.c.name == policies.IMMUTABLE_TAGS)
+    .scalar_subquery()
+)
+_TARGET = Statement(sa.select(_tags.c.manifest_id, _rules).where(_THIS_ONE))
+
+
+def find_tag(tx: Transaction, repository_id: int, tag: Tag) -> TagThere | None:
+    """What the tag points to; None if it is not there. The caller has locked the repository."""
+    row = tx.row(_TARGET, repository_id=repository_id, name=tag)
+    return None if row is None else TagThere(*row)
+
+
 _INSERT = Statement.insert(
     _tags, ("repository_id", "name", "manifest_id", "created_at", "updated_at")
 )
@@ -77,21 +101,29 @@ _MOVE = Statement(
 )
 
 
-def put_tag(tx: Transaction, repository_id: int, tag: Tag, manifest_id: int, now: datetime) -> bool:
+def put_tag(
+    tx: Transaction,
+    repository_id: int,
+    tag: Tag,
+    manifest_id: int,
+    now: datetime,
+    there: TagThere | None,
+) -> bool:
     """Point the tag to the manifest; whether it is new, and still to be counted (count_push).
+
+    `there` is what find_tag has said in this transaction.
 
     Its time of update moves even if it pointed there before: then it was pushed again, and a
     cleanup by age must see that (azure.md section 2.5).
     """
     at = to_micros(now)
     this = {"repository_id": repository_id, "name": tag}
-    current = tx.value(_TARGET, **this)
-    if current is None:
+    if there is None:
         tx.change(_INSERT, **this, manifest_id=manifest_id, created_at=at, updated_at=at)
         return True
     tx.change(_MOVE, **this, manifest_id=manifest_id, updated_at=at)
-    if current != manifest_id:
-        touch_manifest(tx, current, now)
+    if there.manifest_id != manifest_id:
+        touch_manifest(tx, there.manifest_id, now)
     return False
 
 
