@@ -625,8 +625,9 @@ class BlobStoreContract:
         store.probe()
 
     def test_free_bytes_are_a_number_or_unknown(self, store: BlobStore) -> None:
-        free = store.free_bytes()
+        free, capacity = store.free_bytes(), store.capacity_bytes()
         assert free is None or free > 0
+        assert capacity is None or capacity >= (free or 0)
 
 
 class LocalStoreContract(BlobStoreContract):

@@ -98,6 +98,9 @@ class FaultyStore:
     def free_bytes(self) -> int | None:
         return self._inner.free_bytes()
 
+    def capacity_bytes(self) -> int | None:
+        return self._inner.capacity_bytes()
+
     def probe(self) -> None:
         self._inner.probe()
 

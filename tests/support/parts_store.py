@@ -176,6 +176,9 @@ class PartsStore:
     def free_bytes(self) -> int | None:
         return None
 
+    def capacity_bytes(self) -> int | None:
+        return None
+
     def probe(self) -> None:
         pass
 

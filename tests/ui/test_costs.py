@@ -60,7 +60,7 @@ def test_a_large_registry_is_shown_as_it_was_taken_last(
     counted = bill_of(registry, WITHOUT_ACCOUNTS)
     take_overview(registry)
     monkeypatch.setattr(overview, "SMALL", 0)
-    monkeypatch.setattr(usage, "tagged_by_repository", lambda registry: pytest.fail("counted"))
+    monkeypatch.setattr(usage, "read_parts", lambda tx: pytest.fail("counted"))
     kept = bill_of(registry, WITHOUT_ACCOUNTS)
     assert (kept.lines, kept.totals) == (counted.lines, counted.totals)
     assert any(line.untagged_bytes for line in kept.lines)

@@ -62,6 +62,34 @@ def test_the_first_screen_adds_up_to_the_disk(registry: Registry) -> None:
     assert unexplained(registry) == (bill.disk_bytes, 0)
 
 
+def test_every_line_says_what_its_bytes_are(registry: Registry) -> None:
+    """ui.md section 6, G1: a namespace has each blob once, as what it is to the whole of it."""
+    push_image(registry, "team/a", "v1", [b"tagged in a"], config=b"both")
+    push_image(registry, "team/b", None, [b"tagged in a", b"only in b"], config=b"both")
+    push_blob(registry, "team/a", b"only in b")
+    push_blob(registry, "team/b", b"promised")
+    push_blob(registry, "other", b"promised")
+
+    def kinds(entry: Entry) -> tuple[int, int, int]:
+        assert entry.bytes == entry.tagged_bytes + entry.untagged_bytes + entry.leased_bytes
+        return entry.tagged_bytes, entry.untagged_bytes, entry.leased_bytes
+
+    tagged, only, promised = len(b"tagged in a" + b"both"), len(b"only in b"), len(b"promised")
+    lines = {entry.name: kinds(entry) for entry in by_repository(registry, WITHOUT_ACCOUNTS)}
+    assert lines == {
+        "team/a": (tagged, 0, only),
+        "team/b": (0, tagged + only, promised),
+        "other": (0, 0, promised),
+    }
+    for name in ("team/a", "team/b"):
+        assert kinds(of_repository(registry, parse_repository_name(name))) == lines[name]
+    spaces = {entry.name: kinds(entry) for entry in by_namespace(registry)}
+    assert spaces == {"team": (tagged, only, promised), "other": (0, 0, promised)}
+    delete_repository(registry, parse_repository_name("team/a"), ALICE)
+    left = {entry.name: kinds(entry) for entry in by_namespace(registry) if entry.name}
+    assert left["team"] == (0, tagged + only, promised)
+
+
 def test_a_byte_that_nothing_names_is_found(registry: Registry) -> None:
     push_image(registry, "app", "v1", [b"layer"])
     with registry.blobs.begin("f" * 32) as append:

@@ -110,6 +110,9 @@ class MemoryBlobStore:
         with self._lock:
             return self._room()
 
+    def capacity_bytes(self) -> int | None:
+        return self._capacity
+
     def probe(self) -> None:
         pass
 

@@ -245,6 +245,9 @@ class BlobStore(Protocol):
     def free_bytes(self) -> int | None:
         """Room left, in bytes; None when that is not known or not limited."""
 
+    def capacity_bytes(self) -> int | None:
+        """How large the disk under the store is, in bytes; None as for `free_bytes`."""
+
     def probe(self) -> None:
         """Raise OSError where objects can be neither stored nor read now; a full store is fine.
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ullage.authorization import Principal
-from ullage.documents import UNSET, UnsetType
+from ullage.documents import UNSET, UnsetType, changed
 from ullage.registry.context import Registry
 from ullage.usage.overview import find_overview, is_small
 from ullage.usage.usage import (
@@ -17,6 +17,7 @@ from ullage.usage.usage import (
     by_repository,
     may_see,
     registry_totals,
+    room_of,
     sees_everything,
 )
 
@@ -43,7 +44,10 @@ def bill(registry: Registry, principal: Principal, by: str, top: int | None) -> 
         visible = [entry for entry in found.lines if may_see(principal, entry)]
         return Usage(as_of=as_of, **listed(by, visible, top))
     omitted = head.lines[by] - len(found.lines)
-    return Usage(as_of=as_of, by=by, entries=found.lines, omitted=omitted, registry=head.registry)
+    # What is free is of this moment, whenever the rest was counted.
+    room = room_of(registry)
+    sums = changed(head.registry, capacity_bytes=room.capacity, free_bytes=room.free)
+    return Usage(as_of=as_of, by=by, entries=found.lines, omitted=omitted, registry=sums)
 
 
 def listed(by: str, entries: Sequence[Line], top: int | None) -> dict[str, Any]:

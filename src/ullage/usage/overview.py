@@ -12,12 +12,11 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from time import monotonic
 
-from ullage.database.transaction import Transaction, chunks
+from ullage.database.transaction import Transaction
 from ullage.documents import Document, NotOfKind, packed, unpacked
 from ullage.registry.context import Registry
 from ullage.usage.queries import overview as kept
 from ullage.usage.queries import usage as queries
-from ullage.usage.queries.tagged import tagged_bytes_by_name
 from ullage.usage.queries.usage import sessions
 from ullage.usage.usage import (
     Counted,
@@ -25,6 +24,7 @@ from ullage.usage.usage import (
     Totals,
     count_registry,
     namespace_entries,
+    read_parts,
     repository_entries,
     totals_of,
 )
@@ -38,7 +38,6 @@ SMALL = 10_000
 SHARE = 0.05
 LEAST_SECONDS = 30.0
 _REGISTRY = "registry"
-_TAGGED = "tagged"
 _ALL_PAGES = 2**31 - 1
 LINES = ("repository", "namespace")
 
@@ -103,15 +102,6 @@ def find_overview(
     return replace(found, as_of=found.taken_at) if found is not None and uploading else found
 
 
-def kept_tagged(registry: Registry) -> dict[str, int]:
-    """How many bytes of each repository a tag led to when the bill was taken; {} before that."""
-    pages = registry.read(lambda tx: kept.first_pages(tx, _TAGGED, _ALL_PAGES))
-    found: dict[str, int] = {}
-    for _, page in pages:
-        found.update(unpacked(page, dict[str, int]))
-    return found
-
-
 def _head(pages: Sequence[tuple[datetime, str]]) -> Head | None:
     if not pages:
         return None
@@ -129,17 +119,15 @@ def take_overview(registry: Registry) -> float:
     """
     began, taken_at = monotonic(), registry.now()
 
-    def read(
-        tx: Transaction,
-    ) -> tuple[dict[str, int], Counted, dict[str, list[Entry]], dict[str, int]]:
-        rows, portions = queries.repository_rows(tx), queries.shared_portions(tx)
+    def read(tx: Transaction) -> tuple[dict[str, int], Counted, dict[str, list[Entry]]]:
+        parts = read_parts(tx)
         about = {
-            "repository": repository_entries(rows, portions),
-            "namespace": namespace_entries(rows, portions, queries.spaces(tx)),
+            "repository": repository_entries(parts),
+            "namespace": namespace_entries(parts, queries.spaces(tx)),
         }
-        return kept.state(tx), count_registry(tx), about, tagged_bytes_by_name(tx)
+        return kept.state(tx), count_registry(tx), about
 
-    state, counted, about, tagged = registry.snapshot(read)
+    state, counted, about = registry.snapshot(read)
     live = [each for each in about["repository"] if each.name is not None and not each.operation]
     head = Head(
         registry=totals_of(registry, counted),
@@ -150,9 +138,6 @@ def take_overview(registry: Registry) -> float:
         seconds=monotonic() - began,
     )
     parts = {name: _paged(entries) for name, entries in about.items()}
-    parts[_TAGGED] = [
-        packed(dict(some)).decode() for some in chunks(sorted(tagged.items()), PAGE_LINES)
-    ]
     parts[_REGISTRY] = [packed(head).decode()]
     registry.write(lambda tx: kept.keep(tx, taken_at, parts))
     return head.seconds

@@ -7,6 +7,7 @@ too. A fair share is a byte's equal part for each that needs it, so that all sha
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from fractions import Fraction
 from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
@@ -22,7 +23,8 @@ from ullage.registry.queries.content.repositories import require_repository
 from ullage.registry.queries.counters import totals
 from ullage.registry.stored_objects import unnamed
 from ullage.usage.images import ImageEntry, image_entries
-from ullage.usage.queries import tagged, usage
+from ullage.usage.queries import usage
+from ullage.usage.queries.tagged import Sums, leased_sums, tagged_sums
 from ullage.usage.queries.usage import Portion, RepositoryRow, Space
 
 LISTED_TOGETHER = 500
@@ -51,6 +53,9 @@ class Totals(Document, frozen=True):
     manifest_bytes: int
     # Taken off the disk since the registry was made.
     reclaimed_bytes: int
+    # Of the disk that the store is on: how large it is, and what is free; null in a bucket.
+    capacity_bytes: int | None
+    free_bytes: int | None
     # Where the store was listed: what is in it, and what of that nothing names.
     store_bytes: int | UnsetType = UNSET
     unexplained_bytes: int | UnsetType = UNSET
@@ -59,7 +64,8 @@ class Totals(Document, frozen=True):
 class Entry(Document, frozen=True):
     """One line of the bill. `name` is None for what deleted repositories still take.
 
-    With an `operation` it is what that one keeps of the repository, deleted softly.
+    With an `operation` it is what that one keeps of the repository, deleted softly. `bytes` are
+    tagged, untagged and leased ones; of what was deleted they are none of these.
     """
 
     name: str | None
@@ -71,11 +77,6 @@ class Entry(Document, frozen=True):
     manifest_count: int
     tag_count: int
     manifest_bytes: int
-
-
-class RepositoryEntry(Entry, frozen=True):
-    """One repository's line, with its bytes by what they are."""
-
     tagged_bytes: int
     untagged_bytes: int
     leased_bytes: int
@@ -92,7 +93,7 @@ class Usage(Document, frozen=True, kw_only=True):
 
     # A moment at which all of it was exact; UNSET: when it was asked for.
     as_of: Time | UnsetType = UNSET
-    repository: RepositoryEntry | UnsetType = UNSET
+    repository: Entry | UnsetType = UNSET
     by: str | UnsetType = UNSET
     entries: Sequence[Line] | UnsetType = UNSET
     # How many lines there are more.
@@ -151,6 +152,7 @@ def totals_of(registry: Registry, found: Counted) -> Totals:
         uploading = sum(_size_of(registry, key) for key, _ in sessions)
     else:
         uploading = sum(stored for _, stored in sessions)
+    room = room_of(registry)
     return Totals(
         disk_bytes=counted["blob_bytes"] + counted["pending_bytes"] + uploading,
         tagged_bytes=found.tagged_bytes,
@@ -166,7 +168,22 @@ def totals_of(registry: Registry, found: Counted) -> Totals:
         manifest_count=counted["manifest_count"],
         manifest_bytes=counted["manifest_bytes"],
         reclaimed_bytes=counted["reclaimed_bytes"],
+        capacity_bytes=room.capacity,
+        free_bytes=room.free,
     )
+
+
+class Room(NamedTuple):
+    """How large the disk of the store is, and what of it is free; None where there is no such."""
+
+    capacity: int | None
+    free: int | None
+
+
+def room_of(registry: Registry) -> Room:
+    """The room of this moment."""
+    with store_errors():
+        return Room(registry.blobs.capacity_bytes(), registry.blobs.free_bytes())
 
 
 def _size_of(registry: Registry, key: str) -> int:
@@ -192,22 +209,32 @@ def by_repository(registry: Registry, principal: Principal) -> list[Entry]:
     """A line for each repository the caller may read, largest fair share first.
 
     For a caller that sees all of them, the fair shares sum to the bytes of all blobs. One look at
-    each blob, and at the links of those that are shared.
+    each blob, at the links of those that are shared, and one pass over what tags lead to.
     """
-    rows, portions = registry.snapshot(
-        lambda tx: (usage.repository_rows(tx), usage.shared_portions(tx))
+    entries = repository_entries(registry.snapshot(read_parts))
+    return [entry for entry in entries if may_see(principal, entry)]
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What lines are made of; see the queries that read it."""
+
+    rows: Sequence[RepositoryRow]
+    portions: Sequence[Portion]
+    tagged: Sums
+    leased: Sums
+
+
+def read_parts(tx: Transaction) -> Parts:
+    """What the lines of all repositories are made of, as of this transaction."""
+    return Parts(
+        usage.repository_rows(tx), usage.shared_portions(tx), tagged_sums(tx), leased_sums(tx)
     )
-    return [entry for entry in repository_entries(rows, portions) if may_see(principal, entry)]
 
 
-def tagged_by_repository(registry: Registry) -> dict[str, int]:
-    """How many bytes of each repository a tag leads to; costs as the registry's totals."""
-    return registry.snapshot(tagged.tagged_bytes_by_name)
-
-
-def repository_entries(rows: Sequence[RepositoryRow], portions: Sequence[Portion]) -> list[Entry]:
+def repository_entries(parts: Parts) -> list[Entry]:
     """A line for each repository, largest fair share first."""
-    return _sorted(_entries(rows, portions))
+    return _sorted(_entries(parts))
 
 
 def may_see(principal: Principal, entry: Entry) -> bool:
@@ -217,36 +244,34 @@ def may_see(principal: Principal, entry: Entry) -> bool:
     return principal.may(right, entry.name)
 
 
-def of_repository(registry: Registry, name: RepositoryName) -> RepositoryEntry:
+def of_repository(registry: Registry, name: RepositoryName) -> Entry:
     """The repository's line, and what of it tags lead to. Raises NameUnknown.
 
     Costs as much as is in the repository, whatever else the registry does.
     """
 
-    def read(tx: Transaction) -> tuple[Entry, int, int]:
+    def read(tx: Transaction) -> Parts:
         repository_id = require_repository(tx, name)
-        rows = usage.repository_rows(tx, repository_id)
-        (entry,) = _entries(rows, usage.shared_portions(tx, repository_id))
-        tagged = usage.tagged_bytes(tx, repository_id)
-        return entry, tagged, usage.leased_bytes(tx, repository_id)
+        return Parts(
+            usage.repository_rows(tx, repository_id),
+            usage.shared_portions(tx, repository_id),
+            Sums({repository_id: usage.tagged_bytes(tx, repository_id)}, {}),
+            Sums({repository_id: usage.leased_bytes(tx, repository_id)}, {}),
+        )
 
-    entry, tagged, leased = registry.snapshot(read)
-    line = {name: getattr(entry, name) for name in entry.__struct_fields__}
-    return RepositoryEntry(
-        **line,
-        tagged_bytes=tagged,
-        untagged_bytes=entry.bytes - tagged - leased,
-        leased_bytes=leased,
-    )
+    (entry,) = _entries(registry.snapshot(read))
+    return entry
 
 
-def _entries(rows: Sequence[RepositoryRow], portions: Iterable[Portion]) -> list[Entry]:
+def _entries(parts: Parts) -> list[Entry]:
+    rows = parts.rows
     exclusive = {row.id: row.blob_bytes for row in rows}
-    parts = {row.id: Fraction(0) for row in rows}
-    for portion in portions:
+    shared = {row.id: Fraction(0) for row in rows}
+    for portion in parts.portions:
         exclusive[portion.repository_id] -= portion.bytes
-        parts[portion.repository_id] += Fraction(portion.bytes, portion.repositories)
-    shares = dict(zip(parts, apportioned(list(parts.values())), strict=True))
+        shared[portion.repository_id] += Fraction(portion.bytes, portion.repositories)
+    shares = dict(zip(shared, apportioned(list(shared.values())), strict=True))
+    tagged, leased = parts.tagged.of_repositories, parts.leased.of_repositories
     return [
         Entry(
             name=row.name,
@@ -258,10 +283,21 @@ def _entries(rows: Sequence[RepositoryRow], portions: Iterable[Portion]) -> list
             manifest_count=row.manifest_count,
             tag_count=row.tag_count,
             manifest_bytes=row.manifest_bytes,
+            **_kinds(
+                row.blob_bytes if row.name is not None and row.operation is None else None,
+                tagged.get(row.id, 0),
+                leased.get(row.id, 0),
+            ),
         )
         for row in rows
         if row.blob_bytes or row.manifest_count
     ]
+
+
+def _kinds(size: int | None, tagged: int, leased: int) -> dict[str, int]:
+    """Bytes by what they are, as members of Entry; without a `size` they are none of these."""
+    untagged = 0 if size is None else size - tagged - leased
+    return {"tagged_bytes": tagged, "untagged_bytes": untagged, "leased_bytes": leased}
 
 
 def apportioned(shares: Sequence[Fraction]) -> list[int]:
@@ -279,39 +315,34 @@ def by_namespace(registry: Registry) -> list[Entry]:
 
     For a caller that sees everything. Costs as by_repository.
     """
-    rows, portions, spaces = registry.snapshot(
-        lambda tx: (
-            usage.repository_rows(tx),
-            usage.shared_portions(tx),
-            usage.spaces(tx),
-        )
-    )
-    return namespace_entries(rows, portions, spaces)
+    parts, spaces = registry.snapshot(lambda tx: (read_parts(tx), usage.spaces(tx)))
+    return namespace_entries(parts, spaces)
 
 
-def namespace_entries(
-    rows: Sequence[RepositoryRow], portions: Sequence[Portion], spaces: Sequence[Space]
-) -> list[Entry]:
+def namespace_entries(parts: Parts, spaces: Sequence[Space]) -> list[Entry]:
     """A line for each namespace, largest fair share first."""
     shared = {space.name: space for space in spaces}
     members: dict[str | None, list[Entry]] = {}
-    for entry in _entries(rows, portions):
+    for entry in _entries(parts):
         if entry.operation is not None:
             namespace: str | None = SOFT_DELETED
         else:
             namespace = entry.name.partition("/")[0] if entry.name is not None else None
         members.setdefault(namespace, []).append(entry)
     return _sorted(
-        _joined(name, some, shared.get(name) if name is not None else None)
+        _joined(name, some, shared.get(name) if name is not None else None, parts)
         for name, some in members.items()
     )
 
 
-def _joined(namespace: str | None, members: Sequence[Entry], shared: Space | None) -> Entry:
+def _joined(
+    namespace: str | None, members: Sequence[Entry], shared: Space | None, parts: Parts
+) -> Entry:
     """What one repository has alone, its namespace has; of what several have, each blob once."""
     alone = sum(entry.exclusive_bytes for entry in members)
     size = alone + (shared.bytes if shared else 0)
     exclusive = alone + (shared.own_bytes if shared else 0)
+    name = namespace or SOFT_DELETED
     return Entry(
         name=namespace,
         operation=None,
@@ -322,6 +353,11 @@ def _joined(namespace: str | None, members: Sequence[Entry], shared: Space | Non
         manifest_count=sum(entry.manifest_count for entry in members),
         tag_count=sum(entry.tag_count for entry in members),
         manifest_bytes=sum(entry.manifest_bytes for entry in members),
+        **_kinds(
+            size if name else None,
+            parts.tagged.of_namespaces.get(name, 0),
+            parts.leased.of_namespaces.get(name, 0),
+        ),
     )
 
 

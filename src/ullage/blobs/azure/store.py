@@ -148,6 +148,9 @@ class AzureBlobStore:
     def free_bytes(self) -> int | None:
         return None
 
+    def capacity_bytes(self) -> int | None:
+        return None
+
     def probe(self) -> None:
         self.read_label()
 

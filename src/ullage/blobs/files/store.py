@@ -232,6 +232,10 @@ class FileBlobStore:
         # A tmpfs without a limit says it has no blocks at all.
         return room.f_bavail * room.f_frsize if room.f_blocks else None
 
+    def capacity_bytes(self) -> int | None:
+        room = os.fstatvfs(self._top)
+        return room.f_blocks * room.f_frsize or None
+
     def probe(self) -> None:
         if removed(self._top):
             raise FileNotFoundError(errno.ENOENT, "the store's folder is gone")

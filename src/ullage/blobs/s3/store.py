@@ -175,6 +175,9 @@ class S3BlobStore:
     def free_bytes(self) -> int | None:
         return None
 
+    def capacity_bytes(self) -> int | None:
+        return None
+
     def probe(self) -> None:
         self.read_label()
 

@@ -65,6 +65,8 @@ def _usage_rows(data: Mapping[str, Any]) -> list[dict[str, Any]]:
             for word in _SUMS
         ]
         rows.append({"Name": "(on the disk)", "Size": size(sums["disk_bytes"])})
+        if sums.get("free_bytes") is not None:
+            rows.append({"Name": "(free there)", "Size": size(sums["free_bytes"])})
     return rows
 
 
@@ -79,6 +81,7 @@ def _usage_row(entry: Mapping[str, Any], short: Mapping[str, str]) -> dict[str, 
         "Exclusive": size(entry["exclusive_bytes"]),
         "Shared": size(entry["shared_bytes"]),
         "FairShare": size(entry["fair_share_bytes"]),
+        **({"Untagged": size(entry["untagged_bytes"])} if "untagged_bytes" in entry else {}),
         "Manifests": grouped(entry["manifest_count"]),
         **({"Pulled": age(entry["last_pull"])} if "last_pull" in entry else {}),
     }

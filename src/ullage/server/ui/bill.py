@@ -5,7 +5,7 @@ The one place of the UI that asks for it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -15,8 +15,7 @@ from ullage.oci.reference import RepositoryName
 from ullage.registry.context import Registry
 from ullage.usage import usage
 from ullage.usage.bill import bill
-from ullage.usage.overview import kept_tagged
-from ullage.usage.usage import Entry, RepositoryEntry, Totals
+from ullage.usage.usage import Entry, Totals
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,20 +60,17 @@ def bill_of(registry: Registry, principal: Principal) -> Bill:
     found = bill(registry, principal, "repository", None)
     # Of repositories, no line is of an image.
     entries = [entry for entry in found.entries or () if isinstance(entry, Entry)]
-    tagged = {} if found.as_of is UNSET else kept_tagged(registry)
-    if not tagged:
-        tagged = usage.tagged_by_repository(registry)
     live = [entry for entry in entries if entry.name is not None and entry.operation is None]
     gone = [entry for entry in entries if entry.name is None or entry.operation is not None]
     return Bill(
-        [_line(entry, tagged) for entry in live],
+        [_line(entry) for entry in live],
         sum(entry.fair_share_bytes for entry in gone),
         found.registry or None,
         registry.now() if found.as_of is UNSET else datetime.fromisoformat(found.as_of),
     )
 
 
-def _line(entry: Entry, tagged: Mapping[str, int]) -> Line:
+def _line(entry: Entry) -> Line:
     assert entry.name is not None
     return Line(
         entry.name,
@@ -82,13 +78,12 @@ def _line(entry: Entry, tagged: Mapping[str, int]) -> Line:
         entry.exclusive_bytes,
         entry.shared_bytes,
         entry.fair_share_bytes,
-        # Read a moment apart, so never less than nothing.
-        max(entry.bytes - tagged.get(entry.name, 0), 0),
+        entry.untagged_bytes,
         entry.manifest_count,
         entry.tag_count,
     )
 
 
-def repository_line(registry: Registry, name: RepositoryName) -> RepositoryEntry:
+def repository_line(registry: Registry, name: RepositoryName) -> Entry:
     """One repository's line, as it is now. Raises NameUnknown."""
     return usage.of_repository(registry, name)
