@@ -52,6 +52,81 @@ def test_without_a_session_no_page_is_shown_but_the_form(house: House) -> None:
             assert answer.content == b""
 
 
+@pytest.fixture(scope="module")
+def open_house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
+    """A registry with accounts in which all may pull `open/…`."""
+    with House(tmp_path_factory.mktemp("open") / "data", "--anonymous-pull", "open/*") as house:
+        house.push_image("open/app", "v1", b"for all")
+        house.push_image("closed/app", "v1", b"for some")
+        yield house
+
+
+def test_what_all_may_pull_is_shown_without_an_account(open_house: House) -> None:
+    """ui.md section 4: those repositories, no sums, no buttons."""
+    with Visitor(open_house.server.url) as visitor:
+        for path in (
+            *("", "repositories", "repositories/open/app", "repositories/open/app?tab=tags"),
+            *("images/open/app/v1", "search?q=app"),
+        ):
+            page = visitor.get(f"/ui/{path}")
+            assert (page.status_code, page.url.path.endswith("login")) == (200, False), path
+            assert "app" in text_of(page), path
+            assert "closed" not in page.text, path
+            assert "on the disk" not in text_of(page), path
+            for button in ('type="checkbox"', "data-plan", 'class="danger', 'name="untag"'):
+                assert button not in page.text, (path, button)
+            assert "Log in" in page.text, path
+
+
+def test_sums_are_for_accounts_even_where_all_may_pull_everything(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    data = tmp_path_factory.mktemp("wide") / "data"
+    with House(data, "--anonymous-pull", "*") as house, Visitor(house.server.url) as visitor:
+        house.push_image("app", "v1", b"layer")
+        assert "on the disk" not in text_of(visitor.get("/ui/"))
+        assert "app" in text_of(visitor.get("/ui/"))
+        visitor.log_in("admin", house.ADMIN_PASSWORD)
+        assert "on the disk" in text_of(visitor.get("/ui/"))
+
+
+def test_without_an_account_the_rest_asks_for_one(open_house: House) -> None:
+    """Also where it does not exist: its name is nothing to be found out."""
+    with Visitor(open_house.server.url) as visitor:
+        for path in (
+            *("repositories/closed/app", "images/closed/app/v1", "repositories/absent"),
+            *("jobs", "deleted", "cleanup", "locks", "retention", "audit", "accounts"),
+        ):
+            page = visitor.get(f"/ui/{path}")
+            assert page.url.path == "/ui/login", path
+        for path in ("plans", "locks", "retention"):
+            answer = visitor.post(f"/ui/{path}", {"repository": "open/app", "whole": "1"})
+            assert answer.url.path == "/ui/login", path
+
+
+def test_an_account_sees_what_all_may_see(open_house: House) -> None:
+    rights = [["closed/app", "metadata/read"]]
+    password = "long enough narrow"
+    open_house.manage("scope-map create", name="narrow", repositories=rights)
+    open_house.manage("user create", name="narrow", password=password, scope_map="narrow")
+    with Visitor(open_house.server.url) as visitor:
+        visitor.log_in("narrow", password)
+        shown = text_of(visitor.get("/ui/repositories"))
+        assert ("open/app" in shown, "closed/app" in shown) == (True, True)
+        assert visitor.get("/ui/repositories/open/app").status_code == 200
+
+
+def test_a_reason_for_a_lock_is_for_accounts(open_house: House) -> None:
+    lock = {"repository": "open/app", "tag": "v1", "reason": "a secret matter"}
+    admin = open_house.basic("admin")
+    open_house.client.post("/api/v1/locks", json=lock, headers=admin).raise_for_status()
+    with Visitor(open_house.server.url) as visitor:
+        for path in ("repositories/open/app", "images/open/app/v1"):
+            assert "secret matter" not in visitor.get(f"/ui/{path}").text
+        visitor.log_in("admin", open_house.ADMIN_PASSWORD)
+        assert "secret matter" in visitor.get("/ui/images/open/app/v1").text
+
+
 def test_the_cookie_is_out_of_the_reach_of_scripts_and_other_sites(house: House) -> None:
     with Visitor(house.server.url) as visitor:
         fields = {"name": "admin", "password": house.ADMIN_PASSWORD}

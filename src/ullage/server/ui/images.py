@@ -10,7 +10,7 @@ from typing import Any
 from starlette.responses import Response
 
 from ullage.authorization import Action
-from ullage.deletion.closure import KeptBy
+from ullage.deletion.closure import KeepReason, KeptBy
 from ullage.oci import strict_json
 from ullage.oci.digest import Digest, parse_digest
 from ullage.oci.errors import RegistryError
@@ -100,7 +100,12 @@ async def show_image(visit: Visit, name: str, reference: str) -> Response:
         referrers=referrers.descriptors,
         annotations=[*_texts(manifest.get("annotations"))][:MAX_SHOWN],
         config=config,
-        keepers=_keepers(reasons, repository),
+        keepers=[
+            each
+            for each in _keepers(reasons, repository)
+            # The reasons of locks are for accounts.
+            if not visit.is_anonymous or each.kind not in (KeepReason.LOCK, KeepReason.HOLD)
+        ],
         pulls=_pulls(found),
         commands=_commands(name_of_tag, name_of_digest),
         raw=found.raw.decode("utf-8", "replace")[:MAX_RAW],

@@ -98,7 +98,12 @@ async def show_repository(visit: Visit, name: str) -> Response:
     sorting = _sorting(query.one("sort"), tab)
     text, last = query.one("q") or "", query.one("last")
     line = await visit.run(repository_line, visit.registry, repository)
-    locks = await visit.run(image_locks.list_locks, visit.registry, visit.principal, repository)
+    # Their reasons and owners are for accounts.
+    locks = (
+        []
+        if visit.is_anonymous
+        else await visit.run(image_locks.list_locks, visit.registry, visit.principal, repository)
+    )
     whole = next((lock for lock in locks if lock.tag is None and lock.digest is None), None)
     same = {"tab": tab, "sort": str(sorting), "q": text}
     page = ImagePage((), None)

@@ -7,12 +7,13 @@ nothing but these pages, and they take a change only from a page of their own.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from http.cookies import CookieError, SimpleCookie
 
 from starlette.responses import Response
 
 from ullage.accounts.login_sessions import LoginSessions
-from ullage.authorization import WITHOUT_ACCOUNTS, Principal
+from ullage.authorization import WITHOUT_ACCOUNTS, Action, Grant, Principal, merged
 from ullage.oci.errors import Denied, RegistryError
 from ullage.server.http.authentication import Challenge
 from ullage.server.http.context import Context, query_of
@@ -25,7 +26,7 @@ from ullage.server.ui import login
 from ullage.server.ui.languages import chosen
 from ullage.server.ui.rendering import SECURITY
 from ullage.server.ui.routes import ROUTES, SECTIONS
-from ullage.server.ui.visit import Visit
+from ullage.server.ui.visit import FOR_ANONYMOUS, Visit
 
 PREFIX = "/ui/"
 _READING = ("GET", "HEAD")
@@ -41,6 +42,15 @@ class Site:
         authenticator = context.guard.authenticator
         self._sessions = (
             LoginSessions(context.registry, authenticator) if authenticator is not None else None
+        )
+        # What may be pulled without an account may be looked at without one.
+        self._open = (
+            tuple(
+                Grant(grant.pattern, frozenset({Action.PULL, Action.METADATA_READ}))
+                for grant in authenticator.anonymous.grants
+            )
+            if authenticator is not None
+            else ()
         )
         self._router = Router(ROUTES)
 
@@ -108,15 +118,23 @@ class Site:
         principal = await self._visitor(visit, visit.sessions)
         if permission.audience is Audience.ANYBODY:
             return principal or visit.sessions.authenticator.anonymous
+        known = principal is not None
+        if self._open and route.endpoint in FOR_ANONYMOUS:
+            principal = self._with_open(principal or visit.sessions.authenticator.anonymous)
         if principal is None:
             raise Challenge([], None)
-        visit.request.scope["ullage.principal"] = principal
+        if known:
+            visit.request.scope["ullage.principal"] = principal
         named = permission.audience is Audience.REPOSITORY
         name = self._context.name(parts[0]) if named else None
         missing = permission.missing(principal, name)
         if missing:
             raise Challenge(missing, None)
         return principal
+
+    def _with_open(self, principal: Principal) -> Principal:
+        """The visitor with what all may look at; on these pages there is a list of it."""
+        return replace(principal, grants=merged((*principal.grants, *self._open)), listing=True)
 
     async def _visitor(self, visit: Visit, sessions: LoginSessions) -> Principal | None:
         secret = self._cookies(visit.request).get(login.cookie_name(visit))

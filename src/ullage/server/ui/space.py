@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from starlette.responses import Response
 
@@ -88,6 +88,9 @@ async def show_space(visit: Visit) -> Response:
     """The disk, or one namespace of it (ui.md section 3)."""
     namespace = visit.query.one("ns") or ""
     bill = await visit.run(bill_of, visit.registry, visit.principal)
+    if visit.is_anonymous:
+        # Sums are for accounts, whatever all may pull.
+        bill = replace(bill, totals=None, deleted_bytes=0)
     lines = [line for line in bill.lines if not namespace or line.namespace == namespace]
     return await visit.page(
         "space.html",

@@ -30,6 +30,8 @@ T = TypeVar("T")
 
 MAX_FIELDS = 20_000
 FOR_ADMINISTRATORS = frozenset({"uploads", "accounts", "audit"})
+# The pages, by their routes' endpoints, about what anonymous visitors may pull.
+FOR_ANONYMOUS = frozenset({"ui-space", "ui-repositories", "ui-repository", "ui-image", "ui-search"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +54,11 @@ class Visit:
     @property
     def principal(self) -> Principal:
         return principal_of(self.request)
+
+    @property
+    def is_anonymous(self) -> bool:
+        """Whether the visitor is none of the registry's accounts, though it has some."""
+        return self.sessions is not None and not self.principal.subject
 
     @property
     def caller(self) -> Caller:
