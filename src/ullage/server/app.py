@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterable
-from typing import Any
 
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
@@ -32,6 +31,7 @@ from ullage.server.http.access_log import RequestLog, printable, request_id_of
 from ullage.server.http.authentication import Challenge, Guard
 from ullage.server.http.bodies import Bodies
 from ullage.server.http.context import Context
+from ullage.server.http.defects import noted
 from ullage.server.http.errors import error_response
 from ullage.server.http.origins import OwnOrigins
 from ullage.server.http.permissions import Audience
@@ -288,17 +288,6 @@ def _add_request_id(response: Response, scope: Scope) -> None:
 
 def _internal_error(request: Request, error: Exception) -> Response:
     """A defect of ours. The client gets the request's id to report, the log the rest."""
-    request_id = request.scope["ullage.request_id"]
-    log.error(
-        "500 %s %s: internal error in request %s",
-        printable(request.method),
-        printable(request.scope["path"]),
-        request_id,
-        exc_info=error,
-    )
-    entry: dict[str, Any] = {
-        "code": "UNKNOWN",
-        "message": "internal error; the registry's log has more",
-        "detail": {"request_id": request_id},
-    }
+    found = noted(request, error)
+    entry = {"code": found.code, "message": found.message, "detail": found.detail}
     return json_response({"errors": [entry]}, status=500)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from urllib.parse import quote
 
@@ -59,7 +62,41 @@ def moment(when: str | datetime) -> datetime:
     return parsed.astimezone(UTC)
 
 
+@dataclass(frozen=True, slots=True)
+class Said:
+    """What a rail says: which of its sentences, and what is filled into it."""
+
+    sentence: str
+    values: Mapping[str, str]
+
+
+# The sentences of cleanup/guardrails.py.
+_RAILS = {
+    "everything": r"deletes everything in (?P<name>\S+), and so the repository",
+    "manifests": r"deletes (?P<part>\d+) of (?P<all>\d+) manifests in (?P<name>\S+)",
+    "tags": r"deletes (?P<part>\d+) of (?P<all>\d+) tags in (?P<name>\S+)",
+    "only tag": r"deletes the only tag in (?P<name>\S+)",
+    "all tags": r"deletes all (?P<all>\d+) tags in (?P<name>\S+)",
+    "newest": r"deletes (?P<image>\S+), the newest image in (?P<name>\S+)",
+    "pulled": r"deletes a manifest in (?P<name>\S+) that somebody pulled lately: (?P<last>.+)",
+    "pulled ones": r"deletes (?P<part>\d+) manifests in (?P<name>\S+) that somebody pulled lately: "
+    r"(?P<last>.+)",
+    "too many": r"deletes (?P<part>\d+) manifests, more than (?P<all>\d+)",
+    "too much": r"frees (?P<part>\d+) bytes, more than (?P<all>\d+)",
+}
+
+
+def said(message: str) -> Said:
+    """The parts of a rail's message; of one that is not known, none of the sentences."""
+    for sentence, pattern in _RAILS.items():
+        found = re.fullmatch(pattern, message)
+        if found is not None:
+            return Said(sentence, found.groupdict())
+    return Said("", {})
+
+
 FILTERS = {
+    "said": said,
     "size": size,
     "exact": exact,
     "short": short,

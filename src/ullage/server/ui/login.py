@@ -104,7 +104,7 @@ async def _form(visit: Visit, wanted: str, error: RegistryError | None) -> Respo
         "login.html",
         200 if error is None else status_of(error) if not _is_refused(error) else 401,
         wanted=wanted,
-        problem=None if error is None else error.message,
+        problem=error,
     )
 
 

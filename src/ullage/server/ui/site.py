@@ -10,13 +10,16 @@ from __future__ import annotations
 from dataclasses import replace
 from http.cookies import CookieError, SimpleCookie
 
+from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
 from ullage.accounts.login_sessions import LoginSessions
 from ullage.authorization import WITHOUT_ACCOUNTS, Action, Grant, Principal, merged
-from ullage.oci.errors import Denied, RegistryError
+from ullage.oci.errors import Denied, RegistryError, Unavailable
+from ullage.registry.errors import SHORT_OF_FILES, is_short_of_files
 from ullage.server.http.authentication import Challenge
 from ullage.server.http.context import Context, query_of
+from ullage.server.http.defects import noted
 from ullage.server.http.errors import NotFound, status_of
 from ullage.server.http.permissions import Audience
 from ullage.server.http.request import Request
@@ -66,7 +69,7 @@ class Site:
         if path + "/" == PREFIX or path == "/":
             # Relative: a proxy may have put the registry elsewhere.
             return FixedResponse(303, {"Location": PREFIX.removeprefix("/"), **SECURITY})
-        asked, kept = query_of(request).one("lang"), self._cookies(request).get(_LANGUAGE_COOKIE)
+        asked, kept = _language_asked(request), self._cookies(request).get(_LANGUAGE_COOKIE)
         visit = Visit(
             self._context,
             request,
@@ -95,6 +98,13 @@ class Site:
             return login.first_log_in(visit, path)
         except RegistryError as error:
             return await self._problem(visit, error, status_of(error))
+        except ClientDisconnect:
+            raise
+        except Exception as error:  # noqa: BLE001 - logged, and reported to the visitor
+            if isinstance(error, OSError) and is_short_of_files(error):
+                short = Unavailable(message=SHORT_OF_FILES, retry_after=1)
+                return await self._problem(visit, short, status_of(short))
+            return await self._problem(visit, noted(request, error), 500)
 
     def _require_own_page(self, request: Request) -> None:
         """Raises Denied unless a browser says that a page of ours sends the form.
@@ -167,3 +177,11 @@ class Site:
         except CookieError:
             return {}
         return {name: morsel.value for name, morsel in parsed.items()}
+
+
+def _language_asked(request: Request) -> str | None:
+    """What the address asks for; of one that cannot be read, nothing: its page says so."""
+    try:
+        return query_of(request).one("lang")
+    except RegistryError:
+        return None
