@@ -250,9 +250,10 @@ class DockerRegistry(Process):
         # Version 3 sends traces to a collector unless told not to; version 2 has none.
         return {**os.environ, "OTEL_TRACES_EXPORTER": "none"}
 
-    def collect(self) -> None:
-        """Its garbage collection, for which it must be stopped."""
-        command = [self._program, "garbage-collect", "--delete-untagged", str(self._config)]
+    def collect(self, *, untagged: bool = True) -> None:
+        """Its garbage collection, for which it must be stopped. Raises RuntimeError."""
+        flags = ["--delete-untagged"] if untagged else []
+        command = [self._program, "garbage-collect", *flags, str(self._config)]
         done = subprocess.run(
             command, env=dict(self.environment()), capture_output=True, text=True, check=False
         )

@@ -51,7 +51,7 @@ class Room:
 ORDER = (
     words("oci"),
     words("authorization quantities patterns failpoints documents"),
-    words("blobs database"),
+    words("blobs database survey"),
     words("registry"),
     words("accounts deletion"),
     words("usage check transfer"),
@@ -92,6 +92,7 @@ ROOMS = {
     "documents": Room(words("oci"), others=PURE | {"msgspec"}),
     "blobs": _room("blobs"),
     "database": _room("database", "sqlalchemy"),
+    "survey": _room("survey"),
     "registry": _room("registry"),
     "accounts": _room("accounts", "argon2 bcrypt cryptography jwt"),
     "deletion": _room("deletion"),

@@ -122,6 +122,8 @@ def _imported_for(first: str) -> tuple[Command, ...]:
             from ullage.cli.local.store import COMMANDS
         case "backup" | "restore-backup":
             from ullage.cli.local.backup import COMMANDS
+        case "survey":
+            from ullage.cli.local.survey import COMMANDS
         case "upload":
             from ullage.cli.local.upload import COMMANDS
         case _:

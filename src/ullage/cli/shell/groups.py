@@ -19,6 +19,7 @@ LOCAL = {
     "store": "Where the bytes are: bring them to another place.",
     "backup": "Copy a registry to a folder, while it serves; list the copies, remove old ones.",
     "restore-backup": "Make a registry of a backup.",
+    "survey": "Look at another registry's storage: whose its bytes are, what can be freed.",
     "migrate": "Bring the database of an older version up to date.",
     "version": "Print the version.",
 }
