@@ -20,6 +20,7 @@ from ullage.cleanup.job import execution
 from ullage.cleanup.retention.policy import set_retention
 from ullage.clock import SteadyClock
 from ullage.database.errors import DatabaseBusy
+from ullage.database.statements import Statement
 from ullage.database.transaction import Transaction
 from ullage.deletion import reclaim
 from ullage.deletion.delete import delete_manifest
@@ -32,6 +33,7 @@ from ullage.registry.pull.pull_log import note_pull
 from ullage.registry.pull.read import get_manifest, list_tags, stat_blob
 from ullage.registry.push.sessions import get_upload, start_upload
 from ullage.registry.push.uploads import append_upload
+from ullage.usage import overview
 from ullage.usage.overview import find_overview
 from ullage.worker import MAX_BACKOFF_SECONDS, BatchPace, Worker, backoff_seconds
 
@@ -40,6 +42,13 @@ LAYER = os.urandom(1000)
 GRACE = timedelta(seconds=5)
 HOUR = timedelta(hours=1)
 DAY = timedelta(days=1)
+
+
+# For far longer than anything waits.
+ENDLESS = Statement.text(
+    "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 1000000000000)"
+    " SELECT count(*) FROM n"
+)
 
 
 class Store(MemoryBlobStore):
@@ -538,3 +547,19 @@ def test_a_push_is_noticed_and_a_deletion_is_not(running: Running) -> None:
 def test_it_keeps_the_bill(running: Running) -> None:
     """observability.md section 2: taken beside the requests, a moment after a start."""
     wait_for(lambda: find_overview(running.registry) is not None)
+
+
+def test_a_stop_does_not_wait_for_the_bill(
+    running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """observability.md section 2: of a million manifests it takes longer than a stop may."""
+    counting = threading.Event()
+
+    def count(tx: Transaction) -> object:
+        counting.set()
+        return tx.rows(ENDLESS)
+
+    monkeypatch.setattr(overview, "count_registry", count)
+    assert counting.wait(10)
+    running.worker.stop()
+    assert find_overview(running.registry) is None

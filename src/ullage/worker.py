@@ -23,7 +23,7 @@ from ullage.cleanup.plan import plan
 from ullage.cleanup.plan.as_job import choose_plan
 from ullage.cleanup.purge import choose_purge
 from ullage.cleanup.retention.run import choose_retention, start_if_due
-from ullage.database.errors import DatabaseBroken, DatabaseBusy, DatabaseFull
+from ullage.database.errors import DatabaseBroken, DatabaseBusy, DatabaseFull, Stopped
 from ullage.deletion import reclaim
 from ullage.deletion.reconcile_turn import reconcile_if_due
 from ullage.oci.errors import RegistryError
@@ -352,8 +352,10 @@ class Worker:
                 wait = IDLE_SECONDS
                 continue
             try:
-                wait, failures = overview.keep_up(self._registry), 0
+                wait, failures = overview.keep_up(self._registry, self._stop.is_set), 0
                 self._registry.rounds.note(BILL)
+            except Stopped:
+                return
             except TROUBLES as error:
                 failures += 1
                 wait = overview.LEAST_SECONDS + backoff_seconds(failures)

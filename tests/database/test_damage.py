@@ -235,7 +235,7 @@ def test_a_look_that_a_stop_cuts_short_is_taken_again(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     crashed(path)
-    monkeypatch.setattr("ullage.database.sqlite.soundness._ASK_EVERY", 10)
+    monkeypatch.setattr("ullage.database.sqlite.soundness.ASK_EVERY", 10)
     db = SqliteDatabase(path, large_bytes=0)
     db._closing.set()
     db.close()

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
 
-from ullage.database.errors import DatabaseUnusable
+from ullage.database.errors import DatabaseUnusable, Stopped
 from ullage.database.opening import open_database
 from ullage.database.schema import space
+from ullage.database.statements import Statement
 from ullage.database.transaction import Database, Transaction, chunks
+
+# For far longer than anything waits.
+ENDLESS = Statement.text(
+    "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 1000000000000)"
+    " SELECT count(*) FROM n"
+)
 
 
 class Stumble(Exception):
@@ -77,6 +85,17 @@ def test_a_snapshot_that_raises_ends_like_any_other(db: Database) -> None:
     with pytest.raises(Stumble):
         db.snapshot(work)
     db.write(insert("a"))
+    assert db.snapshot(keys) == ["a"]
+
+
+def test_a_long_snapshot_ends_when_it_is_told_to(db: Database) -> None:
+    """In the middle of a statement; what comes after it on the same connection runs to its end."""
+    began = time.monotonic()
+    with pytest.raises(Stopped):
+        db.snapshot(lambda tx: tx.rows(ENDLESS), stopped=lambda: time.monotonic() - began > 0.3)
+    assert time.monotonic() - began < 5
+    db.write(insert("a"))
+    assert db.snapshot(keys, stopped=lambda: False) == ["a"]
     assert db.snapshot(keys) == ["a"]
 
 

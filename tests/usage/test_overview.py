@@ -119,7 +119,7 @@ def test_it_is_taken_when_something_has_changed_and_not_again_before(
     assert keep_up(registry) == LEAST_SECONDS
     found = find_overview(registry)
 
-    def take(_: Registry) -> float:
+    def take(_: Registry, __: object) -> float:
         raise AssertionError("nothing has changed")
 
     with monkeypatch.context() as patched:

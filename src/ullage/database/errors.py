@@ -19,6 +19,10 @@ class DatabaseBroken(Exception):
     """The database failed in a way that makes further writing unsafe until a restart."""
 
 
+class Stopped(Exception):
+    """Told to stop before it was done."""
+
+
 class DatabaseUnusable(Exception):
     """The database cannot be opened. The text tells an operator what to change."""
 

@@ -7,9 +7,11 @@ docs/design/deletion.md section 5.
 from __future__ import annotations
 
 import random
+import threading
 import time
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any, TypeVar
 
@@ -23,6 +25,7 @@ from ullage.database.errors import (
     DatabaseFull,
     DatabaseUnreachable,
     DatabaseUnusable,
+    Stopped,
 )
 from ullage.database.migrations.upgrade import Tables, upgrade
 from ullage.database.transaction import (
@@ -44,6 +47,9 @@ MAX_ATTEMPTS = 6
 LOCK_TIMEOUT_MS = 5_000
 # The same for work of many requests, which would all wait.
 HURRIED_LOCK_TIMEOUT_MS = 500
+# How often it is asked whether long work is to end early, and how long a server has to hear of it.
+ASK_SECONDS = 0.2
+CANCEL_SECONDS = 5.0
 # A connection to a server that has gone is noticed.
 _CONNECT = {
     "connect_timeout": 5,
@@ -86,6 +92,32 @@ class PostgresTransaction(Transaction):
                 return cursor.rowcount
         except psycopg.Error as error:
             raise self._failure(sql, several, error) from error
+
+    @contextmanager
+    def ending_early(self, stopped: Callable[[], bool]) -> Iterator[None]:
+        """Statements run until `stopped`, which is asked now and then, says so: raises Stopped."""
+        ended = threading.Event()
+
+        def watch() -> None:
+            # More than once: the first may come between two statements.
+            while not ended.wait(ASK_SECONDS):
+                if stopped():
+                    with suppress(psycopg.Error):
+                        self._driver.cancel_safe(timeout=CANCEL_SECONDS)
+
+        watching = threading.Thread(target=watch, name="ullage-canceller", daemon=True)
+        watching.start()
+        try:
+            yield
+        except sa.exc.OperationalError as error:
+            # A statement that takes too long ends with the same words.
+            if getattr(error.orig, "sqlstate", None) == _CANCELLED and stopped():
+                raise Stopped from error
+            raise
+        finally:
+            ended.set()
+            # No later work on this connection is to be cancelled.
+            watching.join()
 
     def _failure(self, sql: str, parameters: Any, error: psycopg.Error) -> BaseException:
         if self._driver.closed:
@@ -228,8 +260,14 @@ class PostgresDatabase:
         self._loop_connections.append(connection)
         return connection
 
-    def snapshot(self, work: Work[T]) -> T:
-        return self._patiently(self._snapshots, work)
+    def snapshot(self, work: Work[T], *, stopped: Callable[[], bool] | None = None) -> T:
+        def ending_early(tx: Transaction) -> T:
+            assert isinstance(tx, PostgresTransaction)
+            assert stopped is not None
+            with tx.ending_early(stopped):
+                return work(tx)
+
+        return self._patiently(self._snapshots, work if stopped is None else ending_early)
 
     def write(self, work: Work[T], *, freeing: bool = False) -> T:
         return self._patiently(self._engine, work)
@@ -368,6 +406,8 @@ class Listener:
 _TRY_AGAIN = {"40001", "40P01", "23503", "23505"}
 # A server that is stopping, has crashed, or is not up yet (PostgreSQL, appendix A, class 57).
 _NO_SERVER = {"57P01", "57P02", "57P03"}
+# A statement that was cancelled, by its timeout or by a request.
+_CANCELLED = "57014"
 # A page or an index that makes no sense.
 _CORRUPTED = {"XX001", "XX002"}
 

@@ -226,8 +226,12 @@ class Database(Protocol):
         What is written on one that is not `durable` waits for no disk, and a crash may forget it.
         """
 
-    def snapshot(self, work: Work[T]) -> T:
-        """Run `work` reading; all its statements see one moment."""
+    def snapshot(self, work: Work[T], *, stopped: Callable[[], bool] | None = None) -> T:
+        """Run `work` reading; all its statements see one moment.
+
+        Work that takes long may be told to end: `stopped` is asked several times a second, and once
+        it says so, the statement that runs is given up. Raises Stopped then.
+        """
 
     def write(self, work: Work[T], *, freeing: bool = False) -> T:
         """Run `work` in one transaction and return what it returned once it is committed.

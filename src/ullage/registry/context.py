@@ -161,10 +161,10 @@ class Registry:
             with database_errors():
                 raise
 
-    def snapshot(self, work: Work[T]) -> T:
-        """Run reading work that must see one moment."""
+    def snapshot(self, work: Work[T], *, stopped: Callable[[], bool] | None = None) -> T:
+        """Run reading work that must see one moment. Raises Stopped once `stopped` says so."""
         with database_errors():
-            return self.db.snapshot(work)
+            return self.db.snapshot(work, stopped=stopped)
 
     def write(self, work: Work[T], *, freeing: bool = False) -> T:
         """Run work in one transaction. `freeing` work gets through on a full disk too.

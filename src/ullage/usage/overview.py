@@ -7,7 +7,7 @@ is in the registry. Plans and receipts are never made from it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from time import monotonic
@@ -112,10 +112,11 @@ def _head(pages: Sequence[tuple[datetime, str]]) -> Head | None:
         return None
 
 
-def take_overview(registry: Registry) -> float:
+def take_overview(registry: Registry, stopped: Callable[[], bool] | None = None) -> float:
     """Take it and keep it in the place of the one before; how many seconds that took.
 
-    One pass over what tags lead to, and one look at each blob.
+    One pass over what tags lead to, and one look at each blob. Raises Stopped soon after `stopped`
+    says so: then the one before is kept.
     """
     began, taken_at = monotonic(), registry.now()
 
@@ -127,7 +128,7 @@ def take_overview(registry: Registry) -> float:
         }
         return kept.state(tx), count_registry(tx), about
 
-    state, counted, about = registry.snapshot(read)
+    state, counted, about = registry.snapshot(read, stopped=stopped)
     live = [each for each in about["repository"] if each.name is not None and not each.operation]
     head = Head(
         registry=totals_of(registry, counted),
@@ -150,8 +151,11 @@ def _paged(entries: Sequence[Entry]) -> list[str]:
     ]
 
 
-def keep_up(registry: Registry) -> float:
-    """Take it if the registry has changed and it is time; seconds until the next look."""
+def keep_up(registry: Registry, stopped: Callable[[], bool] | None = None) -> float:
+    """Take it if the registry has changed and it is time; seconds until the next look.
+
+    Raises Stopped, as take_overview.
+    """
     found = find_overview(registry)
     if found is not None:
         if registry.read(kept.state) == found.head.state:
@@ -159,4 +163,4 @@ def keep_up(registry: Registry) -> float:
         left = found.head.seconds / SHARE - (registry.now() - found.taken_at).total_seconds()
         if 0 < left <= found.head.seconds / SHARE:
             return max(left, LEAST_SECONDS)
-    return max(LEAST_SECONDS, take_overview(registry) / SHARE)
+    return max(LEAST_SECONDS, take_overview(registry, stopped) / SHARE)

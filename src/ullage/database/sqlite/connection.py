@@ -6,7 +6,7 @@ import errno
 import json
 import os
 import sqlite3
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from ullage.database.errors import (
     DatabaseDamaged,
     DatabaseFull,
     DatabaseUnusable,
+    Stopped,
 )
 from ullage.database.statements import Built
 from ullage.database.transaction import Row, Transaction, as_by_sqlalchemy
@@ -29,6 +30,9 @@ from ullage.database.transaction import Row, Transaction, as_by_sqlalchemy
 LOCK_TIMEOUT_MS = 5_000
 # Statements that the driver keeps prepared for each connection: more than there are.
 PREPARED = 512
+# Whether a long statement is to end early is asked after so many steps of SQLite's machine: within
+# milliseconds.
+ASK_EVERY = 100_000
 
 
 def sqlite_engine(path: Path, *, query_only: bool, untouched: bool = False) -> sa.Engine:
@@ -77,6 +81,19 @@ class SqliteTransaction(Transaction):
     def control(self, sql: str) -> None:
         """Begin or end the transaction, or a part of it."""
         self._change(sql, {})
+
+    @contextmanager
+    def ending_early(self, stopped: Callable[[], bool]) -> Iterator[None]:
+        """Statements run until `stopped`, which is asked now and then, says so: raises Stopped."""
+        self._driver.set_progress_handler(stopped, ASK_EVERY)
+        try:
+            yield
+        except sa.exc.OperationalError as error:
+            if was_interrupted(error.orig):
+                raise Stopped from error
+            raise
+        finally:
+            self._driver.set_progress_handler(None, 0)
 
     def _bound(self, built: Built, parameters: Mapping[str, Any]) -> Mapping[str, Any]:
         if built.lists:
@@ -132,6 +149,11 @@ def is_damage(error: sa.exc.DatabaseError) -> bool:
         return True
     # The driver's own words, without a code, for a text that is none.
     return str(error.orig).startswith("Could not decode to UTF-8")
+
+
+def was_interrupted(error: BaseException | None) -> bool:
+    """Whether a statement ended because it was told to."""
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_INTERRUPT
 
 
 def _no_descriptor_is_left() -> bool:

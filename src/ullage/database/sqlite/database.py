@@ -15,7 +15,7 @@ from typing import Any, TypeVar, cast
 import sqlalchemy as sa
 
 from ullage.database.dialects import Dialect
-from ullage.database.errors import DatabaseBusy, DatabaseDamaged
+from ullage.database.errors import DatabaseBusy, DatabaseDamaged, Stopped
 from ullage.database.migrations.upgrade import Tables
 from ullage.database.sqlite.ballast import Ballast
 from ullage.database.sqlite.connection import (
@@ -26,7 +26,6 @@ from ullage.database.sqlite.connection import (
 from ullage.database.sqlite.owner import Owner
 from ullage.database.sqlite.soundness import (
     LARGE_BYTES,
-    Stopped,
     damaged,
     find_problem,
     has_log,
@@ -180,12 +179,15 @@ class SqliteDatabase:
     def loop_connection(self, *, durable: bool = True) -> None:
         """Reading on the event loop takes less time than any other way."""
 
-    def snapshot(self, work: Work[T]) -> T:
+    def snapshot(self, work: Work[T], *, stopped: Callable[[], bool] | None = None) -> T:
         try:
             transaction = self._reader()
             transaction.control("BEGIN")
             try:
-                return work(transaction)
+                if stopped is None:
+                    return work(transaction)
+                with transaction.ending_early(stopped):
+                    return work(transaction)
             finally:
                 transaction.control("COMMIT")
         except sa.exc.DatabaseError as error:

@@ -12,12 +12,11 @@ from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
-from ullage.database.errors import DatabaseUnusable
+from ullage.database.errors import DatabaseUnusable, Stopped
+from ullage.database.sqlite.connection import ASK_EVERY, was_interrupted
 
 # A larger file is looked at beside serving: quick_check reads all of it.
 LARGE_BYTES = 1024**3
-# Steps of SQLite's machine.
-_ASK_EVERY = 100_000
 _ADVICE = (
     "stop here, copy it and its -wal file somewhere safe, and put a backup of the database in its "
     "place"
@@ -94,10 +93,6 @@ def _foreign_tables(path: Path) -> list[str]:
     return [] if _OURS in names else names
 
 
-class Stopped(Exception):
-    """Told to stop before it was known."""
-
-
 def find_problem(path: Path, stopped: Callable[[], bool] = lambda: False) -> str | None:
     """The first thing that SQLite's quick_check finds; None if the file is sound.
 
@@ -105,10 +100,10 @@ def find_problem(path: Path, stopped: Callable[[], bool] = lambda: False) -> str
     """
     try:
         with closing(read_only_connection(path)) as connection:
-            connection.set_progress_handler(stopped, _ASK_EVERY)
+            connection.set_progress_handler(stopped, ASK_EVERY)
             first = connection.execute("PRAGMA quick_check(1)").fetchone()
     except sqlite3.DatabaseError as error:
-        if getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_INTERRUPT:
+        if was_interrupted(error):
             raise Stopped from error
         return str(error)
     # In one line, and without the heading of its list.
