@@ -177,6 +177,8 @@ def test_cve_2026_41888_no_way_of_deleting_forgets_the_right_to(
         # Accounts and their rights, for administrators: the matrix.
         "/api/v1/keys/{key}",
         "/api/v1/locks",
+        # A rule for tags that are written once: the rights of policies, in the matrix.
+        "/api/v1/policies/immutable-tags",
         "/api/v1/scope-maps/{scope_map}",
         "/api/v1/tokens/{token}",
         "/api/v1/tokens/{token}/credentials",

@@ -111,6 +111,11 @@ def in_force_in(tx: Transaction, repository_id: int) -> ImmutableTags:
     return NONE if name is None else _about(document, name)
 
 
+def rules_about(registry: Registry, name: RepositoryName) -> ImmutableTags:
+    """As in_force."""
+    return registry.read(lambda tx: in_force(tx, name))
+
+
 def _about(document: str | None, name: str) -> ImmutableTags:
     if document is None:
         return NONE

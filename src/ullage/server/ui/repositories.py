@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from urllib.parse import urlencode
 
@@ -12,7 +12,8 @@ from ullage.authorization import Action
 from ullage.oci.errors import ValueInvalid
 from ullage.registry import listings
 from ullage.registry.listings import ListingPage, Order, TagDetails
-from ullage.registry.locks import image_locks
+from ullage.registry.locks import image_locks, immutable_tags
+from ullage.registry.locks.immutable_tags import ImmutableTags
 from ullage.server.http.permissions import CATALOG, METADATA_READ
 from ullage.server.http.routes import Route
 from ullage.server.ui.bill import Line, bill_of, repository_line
@@ -104,6 +105,7 @@ async def show_repository(visit: Visit, name: str) -> Response:
         if visit.is_anonymous
         else await visit.run(image_locks.list_locks, visit.registry, visit.principal, repository)
     )
+    immutable = await visit.run(immutable_tags.rules_about, visit.registry, repository)
     whole = next((lock for lock in locks if lock.tag is None and lock.digest is None), None)
     same = {"tab": tab, "sort": str(sorting), "q": text}
     page = ImagePage((), None)
@@ -134,7 +136,7 @@ async def show_repository(visit: Visit, name: str) -> Response:
         sort=str(sorting),
         sorts=_links({"tab": tab, "q": text}, "sort", list(Sorting)),
         q=text,
-        rows=_rows(page.images, locked),
+        rows=_rows(page.images, locked, immutable),
         tags=tags.items,
         total=page.total,
         next=_link(**same, last=following) if following is not None else None,
@@ -161,7 +163,9 @@ def _parents(name: str) -> list[tuple[str, str]]:
     return [(head, f"?ns={address(head)}")] if slash else []
 
 
-def _rows(images: Sequence[ShownImage], locked: dict[str, str]) -> list[Row]:
+def _rows(
+    images: Sequence[ShownImage], locked: Mapping[str, str], immutable: ImmutableTags
+) -> list[Row]:
     most = max((image.line.bytes for image in images), default=0) or 1
     return [
         Row(
@@ -169,10 +173,15 @@ def _rows(images: Sequence[ShownImage], locked: dict[str, str]) -> list[Row]:
             platform_of(image),
             f"{100 * image.line.bytes / most:.2f}",
             f"{100 * image.line.exclusive_bytes / most:.2f}",
-            next((locked[key] for key in (image.details.digest, *image.tags) if key in locked), ""),
+            _locked(image, locked) or immutable.first(image.tags) or "",
         )
         for image in images
     ]
+
+
+def _locked(image: ShownImage, locked: Mapping[str, str]) -> str | None:
+    """The reason of a lock on it or on a tag of it."""
+    return next((locked[key] for key in (image.details.digest, *image.tags) if key in locked), None)
 
 
 def platform_of(image: ShownImage) -> str:
