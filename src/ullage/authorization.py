@@ -26,6 +26,7 @@ class Action(StrEnum):
     METADATA_WRITE = "metadata_write"
     DELETED_READ = "deleted_read"
     DELETED_RESTORE = "deleted_restore"
+    GUARD_REPORT = "guard_report"
 
 
 ALL_ACTIONS = frozenset(Action)
@@ -42,6 +43,8 @@ SCOPE_MAP_ACTIONS = {
     "metadata/write": Action.METADATA_WRITE,
     "deleted/read": Action.DELETED_READ,
     "deleted/restore": Action.DELETED_RESTORE,
+    # What is deployed has digests, whatever the repository: only with all of them (`*`).
+    "guard/report": Action.GUARD_REPORT,
 }
 # A repository name, a prefix ending in "/*", or "*" for all of them.
 _COMPONENT = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"

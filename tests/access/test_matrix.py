@@ -166,6 +166,11 @@ TABLE = (
     Row("GET", "/api/v1/locks", "known", 200, 200, METADATA),
     Row("POST", "/api/v1/locks", "known", 201, 404, METADATA_CHANGE),
     Row("DELETE", "/api/v1/locks", "known", 200, 404, METADATA_CHANGE),
+    # deletion.md section 9: what a source names counts in every repository.
+    Row("GET", "/api/v1/deployments", Everywhere(METADATA), 200, 200),
+    Row("GET", "/api/v1/deployments/{source}", Everywhere(METADATA), 200, 404),
+    Row("PUT", "/api/v1/deployments/{source}", Everywhere(frozenset({"guard_report"})), 200, 200),
+    Row("DELETE", "/api/v1/deployments/{source}", "administrators", 200, 404),
     # observability.md section 1: one word for callers without rights.
     Row("GET", "/livez", "anybody", 200, 200),
     Row("GET", "/readyz", "anybody", 200, 200),
@@ -182,7 +187,7 @@ HEADS = tuple(
 EVERYTHING = frozenset(
     {
         *("pull", "push", "delete", "metadata_read", "metadata_write"),
-        *("deleted_read", "deleted_restore"),
+        *("deleted_read", "deleted_restore", "guard_report"),
     }
 )
 # What each may do, by the first component of a repository's name, on top of what all may.
@@ -251,6 +256,10 @@ CELLS = [
 ]
 
 
+# Of no image that there is.
+REPORT = json.dumps({"images": [{"image_id": f"sha256:{0:064x}"}]}).encode()
+
+
 class Attempt:
     """The requests of one caller, each with everything that it needs to succeed if it may."""
 
@@ -311,6 +320,10 @@ class Attempt:
                 content = b'{"dry_run": true}'
             case _, "explain":
                 path += f"?repository={repository}&tag=v1"
+            case "PUT", "{source}":
+                content, fill["source"] = REPORT, "written"
+            case _, "{source}":
+                fill["source"] = self._source() if there else "absent"
             case "POST", "suggest":
                 content = json.dumps({"free": 1, "repositories": [repository]}).encode()
             case "POST", "purge":
@@ -363,6 +376,9 @@ class Attempt:
                 # One that has signed nothing: other tests go on with their tokens.
                 fill["key"] = manage("key rotate")["kid"]
                 manage("key rotate")
+            case "deployments":
+                fill["source"] = self._source() if there else "absent"
+                path += "?confirm=1"
             case "uploads" if row.method == "DELETE":
                 session = self._session(repository, mine=False) if there else BAIT
                 path += f"?upload={session}"
@@ -385,6 +401,13 @@ class Attempt:
                 content = {}
         body = None if content is None else json.dumps(content).encode()
         return self.house.status(row.method, path.format(**fill), self.headers(repository), body)
+
+    def _source(self) -> str:
+        """A source of deployments, reported by the administrator."""
+        name = f"m-{uuid.uuid4().hex[:12]}"
+        path = f"/api/v1/deployments/{name}"
+        self.house.status("PUT", path, self.house.basic("admin"), REPORT)
+        return name
 
     def _plan(self, wanted: dict[str, object]) -> str:
         """A plan of the administrator's."""

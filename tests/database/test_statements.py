@@ -218,6 +218,7 @@ _COUNTED = "a check counts all there is"
 _CLOCK = "the clock was set: everything moves along"
 _TOTAL = "the bill of the whole registry, which says so"
 _UPLOADS = "open uploads, of which there are at most Limits.max_uploads"
+_DEPLOYED = "as many as clusters run, and fewer than what is in the repository that they keep"
 _FOUND = "not a table, but what the statement itself has found"
 _JOBS = "jobs, of which there are a few, and those of the last days"
 _PROCESSES = "a row for each server process, and for those that died lately"
@@ -273,6 +274,10 @@ SCANS = {
     "registry.queries.processes._SILENT": _PROCESSES,
     "registry.queries.processes._FORGET": _PROCESSES,
     "registry.queries.listings._CONTENT": _FOUND,
+    "registry.queries.deployments._ANY": "its first row",
+    "registry.queries.deployments._NAMED": _DEPLOYED,
+    "registry.queries.deployments._COUNTS": _DEPLOYED,
+    "registry.queries.deployments._SOURCES": "sources are clusters, of which there are few",
     "registry.queries.pulls._COUNT_HISTORY": "the worker, once a day, of at most MAX_HISTORY",
     "backup.queries.moment._VERSION": _ONE_ROW,
     "backup.queries.settle._BURIED_BYTES": "once in a restore",
@@ -334,6 +339,8 @@ POSTGRESQL_ONLY = {
     "registry.leases.offers._OFFER",
     "registry.leases.sql._SHARE_BLOB",
     "registry.leases.sql._TAKE_BACK",
+    "registry.queries.deployments._ALONE",
+    "registry.queries.deployments._SHARED",
     "registry.queries.uploads._TAKE_UPLOADS",
     "transfer.queries.switch._LOCK",
 }

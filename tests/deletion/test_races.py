@@ -22,6 +22,7 @@ import psycopg
 import pytest
 
 from tests.support.actors import Actor, Observer, interleave, observing
+from tests.support.cleaning import begin, finish
 from tests.support.clock import FakeClock
 from tests.support.fixtures import registry_on
 from tests.support.linking_store import LinkingStore
@@ -38,7 +39,13 @@ from tests.support.registry import (
     settle,
 )
 from tests.support.soundness import assert_sound
+from ullage.authorization import WITHOUT_ACCOUNTS
 from ullage.blobs.memory import MemoryBlobStore
+from ullage.cleanup.guardrails import GUARDRAILS
+from ullage.cleanup.job.execution import work
+from ullage.cleanup.plan.apply import apply_plan
+from ullage.cleanup.plan.plan import make_plan
+from ullage.cleanup.plan.preview import PlanRequest
 from ullage.database.transaction import Database
 from ullage.deletion.delete import delete_blob, delete_manifest, delete_repository, delete_tag
 from ullage.deletion.reclaim import (
@@ -72,6 +79,8 @@ from ullage.registry.attributes import (
 )
 from ullage.registry.clients import Caller
 from ullage.registry.context import Limits, Registry
+from ullage.registry.locks import deployments
+from ullage.registry.locks.deployments import DeploymentReport, ReportedImage
 from ullage.registry.pull.read import (
     get_manifest,
     list_referrers,
@@ -86,6 +95,7 @@ from ullage.registry.push.sessions import cancel_upload, get_upload, start_uploa
 from ullage.registry.push.uploads import append_upload, finish_upload
 from ullage.registry.queries.reclaim.backup_leases import begin_backup, end_backup
 from ullage.transfer.queries.copies import sound_blobs
+from ullage.worker import CHOOSERS
 
 BOB = Caller(subject="bob", address="192.0.2.2", agent="test")
 STRIDE = 1 if os.environ.get("ULLAGE_SCHEDULES") == "all" else 8
@@ -868,6 +878,57 @@ def test_r25_a_snapshot_for_a_backup_against_a_deletion_and_its_erasing(arena: A
         return Meeting(back_up, erase, check)
 
     arena.meet(prepare)
+
+
+@pytest.mark.parametrize("deleted", ["repository", "manifest", "plan", "purge"])
+def test_r35_a_report_of_what_is_deployed_against_a_deletion(arena: Arena, deleted: str) -> None:
+    """When a report has been taken, what it names and is still there stays."""
+    registry = arena.registry
+
+    def prepare(number: int) -> Meeting:
+        name = name_of(number)
+        digest = plant_image(
+            registry, name, None if deleted == "purge" else "v1", [layer_of(number)]
+        )
+        # Without it, the repository would go together with the image.
+        plant_image(registry, name, "kept", [b"kept"])
+        arena.clock.advance(1)
+        there: list[bool] = []
+
+        def report() -> None:
+            said = DeploymentReport(images=(ReportedImage(image_id=digest),))
+            deployments.report(registry, f"prod-{number}", said, ALICE)
+            there.append(readable(registry, name, digest))
+
+        def planned() -> Callable[[], object]:
+            wanted = PlanRequest(repository=name, digests=(digest,))
+            plan = make_plan(registry, wanted, WITHOUT_ACCOUNTS, BOB)
+            return lambda: apply_plan(registry, plan.id, BOB, allow=GUARDRAILS)
+
+        def purging() -> Callable[[], object]:
+            # The one before may have been left alone.
+            while work(registry, CHOOSERS, "worker", 100) is not None:
+                pass
+            job = begin(registry, f"{name}:^$", untagged=True, allow=GUARDRAILS)
+            return lambda: finish(registry, job)
+
+        delete: Callable[[], object] = {
+            "repository": lambda: lambda: delete_repository(registry, name, BOB),
+            "manifest": lambda: lambda: delete_manifest(registry, name, digest, BOB),
+            "plan": planned,
+            "purge": purging,
+        }[deleted]()
+
+        def check(reporting: Failure, deletion: Failure) -> None:
+            assert reporting is None
+            assert there == [readable(registry, name, digest)]
+            if deleted != "purge":
+                assert there == [deletion is not None]
+            deployments.forget_source(registry, f"prod-{number}", ALICE)
+
+        return Meeting(report, delete, check)
+
+    arena.meet(prepare, stride=4)
 
 
 @pytest.mark.parametrize("locked", ["repository", "manifest", "tag"])

@@ -21,8 +21,8 @@ from ullage.cleanup.queries import candidates
 from ullage.cleanup.queries.candidates import Candidate, TagCandidate
 from ullage.cleanup.queries.jobs import Item, ItemKind
 from ullage.database.transaction import Transaction
-from ullage.deletion.closure import Closure, KeepReason, StoredGraph, Why
-from ullage.deletion.unlocked import unlocked
+from ullage.deletion.closure import Closure, KeepReason, KeptBy, StoredGraph, Why
+from ullage.deletion.unlocked import kept_by, unlocked
 from ullage.oci.attached import image_named_in
 from ullage.oci.digest import Digest
 from ullage.oci.reference import RepositoryName, Tag
@@ -68,13 +68,12 @@ class Scope:
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """Something that would have gone, but for a lock or a rule."""
+    """Something that would have gone, but for a lock, a rule, or that it is deployed."""
 
     repository: RepositoryName
     digest: Digest
     tags: tuple[Tag, ...]
-    because: str
-    reason: KeepReason = KeepReason.LOCK
+    by: KeptBy
 
 
 def _not_reported(kept: Kept) -> None:
@@ -85,7 +84,8 @@ def _not_reported(kept: Kept) -> None:
 class Selection:
     """What is chosen so far."""
 
-    # What locks with a reason cover, what rules make immutable, and what takes note of what stays.
+    # What is locked with a reason or deployed, what rules make immutable, and what takes note of
+    # what stays.
     covered: Covered
     immutable: ImmutableTags
     stays: Callable[[Kept], None] = _not_reported
@@ -93,6 +93,10 @@ class Selection:
     # How many of a manifest's tags go.
     losing: dict[int, int] = field(default_factory=dict)
     manifests: int = 0
+
+
+# What of all that keeps a manifest is for people to lift.
+_LOCKS = (KeepReason.LOCK, KeepReason.HOLD, KeepReason.IMMUTABLE, KeepReason.DEPLOYED)
 
 
 class _GraphWithout(StoredGraph):
@@ -242,11 +246,13 @@ def _tags(
             lock = taken.covered.of_tag(tag.name, tag.manifest_id)
             by_rule = taken.immutable.of(tag.name)
             if lock is not None:
-                taken.stays(Kept(name, tag.digest, (tag.name,), image_locks.in_words(lock)))
+                taken.stays(Kept(name, tag.digest, (tag.name,), kept_by(lock)))
             elif by_rule is not None:
-                taken.stays(Kept(name, tag.digest, (tag.name,), by_rule, KeepReason.IMMUTABLE))
+                by = KeptBy(KeepReason.IMMUTABLE, by_rule)
+                taken.stays(Kept(name, tag.digest, (tag.name,), by))
             elif tag.locked and not include_locked:
-                taken.stays(Kept(name, tag.digest, (tag.name,), f"tag '{tag.name}' is locked"))
+                by = KeptBy(KeepReason.LOCK, f"tag '{tag.name}' is locked")
+                taken.stays(Kept(name, tag.digest, (tag.name,), by))
             else:
                 eligible.append(tag)
         yield from eligible
@@ -305,8 +311,8 @@ def _movable(
         by_rule = _immutable(registry, taken, some)
         for each in some:
             if each.id in by_rule:
-                words = by_rule[each.id]
-                taken.stays(Kept(name, each.digest, (), words, KeepReason.IMMUTABLE))
+                by = KeptBy(KeepReason.IMMUTABLE, by_rule[each.id])
+                taken.stays(Kept(name, each.digest, (), by))
             else:
                 yield each
 
@@ -317,9 +323,10 @@ def _unlocked(
     for each in found:
         locks = taken.covered.of([each.id]) if taken.covered is not NOTHING else {}
         if locks:
-            taken.stays(Kept(name, each.digest, (), locks[each.id]))
+            taken.stays(Kept(name, each.digest, (), kept_by(locks[each.id])))
         elif each.locked and not include_locked:
-            taken.stays(Kept(name, each.digest, (), f"manifest '{each.digest}' is locked"))
+            by = KeptBy(KeepReason.LOCK, f"manifest '{each.digest}' is locked")
+            taken.stays(Kept(name, each.digest, (), by))
         else:
             yield each
 
@@ -372,10 +379,6 @@ def _manifest_item(repository_id: int, name: RepositoryName, candidate: Candidat
     )
 
 
-# What keeps what would otherwise have gone.
-_LOCKS = (KeepReason.LOCK, KeepReason.HOLD, KeepReason.IMMUTABLE)
-
-
 def _choose_compound(
     registry: Registry,
     repository_id: int,
@@ -399,10 +402,7 @@ def _choose_compound(
     for member, keeping in closure.kept.values():
         locks = [each for each in keeping if each.kind in _LOCKS]
         if locks:
-            by = locks[0].by
-            fixed = locks[0].kind is KeepReason.IMMUTABLE
-            reason = KeepReason.IMMUTABLE if fixed else KeepReason.LOCK
-            taken.stays(Kept(name, member.row.digest, (), by, reason))
+            taken.stays(Kept(name, member.row.digest, (), locks[0]))
     for id_, member in closure.going.items():
         kind: ItemKind = "manifest" if member.why is Why.ASKED else "along"
         digest, seen_at = member.row.digest, standing[id_].updated_at

@@ -20,7 +20,7 @@ from ullage.cleanup.job.planning import Chosen
 from ullage.cleanup.plan.documents import KeptItem
 from ullage.cleanup.queries import candidates
 from ullage.cleanup.queries.jobs import Item, JobRow
-from ullage.deletion.closure import KeptBy, Why
+from ullage.deletion.closure import Why
 from ullage.documents import stored
 from ullage.oci.errors import ValueInvalid
 from ullage.oci.reference import RepositoryName
@@ -137,7 +137,7 @@ def kept_document(kept: Kept) -> KeptItem:
         digest=kept.digest,
         tags=kept.tags,
         why=Why.ASKED,
-        held_by=[KeptBy(kept.reason, kept.because)],
+        held_by=[kept.by],
     )
 
 

@@ -43,6 +43,8 @@ class KeepReason(StrEnum):
     HOLD = "hold"
     # A tag of it that a rule makes immutable (immutable_tags.py).
     IMMUTABLE = "immutable"
+    # A source of deployments names it (registry/locks/deployed.py).
+    DEPLOYED = "deployed"
 
 
 @dataclass(frozen=True, slots=True)

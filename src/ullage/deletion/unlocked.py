@@ -1,4 +1,4 @@
-"""What of a deletion may go: locks of either kind, on anything it would take along."""
+"""What of a deletion may go: locks of either kind and deployments, of anything it takes along."""
 
 from __future__ import annotations
 
@@ -17,6 +17,8 @@ from ullage.deletion.closure import (
 )
 from ullage.oci.reference import RepositoryName
 from ullage.registry.locks import attribute_locks, image_locks, immutable_tags
+from ullage.registry.locks.deployed import Deployed
+from ullage.registry.locks.image_locks import Protection
 from ullage.registry.queries import attributes
 from ullage.registry.queries.content.manifests import ManifestRow
 from ullage.registry.queries.content.repositories import (
@@ -37,7 +39,7 @@ def unlocked(
 
     A deletion takes all of an image or nothing, so a locked part keeps the whole of it. Locks on
     the manifests `despite` which the caller deletes do not count; those with a reason always do,
-    and so do immutable tags.
+    and so do immutable tags and that something is deployed.
     """
     covered = image_locks.covered(tx, repository_id, now)
     immutable = immutable_tags.in_force(tx, name)
@@ -64,12 +66,19 @@ def unlocked(
         if not blamed and not kept and not fixed:
             return Closure(closure.going, {**closure.kept, **locked})
         for row in roots:
-            keeping = [KeptBy(KeepReason.HOLD, kept[row.id])] if row.id in kept else []
+            keeping = [kept_by(kept[row.id])] if row.id in kept else []
             keeping += [KeptBy(KeepReason.LOCK, blamed[row.id])] if row.id in blamed else []
             keeping += [KeptBy(KeepReason.IMMUTABLE, fixed[row.id])] if row.id in fixed else []
             if keeping:
                 locked[row.id] = (Member(row, Why.ASKED), tuple(keeping))
         roots = [row for row in roots if row.id not in locked]
+
+
+def kept_by(protection: Protection) -> KeptBy:
+    """A lock with a reason, or a source of deployments, as what keeps a manifest."""
+    deployed = isinstance(protection, Deployed)
+    kind = KeepReason.DEPLOYED if deployed else KeepReason.HOLD
+    return KeptBy(kind, image_locks.in_words(protection))
 
 
 def roots_of(closure: Closure) -> dict[int, int]:

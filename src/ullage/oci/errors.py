@@ -226,6 +226,18 @@ class LockUnknown(RegistryError):
     message = "there is no such lock"
 
 
+class SourceUnknown(RegistryError):
+    code = "SOURCE_UNKNOWN"
+    message = "no source of deployments has this name"
+
+
+class SourceEmpty(RegistryError):
+    """A report that names nothing: more often a query that failed than an empty cluster."""
+
+    code = "SOURCE_EMPTY"
+    message = "a complete report without any image is taken only if empty_ok says so"
+
+
 class ValueInvalid(RegistryError):
     """A duration, size or number with more than one meaning, or with none."""
 

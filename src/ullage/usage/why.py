@@ -11,6 +11,7 @@ from ullage.database.transaction import Transaction
 from ullage.deletion import soft_delete
 from ullage.deletion.closure import KeepReason, KeptBy
 from ullage.deletion.soft_delete import SoftDelete
+from ullage.deletion.unlocked import kept_by
 from ullage.documents import UNSET, Document, Time, UnsetType
 from ullage.oci.digest import Digest
 from ullage.oci.errors import BlobUnknown
@@ -178,7 +179,7 @@ def _manifest(tx: Transaction, place: Place, policy: SoftDelete, now: datetime) 
         words = attribute_locks.described(RepositoryName(place.repository), lock)
         keepers.append(KeptBy(KeepReason.LOCK, words))
     covered = image_locks.covered(tx, place.repository_id, now)
-    keepers += [KeptBy(KeepReason.HOLD, words) for words in covered.of([id_]).values()]
+    keepers += [kept_by(each) for each in covered.of([id_]).values()]
     if place.operation is None:
         immutable = immutable_tags.in_force(tx, RepositoryName(place.repository))
         by_rule = immutable_tags.on_manifests(tx, immutable, [id_])

@@ -37,6 +37,7 @@ from ullage.oci.errors import PlanChanged, PlanRefused, PlanUnknown, Unavailable
 from ullage.oci.reference import RepositoryName
 from ullage.registry.clients import Caller
 from ullage.registry.context import Registry
+from ullage.registry.locks import image_locks
 from ullage.registry.queries.content.repositories import lock_repository
 from ullage.registry.queries.references.repositories import Stamp, stamp
 
@@ -180,7 +181,7 @@ def _delete_large_repositories(
             return receipt
         for name in sorted(plan.wanted.repositories):
             lock_repository(tx, name)
-            if stamp(tx, name) != stamps[name]:
+            if stamp(tx, name) != stamps[name] or _protected_since(tx, preview, name, now):
                 return None
         receipt = _delete(tx, registry, plan, caller, now, preview, allow_smaller)
         _mark_applied(tx, registry, plan, receipt, now)
@@ -198,6 +199,14 @@ def _delete_large_repositories(
             registry.wake()
             return receipt
     raise Unavailable(message="these repositories change all the time; try again", retry_after=1)
+
+
+def _protected_since(
+    tx: Transaction, preview: Preview, name: RepositoryName, now: datetime
+) -> bool:
+    """Whether a whole repository that goes by the preview has something locked or deployed now."""
+    going = {each: id_ for each, id_, closure in preview.closures if closure.going}
+    return name in going and image_locks.covered(tx, going[name], now).first() is not None
 
 
 def _mark_applied(

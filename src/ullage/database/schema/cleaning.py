@@ -170,3 +170,48 @@ policies = sa.Table(
     sa.Column("updated_at", Moment, nullable=False),
     sqlite_with_rowid=False,
 )
+
+deployment_sources = sa.Table(
+    "deployment_sources",
+    metadata,
+    # What reports what it runs: a cluster, a host. Its silence ends nothing.
+    sa.Column("name", Name, primary_key=True),
+    # The account that reported last.
+    sa.Column("subject", sa.Text, nullable=False),
+    sa.Column("reported_at", Moment, nullable=False),
+    # Microseconds after which a source without a further report is shown as stale.
+    sa.Column("ttl", sa.BigInteger, nullable=False),
+    # Whether the last report named everything.
+    sa.Column("complete", sa.Boolean, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+deployed = sa.Table(
+    "deployed",
+    metadata,
+    sa.Column(
+        "source",
+        Name,
+        sa.ForeignKey("deployment_sources.name", ondelete="CASCADE"),
+        primary_key=True,
+    ),
+    # Which image that is: a digest, or repository:tag while the cluster knows no digest.
+    sa.Column("image", Name, primary_key=True),
+    # Of a manifest or of a config. Of a tag: what it pointed to when it was reported first; "" if
+    # it was not there.
+    sa.Column("digest", Name, nullable=False),
+    # "" and "" if the digest is known.
+    sa.Column("repository", Name, nullable=False),
+    sa.Column("tag", Name, nullable=False),
+    # For people: how the cluster names it, and what runs it.
+    sa.Column("reference", sa.Text, nullable=False),
+    sa.Column("place", sa.Text, nullable=False),
+    # "running" or "previous".
+    sa.Column("state", sa.Text, nullable=False),
+    sa.Column("first_at", Moment, nullable=False),
+    # 0 while it is reported; then the end of the time in which a rollback may need it.
+    sa.Column("until", Moment, nullable=False),
+    sa.Index("ix_deployed_digest", "digest"),
+    sa.Index("ix_deployed_repository", "repository", "tag"),
+    sqlite_with_rowid=False,
+)

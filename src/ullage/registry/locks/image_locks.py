@@ -14,7 +14,6 @@ from datetime import datetime
 from ullage.authorization import Action, Principal
 from ullage.database.transaction import Transaction
 from ullage.documents import Document, Time, plain
-from ullage.oci.attached import attached_tags
 from ullage.oci.digest import Digest
 from ullage.oci.errors import (
     Locked,
@@ -28,12 +27,13 @@ from ullage.oci.reference import RepositoryName, Tag
 from ullage.quantities import parse_until
 from ullage.registry.clients import Caller
 from ullage.registry.context import Registry
+from ullage.registry.locks.deployed import Deployed, deployed_in
+from ullage.registry.locks.spreading import spread
 from ullage.registry.queries import image_locks
 from ullage.registry.queries.content.manifests import find_manifests
-from ullage.registry.queries.content.remove_manifests import referrers_of
 from ullage.registry.queries.content.repositories import lock_repository, repository_exists
 from ullage.registry.queries.image_locks import ImageLock
-from ullage.registry.queries.references.manifests import children, tagged
+from ullage.registry.queries.references.manifests import tagged
 
 MAX_REASON = 1000
 MAX_OWNER = 255
@@ -41,27 +41,31 @@ MAX_OWNER = 255
 MAX_OF_REPOSITORY = 1000
 
 
+# What keeps something from being deleted.
+Protection = ImageLock | Deployed
+
+
 @dataclass(frozen=True, slots=True)
 class Covered:
-    """What the locks of a repository cover at this moment."""
+    """What the locks of a repository cover at this moment, and what is deployed of it."""
 
     whole: ImageLock | None
     tags: Mapping[Tag, ImageLock]
-    manifests: Mapping[int, ImageLock]
+    manifests: Mapping[int, Protection]
 
-    def of(self, ids: Collection[int]) -> dict[int, str]:
-        """Those of these manifests that are locked, and by what, in words."""
+    def of(self, ids: Collection[int]) -> dict[int, Protection]:
+        """Those of these manifests that are locked or deployed, and by what."""
         if self.whole is not None:
-            return dict.fromkeys(ids, in_words(self.whole))
-        return {id_: in_words(self.manifests[id_]) for id_ in ids if id_ in self.manifests}
+            return dict.fromkeys(ids, self.whole)
+        return {id_: self.manifests[id_] for id_ in ids if id_ in self.manifests}
 
-    def first(self) -> ImageLock | None:
+    def first(self) -> Protection | None:
         """A lock of anything in the repository, or of all of it."""
         found = (self.whole, *self.tags.values(), *self.manifests.values())
         return next((lock for lock in found if lock is not None), None)
 
-    def of_tag(self, tag: Tag, manifest_id: int | None = None) -> ImageLock | None:
-        """What locks a tag: a lock on it, on its image, or on the repository."""
+    def of_tag(self, tag: Tag, manifest_id: int | None = None) -> Protection | None:
+        """What locks a tag: a lock on it, on its image or its being deployed, on the repository."""
         on_image = self.manifests.get(manifest_id) if manifest_id is not None else None
         return self.whole or self.tags.get(tag) or on_image
 
@@ -69,17 +73,23 @@ class Covered:
 NOTHING = Covered(None, {}, {})
 
 
-def in_words(lock: ImageLock) -> str:
-    """A lock for people: its owner, its end and its reason."""
+def in_words(lock: Protection) -> str:
+    """A lock for people: its owner, its end and its reason; or where an image is deployed."""
+    if isinstance(lock, Deployed):
+        return lock.in_words()
     until = f" until {lock.until.isoformat()}" if lock.until is not None else ""
     return f"held by {lock.owner or 'anonymous'}{until}: {lock.reason}"
 
 
 def covered(tx: Transaction, repository_id: int, now: datetime) -> Covered:
-    """What is locked in a repository. One query if nothing is; else it costs what is locked."""
+    """What is locked or deployed of a repository. Two queries if nothing is; else it costs that.
+
+    In a transaction that writes and has locked the repository's row it stays so until that ends.
+    """
+    deployed = deployed_in(tx, repository_id, now)
     found = image_locks.in_force(tx, repository_id, now)
     if not found:
-        return NOTHING
+        return Covered(None, {}, deployed) if deployed else NOTHING
     whole = next((lock for lock in found if lock.tag is None and lock.digest is None), None)
     if whole is not None:
         return Covered(whole, {}, {})
@@ -90,35 +100,20 @@ def covered(tx: Transaction, repository_id: int, now: datetime) -> Covered:
     by_tag = tagged(tx, repository_id, tags.keys())
     digests = [lock.digest for lock in found if lock.digest is not None]
     by_digest = find_manifests(tx, repository_id, digests)
-    manifests: dict[int, ImageLock] = {}
+    manifests: dict[int, Protection] = {}
     for lock in found:
         row = by_digest.get(lock.digest) if lock.digest is not None else None
         if lock.tag is not None:
             row = by_tag.get(lock.tag)
         if row is not None:
-            _spread(tx, repository_id, {row.id: row.digest}, lock, manifests)
-    return Covered(None, tags, manifests)
+            spread(tx, repository_id, {row.id: (row.digest, lock)}, manifests)
+    return Covered(None, tags, deployed | manifests)
 
 
-def _spread(
-    tx: Transaction,
-    repository_id: int,
-    reached: dict[int, Digest],
-    lock: ImageLock,
-    manifests: dict[int, ImageLock],
-) -> None:
-    """Cover these manifests, all that they list and all that refers to them, and so on."""
-    while reached := {id_: digest for id_, digest in reached.items() if id_ not in manifests}:
-        manifests.update(dict.fromkeys(reached, lock))
-        rows = [row for _, row in children(tx, reached.keys())]
-        rows += referrers_of(tx, repository_id, set(reached.values()))
-        names = [tag for digest in reached.values() for tag in attached_tags(digest)]
-        rows += tagged(tx, repository_id, names).values()
-        reached = {row.id: row.digest for row in rows}
-
-
-def refuse(lock: ImageLock | None, name: RepositoryName) -> None:
+def refuse(lock: Protection | None, name: RepositoryName) -> None:
     """Raises Locked with the lock's reason, if there is one."""
+    if isinstance(lock, Deployed):
+        raise Locked(f"{lock.in_words()} (repository '{name}')")
     if lock is not None:
         raise Locked(f"{in_words(lock)} (lock {lock.id} in repository '{name}')")
 
@@ -130,11 +125,9 @@ def require_none_locked(
     manifest_ids: Collection[int],
     now: datetime,
 ) -> None:
-    """Raises Locked if a lock covers one of these manifests."""
-    found = covered(tx, repository_id, now)
-    first = next((id_ for id_ in found.of(manifest_ids)), None)
-    if first is not None:
-        refuse(found.whole or found.manifests[first], name)
+    """Raises Locked if a lock covers one of these manifests, or one of them is deployed."""
+    found = covered(tx, repository_id, now).of(manifest_ids)
+    refuse(next(iter(found.values()), None), name)
 
 
 # --- setting and lifting --------------------------------------------------------------------------

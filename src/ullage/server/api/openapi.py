@@ -63,6 +63,7 @@ _OF_BODIES = (
 )
 _ADMINISTRATORS = "For administrators; a token takes the scope `registry:admin:*`."
 _WITH_ACCOUNTS = " Refused with 403 where no accounts are asked for."
+_SOURCE = {"type": "string", "pattern": "^[a-z0-9][a-z0-9._-]{0,62}$"}
 _ID = {"type": "string", "pattern": "^[0-9a-f]{32}$"}
 _ACCOUNT = {"type": "string", "pattern": f"^{ACCOUNT_NAME.pattern}$"}
 _PATH_SCHEMAS = {
@@ -70,6 +71,7 @@ _PATH_SCHEMAS = {
     "user": _ACCOUNT,
     "token": _ACCOUNT,
     "scope_map": _ACCOUNT,
+    "source": _SOURCE,
     "key": {"type": "string", "pattern": "^[0-9a-f]{16}$"},
 }
 _HEADERS = {

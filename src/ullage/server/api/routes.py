@@ -15,6 +15,7 @@ from ullage.documents import Document
 from ullage.server.api import (
     accounts,
     deleted,
+    deployments,
     ids,
     immutable_tags,
     jobs,
@@ -62,6 +63,7 @@ ROUTES = (
     *jobs.ROUTES,
     *locks.ROUTES,
     *immutable_tags.ROUTES,
+    *deployments.ROUTES,
     *policies.ROUTES,
     *deleted.ROUTES,
     *accounts.ROUTES,

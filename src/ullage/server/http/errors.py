@@ -110,6 +110,8 @@ STATUS: Mapping[type[RegistryError], int] = {
     errors.PlanUnknown: 404,
     errors.JobUnknown: 404,
     errors.LockUnknown: 404,
+    errors.SourceUnknown: 404,
+    errors.SourceEmpty: 409,
     errors.PlanInvalid: 400,
     errors.OperationUnknown: 404,
     errors.RestoreConflict: 409,

@@ -26,25 +26,29 @@ async def read_body(
     request: Request,
     kind: type[T],
     refusal: type[RegistryError] = PlanInvalid,
+    most: int = MAX_BODY_BYTES,
 ) -> T:
-    """What was sent, as a document of this kind.
+    """What was sent in at most so many bytes, as a document of this kind.
 
     Raises `refusal`, and FormTooLarge. What is no JSON object is no plan (PlanInvalid) where plans
     are asked for, and elsewhere a malformed value (ValueInvalid).
     """
     no_object = PlanInvalid if refusal is PlanInvalid else ValueInvalid
-    return documents.read(await read_object(context, request, no_object), kind, refusal)
+    return documents.read(await read_object(context, request, no_object, most), kind, refusal)
 
 
 async def read_object(
-    context: Context, request: Request, refusal: type[RegistryError] = PlanInvalid
+    context: Context,
+    request: Request,
+    refusal: type[RegistryError] = PlanInvalid,
+    most: int = MAX_BODY_BYTES,
 ) -> dict[str, JSONValue]:
     """The JSON object that was sent; {} if nothing was. Raises `refusal`, FormTooLarge."""
     try:
-        async with context.bodies.whole(request, MAX_BODY_BYTES) as raw:
+        async with context.bodies.whole(request, most) as raw:
             value = loads(raw) if raw else {}
     except ManifestTooLarge:
-        raise FormTooLarge(message=f"the body is longer than {MAX_BODY_BYTES} bytes") from None
+        raise FormTooLarge(message=f"the body is longer than {most} bytes") from None
     except JSONInvalid as error:
         raise refusal(message=f"the body is {error}") from None
     if not isinstance(value, dict):

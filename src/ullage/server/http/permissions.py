@@ -86,5 +86,7 @@ ADMINISTRATION_READ = Permission(Audience.ADMINISTRATORS)
 ADMINISTRATION_WRITE = Permission(Audience.ADMINISTRATORS)
 # Accounts and keys, which count for nothing as long as no caller is asked for an account.
 ACCOUNTS_WRITE = Permission(Audience.ADMINISTRATORS, takes_accounts=True)
+# A source names digests, which count in every repository.
+GUARD_REPORT = Permission(Audience.EVERYTHING, (Action.GUARD_REPORT,))
 DELETED_READ = Permission(Audience.REPOSITORY, (Action.DELETED_READ,))
 DELETED_RESTORE = Permission(Audience.REPOSITORY, (Action.DELETED_RESTORE,))
