@@ -81,6 +81,7 @@ def addresses(server: UllageServer) -> dict[str, str]:
         "repository": "repositories/team/app",
         "orphans": "repositories/team/app?tab=orphans",
         "tags": "repositories/team/app?tab=tags",
+        "pulls": "repositories/team/app?tab=pulls",
         "image": "images/team/app/v3",
         "index": "images/team/app/multi",
         "hostile": "images/evil/v1",

@@ -9,6 +9,7 @@ from tests.support.statements import listened
 from ullage.authorization import WITHOUT_ACCOUNTS
 from ullage.oci.reference import parse_repository_name, parse_tag
 from ullage.registry.context import Registry
+from ullage.registry.pull.pull_log import pull_history
 from ullage.server.ui.bill import bill_of, repository_line
 from ullage.usage import overview, usage
 from ullage.usage.overview import take_overview
@@ -18,6 +19,7 @@ from ullage.usage.usage import by_image
 APP = parse_repository_name("app")
 PAGES: dict[str, Callable[[Registry], object]] = {
     "space": lambda registry: bill_of(registry, WITHOUT_ACCOUNTS),
+    "pulls": lambda registry: pull_history(registry, APP, 60, 50),
     "repository": lambda registry: repository_line(registry, APP),
     "newest images": lambda registry: newest_images(registry, APP, 50, None),
     "ranked images": lambda registry: ranked_images(registry, APP, Sorting.SIZE, 50, None),

@@ -57,6 +57,39 @@ def test_tags_and_whole_repositories_are_planned_too(
     assert nothing.url.path == f"/ui/repositories/{name}"
 
 
+def test_a_tag_is_taken_away_and_its_image_stays(
+    client: httpx.Client, visitor: Visitor, name: str
+) -> None:
+    """ui.md section 3: it frees nothing, and says where the image is."""
+    digest = push_image(client, name, "v1", (b"layer",))
+    push_image(client, name, "v2", (b"layer",))
+    assert 'name="untag" value="v1"' in visitor.get(f"/ui/repositories/{name}?tab=tags").text
+    page = visitor.post(f"/ui/repositories/{name}", {"repository": name, "untag": "v1"})
+    assert (page.url.path, page.url.params["tab"]) == (f"/ui/repositories/{name}", "tags")
+    assert "The tag is gone; its image stays" in text_of(page)
+    assert f"images/{name}/{digest}" in page.text
+    assert client.get(f"/v2/{name}/tags/list").json()["tags"] == ["v2"]
+    assert client.head(f"/v2/{name}/manifests/{digest}").status_code == 200
+    assert visitor.post(f"/ui/repositories/{name}", {"untag": "v1"}).status_code == 404
+    assert visitor.post(f"/ui/repositories/{name}", {"untag": "-"}).status_code == 400
+    lock = {"repository": name, "tag": "v2", "reason": "kept"}
+    client.post("/api/v1/locks", json=lock).raise_for_status()
+    refused = visitor.post(f"/ui/repositories/{name}", {"untag": "v2"})
+    assert refused.status_code == 405
+    assert "It is locked, or something needs it." in text_of(refused)
+    assert "kept" in text_of(refused)
+
+
+def test_a_tag_that_was_taken_away_can_be_put_back(keeping: UllageServer) -> None:
+    with httpx.Client(base_url=keeping.url) as client, Visitor(keeping.url) as visitor:
+        push_image(client, "untagged", "v1", (b"layer",))
+        page = visitor.post("/ui/repositories/untagged", {"untag": "v1"})
+        operation = re.search(r'href="[./]*(deleted/[0-9a-f]{32})">Undo', page.text)
+        assert operation is not None
+        visitor.post(f"/ui/{operation[1]}/restore")
+        assert client.get("/v2/untagged/tags/list").json()["tags"] == ["v1"]
+
+
 def test_a_push_in_between_deletes_nothing_and_shows_the_difference(
     client: httpx.Client, visitor: Visitor, name: str
 ) -> None:
@@ -152,6 +185,10 @@ def test_buttons_are_there_for_those_who_may_press_them(house: House) -> None:
             page = visitor.get("/ui/repositories/team/app")
             assert page.status_code == 200
             assert ("Plan deleting" in page.text) == (who == "deleter")
+            tags = visitor.get("/ui/repositories/team/app?tab=tags")
+            assert ('name="untag"' in tags.text) == (who == "deleter")
+            untagged = visitor.post("/ui/repositories/rival/app", {"untag": "v1"})
+            assert untagged.status_code == 403
             assert visitor.get("/ui/repositories/rival/app").status_code == 403
             assert visitor.get("/ui/repositories/rival/absent").status_code == 403
             assert "on the disk" not in text_of(visitor.get("/ui/"))

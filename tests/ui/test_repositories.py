@@ -134,6 +134,32 @@ def test_an_image_shows_its_layers_config_and_referrers(
     assert visitor.get(f"/ui/images/{name}/absent").status_code == 404
 
 
+def test_pulls_are_counted_by_day_and_class(
+    client: httpx.Client, visitor: Visitor, name: str
+) -> None:
+    digest = push_image(client, name, "v1")
+    quiet = visitor.get(f"/ui/repositories/{name}?tab=pulls")
+    assert "Nothing was pulled here" in text_of(quiet)
+    for agent, times, reference in (
+        ("containerd/1.7", 3, "v1"),
+        ("docker/25.0 go/1.22", 2, "v1"),
+        ("containerd/1.7", 1, digest),
+    ):
+        for _ in range(times):
+            headers = {"User-Agent": agent, "Accept": "*/*"}
+            client.get(f"/v2/{name}/manifests/{reference}", headers=headers).raise_for_status()
+    page = visitor.get(f"/ui/repositories/{name}?tab=pulls")
+    assert "Pulls of the last 60 days" in text_of(page)
+    sums = re.findall(r"</svg> (\w+) <b>(\d+)</b>", page.text)
+    assert sum(int(pulls) for _, pulls in sums) == 6
+    assert ("node", "4") in sums or ("node", "6") in sums
+    most = page.text.partition("Pulled most")[2]
+    assert re.findall(r'<td class="n">(\d+)</td>', most) == ["5", "1"]
+    bars = re.findall(r'height="([\d.]+)"><title>', page.text)
+    assert round(sum(map(float, bars))) == 100
+    assert visitor.get("/ui/repositories/absent?tab=pulls").status_code == 404
+
+
 def test_no_page_has_a_style_or_a_script_of_its_own(
     client: httpx.Client, visitor: Visitor, name: str
 ) -> None:

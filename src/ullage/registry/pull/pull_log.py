@@ -11,15 +11,16 @@ for every index that lists it: nodes resolve a tag once, and then pull a platfor
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Mapping
-from datetime import datetime, timedelta
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 
 from ullage.database.transaction import Transaction
 from ullage.documents import Document, Time, plain
 from ullage.oci.digest import Digest
 from ullage.oci.errors import RegistryError
-from ullage.oci.reference import Tag
+from ullage.oci.reference import RepositoryName, Tag
 from ullage.patterns import Matches, part
 from ullage.registry.clients import Caller
 from ullage.registry.context import Registry
@@ -37,6 +38,8 @@ from ullage.registry.pull.user_agents import (
 )
 from ullage.registry.queries import policies, pulls
 from ullage.registry.queries.content.remove_manifests import parents_of
+from ullage.registry.queries.content.repositories import require_repository
+from ullage.registry.queries.pulls import PulledMost, PullsOfDay
 
 log = logging.getLogger(__name__)
 
@@ -244,6 +247,37 @@ def pulled_tags(
         if manifest_id in by_digest:
             found[tag] = max(by_digest[manifest_id], found.get(tag, by_digest[manifest_id]))
     return found
+
+
+@dataclass(frozen=True, slots=True)
+class PullHistory:
+    """A repository's pulls of the last `days` days, today the last; days count from 1970."""
+
+    first_day: int
+    days: int
+    by_day: Sequence[PullsOfDay]
+    most: Sequence[PulledMost]
+
+
+def pull_history(registry: Registry, name: RepositoryName, days: int, n: int) -> PullHistory:
+    """What was pulled how often, by whom; the `n` that were pulled most. Raises NameUnknown.
+
+    Costs what was pulled in these days, a row for each tag, class and day.
+    """
+    write_pulls(registry)
+    today = (registry.now() - datetime(1970, 1, 1, tzinfo=UTC)).days
+    first = today - days + 1
+
+    def read(tx: Transaction) -> PullHistory:
+        require_repository(tx, name)
+        return PullHistory(
+            first,
+            days,
+            pulls.pulls_by_day(tx, name, first),
+            pulls.most_pulled(tx, name, first, n),
+        )
+
+    return registry.snapshot(read)
 
 
 def pulled_words(digest: Digest, at: datetime) -> str:

@@ -296,6 +296,59 @@ def history(tx: Transaction, repository: RepositoryName, since: datetime) -> lis
     ]
 
 
+class PullsOfDay(NamedTuple):
+    """How often a class of pullers pulled on one day, counted from 1970."""
+
+    day: int
+    puller: str
+    pulls: int
+
+
+class PulledMost(NamedTuple):
+    """How often something was pulled, and when last. `tag` is None for pulls by digest."""
+
+    digest: Digest
+    tag: Tag | None
+    pulls: int
+    at: datetime
+
+
+_IN_DAYS = (given(_history, "repository"), _history.c.day >= bindparam("day"))
+_SUM_OF_PULLS = sa.func.sum(_history.c.pulls)
+_LAST_OF_PULLS = sa.func.max(_history.c.at)
+_BY_DAY = Statement(
+    sa.select(_history.c.day, _history.c.puller, _SUM_OF_PULLS)
+    .where(*_IN_DAYS)
+    .group_by(_history.c.day, _history.c.puller)
+    .order_by(_history.c.day, _history.c.puller)
+)
+_MOST_PULLED = Statement(
+    sa.select(_history.c.digest, _history.c.tag, _SUM_OF_PULLS, _LAST_OF_PULLS)
+    .where(*_IN_DAYS)
+    .group_by(_history.c.digest, _history.c.tag)
+    .order_by(_SUM_OF_PULLS.desc(), _LAST_OF_PULLS.desc(), _history.c.digest, _history.c.tag)
+    .limit(bindparam("n"))
+)
+
+
+def pulls_by_day(tx: Transaction, repository: RepositoryName, first_day: int) -> list[PullsOfDay]:
+    """Pulls of a repository by day and class from that day on, the oldest first."""
+    rows = tx.rows(_BY_DAY, repository=repository, day=first_day)
+    return [PullsOfDay(day, puller, int(pulls)) for day, puller, pulls in rows]
+
+
+def most_pulled(
+    tx: Transaction, repository: RepositoryName, first_day: int, n: int
+) -> list[PulledMost]:
+    """The `n` tags and digests of a repository that were pulled most from that day on."""
+    return [
+        PulledMost(Digest(digest), Tag(tag) if tag else None, int(pulls), from_micros(at))
+        for digest, tag, pulls, at in tx.rows(
+            _MOST_PULLED, repository=repository, day=first_day, n=n
+        )
+    ]
+
+
 def oldest_day(tx: Transaction) -> datetime | None:
     """Where the history begins."""
     day = tx.value(_OLDEST_DAY)

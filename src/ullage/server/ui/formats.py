@@ -78,9 +78,10 @@ _RAILS = {
     "only tag": r"deletes the only tag in (?P<name>\S+)",
     "all tags": r"deletes all (?P<all>\d+) tags in (?P<name>\S+)",
     "newest": r"deletes (?P<image>\S+), the newest image in (?P<name>\S+)",
-    "pulled": r"deletes a manifest in (?P<name>\S+) that somebody pulled lately: (?P<last>.+)",
+    "pulled": r"deletes a manifest in (?P<name>\S+) that somebody pulled lately: "
+    r"(?P<digest>\S+) at (?P<time>\S+)",
     "pulled ones": r"deletes (?P<part>\d+) manifests in (?P<name>\S+) that somebody pulled lately: "
-    r"(?P<last>.+)",
+    r"(?P<digest>\S+) at (?P<time>\S+)",
     "too many": r"deletes (?P<part>\d+) manifests, more than (?P<all>\d+)",
     "too much": r"frees (?P<part>\d+) bytes, more than (?P<all>\d+)",
 }

@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from urllib.parse import urlencode
 
 from starlette.responses import Response
 
 from ullage.authorization import Action
+from ullage.deletion.delete import Untagged, delete_tag
+from ullage.oci.digest import parse_digest
 from ullage.oci.errors import ValueInvalid
+from ullage.oci.reference import parse_tag
 from ullage.registry import listings
 from ullage.registry.listings import ListingPage, Order, TagDetails
 from ullage.registry.locks import image_locks, immutable_tags
 from ullage.registry.locks.immutable_tags import ImmutableTags
-from ullage.server.http.permissions import CATALOG, METADATA_READ
+from ullage.registry.pull import pull_log
+from ullage.registry.pull.pull_log import PullHistory
+from ullage.registry.queries.pulls import PulledMost
+from ullage.server.http.json_bodies import is_id
+from ullage.server.http.permissions import CATALOG, DELETE, METADATA_READ
 from ullage.server.http.routes import Route
 from ullage.server.ui.bill import Line, bill_of, repository_line
 from ullage.server.ui.formats import address
@@ -23,7 +32,11 @@ from ullage.usage import shown_images
 from ullage.usage.shown_images import ImagePage, ShownImage, Sorting
 
 PAGE = 50
-TABS = ("images", "orphans", "tags")
+# Of the plot of pulls.
+DAYS = 60
+_DAY_WIDTH = 10
+_DAY_SECONDS = 24 * 3600
+TABS = ("images", "orphans", "tags", "pulls")
 _ORDERS: dict[str, Callable[[Line], tuple[object, ...]]] = {
     "share": lambda line: (-line.fair_share_bytes, line.name),
     "frees": lambda line: (-line.exclusive_bytes, line.name),
@@ -109,11 +122,15 @@ async def show_repository(visit: Visit, name: str) -> Response:
     whole = next((lock for lock in locks if lock.tag is None and lock.digest is None), None)
     same = {"tab": tab, "sort": str(sorting), "q": text}
     page = ImagePage((), None)
+    pulled: PullView | None = None
     tags: ListingPage[TagDetails] = ListingPage((), None)
     if tab == "tags":
         tags = await visit.run(
             listings.list_tags, visit.registry, repository, Order.NEWEST_FIRST, PAGE, last
         )
+    elif tab == "pulls":
+        history = await visit.run(pull_log.pull_history, visit.registry, repository, DAYS, PAGE)
+        pulled = _pull_view(history)
     elif tab == "images" and sorting is Sorting.PUSHED and not text:
         page = await visit.run(shown_images.newest_images, visit.registry, repository, PAGE, last)
     else:
@@ -138,6 +155,8 @@ async def show_repository(visit: Visit, name: str) -> Response:
         q=text,
         rows=_rows(page.images, locked, immutable),
         tags=tags.items,
+        pulled=pulled,
+        untagged=_untagged(visit),
         total=page.total,
         next=_link(**same, last=following) if following is not None else None,
         first=_link(**same) if last else None,
@@ -145,6 +164,24 @@ async def show_repository(visit: Visit, name: str) -> Response:
         may_delete=visit.principal.may(Action.DELETE, repository),
         image_path=f"images/{address(repository)}",
     )
+
+
+def _untagged(visit: Visit) -> Untagged | None:
+    """What the page before this one took a tag from, as its address says; None for no such."""
+    digest, operation = visit.query.one("untagged"), visit.query.one("operation")
+    if digest is None:
+        return None
+    return Untagged(parse_digest(digest), operation if operation and is_id(operation) else None)
+
+
+async def untag(visit: Visit, name: str) -> Response:
+    """Take a tag away and nothing else; back to the list, which says where the image is."""
+    repository, form = visit.name(name), await visit.form()
+    done = await visit.run(
+        delete_tag, visit.registry, repository, parse_tag(form.one("untag") or ""), visit.caller
+    )
+    told = _link(tab="tags", untagged=done.digest, operation=done.operation or "")
+    return visit.redirect(f"repositories/{address(repository)}{told}")
 
 
 def _sorting(text: str | None, tab: str) -> Sorting:
@@ -190,7 +227,57 @@ def platform_of(image: ShownImage) -> str:
     return "/".join(part for part in (platform.os, platform.architecture) if part)
 
 
+# --- pulls ----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Bar:
+    """The pulls of a class on one day, on top of those of others."""
+
+    puller: str
+    label: str
+    x: int
+    y: str
+    height: str
+
+
+@dataclass(frozen=True, slots=True)
+class PullView:
+    """Who pulled how often, the bars of a plot that is 100 high, and what was pulled most."""
+
+    days: int
+    width: int
+    bars: Sequence[Bar]
+    pullers: Sequence[tuple[str, int]]
+    most: Sequence[PulledMost]
+
+
+def _pull_view(history: PullHistory) -> PullView:
+    sums: Counter[str] = Counter()
+    of_days: Counter[int] = Counter()
+    for each in history.by_day:
+        sums[each.puller] += each.pulls
+        of_days[each.day] += each.pulls
+    most = max(of_days.values(), default=0) or 1
+    stacked: Counter[int] = Counter()
+    bars = []
+    for each in history.by_day:
+        stacked[each.day] += each.pulls
+        day = datetime.fromtimestamp(each.day * _DAY_SECONDS, UTC)
+        bars.append(
+            Bar(
+                each.puller,
+                f"{day:%Y-%m-%d} {each.puller} {each.pulls}",
+                (each.day - history.first_day) * _DAY_WIDTH,
+                f"{100 - 100 * stacked[each.day] / most:.2f}",
+                f"{100 * each.pulls / most:.2f}",
+            )
+        )
+    return PullView(history.days, history.days * _DAY_WIDTH, bars, sums.most_common(), history.most)
+
+
 ROUTES = (
     Route("ui-repositories", "GET", "/ui/repositories", list_repositories, CATALOG),
     Route("ui-repository", "GET", "/ui/repositories/{name}", show_repository, METADATA_READ),
+    Route("ui-untag", "POST", "/ui/repositories/{name}", untag, DELETE),
 )

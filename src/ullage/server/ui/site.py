@@ -15,7 +15,7 @@ from starlette.responses import Response
 
 from ullage.accounts.login_sessions import LoginSessions
 from ullage.authorization import WITHOUT_ACCOUNTS, Action, Grant, Principal, merged
-from ullage.oci.errors import Denied, RegistryError, Unavailable
+from ullage.oci.errors import Denied, Locked, RegistryError, Unavailable
 from ullage.registry.errors import SHORT_OF_FILES, is_short_of_files
 from ullage.server.http.authentication import Challenge
 from ullage.server.http.context import Context, query_of
@@ -161,7 +161,8 @@ class Site:
             headers={} if error.retry_after is None else {"Retry-After": str(error.retry_after)},
             answer=status,
             code=error.code,
-            message=error.message,
+            # A lock's own words: its message is for clients of Azure's registry.
+            message=str(error.detail) if isinstance(error, Locked) else error.message,
             missing=isinstance(error, NotFound),
             request_id=visit.request.scope["ullage.request_id"],
         )
