@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.clients.containers import Builder
-from tests.clients.programs import write_app_context, write_base_context
+from tests.clients.programs import make_immutable, write_app_context, write_base_context
 from tests.clients.view import DOCKER_LIST, DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST, View
 from tests.support.server import UllageServer
 
@@ -97,3 +97,16 @@ class BuilderContract:
         assert len(gone) == 2, "config and layer of the second image"
         assert view.repositories() == ["app"]
         assert elsewhere.pull_and_run(f"{host}/app:v1") == "this is v1"
+
+    def test_a_refusal_by_a_rule_is_told_in_its_words(
+        self, built: Builder, registry: UllageServer, view: View
+    ) -> None:
+        """docs/guides/immutable.md: the client says which rule keeps the tag where it is."""
+        image = f"{registry.host}/app:v1"
+        make_immutable(registry, "app:v*")
+        digest = built.push("v1", image)
+        assert built.push("v1", image) == digest
+        refused = built.attempt("push", "--tls-verify=false", "v2", f"docker://{image}")
+        assert refused.returncode != 0
+        assert "tag 'v1' is immutable by the rule 'app:v*'" in refused.stderr
+        assert view.digest("app:v1") == digest

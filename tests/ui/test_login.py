@@ -127,6 +127,21 @@ def test_a_reason_for_a_lock_is_for_accounts(open_house: House) -> None:
         assert "secret matter" in visitor.get("/ui/images/open/app/v1").text
 
 
+def test_a_rule_for_tags_is_for_accounts(open_house: House) -> None:
+    """Its pattern may name what a visitor must not know of (docs/guides/immutable.md)."""
+    rules, rule, admin = "/api/v1/policies/immutable-tags", "*:v1", open_house.basic("admin")
+    done = open_house.client.post(rules, json={"pattern": rule}, headers=admin)
+    done.raise_for_status()
+    try:
+        with Visitor(open_house.server.url) as visitor:
+            for path in ("repositories/open/app", "images/open/app/v1"):
+                assert "immutable by" not in visitor.get(f"/ui/{path}").text
+            visitor.log_in("admin", open_house.ADMIN_PASSWORD)
+            assert "immutable by" in visitor.get("/ui/images/open/app/v1").text
+    finally:
+        open_house.client.delete(rules, params={"pattern": rule}, headers=admin)
+
+
 def test_the_cookie_is_out_of_the_reach_of_scripts_and_other_sites(house: House) -> None:
     with Visitor(house.server.url) as visitor:
         fields = {"name": "admin", "password": house.ADMIN_PASSWORD}

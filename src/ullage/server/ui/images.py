@@ -31,6 +31,8 @@ from ullage.usage.shown_images import ImageParts
 MAX_SHOWN = 100
 MAX_RAW = 20_000
 _DIGEST_MARK = ":"
+# What an account has set: its words are not for visitors without one.
+_FOR_ACCOUNTS = (KeepReason.LOCK, KeepReason.HOLD, KeepReason.IMMUTABLE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,8 +105,8 @@ async def show_image(visit: Visit, name: str, reference: str) -> Response:
         keepers=[
             each
             for each in _keepers(reasons, repository)
-            # The reasons of locks are for accounts.
-            if not visit.is_anonymous or each.kind not in (KeepReason.LOCK, KeepReason.HOLD)
+            # The reasons of locks and the rules are for accounts.
+            if not visit.is_anonymous or each.kind not in _FOR_ACCOUNTS
         ],
         pulls=_pulls(found),
         commands=_commands(name_of_tag, name_of_digest),

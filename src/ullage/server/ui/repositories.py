@@ -112,13 +112,11 @@ async def show_repository(visit: Visit, name: str) -> Response:
     sorting = _sorting(query.one("sort"), tab)
     text, last = query.one("q") or "", query.one("last")
     line = await visit.run(repository_line, visit.registry, repository)
-    # Their reasons and owners are for accounts.
-    locks = (
-        []
-        if visit.is_anonymous
-        else await visit.run(image_locks.list_locks, visit.registry, visit.principal, repository)
-    )
-    immutable = await visit.run(immutable_tags.rules_about, visit.registry, repository)
+    # Reasons, owners and rules are for accounts.
+    locks, immutable = [], immutable_tags.NONE
+    if not visit.is_anonymous:
+        locks = await visit.run(image_locks.list_locks, visit.registry, visit.principal, repository)
+        immutable = await visit.run(immutable_tags.rules_about, visit.registry, repository)
     whole = next((lock for lock in locks if lock.tag is None and lock.digest is None), None)
     same = {"tab": tab, "sort": str(sorting), "q": text}
     page = ImagePage((), None)
