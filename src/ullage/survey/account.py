@@ -37,8 +37,8 @@ class Amount:
     bytes: int = 0
     disk_bytes: int = 0
 
-    def add(self, size: int, disk_size: int) -> None:
-        self.files += 1
+    def add(self, size: int, disk_size: int, files: int = 1) -> None:
+        self.files += files
         self.bytes += size
         self.disk_bytes += disk_size
 

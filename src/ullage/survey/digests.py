@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_left
+from collections.abc import Iterable
+from itertools import accumulate
 
 _WIDTHS = {"sha256": 32, "sha512": 64}
 
@@ -19,19 +21,39 @@ class Digests:
         self._blobs: dict[str, tuple[int, bytearray]] = {}
         self._absent: dict[str, int] = {}
         self._names: list[str] = []
+        # Of each algorithm: how many blobs there are before those with each two first bytes.
+        self._starts: dict[str, array[int]] = {}
         self.sizes = array("q")
-        self.disk_sizes = array("q")
+        self._disk_sizes = array("q")
+        self._again = bytearray()
 
     def __len__(self) -> int:
         """Blobs that are there, and others that were named."""
         return len(self.sizes) + len(self._absent)
 
-    def add(self, algorithm: str, hexadecimal: str, size: int, disk_size: int) -> None:
-        """A blob that is there."""
+    def add(
+        self, algorithm: str, hexadecimal: str, size: int, disk_size: int, *, again: bool = False
+    ) -> None:
+        """A blob that is there; `again` if it is another name of a file that was met before."""
         _, digests = self._blobs.setdefault(algorithm, (len(self.sizes), bytearray()))
         digests += bytes.fromhex(hexadecimal)
+        self._starts.clear()
         self.sizes.append(size)
-        self.disk_sizes.append(disk_size)
+        self._disk_sizes.append(disk_size)
+        self._again.append(again)
+
+    def given_back(self, numbers: Iterable[int]) -> tuple[int, int, int]:
+        """Files, bytes and bytes of the disk that these blobs have for themselves.
+
+        What is another name of a file that was met before gives nothing back.
+        """
+        files = size = disk_size = 0
+        for number in numbers:
+            if not self._again[number]:
+                files += 1
+                size += self.sizes[number]
+                disk_size += self._disk_sizes[number]
+        return files, size, disk_size
 
     def is_there(self, number: int) -> bool:
         return number < len(self.sizes)
@@ -51,13 +73,25 @@ class Digests:
         if algorithm not in self._blobs:
             return None
         first, digests = self._blobs[algorithm]
-        width = _WIDTHS[algorithm]
-        count = len(digests) // width
-        place = bisect_left(
-            range(count), raw, key=lambda at: bytes(digests[at * width : (at + 1) * width])
+        width, starts = _WIDTHS[algorithm], self._starts_of(algorithm)
+        prefix = raw[0] << 8 | raw[1]
+        begin, end = starts[prefix], starts[prefix + 1]
+        place = begin + bisect_left(
+            range(begin, end), raw, key=lambda at: bytes(digests[at * width : (at + 1) * width])
         )
-        there = place < count and digests[place * width : (place + 1) * width] == raw
+        there = place < end and digests[place * width : (place + 1) * width] == raw
         return first + place if there else None
+
+    def _starts_of(self, algorithm: str) -> array[int]:
+        """Most of a search, done once for all: digests are spread evenly."""
+        starts = self._starts.get(algorithm)
+        if starts is None:
+            digests, width = self._blobs[algorithm][1], _WIDTHS[algorithm]
+            counts = array("l", [0]) * (1 << 16)
+            for high, low in zip(digests[::width], digests[1::width], strict=True):
+                counts[high << 8 | low] += 1
+            starts = self._starts[algorithm] = array("l", accumulate(counts, initial=0))
+        return starts
 
     def digest(self, number: int) -> str:
         if not self.is_there(number):

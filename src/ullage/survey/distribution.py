@@ -21,7 +21,7 @@ from pathlib import Path
 from ullage.oci.attached import attached_to
 from ullage.oci.digest import Digest, parse_digest
 from ullage.oci.errors import DigestInvalid
-from ullage.survey.account import Account, Category, disk_size
+from ullage.survey.account import Account, Category
 from ullage.survey.digests import Digests
 from ullage.survey.faults import Fault, Faults
 from ullage.survey.folders import Folder, Unreadable, add_all, opened, read_file
@@ -68,7 +68,7 @@ def _empty(root: Path) -> Tree:
     digests, account = Digests(), Account()
     blobs = _Blobs(root)
     manifests = Manifests(digests, blobs.raw)
-    return Tree("distribution", digests, manifests, [], account, Faults())
+    return Tree(digests, manifests, [], account, Faults())
 
 
 def _refuse_database(root: Path) -> None:
@@ -164,20 +164,12 @@ class _Scanner:
                 self._blob(below, algorithm, name)
 
     def _blob(self, folder: Folder, algorithm: str, hexadecimal: str) -> None:
-        account = folder.account
         for name, status in folder.entries():
             if name != "data" or not stat.S_ISREG(status.st_mode):
                 add_all(folder, name, status, Category.OTHER)
-            elif account.is_counted(status):
-                # Another name of the same bytes: deleting this one gives nothing back.
-                self._tree.digests.add(algorithm, hexadecimal, 0, 0)
             else:
-                size = disk_size(status)
-                self._tree.digests.add(algorithm, hexadecimal, status.st_size, size)
-            if name == "data" and self._deep:
-                found = folder.hashed(name, algorithm)
-                if found not in (None, hexadecimal):
-                    self._tree.faults.add(Fault.WRONG_BYTES, f"{algorithm}:{hexadecimal}")
+                digest = Digest(f"{algorithm}:{hexadecimal}")
+                self._tree.add_blob(folder, name, status, digest, deep=self._deep)
 
     # --- repositories -----------------------------------------------------------------------------
 

@@ -6,7 +6,7 @@ import hashlib
 import os
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 
 from ullage.survey.account import Account, Category
 
@@ -34,12 +34,13 @@ class Folder:
         names.sort(key=os.fsencode)
         for name in names:
             try:
-                with _reasons(f"{self.path}/{name}"):
-                    status = os.stat(name, dir_fd=self._descriptor, follow_symlinks=False)
+                status = os.stat(name, dir_fd=self._descriptor, follow_symlinks=False)
             except FileNotFoundError:
                 self.account.moved += 1
-                continue
-            yield name, status
+            except OSError as error:
+                raise _unreadable(f"{self.path}/{name}", error) from None
+            else:
+                yield name, status
 
     @contextmanager
     def below(self, name: str) -> Iterator[Folder | None]:
@@ -74,11 +75,12 @@ class Folder:
 
     def _open(self, name: str, more: int) -> int | None:
         try:
-            with _reasons(f"{self.path}/{name}"):
-                return _quietly_opened(name, _READ | more, self._descriptor)
+            return _quietly_opened(name, _READ | more, self._descriptor)
         except FileNotFoundError:
             self.account.moved += 1
             return None
+        except OSError as error:
+            raise _unreadable(f"{self.path}/{name}", error) from None
 
 
 @contextmanager
@@ -118,9 +120,10 @@ def read_file(path: str, at_most: int) -> bytes | None:
 
 def _quietly_opened(name: str, flags: int, folder: int | None) -> int:
     # Only an owner may leave the time of access as it is (open(2), O_NOATIME).
-    with suppress(PermissionError):
+    try:
         return os.open(name, flags | os.O_NOATIME, dir_fd=folder)
-    return os.open(name, flags, dir_fd=folder)
+    except PermissionError:
+        return os.open(name, flags, dir_fd=folder)
 
 
 @contextmanager
@@ -131,4 +134,8 @@ def _reasons(path: str) -> Iterator[None]:
     except FileNotFoundError:
         raise
     except OSError as error:
-        raise Unreadable(f"{path}: {error.strerror}") from None
+        raise _unreadable(path, error) from None
+
+
+def _unreadable(path: str, error: OSError) -> Unreadable:
+    return Unreadable(f"{path}: {error.strerror}")

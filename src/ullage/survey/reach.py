@@ -13,6 +13,8 @@ from ullage.survey.manifests import Kind
 from ullage.survey.tree import Repository, Tree
 
 _TAGGED, _UNTAGGED = 1, 2
+# By these flags: what a tag reaches is tagged, whatever else reaches it.
+_CATEGORIES = (Category.UNREFERENCED, Category.TAGGED, Category.UNTAGGED, Category.TAGGED)
 
 
 class Role(IntEnum):
@@ -113,14 +115,16 @@ class Reach:
         children = manifests.children(number)
         if not all(map(digests.is_there, children)):
             faults.add(Fault.PLATFORM_MISSING, name)
-        elif children and not repository.links_all(children):
+        elif self._tree.needs_links and not repository.links_all(children):
             faults.add(Fault.PLATFORM_UNLINKED, name)
 
     def _fill_account(self) -> None:
-        amounts, digests = self._tree.account.amounts, self._tree.digests
-        for number, size in enumerate(digests.sizes):
-            flags = self._flags[number]
-            category = Category.UNREFERENCED
-            if flags:
-                category = Category.TAGGED if flags & _TAGGED else Category.UNTAGGED
-            amounts[category].add(size, digests.disk_sizes[number])
+        digests = self._tree.digests
+        for category in set(_CATEGORIES):
+            numbers = (
+                each
+                for each in range(len(digests.sizes))
+                if _CATEGORIES[self._flags[each]] is category
+            )
+            files, size, disk_size = digests.given_back(numbers)
+            self._tree.account.amounts[category].add(size, disk_size, files)

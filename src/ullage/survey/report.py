@@ -6,8 +6,9 @@ from collections.abc import Iterator
 from heapq import nlargest
 
 from ullage.documents import Document
-from ullage.survey.account import Amount
+from ullage.survey.account import Account, Amount
 from ullage.survey.collectors import Collection, collections
+from ullage.survey.faults import Faults
 from ullage.survey.reach import Reach, RepositoryBytes, Role
 from ullage.survey.tree import Tree
 
@@ -85,32 +86,55 @@ class Survey(Document, frozen=True):
     moved: int
 
 
-def report(place: str, tree: Tree, top: int) -> Survey:
-    """The document of what was found, with the `top` largest repositories."""
-    reach = Reach(tree)
-    amounts = tree.account.amounts
-    total = Amount()
-    for amount in amounts.values():
-        total.files += amount.files
-        total.bytes += amount.bytes
-        total.disk_bytes += amount.disk_bytes
-    return Survey(
-        format="survey/1",
-        place=place,
-        kind=tree.kind,
-        counts=Counts(
+class Reporter:
+    """Adds up what is found, tree by tree; of each only its figures are kept."""
+
+    def __init__(self, account: Account, faults: Faults, top: int) -> None:
+        self._account = account
+        self._faults = faults
+        self._top = top
+        self._counts = [0, 0, 0, 0]
+        self._largest: list[RepositoryBytes] = []
+        self._collections: list[Collected] = []
+
+    def add(self, tree: Tree, *, collected: bool) -> None:
+        """`collected` if distribution's collectors may be run on it: there is one tree then."""
+        reach = Reach(tree)
+        found = (
             len(tree.repositories),
             sum(len(each.tags) for each in tree.repositories),
             len(tree.manifests),
             len(tree.digests.sizes),
-        ),
-        categories={str(name): _amounts(amount) for name, amount in amounts.items()},
-        total=_amounts(total),
-        collections=[_collected(each) for each in collections(tree, reach)],
-        faults=list(_faults(tree)),
-        repositories=_largest(reach.repositories, top),
-        moved=tree.account.moved,
-    )
+        )
+        self._counts = [sum(pair) for pair in zip(self._counts, found, strict=True)]
+        self._largest = nlargest(self._top, [*self._largest, *reach.repositories], _size)
+        if collected:
+            self._collections = [_collected(each) for each in collections(tree, reach)]
+
+    def survey(self, place: str, kind: str) -> Survey:
+        amounts = self._account.amounts
+        total = Amount()
+        for amount in amounts.values():
+            total.add(amount.bytes, amount.disk_bytes, amount.files)
+        return Survey(
+            format="survey/1",
+            place=place,
+            kind=kind,
+            counts=Counts(*self._counts),
+            categories={str(name): _amounts(amount) for name, amount in amounts.items()},
+            total=_amounts(total),
+            collections=self._collections,
+            faults=list(_fault_counts(self._faults)),
+            repositories=[
+                RepositoryAmounts(each.name, each.tagged, each.untagged, each.uploads)
+                for each in self._largest
+            ],
+            moved=self._account.moved,
+        )
+
+
+def _size(repository: RepositoryBytes) -> int:
+    return repository.tagged + repository.untagged + repository.uploads
 
 
 def _amounts(amount: Amount) -> Amounts:
@@ -133,13 +157,6 @@ def _collected(run: Collection) -> Collected:
     )
 
 
-def _faults(tree: Tree) -> Iterator[FaultCount]:
-    for fault, count in sorted(tree.faults.counts.items()):
-        yield FaultCount(fault.name.lower(), str(fault), count, tree.faults.names[fault])
-
-
-def _largest(repositories: list[RepositoryBytes], top: int) -> list[RepositoryAmounts]:
-    chosen = nlargest(top, repositories, lambda each: each.tagged + each.untagged + each.uploads)
-    return [
-        RepositoryAmounts(each.name, each.tagged, each.untagged, each.uploads) for each in chosen
-    ]
+def _fault_counts(faults: Faults) -> Iterator[FaultCount]:
+    for fault, count in sorted(faults.counts.items()):
+        yield FaultCount(fault.name.lower(), str(fault), count, faults.names[fault])

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ullage.survey import distribution
+from ullage.survey import distribution, layouts
+from ullage.survey.account import Account
 from ullage.survey.distribution import Progress
+from ullage.survey.faults import Faults
 from ullage.survey.folders import Unreadable
-from ullage.survey.report import Survey, report
+from ullage.survey.report import Reporter, Survey
 
 
 def survey(place: Path, progress: Progress, *, top: int, deep: bool) -> Survey:
@@ -15,9 +17,20 @@ def survey(place: Path, progress: Progress, *, top: int, deep: bool) -> Survey:
     if not place.is_dir():
         raise Unreadable(f"{place}: {'not a folder' if place.exists() else 'there is none'}")
     root = distribution.find_root(place)
-    if root is None:
+    if root is not None:
+        tree = distribution.scan(place, root, progress, deep=deep)
+        reporter = Reporter(tree.account, tree.faults, top)
+        reporter.add(tree, collected=True)
+        return reporter.survey(str(place), "distribution")
+    account, faults = Account(), Faults()
+    reporter = Reporter(account, faults, top)
+    found = 0
+    for tree in layouts.scan(place, account, faults, progress, deep=deep):
+        reporter.add(tree, collected=False)
+        found += 1
+    if not found:
         raise Unreadable(
             f"{place}: no registry's storage that is known: expected distribution's, with the "
-            "folders `blobs` and `repositories`"
+            "folders `blobs` and `repositories`, or OCI layouts, with a file `oci-layout` each"
         )
-    return report(str(place), distribution.scan(place, root, progress, deep=deep), top)
+    return reporter.survey(str(place), "OCI layouts")

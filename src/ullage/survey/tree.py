@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from array import array
 from bisect import bisect_left
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from ullage.survey.account import Account
+from ullage.oci.digest import Digest
+from ullage.survey.account import Account, disk_size
 from ullage.survey.digests import Digests
-from ullage.survey.faults import Faults
+from ullage.survey.faults import Fault, Faults
+from ullage.survey.folders import Folder
 from ullage.survey.manifests import Manifests
 
 
@@ -51,9 +54,21 @@ def _holds(ordered: array[int], number: int) -> bool:
 class Tree:
     """A registry's storage."""
 
-    kind: str
     digests: Digests
     manifests: Manifests
     repositories: list[Repository]
     account: Account
     faults: Faults
+    # Whether a manifest can only be pulled from a repository that has a link to it.
+    needs_links: bool = True
+
+    def add_blob(
+        self, folder: Folder, name: str, status: os.stat_result, digest: Digest, *, deep: bool
+    ) -> None:
+        """A file that is a blob; its bytes are compared with its digest if it is looked at deep."""
+        again = self.account.is_counted(status)
+        self.digests.add(
+            digest.algorithm, digest.hex, status.st_size, disk_size(status), again=again
+        )
+        if deep and folder.hashed(name, digest.algorithm) not in (None, digest.hex):
+            self.faults.add(Fault.WRONG_BYTES, digest)

@@ -149,9 +149,10 @@ COMMANDS = (
         ),
         survey,
         more="The storage of CNCF distribution (registry:2, registry:3) with its file system "
-        "driver. Nothing is written there, and the registry may go on serving. Every byte is in "
-        "one category, and what `registry garbage-collect` would free is said to the byte, also "
-        "what its -m would destroy of tagged images.",
+        "driver, and OCI image layouts, as skopeo, zot and olareg write them. Nothing is written "
+        "there, and the registry may go on serving. Every byte is in one category. What "
+        "`registry garbage-collect` would free is said to the byte, also what its -m would "
+        "destroy of tagged images.",
         examples=(
             "ullage survey /var/lib/registry",
             "ullage survey /var/lib/registry --top 10 -o table",
