@@ -45,6 +45,20 @@ def test_choosing_leads_to_a_plan_and_the_button_does_it(
     assert client.get(f"/v2/{name}/tags/list").json()["tags"] == ["new"]
 
 
+def test_what_a_cluster_runs_stays_and_says_so(
+    client: httpx.Client, visitor: Visitor, name: str
+) -> None:
+    """deletion.md section 9."""
+    digest = push_image(client, name, "v1", (b"deployed",))
+    path = f"/api/v1/deployments/{name.replace('/', '.')}"
+    client.put(path, json={"images": [{"image_id": digest, "where": "shop/deployment/app"}]})
+    plan = visitor.post("/ui/plans", {"repository": name, "digest": [digest]})
+    assert "a cluster runs it: deployed in" in text_of(plan)
+    image = visitor.get(f"/ui/images/{name}/{digest}")
+    assert "shop/deployment/app" in text_of(image)
+    client.delete(path, params={"confirm": 1})
+
+
 def test_tags_and_whole_repositories_are_planned_too(
     client: httpx.Client, visitor: Visitor, name: str
 ) -> None:

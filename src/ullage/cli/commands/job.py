@@ -114,18 +114,18 @@ def queued(invocation: Invocation, job: dict[str, Any]) -> Result:
 
 
 def messages(job: Mapping[str, Any]) -> list[str]:
-    """A job's notes, the guardrails that it ran into, and what locks with a reason kept."""
+    """A job's notes, the guardrails that it ran into, and what was kept."""
     warnings = (f"The {job['kind']} {warning['message']}." for warning in job["warnings"])
     return [*(f"{note}." for note in job["notes"]), *warnings, *kept(job.get("stays", ()))]
 
 
 def kept(stays: Sequence[Mapping[str, Any]]) -> list[str]:
-    """What locks with a reason and rules keep; other locks are no news."""
+    """What locks with a reason, rules and clusters keep; other locks are no news."""
     return [
         f"{stay['repository']}{_reference(stay)} stays: {reason['by']}."
         for stay in stays
         for reason in stay["held_by"]
-        if reason["kind"] == "immutable" or reason["by"].startswith("held by ")
+        if reason["kind"] in ("immutable", "deployed") or reason["by"].startswith("held by ")
     ]
 
 
