@@ -13,7 +13,8 @@ if TYPE_CHECKING:
 # The first words of the commands for users, in the order of help.
 _REMOTE = (
     "repository", "manifest", "plan", "suggest", "apply", "usage", "show-usage", "top", "why",
-    "purge", "retention", "pullers", "lock", "unlock", "immutable", "job", "restore", "deleted",
+    "purge", "retention", "pullers", "lock", "unlock", "immutable", "guard", "job", "restore",
+    "deleted",
     "login", "logout", "config", "az-env", "completion",
 )  # fmt: skip
 
@@ -85,6 +86,8 @@ def _imported_for(first: str) -> tuple[Command, ...]:
             from ullage.cli.commands.lock import COMMANDS
         case "immutable":
             from ullage.cli.commands.immutable import COMMANDS
+        case "guard":
+            from ullage.cli.commands.guard import COMMANDS
         case "job":
             from ullage.cli.commands.job import COMMANDS
         case "restore" | "deleted":

@@ -11,6 +11,7 @@ def scope_of(repository: str, actions: str) -> str:
 
 
 READ_ALL = scope_of("*", "metadata_read")
+REPORT_ALL = scope_of("*", "guard_report")
 DELETE_ALL = scope_of("*", "metadata_read,delete")
 # Policies are for callers with these rights everywhere.
 CHANGE_ALL = scope_of("*", "metadata_read,metadata_write,delete")

@@ -21,14 +21,14 @@ _ALGORITHMS = ("sha256", "sha512")
 
 
 def why(invocation: Invocation) -> Result:
-    digest = _digest_of(invocation, invocation.given.digest)
+    digest = digest_meant(invocation, invocation.given.digest)
     data = invocation.registry(READ_ALL).get(f"/api/v1/why/{quote(digest, safe=':')}").data
     meant = "" if digest == invocation.given.digest else f"{digest}: "
     invocation.console.note(f"{meant}{data['because']}")
     return Result(data, lambda: _why_rows(data))
 
 
-def _digest_of(invocation: Invocation, text: str) -> str:
+def digest_meant(invocation: Invocation, text: str) -> str:
     """What is meant: a digest or its first digits, alone or of a repository; or `R:T`."""
     named = text.partition("@")[0].rpartition(":")
     if "@" in text or (named[1] and named[0] not in _ALGORITHMS):

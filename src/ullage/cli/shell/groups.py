@@ -30,6 +30,7 @@ GROUPS = {
     "manifest": "Manifests and what refers to them: list, show, lock, delete.",
     "lock": "Keep something from being deleted, and say why; list what is kept.",
     "immutable": "Tags that are written once, by rules: set, list, remove.",
+    "guard": "What clusters run, so that no deletion takes it: report, list, show, forget.",
     "job": "Long work that a registry does: list, show, watch, cancel.",
     "retention": "What a registry deletes by itself: show, set, explain, test, run.",
     "pullers": "Classes of clients that pull, by user agent: show, set.",
