@@ -88,6 +88,31 @@ def test_the_bill_adds_up(ullage: Ullage, client: httpx.Client, name: str) -> No
     assert "v1" in ullage("usage", "--repository", name, "--by", "image", "-o", "table").out
 
 
+def test_the_lines_of_a_repository_come_in_an_order_and_in_pages(
+    ullage: Ullage, client: httpx.Client, name: str
+) -> None:
+    """ui.md section 6, G2; over all of them, not over a page."""
+    for tag, size in (("v10", 10), ("v9", 3000), ("v1", 200), ("other", 5)):
+        push_image(client, name, tag, (tag.encode() * size,))
+
+    def tags(*line: str) -> list[str]:
+        asked = ("usage", "--repository", name, "--by", "tag", *line)
+        return [entry["tag"] for entry in answer(ullage(*asked))["entries"]]
+
+    assert tags("--sort", "size") == ["v9", "v1", "v10", "other"]
+    assert tags("--sort", "tag", "--match", "v") == ["v1", "v9", "v10"]
+    assert tags("--sort", "tag", "--top", "2") == ["other", "v1"]
+    path = f"/api/v1/usage?repository={name}&by=tag&sort=tag&q=v&n=2"
+    first = client.get(path)
+    assert [entry["tag"] for entry in first.json()["entries"]] == ["v1", "v9"]
+    assert first.json()["omitted"] == 1
+    then = client.get(first.links["next"]["url"])
+    assert [entry["tag"] for entry in then.json()["entries"]] == ["v10"]
+    assert "next" not in then.links
+    for wrong in (f"repository={name}&by=tag&sort=pushed", "sort=size", "q=v"):
+        assert client.get(f"/api/v1/usage?{wrong}").json()["errors"][0]["code"] == "VALUE_INVALID"
+
+
 def test_why_says_who_holds_a_layer(ullage: Ullage, client: httpx.Client, name: str) -> None:
     digest = push_image(client, name, "v1", (b"held by " + name.encode(),))
     layer = client.get(f"/v2/{name}/manifests/v1").json()["layers"][0]["digest"]

@@ -13,7 +13,8 @@ from ullage.registry.pull.pull_log import pull_history
 from ullage.server.ui.bill import bill_of, repository_line
 from ullage.usage import overview, usage
 from ullage.usage.overview import take_overview
-from ullage.usage.shown_images import Sorting, image_parts, newest_images, ranked_images
+from ullage.usage.ranking import Sorting
+from ullage.usage.shown_images import image_parts, newest_images, ranked_images
 from ullage.usage.usage import by_image
 
 APP = parse_repository_name("app")

@@ -6,10 +6,8 @@ the images on it and what they have to do with; one in another order needs the w
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 
 from ullage.database.transaction import Transaction
 from ullage.deletion.closure import is_attached, subjects_of
@@ -27,20 +25,10 @@ from ullage.registry.queries.references.manifests import children, tagged, tags_
 from ullage.usage.images import ImageEntry, MemoryGraph, image_entries, image_line
 from ullage.usage.queries import usage
 from ullage.usage.queries.usage import BlobRow
+from ullage.usage.ranking import Sorting, place_behind, ranked
 
 # Platforms and signatures are no images: so many manifests are looked at for each of a page.
 LOOKED_AT = 10
-_NUMBERS = re.compile(r"(\d+)")
-
-
-class Sorting(StrEnum):
-    """What images are in the order of; the largest, or the last, first."""
-
-    PUSHED = "pushed"
-    SIZE = "size"
-    FREES = "frees"
-    TAG = "tag"
-    PULLED = "pull"
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,14 +91,10 @@ def ranked_images(
 
     def read(tx: Transaction) -> ImagePage:
         repository_id = require_repository(tx, name)
-        entries = [
-            entry
-            for entry in image_entries(tx, repository_id, by_tag=False)
-            if _has(entry, text) and not (orphans and entry.tags)
-        ]
-        entries.sort(key=_KEYS[sorting])
-        places = {entry.digest: place for place, entry in enumerate(entries)}
-        start = places[last] + 1 if last in places else 0
+        whole = image_entries(tx, repository_id, by_tag=False)
+        chosen = (entry for entry in whole if not (orphans and entry.tags))
+        entries = ranked(chosen, sorting, text)
+        start = place_behind(entries, last)
         some = entries[start : start + n]
         digests = [Digest(entry.digest) for entry in some]
         found = listings.manifests_named(tx, repository_id, digests)
@@ -120,27 +104,6 @@ def ranked_images(
         return ImagePage(shown, some[-1].digest if more else None, len(entries))
 
     return registry.snapshot(read)
-
-
-def _has(entry: ImageEntry, text: str) -> bool:
-    return not text or text in entry.digest or any(text in tag for tag in entry.tags or ())
-
-
-def _natural(text: str) -> list[tuple[int, str]]:
-    """v9 before v10."""
-    return [(int(part) if part.isdigit() else -1, part) for part in _NUMBERS.split(text)]
-
-
-_KEYS: Mapping[Sorting, Callable[[ImageEntry], tuple[object, ...]]] = {
-    Sorting.SIZE: lambda entry: (-entry.bytes, entry.digest),
-    Sorting.FREES: lambda entry: (-entry.exclusive_bytes, entry.digest),
-    Sorting.TAG: lambda entry: (not entry.tags, _natural((entry.tags or [""])[0]), entry.digest),
-    Sorting.PULLED: lambda entry: (
-        [-ord(letter) for letter in entry.last_pull or ""] or [0],
-        entry.digest,
-    ),
-    Sorting.PUSHED: lambda entry: (entry.digest,),
-}
 
 
 # --- one image ------------------------------------------------------------------------------------

@@ -28,6 +28,8 @@ def usage(invocation: Invocation) -> Result:
     query = {
         "repository": given.repository,
         "by": given.by,
+        "sort": given.sort,
+        "q": given.match,
         "top": None if top is None else str(top),
         "check": "true" if given.check else None,
         "fresh": "true" if given.fresh else None,
@@ -142,6 +144,13 @@ COMMANDS = (
                 "KIND",
                 choices=("repository", "namespace", "tag", "image"),
             ),
+            Flag(
+                ("--sort",),
+                "The order of images or tags. Default: share.",
+                "ORDER",
+                choices=("share", "size", "frees", "tag", "pull"),
+            ),
+            Flag(("--match",), "Only images or tags with this in a tag or the digest.", "TEXT"),
             flags.TOP,
             Flag(
                 ("--fresh",),
@@ -156,6 +165,7 @@ COMMANDS = (
         examples=(
             "ullage usage --top 10",
             "ullage usage --repository hello --by image",
+            "ullage usage --repository hello --by tag --sort frees --match nightly",
             "ullage usage --check",
         ),
         exits=MISSING | {1: "With --check: a byte is unexplained. Or any other error."},

@@ -326,6 +326,8 @@ _MOST_PULLED = Statement(
     sa.select(_history.c.digest, _history.c.tag, _SUM_OF_PULLS, _LAST_OF_PULLS)
     .where(*_IN_DAYS)
     .group_by(_history.c.digest, _history.c.tag)
+    # An index counts as used when a platform of it is pulled, without a pull of its own.
+    .having(_SUM_OF_PULLS > 0)
     .order_by(_SUM_OF_PULLS.desc(), _LAST_OF_PULLS.desc(), _history.c.digest, _history.c.tag)
     .limit(bindparam("n"))
 )

@@ -29,7 +29,8 @@ from ullage.server.ui.bill import Line, bill_of, repository_line
 from ullage.server.ui.formats import address
 from ullage.server.ui.visit import Visit
 from ullage.usage import shown_images
-from ullage.usage.shown_images import ImagePage, ShownImage, Sorting
+from ullage.usage.ranking import Sorting
+from ullage.usage.shown_images import ImagePage, ShownImage
 
 PAGE = 50
 # Of the plot of pulls.
@@ -245,6 +246,7 @@ class PullView:
 
     days: int
     width: int
+    first: datetime
     bars: Sequence[Bar]
     pullers: Sequence[tuple[str, int]]
     most: Sequence[PulledMost]
@@ -271,7 +273,14 @@ def _pull_view(history: PullHistory) -> PullView:
                 f"{100 * each.pulls / most:.2f}",
             )
         )
-    return PullView(history.days, history.days * _DAY_WIDTH, bars, sums.most_common(), history.most)
+    return PullView(
+        history.days,
+        history.days * _DAY_WIDTH,
+        datetime.fromtimestamp(history.first_day * _DAY_SECONDS, UTC),
+        bars,
+        sums.most_common(),
+        history.most,
+    )
 
 
 ROUTES = (
