@@ -104,6 +104,7 @@ TABLE = (
     Row("GET", "/api/v1/usage", "known", 200, 404, METADATA),
     Row("GET", "/api/v1/why/{digest}", "known", 200, 404, METADATA, 404),
     Row("GET", "/api/v1/ids/{prefix}", "known", 200, 200),
+    Row("GET", "/api/v1/search", "known", 200, 200),
     # A purge of a repository that is not there finds nothing to do.
     Row("POST", "/api/v1/purge", "known", 202, 202, METADATA | DELETION),
     Row("GET", "/api/v1/jobs", "known", 200, 200),

@@ -113,6 +113,17 @@ def test_the_lines_of_a_repository_come_in_an_order_and_in_pages(
         assert client.get(f"/api/v1/usage?{wrong}").json()["errors"][0]["code"] == "VALUE_INVALID"
 
 
+def test_what_has_a_text_in_its_name_is_found(
+    ullage: Ullage, client: httpx.Client, name: str
+) -> None:
+    digest = push_image(client, name, "v1", (b"found",))
+    assert answer(ullage("search", name)) == [{"repository": name}]
+    tag = {"repository": name, "tag": "v1", "digest": digest}
+    assert answer(ullage("search", f"{name}:v")) == [tag]
+    assert name in ullage("search", digest, "-o", "table").out
+    assert answer(ullage("search", "no such name")) == []
+
+
 def test_why_says_who_holds_a_layer(ullage: Ullage, client: httpx.Client, name: str) -> None:
     digest = push_image(client, name, "v1", (b"held by " + name.encode(),))
     layer = client.get(f"/v2/{name}/manifests/v1").json()["layers"][0]["digest"]

@@ -13,9 +13,8 @@ if TYPE_CHECKING:
 # The first words of the commands for users, in the order of help.
 _REMOTE = (
     "repository", "manifest", "plan", "suggest", "apply", "usage", "show-usage", "top", "why",
-    "purge", "retention", "pullers", "lock", "unlock", "immutable", "guard", "job", "restore",
-    "deleted",
-    "login", "logout", "config", "az-env", "completion",
+    "search", "purge", "retention", "pullers", "lock", "unlock", "immutable", "guard", "job",
+    "restore", "deleted", "login", "logout", "config", "az-env", "completion",
 )  # fmt: skip
 
 
@@ -78,6 +77,8 @@ def _imported_for(first: str) -> tuple[Command, ...]:
             from ullage.cli.commands.top import COMMANDS
         case "why":
             from ullage.cli.commands.why import COMMANDS
+        case "search":
+            from ullage.cli.commands.search import COMMANDS
         case "purge":
             from ullage.cli.commands.purge import COMMANDS
         case "retention" | "pullers":

@@ -23,6 +23,7 @@ from ullage.server.api import (
     operating,
     plans,
     policies,
+    search,
     status,
     usage,
 )
@@ -60,6 +61,7 @@ ROUTES = (
     *status.ROUTES,
     *usage.ROUTES,
     *ids.ROUTES,
+    *search.ROUTES,
     *jobs.ROUTES,
     *locks.ROUTES,
     *immutable_tags.ROUTES,
