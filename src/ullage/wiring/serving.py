@@ -197,12 +197,17 @@ def run_server(
             control = serve_control(control_path(settings), _handlers(registry, authenticator))
         except OSError as error:
             raise CannotStart(f"data: {error}") from error
-        if registry.unready is None:
-            worker.start()
+
+        def ready() -> None:
+            # Not before: it may have much to erase, and a start would wait for it.
+            if registry.unready is None:
+                worker.start()
+            announce(started)
+
         try:
             with notifications:
                 apart = _apart(app, health, watched)
-                return serve(app, listener, lambda: announce(started), health.stop, apart)
+                return serve(app, listener, ready, health.stop, apart)
         except TlsUnusable as error:
             raise CannotStart(str(error)) from error
         finally:
