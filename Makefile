@@ -80,7 +80,7 @@ prove: $(VENV)/dev.stamp ## the release gates in full (GATE=G4 COUNT=5000)
 LOCK = $(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --no-emit-find-links --no-header --no-annotate $(LOCK_ARGS)
 lock: ## pin again after a change of dependencies (needs uv)
-	$(LOCK) pyproject.toml --group build --extra cloud --extra postgres \
+	$(LOCK) pyproject.toml --group build --extra cloud --extra postgres --extra tui \
 		--output-file constraints.txt
 	$(LOCK) pyproject.toml --group build --all-extras --constraints constraints.txt \
 		--output-file constraints-dev.txt

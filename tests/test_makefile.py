@@ -3,6 +3,7 @@
 import os
 import re
 import subprocess
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -101,6 +102,18 @@ def test_what_is_pinned_is_pinned_by_its_hashes() -> None:
         pinned = re.findall(r"^(\S+?)==\S+(?: ;.*)? \\\n    --hash=sha256:", text, re.MULTILINE)
         named = re.findall(r"^[a-z0-9].*$", text, re.MULTILINE)
         assert len(pinned) == len(named) > 20, path.name
+
+
+def test_every_extra_of_an_installation_is_pinned() -> None:
+    """Also `tui`, which no server needs; what only tests need is in constraints-dev.txt."""
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"][
+        "optional-dependencies"
+    ]
+    pinned = re.findall(r"^([a-z0-9-]+)==", (ROOT / "constraints.txt").read_text("utf-8"), re.M)
+    for name in extras.keys() - {"dev"}:
+        wanted = {re.split(r"[\[<>=]", each)[0] for each in extras[name]}
+        assert wanted - set(pinned) == set(), name
+        assert f"--extra {name}" in MAKEFILE
 
 
 def test_a_container_build_is_sent_nothing_that_git_ignores() -> None:
