@@ -9,12 +9,13 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, closing
 from pathlib import Path
 
 import pytest
 
+from tests.support.buckets import CREDENTIALS, S3Server
 from tests.support.postgres import PostgresServer
 from tests.support.server import UllageServer, command_environment, run_ullage
 from tests.transfer.test_store_copy import Crowd
@@ -53,12 +54,18 @@ def site(request: pytest.FixtureRequest, tmp_path: Path) -> "Iterator[Site]":
 class Site:
     """A server to be backed up, and places to restore to, each with a database of its own."""
 
-    def __init__(self, folder: Path, databases: Callable[[], str] | None, count: int) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        databases: Callable[[], str] | None,
+        count: int,
+        storages: Callable[[], str] | None = None,
+    ) -> None:
         self.count = count
         self.folder = folder
         self.backups = folder / "backups"
-        self.settings = ("--database", databases()) if databases else ()
-        self._databases = databases
+        self._others = {"database": databases, "storage": storages}
+        self.settings = _flags(self._fresh())
         self.server = UllageServer(folder / "data", *self.settings, "--read-grace", "0s")
 
     def line(self, *flags: str) -> list[str]:
@@ -79,14 +86,19 @@ class Site:
     def restore(self, backup: Path, *flags: str) -> dict[str, str]:
         """Restore a backup somewhere and check it: what to open it with."""
         data = self.folder / f"restored-{backup.name}-{time.monotonic_ns()}"
-        given = {"data": str(data)}
-        if self._databases:
-            given["database"] = self._databases()
-        places = [word for name, value in given.items() for word in (f"--{name}", value)]
-        done = run_ullage("restore-backup", backup, *places, "--deep", *flags)
+        given = {"data": str(data), **self._fresh()}
+        done = run_ullage("restore-backup", backup, *_flags(given), "--deep", *flags)
         assert done.returncode == 0, done.stdout + done.stderr
         assert "Everything is as it should be." in done.stdout
         return given
+
+    def _fresh(self) -> dict[str, str]:
+        """A new database, and a new place for blobs, where those are not in the data folder."""
+        return {name: make() for name, make in self._others.items() if make is not None}
+
+
+def _flags(given: Mapping[str, str]) -> list[str]:
+    return [word for name, value in given.items() for word in (f"--{name}", value)]
 
 
 def assert_pulls(given: dict[str, str], tags: dict[str, bytes]) -> None:
@@ -109,6 +121,34 @@ def test_every_backup_under_load_is_whole_and_has_all_that_was_acknowledged(
     site: Site, record_property: Callable[[str, object], None]
 ) -> None:
     """Each is restored, checked to the last byte, and pulled from."""
+    assert_backups_are_whole(site)
+    record_property("backups", site.count)
+
+
+@pytest.mark.postgresql
+@pytest.mark.client
+def test_so_is_every_backup_from_a_bucket(
+    postgres_server: PostgresServer,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    record_property: Callable[[str, object], None],
+) -> None:
+    """PostgreSQL, and blobs in a bucket of versitygw: copied, and restored into other buckets."""
+    for name, value in CREDENTIALS.items():
+        monkeypatch.setenv(name, value)
+    with ExitStack() as stack:
+        buckets = stack.enter_context(S3Server(tmp_path / "buckets"))
+        site = Site(
+            tmp_path,
+            lambda: stack.enter_context(postgres_server.fresh_database()),
+            int(ASKED) // 2 if ASKED else 3,
+            lambda: buckets.url(buckets.fresh_bucket(), "registry"),
+        )
+        assert_backups_are_whole(site, "--with-blobs")
+    record_property("backups", site.count)
+
+
+def assert_backups_are_whole(site: Site, *always: str) -> None:
     with site.server as server:
         crowd = Crowd(server.url)
         for _ in range(FIRST):
@@ -118,7 +158,7 @@ def test_every_backup_under_load_is_whole_and_has_all_that_was_acknowledged(
             for number in range(site.count):
                 before, gone = dict(crowd.tags), list(crowd.deleted)
                 flags = ("--incremental", "--verify") if number % 2 else ()
-                seen.append((site.back_up(*flags), before, gone))
+                seen.append((site.back_up(*always, *flags), before, gone))
         assert len(crowd.deleted) > 0
         crowd.close()
         server.assert_no_500()
@@ -126,7 +166,6 @@ def test_every_backup_under_load_is_whole_and_has_all_that_was_acknowledged(
         given = site.restore(backup)
         assert_pulls(given, {tag: data for tag, data in before.items() if tag in crowd.tags})
         assert_absent(given, gone)
-    record_property("backups", site.count)
 
 
 def test_a_backup_that_is_killed_is_none_and_erasing_goes_on(site: Site) -> None:
