@@ -880,7 +880,16 @@ def test_r25_a_snapshot_for_a_backup_against_a_deletion_and_its_erasing(arena: A
     arena.meet(prepare)
 
 
-@pytest.mark.parametrize("deleted", ["repository", "manifest", "plan", "purge"])
+@pytest.mark.parametrize(
+    "deleted",
+    [
+        "repository",
+        "manifest",
+        "plan",
+        pytest.param("large plan", marks=pytest.mark.thorough),
+        "purge",
+    ],
+)
 def test_r35_a_report_of_what_is_deployed_against_a_deletion(arena: Arena, deleted: str) -> None:
     """When a report has been taken, what it names and is still there stays."""
     registry = arena.registry
@@ -905,6 +914,13 @@ def test_r35_a_report_of_what_is_deployed_against_a_deletion(arena: Arena, delet
             plan = make_plan(registry, wanted, WITHOUT_ACCOUNTS, BOB)
             return lambda: apply_plan(registry, plan.id, BOB, allow=GUARDRAILS)
 
+        def planned_large() -> Callable[[], object]:
+            # Looked at outside the transaction that deletes, and asked for again in it.
+            large = replace(registry, limits=replace(registry.limits, max_plan_at_once=1))
+            wanted = PlanRequest(repositories=(name,))
+            plan = make_plan(large, wanted, WITHOUT_ACCOUNTS, BOB)
+            return lambda: apply_plan(large, plan.id, BOB, allow=GUARDRAILS)
+
         def purging() -> Callable[[], object]:
             # The one before may have been left alone.
             while work(registry, CHOOSERS, "worker", 100) is not None:
@@ -916,6 +932,7 @@ def test_r35_a_report_of_what_is_deployed_against_a_deletion(arena: Arena, delet
             "repository": lambda: lambda: delete_repository(registry, name, BOB),
             "manifest": lambda: lambda: delete_manifest(registry, name, digest, BOB),
             "plan": planned,
+            "large plan": planned_large,
             "purge": purging,
         }[deleted]()
 
@@ -928,7 +945,7 @@ def test_r35_a_report_of_what_is_deployed_against_a_deletion(arena: Arena, delet
 
         return Meeting(report, delete, check)
 
-    arena.meet(prepare, stride=4)
+    arena.meet(prepare, stride=2 if deleted == "large plan" else 4)
 
 
 @pytest.mark.parametrize("locked", ["repository", "manifest", "tag"])
