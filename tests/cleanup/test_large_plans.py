@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 
 from tests.support.cleaning import finish, job_of, manifests, outcomes, purge, retag, tags
 from tests.support.clock import FakeClock
@@ -86,6 +87,22 @@ def filtered(
 def images(registry: Registry, count: int = 5) -> list[Digest]:
     """So many images of a shared layer and one of their own, in `app`, v0 and so on."""
     return [push_image(registry, "app", f"v{n}", [b"base", b"own %d" % n]) for n in range(count)]
+
+
+@pytest.mark.parametrize("missing", [0, 100])
+def test_what_a_plan_promised_and_did_not_free_is_counted(few: Registry, missing: int) -> None:
+    """operations.md section 1: it must stay 0, and is seen where it does not."""
+    going = images(few)
+    made = plan_of(few, *going)
+    job_id = job_of(apply_plan(few, made.id, ALICE))
+    for _ in range(2):
+        work(few, CHOOSERS, "token", 2)
+    less = sa.text(f"UPDATE jobs SET freed_bytes = freed_bytes - {missing}")
+    few.write(lambda tx: tx.execute_directly(less))
+    finish(few, job_id, n=2, token="token")
+    assert few.tallies.counts("planned_bytes") == {(): made.freed_bytes}
+    assert few.tallies.counts("shortfall_bytes") == {(): missing}
+    assert few.tallies.counts("job_items") == {("plan", "deleted"): 5, ("plan", "kept"): 0}
 
 
 def test_a_large_plan_is_a_job_and_its_receipt_is_whole_at_the_end(few: Registry) -> None:

@@ -79,6 +79,7 @@ def run_check(
     except CheckImpossible as error:
         yield {"error": str(error)}
     else:
+        registry.tallies.findings = dict(running.left)
         yield plain(running.report())
 
 

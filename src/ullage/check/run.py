@@ -75,6 +75,8 @@ class Run:
         self._findings: list[Finding] = []
         self._kept: Counter[str] = Counter()
         self._counts: Counter[str] = Counter()
+        # What was not repaired, by invariant.
+        self.left: Counter[str] = Counter()
         self._mendable = 0
         self._damaged = False
         self._references_damaged = False
@@ -207,6 +209,7 @@ class Run:
         self._mendable += issue.mendable and not mended and not self._is_suspended(issue)
         self._damaged |= finding.severity in DAMAGE and not finding.repaired
         self._kept[finding.invariant] += 1
+        self.left[finding.invariant] += not finding.repaired
         if self._kept[finding.invariant] <= KEPT_FINDINGS:
             if issue.images is not None:
                 named, count = self.registry.read(issue.images)

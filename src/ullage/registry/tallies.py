@@ -43,6 +43,8 @@ class Tallies:
         self._lock = threading.Lock()
         self._counts: Counter[tuple[str, ...]] = Counter()
         self._erased = Histogram(ERASE_BOUNDS)
+        # What the last check left unmended, by invariant; None before the first.
+        self.findings: dict[str, int] | None = None
 
     def add(self, name: str, *labels: str, n: int = 1) -> None:
         with self._lock:

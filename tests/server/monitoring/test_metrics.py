@@ -11,6 +11,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+import sqlalchemy as sa
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.server.pushing import push_blob, push_image, start_upload
@@ -19,6 +20,7 @@ from tests.support.registry import ALICE, make_registry, settle
 from tests.support.registry import push_image as put_image
 from tests.support.server import UllageServer, run_ullage
 from ullage.blobs.memory import MemoryBlobStore
+from ullage.check.check import run_check
 from ullage.deletion.delete import delete_manifest
 from ullage.deletion.reclaim import reclaim_due
 from ullage.oci.reference import parse_repository_name
@@ -182,6 +184,18 @@ def test_pushes_pulls_deletions_and_what_they_free_are_counted(
     # Both waited for four seconds.
     assert found["ullage_erase_delay_seconds_bucket", (("le", "3.0"),)] == 0
     assert found["ullage_erase_delay_seconds_bucket", (("le", "5.0"),)] == 2
+
+
+def test_what_the_last_check_left_is_counted_until_the_next(registry: Registry) -> None:
+    """Nothing before the first one: that nothing was found is not known yet."""
+    put_image(registry, "app", "v1", [b"layer"], config=b"{}")
+    settle(registry)
+    assert not [name for name, _ in scraped(registry) if name == "ullage_check_findings"]
+    registry.write(lambda tx: tx.execute_directly(sa.text("UPDATE blobs SET repository_count = 5")))
+    list(run_check(registry, {"mode": "fast"}, ALICE))
+    assert scraped(registry)["ullage_check_findings", (("kind", "I14"),)] > 0
+    list(run_check(registry, {"mode": "fast", "repair": True}, ALICE))
+    assert scraped(registry)["ullage_check_findings", (("kind", "I14"),)] == 0
 
 
 def test_what_is_rolled_back_is_not_counted(registry: Registry) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from functools import partial
 from itertools import takewhile
 
 from ullage.cleanup.job.documents import findings, terms
@@ -104,6 +105,10 @@ def _record(
             restorable=batch.keeping is not None,
         ),
     )
+    kept = len(batch.skipped)
+    tx.after_commit(partial(registry.tallies.add, "job_items", job.kind, "kept", n=kept))
+    went = len(some) - kept
+    tx.after_commit(partial(registry.tallies.add, "job_items", job.kind, "deleted", n=went))
     if not batch.tags and not batch.manifests:
         return
     registry.audit(

@@ -94,7 +94,19 @@ def _clean(tx: Transaction, registry: Registry, row: JobRow, n: int) -> int:
     if not dealt_with:
         jobs.settle_rest(tx, row.id)
         jobs.change(tx, row.id, state="done", finished_at=now)
+        if row.kind == "plan":
+            tx.after_commit(lambda: _count_plan(registry, row))
     return dealt_with
+
+
+def _count_plan(registry: Registry, row: JobRow) -> None:
+    """What a plan promised to free, and what of that did not come though all of it went."""
+    planned = findings(row).planned_bytes or 0
+    registry.tallies.add("planned_bytes", n=planned)
+    chosen, deleted = row.manifest_count, row.manifests_deleted
+    if deleted >= chosen:
+        missing = planned - row.freed_bytes - row.leased_bytes
+        registry.tallies.add("shortfall_bytes", n=max(missing, 0))
 
 
 def note_failure(registry: Registry, token: str, message: str) -> None:

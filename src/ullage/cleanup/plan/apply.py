@@ -219,6 +219,10 @@ def _mark_applied(
 ) -> None:
     plans.mark_applied(tx, plan.id, packed(receipt).decode(), now, expires_at=expires_at)
     tx.after_commit(lambda: registry.tallies.add("plans", "applied"))
+    # To the byte: a deletion at once that would free anything else is rolled back. Of a job nothing
+    # is known yet (job/execution.py).
+    planned = receipt.freed_bytes
+    tx.after_commit(lambda: registry.tallies.add("planned_bytes", n=planned))
 
 
 def _require_allowed(document: StoredPlanDocument, allow: Collection[str]) -> None:

@@ -42,6 +42,19 @@ _TALLIES = (
     ),
     ("deleted", "ullage_deleted", "What was deleted, by what deleted it.", ("what", "by")),
     ("plans", "ullage_plans", "Plans, by what became of them.", ("outcome",)),
+    ("planned_bytes", "ullage_planned_bytes", "Bytes that applied plans promised to free.", ()),
+    (
+        "shortfall_bytes",
+        "ullage_plan_shortfall_bytes",
+        "Bytes that applied plans promised and did not free, though all of their images went.",
+        (),
+    ),
+    (
+        "job_items",
+        "ullage_job_items",
+        "Tags and manifests that jobs dealt with: deleted, or kept because something had changed.",
+        ("kind", "outcome"),
+    ),
     ("attempts", "ullage_tombstone_attempts", "Attempts to erase bytes of deletions.", ()),
     ("logins", "ullage_logins", "Logins, by how and with which result.", ("method", "result")),
 )
@@ -130,6 +143,15 @@ def _tallied(sources: Sources) -> Iterator[Metric]:
         for values, number in sorted(counts.items() if labels or counts else [((), 0)]):
             family.add_metric(values, number)
         yield family
+    if tallies.findings is not None:
+        findings = GaugeMetricFamily(
+            "ullage_check_findings",
+            "What the last check that this process made left unmended, by invariant.",
+            labels=("kind",),
+        )
+        for invariant, number in sorted(tallies.findings.items()):
+            findings.add_metric((invariant,), number)
+        yield findings
     objects, seconds = tallies.erased()
     erased = HistogramMetricFamily(
         "ullage_erase_delay_seconds",
