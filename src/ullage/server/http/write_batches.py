@@ -5,7 +5,8 @@ another thread takes longer than storing a small blob. So where one process owns
 thread that will commit a small blob stores it, too: two changes of threads in place of five.
 
 That is the wrong thing where waiting for a disk takes long, because many threads can wait at once.
-After a batch that waited, the work goes to other threads for a while.
+After batches that waited, other threads store the bytes for a while, and only the facts are
+committed together.
 
 On PostgreSQL there is a thread for this, too. What a batch cannot write at once, because another
 transaction has something locked, it leaves to other threads, which may wait.
@@ -89,8 +90,6 @@ class WriteBatches:
         if needs_database and not alone:
             return await self._threads.submit(_push, self._registry, prepare)
         if size > SMALL_BYTES or self._now() < self._paused_until:
-            if alone:
-                return await self._threads.submit(_push, self._registry, prepare)
             return await self._prepared_apart(prepare)
         result: asyncio.Future[T] = asyncio.get_running_loop().create_future()
         self._add(_Waiting(prepare, result))
