@@ -132,9 +132,9 @@ def test_usage_is_twenty_lines_on_a_screen_and_whole_elsewhere(
         push_image(client, f"{name}/{number}", "v1", (f"{name} {number}".encode(),))
     entries = json.loads(ullage("usage", "-o", "json").out)["entries"]
     shown = ullage("usage", "-o", "table").out.splitlines()
-    assert len(shown) == 2 + 20 + 1 + 1 + 7
+    assert len(shown) == 2 + 20 + 1 + 1 + 8
     assert shown[22] == f"({len(entries) - 20} more: --top NUMBER)"
-    assert len(ullage("usage", "-o", "table", "--top", "3").out.splitlines()) == 2 + 3 + 1 + 1 + 7
+    assert len(ullage("usage", "-o", "table", "--top", "3").out.splitlines()) == 2 + 3 + 1 + 1 + 8
 
 
 def test_a_dry_run_is_marked_in_the_list_of_jobs(
