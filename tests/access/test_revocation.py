@@ -461,7 +461,7 @@ def test_a_word_that_is_no_action_is_named_together_with_those_that_are(
     assert message.startswith(
         f"{verb[:100]!r} for team/* is no action; one or more of content/read,"
     )
-    assert message.endswith("deleted/restore")
+    assert message.endswith("guard/report")
 
 
 # --- htpasswd -------------------------------------------------------------------------------------

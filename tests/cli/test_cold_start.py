@@ -48,13 +48,13 @@ def test_nothing_heavy_is_imported_for(line: tuple[str, ...], server: UllageServ
 
 
 SERVED = """
-import json, os, sys
+import gc, json, os, sys
 from ullage.cli import table
 from ullage.config.loading import load_settings
 from ullage.wiring.serving import run_server
 table.find(("serve",))
 def told(started):
-    print(json.dumps(sorted(sys.modules)), flush=True)
+    print(json.dumps([sorted(sys.modules), len(gc.get_objects())]), flush=True)
     os._exit(0)
 run_server(load_settings({"data": sys.argv[1], "listen": "127.0.0.1:0"}, {}), told)
 """
@@ -76,6 +76,8 @@ def test_a_server_on_sqlite_keeps_nothing_in_memory_that_others_need(tmp_path: P
         capture_output=True,
         text=True,
     )
-    modules = json.loads(done.stdout)
+    modules, to_look_at = json.loads(done.stdout)
+    # Of a hundred thousand objects.
+    assert to_look_at < 10_000
     assert "ullage.server.listener.granian" in modules
     assert UNUSED.isdisjoint(modules), UNUSED.intersection(modules)
