@@ -91,7 +91,7 @@ def images(registry: Registry, count: int = 5) -> list[Digest]:
 
 @pytest.mark.parametrize("missing", [0, 100])
 def test_what_a_plan_promised_and_did_not_free_is_counted(few: Registry, missing: int) -> None:
-    """operations.md section 1: it must stay 0, and is seen where it does not."""
+    """observability.md section 3: it must stay 0, and is seen where it does not."""
     going = images(few)
     made = plan_of(few, *going)
     job_id = job_of(apply_plan(few, made.id, ALICE))
