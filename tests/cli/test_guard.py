@@ -76,7 +76,8 @@ def test_what_is_reported_stays_until_its_source_is_forgotten(
         monkeypatch.setattr("sys.stdin", io.StringIO(text))
         return ullage("guard", "report", "--source", source)
 
-    digest = push_image(client, name, "v1", (b"x",))
+    # An image of its own: a digest counts in every repository.
+    digest = push_image(client, name, "v1", (name.encode(),))
     source = name.replace("/", ".")
     pods = json.dumps({"items": [pod(f"reg/{name}:v1", f"reg/{name}@{digest}")]})
     done = report(pods)

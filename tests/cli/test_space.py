@@ -80,7 +80,7 @@ def test_the_bill_adds_up(ullage: Ullage, client: httpx.Client, name: str) -> No
     sums = data["registry"]
     parts = ("tagged_bytes", "untagged_bytes", "leased_bytes")
     assert shares == sum(sums[part] for part in parts)
-    table = ullage("usage", "-o", "table").out
+    table = ullage("usage", "-o", "table", "--top", "10000").out
     assert "(on the disk)" in table
     assert name in table
     (tag,) = answer(ullage("usage", "--repository", name, "--by", "tag"))["entries"]

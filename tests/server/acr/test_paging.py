@@ -234,8 +234,12 @@ def sqlite_registry(sqlite_db: Any, store: Any, clock: Any) -> Registry:
 
 
 @pytest.fixture
-def postgres_registry(postgres_db: Any, store: Any, clock: Any) -> Registry:
-    return registry_on(postgres_db, store, clock)
+def postgres_registry(postgres_db: Any, store: Any, clock: Any) -> Iterator[Registry]:
+    registry = registry_on(postgres_db, store, clock)
+    yield registry
+    # Rows are deleted one by one otherwise, each by a look through all: the connection has planned
+    # that look when there were few.
+    registry.write(lambda tx: tx.execute_directly(sa.text("TRUNCATE manifests CASCADE")))
 
 
 # --- over HTTP ------------------------------------------------------------------------------------
