@@ -82,7 +82,7 @@ def test_what_is_reported_stays_until_its_source_is_forgotten(
     pods = json.dumps({"items": [pod(f"reg/{name}:v1", f"reg/{name}@{digest}")]})
     done = report(pods)
     assert answer(done)["added"] == 1
-    assert "1 images: 1 new, 0 left." in done.err
+    assert "1 image: 1 new, 0 left." in done.err
     assert source in [each["source"] for each in answer(ullage("guard", "list"))]
     assert source in ullage("guard", "list", "-o", "table").out
     (image,) = answer(ullage("guard", "show", source))

@@ -7,7 +7,7 @@ import pytest
 
 from ullage.cli.shell.errors import Failure, UsageError
 from ullage.cli.shell.output import formatted, query_of
-from ullage.cli.shell.tables import age, locks, short_digests, size, table
+from ullage.cli.shell.tables import age, ago, locks, short_digests, size, table
 
 
 @pytest.mark.parametrize(
@@ -74,15 +74,20 @@ NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)
 
 
 @pytest.mark.parametrize(
-    ("ago", "expected"),
+    ("since", "expected"),
     [
         (timedelta(), "now"), (timedelta(seconds=59), "59s"), (timedelta(minutes=59), "59m"),
         (timedelta(hours=23), "23h"), (timedelta(days=3, hours=5), "3d"),
         (timedelta(days=800), "2y"), (timedelta(seconds=-5), "now"),
     ],
 )  # fmt: skip
-def test_an_age_has_one_unit(ago: timedelta, expected: str) -> None:
-    assert age((NOW - ago).strftime("%Y-%m-%dT%H:%M:%S.0000000Z"), NOW) == expected
+def test_an_age_has_one_unit(since: timedelta, expected: str) -> None:
+    assert age((NOW - since).strftime("%Y-%m-%dT%H:%M:%S.0000000Z"), NOW) == expected
+
+
+def test_an_age_in_a_sentence_is_not_now_ago() -> None:
+    assert ago(NOW.isoformat(), NOW) == "just now"
+    assert ago((NOW - timedelta(hours=2)).isoformat(), NOW) == "2h ago"
 
 
 @pytest.mark.parametrize("text", ["yesterday", None, ""])

@@ -17,7 +17,7 @@ from ullage.cli.shell.commands import MISSING, Command, Flag
 from ullage.cli.shell.console import confirm
 from ullage.cli.shell.errors import Failure
 from ullage.cli.shell.invocation import Invocation, Result, without_none
-from ullage.cli.shell.tables import age, minute
+from ullage.cli.shell.tables import ago, counted, minute
 
 DEPLOYMENTS = "/api/v1/deployments"
 
@@ -30,7 +30,7 @@ def report(invocation: Invocation) -> Result:
     reported = invocation.registry(REPORT_ALL).put(_path(given.source), body).data
     source = reported["source"]
     invocation.console.note(
-        f"{source['images']} images: {reported['added']} new, {reported['left']} left."
+        f"{counted(source['images'], 'image')}: {reported['added']} new, {reported['left']} left."
     )
     return Result(reported, lambda: [_row(source)])
 
@@ -40,7 +40,7 @@ def list_sources(invocation: Invocation) -> Result:
     for each in found:
         if each["stale"]:
             invocation.console.warning(
-                f"{each['source']} last reported {age(each['reported'])} ago. What it named stays "
+                f"{each['source']} last reported {ago(each['reported'])}. What it named stays "
                 "protected; `ullage guard forget` ends that."
             )
     return Result(found, lambda: [_row(each) for each in found])
@@ -95,7 +95,7 @@ def _row(source: Mapping[str, Any]) -> dict[str, Any]:
         "Source": source["source"],
         "Images": source["images"],
         "Recently": source["recently"],
-        "Reported": f"{age(source['reported'])} ago",
+        "Reported": ago(source["reported"]),
         "State": "stale" if source["stale"] else "current",
         "By": source["by"],
     }

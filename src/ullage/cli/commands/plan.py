@@ -25,6 +25,7 @@ from ullage.cli.shell.invocation import Invocation, Result
 from ullage.cli.shell.tables import (
     Figure,
     age,
+    ago,
     counted,
     exact,
     grouped,
@@ -258,7 +259,7 @@ def _why(item: Mapping[str, Any], short: Mapping[str, str]) -> str:
     }
     reason = item.get("because") or words.get(item["why"], str(item["why"]))
     reason = f"{reason} of {short[item['of']]}" if "of" in item else reason
-    return f"{reason}; pulled {age(item['pulled'])} ago" if "pulled" in item else reason
+    return f"{reason}; pulled {ago(item['pulled'])}" if "pulled" in item else reason
 
 
 def _explained(found: Mapping[str, Any], digest: str) -> Result:

@@ -16,6 +16,7 @@ from ullage.cli.shell.errors import Failure
 from ullage.cli.shell.invocation import Invocation, Result, without_none
 from ullage.cli.shell.tables import (
     age,
+    ago,
     counted,
     grouped,
     images_in,
@@ -205,7 +206,7 @@ def _gone_rows(data: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def _regret(regret: Mapping[str, Any] | None) -> str:
-    return "" if regret is None else f"{age(regret['first'])} ago, by: {regret['by']}"
+    return "" if regret is None else f"{ago(regret['first'])}, by: {regret['by']}"
 
 
 # --- as az has it ---------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ from typing import Any
 
 from ullage.cli.client.registry import RemoteRegistry
 from ullage.cli.shell.errors import Failure
-from ullage.cli.shell.tables import age, short_digests
+from ullage.cli.shell.tables import ago, short_digests
 
 USAGE = "/api/v1/usage"
 _BAR = 12
@@ -151,7 +151,7 @@ def image_rows(entries: Sequence[Mapping[str, Any]]) -> list[Row]:
             frees=int(entry["exclusive_bytes"]),
             below=None,
             digest=str(entry["digest"]),
-            note=f"pulled {age(entry['last_pull'])} ago" if entry.get("last_pull") else "",
+            note=f"pulled {ago(entry['last_pull'])}" if entry.get("last_pull") else "",
         )
         for entry in entries
     ]

@@ -15,7 +15,7 @@ from ullage.cli.client.scopes import READ_ALL, scope_of
 from ullage.cli.shell import flags
 from ullage.cli.shell.commands import MISSING, Command, Flag
 from ullage.cli.shell.invocation import Invocation, Result
-from ullage.cli.shell.tables import age, minute, short_digests
+from ullage.cli.shell.tables import ago, minute, short_digests
 
 _ALGORITHMS = ("sha256", "sha512")
 
@@ -76,7 +76,7 @@ def _why_rows(data: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 def _last_pull(pull: Mapping[str, Any]) -> str:
     """No reason to stay, but something to know before it goes."""
-    return f"(pulled {age(pull['at'])} ago, by: {pull['by']})"
+    return f"(pulled {ago(pull['at'])}, by: {pull['by']})"
 
 
 def _kept(place: Mapping[str, Any]) -> str:

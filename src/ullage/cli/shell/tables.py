@@ -144,6 +144,12 @@ def age(timestamp: Any, now: datetime | None = None) -> str:
     return "now"
 
 
+def ago(timestamp: Any, now: datetime | None = None) -> str:
+    """As `age`, in a sentence: `3d ago`, `just now`."""
+    found = age(timestamp, now)
+    return "just now" if found == "now" else f"{found} ago"
+
+
 def minute(timestamp: Any) -> str:
     """An RFC 3339 time to the minute, in UTC: `2026-11-30 12:05Z`; as it stands if it is none."""
     try:
