@@ -35,7 +35,7 @@ from ullage.server.http.defects import noted
 from ullage.server.http.errors import error_response
 from ullage.server.http.origins import OwnOrigins
 from ullage.server.http.permissions import Audience
-from ullage.server.http.proxies import Proxies
+from ullage.server.http.proxies import SCHEME, Proxies
 from ullage.server.http.redirects import Redirects
 from ullage.server.http.request import Request, raw_path, require_json
 from ullage.server.http.responses import json_response
@@ -198,6 +198,7 @@ class App:
             named = route.permission.audience is Audience.REPOSITORY
             name = self._context.name(parts[0]) if named else None
             guard = self._context.guard
+            # Without accounts there is nothing to wait for, and so no coroutine to make.
             if guard.authenticator is None:
                 principal = guard.admit_anybody(request, route.permission)
             else:
@@ -242,7 +243,7 @@ class App:
         if route is not None and route.path in monitoring.UNLOGGED:
             return
         if status:
-            scheme = scope.get("ullage.scheme")
+            scheme = scope.get(SCHEME)
             requests.end((scope["method"], route, status, scheme, seconds, sent))
         if self._log is not None:
             self._write_log(self._log, request, status, seconds)

@@ -18,6 +18,7 @@ from ullage.authorization import Principal
 from ullage.oci.errors import Denied, Unauthorized
 from ullage.server.http.origins import OwnOrigins
 from ullage.server.http.permissions import Audience, Permission
+from ullage.server.http.proxies import SCHEME
 from ullage.server.http.request import Request
 from ullage.server.http.threads import FairThreads, Line, Threads
 
@@ -159,7 +160,7 @@ class Guard:
         From a sender that is no trusted proxy the header only ever upgrades: a forged one misleads
         its own sender, and to nothing that is readable on the way.
         """
-        told: str | None = request.scope.get("ullage.scheme")
+        told: str | None = request.scope.get(SCHEME)
         if told is not None:
             return told
         forwarded = request.headers.get("x-forwarded-proto", "").partition(",")[0]

@@ -25,6 +25,8 @@ IPAddress: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
 UNIX = "unix:"
 # In a request's scope: a trusted proxy sent it, and says for which client.
 PROXIED = "ullage.proxied"
+# And what that client spoke.
+SCHEME = "ullage.scheme"
 # More proxies than any request has behind it.
 MAX_HOPS = 32
 MAX_FORWARDED_CHARACTERS = 8 * 1024
@@ -76,7 +78,7 @@ class Proxies:
         """Let the request come from its client, if a trusted proxy says which one that is.
 
         Then its scope has the client's address in place of the proxy's, for all that ask for it,
-        PROXIED, and as "ullage.scheme" what the client spoke. What cannot be read changes nothing.
+        PROXIED, and as SCHEME what the client spoke. What cannot be read changes nothing.
         """
         first = request.fields.first
         named = _X_FOR in first or _FORWARDED in first
@@ -95,7 +97,7 @@ class Proxies:
             request.scope["client"] = (address, 0)
             request.scope[PROXIED] = True
         if scheme is not None:
-            request.scope["ullage.scheme"] = scheme
+            request.scope[SCHEME] = scheme
 
     def _client(self, told: Told) -> tuple[str | None, str | None]:
         """By what trusted proxies wrote, the client's address and what it spoke."""

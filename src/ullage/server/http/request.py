@@ -48,10 +48,8 @@ class Headers(datastructures.Headers):
 
     def __init__(self, scope: Scope) -> None:
         # As Starlette's does, which first looks which of three ways it was called in.
-        self._list = fields = list(scope["headers"])
-        fields.reverse()
-        self.first: dict[bytes, bytes] = dict(fields)
-        fields.reverse()
+        self._list = list(scope["headers"])
+        self.first: dict[bytes, bytes] = dict(reversed(self._list))
 
     def __getitem__(self, key: str) -> str:
         return self.first[key.encode("latin-1")].decode("latin-1")

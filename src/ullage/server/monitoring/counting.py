@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Iterable
 from typing import NamedTuple, TypeAlias
 
+from ullage.server.http.proxies import SCHEME
 from ullage.server.http.request import Request
 from ullage.server.http.routes import Route
 
@@ -23,8 +24,6 @@ _METHODS = frozenset(
 OTHER = "_OTHER"
 # Requests that are counted together.
 AT_ONCE = 256
-# In a request's scope: what its client spoke, if a trusted proxy says so (proxies.py).
-SCHEME = "ullage.scheme"
 _LENGTH = b"content-length"
 
 # The specification's endpoints whose answers are content that was pushed.
