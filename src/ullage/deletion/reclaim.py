@@ -19,7 +19,7 @@ from ullage.registry.context import Registry
 from ullage.registry.errors import database_errors
 from ullage.registry.push.end_sessions import end_upload
 from ullage.registry.push.left_sessions import end_forgotten_sessions, end_left_sessions
-from ullage.registry.queries import uploads
+from ullage.registry.queries import finished_uploads, uploads
 from ullage.registry.queries.content.blobs import lock_blobs
 from ullage.registry.queries.content.remove_manifests import blobs_of, remove_manifests
 from ullage.registry.queries.content.repositories import (
@@ -166,8 +166,8 @@ def expire_uploads(registry: Registry) -> int:
         expired += registry.memory_sessions.expired(now)
     ended = sum(end_upload(registry, upload, only_if_expired=True) for upload in expired)
     ended += end_left_sessions(registry)
-    if registry.read(lambda tx: uploads.finished_to_forget(tx, now)):
-        registry.write(lambda tx: uploads.forget_finished(tx, now), freeing=True)
+    if registry.read(lambda tx: finished_uploads.finished_to_forget(tx, now)):
+        registry.write(lambda tx: finished_uploads.forget_finished(tx, now), freeing=True)
     return ended
 
 

@@ -25,7 +25,7 @@ from ullage.registry.push.links import link_and_lease
 from ullage.registry.push.prepared import Facts, NotTogether
 from ullage.registry.push.tickets import Ticket
 from ullage.registry.quarantine import SeenCopy, log_replaced, look_at_copy
-from ullage.registry.queries import reserved_keys, uploads
+from ullage.registry.queries import finished_uploads, reserved_keys, uploads
 from ullage.registry.queries.content.blobs import NewBlobLink, StoredBlob
 from ullage.registry.queries.content.repositories import (
     RepositoryForUpdate,
@@ -33,13 +33,14 @@ from ullage.registry.queries.content.repositories import (
     lock_repositories,
 )
 from ullage.registry.queries.counters import count_blobs
+from ullage.registry.queries.finished_uploads import Ended
 from ullage.registry.queries.reclaim.adopt_blob import (
     Adopted,
     Copy,
     CopyUnseen,
     adopt_blobs,
 )
-from ullage.registry.queries.uploads import Ended, Upload
+from ullage.registry.queries.uploads import Upload
 
 Repositories: TypeAlias = dict[RepositoryName, RepositoryForUpdate]
 
@@ -177,6 +178,6 @@ def _remember(tx: Transaction, several: Iterable[AdoptedUpload], now: datetime) 
     """Raises BlobUploadUnknown if a ticket has been spent on something else."""
     spent = [each._ended(now) for each in several if each.ticket is not None]
     finished = [each._ended(now) for each in several if each.ticket is None]
-    uploads.remember_finished(tx, finished)
-    if not uploads.spend_tickets(tx, spent):
+    finished_uploads.remember_finished(tx, finished)
+    if not finished_uploads.spend_tickets(tx, spent):
         raise BlobUploadUnknown({"upload": spent[0].id})

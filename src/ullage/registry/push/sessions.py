@@ -30,9 +30,10 @@ from ullage.registry.push.session_limits import (
 from ullage.registry.push.sessions_in_memory import MemorySession, MemorySessions
 from ullage.registry.push.tickets import Ticket, UploadTickets, row_id
 from ullage.registry.push.upload_counts import is_far
-from ullage.registry.queries import reserved_keys, uploads
+from ullage.registry.queries import finished_uploads, reserved_keys, uploads
 from ullage.registry.queries.content.repositories import ensure_repository
-from ullage.registry.queries.uploads import NO_CLAIM, Ended, OpenUploads, Upload
+from ullage.registry.queries.finished_uploads import Ended
+from ullage.registry.queries.uploads import NO_CLAIM, OpenUploads, Upload
 
 __all__ = ["Upload"]
 
@@ -255,7 +256,9 @@ def _open(
             require_few(registry, uploads.count_uploads(tx))
         repository = ensure_repository(tx, name, now)
         attribute_locks.require_row_writable(repository)
-        if ticket is not None and not uploads.spend_tickets(tx, [_spent(ticket, name, caller)]):
+        if ticket is not None and not finished_uploads.spend_tickets(
+            tx, [_spent(ticket, name, caller)]
+        ):
             raise _TicketSpent
         opened = dataclasses.replace(upload, repository_id=repository.id)
         uploads.insert_upload(tx, opened, now, now + registry.limits.empty_upload_idle, claim)
@@ -298,7 +301,7 @@ def _find(
 ) -> Upload | None:
     """A session by its row, or by its ticket if that is not spent."""
     upload = uploads.find_upload(tx, name, row_id(upload_id))
-    if upload is not None or ticket is None or uploads.find_finished(tx, name, ticket.id):
+    if upload is not None or ticket is None or finished_uploads.find_finished(tx, name, ticket.id):
         return upload
     return _unspent(upload_id, ticket, caller)
 
@@ -325,7 +328,7 @@ def cancel_upload(registry: Registry, name: RepositoryName, upload_id: str, call
     ticket = ticket_of(registry, name, upload.id, caller)
     if ticket is not None:
         spent = _spent(ticket, name, caller)
-        ended = registry.write(lambda tx: uploads.spend_tickets(tx, [spent]), freeing=True)
+        ended = registry.write(lambda tx: finished_uploads.spend_tickets(tx, [spent]), freeing=True)
     else:
         ended = end_upload(registry, upload)
     if not ended:

@@ -26,7 +26,7 @@ from ullage.registry.push.sessions import (
 from ullage.registry.push.tickets import row_id
 from ullage.registry.push.upload_claim import UploadClaim
 from ullage.registry.push.whole_blob import prepare_whole
-from ullage.registry.queries import uploads
+from ullage.registry.queries import finished_uploads
 from ullage.registry.queries.content.blobs import StoredBlob, find_blob
 from ullage.registry.queries.uploads import Upload
 
@@ -215,7 +215,7 @@ def _finished(
     registry: Registry, name: RepositoryName, upload_id: str, caller: Caller, digest: Digest
 ) -> StoredBlob | None:
     def find(tx: Transaction) -> StoredBlob | None:
-        if uploads.find_finished(tx, name, row_id(upload_id)) != (caller.subject, digest):
+        if finished_uploads.find_finished(tx, name, row_id(upload_id)) != (caller.subject, digest):
             return None
         return find_blob(tx, name, digest)
 
